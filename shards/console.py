@@ -1,0 +1,86 @@
+"""What every command of the project shares: how errors, interrupts and JSON reach the terminal.
+
+Used by the ``cli`` modules of all four packages. Imports click only, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from shards.errors import PetsegError
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+
+class FriendlyMixin:
+    """Turns exceptions that a user can act on into one line on stderr and an exit code.
+
+    A subcommand of a :class:`FriendlyGroup` is run through the group, so that only the outermost command
+    needs this.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; never show a traceback for an error that a person can act on."""
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)  # type: ignore[misc]
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt) as error:
+            note = getattr(error, "note", None) or "; ".join(getattr(error, "__notes__", []))
+            fail(f"interrupted{': ' + note if note else ''}", INTERRUPTED)
+        except PetsegError as error:
+            fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            # The reader of our output went away (`petseg-shard info | head`): nothing to report.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as error:
+            fail(describe_os_error(error), 1)
+        except MemoryError:
+            fail("out of memory: use a smaller --batch-size, --size or number of workers", 1)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+class FriendlyCommand(FriendlyMixin, click.Command):
+    """A single command (``petseg-train``)."""
+
+
+class FriendlyGroup(FriendlyMixin, click.Group):
+    """A command with subcommands (``petseg-shard build``)."""
+
+
+def fail(message: str, exit_code: int) -> None:
+    """Print one line ``Error: message`` on stderr and exit with ``exit_code``."""
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the operating system refused, where, and what to do, in one line."""
+    where = f" ({error.filename})" if error.filename else ""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EACCES: "permission denied; choose a folder that you may write to",
+        errno.EPERM: "permission denied; choose a folder that you may write to",
+        errno.EROFS: "the file system is read-only; choose a folder that you may write to",
+        errno.ENOENT: "no such file or folder",
+        errno.ENOTDIR: "not a folder",
+        errno.EISDIR: "is a folder, a file was expected",
+        errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
+    }.get(error.errno or 0)
+    return f"{advice or error.strerror or error}{where}"
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON object and nothing else (``--json``)."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -1,0 +1,33 @@
+"""Errors meant for people: what is wrong, where, and what to do about it.
+
+This is the lowest module of the project: every other package may use it, and it imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class PetsegError(Exception):
+    """A problem that the user can act on; the command line prints it as one line and exits with ``exit_code``.
+
+    Anything that is not a ``PetsegError`` (or an ``OSError``, whose text already names the file) is a bug.
+    """
+
+    exit_code = 1
+
+
+class UsageError(PetsegError):
+    """An option or argument is wrong, or does not fit another one."""
+
+    exit_code = 2
+
+
+class SourceError(PetsegError):
+    """The folder of pictures cannot be used."""
+
+
+class FormatError(PetsegError):
+    """A shard set is damaged, incomplete, or of another version."""
+
+
+class SampleError(PetsegError):
+    """One sample cannot be read; the message names shard, key, member and offset."""

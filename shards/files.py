@@ -1,0 +1,55 @@
+"""Files are written beside their place, flushed to the disk and renamed: whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+FILE_MODE = 0o644  # stated, not inherited: the same set on every machine, whatever the umask
+PARTIAL_PREFIX = ".partial-"
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that appears as ``path`` only when the block ends without an exception.
+
+    The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
+    or the new one. On an exception the partial file is removed and ``path`` is as it was.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
+        dir=path.parent, prefix=f"{PARTIAL_PREFIX}{path.name}-", delete=False
+    )
+    partial = Path(handle.name)
+    try:
+        with handle:
+            yield handle.file  # type: ignore[misc]
+            handle.flush()
+            os.fchmod(handle.fileno(), FILE_MODE)
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write ``data`` (text as UTF-8) as ``path``, whole or not at all; see :func:`atomic_file`."""
+    with atomic_file(path) as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (names) to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,203 @@
+"""``manifest.json``: the one truth of a shard set, written last.
+
+The file is canonical JSON: parsing it and writing it again gives the same bytes, and its field ``checksum`` is the
+SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it is therefore found on reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import msgspec
+
+from shards.errors import FormatError
+from shards.format import CLASSES, FORMAT, MANIFEST_NAME, SPLITS, VERSION, Split, Storage
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all parts of a manifest share: immutable, named fields only, unknown fields refused."""
+
+
+class FileEntry(_Entry):
+    """A file of the set: its name (no folders), its size in bytes and its SHA-256."""
+
+    file: FileName
+    bytes: Count
+    sha256: Sha256
+
+
+class ShardEntry(FileEntry):
+    """A tar with its number of samples and its DALI index."""
+
+    samples: Count
+    index: FileEntry
+
+
+class SplitEntry(_Entry):
+    """One split: its table of samples, its shards in order, and what is in it.
+
+    ``class_pixels`` counts stored trimap pixels in class order (animal, background, border). ``breeds`` and
+    ``species`` count samples by name.
+    """
+
+    samples: Count
+    table: FileEntry
+    shards: tuple[ShardEntry, ...]
+    class_pixels: tuple[Count, Count, Count]
+    breeds: dict[str, Count]
+    species: dict[str, Count]
+
+
+class BuildOptions(_Entry):
+    """The options that decided the bytes. ``quality`` is None where no JPEG was encoded by choice."""
+
+    split: str
+    fractions: tuple[float, float, float]
+    seed: int
+    samples_per_shard: int
+    quality: int | None
+
+
+class AuditEntry(_Entry):
+    """How the pictures of the source fared, and how often each reason came up.
+
+    ``found`` pictures were looked at: ``packed`` are in the set (``mended`` of them were changed safely first),
+    ``left_out`` are in the quarantine file. ``reasons`` counts by reason code, remarks on packed samples included.
+    """
+
+    found: Count
+    packed: Count
+    mended: Count
+    left_out: Count
+    reasons: dict[str, Count]
+    quarantine: FileEntry
+
+
+class Manifest(_Entry):
+    """What a shard set is; see docs/formats.md for every field.
+
+    ``size`` is the side of stored pictures in pixels, None in ``source`` storage (the pictures' own sizes).
+    ``fingerprint`` names the content: it is equal for two sets exactly if their samples are, byte by byte and in
+    order. ``largest`` is the largest picture, (width, height) in stored pixels.
+    """
+
+    format: str
+    version: int
+    storage: Storage
+    size: int | None
+    classes: tuple[str, ...]
+    options: BuildOptions
+    splits: dict[Split, SplitEntry]
+    largest: tuple[Count, Count]
+    audit: AuditEntry
+    versions: dict[str, str]
+    fingerprint: Sha256
+    checksum: str = ""
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in all splits."""
+        return sum(split.samples for split in self.splits.values())
+
+    def files(self) -> list[FileEntry]:
+        """Return every file of the set but the manifest itself, in a fixed order."""
+        entries: list[FileEntry] = [self.audit.quarantine]
+        for name in SPLITS:
+            if name in self.splits:
+                split = self.splits[name]
+                entries.append(split.table)
+                entries.extend(entry for shard in split.shards for entry in (shard, shard.index))
+        return entries
+
+
+def content_fingerprint(*, storage: Storage, size: int | None, splits: dict[Split, SplitEntry]) -> str:
+    """Return the SHA-256 (hex) that names a set's content: its storage, size, and every table and tar."""
+    parts = [FORMAT, str(VERSION), storage, str(size)]
+    for name in SPLITS:
+        if name in splits:
+            split = splits[name]
+            parts += [name, str(split.samples), split.table.sha256, *(shard.sha256 for shard in split.shards)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Return the canonical bytes of a manifest, with its checksum filled in."""
+    empty = msgspec.structs.replace(manifest, checksum="")
+    checksum = hashlib.sha256(_canonical(msgspec.to_builtins(empty))).hexdigest()
+    return _canonical(msgspec.to_builtins(msgspec.structs.replace(manifest, checksum=checksum)))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check ``manifest.json`` of a shard set.
+
+    Raises:
+        FormatError: there is none, it is of another version, or it is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FormatError(_why_missing(folder)) from None
+    except NotADirectoryError:
+        raise FormatError(f"{folder} is not a folder; name the folder that petseg-shard build made") from None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError``; see load_manifest."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path} is damaged: it is not JSON; build the set again") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise FormatError(f"{path} is not the manifest of a petseg shard set, or is damaged")
+    if document.get("version") != VERSION:
+        raise FormatError(
+            f"{path} is of version {document.get('version')!r}, this program reads version {VERSION}; "
+            "build the set again with this program, or install the one that made it"
+        )
+    try:
+        manifest = msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path} is damaged: {error}") from None
+    if dump_manifest(manifest) != data:
+        raise FormatError(f"{path} is damaged or was edited: its checksum does not fit; build the set again")
+    _check_sense(manifest, path)
+    return manifest
+
+
+def _check_sense(manifest: Manifest, path: Path) -> None:
+    """Refuse a manifest that is whole but cannot be right."""
+    if manifest.classes != CLASSES:
+        raise FormatError(f"{path}: classes {list(manifest.classes)}, this program knows {list(CLASSES)}")
+    for name, split in manifest.splits.items():
+        if sum(shard.samples for shard in split.shards) != split.samples:
+            raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
+    for entry in manifest.files():
+        if PurePosixPath(entry.file).name != entry.file:
+            raise FormatError(f"{path}: {entry.file!r} is not a plain file name")
+    expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
+    if manifest.fingerprint != expected:
+        raise FormatError(f"{path}: the fingerprint does not fit the content; build the set again")
+
+
+def _why_missing(folder: Path) -> str:
+    if not folder.exists():
+        return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {folder}"
+    if (folder / "annotations").is_dir():
+        return f"{folder} holds pictures, not shards; pack them first: petseg-shard build {folder} OUT"
+    return (
+        f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
+        f"make one, or finish it, with: petseg-shard build SOURCE {folder}"
+    )
+
+
+def _canonical(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,226 @@
+"""Opening a finished shard set and reading its samples: constant time and memory, whatever the number of samples."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import FormatError, SampleError, UsageError
+from shards.format import MEMBERS, SAMPLE_DTYPE, SPLITS, Rows, Split, key_hash, row_check
+from shards.manifest import FileEntry, Manifest, SplitEntry, load_manifest
+
+TAR_BLOCK = 512
+_NAME_BYTES = 100  # the name field of a tar header
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A shard set on disk; made by :meth:`open`.
+
+    Attributes:
+        path: the folder.
+        manifest: what the set is.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> ShardSet:
+        """Open a set: check the manifest, and that every file of it is there with its size.
+
+        Raises:
+            FormatError: no set, another version, damage, or a file that is missing or has another size.
+        """
+        folder = Path(path)
+        manifest = load_manifest(folder)
+        for entry in manifest.files():
+            check_size(folder, entry)
+        return cls(path=folder, manifest=manifest)
+
+    def split(self, name: str) -> SplitReader:
+        """Return the reader of one split.
+
+        Raises:
+            UsageError: the set has no such split.
+        """
+        if name not in self.manifest.splits:
+            have = ", ".join(split for split in SPLITS if split in self.manifest.splits)
+            raise UsageError(f"{self.path} has no split {name!r}; it has: {have}")
+        return SplitReader(folder=self.path, name=name, manifest=self.manifest)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """The samples of one split, by index, in the order of the shards.
+
+    Reads through memory maps; safe to use from several threads and to pickle into another process.
+    """
+
+    folder: Path
+    name: Split
+    manifest: Manifest
+    _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.entry.samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name, "manifest": self.manifest, "_maps": {}}
+
+    @property
+    def entry(self) -> SplitEntry:
+        """The split's part of the manifest."""
+        return self.manifest.splits[self.name]
+
+    @cached_property
+    def table(self) -> Rows:
+        """The memory-mapped records of all samples, shape (n,), dtype :data:`shards.format.SAMPLE_DTYPE`."""
+        return open_table(self.folder / self.entry.table.file, samples=self.entry.samples)
+
+    def rows(self, indices: Any) -> Rows:
+        """Return the records of some samples, each checked against its checksum.
+
+        Args:
+            indices: integers, shape (n,), in 0..len - 1.
+
+        Raises:
+            FormatError: a record is damaged.
+        """
+        rows = self.table[np.asarray(indices)]
+        bad = np.flatnonzero(row_check(rows) != rows["check"])
+        if len(bad):
+            index = int(np.asarray(indices)[bad[0]])
+            table = self.folder / self.entry.table.file
+            raise FormatError(
+                f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not fit its "
+                "checksum; run petseg-shard verify, then build the set again"
+            )
+        return rows
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the path of the tar with this number in the split."""
+        return self.folder / self.entry.shards[shard].file
+
+    def map(self, shard: int) -> mmap.mmap:
+        """Return a read-only memory map of a whole tar; it stays open with this reader.
+
+        Raises:
+            FormatError: the file has vanished or changed its size since the set was opened.
+        """
+        if shard not in self._maps:
+            check_size(self.folder, self.entry.shards[shard])
+            with self.shard_path(shard).open("rb") as handle:
+                self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[shard]
+
+    def read(self, index: int, role: str) -> bytes:
+        """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample."""
+        row = self.rows([self._check_index(index)])[0]
+        start, length = int(row[f"{role}_offset"]), int(row[f"{role}_length"])
+        data = self.map(int(row["shard"]))[start : start + length]
+        if len(data) != length:
+            raise SampleError(f"{self.place(index, role)}: the tar ends before the member does")
+        return data
+
+    def key(self, index: int) -> str:
+        """Return the key of a sample, read from the tar header before its picture.
+
+        Raises:
+            SampleError: no header of a fitting name stands there.
+        """
+        row = self.rows([self._check_index(index)])[0]
+        header = int(row["image_offset"]) - TAR_BLOCK
+        raw = self.map(int(row["shard"]))[header : header + _NAME_BYTES].split(b"\0", 1)[0]
+        match = _member_pattern(MEMBERS[self.manifest.storage][0][1]).fullmatch(raw)
+        key = match.group(1).decode() if match else ""
+        if key_hash(key) != int(row["key_hash"]):
+            path = self.shard_path(int(row["shard"]))
+            raise SampleError(f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})")
+        return key
+
+    def meta(self, index: int) -> Mapping[str, Any]:
+        """Return ``KEY.json`` of a sample: key, name, breed, species, class_id, split, width, height."""
+        document = json.loads(self.read(index, "meta"))
+        if not isinstance(document, dict):
+            raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
+        return document
+
+    def find(self, key: str) -> int | None:
+        """Return the index of the sample with this key, or None. Scans the table's hashes, not the tars."""
+        for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))):
+            if self.key(int(index)) == key:
+                return int(index)
+        return None
+
+    def place(self, index: int, role: str) -> str:
+        """Return where a member stands, for messages: shard, key, member and byte offset."""
+        row = self.table[index]
+        path = self.shard_path(int(row["shard"]))
+        try:
+            key = self.key(index)
+        except (SampleError, FormatError):
+            key = f"sample {index}"
+        extension = dict(MEMBERS[self.manifest.storage])[role]
+        return f"{path}: {key}.{extension} (sample {index} of {self.name}, byte {int(row[f'{role}_offset'])})"
+
+    def _check_index(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise UsageError(f"sample {index} is outside 0..{len(self) - 1} of split {self.name!r}")
+        return index
+
+
+def check_size(folder: Path, entry: FileEntry) -> None:
+    """Raise ``FormatError`` unless the file is there with the size that the manifest states."""
+    path = folder / entry.file
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise FormatError(f"{path} is missing; run petseg-shard verify, then build the set again") from None
+    if size != entry.bytes:
+        raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")
+
+
+def open_table(path: Path, *, samples: int) -> Rows:
+    """Memory-map a split's table of samples.
+
+    Raises:
+        FormatError: it is no table, or not one of ``samples`` samples.
+    """
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from None
+    if table.dtype != SAMPLE_DTYPE or table.shape != (samples,):
+        raise FormatError(f"{path} is damaged: expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
+    return np.asarray(table)
+
+
+def table_offset(index: int) -> int:
+    """Return the byte at which a sample's record begins in its table file."""
+    return table_header_bytes() + index * SAMPLE_DTYPE.itemsize
+
+
+@lru_cache(maxsize=1)
+def table_header_bytes() -> int:
+    """Return the length of the ``.npy`` header before the records (the same for any number of samples)."""
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(SAMPLE_DTYPE), "fortran_order": False, "shape": (0,)}
+    )
+    return buffer.tell()
+
+
+@lru_cache(maxsize=8)
+def _member_pattern(extension: str) -> re.Pattern[bytes]:
+    return re.compile(rb"([A-Za-z0-9_-]+)\." + re.escape(extension.encode()))
