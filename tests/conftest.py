@@ -1,0 +1,82 @@
+"""Fixtures that several folders share: where the real pictures are, a made-up dataset, sets built from both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign",
+        type=int,
+        default=0,
+        metavar="N",
+        help="repeat each fault test N times instead of its short default (make test-faults)",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """``campaign(short)``: how many faults to cause, the short default or what --campaign asks for."""
+    asked = int(request.config.getoption("--campaign"))
+    return lambda short: asked or short
+
+
+@pytest.fixture(scope="session")
+def real_pets() -> Path:
+    """Real pictures in the official layout: $PETSEG_PETS, else oxford-pets-sample in a folder shared/ beside us."""
+    folder = Path(os.environ.get("PETSEG_PETS") or ROOT.parent / "shared" / "oxford-pets-sample")
+    if not (folder / "annotations" / "trimaps").is_dir():
+        pytest.skip(f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_up_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up dataset of 60 pictures in the official layout, drawn by ``petseg-shard sample``."""
+    folder = tmp_path_factory.mktemp("made-up") / "pets"
+    run_command("petseg-shard", "sample", folder, "--count", "60", "--seed", "7")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_up_set(made_up_pets: Path) -> Path:
+    """A ``source`` shard set of the made-up dataset, official split, several shards a split."""
+    out = made_up_pets.parent / "shards"
+    run_command("petseg-shard", "build", made_up_pets, out, "--samples-per-shard", "16")
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``source`` shard set of the real pictures, official split."""
+    out = tmp_path_factory.mktemp("real") / "shards"
+    run_command("petseg-shard", "build", real_pets, out)
+    return out
+
+
+def run_command(
+    *arguments: str | Path, check: bool = True, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's commands in a process of its own, as a user would."""
+    program = Path(sys.executable).parent / str(arguments[0])
+    result = subprocess.run(
+        [program, *map(str, arguments[1:])], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(map(str, arguments))} exited {result.returncode}:\n{result.stderr}")
+    return result
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """:func:`run_command`, for tests of the command line."""
+    return run_command
