@@ -144,7 +144,9 @@ class SplitReader:
         key = match.group(1).decode() if match else ""
         if key_hash(key) != int(row["key_hash"]):
             path = self.shard_path(int(row["shard"]))
-            raise SampleError(f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})")
+            raise SampleError(
+                f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})"
+            )
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:

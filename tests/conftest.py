@@ -16,18 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--campaign",
-        type=int,
-        default=0,
-        metavar="N",
-        help="repeat each fault test N times instead of its short default (make test-faults)",
+        action="store_true",
+        help="cause as many faults as each fault test's long count says (make test-faults)",
     )
 
 
 @pytest.fixture(scope="session")
-def campaign(request: pytest.FixtureRequest) -> Callable[[int], int]:
-    """``campaign(short)``: how many faults to cause, the short default or what --campaign asks for."""
-    asked = int(request.config.getoption("--campaign"))
-    return lambda short: asked or short
+def campaign(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """``campaign(6, 100)``: how many faults to cause, 6 by default, 100 with --campaign."""
+    long_run = bool(request.config.getoption("--campaign"))
+    return lambda short, long: long if long_run else short
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +33,9 @@ def real_pets() -> Path:
     """Real pictures in the official layout: $PETSEG_PETS, else oxford-pets-sample in a folder shared/ beside us."""
     folder = Path(os.environ.get("PETSEG_PETS") or ROOT.parent / "shared" / "oxford-pets-sample")
     if not (folder / "annotations" / "trimaps").is_dir():
-        pytest.skip(f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)")
+        pytest.skip(
+            f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)"
+        )
     return folder
 
 

@@ -1,0 +1,64 @@
+# Every target sets up what it needs, in a virtual environment of its own (.venv), from Python 3.11+ and make alone.
+#
+#   make demo              made-up pets, shards, training, evaluation, pictures: under five minutes on two cores
+#   make demo PETS=DIR     the same on a dataset in the official layout
+#   make test              the tests              make check    ruff, formatting, types
+#   make test-faults       the fault tests as long campaigns (kills, flipped bits)
+#   make bench             all benchmarks         make clean    removes what the targets made, the environment too
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := demo
+PETS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-faults check format bench clean
+
+help:
+	@sed -n '3,7p' Makefile | sed 's/^# *//'
+
+# The stamps make the installation run once, and again when what is installed changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+# Everything the demo makes stands in $(DEMO); it starts from nothing each time.
+demo: $(VENV)/.installed
+	rm -rf $(DEMO) && mkdir $(DEMO)
+	$(if $(PETS),,$(BIN)/petseg-shard sample $(DEMO)/pets --count 240)
+	$(BIN)/petseg-shard build $(or $(PETS),$(DEMO)/pets) $(DEMO)/shards
+	$(BIN)/petseg-shard preview $(DEMO)/shards $(DEMO)/shards.png
+	$(BIN)/petseg-train --shards $(DEMO)/shards --run $(DEMO)/run $(DEMO_OPTIONS)
+	$(BIN)/petseg-eval $(DEMO)/run --shards $(DEMO)/shards
+	@echo
+	@echo "The pictures: $(DEMO)/shards.png      what was packed"
+	@echo "              $(DEMO)/run/gallery.png what the network sees in pictures it was not trained on"
+	@echo "              $(DEMO)/run/curves.png  how it learned"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults --campaign --timeout 7200
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
