@@ -33,9 +33,7 @@ def real_pets() -> Path:
     """Real pictures in the official layout: $PETSEG_PETS, else oxford-pets-sample in a folder shared/ beside us."""
     folder = Path(os.environ.get("PETSEG_PETS") or ROOT.parent / "shared" / "oxford-pets-sample")
     if not (folder / "annotations" / "trimaps").is_dir():
-        pytest.skip(
-            f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)"
-        )
+        pytest.skip(f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)")
     return folder
 
 
@@ -63,9 +61,7 @@ def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_command(
-    *arguments: str | Path, check: bool = True, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str | Path, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run one of the project's commands in a process of its own, as a user would."""
     program = Path(sys.executable).parent / str(arguments[0])
     result = subprocess.run(
