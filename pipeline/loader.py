@@ -1,0 +1,318 @@
+"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
+
+from pipeline import Loader
+
+with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
+    for batch in loader:  # one epoch
+        train(batch.image, batch.mask)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.augment import Augmentation, draw_parameters
+from pipeline.batch import Batch
+from pipeline.devices import resolve_device
+from pipeline.engine import Engine, Work
+from pipeline.order import Indices, Plan, permutation
+from pipeline.ranks import resolve_ranks
+from pipeline.reading import MemberReader
+from pipeline.state import check_state, make_state
+from shards.errors import UsageError
+from shards.shardset import ShardSet
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_SIZE = 4096  # pixels a side of the output
+MAX_BATCH = 65536
+
+EngineName = Literal["auto", "dali", "torch"]
+
+
+class Loader:
+    """Batches of one split of a shard set.
+
+    Iterating runs one epoch, the one that :attr:`epoch` (from 0) names, and then moves on to the next. An epoch that is
+    broken off is started again from its first batch by the next ``iter()``; to go on where it stopped, hand
+    :meth:`state_dict` to :meth:`load_state_dict`. Only one iteration can run at a time.
+
+    Args:
+        shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
+        split: ``train``, ``val`` or ``test``.
+        batch_size: the global batch: all ranks together.
+        size: side of the output in pixels; whole pictures (or crops) are squashed to size x size.
+        device: ``auto`` (CUDA if there, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: of the order and of the augmentation.
+        mask: ``onehot``: uint8 (B, 3, S, S); ``index``: uint8 (B, S, S).
+        augment: None, ``"train"`` for the preset, or an :class:`pipeline.Augmentation`.
+        shuffle: whether each epoch has its own order; None: for ``train`` only.
+        rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
+        world_size: the number of slices; likewise.
+        prefetch: how many batches are read ahead, at least 1.
+        threads: that decode; None: as many as the process may use cores.
+        engine: ``dali``, ``torch``, or ``auto``.
+
+    Raises:
+        UsageError: an argument is wrong or does not fit another one.
+        FormatError: no shard set, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | ShardSet,
+        *,
+        split: str = "train",
+        batch_size: int,
+        size: int = 128,
+        device: str | torch.device = "auto",
+        seed: int = 0,
+        mask: Literal["onehot", "index"] = "onehot",
+        augment: Literal["train"] | Augmentation | None = None,
+        shuffle: bool | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        prefetch: int = 2,
+        threads: int | None = None,
+        engine: EngineName = "auto",
+    ) -> None:
+        _check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads)
+        if mask not in ("onehot", "index"):
+            raise UsageError(f"mask {mask!r} is not known; use onehot or index")
+        self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+        self.split = self.shards.split(split)
+        if not len(self.split):
+            raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
+        self.rank, self.world_size = resolve_ranks(rank=rank, world_size=world_size)
+        self.shuffle = split == "train" if shuffle is None else shuffle
+        _check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        self.plan = Plan(samples=len(self.split), batch_size=batch_size, rank=self.rank, world_size=self.world_size)
+        self.batch_size, self.size, self.seed, self.mask, self.prefetch = batch_size, size, seed, mask, prefetch
+        self.augment = _resolve_augment(augment)
+        self.device = resolve_device(device)
+        self.threads = threads or usable_cores()
+        self.epoch = 0
+        self._delivered = 0  # batches of the present epoch that the caller has got
+        self._first = 0  # where the next iteration starts
+        self._running: object | None = None
+        self._reader = MemberReader(self.split)
+        self._engine, self.engine_reason = _make_engine(self, engine)
+
+    @property
+    def engine(self) -> str:
+        """The engine's name: ``dali`` or ``torch``."""
+        return self._engine.name
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of the split."""
+        return self.plan.samples
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.plan.batches
+
+    def valid_in_batch(self, batch: int) -> int:
+        """Return how many samples of a global batch are not padding, over all ranks."""
+        return self.plan.valid_in_batch(batch)
+
+    def key(self, index: int) -> str:
+        """Return the key of a sample, as in ``KEY.jpg``."""
+        return self.split.key(int(index))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration run this epoch from its start."""
+        if epoch < 0:
+            raise UsageError(f"epoch must be 0 or more, not {epoch}")
+        self.epoch, self._first, self._delivered, self._running = epoch, 0, 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader stands, as plain JSON values: the batches delivered, not those read ahead."""
+        epoch, batch = self.epoch, self._delivered
+        if batch == len(self):  # the last batch is out, though the caller's loop has not noticed the end yet
+            epoch, batch = epoch + 1, 0
+        return make_state(epoch=epoch, batch=batch, bound=self._bound())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state: the next iteration starts with the batch after the last one delivered.
+
+        The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
+
+        Raises:
+            UsageError: the state belongs to another set, split, seed, batch size, size or augmentation.
+        """
+        self.epoch, self._first = check_state(state, batches=len(self), bound=self._bound())
+        self._delivered, self._running = self._first, None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Run one epoch; see the class."""
+        self._running = token = object()
+        first, self._first = self._first, 0
+        self._delivered = first
+        return self._run(token, first)
+
+    def close(self) -> None:
+        """Stop, and release threads, files and buffers. Tensors already handed over stay whole."""
+        self._running = None
+        self._engine.close()
+        self._reader.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, token: object, first: int) -> Iterator[Batch]:
+        order = self._order()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="petseg-loader") as pool:
+            ahead: deque[Future[tuple[int, Any, Any]]] = deque()
+            numbers = iter(range(first, len(self)))
+            started: deque[tuple[int, Any, Any]] = deque()
+
+            def refill() -> None:
+                while len(ahead) < self.prefetch and (number := next(numbers, None)) is not None:
+                    ahead.append(pool.submit(self._prepare, order, number))
+
+            def start() -> None:
+                refill()
+                if ahead:
+                    number, prepared, labels = ahead.popleft().result()
+                    refill()
+                    started.append((number, self._engine.start(prepared), labels))
+
+            try:
+                start()
+                while started:
+                    number, running, labels = started.popleft()
+                    image, mask = self._engine.finish(running)
+                    if self._engine.overlaps:
+                        start()
+                    self._check_running(token)
+                    self._delivered = number + 1
+                    yield self._batch(image, mask, labels, number)
+                    self._check_running(token)
+                    if not self._engine.overlaps:
+                        start()
+            finally:
+                for future in ahead:
+                    future.cancel()
+        self.epoch, self._delivered, self._running = self.epoch + 1, 0, None
+
+    def _check_running(self, token: object) -> None:
+        if self._running is not token:
+            raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
+
+    def _order(self) -> Indices:
+        if self.shuffle:
+            return permutation(self.seed, self.epoch, self.samples)
+        return np.arange(self.samples, dtype=np.int64)
+
+    def _prepare(self, order: Indices, number: int) -> tuple[int, Any, Any]:
+        indices, valid = self.plan.indices(order, number)
+        rows = self.split.rows(indices)
+        stored = self.shards.manifest.size  # None: each picture has its own, in the table
+        parameters = draw_parameters(
+            self.augment,
+            seed=self.seed,
+            epoch=self.epoch,
+            indices=indices,
+            heights=rows["height"] if stored is None else np.full(len(rows), stored),
+            widths=rows["width"] if stored is None else np.full(len(rows), stored),
+        )
+        work = Work(
+            indices=indices,
+            images=self._reader.read(indices, rows, "image"),
+            trimaps=self._reader.read(indices, rows, "trimap"),
+            parameters=parameters,
+        )
+        return number, self._engine.prepare(work), (indices, valid)
+
+    def _batch(self, image: torch.Tensor, mask: torch.Tensor, labels: Any, number: int) -> Batch:
+        import torch
+
+        indices, valid = labels
+        return Batch(
+            image=image,
+            mask=mask,
+            index=torch.from_numpy(indices),
+            valid=torch.from_numpy(valid).to(self.device, non_blocking=True),
+            epoch=self.epoch,
+            number=number,
+        )
+
+    def _bound(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.shards.manifest.fingerprint,
+            "split": self.split.name,
+            "samples": self.samples,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "size": self.size,
+            "shuffle": self.shuffle,
+            "augment": None if self.augment is None else self.augment.to_json(),
+        }
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _make_engine(loader: Loader, name: str) -> tuple[Engine, str]:
+    if name not in ("auto", "dali"):
+        raise UsageError(f"engine {name!r} is not known; use auto or dali")
+    from pipeline.engine_dali import DaliEngine
+    from pipeline.graph import GraphOptions
+
+    augment = loader.augment
+    options = GraphOptions(
+        size=loader.size,
+        onehot=loader.mask == "onehot",
+        crop=augment is not None and augment.area is not None,
+        flip=augment is not None and augment.flip > 0,
+        colour=augment is not None and augment.colour,
+    )
+    engine = DaliEngine(options, batch_size=len(loader.plan.slice), threads=loader.threads, device=loader.device)
+    return engine, "asked for" if name == "dali" else "DALI is installed"
+
+
+def _resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
+    if augment is None or isinstance(augment, Augmentation):
+        return augment
+    if augment == "train":
+        return Augmentation()
+    raise UsageError(f"augment {augment!r} is not known; use None, 'train' or an Augmentation")
+
+
+def _check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None) -> None:
+    for name, value, most in (
+        ("batch_size", batch_size, MAX_BATCH),
+        ("size", size, MAX_SIZE),
+        ("prefetch", prefetch, 64),
+        ("threads", 1 if threads is None else threads, 1024),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise UsageError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+
+
+def _check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:
+    if world_size > batch_size:
+        raise UsageError(
+            f"batch_size {batch_size} (global) is smaller than the {world_size} ranks: some would get nothing"
+        )
+    if shuffle and batch_size % world_size:
+        raise UsageError(
+            f"batch_size {batch_size} (global) does not divide by the {world_size} ranks; for shuffled training "
+            f"use {batch_size // world_size * world_size} or {(batch_size // world_size + 1) * world_size}"
+        )

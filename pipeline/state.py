@@ -1,0 +1,53 @@
+"""Where a loader stands: a few numbers, and what they are bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from shards.errors import UsageError
+
+VERSION = 1
+
+# What a saved state must agree in with the loader that takes it over, and how to say it.
+BOUND = {
+    "fingerprint": "the shard set's content",
+    "split": "split",
+    "samples": "number of samples",
+    "seed": "seed",
+    "batch_size": "batch_size (global)",
+    "size": "size",
+    "shuffle": "shuffle",
+    "augment": "augment",
+}
+
+
+def make_state(*, epoch: int, batch: int, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a loader's state as plain JSON values: the next batch to deliver, and what it belongs to."""
+    return {"version": VERSION, "epoch": epoch, "batch": batch, **{name: bound[name] for name in BOUND}}
+
+
+def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (epoch, batch) of a saved state that fits.
+
+    Raises:
+        UsageError: it is no loader's state, or belongs to another set, seed, batch size, ...: says what differs.
+    """
+    if not isinstance(state, Mapping) or state.get("version") != VERSION:
+        version = state.get("version") if isinstance(state, Mapping) else None
+        raise UsageError(f"this is no loader state of version {VERSION} (version: {version!r})")
+    differing = [
+        f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"
+        for name, label in BOUND.items()
+        if state.get(name) != bound[name]
+    ]
+    if differing:
+        raise UsageError("the saved loader state does not fit this loader; " + "; ".join(differing))
+    epoch, batch = state.get("epoch"), state.get("batch")
+    if _is_count(epoch) and _is_count(batch) and batch <= batches:
+        return epoch, batch
+    raise UsageError(f"the saved loader state is damaged: epoch {epoch!r}, batch {batch!r} of {batches}")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

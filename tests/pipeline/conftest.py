@@ -1,0 +1,172 @@
+"""Shard sets written by a few lines of their own, so that the loader is not tested against the packer's ideas alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.format import CLASSES, FORMAT, MEMBERS, SAMPLE_DTYPE, VERSION, key_hash, row_check
+from shards.manifest import (
+    AuditEntry,
+    BuildOptions,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    content_fingerprint,
+    dump_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture with its trimap as they are stored: encoded bytes, or .npy bytes."""
+
+    image: bytes
+    trimap: bytes
+    height: int
+    width: int
+
+
+def encode(value: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    value.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def npy(value: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
+
+
+def draw_pixels(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth picture with some detail, and a trimap with every value: uint8 (H, W, 3) and (H, W)."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    image = np.clip(smooth + random.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+    blocks = random.integers(1, 4, (max(2, height // 7), max(2, width // 5)), dtype=np.uint8)
+    trimap = np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)).copy()
+    return image, trimap
+
+
+def draw_pair(storage: str, height: int, width: int, seed: int) -> Pair:
+    image, trimap = draw_pixels(height, width, seed)
+    if storage == "raw":
+        return Pair(npy(image), npy(trimap), height, width)
+    jpeg = encode(Image.fromarray(image), "JPEG", quality=90, subsampling=seed % 3)
+    return Pair(jpeg, encode(Image.fromarray(trimap), "PNG"), height, width)
+
+
+def write_set(
+    folder: Path,
+    pairs: Sequence[Pair],
+    *,
+    storage: str = "source",
+    split: str = "train",
+    size: int | None = None,
+    samples_per_shard: int = 7,
+) -> Path:
+    """Write a set of one split whose checksums are those of the bytes given, whatever the bytes are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = np.zeros(len(pairs), SAMPLE_DTYPE)
+    shards = []
+    for number, start in enumerate(range(0, len(pairs), samples_per_shard)):
+        name = f"{split}-{number:06d}"
+        with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for index in range(start, min(start + samples_per_shard, len(pairs))):
+                _add_sample(tar, table, index, pairs[index], number, storage)
+        (folder / f"{name}.idx").write_text("v1.2 0\n")
+        shards.append(
+            ShardEntry(
+                **_entry(folder, f"{name}.tar"),
+                samples=min(samples_per_shard, len(pairs) - start),
+                index=FileEntry(**_entry(folder, f"{name}.idx")),
+            )
+        )
+    table["check"] = row_check(table)
+    np.save(folder / f"{split}.samples.npy", table)
+    (folder / "quarantine.jsonl").write_text("")
+    splits = {
+        split: SplitEntry(
+            samples=len(pairs),
+            table=FileEntry(**_entry(folder, f"{split}.samples.npy")),
+            shards=tuple(shards),
+            class_pixels=(1, 1, 1),
+            breeds={},
+            species={},
+        )
+    }
+    manifest = Manifest(
+        format=FORMAT,
+        version=VERSION,
+        storage=storage,
+        size=size,
+        classes=CLASSES,
+        options=BuildOptions(
+            split="random", fractions=(1, 0, 0), seed=0, samples_per_shard=samples_per_shard, quality=None
+        ),
+        splits=splits,
+        largest=(max(pair.width for pair in pairs), max(pair.height for pair in pairs)),
+        audit=AuditEntry(
+            found=len(pairs),
+            packed=len(pairs),
+            mended=0,
+            left_out=0,
+            reasons={},
+            quarantine=FileEntry(**_entry(folder, "quarantine.jsonl")),
+        ),
+        versions={},
+        fingerprint=content_fingerprint(storage=storage, size=size, splits=splits),
+    )
+    manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    (folder / "manifest.json").write_bytes(dump_manifest(manifest))
+    return folder
+
+
+def _add_sample(tar: tarfile.TarFile, table: np.ndarray, index: int, pair: Pair, shard: int, storage: str) -> None:
+    key = f"pet_{index}"
+    meta = json.dumps({"key": key}).encode()
+    data = {"image": pair.image, "trimap": pair.trimap, "meta": meta}
+    row = table[index]
+    for role, extension in MEMBERS[storage]:
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(data[role])
+        tar.addfile(member, io.BytesIO(data[role]))
+        padded = -(-member.size // 512) * 512
+        row[f"{role}_offset"] = tar.offset - padded
+        row[f"{role}_length"] = member.size
+        row[f"{role}_crc32"] = zlib.crc32(data[role])
+    row["shard"], row["width"], row["height"], row["key_hash"] = shard, pair.width, pair.height, key_hash(key)
+
+
+def _entry(folder: Path, name: str) -> dict[str, object]:
+    data = (folder / name).read_bytes()
+    return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+SIZES = [(375, 500), (333, 499), (500, 333), (97, 61), (128, 128), (64, 300), (200, 200), (40, 40), (511, 17)]
+
+
+@pytest.fixture(scope="session")
+def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_set(count, storage="source", size=None, split="train")``: a drawn set in a folder of its own."""
+
+    def make(count: int, *, storage: str = "source", size: int | None = None, split: str = "train") -> Path:
+        shapes = [SIZES[i % len(SIZES)] if size is None else (size, size) for i in range(count)]
+        pairs = [draw_pair(storage, h, w, seed) for seed, (h, w) in enumerate(shapes)]
+        return write_set(tmp_path_factory.mktemp(f"set-{storage}"), pairs, storage=storage, size=size, split=split)
+
+    return make
