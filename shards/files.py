@@ -14,11 +14,15 @@ PARTIAL_PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
     or the new one. On an exception the partial file is removed and ``path`` is as it was.
+
+    Args:
+        path: the file to be.
+        sync_name: False leaves the folder's fsync to the caller, who writes several files.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -37,7 +41,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync_name:
+        sync_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

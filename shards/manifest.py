@@ -25,7 +25,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What all parts of a manifest share: immutable, named fields only, unknown fields refused."""
 
 
-class FileEntry(_Entry):
+class FileEntry(_Entry, frozen=True):
     """A file of the set: its name (no folders), its size in bytes and its SHA-256."""
 
     file: FileName
@@ -33,14 +33,14 @@ class FileEntry(_Entry):
     sha256: Sha256
 
 
-class ShardEntry(FileEntry):
+class ShardEntry(FileEntry, frozen=True):
     """A tar with its number of samples and its DALI index."""
 
     samples: Count
     index: FileEntry
 
 
-class SplitEntry(_Entry):
+class SplitEntry(_Entry, frozen=True):
     """One split: its table of samples, its shards in order, and what is in it.
 
     ``class_pixels`` counts stored trimap pixels in class order (animal, background, border). ``breeds`` and
@@ -55,7 +55,7 @@ class SplitEntry(_Entry):
     species: dict[str, Count]
 
 
-class BuildOptions(_Entry):
+class BuildOptions(_Entry, frozen=True):
     """The options that decided the bytes. ``quality`` is None where no JPEG was encoded by choice."""
 
     split: str
@@ -65,7 +65,19 @@ class BuildOptions(_Entry):
     quality: int | None
 
 
-class AuditEntry(_Entry):
+class RawLayout(_Entry, frozen=True):
+    """Where pixels stand in a tar of ``raw`` storage, in bytes.
+
+    Sample i of a tar has its picture's first pixel at ``image_offset + i * stride`` (size x size x 3 bytes follow)
+    and its trimap's at ``trimap_offset + i * stride`` (size x size bytes), so that a tar is a strided tensor.
+    """
+
+    stride: Count
+    image_offset: Count
+    trimap_offset: Count
+
+
+class AuditEntry(_Entry, frozen=True):
     """How the pictures of the source fared, and how often each reason came up.
 
     ``found`` pictures were looked at: ``packed`` are in the set (``mended`` of them were changed safely first),
@@ -80,12 +92,13 @@ class AuditEntry(_Entry):
     quarantine: FileEntry
 
 
-class Manifest(_Entry):
+class Manifest(_Entry, frozen=True):
     """What a shard set is; see docs/formats.md for every field.
 
     ``size`` is the side of stored pictures in pixels, None in ``source`` storage (the pictures' own sizes).
     ``fingerprint`` names the content: it is equal for two sets exactly if their samples are, byte by byte and in
-    order. ``largest`` is the largest picture, (width, height) in stored pixels.
+    order. ``plan`` is a digest of the source's names, lists and file sizes and of the options. ``largest`` is the
+    largest width and the largest height of the pictures, in stored pixels. ``raw`` is None in other storages.
     """
 
     format: str
@@ -96,8 +109,10 @@ class Manifest(_Entry):
     options: BuildOptions
     splits: dict[Split, SplitEntry]
     largest: tuple[Count, Count]
+    raw: RawLayout | None
     audit: AuditEntry
     versions: dict[str, str]
+    plan: Sha256
     fingerprint: Sha256
     checksum: str = ""
 

@@ -55,7 +55,7 @@ class ShardSet:
         if name not in self.manifest.splits:
             have = ", ".join(split for split in SPLITS if split in self.manifest.splits)
             raise UsageError(f"{self.path} has no split {name!r}; it has: {have}")
-        return SplitReader(folder=self.path, name=name, manifest=self.manifest)  # type: ignore[arg-type]
+        return SplitReader(folder=self.path, name=name, manifest=self.manifest)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SplitReader:
                 f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not fit its "
                 "checksum; run petseg-shard verify, then build the set again"
             )
-        return rows
+        return np.asarray(rows)
 
     def shard_path(self, shard: int) -> Path:
         """Return the path of the tar with this number in the split."""
@@ -144,9 +144,7 @@ class SplitReader:
         key = match.group(1).decode() if match else ""
         if key_hash(key) != int(row["key_hash"]):
             path = self.shard_path(int(row["shard"]))
-            raise SampleError(
-                f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})"
-            )
+            raise SampleError(f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})")
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:

@@ -1,0 +1,359 @@
+"""Building a shard set: plan, pack in parallel, assemble, publish; and going on where a build was cut off."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from shards.assemble import assemble, final_numbers, write_manifest
+from shards.encode import DEFAULT_QUALITY, DEFAULT_SIZE
+from shards.errors import FormatError, PetsegError, UsageError
+from shards.files import PARTIAL_PREFIX
+from shards.format import MANIFEST_NAME, index_name, shard_name
+from shards.manifest import Manifest, load_manifest
+from shards.plan import Options, Plan, ShardTask, check_options, make_plan
+from shards.reasons import REASONS, Note
+from shards.source import Source, scan
+from shards.staging import Staging, check_target, remove
+from shards.worker import RECORD_ENDING, ShardRecord, build_shard, record_name
+from shards.workers import build_in_process, default_workers, pool
+
+DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
+DEFAULT_VAL_FRACTION = 0.2
+
+Progress = Callable[[int, int], None]
+
+
+class StrictError(PetsegError):
+    """``--strict`` was asked for, and the audit found something. ``notes`` are the findings."""
+
+    def __init__(self, message: str, notes: Sequence[Note] = ()) -> None:
+        super().__init__(message)
+        self.notes = tuple(notes)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build.
+
+    Attributes:
+        path: the set's folder.
+        manifest: what the set is.
+        resumed: shards that an earlier, interrupted build had finished.
+        already: the set was there already, complete, of the same source and options; nothing was done.
+        ignored: files of the source that are no part of a dataset.
+        forgotten: unfinished work of another source or other options was thrown away.
+    """
+
+    path: Path
+    manifest: Manifest
+    resumed: int = 0
+    already: bool = False
+    ignored: int = 0
+    forgotten: bool = False
+
+
+def build(
+    source: Path | Source,
+    out: Path,
+    options: Options,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Build a shard set from a folder in the official layout.
+
+    Args:
+        source: the folder, or what :func:`shards.source.scan` found in it.
+        out: the set's folder; it appears when the set is complete.
+        options: what decides the bytes.
+        workers: processes; default: the cores that this process may use. The bytes do not depend on it.
+        executor: takes the place of the processes, for instance a cluster's; its workers must see the same folders.
+        overwrite: replace a finished set, as a whole.
+        strict: fail, and publish nothing, if the audit finds anything.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        UsageError: options do not fit, or OUT holds something else.
+        SourceError: the source cannot be used, or changed meanwhile.
+        StrictError: see ``strict``.
+        BusyError: another build is at work on the same OUT.
+        OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call goes on.
+    """
+    check_options(options)
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not a positive number")
+    check_target(out)
+    found = source if isinstance(source, Source) else scan(source)
+    plan = make_plan(found, options)
+    staging = Staging.beside(out)
+    with staging.locked(), _explained(staging):
+        done = _already_there(staging, plan, overwrite=overwrite, strict=strict)
+        if done is not None:
+            staging.discard()
+            return Built(path=out, manifest=done, already=True, ignored=found.ignored)
+        forgotten = staging.prepare(plan.digest)
+        records = {} if staging.complete else _finished(staging, plan)
+        resumed = len(records)
+        if not staging.complete:
+            _pack(plan, staging, records, workers=workers, executor=executor, progress=progress)
+            _complete(plan, staging, records, strict=strict)
+        manifest = load_manifest(staging.folder)
+        staging.publish()
+        staging.clean_up()
+    return Built(path=out, manifest=manifest, resumed=resumed, ignored=found.ignored, forgotten=forgotten)
+
+
+def _already_there(staging: Staging, plan: Plan, *, overwrite: bool, strict: bool) -> Manifest | None:
+    """Return the manifest of a finished set that the same build has made; None if there is work to do."""
+    if not (staging.out / MANIFEST_NAME).exists():
+        return None
+    if staging.published():
+        staging.clean_up()
+    elif overwrite:
+        return None
+    try:
+        manifest = load_manifest(staging.out)
+    except FormatError as error:
+        raise UsageError(f"{error} (--overwrite replaces it)") from None
+    if manifest.plan != plan.digest:
+        raise UsageError(
+            f"{staging.out} holds a finished set of another source or other options; "
+            "use --overwrite to replace it, or choose another folder"
+        )
+    if strict and manifest.audit.reasons:
+        raise StrictError(f"{staging.out} was built without --strict: {describe_reasons(manifest.audit.reasons)}")
+    return manifest
+
+
+def _finished(staging: Staging, plan: Plan) -> dict[int, ShardRecord]:
+    """Return the records of shards that are finished and whole, by task number; remove everything else."""
+    records: dict[int, ShardRecord] = {}
+    for number, task in enumerate(plan.tasks):
+        record = _read_record(staging.work / record_name(task.split, task.number))
+        if record is not None:
+            records[number] = record
+    if len(records) == len(plan.tasks):
+        _take_back(staging, records.values())
+    for number, task in enumerate(plan.tasks):
+        if number in records and not _is_whole(staging.work, task, records[number]):
+            del records[number]
+    keep = {"plan"}
+    for record in records.values():
+        keep.update(_part_names(record))
+        keep.add(record_name(record.split, record.number))
+    for entry in staging.work.iterdir():
+        if entry.name not in keep:
+            remove(entry)
+    for entry in staging.folder.iterdir():
+        if entry != staging.work:
+            remove(entry)
+    return records
+
+
+def _read_record(path: Path) -> ShardRecord | None:
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=ShardRecord)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _take_back(staging: Staging, records: Iterable[ShardRecord]) -> None:
+    """Undo the moves of :func:`_complete`, where a kill came between them."""
+    for source, target in _moves(staging, list(records)):
+        if target.exists() and not source.exists():
+            target.rename(source)
+
+
+def _is_whole(work: Path, task: ShardTask, record: ShardRecord) -> bool:
+    """Return whether a finished shard is what its record says, and its source is what it was."""
+    stamps = tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples)
+    if stamps != record.stamps:
+        return False
+    tar, index = _part_names(record)
+    return _has(work / tar, record.tar_bytes, record.sha256) and _has(
+        work / index, record.index_bytes, record.index_sha256
+    )
+
+
+def _has(path: Path, size: int, sha256: str) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return os.fstat(handle.fileno()).st_size == size and (
+                hashlib.file_digest(handle, "sha256").hexdigest() == sha256
+            )
+    except FileNotFoundError:
+        return False
+
+
+def _pack(
+    plan: Plan,
+    staging: Staging,
+    records: dict[int, ShardRecord],
+    *,
+    workers: int | None,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> None:
+    """Build the shards that are missing, the largest first, and add their records."""
+    total = sum(len(task.samples) for task in plan.tasks)
+    done = sum(len(plan.tasks[number].samples) for number in records)
+    missing = [number for number in range(len(plan.tasks)) if number not in records]
+    missing.sort(key=lambda number: -len(plan.tasks[number].samples))
+    if progress is not None:
+        progress(done, total)
+    if not missing:
+        return
+    for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
+        records[number] = record
+        done += len(plan.tasks[number].samples)
+        if progress is not None:
+            progress(done, total)
+
+
+def _results(
+    plan: Plan, missing: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
+) -> Iterator[tuple[int, ShardRecord]]:
+    """Yield task numbers with their shards' records, as they are finished."""
+    count = min(workers or default_workers(), len(missing))
+    if executor is None and count == 1:
+        for number in missing:
+            yield number, build_shard(plan.tasks[number], folder)
+        return
+    function = build_in_process if executor is None else build_shard
+    with pool(count) if executor is None else nullcontext(executor) as chosen:
+        futures = {chosen.submit(function, plan.tasks[number], folder): number for number in missing}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, strict: bool) -> None:
+    """Move the shards to their final names and write tables, quarantine file and manifest."""
+    ordered = [records[number] for number in sorted(records)]
+    for source, target in _moves(staging, ordered):
+        source.rename(target)
+    manifest, notes = assemble(staging.folder, plan, ordered)
+    if not manifest.samples:
+        staging.discard()
+        raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
+    if strict and notes:
+        staging.discard()
+        raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", notes)
+    write_manifest(staging.folder, manifest)
+
+
+def _moves(staging: Staging, records: Sequence[ShardRecord]) -> Iterator[tuple[Path, Path]]:
+    """Yield where each file of a shard is while the build runs, and where it belongs in the set."""
+    numbers = final_numbers(records)
+    for record in records:
+        if record.samples:
+            number = numbers[record.split, record.number]
+            finals = (shard_name(record.split, number), index_name(record.split, number))
+            for part, final in zip(_part_names(record), finals, strict=True):
+                yield staging.work / part, staging.folder / final
+
+
+def _part_names(record: ShardRecord) -> tuple[str, str]:
+    return shard_name(record.split, record.number), index_name(record.split, record.number)
+
+
+@contextmanager
+def _explained(staging: Staging) -> Iterator[None]:
+    """Say what an interrupted build leaves behind and how to go on; leave nothing where nothing was finished."""
+    try:
+        yield
+    except BrokenProcessPool:
+        kept = _leave(staging)
+        raise PetsegError(
+            f"a worker process was killed, perhaps for lack of memory; {kept}run the same command again, "
+            "with a smaller --workers if it happens again"
+        ) from None
+    except KeyboardInterrupt as error:
+        error.add_note(f"{_leave(staging)}run the same command again to go on")
+        raise
+    except OSError as error:
+        kept = _leave(staging)
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            error.filename = str(staging.folder)
+        if kept:
+            error.add_note(kept)
+        raise
+    except PetsegError:
+        _leave(staging)
+        raise
+
+
+def _leave(staging: Staging) -> str:
+    """Remove partial files, and the staging folder if no shard was finished; return what to tell."""
+    if not staging.folder.is_dir():
+        return ""
+    for partial in [*staging.work.glob(f"{PARTIAL_PREFIX}*"), *staging.folder.glob(f"{PARTIAL_PREFIX}*")]:
+        partial.unlink(missing_ok=True)
+    finished = len(list(staging.work.glob(f"*{RECORD_ENDING}")))
+    if finished or staging.complete:
+        return f"{finished} finished shards are kept in {staging.folder}; "
+    if staging.planned() or not any(staging.folder.iterdir()):
+        staging.discard()
+    return ""
+
+
+def describe_reasons(reasons: dict[str, int]) -> str:
+    """Return counts by reason in one line: ``2 not-listed (no list names the picture), ...``."""
+    return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())
+
+
+def options_from(
+    *,
+    storage: str,
+    size: int | None,
+    quality: int | None,
+    split: str,
+    fractions: tuple[float, float, float] | None,
+    val_fraction: float | None,
+    seed: int,
+    samples_per_shard: int,
+) -> Options:
+    """Fill in the defaults that depend on other options; None stands for an option that was not given.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    if split == "official" and fractions is not None:
+        raise UsageError("--fractions needs --split random; with --split official use --val-fraction")
+    if split == "random" and val_fraction is not None:
+        raise UsageError("--val-fraction needs --split official; with --split random use --fractions")
+    if split == "official":
+        val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        fractions = (1 - val, val, 0.0)
+    if storage != "source":
+        size = DEFAULT_SIZE if size is None else size
+    if storage == "jpeg":
+        quality = DEFAULT_QUALITY if quality is None else quality
+    options = Options(
+        storage=storage,  # type: ignore[arg-type]
+        size=size,
+        quality=quality,
+        split=split,
+        fractions=fractions or DEFAULT_FRACTIONS,
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+    )
+    check_options(options)
+    return options

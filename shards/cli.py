@@ -1,0 +1,165 @@
+"""``petseg-shard``: from a folder of pictures to a shard set, and looking at it. Reads arguments, calls, prints."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from shards.console import FriendlyGroup, print_json
+from shards.errors import UsageError
+
+FOLDER = click.Path(path_type=Path)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+@click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Pack pictures and trimaps into shards that can be trusted."""
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--count", type=click.IntRange(1), default=240, show_default=True, help="Number of pictures.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same pictures.")
+def sample(folder: Path, count: int, seed: int) -> None:
+    """Draw a small made-up pet dataset in the official layout; needs no network."""
+    from shards.made_up import make_pets
+
+    with progress_bar("drawing") as progress:
+        make_pets(folder, count=count, seed=seed, progress=progress)
+    click.echo(f"{count} made-up pictures in {folder}; pack them with: petseg-shard build {folder} OUT")
+
+
+@main.command()
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--storage",
+    type=click.Choice(["source", "jpeg", "raw"]),
+    default="source",
+    show_default=True,
+    help="source: original files; jpeg: small JPEGs; raw: pixels, no decoding.",
+)
+@click.option("--size", type=int, help="Side of the stored square in pixels, for jpeg and raw.  [default: 128]")
+@click.option("--quality", type=int, help="JPEG quality 1..100, for jpeg storage.  [default: 90]")
+@click.option(
+    "--split",
+    type=click.Choice(["official", "random"]),
+    default="official",
+    show_default=True,
+    help="official: by trainval.txt and test.txt; random: by --fractions.",
+)
+@click.option("--fractions", metavar="A,B,C", help="Train, val, test for --split random.  [default: 0.7,0.2,0.1]")
+@click.option(
+    "--val-fraction", type=float, help="Part of trainval that becomes val, for --split official.  [default: 0.2]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the order.")
+@click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option("--workers", type=int, help="Processes; the bytes do not depend on it.  [default: all cores]")
+@click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")
+@JSON_OPTION
+def build(
+    *,
+    source: Path,
+    out: Path,
+    storage: str,
+    size: int | None,
+    quality: int | None,
+    split: str,
+    fractions: str | None,
+    val_fraction: float | None,
+    seed: int,
+    samples_per_shard: int,
+    workers: int | None,
+    strict: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Pack SOURCE (images/, annotations/) into a shard set OUT, auditing every picture.
+
+    A build that was cut off goes on where it was when the same command is run again.
+    """
+    from shards import build as building
+    from shards.report import build_json, build_text, finding_lines
+
+    options = building.options_from(
+        storage=storage,
+        size=size,
+        quality=quality,
+        split=split,
+        fractions=parse_fractions(fractions),
+        val_fraction=val_fraction,
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+    )
+    try:
+        with progress_bar("packing") as progress:
+            built = building.build(
+                source, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
+            )
+    except building.StrictError as error:
+        for line in finding_lines(error.notes):
+            click.echo(line, err=True)
+        raise
+    if as_json:
+        print_json(build_json(built))
+    else:
+        click.echo(build_text(built))
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Global batch.")
+@click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
+@JSON_OPTION
+def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
+    """Say what a shard set is, and what a training run will see of it."""
+    from shards.info import describe, info_text
+    from shards.shardset import ShardSet
+
+    document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(info_text(document))
+
+
+def parse_fractions(text: str | None) -> tuple[float, float, float] | None:
+    """Read ``0.7,0.2,0.1``.
+
+    Raises:
+        UsageError: not three numbers.
+    """
+    if text is None:
+        return None
+    try:
+        first, second, third = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--fractions {text!r} is not of the form 0.7,0.2,0.1 (train, val, test)") from None
+    return first, second, third
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show progress on stderr where that is a terminal; provide None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    with bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            bar.refresh()
+
+        yield update

@@ -1,0 +1,163 @@
+"""The structure of a JPEG file: what its headers say, without decoding, and the EXIF mark that says to turn it.
+
+Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+SIGNATURE = b"\xff\xd8\xff"
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
+_COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
+_COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3  # TIFF type
+
+
+class JpegError(ValueError):
+    """The headers are not those of a JPEG, or end too early."""
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What stands before the first scan.
+
+    Attributes:
+        width: pixels, as stored (not turned).
+        height: pixels, as stored.
+        precision: bits a channel.
+        frame: the frame's marker, 0xC0 for baseline.
+        sampling: (horizontal, vertical) factors of each component; its length is the number of components.
+        ycc: False where the file says that its three components are RGB.
+        orientation: EXIF's 1..8, 1 where there is none.
+        orientation_at: byte offset of the two bytes with that number, None where there are none.
+        big_endian: byte order of those two bytes.
+    """
+
+    width: int
+    height: int
+    precision: int
+    frame: int
+    sampling: tuple[tuple[int, int], ...]
+    ycc: bool
+    orientation: int
+    orientation_at: int | None
+    big_endian: bool
+
+    @property
+    def common(self) -> bool:
+        """Whether every decoder (libjpeg-turbo, nvJPEG, the GPU's hardware) reads this kind of JPEG."""
+        if self.frame not in _COMMON_FRAMES or self.precision != 8:
+            return False
+        if len(self.sampling) == 1:
+            return True
+        chroma = self.sampling[1:]
+        return (
+            len(self.sampling) == 3
+            and self.ycc
+            and self.sampling[0] in _COMMON_SAMPLING
+            and all(factor == (1, 1) for factor in chroma)
+        )
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Walk a JPEG's segments up to its first scan.
+
+    Raises:
+        JpegError: this is no JPEG, or it ends before its first scan.
+    """
+    if not data.startswith(SIGNATURE):
+        raise JpegError("no JPEG signature")
+    frame: tuple[int, int, int, int, tuple[tuple[int, int], ...], bytes] | None = None
+    adobe_transform: int | None = None
+    jfif = False
+    orientation, orientation_at, big_endian = 1, None, False
+    position = 2
+    while True:
+        marker, start, end = _segment(data, position)
+        if marker == 0xDA:
+            break
+        body = data[start:end]
+        if marker in _FRAME_MARKERS:
+            if frame is not None:
+                raise JpegError("two frame headers")
+            frame = (marker, *_frame(body))
+        elif marker == 0xE0 and body.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation_at is None:
+            orientation, orientation_at, big_endian = _orientation(data, start + 6, end)
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe_transform = body[11]
+        position = end
+    if frame is None:
+        raise JpegError("no frame header before the first scan")
+    marker, precision, height, width, sampling, identifiers = frame
+    # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's mark says, else components named R, G, B are RGB.
+    ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else identifiers != b"RGB")
+    return JpegHeader(width, height, precision, marker, sampling, ycc, orientation, orientation_at, big_endian)
+
+
+def without_orientation(data: bytes, header: JpegHeader) -> bytes:
+    """Return the JPEG with its EXIF orientation set to 1 (as stored); nothing else changes.
+
+    Raises:
+        ValueError: the header has no orientation.
+    """
+    if header.orientation_at is None:
+        raise ValueError("the JPEG has no EXIF orientation")
+    mark = struct.pack(">H" if header.big_endian else "<H", 1)
+    return data[: header.orientation_at] + mark + data[header.orientation_at + 2 :]
+
+
+def _segment(data: bytes, position: int) -> tuple[int, int, int]:
+    """Return marker, start and end of the body of the segment at ``position``."""
+    end = len(data)
+    if position >= end or data[position] != 0xFF:
+        raise JpegError(f"no marker at byte {position}")
+    while position < end and data[position] == 0xFF:  # fill bytes may stand before a marker
+        position += 1
+    if position >= end:
+        raise JpegError("the file ends inside its headers")
+    marker = data[position]
+    position += 1
+    if marker in _BARE_MARKERS:
+        return marker, position, position
+    if marker == 0xD9:
+        raise JpegError("the file ends before its first scan")
+    if position + 2 > end:
+        raise JpegError("the file ends inside its headers")
+    length = int.from_bytes(data[position : position + 2], "big")
+    if length < 2 or position + length > end:
+        raise JpegError("the file ends inside its headers")
+    return marker, position + 2, position + length
+
+
+def _frame(body: bytes) -> tuple[int, int, int, tuple[tuple[int, int], ...], bytes]:
+    if len(body) < 6 or len(body) < 6 + 3 * body[5]:
+        raise JpegError("the frame header is too short")
+    precision, height, width, count = struct.unpack(">BHHB", body[:6])
+    components = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
+    sampling = tuple((component[1] >> 4, component[1] & 15) for component in components)
+    return precision, height, width, sampling, bytes(component[0] for component in components)
+
+
+def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None, bool]:
+    """Find the orientation in the first TIFF directory of an EXIF segment; (1, None, False) where there is none."""
+    none = (1, None, False)
+    mark = data[tiff : tiff + 2]
+    if mark not in (b"II", b"MM") or tiff + 8 > end:
+        return none
+    order = ">" if mark == b"MM" else "<"
+    (directory,) = struct.unpack_from(order + "I", data, tiff + 4)
+    first = tiff + directory + 2
+    if directory < 8 or first > end:
+        return none
+    (entries,) = struct.unpack_from(order + "H", data, first - 2)
+    for at in range(first, min(first + 12 * entries, end - 11), 12):
+        tag, kind, count, value = struct.unpack_from(order + "HHIH", data, at)
+        if tag == _ORIENTATION_TAG and kind == _SHORT and count == 1:
+            return (value, at + 8, order == ">") if 1 <= value <= 8 else none
+    return none

@@ -1,0 +1,117 @@
+"""The structure of a PNG file: whether it is whole, and whether it is the plain kind that a trimap should be.
+
+Pillow does not check the CRC of image data, and stops reading before the end; both are checked here.
+Source: W3C Portable Network Graphics Specification (Third Edition), sections 5 and 11.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY = 0
+PALETTE = 3
+# Chunks that no decoder lets change the values of a grey picture. eXIf may turn it, tRNS adds alpha, acTL animates,
+# iCCP, gAMA and cICP may change its tones.
+_HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"tIME", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"bKGD", b"hIST"})
+
+
+class PngError(ValueError):
+    """The file is damaged; ``truncated`` says that it ends too early."""
+
+    def __init__(self, message: str, *, truncated: bool = False) -> None:
+        super().__init__(message)
+        self.truncated = truncated
+
+
+@dataclass(frozen=True)
+class PngHeader:
+    """What a PNG's chunks say, once all of them are found whole.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        depth: bits a channel.
+        colour: PNG's colour type, 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha.
+        interlaced: Adam7.
+        harmless: no chunk may change how the values are decoded.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+    harmless: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is an 8-bit grey PNG that every decoder reads alike."""
+        return self.depth == 8 and self.colour == GREY and not self.interlaced and self.harmless
+
+
+def read_header(data: bytes) -> PngHeader:
+    """Check every chunk's CRC and order, and return what the header says.
+
+    Raises:
+        PngError: no PNG, damaged, or truncated.
+    """
+    if not data.startswith(SIGNATURE):
+        raise PngError("no PNG signature")
+    position, kinds = len(SIGNATURE), set()
+    header: bytes | None = None
+    while True:
+        kind, body, position = _chunk(data, position)
+        kinds.add(kind)
+        if header is None:
+            if kind != b"IHDR" or len(body) != 13:
+                raise PngError("the first chunk is not IHDR")
+            header = body
+        if kind == b"IEND":
+            break
+    if b"IDAT" not in kinds:
+        raise PngError("no image data")
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    if not width or not height:
+        raise PngError(f"a picture of {width} x {height} pixels")
+    return PngHeader(width, height, header[8], header[9], header[12] != 0, kinds <= _HARMLESS)
+
+
+def check_data(data: bytes, header: PngHeader) -> None:
+    """Check a plain PNG's image data: they inflate, their checksum fits, and they are exactly the pixels' number.
+
+    Raises:
+        PngError: they do not.
+    """
+    expected = (header.width + 1) * header.height
+    inflate = zlib.decompressobj()
+    try:
+        pixels = inflate.decompress(_image_data(data), expected + 1)
+    except zlib.error as error:
+        raise PngError(f"the image data cannot be inflated: {error}") from None
+    if len(pixels) != expected or not inflate.eof:
+        raise PngError(f"{len(pixels)} bytes of image data, expected {expected}", truncated=not inflate.eof)
+
+
+def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
+    """Return kind, body and end of the chunk at ``position``."""
+    start = position + 8
+    if start > len(data):
+        raise PngError("the file ends before its last chunk", truncated=True)
+    end = start + int.from_bytes(data[position : position + 4], "big")
+    if end + 4 > len(data):
+        raise PngError(f"the file ends inside the chunk at byte {position}", truncated=True)
+    if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        raise PngError(f"the checksum of the chunk at byte {position} does not fit")
+    return data[position + 4 : start], data[start:end], end + 4
+
+
+def _image_data(data: bytes) -> bytes:
+    parts, position = [], len(SIGNATURE)
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] == b"IDAT":
+            parts.append(data[position + 8 : position + 8 + length])
+        position += 12 + length
+    return b"".join(parts)

@@ -1,0 +1,134 @@
+"""The audit of a trimap: every pixel is 1, 2 or 3, and what is packed is an 8-bit grey PNG."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from shards import foreign, png
+from shards.findings import Finding, RejectedError, check_pixels, mended
+from shards.foreign import Pixels
+from shards.format import TRIMAP_VALUES
+
+PNG_LEVEL = 6  # zlib's; more costs time and gains little on trimaps
+
+
+@dataclass(frozen=True)
+class Trimap:
+    """A trimap that is fit to be packed.
+
+    Attributes:
+        png: an 8-bit grey PNG; the original bytes where nothing had to be mended.
+        image: the decoded trimap, mode "L", values 1, 2, 3.
+        class_pixels: pixels of each class, in class order.
+        findings: what was mended, and remarks.
+    """
+
+    png: bytes
+    image: Image.Image
+    class_pixels: tuple[int, int, int]
+    findings: list[Finding]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.size
+
+
+def audit_trimap(data: bytes) -> Trimap:
+    """Decode a trimap wholly, check every value, and mend its form where its values are beyond doubt.
+
+    Raises:
+        RejectedError: the trimap is damaged or has other values than 1, 2, 3.
+    """
+    findings: list[Finding] = []
+    if data.startswith(png.SIGNATURE):
+        header = _check_png(data)
+        image = foreign.open_image(data, what="trimap")
+        if not header.plain:
+            image, findings = _to_grey(image, header)
+    else:
+        image = foreign.open_image(data, what="trimap")
+        findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG")]
+        image, more = _to_grey(image, None)
+        findings += more
+    counts = image.histogram()
+    classes = (counts[1], counts[2], counts[3])
+    if sum(classes) != image.width * image.height:
+        raise RejectedError("trimap-values", _strange_values(counts))
+    packed = encode_png(image) if findings else data
+    if classes[0] == 0:
+        findings = [*findings, Finding("remark", "no-animal")]
+    return Trimap(packed, image, classes, findings)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Encode a mode "L" picture as an 8-bit grey PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def nearest(values: Pixels, size: int) -> Pixels:
+    """Resize (height, width) to (size, size), each pixel from the source pixel under its centre.
+
+    The same rule as the pipeline's: source index ``floor((i + 0.5) * n / size)``, in whole numbers.
+    """
+    rows, columns = ((2 * np.arange(size, dtype=np.int64) + 1) * length // (2 * size) for length in values.shape)
+    return np.asarray(values[rows[:, None], columns])
+
+
+def _check_png(data: bytes) -> png.PngHeader:
+    try:
+        header = png.read_header(data)
+        check_pixels(header.width, header.height, "trimap")
+        if header.plain:
+            png.check_data(data, header)
+    except png.PngError as error:
+        raise RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
+    return header
+
+
+def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Image.Image, list[Finding]]:
+    """Return one channel of values as mode "L", and what was changed for that."""
+    findings = []
+    if header is not None and not header.harmless:
+        findings.append(mended("trimap-extras"))
+    if header is not None and header.interlaced:
+        findings.append(mended("trimap-extras", "interlaced; stored plainly"))
+    if header is not None and header.depth != 8:
+        findings.append(mended("trimap-depth", f"{header.depth} bits a pixel; stored with 8"))
+    values = np.asarray(image)
+    if image.mode == "P":
+        findings.append(mended("trimap-palette"))
+    elif values.ndim == 3:
+        values = _one_channel(image, values)
+        findings.append(mended("trimap-channels", f"{len(image.getbands())} channels that agree; stored as one"))
+    if header is not None and header.colour == png.GREY and header.depth < 8:
+        # Pillow spreads small grey values over 0..255; the file's own values are the trimap's.
+        step = 255 // (2**header.depth - 1)
+        values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
+    if values.min(initial=0) < 0 or values.max(initial=0) > 255:
+        raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
+    return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8))), findings
+
+
+def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
+    """Return the values that all colour channels share; an alpha channel must be opaque."""
+    bands = image.getbands()
+    colours = [index for index, band in enumerate(bands) if band != "A"]
+    if any((values[..., index] != values[..., colours[0]]).any() for index in colours):
+        raise RejectedError("trimap-channels", f"{len(bands)} channels that differ")
+    if "A" in bands and (values[..., bands.index("A")] != 255).any():
+        raise RejectedError("trimap-channels", "transparent pixels")
+    return values[..., colours[0]]
+
+
+def _strange_values(counts: list[int]) -> str:
+    strange = [value for value, count in enumerate(counts) if count and value not in TRIMAP_VALUES]
+    pixels = sum(counts[value] for value in strange)
+    shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
+    return f"{pixels} pixels with values {shown}; 1, 2 and 3 are expected"

@@ -1,0 +1,202 @@
+"""Building one shard: a function of its task and of the files that the task names, run in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+
+from shards.audit import audit_pair
+from shards.encode import Stored, encode
+from shards.errors import SourceError
+from shards.files import atomic_file
+from shards.findings import RejectedError
+from shards.format import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
+from shards.keys import shown
+from shards.plan import PlannedSample, ShardTask, meta_json
+from shards.reasons import Note
+from shards.source import Stamp
+from shards.tar import BLOCK, END, header, index_line, index_text, padding
+
+RECORD_ENDING = ".done"
+
+
+class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build needs to know of a finished shard; its presence says that tar and index are whole.
+
+    ``rows`` are the records of the table (shards.format.SAMPLE_DTYPE) with shard number 0. ``stamps`` are those of
+    the files that went in, to notice a source that changed before an interrupted build goes on.
+    """
+
+    split: Split
+    number: int
+    samples: int
+    mended: int
+    left_out: int
+    tar_bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+    rows: bytes
+    class_pixels: tuple[int, ...]
+    breeds: dict[str, int]
+    species: dict[str, int]
+    largest: tuple[int, int]
+    notes: tuple[Note, ...]
+    stamps: tuple[tuple[Stamp, Stamp], ...]
+
+
+def record_name(split: Split, number: int) -> str:
+    """Return the file name of a finished shard's record."""
+    return shard_name(split, number).removesuffix(".tar") + RECORD_ENDING
+
+
+def build_shard(task: ShardTask, folder: str, *, pause: Callable[[], None] | None = None) -> ShardRecord:
+    """Build a shard's tar, index and record in ``folder``, in this order, each whole or not at all.
+
+    Args:
+        task: what to pack.
+        folder: where to.
+        pause: called before every sample; may raise to stop the build.
+
+    Raises:
+        SourceError: a file of the source vanished, cannot be read, or changed since the plan was made.
+        OSError: the target cannot be written.
+    """
+    target = Path(folder)
+    with atomic_file(target / shard_name(task.split, task.number), sync_name=False) as handle:
+        writer = _Writer(handle=handle, task=task)
+        for sample in task.samples:
+            if pause is not None:
+                pause()
+            writer.add(sample)
+        writer.write(END)
+    index = index_text(writer.index).encode("ascii")
+    with atomic_file(target / index_name(task.split, task.number), sync_name=False) as handle:
+        handle.write(index)
+    record = writer.record(index)
+    with atomic_file(target / record_name(task.split, task.number)) as handle:
+        handle.write(msgspec.msgpack.encode(record))
+    return record
+
+
+@dataclass
+class _Writer:
+    """A tar in the making, with everything that is counted on the way."""
+
+    handle: BinaryIO
+    task: ShardTask
+    position: int = 0
+    mended: int = 0
+    left_out: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    index: list[str] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+    class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
+    breeds: Counter[str] = field(default_factory=Counter)
+    species: Counter[str] = field(default_factory=Counter)
+    largest: tuple[int, int] = (0, 0)
+    notes: list[Note] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        self.handle.write(data)
+        self.digest.update(data)
+        self.position += len(data)
+
+    def add(self, sample: PlannedSample) -> None:
+        """Audit a sample and append it, or note why it is left out."""
+        task, pair = self.task, sample.pair
+        image = read_unchanged(pair.image, pair.image_stamp)
+        trimap = read_unchanged(pair.trimap, pair.trimap_stamp)
+        try:
+            audited = audit_pair(image, trimap, storage=task.storage)
+            stored = encode(audited, storage=task.storage, size=task.size, quality=task.quality)
+        except RejectedError as error:
+            self.left_out += 1
+            self._note(sample, "left-out", error.reason, error.detail)
+            return
+        for finding in audited.findings:
+            self._note(sample, finding.action, finding.reason, finding.detail)
+        self.mended += any(finding.action == "mended" for finding in audited.findings)
+        width, height = audited.picture.width, audited.picture.height
+        meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
+        self._append(sample, stored, meta, width, height)
+
+    def _append(self, sample: PlannedSample, stored: Stored, meta: bytes, width: int, height: int) -> None:
+        pair = sample.pair
+        parts: list[bytes] = []
+        members: list[tuple[str, int, int]] = []
+        row = np.zeros((), SAMPLE_DTYPE)
+        position = self.position
+        contents = (stored.image, stored.trimap, meta)
+        for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
+            parts += [header(f"{sample.key}.{extension}", len(content)), content, padding(len(content))]
+            position += BLOCK
+            members.append((extension, position, len(content)))
+            row[f"{role}_offset"] = position
+            row[f"{role}_length"] = len(content)
+            row[f"{role}_crc32"] = zlib.crc32(content)
+            position += len(content) + len(parts[-1])
+        row["width"], row["height"] = width, height
+        row["class_id"], row["species"] = pair.class_id, pair.species
+        row["key_hash"] = key_hash(sample.key)
+        self.write(b"".join(parts))
+        self.index.append(index_line(sample.key, members))
+        self.rows.append(row)
+        self.class_pixels += stored.class_pixels
+        self.breeds[pair.breed] += 1
+        self.species[SPECIES[pair.species]] += 1
+        self.largest = (max(self.largest[0], stored.width), max(self.largest[1], stored.height))
+
+    def _note(self, sample: PlannedSample, action: str, reason: str, detail: str) -> None:
+        name = shown(sample.pair.name)
+        self.notes.append(Note(name=name, action=action, reason=reason, detail=detail, split=self.task.split))  # type: ignore[arg-type]
+
+    def record(self, index: bytes) -> ShardRecord:
+        """Return what the build needs to know, once the tar is complete."""
+        task = self.task
+        return ShardRecord(
+            split=task.split,
+            number=task.number,
+            samples=len(self.rows),
+            mended=self.mended,
+            left_out=self.left_out,
+            tar_bytes=self.position,
+            sha256=self.digest.hexdigest(),
+            index_bytes=len(index),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
+            class_pixels=tuple(self.class_pixels.tolist()),
+            breeds=dict(self.breeds),
+            species=dict(self.species),
+            largest=self.largest,
+            notes=tuple(self.notes),
+            stamps=tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples),
+        )
+
+
+def read_unchanged(path: str, stamp: Stamp) -> bytes:
+    """Read a file of the source, and make sure that it is the one that was planned.
+
+    Raises:
+        SourceError: it vanished, cannot be read, or has changed.
+    """
+    try:
+        with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path
+            before = Stamp.of(os.fstat(handle.fileno()))
+            data = handle.readall()
+            after = Stamp.of(os.fstat(handle.fileno()))
+    except OSError as error:
+        reason = "vanished" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise SourceError(f"{path} {reason}; put it right and run the same command again") from None
+    if not stamp == before == after or len(data) != stamp.bytes:
+        raise SourceError(f"{path} changed while the set was being built; run the same command again")
+    return data
