@@ -1,0 +1,186 @@
+"""The commands petseg-train, petseg-eval, petseg-predict and petseg-export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from petseg.cli_train import train
+from shards.console import FriendlyCommand, print_json
+from shards.errors import PetsegError
+
+if TYPE_CHECKING:
+    from petseg.evaluation import Evaluation
+
+__all__ = ["evaluate", "export", "predict", "train"]
+
+_RUN = click.argument("run", type=click.Path(path_type=Path))
+_SIZE = click.option("--size", type=int, help="Side of the network's pictures.  [default: as trained]")
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+_PRECISION = click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+)
+_MIRROR = click.option("--mirror", is_flag=True, help="Average with the mirrored pictures' predictions.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command(cls=FriendlyCommand)
+@_RUN
+@click.option("--shards", type=click.Path(path_type=Path), required=True, help="The shard set.")
+@click.option("--split", default="test", show_default=True, help="Which of its splits.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Without influence on the scores.")
+@click.option("--own-size", is_flag=True, help="Compare at the pictures' own size, not at the network's.")
+@_MIRROR
+@click.option("--csv", "table", type=click.Path(path_type=Path), help="Write a table with one line a picture.")
+@_SIZE
+@_DEVICE
+@_PRECISION
+@_JSON
+def evaluate(
+    *,
+    run: Path,
+    shards: Path,
+    split: str,
+    batch_size: int,
+    own_size: bool,
+    mirror: bool,
+    table: Path | None,
+    size: int | None,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
+
+    \b
+    petseg-eval runs/pets --shards pets-shards --split test
+    """
+    from petseg.scoring import score_run, summary, write_table
+
+    evaluation = score_run(
+        run,
+        shards,
+        split=split,
+        size=size,
+        own_size=own_size,
+        mirror=mirror,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+    if table is not None:
+        write_table(evaluation, shards, split, table)
+    if as_json:
+        print_json(summary(evaluation, split=split, own_size=own_size, mirror=mirror))
+    else:
+        _print_scores(evaluation, split=split, where="the pictures' own size" if own_size else "the network's size")
+
+
+def _print_scores(evaluation: Evaluation, *, split: str, where: str) -> None:
+    from petseg.metrics import CLASS_NAMES
+
+    scores = evaluation.scores
+    click.echo(f"{evaluation.samples} pictures of {split}, at {where}")
+    click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}")
+    for name, iou, dice in zip(CLASS_NAMES, scores.iou, scores.dice, strict=True):
+        click.echo(f"{name:12}{_number(iou):>8}{_number(dice):>8}")
+    click.echo(f"{'mean':12}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+    click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
+    click.echo(
+        f"animal against background: IoU {_number(scores.binary.border_as_animal)} with the border counted as animal, "
+        f"{_number(scores.binary.border_ignored)} with the border's pixels left out"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+@click.command(cls=FriendlyCommand)
+@_RUN
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
+@click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (3, H, W).")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@click.option("--batch-size", type=int, default=8, show_default=True, help="Pictures at a time.")
+@_MIRROR
+@_SIZE
+@_DEVICE
+@_PRECISION
+@_JSON
+def predict(
+    *,
+    run: Path,
+    pictures: tuple[str, ...],
+    out: Path,
+    overlay: bool,
+    probabilities: bool,
+    overwrite: bool,
+    batch_size: int,
+    mirror: bool,
+    size: int | None,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Segment PICTUREs (files, folders, or globs in quotes) with RUN, at their own resolution.
+
+    cat.jpg becomes cat.png, an indexed picture with the values 1 (animal), 2 (background) and 3 (border), and
+    cat.overlay.png for the eye. A picture that cannot be read is told, the others are done, and the exit code is 1.
+
+    \b
+    petseg-predict runs/pets cat.jpg holiday/ 'more/*.png' -o masks
+    """
+    from petseg.predict import find_pictures, plan_jobs, predict_files
+
+    if batch_size < 1:
+        raise click.BadParameter("give a number from 1", param_hint="--batch-size")
+    found = find_pictures(pictures)
+    jobs = plan_jobs(found.pictures, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
+    from petseg.predictor import load
+
+    predictor = load(run, device=device, precision=precision, size=size)  # type: ignore[arg-type]
+    out.mkdir(parents=True, exist_ok=True)
+    failures = predict_files(
+        predictor,
+        jobs,
+        batch_size=batch_size,
+        mirror=mirror,
+        failed=lambda error: click.echo(f"left out: {error}", err=True),
+    )
+    if as_json:
+        print_json(
+            {"predicted": len(jobs) - failures, "failed": failures, "left_out": found.left_out, "folder": str(out)}
+        )
+    else:
+        others = f", {found.left_out} other files left alone" if found.left_out else ""
+        click.echo(f"{len(jobs) - failures} pictures predicted into {out}{others}")
+    if failures:
+        raise PetsegError(f"{failures} of {len(jobs)} pictures could not be read")
+
+
+@click.command(cls=FriendlyCommand)
+@_RUN
+@click.argument("file", type=click.Path(path_type=Path))
+@_SIZE
+@_JSON
+def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
+    """Write RUN's network to FILE as ONNX: takes uint8 pictures as they are, any number at once.
+
+    \b
+    petseg-export runs/pets pets.onnx
+    """
+    from petseg.export import export_onnx
+    from petseg.predictor import load
+
+    exported = export_onnx(load(run, device="cpu", precision="fp32", size=size), file)
+    if as_json:
+        print_json({"file": str(file), "bytes": exported.bytes, "largest_difference": exported.largest_difference})
+    else:
+        click.echo(
+            f"{file}: {exported.bytes:,} bytes; onnxruntime's logits differ from torch's by at most "
+            f"{exported.largest_difference:.1e}"
+        )

@@ -1,0 +1,63 @@
+"""The curves of a run: loss, IoU by class and learning rate over the epochs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from shards.format import CLASSES
+
+# Lines on white paper: the class colours of petseg.images, the border in a grey that shows.
+_LINES = {"animal": "#e69f00", "background": "#004678", "border": "#7f7f7f"}
+History = Sequence[Mapping[str, Any]]
+
+
+def draw_curves(history: History) -> bytes:
+    """Return a PNG of a run's curves; ``history`` is metrics.jsonl, at least one epoch."""
+    figure = Figure(figsize=(13, 4), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    loss, iou, rate = figure.subplots(1, 3)
+    epochs = [entry["epoch"] for entry in history]
+    style = {"marker": "o", "markersize": 3} if len(history) < 40 else {}
+    part = "val" if history[0]["val"] else "train"
+
+    loss.plot(epochs, [entry["train"]["loss"] for entry in history], label="training", color="#7f7f7f", **style)
+    if part == "val":
+        loss.plot(epochs, [entry["val"]["loss"] for entry in history], label="validation", color="#d55e00", **style)
+    loss.set(title="Loss", xlabel="epoch", ylim=(0, None))
+    loss.legend(frameon=False)
+
+    for number, name in enumerate(CLASSES):
+        values = [entry[part]["iou"][number] for entry in history]
+        iou.plot(epochs, [float("nan") if v is None else v for v in values], label=name, color=_LINES[name], **style)
+    iou.plot(epochs, [e[part]["mean_iou"] for e in history], label="mean", color="black", linewidth=2, **style)
+    best = max(history, key=lambda entry: entry[part]["mean_iou"])
+    iou.annotate(
+        f"best {best[part]['mean_iou']:.3f}\nepoch {best['epoch']}",
+        (best["epoch"], best[part]["mean_iou"]),
+        textcoords="offset points",
+        xytext=(-8, -40),
+        ha="right",
+        arrowprops={"arrowstyle": "-", "color": "black"},
+    )
+    iou.set(title=f"IoU, {'validation' if part == 'val' else 'training'} pictures", xlabel="epoch", ylim=(0, 1))
+    iou.legend(frameon=False, loc="lower right", ncols=2)
+
+    rate.plot(epochs, [entry["learning_rate"] for entry in history], color="black", **style)
+    rate.set(title="Learning rate at the end of the epoch", xlabel="epoch", ylim=(0, None))
+    for axes in (loss, iou, rate):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_xlim(0.5, max(epochs[-1], 2) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

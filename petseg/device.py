@@ -1,0 +1,102 @@
+"""Which device and which precision: the one place where the trainer's CPU and GPU paths part."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from shards.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how the network computes.
+
+    Attributes:
+        device: a torch device; for CUDA with its index.
+        precision: ``fp32``, ``bf16`` or ``fp16``: what convolutions compute in. Weights, normalisation, losses and
+            metrics stay fp32.
+    """
+
+    device: torch.device
+    precision: Literal["fp32", "bf16", "fp16"]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is a CUDA device."""
+        return self.device.type == "cuda"
+
+    def autocast(self) -> torch.autocast:
+        """Return a fresh context in which operations run in the chosen precision."""
+        return torch.autocast(self.device.type, dtype=_TYPES[self.precision], enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the gradient scaler: active with fp16, else one that does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+
+def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    Under several processes a machine, ``auto`` and ``cuda`` give each its own GPU, by ``local_rank``.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no CUDA device here; use --device cpu or auto")
+    index = device.index if device.index is not None else local_rank
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"--device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return torch.device("cuda", index)
+
+
+def choose_placement(device: torch.device, precision: Precision) -> Placement:
+    """Settle the precision: ``auto`` is bf16 where the GPU has it, else fp16 on a GPU, and fp32 on the CPU.
+
+    Raises:
+        UsageError: the device cannot compute in this precision.
+    """
+    if device.type == "cpu":
+        if precision == "fp16":
+            raise UsageError("--precision fp16 needs a CUDA device; on the CPU use fp32 or bf16")
+        return Placement(device=device, precision="fp32" if precision == "auto" else precision)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        raise UsageError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; use fp16 or auto")
+    if precision == "auto":
+        precision = "bf16" if has_bf16 else "fp16"
+    return Placement(device=device, precision=precision)
+
+
+def set_threads(threads: int | None, *, local_processes: int = 1) -> int:
+    """Give torch its CPU threads: ``threads``, or all cores shared among the processes of this machine.
+
+    The loader decodes a few hundred pictures a second on one core and a network on the CPU eats a few dozen, so its
+    threads idle most of the time and nothing is set aside for them. Subnormal numbers are flushed to zero:
+    they slow the CPU down manyfold and change nothing.
+
+    Returns:
+        The number of threads set.
+    """
+    count = threads or max(1, len(os.sched_getaffinity(0)) // local_processes)
+    torch.set_num_threads(count)
+    torch.set_flush_denormal(True)
+    return count

@@ -1,0 +1,121 @@
+"""The networks by name, built from a :class:`ModelConfig`.
+
+Every network takes uint8 or float pictures (B, 3, H, W) in 0..255, of any H and W of at least 32 pixels, and gives
+float logits (B, 3, H, W) in class order: animal, background, border. It owns its normalisation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import msgspec
+
+from shards.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Name = Literal["unet", "tutorial"]
+Norm = Literal["batch", "group"]
+Upsample = Literal["bilinear", "transposed"]
+Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
+
+CLASS_COUNT = 3
+MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, of which no statistics can be taken
+MAX_SIZE = 2048
+TUTORIAL_WIDTHS = (64, 128, 256)
+UNET_WIDTHS = (16, 32, 64, 128, 192)
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What decides a network's architecture; stored in every checkpoint.
+
+    Attributes:
+        name: ``unet`` or ``tutorial``.
+        widths: channels of each level, finest first. ``tutorial`` always has 64, 128, 256.
+        blocks: residual blocks a level.
+        norm: ``batch`` normalisation, or ``group`` (8 channels a group) for very small batches.
+        upsample: how the decoder doubles the resolution.
+        dropout: share of the coarsest level's channels dropped in training, 0..1.
+        encoder: a torchvision ResNet in place of our own encoder, or ``none``.
+        pretrained: start that encoder from its ImageNet weights.
+    """
+
+    name: Name = "unet"
+    widths: tuple[int, ...] = UNET_WIDTHS
+    blocks: int = 1
+    norm: Norm = "batch"
+    upsample: Upsample = "bilinear"
+    dropout: float = 0.0
+    encoder: Encoder = "none"
+    pretrained: bool = False
+
+    def check(self) -> None:
+        """Raise ``UsageError`` for values that no network can be built from, or that do not fit each other."""
+        if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
+            raise UsageError(
+                "--model tutorial is the tutorial's own network: --widths, --blocks, --norm, --upsample, --dropout, "
+                "--encoder and --pretrained are for --model unet"
+            )
+        if self.name == "unet" and not 2 <= len(self.widths) <= 6:
+            raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 16,32,64,128,192")
+        if any(width < 1 or width > 4096 for width in self.widths):
+            raise UsageError("--widths: every level needs 1 to 4096 channels")
+        if self.norm == "group" and any(width % 8 for width in self.widths):
+            raise UsageError("--norm group puts 8 channels in a group: make every number of --widths a multiple of 8")
+        if not 1 <= self.blocks <= 16:
+            raise UsageError(f"--blocks {self.blocks}: give 1 to 16")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout {self.dropout}: give a share from 0 to below 1")
+        if self.encoder == "none" and self.pretrained:
+            raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
+        if self.encoder not in get_args(Encoder):
+            raise UsageError(f"--encoder {self.encoder}: choose from {', '.join(get_args(Encoder))}")
+        if self.encoder != "none" and self.widths != UNET_WIDTHS:
+            raise UsageError("--encoder brings its own widths: leave --widths out")
+
+
+def default_model_config(name: Name) -> ModelConfig:
+    """Return the architecture that ``--model NAME`` stands for, without any further option."""
+    return ModelConfig(name=name, widths=TUTORIAL_WIDTHS if name == "tutorial" else UNET_WIDTHS)
+
+
+def build_model(config: ModelConfig | Name = "unet", *, load_pretrained: bool = True) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's global generator.
+
+    Args:
+        config: an architecture, or a name for that name's default.
+        load_pretrained: fetch the encoder's ImageNet weights if the config asks for them; False where a checkpoint
+            follows anyway.
+
+    Raises:
+        UsageError: the architecture is impossible, or pretrained weights cannot be had.
+    """
+    if not isinstance(config, ModelConfig):
+        config = default_model_config(config)
+    config.check()
+    if config.name == "tutorial":
+        from petseg.tutorial import TutorialUNet
+
+        return TutorialUNet()
+    if config.encoder != "none":
+        from petseg.encoders import EncoderUNet
+
+        return EncoderUNet(config, load_pretrained=load_pretrained)
+    from petseg.unet import ResidualUNet
+
+    return ResidualUNet(config)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, its kernels channels_last as the loader's pictures are; in place."""
+    import torch
+
+    # torch's type stubs lack this form of ``to``.
+    return cast("nn.Module", model.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable weights."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

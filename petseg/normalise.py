@@ -1,0 +1,30 @@
+"""The first operation of every network here: 8-bit pixels become zero-mean, unit-variance floats."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+# Mean and standard deviation of ImageNet's red, green and blue, in units of an 8-bit pixel (0..255): the values
+# that torchvision's pretrained encoders were trained with, and close enough to those of pet pictures.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class Normalise(nn.Module):
+    """``(pixel - mean) / std`` per channel, in fp32 whatever the precision of the rest.
+
+    The constants are buffers, so that a checkpoint and an exported model carry them: both take a picture as it is.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map uint8 or float (B, 3, H, W) in 0..255 to float32 of the same shape."""
+        return (image.float() - self.mean) / self.std

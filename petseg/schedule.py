@@ -1,0 +1,36 @@
+"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "cosine", "onecycle"]
+
+_START = 1 / 25  # where a warm-up begins, as a share of the peak (Smith and Topin 2018, as torch's OneCycleLR)
+
+
+def learning_rate(step: int, *, total_steps: int, peak: float, schedule: Schedule, warmup: float) -> float:
+    """Return the learning rate of one optimisation step.
+
+    ``constant`` is the peak all along. ``cosine`` starts at the peak and falls along half a cosine to zero.
+    ``onecycle`` first rises along half a cosine for the share ``warmup`` of all steps, then falls likewise.
+
+    Args:
+        step: 0 for the first step.
+        total_steps: steps in the whole run.
+        peak: the highest learning rate.
+        schedule: one of the three.
+        warmup: share of the steps, 0..1; for ``onecycle`` only.
+    """
+    if schedule == "constant":
+        return peak
+    rise = warmup * total_steps if schedule == "onecycle" else 0.0
+    if step < rise:
+        return peak * (_START + (1 - _START) * _half_cosine(step / rise))
+    return peak * (1 - _half_cosine((step - rise) / max(total_steps - rise, 1)))
+
+
+def _half_cosine(share: float) -> float:
+    """Rise smoothly from 0 to 1 as ``share`` does."""
+    return (1 - math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2

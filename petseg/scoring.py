@@ -1,0 +1,118 @@
+"""Scoring a trained run on a split of any shard set: what petseg-eval does."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+
+from petseg.evaluation import Evaluation, count_at_network_size, evaluate
+from petseg.metrics import CLASS_NAMES, confusion, score
+from petseg.predictor import load, resize_probabilities
+from petseg.sources import read_trimap
+from shards import ShardSet, SplitReader, UsageError
+from shards.files import write_atomically
+
+if TYPE_CHECKING:
+    from pipeline import Batch
+
+
+def score_run(
+    run: str | Path,
+    shards: str | Path,
+    *,
+    split: str = "test",
+    size: int | None = None,
+    own_size: bool = False,
+    mirror: bool = False,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: Any = "auto",
+    after_batch: Callable[[int], None] = lambda pictures: None,
+) -> Evaluation:
+    """Score a run on every sample of a split.
+
+    Args:
+        run: a run's folder, or a checkpoint.
+        shards: a shard set.
+        split: of that set.
+        size: side of the pictures given to the network; None for the size of its training.
+        own_size: compare at the trimaps' stored resolution instead of at the network's.
+        mirror: average with the mirrored pictures' predictions.
+        batch_size: pictures at a time; has no influence on the scores.
+        device: see :func:`petseg.load`.
+        precision: see :func:`petseg.load`.
+        after_batch: told the number of pictures after each batch.
+
+    Raises:
+        PetsegError: no such run, set or split, or an option that does not fit.
+    """
+    from pipeline import Loader
+
+    if batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: give a number from 1")
+    predictor = load(run, device=device, precision=precision, size=size)
+    data = ShardSet.open(shards)
+    reader = data.split(split)
+    with Loader(
+        data,
+        split=split,
+        batch_size=batch_size,
+        size=predictor.size,
+        device=predictor.placement.device,
+        mask="index",
+        shuffle=False,
+    ) as loader:
+        return evaluate(
+            predictor.model,
+            loader,
+            placement=predictor.placement,
+            mirror=mirror,
+            count=_own_size_counter(reader) if own_size else count_at_network_size,
+            after_batch=after_batch,
+        )
+
+
+def _own_size_counter(split: SplitReader) -> Callable[[Batch, torch.Tensor], torch.Tensor]:
+    """Return a counter that resizes each sample's probabilities to its trimap and compares there."""
+
+    def count(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
+        matrices = []
+        for index, coarse in zip(batch.index.tolist(), probabilities, strict=True):
+            truth = torch.from_numpy(np.array(read_trimap(split, index))).to(coarse.device)
+            fine = resize_probabilities(coarse[None], *truth.shape)
+            matrices.append(confusion(truth[None], fine.argmax(dim=1)))
+        return torch.cat(matrices)
+
+    return count
+
+
+def summary(evaluation: Evaluation, *, split: str, own_size: bool, mirror: bool) -> dict[str, Any]:
+    """Return the JSON object of ``petseg-eval --json``."""
+    return {
+        **msgspec.to_builtins(evaluation.scores),
+        "samples": evaluation.samples,
+        "split": split,
+        "compared_at": "own size" if own_size else "network size",
+        "mirror": mirror,
+        "confusion": evaluation.matrix.tolist(),
+    }
+
+
+def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
+    """Write a CSV with one line a sample: key, mean IoU, IoU of each class (empty where it has none), accuracy."""
+    reader = ShardSet.open(shards).split(split)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "key", "mean_iou", *(f"iou_{name}" for name in CLASS_NAMES), "pixel_accuracy"])
+    for index, matrix in enumerate(evaluation.matrices):
+        scores = score(matrix)
+        row = [scores.mean_iou, *scores.iou, scores.pixel_accuracy]
+        writer.writerow([index, reader.key(index), *("" if value is None else f"{value:.6f}" for value in row)])
+    write_atomically(path, text.getvalue())

@@ -1,0 +1,278 @@
+"""Starting and resuming a run: everything around the loop of :mod:`petseg.trainer`."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from petseg.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from petseg.device import Placement, choose_device, choose_placement, set_threads
+from petseg.display import Reporter
+from petseg.distributed import World, process_group, world_of_environment
+from petseg.models import default_model_config
+from petseg.recipe import Recipe, Running, default_recipe, differences, recipe_from
+from petseg.runfolder import LAST, RunFolder, create_run, read_config, reopen_run
+from petseg.stopping import catch_stop
+from shards import ShardSet, UsageError
+
+_FORMAT = "petseg-run"
+_VERSION = 1
+_MODEL_FIELDS = ("widths", "blocks", "norm", "upsample", "dropout", "encoder", "pretrained")
+
+
+def train(
+    shards: str | Path | None = None,
+    *,
+    run: str | Path | None = None,
+    resume: bool = False,
+    options: Mapping[str, Any] | None = None,
+    command: str = "petseg.train(...)",
+    make_reporter: Callable[[], Reporter] = Reporter,
+) -> Path:
+    """Train a network on a shard set, or go on with a run that was broken off.
+
+    Args:
+        shards: the shard set; when resuming, None for the one that the run was begun with.
+        run: the run's folder; None for the next free ``runs/MODEL-NNN``. Needed to resume.
+        resume: go on from the run's last.pt instead of starting anew.
+        options: what differs from the defaults: fields of :class:`petseg.recipe.Recipe`,
+            :class:`petseg.recipe.Running` and :class:`petseg.models.ModelConfig` (``model`` is the network's name).
+        command: what would repeat this, for config.json.
+        make_reporter: makes what is told of progress; silence by default. Called on rank 0, once all is checked.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        PetsegError: an option is wrong or does not fit the run; the data are unusable; the run was interrupted (a
+            checkpoint was written) or diverged.
+    """
+    options = dict(options or {})
+    world = world_of_environment()
+    checkpoint = None
+    if resume:
+        if run is None:
+            raise UsageError("--resume needs --run: which run is to go on?")
+        recipe, running, checkpoint = _kept(Path(run), shards, options)
+    else:
+        if shards is None:
+            raise UsageError("--shards is missing: the folder that petseg-shard build made")
+        recipe, running = apply_options(
+            default_recipe(options.get("model", "unet")), Running(shards=str(shards)), options
+        )
+    recipe.check()
+    running.check()
+    device = choose_device(running.device, local_rank=world.local_rank)
+    placement = choose_placement(device, recipe.precision)
+    if recipe.batch_size % world.size:
+        raise UsageError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {world.size} processes")
+    if recipe.accumulate > recipe.batch_size // world.size:
+        share = recipe.batch_size // world.size
+        raise UsageError(f"--accumulate {recipe.accumulate}: a process has only {share} pictures of a batch")
+    data = ShardSet.open(running.shards)
+    if "train" not in data.manifest.splits:
+        raise UsageError(f"{running.shards} has no train split; build the set with one to train on it")
+    if resume:
+        _check_data(Path(run or ""), data)
+    set_threads(running.threads, local_processes=world.local_size)
+    folder = None
+    if world.first:
+        folder = (
+            reopen_run(Path(run or ""))
+            if resume
+            else create_run(None if run is None else Path(run), model=recipe.model.name)
+        )
+        _write_config(
+            folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
+        )
+    reporter = make_reporter() if world.first else Reporter()
+    try:
+        return _carry_out(
+            recipe=recipe,
+            running=running,
+            data=data,
+            folder=folder,
+            placement=placement,
+            world=world,
+            reporter=reporter,
+            checkpoint=checkpoint,
+        )
+    finally:
+        reporter.close()
+        if folder is not None:
+            folder.close()
+
+
+def _carry_out(
+    *,
+    recipe: Recipe,
+    running: Running,
+    data: ShardSet,
+    folder: RunFolder | None,
+    placement: Placement,
+    world: World,
+    reporter: Reporter,
+    checkpoint: Checkpoint | None,
+) -> Path:
+    from petseg.trainer import Trainer
+
+    with process_group(world, placement.device), catch_stop() as stop:
+        path: Path = world.first_says(None if folder is None else folder.path)
+        trainer = Trainer(
+            recipe=recipe,
+            running=running,
+            shards=data,
+            folder=folder,
+            name=path,
+            placement=placement,
+            world=world,
+            reporter=reporter,
+            stop=stop,
+            resume_from=checkpoint,
+        )
+        if trainer.position.finished:
+            reporter.note(f"{path} is finished already ({len(trainer.history)} epochs); nothing to do")
+        elif checkpoint is not None:
+            reporter.note(f"going on in epoch {trainer.position.epoch + 1}, after step {trainer.position.step}")
+        try:
+            trainer.run()
+        finally:
+            if folder is not None and trainer.history:
+                folder.write_metrics(trainer.history)
+    if folder is not None:
+        from petseg.pictures import draw_run
+
+        draw_run(path, data=data, placement=placement)
+    return path
+
+
+def apply_options(recipe: Recipe, running: Running, options: Mapping[str, Any]) -> tuple[Recipe, Running]:
+    """Return both with the given fields changed; field names as in :func:`train`.
+
+    Raises:
+        UsageError: there is no such field.
+    """
+    options = dict(options)
+    model = recipe.model
+    name = options.pop("model", model.name)
+    if name != model.name:
+        model = default_model_config(name)
+    model = msgspec.structs.replace(model, **{key: options.pop(key) for key in _MODEL_FIELDS if key in options})
+    if options.get("optimizer") == "adam":
+        options.setdefault("weight_decay", 0.0)  # the default belongs to adamw
+    of_recipe = {key: options.pop(key) for key in recipe.__struct_fields__ if key in options}
+    of_running = {key: options.pop(key) for key in running.__struct_fields__ if key in options}
+    if options:
+        raise UsageError(f"no such option: {', '.join(sorted(options))}")
+    return (
+        msgspec.structs.replace(recipe, model=model, **of_recipe),
+        msgspec.structs.replace(running, **of_running),
+    )
+
+
+def _kept(
+    run: Path, shards: str | Path | None, options: Mapping[str, Any]
+) -> tuple[Recipe, Running, Checkpoint | None]:
+    """Return what a run was begun with, changed where it may be, and its last checkpoint if it has one."""
+    if not run.is_dir():
+        raise UsageError(f"no such run: {run}; start it without --resume")
+    config = read_config(run)
+    try:
+        recipe = recipe_from(config["recipe"])
+        running = msgspec.convert(config["running"], Running)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{run / 'config.json'} is damaged, or of another version ({error})") from None
+    checkpoint = load_checkpoint(run / LAST) if (run / LAST).exists() else None
+    if checkpoint is not None:
+        recipe = recipe_from(checkpoint.config)
+    asked, running = apply_options(recipe, running, options)
+    if wrong := differences(recipe, asked):
+        raise UsageError(
+            f"{run} cannot be resumed with another recipe: {'; '.join(wrong)}. Leave these options out to go on, or "
+            "start a new run with them"
+        )
+    if shards is not None:
+        running = msgspec.structs.replace(running, shards=str(shards))
+    return recipe, running, checkpoint
+
+
+def _check_data(run: Path, data: ShardSet) -> None:
+    begun = read_config(run).get("data", {}).get("fingerprint")
+    if begun != data.manifest.fingerprint:
+        raise UsageError(
+            f"{run} was begun with other data: {data.path} has fingerprint {data.manifest.fingerprint[:12]}, the run "
+            f"{str(begun)[:12]}; name its set with --shards, or start a new run"
+        )
+
+
+def _write_config(
+    folder: RunFolder,
+    *,
+    recipe: Recipe,
+    running: Running,
+    data: ShardSet,
+    command: str,
+    placement: Placement,
+    world: World,
+) -> None:
+    """Write config.json; resuming keeps the first start and adds to ``resumed``."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = data.manifest
+    document: dict[str, Any] = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "recipe": msgspec.to_builtins(recipe),
+        "running": msgspec.to_builtins(running),
+        "data": {
+            "path": str(data.path.resolve()),
+            "fingerprint": manifest.fingerprint,
+            "storage": manifest.storage,
+            "samples": {name: split.samples for name, split in manifest.splits.items()},
+        },
+        "device": device_name(placement),
+        "precision": placement.precision,
+        "world_size": world.size,
+        "versions": versions(),
+        "command": command,
+        "started": now,
+        "resumed": [],
+    }
+    if (folder / "config.json").exists():
+        before = read_config(folder.path)
+        document |= {name: before[name] for name in ("command", "started") if name in before}
+        document["resumed"] = [*before.get("resumed", []), {"at": now, "command": command}]
+    folder.write_config(document)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the results depend on."""
+    import torch
+
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in ("petseg", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device_name(placement: Placement) -> str:
+    """Return what computes: the GPU's name, or the CPU with its threads."""
+    import torch
+
+    if placement.on_gpu:
+        return torch.cuda.get_device_name(placement.device)
+    return f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
+
+
+def command_line(program: str, arguments: list[str]) -> str:
+    """Return a command as it can be pasted into a shell."""
+    return shlex.join([program, *arguments])
