@@ -6,11 +6,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from shards.console import FriendlyGroup, print_json
-from shards.errors import UsageError
+from shards.errors import FormatError, UsageError
 
 FOLDER = click.Path(path_type=Path)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -127,6 +128,30 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
         print_json(document)
     else:
         click.echo(info_text(document))
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--quick", is_flag=True, help="Sizes and structure only: instant, whatever the number of samples.")
+@click.option("--full", is_flag=True, help="Decode every sample, too.")
+@JSON_OPTION
+def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
+    """Check that a shard set is what was packed; exit 1 and say the place where it is not."""
+    from shards.verify import verify as check
+    from shards.workers import default_workers
+
+    if quick and full:
+        raise UsageError("--quick and --full exclude each other")
+    if not out.is_dir():
+        raise FormatError(f"no such folder: {out}")
+    with progress_bar("verifying") as progress:
+        mode: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
+        report = check(out, mode=mode, workers=default_workers(), progress=progress)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.text())
+    return 0 if report.ok else 1
 
 
 def parse_fractions(text: str | None) -> tuple[float, float, float] | None:

@@ -180,9 +180,10 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         )
     try:
         manifest = msgspec.convert(document, Manifest)
-    except msgspec.ValidationError as error:
+        same = dump_manifest(manifest) == data
+    except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is no valid Unicode
         raise FormatError(f"{path} is damaged: {error}") from None
-    if dump_manifest(manifest) != data:
+    if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not fit; build the set again")
     _check_sense(manifest, path)
     return manifest

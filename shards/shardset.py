@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 
 from shards.errors import FormatError, SampleError, UsageError
 from shards.format import MEMBERS, SAMPLE_DTYPE, SPLITS, Rows, Split, key_hash, row_check
+from shards.keys import candidate_keys, shown
 from shards.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 
 TAR_BLOCK = 512
@@ -113,22 +115,33 @@ class SplitReader:
     def map(self, shard: int) -> mmap.mmap:
         """Return a read-only memory map of a whole tar; it stays open with this reader.
 
+        When a tar is first mapped, the names in its first and last header are compared with the table, so that a tar
+        or table that was put in another's place is noticed at once.
+
         Raises:
-            FormatError: the file has vanished or changed its size since the set was opened.
+            FormatError: the file has vanished or changed its size since the set was opened, or is another shard's.
         """
         if shard not in self._maps:
             check_size(self.folder, self.entry.shards[shard])
             with self.shard_path(shard).open("rb") as handle:
-                self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            self._check_identity(shard, mapped)
+            self._maps[shard] = mapped
         return self._maps[shard]
 
     def read(self, index: int, role: str) -> bytes:
-        """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample."""
+        """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample.
+
+        Raises:
+            SampleError: they are not there, or do not fit their checksum.
+        """
         row = self.rows([self._check_index(index)])[0]
         start, length = int(row[f"{role}_offset"]), int(row[f"{role}_length"])
         data = self.map(int(row["shard"]))[start : start + length]
         if len(data) != length:
             raise SampleError(f"{self.place(index, role)}: the tar ends before the member does")
+        if zlib.crc32(data) != int(row[f"{role}_crc32"]):
+            raise SampleError(f"{self.place(index, role)}: the bytes do not fit their checksum; build the set again")
         return data
 
     def key(self, index: int) -> str:
@@ -138,12 +151,10 @@ class SplitReader:
             SampleError: no header of a fitting name stands there.
         """
         row = self.rows([self._check_index(index)])[0]
-        header = int(row["image_offset"]) - TAR_BLOCK
-        raw = self.map(int(row["shard"]))[header : header + _NAME_BYTES].split(b"\0", 1)[0]
-        match = _member_pattern(MEMBERS[self.manifest.storage][0][1]).fullmatch(raw)
-        key = match.group(1).decode() if match else ""
-        if key_hash(key) != int(row["key_hash"]):
-            path = self.shard_path(int(row["shard"]))
+        shard = int(row["shard"])
+        key, raw, header = self._key_at(row, self.map(shard))
+        if key is None:
+            path = self.shard_path(shard)
             raise SampleError(f"{path}: byte {header}: the tar header of sample {index} is damaged (name {raw!r})")
         return key
 
@@ -154,11 +165,16 @@ class SplitReader:
             raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
         return document
 
-    def find(self, key: str) -> int | None:
-        """Return the index of the sample with this key, or None. Scans the table's hashes, not the tars."""
-        for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))):
-            if self.key(int(index)) == key:
-                return int(index)
+    def find(self, name: str) -> int | None:
+        """Return the index of the sample with this key or original name, or None.
+
+        Scans the table's hashes, not the tars.
+        """
+        for key in candidate_keys(name):
+            for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))):
+                found = int(index)
+                if self.key(found) == key and (key == name or self.meta(found)["name"] == shown(name)):
+                    return found
         return None
 
     def place(self, index: int, role: str) -> str:
@@ -171,6 +187,26 @@ class SplitReader:
             key = f"sample {index}"
         extension = dict(MEMBERS[self.manifest.storage])[role]
         return f"{path}: {key}.{extension} (sample {index} of {self.name}, byte {int(row[f'{role}_offset'])})"
+
+    def _check_identity(self, shard: int, mapped: mmap.mmap) -> None:
+        count = self.entry.shards[shard].samples
+        first = sum(entry.samples for entry in self.entry.shards[:shard])
+        for index in {first, first + count - 1} if count else ():
+            row = self.rows([index])[0]
+            key, raw, header = self._key_at(row, mapped)
+            if int(row["shard"]) != shard or key is None:
+                raise FormatError(
+                    f"{self.shard_path(shard)} does not fit {self.entry.table.file}: at byte {header} sample {index} "
+                    f"should begin, and {raw[:40]!r} does; run petseg-shard verify, then build the set again"
+                )
+
+    def _key_at(self, row: Any, mapped: mmap.mmap) -> tuple[str | None, bytes, int]:
+        """Return the key in the header before a picture (None if it is not the record's), the name, the offset."""
+        header = int(row["image_offset"]) - TAR_BLOCK
+        raw = mapped[header : header + _NAME_BYTES].split(b"\0", 1)[0]
+        match = _member_pattern(MEMBERS[self.manifest.storage][0][1]).fullmatch(raw)
+        key = match.group(1).decode() if match else ""
+        return (key if key_hash(key) == int(row["key_hash"]) else None), raw, header
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self):

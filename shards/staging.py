@@ -161,6 +161,11 @@ def foreign_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name not in known and not _SET_FILE.fullmatch(name))
 
 
+def is_set_file(name: str) -> bool:
+    """Return whether a file is named like a shard, an index or a table."""
+    return _SET_FILE.fullmatch(name) is not None
+
+
 def check_target(out: Path) -> None:
     """Refuse an OUT that is a file or holds something else than a shard set.
 
