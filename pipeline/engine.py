@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.augment import Parameters
-from pipeline.reading import Bytes
+from pipeline.augment import Augmentation, Parameters
+from shards.format import Rows, Storage
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an engine is built for.
+
+    Attributes:
+        storage: how samples are stored.
+        stored_size: side of a stored picture in pixels, None where each has its own.
+        size: side of the output in pixels.
+        onehot: masks as one-hot planes instead of a class index.
+        augment: which kinds of change the parameters may ask for; None: none.
+    """
+
+    storage: Storage
+    stored_size: int | None
+    size: int
+    onehot: bool
+    augment: Augmentation | None
+
+    @property
+    def crop(self) -> bool:
+        """Whether boxes may differ from the whole picture."""
+        return self.augment is not None and self.augment.area is not None
+
+    @property
+    def flip(self) -> bool:
+        """Whether samples may be mirrored."""
+        return self.augment is not None and self.augment.flip > 0
+
+    @property
+    def colour(self) -> bool:
+        """Whether colours may change."""
+        return self.augment is not None and self.augment.colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,28 +54,34 @@ class Work:
     """All that decides the tensors of one batch of B samples.
 
     Attributes:
-        indices: which samples of the split, (B,).
-        images: encoded pictures.
-        trimaps: encoded trimaps.
+        indices: which samples of the split, int64 (B,).
+        rows: their records in the set's table, (B,).
         parameters: what is done to each.
     """
 
     indices: npt.NDArray[np.int64]
-    images: list[Bytes]
-    trimaps: list[Bytes]
+    rows: Rows
     parameters: Parameters
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def part(self, places: slice) -> Work:
+        """Return the work of some of the samples."""
+        parameters = replace(self.parameters, **{name: value[places] for name, value in vars(self.parameters).items()})
+        return Work(indices=self.indices[places], rows=self.rows[places], parameters=parameters)
 
 
 class Engine(Protocol):
     """Work in, tensors out, in the same order.
 
     ``prepare`` runs in the loader's reading thread, ahead of time. ``start`` and ``finish`` run in the thread that
-    iterates; ``start`` may be called for the next batch before the training step on the present one, so that a device
-    has something to do meanwhile.
+    iterates; ``start`` is called for the next batch before the training step on the present one, so that a device
+    has something to do meanwhile. ``prepare`` and ``finish`` raise :class:`pipeline.damage.DamagedSamples` for samples
+    that cannot be used; the engine can then be used again.
     """
 
     name: str
-    overlaps: bool  # whether `start` returns before the work is done
 
     def prepare(self, work: Work) -> Any:
         """Do what can be done on the host; whatever it returns is handed to ``start``."""

@@ -1,72 +1,43 @@
-"""DALI's part: a pure graph from (encoded bytes, parameters) to uint8 tensors; one graph for CPU and GPU.
+"""DALI's part: a pure graph from (stored bytes, parameters) to uint8 tensors; one graph for CPU and GPU.
 
 The graph holds no random state and no order; both come in with the bytes. What differs between the devices is one
-word, the decoder's device: on the GPU it is "mixed" (bytes on the host in, pixels in device memory out), and every
-later operator runs where its input lies. No pixel returns to the host.
+function, :func:`enter`: how stored bytes become pixels on the device. Every later operator runs where its input lies.
+No pixel returns to the host.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.augment import Parameters
+from pipeline.engine import Options
 
-# The operators of the graph by their names in DALI's registry; a test asserts that each exists for both devices.
-DECODER = "decoders__Image"
+# The operators of the graph by their names in DALI's registry; a test asserts that each exists where it is used.
+HOST_OPERATORS = ("ExternalSource",)  # on the CPU whatever the device: bytes and parameters come from there
+DECODERS = ("decoders__Image",)  # on the CPU, or "mixed": bytes on the host in, pixels in device memory out
 OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "ArithmeticGenericOp", "OneHot")
-HOST_OPERATORS = ("ExternalSource",)
-
-INPUTS = ("image", "trimap", "crop_start", "crop_shape", "near_start", "near_end", "flip", "twist")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphOptions:
-    """What a graph is built for.
-
-    Attributes:
-        size: side of the output in pixels.
-        onehot: masks as one-hot channels instead of a class index.
-        crop: the boxes differ from the whole picture.
-        flip: some samples are mirrored.
-        colour: some samples change their colour.
-    """
-
-    size: int
-    onehot: bool
-    crop: bool
-    flip: bool
-    colour: bool
-
-
-def build_graph(options: GraphOptions, *, batch_size: int, threads: int, device_id: int | None) -> Any:
+def build_graph(options: Options, *, batch_size: int, threads: int, device_id: int | None) -> Any:
     """Return a built DALI pipeline.
 
-    Its outputs are the pictures, uint8 (B, S, S, 3), and the masks, uint8 (B, S, S, 3) or (B, S, S).
+    Its outputs are the pictures, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S).
 
     Args:
         options: what the graph does.
         batch_size: B, at most that many samples a run.
         threads: of DALI's worker pool.
         device_id: the CUDA device's number; None: the CPU alone, which is what makes DALI do without CUDA.
-    """
-    from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=batch_size,
-        num_threads=threads,
-        device_id=device_id,
-        prefetch_queue_depth=1,  # reading ahead is the loader's business; see engine_dali
-        exec_dynamic=True,  # with it, tensors handed over stay whole after the next run
-    )
+    Raises:
+        RuntimeError: DALI refuses, for example for want of device memory.
+    """
+    from nvidia.dali import fn, types
+
     def graph() -> tuple[Any, Any]:
-        encoded = fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True)
-        encoded_trimap = fn.external_source(name="trimap", dtype=types.UINT8, ndim=1, no_copy=True)
-        image = decode(encoded, device_id, types.RGB)
-        trimap = decode(encoded_trimap, device_id, types.GRAY)
+        image, trimap = enter(options, device_id)
         if options.crop:
             start = fn.external_source(name="crop_start", dtype=types.INT32, ndim=1)
             shape = fn.external_source(name="crop_shape", dtype=types.INT32, ndim=1)
@@ -79,17 +50,53 @@ def build_graph(options: GraphOptions, *, batch_size: int, threads: int, device_
             image = twist_colour(image)
         return image, class_mask(trimap, onehot=options.onehot)
 
-    pipeline = graph()
+    return _build(graph, batch_size=batch_size, threads=threads, device_id=device_id)
+
+
+def build_decoder(*, batch_size: int, threads: int) -> Any:
+    """Return a built pipeline for the CPU that only decodes.
+
+    Its outputs are the pictures, uint8 (H, W, 3) each, and the trimaps, uint8 (H, W, 1) each, values 1, 2, 3.
+    """
+    from nvidia.dali import types
+
+    def graph() -> tuple[Any, Any]:
+        return decode("image", None, types.RGB), decode("trimap", None, types.GRAY)
+
+    return _build(graph, batch_size=batch_size, threads=threads, device_id=None)
+
+
+def _build(graph: Any, *, batch_size: int, threads: int, device_id: int | None) -> Any:
+    from nvidia.dali import pipeline_def
+
+    pipeline = pipeline_def(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=device_id,
+        prefetch_queue_depth=1,  # reading ahead is the loader's business
+        exec_dynamic=True,  # with it, tensors handed over stay whole after the next run
+    )(graph)()
     pipeline.build()
     return pipeline
 
 
-def decode(encoded: Any, device_id: int | None, output_type: Any) -> Any:
-    """Bytes to pixels (H, W, C): the one place where CPU and GPU differ."""
-    from nvidia.dali import fn
+def enter(options: Options, device_id: int | None) -> tuple[Any, Any]:
+    """Stored bytes to pixels on the device, (H, W, 3) and (H, W, 1): the one place where CPU and GPU differ."""
+    from nvidia.dali import fn, types
+
+    if options.storage != "raw":
+        return decode("image", device_id, types.RGB), decode("trimap", device_id, types.GRAY)
+    image = fn.external_source(name="image", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+    trimap = fn.external_source(name="trimap", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+    return (image, trimap) if device_id is None else (image.gpu(), trimap.gpu())
+
+
+def decode(name: str, device_id: int | None, output_type: Any) -> Any:
+    """Encoded bytes to pixels (H, W, C)."""
+    from nvidia.dali import fn, types
 
     return fn.decoders.image(
-        encoded,
+        fn.external_source(name=name, dtype=types.UINT8, ndim=1, no_copy=True),
         device="cpu" if device_id is None else "mixed",
         output_type=output_type,
         adjust_orientation=False,  # a trimap has no EXIF, so the picture must not be turned alone
@@ -133,21 +140,22 @@ def twist_colour(image: Any) -> Any:
 
 
 def class_mask(trimap: Any, *, onehot: bool) -> Any:
-    """Values 1, 2, 3 (H, W, 1) to class indices 0, 1, 2 (H, W), or to one-hot channels (H, W, 3)."""
+    """Values 1, 2, 3 (H, W, 1) to class indices 0, 1, 2 (H, W), or to one-hot planes (3, H, W)."""
     from nvidia.dali import fn, types
 
     classes = fn.squeeze(trimap, axes=[2]) - types.Constant(1, dtype=types.UINT8)
-    return fn.one_hot(classes, num_classes=3, axis=2, dtype=types.UINT8) if onehot else classes
+    return fn.one_hot(classes, num_classes=3, axis=0, dtype=types.UINT8) if onehot else classes
 
 
-def graph_inputs(
-    options: GraphOptions,
-    *,
-    images: list[npt.NDArray[np.uint8]],
-    trimaps: list[npt.NDArray[np.uint8]],
-    parameters: Parameters,
-) -> dict[str, Any]:
-    """Return what is fed into the graph for one batch, by input name."""
+def graph_inputs(options: Options, *, images: Any, trimaps: Any, parameters: Parameters) -> dict[str, Any]:
+    """Return what is fed into the graph for one batch, by input name; B values each.
+
+    Args:
+        options: those that the graph was built with.
+        images: encoded bytes, or pixels (B, H, W, 3).
+        trimaps: encoded bytes, or values (B, H, W, 1).
+        parameters: of the samples.
+    """
     boxes = parameters.boxes
     nudge = np.float32(1 / (4 * options.size))
     inputs: dict[str, Any] = {
@@ -157,10 +165,8 @@ def graph_inputs(
         "near_end": boxes[:, 2:].astype(np.float32) + nudge,
     }
     if options.crop:
-        inputs |= {
-            "crop_start": np.ascontiguousarray(boxes[:, :2]),
-            "crop_shape": np.ascontiguousarray(boxes[:, 2:]),
-        }
+        inputs["crop_start"] = np.ascontiguousarray(boxes[:, :2])
+        inputs["crop_shape"] = np.ascontiguousarray(boxes[:, 2:])
     if options.flip:
         inputs["flip"] = parameters.flip.astype(np.int32)
     if options.colour:

@@ -10,9 +10,7 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,8 +18,11 @@ import numpy as np
 
 from pipeline.augment import Augmentation, draw_parameters
 from pipeline.batch import Batch
+from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
-from pipeline.engine import Engine, Work
+from pipeline.engine import Options, Work
+from pipeline.engines import EngineName, choose_engine, make_engine
+from pipeline.epoch import EpochRun, Labels
 from pipeline.order import Indices, Plan, permutation
 from pipeline.ranks import resolve_ranks
 from pipeline.reading import MemberReader
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 4096  # pixels a side of the output
 MAX_BATCH = 65536
-
-EngineName = Literal["auto", "dali", "torch"]
 
 
 class Loader:
@@ -59,7 +58,11 @@ class Loader:
         world_size: the number of slices; likewise.
         prefetch: how many batches are read ahead, at least 1.
         threads: that decode; None: as many as the process may use cores.
-        engine: ``dali``, ``torch``, or ``auto``.
+        engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was taken and why.
+        on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
+            epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it.
+        max_damaged: with ``replace``, how many different samples may be damaged before the loader stops all the same.
+        timeout: seconds to wait for a batch before giving up.
 
     Raises:
         UsageError: an argument is wrong or does not fit another one.
@@ -83,6 +86,9 @@ class Loader:
         prefetch: int = 2,
         threads: int | None = None,
         engine: EngineName = "auto",
+        on_error: OnError = "stop",
+        max_damaged: int = 10,
+        timeout: float = 120,
     ) -> None:
         _check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads)
         if mask not in ("onehot", "index"):
@@ -96,7 +102,9 @@ class Loader:
         _check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
         self.plan = Plan(samples=len(self.split), batch_size=batch_size, rank=self.rank, world_size=self.world_size)
         self.batch_size, self.size, self.seed, self.mask, self.prefetch = batch_size, size, seed, mask, prefetch
+        self.timeout = _check_timeout(timeout)
         self.augment = _resolve_augment(augment)
+        self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
         self.device = resolve_device(device)
         self.threads = threads or usable_cores()
         self.epoch = 0
@@ -104,12 +112,28 @@ class Loader:
         self._first = 0  # where the next iteration starts
         self._running: object | None = None
         self._reader = MemberReader(self.split)
-        self._engine, self.engine_reason = _make_engine(self, engine)
+        manifest = self.shards.manifest
+        self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
+        options = Options(
+            storage=manifest.storage,
+            stored_size=manifest.size,
+            size=size,
+            onehot=mask == "onehot",
+            augment=self.augment,
+        )
+        self._engine = make_engine(
+            self.engine,
+            options,
+            reader=self._reader,
+            batch_size=len(self.plan.slice),
+            threads=self.threads,
+            device=self.device,
+        )
 
     @property
-    def engine(self) -> str:
-        """The engine's name: ``dali`` or ``torch``."""
-        return self._engine.name
+    def damaged(self) -> Mapping[int, str]:
+        """The damaged samples found so far: by index, where and what."""
+        return dict(self._policy.damaged)
 
     @property
     def samples(self) -> int:
@@ -172,81 +196,57 @@ class Loader:
         self.close()
 
     def _run(self, token: object, first: int) -> Iterator[Batch]:
-        order = self._order()
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="petseg-loader") as pool:
-            ahead: deque[Future[tuple[int, Any, Any]]] = deque()
-            numbers = iter(range(first, len(self)))
-            started: deque[tuple[int, Any, Any]] = deque()
-
-            def refill() -> None:
-                while len(ahead) < self.prefetch and (number := next(numbers, None)) is not None:
-                    ahead.append(pool.submit(self._prepare, order, number))
-
-            def start() -> None:
-                refill()
-                if ahead:
-                    number, prepared, labels = ahead.popleft().result()
-                    refill()
-                    started.append((number, self._engine.start(prepared), labels))
-
-            try:
-                start()
-                while started:
-                    number, running, labels = started.popleft()
-                    image, mask = self._engine.finish(running)
-                    if self._engine.overlaps:
-                        start()
-                    self._check_running(token)
-                    self._delivered = number + 1
-                    yield self._batch(image, mask, labels, number)
-                    self._check_running(token)
-                    if not self._engine.overlaps:
-                        start()
-            finally:
-                for future in ahead:
-                    future.cancel()
-        self.epoch, self._delivered, self._running = self.epoch + 1, 0, None
+        self._reader.new_epoch()
+        epoch = self.epoch
+        run = EpochRun(
+            engine=self._engine,
+            plan=self.plan,
+            order=self._order(epoch),
+            make_work=lambda indices: self._work(indices, epoch),
+            policy=self._policy,
+            prefetch=self.prefetch,
+            timeout=self.timeout,
+        )
+        for labels, image, mask in run.batches(first):
+            self._check_running(token)
+            self._delivered = labels.number + 1
+            yield self._batch(labels, image, mask)
+            self._check_running(token)
+        self.epoch, self._delivered, self._running = epoch + 1, 0, None
 
     def _check_running(self, token: object) -> None:
         if self._running is not token:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
 
-    def _order(self) -> Indices:
+    def _order(self, epoch: int) -> Indices:
         if self.shuffle:
-            return permutation(self.seed, self.epoch, self.samples)
+            return permutation(self.seed, epoch, self.samples)
         return np.arange(self.samples, dtype=np.int64)
 
-    def _prepare(self, order: Indices, number: int) -> tuple[int, Any, Any]:
-        indices, valid = self.plan.indices(order, number)
+    def _work(self, indices: Indices, epoch: int) -> Work:
         rows = self.split.rows(indices)
         stored = self.shards.manifest.size  # None: each picture has its own, in the table
         parameters = draw_parameters(
             self.augment,
             seed=self.seed,
-            epoch=self.epoch,
+            epoch=epoch,
             indices=indices,
-            heights=rows["height"] if stored is None else np.full(len(rows), stored),
-            widths=rows["width"] if stored is None else np.full(len(rows), stored),
+            heights=rows["height"].astype(np.int64) if stored is None else np.full(len(rows), stored),
+            widths=rows["width"].astype(np.int64) if stored is None else np.full(len(rows), stored),
         )
-        work = Work(
-            indices=indices,
-            images=self._reader.read(indices, rows, "image"),
-            trimaps=self._reader.read(indices, rows, "trimap"),
-            parameters=parameters,
-        )
-        return number, self._engine.prepare(work), (indices, valid)
+        self._reader.trim()
+        return Work(indices=indices, rows=rows, parameters=parameters)
 
-    def _batch(self, image: torch.Tensor, mask: torch.Tensor, labels: Any, number: int) -> Batch:
+    def _batch(self, labels: Labels, image: torch.Tensor, mask: torch.Tensor) -> Batch:
         import torch
 
-        indices, valid = labels
         return Batch(
             image=image,
             mask=mask,
-            index=torch.from_numpy(indices),
-            valid=torch.from_numpy(valid).to(self.device, non_blocking=True),
+            index=torch.from_numpy(labels.indices),
+            valid=torch.from_numpy(labels.valid).to(self.device, non_blocking=True),
             epoch=self.epoch,
-            number=number,
+            number=labels.number,
         )
 
     def _bound(self) -> dict[str, Any]:
@@ -269,24 +269,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _make_engine(loader: Loader, name: str) -> tuple[Engine, str]:
-    if name not in ("auto", "dali"):
-        raise UsageError(f"engine {name!r} is not known; use auto or dali")
-    from pipeline.engine_dali import DaliEngine
-    from pipeline.graph import GraphOptions
-
-    augment = loader.augment
-    options = GraphOptions(
-        size=loader.size,
-        onehot=loader.mask == "onehot",
-        crop=augment is not None and augment.area is not None,
-        flip=augment is not None and augment.flip > 0,
-        colour=augment is not None and augment.colour,
-    )
-    engine = DaliEngine(options, batch_size=len(loader.plan.slice), threads=loader.threads, device=loader.device)
-    return engine, "asked for" if name == "dali" else "DALI is installed"
-
-
 def _resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     if augment is None or isinstance(augment, Augmentation):
         return augment
@@ -304,6 +286,12 @@ def _check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | 
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise UsageError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+
+
+def _check_timeout(timeout: float) -> float:
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    return timeout
 
 
 def _check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:

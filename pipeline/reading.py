@@ -2,19 +2,24 @@
 
 Files are read with ``pread`` rather than through a memory map: when a file shrinks or a disk fails underneath, a read
 returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
+
+The first time that a sample is read, its bytes are compared with the checksum in the set's table; again after its tar
+has been changed (another inode, size or time of change, looked at once an epoch). Checking every time would cost
+more than everything else for ``raw`` storage.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import SampleError
+from pipeline.damage import DamagedSamples
+from shards.errors import FormatError
 from shards.format import Rows
 from shards.shardset import SplitReader, check_size
 
@@ -26,60 +31,138 @@ MAX_OPEN_FILES = 256  # far below the usual limit of 1024 a process
 class MemberReader:
     """Reads members of a split's samples; opens each tar once and keeps the latest used ones open.
 
-    Not safe for several threads: each loader has one, used by its reading thread alone.
+    Several threads may read at once; ``trim``, ``new_epoch`` and ``close`` need a moment when none does.
     """
 
     def __init__(self, split: SplitReader) -> None:
         self.split = split
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._stamps: dict[int, tuple[int, ...]] = {}
+        self._checked = np.zeros(len(split), dtype=bool)
+        self._lock = Lock()
 
-    def read(self, indices: Sequence[int] | npt.NDArray[np.integer], rows: Rows, role: str) -> list[Bytes]:
-        """Return the bytes of one member of each sample.
+    def encoded(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[list[Bytes], list[Bytes]]:
+        """Return the encoded pictures and trimaps of samples.
 
         Args:
-            indices: of the samples, for messages.
-            rows: their records, the same length.
-            role: ``image`` or ``trimap``.
+            indices: of the samples.
+            rows: their records.
 
         Raises:
-            SampleError: a member cannot be read in full.
-            FormatError: a tar is missing or has another size than the manifest says.
+            DamagedSamples: some cannot be read in full, are empty, or do not fit their checksums.
         """
-        offsets, lengths = rows[f"{role}_offset"].tolist(), rows[f"{role}_length"].tolist()
-        shards = rows["shard"].tolist()
-        return [
-            self._read_one(int(index), shard, offset, length, role)
-            for index, shard, offset, length in zip(indices, shards, offsets, lengths, strict=True)
+        columns = [
+            rows[f"{role}_{what}"].tolist() for role in ("image", "trimap") for what in ("offset", "length", "crc32")
         ]
+        images: list[Bytes] = []
+        trimaps: list[Bytes] = []
+        damaged: dict[int, str] = {}
+        numbers = indices.tolist()
+        for place, (shard, *spans) in enumerate(zip(rows["shard"].tolist(), *columns, strict=True)):
+            checked = self._checked[numbers[place]]
+            for role, span, members in (("image", spans[:3], images), ("trimap", spans[3:], trimaps)):
+                data, problem = self._member(shard, *span, checked=checked)
+                members.append(np.frombuffer(data, dtype=np.uint8))
+                if problem:
+                    damaged.setdefault(place, f"{self.split.place(numbers[place], role)}: {problem}")
+        if damaged:
+            raise DamagedSamples(damaged)
+        self._checked[indices] = True
+        return images, trimaps
+
+    def file(self, shard: int) -> int:
+        """Return the descriptor of an open tar.
+
+        Raises:
+            FormatError: it is missing or has another size than the manifest says.
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            file = self._files.get(shard)
+            if file is None:
+                check_size(self.split.folder, self.split.entry.shards[shard])
+                file = os.open(self.split.shard_path(shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                self._files[shard] = file
+                self._note_stamp(shard, os.fstat(file))
+            else:
+                self._files.move_to_end(shard)
+            return file
+
+    def trim(self) -> None:
+        """Close the files that were not used for longest, down to the limit."""
+        while len(self._files) > MAX_OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+
+    def checked(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which samples have been compared with their checksums; bool, the shape of ``indices``."""
+        return self._checked[indices]
+
+    def mark_checked(self, indices: npt.NDArray[np.int64]) -> None:
+        """Note that these samples fit their checksums."""
+        self._checked[indices] = True
+
+    def new_epoch(self) -> None:
+        """Look whether tars were changed or replaced since they were opened; their samples are checked again."""
+        for shard in list(self._files):
+            try:
+                stat = self.split.shard_path(shard).stat()
+            except OSError:
+                continue  # deleted: the open file still holds all bytes
+            if _stamp(stat) != self._stamps[shard]:
+                os.close(self._files.pop(shard))
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"split": self.split, "_files": OrderedDict()}
+    def _note_stamp(self, shard: int, stat: os.stat_result) -> None:
+        stamp = _stamp(stat)
+        if self._stamps.setdefault(shard, stamp) != stamp:
+            self._stamps[shard] = stamp
+            self._checked[np.asarray(self.split.table["shard"]) == shard] = False
 
-    def _read_one(self, index: int, shard: int, offset: int, length: int, role: str) -> Bytes:
+    def _member(self, shard: int, offset: int, length: int, crc32: int, *, checked: bool) -> tuple[bytes, str | None]:
+        """Return a member's bytes and what is wrong with them, if anything is."""
         try:
-            data = os.pread(self._file(shard), length, offset)
+            data = read_at(self.file(shard), length, offset)
+        except FormatError as error:
+            return b"", str(error)
         except OSError as error:
-            raise SampleError(f"{self.split.place(index, role)}: cannot be read: {error.strerror}") from None
+            return b"", f"cannot be read: {error.strerror}"
         if len(data) != length:
-            raise SampleError(
-                f"{self.split.place(index, role)}: the tar ends after {len(data)} of {length} bytes; "
-                "run petseg-shard verify"
-            )
-        return np.frombuffer(data, dtype=np.uint8)
+            return data, f"the tar ends after {len(data)} of {length} bytes"
+        if not length:
+            return data, "the member is empty"
+        if not checked and zlib.crc32(data) != crc32:
+            return data, "the bytes do not fit their checksum"
+        return data, None
 
-    def _file(self, shard: int) -> int:
-        file = self._files.get(shard)
-        if file is None:
-            check_size(self.split.folder, self.split.entry.shards[shard])
-            file = os.open(self.split.shard_path(shard), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            if len(self._files) >= MAX_OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = file
-        else:
-            self._files.move_to_end(shard)
-        return file
+
+def read_at(file: int, length: int, offset: int) -> bytes:
+    """Return up to ``length`` bytes of an open file from ``offset`` on; fewer at its end."""
+    if hasattr(os, "pread"):
+        return os.pread(file, length, offset)
+    with _SEEKING:  # Windows has no pread: the file's one position is shared
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, length)
+
+
+def read_into(file: int, parts: list[bytearray | memoryview], offset: int) -> int:
+    """Fill writable buffers one after the other from ``offset`` on; return how many bytes there were."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, parts, offset)
+    data = read_at(file, sum(len(part) for part in parts), offset)
+    start = 0
+    for part in parts:
+        piece = data[start : start + len(part)]
+        part[: len(piece)] = piece
+        start += len(part)
+    return len(data)
+
+
+_SEEKING = Lock()
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

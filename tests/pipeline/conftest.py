@@ -22,6 +22,7 @@ from shards.manifest import (
     BuildOptions,
     FileEntry,
     Manifest,
+    RawLayout,
     ShardEntry,
     SplitEntry,
     content_fingerprint,
@@ -128,6 +129,8 @@ def write_set(
             reasons={},
             quarantine=FileEntry(**_entry(folder, "quarantine.jsonl")),
         ),
+        raw=RawLayout(stride=0, image_offset=0, trimap_offset=0) if storage == "raw" else None,
+        plan="0" * 64,
         versions={},
         fingerprint=content_fingerprint(storage=storage, size=size, splits=splits),
     )

@@ -1,0 +1,68 @@
+"""Samples that cannot be used, and what is done about them while a loader runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shards.errors import SampleError, UsageError
+
+OnError = Literal["stop", "replace"]
+
+log = logging.getLogger("petseg.loader")
+
+
+class DamagedSamples(Exception):  # noqa: N818 - it names samples, and never reaches the user
+    """Samples of one batch that cannot be used; caught by the loader, which knows the policy.
+
+    Attributes:
+        reasons: by position in the batch: where the sample is and what is wrong with it, for people.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = dict(reasons)
+
+
+@dataclass
+class DamagePolicy:
+    """Counts damaged samples and decides when to stop.
+
+    Attributes:
+        on_error: ``stop``: the first one raises; ``replace``: another sample takes its place, marked invalid.
+        budget: how many different samples may be replaced before the loader stops all the same.
+        damaged: by sample index: what is wrong, of all that were found since the loader was made.
+    """
+
+    on_error: OnError
+    budget: int
+    damaged: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "replace"):
+            raise UsageError(f"on_error {self.on_error!r} is not known; use stop or replace")
+        if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 0:
+            raise UsageError(f"max_damaged must be a whole number of 0 or more, not {self.budget!r}")
+
+    def admit(self, found: Mapping[int, str]) -> None:
+        """Take note of damaged samples (reasons by sample index).
+
+        Raises:
+            SampleError: the policy is to stop, or the budget is used up.
+        """
+        if self.on_error == "stop":
+            first, *others = found.values()
+            more = f" (and {len(others)} more in the same batch)" if others else ""
+            raise SampleError(f'{first}{more}; run petseg-shard verify, or load with on_error="replace"')
+        for index, reason in found.items():
+            if index not in self.damaged:
+                self.damaged[index] = reason
+                log.warning("replaced a damaged sample (%d so far): %s", len(self.damaged), reason)
+        if len(self.damaged) > self.budget:
+            last = next(reversed(self.damaged.values()))
+            raise SampleError(
+                f"{len(self.damaged)} damaged samples, more than max_damaged={self.budget} allows; the last one: "
+                f"{last}; run petseg-shard verify"
+            )

@@ -1,0 +1,46 @@
+"""Decoding with DALI's CPU backend, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.dali import DaliRunner
+from pipeline.engine import Work
+from pipeline.graph import build_decoder
+from pipeline.host import Pixels
+from pipeline.reading import MemberReader
+
+
+class DaliDecoder:
+    """Decodes JPEG pictures and PNG trimaps in DALI's threads."""
+
+    chunks_per_thread = 4
+
+    def __init__(self, reader: MemberReader, *, batch_size: int, threads: int) -> None:
+        self._reader = reader
+        self._runner = DaliRunner(
+            lambda count: build_decoder(batch_size=count, threads=threads),
+            batch_size=batch_size,
+            place=reader.split.place,
+        )
+
+    def open(self, work: Work) -> Any:
+        """Decode a whole batch."""
+        images, trimaps = self._reader.encoded(work.indices, work.rows)
+        inputs = {"image": images, "trimap": trimaps}
+        with self._runner.guard(work, inputs):
+            self._runner.schedule(inputs)
+            return self._runner.outputs(None)
+
+    def pixels(self, opened: Any, work: Work, places: slice) -> tuple[Sequence[Pixels], Sequence[Pixels]]:
+        """View some of the decoded samples, without a copy."""
+        images, trimaps = opened
+        count = range(len(work))[places]
+        return [np.asarray(images[i]) for i in count], [np.asarray(trimaps[i])[:, :, 0] for i in count]
+
+    def close(self) -> None:
+        """Drop the pipeline."""
+        self._runner.close()

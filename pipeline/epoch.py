@@ -1,0 +1,139 @@
+"""One epoch's run: batches are made ahead in a thread of their own, and handed out in order.
+
+Nothing here decides which samples a batch holds; see :mod:`pipeline.order`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.damage import DamagedSamples, DamagePolicy
+from pipeline.engine import Engine, Work
+from pipeline.order import Indices, Plan
+from shards.errors import PetsegError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Which samples a batch holds and which of them count."""
+
+    number: int
+    indices: Indices
+    valid: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRun:
+    """What it takes to run an epoch, or the rest of one.
+
+    Attributes:
+        engine: makes tensors.
+        plan: how samples fall into batches.
+        order: the epoch's order, (N,).
+        make_work: from sample indices (B,) to the engine's work; called in the reading thread.
+        policy: what happens to damaged samples.
+        prefetch: how many batches are made ahead.
+        timeout: how long to wait for one, in seconds.
+    """
+
+    engine: Engine
+    plan: Plan
+    order: Indices
+    make_work: Callable[[Indices], Work]
+    policy: DamagePolicy
+    prefetch: int
+    timeout: float
+
+    def batches(self, first: int) -> Iterator[tuple[Labels, torch.Tensor, torch.Tensor]]:
+        """Yield (labels, image, mask) of the batches from number ``first`` on.
+
+        Closing the generator stops reading ahead; the batch in the making is waited for.
+
+        Raises:
+            SampleError: a sample is damaged and the policy says stop.
+            PetsegError: a batch takes longer than the timeout.
+        """
+        numbers = iter(range(first, self.plan.batches))
+        ahead: deque[Future[tuple[Labels, Any]]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="petseg-read") as pool:
+            try:
+                self._fill(ahead, pool, numbers)
+                begun = self._begin(ahead, pool, numbers)
+                while begun is not None:
+                    labels, image, mask = self._finish(*begun)
+                    begun = self._begin(ahead, pool, numbers)
+                    yield labels, image, mask
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _fill(self, ahead: deque[Future[tuple[Labels, Any]]], pool: ThreadPoolExecutor, numbers: Iterator[int]) -> None:
+        while len(ahead) < self.prefetch and (number := next(numbers, None)) is not None:
+            ahead.append(pool.submit(self._prepare, number))
+
+    def _begin(
+        self, ahead: deque[Future[tuple[Labels, Any]]], pool: ThreadPoolExecutor, numbers: Iterator[int]
+    ) -> tuple[Labels, Any] | None:
+        """Take the next prepared batch, keep the reading thread busy, and start the device's part."""
+        if not ahead:
+            return None
+        try:
+            labels, prepared = ahead.popleft().result(timeout=self.timeout)
+        except FutureTimeoutError:
+            raise PetsegError(
+                f"no batch within {self.timeout:g} seconds: the disk or a worker does not answer; "
+                "look at the storage, or give the loader a longer timeout"
+            ) from None
+        self._fill(ahead, pool, numbers)
+        return labels, self.engine.start(prepared)
+
+    def _prepare(self, number: int) -> tuple[Labels, Any]:
+        indices, valid = self.plan.indices(self.order, number)
+        return self._retry(Labels(number=number, indices=indices, valid=valid), self.engine.prepare)
+
+    def _finish(self, labels: Labels, started: Any) -> tuple[Labels, torch.Tensor, torch.Tensor]:
+        try:
+            return labels, *self.engine.finish(started)
+        except DamagedSamples as error:
+            labels = self._replace(labels, error)
+        labels, (image, mask) = self._retry(labels, self._at_once)
+        return labels, image, mask
+
+    def _at_once(self, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.engine.finish(self.engine.start(self.engine.prepare(work)))
+
+    def _retry(self, labels: Labels, step: Callable[[Work], Any]) -> tuple[Labels, Any]:
+        """Do a step, replacing damaged samples, until it works or the policy says stop."""
+        while True:
+            try:
+                return labels, step(self.make_work(labels.indices))
+            except DamagedSamples as error:
+                labels = self._replace(labels, error)
+
+    def _replace(self, labels: Labels, error: DamagedSamples) -> Labels:
+        """Put the next good sample of the epoch's order in the place of each damaged one, marked invalid."""
+        self.policy.admit({int(labels.indices[place]): reason for place, reason in error.reasons.items()})
+        indices, valid = labels.indices.copy(), labels.valid.copy()
+        for place in error.reasons:
+            indices[place] = self._substitute(labels.number, place)
+            valid[place] = False
+        return Labels(number=labels.number, indices=indices, valid=valid)
+
+    def _substitute(self, number: int, place: int) -> int:
+        position = number * self.plan.batch_size + self.plan.slice[place]
+        for step in range(1, self.plan.samples):
+            candidate = int(self.order[(position + step) % self.plan.samples])
+            if candidate not in self.policy.damaged:
+                return candidate
+        raise PetsegError("every sample of the split is damaged; run petseg-shard verify")

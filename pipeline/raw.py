@@ -1,0 +1,107 @@
+"""``raw`` storage: a tar is a strided tensor, so a batch is gathered by offset, without any decoding.
+
+One scattering read a sample puts picture and trimap into their places in the batch and lets the tar and ``.npy``
+headers between them fall into a scrap buffer.
+"""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.damage import DamagedSamples
+from pipeline.reading import MemberReader, read_into
+from shards.errors import FormatError
+from shards.format import Rows
+
+Pixels = npt.NDArray[np.uint8]
+
+_MAX_GAP = 1 << 16  # bytes between a picture and its trimap that are read and dropped rather than skipped
+
+
+class RawReader:
+    """Gathers pictures and trimaps of ``size`` x ``size`` pixels."""
+
+    def __init__(self, reader: MemberReader, *, size: int) -> None:
+        self._reader = reader
+        self._size = size
+        self._headers = npy_header((size, size, 3)), npy_header((size, size))
+        self._lengths = len(self._headers[0]) + size * size * 3, len(self._headers[1]) + size * size
+
+    def gather(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[Pixels, Pixels]:
+        """Return the pixels of B samples.
+
+        Returns:
+            Pictures, uint8 (B, size, size, 3), and trimaps with values 1, 2, 3, uint8 (B, size, size).
+
+        Raises:
+            DamagedSamples: some cannot be read in full, have another form, or do not fit their checksums.
+        """
+        size, count = self._size, len(indices)
+        images = np.empty((count, size, size, 3), dtype=np.uint8)
+        trimaps = np.empty((count, size, size), dtype=np.uint8)
+        image_bytes, image_length = images.data.cast("B"), size * size * 3
+        trimap_bytes, trimap_length = trimaps.data.cast("B"), size * size
+        head, tail = (bytearray(len(header)) for header in self._headers)
+        scrap = bytearray(_MAX_GAP)
+        starts = rows["image_offset"].astype(np.int64)
+        gaps = rows["trimap_offset"].astype(np.int64) - starts - self._lengths[0]
+        fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
+        fits &= (gaps >= 0) & (gaps <= _MAX_GAP)
+        total = sum(self._lengths)
+        checked = self._reader.checked(indices)
+        damaged: dict[int, str] = {}
+        for place, (shard, start, gap, fit, known) in enumerate(
+            zip(rows["shard"].tolist(), starts.tolist(), gaps.tolist(), fits.tolist(), checked.tolist(), strict=True)
+        ):
+            if not fit:
+                damaged[place] = f"the members are not arrays of {size} x {size} pixels"
+                continue
+            try:
+                parts: list[bytearray | memoryview] = [
+                    head,
+                    image_bytes[place * image_length : (place + 1) * image_length],
+                    memoryview(scrap)[:gap],
+                    tail,
+                    trimap_bytes[place * trimap_length : (place + 1) * trimap_length],
+                ]
+                got = read_into(self._reader.file(shard), parts, start)
+            except FormatError as error:
+                damaged[place] = str(error)
+                continue
+            except OSError as error:
+                damaged[place] = f"cannot be read: {error.strerror}"
+                continue
+            if got != total + gap:
+                damaged[place] = f"the tar ends after {got} of {total + gap} bytes"
+            elif not known:
+                problem = self._check(head, images[place], tail, trimaps[place], rows[place])
+                if problem:
+                    damaged[place] = problem
+        if damaged:
+            split = self._reader.split
+            raise DamagedSamples(
+                {place: f"{split.place(int(indices[place]), 'image')}: {text}" for place, text in damaged.items()}
+            )
+        self._reader.mark_checked(indices)
+        return images, trimaps
+
+    def _check(self, head: bytearray, image: Pixels, tail: bytearray, trimap: Pixels, row: np.void) -> str | None:
+        for role, header, found, pixels in zip(
+            ("image", "trimap"), self._headers, (head, tail), (image, trimap), strict=True
+        ):
+            if zlib.crc32(pixels.data, zlib.crc32(found)) != int(row[f"{role}_crc32"]):
+                return f"the bytes of the {role} do not fit their checksum"
+            if found != header:
+                return f"the {role} is no array of {self._size} x {self._size} bytes"
+        return None
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header that a ``.npy`` file of uint8 in C order with this shape begins with."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
