@@ -27,7 +27,10 @@ def main() -> None:
 @click.option("--count", type=click.IntRange(1), default=240, show_default=True, help="Number of pictures.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same pictures.")
 def sample(folder: Path, count: int, seed: int) -> None:
-    """Draw a small made-up pet dataset in the official layout; needs no network."""
+    """Draw a small made-up pet dataset, offline.
+
+    It is in the official layout.
+    """
     from shards.made_up import make_pets
 
     with progress_bar("drawing") as progress:
@@ -81,7 +84,9 @@ def build(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Pack SOURCE (images/, annotations/) into a shard set OUT, auditing every picture.
+    """Pack SOURCE into a shard set OUT.
+
+    SOURCE is in the official layout (images/, annotations/). Every picture is audited.
 
     A build that was cut off goes on where it was when the same command is run again.
     """
@@ -119,7 +124,7 @@ def build(
 @click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
 @JSON_OPTION
 def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
-    """Say what a shard set is, and what a training run will see of it."""
+    """Describe a shard set, and what training will see of it."""
     from shards.info import describe, info_text
     from shards.shardset import ShardSet
 
@@ -136,7 +141,10 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
 @click.option("--full", is_flag=True, help="Decode every sample, too.")
 @JSON_OPTION
 def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
-    """Check that a shard set is what was packed; exit 1 and say the place where it is not."""
+    """Prove that a shard set is what was packed.
+
+    Exit 1, naming shard, key, member and byte offset, where it is not.
+    """
     from shards.verify import verify as check
     from shards.workers import default_workers
 
@@ -152,6 +160,38 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
     else:
         click.echo(report.text())
     return 0 if report.ok else 1
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.argument("sheet", metavar="FILE.png", type=FOLDER)
+@click.option("--split", help="train, val or test.  [default: the first there is]")
+@click.option("--count", type=int, default=24, show_default=True, help="Number of samples.")
+def preview(out: Path, sheet: Path, split: str | None, count: int) -> None:
+    """Draw a contact sheet of pictures and trimaps."""
+    from shards.preview import contact_sheet
+    from shards.shardset import ShardSet
+
+    drawn = contact_sheet(ShardSet.open(out), sheet, split=split, count=count)
+    click.echo(f"{drawn} samples in {sheet}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--mirror", metavar="URL", help="Take images.tar.gz and annotations.tar.gz from URL/.")
+def download(folder: Path, mirror: str | None) -> None:
+    """Get the real dataset (800 MB).
+
+    Through torchvision, with its checksums. Run it again to go on after an interruption.
+    """
+    from shards import download as downloading
+
+    archives = downloading.official_archives()
+    if mirror is not None:
+        archives = downloading.at_mirror(archives, mirror)
+    if not downloading.download(folder, archives=archives):
+        click.echo(f"{folder} holds the dataset already")
+    click.echo(f"pack it with: petseg-shard build {folder} OUT")
 
 
 def parse_fractions(text: str | None) -> tuple[float, float, float] | None:

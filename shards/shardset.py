@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.errors import FormatError, SampleError, UsageError
 from shards.format import MEMBERS, SAMPLE_DTYPE, SPLITS, Rows, Split, key_hash, row_check
@@ -87,6 +88,11 @@ class SplitReader:
     def table(self) -> Rows:
         """The memory-mapped records of all samples, shape (n,), dtype :data:`shards.format.SAMPLE_DTYPE`."""
         return open_table(self.folder / self.entry.table.file, samples=self.entry.samples)
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """The index of each shard's first sample, and the number of samples last, shape (shards + 1,)."""
+        return np.cumsum([0, *(shard.samples for shard in self.entry.shards)], dtype=np.int64)
 
     def rows(self, indices: Any) -> Rows:
         """Return the records of some samples, each checked against its checksum.
@@ -189,9 +195,8 @@ class SplitReader:
         return f"{path}: {key}.{extension} (sample {index} of {self.name}, byte {int(row[f'{role}_offset'])})"
 
     def _check_identity(self, shard: int, mapped: mmap.mmap) -> None:
-        count = self.entry.shards[shard].samples
-        first = sum(entry.samples for entry in self.entry.shards[:shard])
-        for index in {first, first + count - 1} if count else ():
+        first, end = int(self.starts[shard]), int(self.starts[shard + 1])
+        for index in {first, end - 1} if end > first else ():
             row = self.rows([index])[0]
             key, raw, header = self._key_at(row, mapped)
             if int(row["shard"]) != shard or key is None:

@@ -1,0 +1,149 @@
+"""A contact sheet: one look shows whether trimaps fit their pictures. Classes tinted and outlined, keys below."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.errors import UsageError
+from shards.files import atomic_file
+from shards.format import CLASSES
+from shards.shardset import ShardSet, SplitReader
+
+TILE: Final = 220
+MARGIN: Final = 12
+CAPTION: Final = 34  # two lines below a tile
+HEADER: Final = 58
+# No animal is of these colours, and people with any colour vision tell them apart; the background stays as it is.
+COLOURS: Final = {"animal": (204, 80, 160), "background": None, "border": (0, 158, 255)}
+_TINT: Final = {"animal": 0.35, "border": 0.55}
+_PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
+
+Picture = npt.NDArray[np.uint8]
+
+
+def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, count: int = 24) -> int:
+    """Draw the first samples of a split (their order is pseudo-random already) as a PNG.
+
+    Args:
+        shards: the set.
+        path: the PNG to write.
+        split: None for the set's first split.
+        count: how many samples at most.
+
+    Returns:
+        The number of samples drawn.
+
+    Raises:
+        UsageError: no such split, a count below 1, or a path that does not end in .png.
+        SampleError: a sample is damaged.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path} does not end in .png")
+    if count < 1:
+        raise UsageError(f"--count {count} is not a positive number")
+    reader = shards.split(split or next(iter(shards.manifest.splits)))
+    number = min(count, len(reader))
+    columns = min(number, max(3, round((number * 1.5) ** 0.5)))
+    rows = -(-number // columns)
+    width = max(MARGIN + columns * (TILE + MARGIN), 3 * (TILE + MARGIN) + MARGIN)
+    sheet = Image.new("RGB", (width, HEADER + rows * (TILE + CAPTION + MARGIN)), _PAPER)
+    _header(sheet, shards, reader, number)
+    for index in range(number):
+        x = MARGIN + index % columns * (TILE + MARGIN)
+        y = HEADER + index // columns * (TILE + CAPTION + MARGIN)
+        _place(sheet, reader, index, x, y)
+    with atomic_file(path) as handle:
+        sheet.save(handle, "PNG")
+    return number
+
+
+def overlay(picture: Picture, trimap: Picture) -> Picture:
+    """Tint and outline the classes of a trimap over a picture.
+
+    Args:
+        picture: uint8 (height, width, 3).
+        trimap: uint8 (height, width), values 1, 2, 3.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    drawn = picture.astype(np.float32)
+    for value, name in enumerate(CLASSES, start=1):
+        colour = COLOURS[name]
+        if colour is not None:
+            area = trimap == value
+            drawn[area] += (np.array(colour, np.float32) - drawn[area]) * _TINT[name]
+    for value, name in ((3, "border"), (1, "animal")):  # the animal's outline on top
+        drawn[_outline(trimap == value)] = COLOURS[name]
+    return drawn.round().astype(np.uint8)
+
+
+def decoded(reader: SplitReader, index: int) -> tuple[Image.Image, Image.Image]:
+    """Return a stored sample's picture (mode "RGB") and trimap (mode "L") in any storage."""
+    image, trimap = (reader.read(index, role) for role in ("image", "trimap"))
+    if reader.manifest.storage == "raw":
+        arrays = [np.load(io.BytesIO(data), allow_pickle=False) for data in (image, trimap)]
+        return Image.fromarray(arrays[0]), Image.fromarray(arrays[1])
+    return Image.open(io.BytesIO(image)).convert("RGB"), Image.open(io.BytesIO(trimap))
+
+
+def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) -> None:
+    picture, trimap = decoded(reader, index)
+    scale = TILE / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    small = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+    mask = np.asarray(trimap.resize(size, Image.Resampling.NEAREST))
+    tile = Image.fromarray(overlay(small, mask))
+    sheet.paste(tile, (x + (TILE - size[0]) // 2, y + TILE - size[1]))
+    meta = reader.meta(index)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((x, y + TILE + 3), _fitted(reader.key(index), 12), fill=_INK, font=_font(12))
+    what = f"{meta['breed']}, {meta['width']} x {meta['height']}"
+    draw.text((x, y + TILE + 18), _fitted(what, 11), fill=_FAINT, font=_font(11))
+
+
+def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
+    title = (
+        f"{shards.path.resolve().name}: {number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
+    )
+    draw.text((MARGIN, 8), title, fill=_INK, font=_font(16))
+    x = MARGIN
+    for value, name in enumerate(CLASSES, start=1):
+        colour = COLOURS[name]
+        box = (x, 35, x + 16, 49)
+        tint = tuple(round(255 + (part - 255) * _TINT[name]) for part in colour) if colour else (255, 255, 255)
+        draw.rectangle(box, fill=tint, outline=colour or _FAINT, width=2 if colour else 1)
+        text = f"{value} {name}" + ("" if colour else " (not tinted)")
+        draw.text((x + 22, 34), text, fill=_INK, font=_font(13))
+        x += 44 + round(draw.textlength(text, font=_font(13)))
+
+
+def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the pixels of an area that touch something else (not the picture's edge)."""
+    inner = area.copy()
+    inner[1:] &= area[:-1]
+    inner[:-1] &= area[1:]
+    inner[:, 1:] &= area[:, :-1]
+    inner[:, :-1] &= area[:, 1:]
+    return np.asarray(area & ~inner)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fitted(text: str, size: int) -> str:
+    font = _font(size)
+    if font.getlength(text) <= TILE:
+        return text
+    while text and font.getlength(text + "...") > TILE:
+        text = text[:-1]
+    return text + "..."
