@@ -1,0 +1,106 @@
+"""Starts the process of a peer, hands it commands, and survives whatever it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from typing import IO, Any
+
+from bench.check import CheckError
+from bench.job import Job, to_json
+from bench.process_tree import watch_memory
+
+PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
+
+
+class PeerProcess:
+    """One peer in a process of its own; a context manager that ends it.
+
+    Raises:
+        CheckError: from :meth:`ask`: the peer failed, died, or took too long; the message says which.
+    """
+
+    def __init__(self, job: Job, *, patience: float = PATIENCE_SECONDS) -> None:
+        self.job = job
+        self.peak_memory_bytes = 0
+        self._patience = patience
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        reading, writing = os.pipe()
+        self._answers = os.fdopen(reading, "rb", buffering=0)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.server", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(writing,),
+            start_new_session=True,  # its workers end with it, and Ctrl-C reaches us alone
+        )
+        os.close(writing)
+
+    def __enter__(self) -> PeerProcess:
+        self._send({"job": to_json(self.job)})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Run one command and return its answer; the tree's memory is watched meanwhile."""
+        with watch_memory(self._process.pid) as peak:
+            answer = self._send({"do": do, "with": arguments})
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak.bytes)
+        return answer
+
+    def close(self) -> None:
+        """End the process and its workers: asked first, then killed."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin:
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, 9)
+            self._process.wait()
+        self._answers.close()
+        self._log.close()
+
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((json.dumps(request) + "\n").encode())
+            self._process.stdin.flush()
+        except OSError:
+            raise CheckError(self._death()) from None
+        answer = json.loads(self._read_line(request.get("do", "start")))
+        if "error" in answer:
+            raise CheckError(answer["error"])
+        ok: dict[str, Any] = answer["ok"]
+        return ok
+
+    def _read_line(self, what: str) -> bytes:
+        deadline = time.monotonic() + self._patience
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise CheckError(f"{what}: no answer within {self._patience:.0f} s")
+            piece = self._answers.read(1 << 16)
+            if not piece:
+                raise CheckError(self._death())
+            line += piece
+        return line
+
+    def _death(self) -> str:
+        """Say how the process ended, with the last line that it wrote."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return f"its process ended (exit {self._process.returncode}){': ' + lines[-1] if lines else ''}"

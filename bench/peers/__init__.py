@@ -1,0 +1,106 @@
+"""The loaders that are compared, one file each; a file is imported only where its loader runs.
+
+To add one: write a module with a class that follows :class:`bench.peers.base.Peer`, and a line in :data:`PEERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from bench.job import Job
+from bench.peers.base import Peer
+
+ALL = ("source", "jpeg", "raw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Less:
+    """Something that a loader does less, or otherwise, than ours.
+
+    Attributes:
+        text: in words, printed wherever its figures are.
+        storages: where.
+        image: its pictures differ by it.
+        mask: its masks differ by it.
+    """
+
+    text: str
+    storages: tuple[str, ...] = ALL
+    image: bool = False
+    mask: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSpec:
+    """What is known of a loader without importing it.
+
+    Attributes:
+        name: on the command line and in results.
+        module: in this package.
+        title: what it is, in a few words.
+        storages: what it can read.
+        augments: whether it has the training augmentation.
+        needs: modules that must be installed, beyond those that petseg itself needs.
+        less: what it does less, or otherwise, than ours.
+        ours: whether it is petseg's own loader.
+        converts: whether it reads a format of its own, made from the pictures beforehand.
+        reads_ahead: whether it works on the next epoch before it is asked to.
+    """
+
+    name: str
+    module: str
+    title: str
+    storages: tuple[str, ...] = ("source",)
+    augments: bool = False
+    needs: tuple[str, ...] = ()
+    less: tuple[Less, ...] = ()
+    ours: bool = False
+    converts: bool = False
+    reads_ahead: bool = False
+
+    def missing(self) -> list[str]:
+        """Return the modules that it needs and that are not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+    def marks(self, storage: str) -> list[str]:
+        """Return in words what it does less or otherwise, on one storage."""
+        return [less.text for less in self.less if storage in less.storages]
+
+    def image_differs(self, storage: str) -> bool:
+        """Return whether it declares that its pictures differ from ours."""
+        return any(less.image for less in self.less if storage in less.storages)
+
+    def mask_differs(self, storage: str) -> bool:
+        """Return whether it declares that its masks differ from ours."""
+        return any(less.mask for less in self.less if storage in less.storages)
+
+
+PEERS: tuple[PeerSpec, ...] = (
+    PeerSpec(name="petseg", module="petseg_loader", title="petseg", storages=ALL, augments=True, ours=True),
+    PeerSpec(
+        name="tutorial",
+        module="tutorial",
+        title="tutorial: Dataset with PIL + DataLoader",
+        augments=True,
+    ),
+)  # fmt: skip
+
+
+def find_peer(name: str) -> PeerSpec | None:
+    """Return the peer of this name, or None."""
+    return next((spec for spec in PEERS if spec.name == name), None)
+
+
+def make_peer(job: Job) -> Peer:
+    """Import a job's loader and make it; call only in a process of its own."""
+    spec = find_peer(job.peer)
+    if spec is None:
+        raise LookupError(f"no peer {job.peer!r}")
+    module = importlib.import_module(f"bench.peers.{spec.module}")
+    peer: Peer = module.make(job)
+    return peer
+
+
+__all__ = ["PEERS", "Peer", "PeerSpec", "find_peer", "make_peer"]

@@ -1,0 +1,69 @@
+"""petseg's own loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from bench.job import Job
+from bench.peers.base import EPOCHS_DRAWN, Delivered, split_files
+
+
+class PetsegLoader:
+    """:class:`pipeline.Loader` with its defaults."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._loader: Any = None
+
+    def prepare(self) -> None:
+        """Nothing: it reads the shard set as it is."""
+
+    def worker_counts(self) -> tuple[int, ...]:
+        """None to choose: it takes as many threads as there are cores."""
+        return ()
+
+    def open(self, workers: int) -> None:
+        """Make the loader."""
+        from pipeline import Loader
+
+        job = self.job
+        self._loader = Loader(
+            job.shards,
+            split=job.split,
+            batch_size=job.batch_size,
+            size=job.size,
+            device=job.device,
+            seed=job.seed,
+            augment="train" if job.augment else None,
+            shuffle=True,
+            threads=workers or None,
+            engine=cast(Any, job.engine or "auto"),
+        )
+
+    def epoch(self, number: int) -> Iterator[Delivered]:
+        """One epoch; padding is marked with index -1."""
+        self._loader.set_epoch(number % EPOCHS_DRAWN if self.job.augment else number)
+        last = len(self._loader) - 1
+        for batch in self._loader:
+            index = batch.index.numpy()
+            if batch.number == last:
+                index = index.copy()
+                index[~batch.valid.cpu().numpy()] = -1
+            yield Delivered(batch.image, batch.mask, index)
+
+    def files(self) -> list[Path]:
+        """The tars and the table of samples."""
+        return [*split_files(self.job, ".tar"), Path(self.job.shards) / f"{self.job.split}.samples.npy"]
+
+    def close(self) -> None:
+        """Close the loader."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+
+def make(job: Job) -> PetsegLoader:
+    """Return the peer."""
+    return PetsegLoader(job)

@@ -1,0 +1,136 @@
+"""The process that one loader runs in: takes commands from the driver, one JSON object a line, and answers each.
+
+``python -m bench.server FD`` reads from standard input and answers on the inherited file descriptor FD, so that what
+libraries print cannot get between. Commands: prepare, reference, check, warm_up, turn, cold_turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import cache
+from bench.check import Reference, check_epoch, collect_reference
+from bench.job import Job
+from bench.peers import make_peer
+from bench.timing import Stopwatch
+from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
+from shards.errors import PetsegError
+
+TRIAL_SECONDS = 0.6  # for each number of workers that is tried
+
+
+class Server:
+    """One peer and what is done with it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.peer = make_peer(job)
+        self.watch = self._stopwatch()
+        self.workers = job.workers
+
+    def prepare(self) -> dict[str, Any]:
+        """Convert, choose the number of workers, open."""
+        started = time.perf_counter()
+        self.peer.prepare()
+        seconds = time.perf_counter() - started
+        counts = self.peer.worker_counts() if not self.job.workers else ()
+        tried = {str(count): self._trial(count) for count in counts}
+        if tried:
+            self.workers = int(max(tried, key=lambda count: tried[count]))
+        self.peer.open(self.workers)
+        self.watch = self._stopwatch()
+        return {"prepare_seconds": seconds, "workers": self.workers, "tried": tried}
+
+    def reference(self, folder: str) -> dict[str, Any]:
+        """Keep what the peer delivers in epoch 0 as what others must deliver."""
+        collect_reference(self.peer.epoch(0), self.job.samples, self.job.seed).save(Path(folder))
+        return {}
+
+    def check(self, folder: str) -> dict[str, Any]:
+        """Compare epoch 0 with a reference."""
+        reference = Reference.load(Path(folder))
+        found = check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, reference)
+        built: dict[str, Any] = msgspec.to_builtins(found)
+        return built
+
+    def warm_up(self) -> dict[str, Any]:
+        """Run until the speed no longer rises; return how long that took and how long an epoch takes."""
+        started = time.perf_counter()
+        rates: list[float] = []
+        epochs = 1
+        while not is_steady(rates) and time.perf_counter() - started < MAX_SECONDS:
+            window = self.watch.run(epochs)
+            rates.append(window.rate)
+            epochs = max(1, round(WINDOW_SECONDS * window.rate / self.job.samples))
+        return {
+            "seconds": time.perf_counter() - started,
+            "steady": is_steady(rates),
+            "epoch_seconds": self.job.samples / rates[-1],
+        }
+
+    def turn(self, epochs: int, lead_in: int) -> dict[str, Any]:
+        """Run some epochs that are not timed, and directly after them those that are."""
+        self.watch.run(lead_in)
+        built: dict[str, Any] = msgspec.to_builtins(self.watch.run(epochs))
+        return built
+
+    def cold_turn(self) -> dict[str, Any]:
+        """Drop the peer's files from the page cache and time one epoch."""
+        files = self.peer.files()
+        cache.drop(files)
+        left = cache.resident(files)
+        built: dict[str, Any] = msgspec.to_builtins(self.watch.run(1))
+        return {"repeat": built, "resident": left}
+
+    def _trial(self, workers: int) -> float:
+        self.peer.open(workers)
+        watch = self._stopwatch()
+        try:
+            first = watch.run(1)  # starts the workers
+            epochs = max(1, round(TRIAL_SECONDS * first.rate / self.job.samples))
+            return watch.run(epochs).rate
+        finally:
+            self.peer.close()
+
+    def _stopwatch(self) -> Stopwatch:
+        moved = getattr(self.peer, "moved_per_picture", lambda: 0.0)()
+        return Stopwatch(self.peer, self.job, moved_per_picture=moved)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business; it ends us
+    answers = os.fdopen(int(sys.argv[1]), "w")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    server: Server | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any]
+        try:
+            if server is None:
+                server = Server(msgspec.convert(request["job"], Job))
+                answer = {}
+            else:
+                answer = getattr(server, request["do"])(**request.get("with", {}))
+            answer = {"ok": answer}
+        except PetsegError as error:
+            answer = {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - whatever a peer raises is told, and the others run on
+            text = str(error).strip().splitlines()
+            answer = {"error": f"{type(error).__name__}: {text[0] if text else ''}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    if server is not None:
+        server.peer.close()
+
+
+if __name__ == "__main__":
+    main()

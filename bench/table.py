@@ -1,0 +1,199 @@
+"""Results as tables, in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bench.results import BuildLine, Limit, Line, Results, TrainLine
+from bench.statistics import spread
+from bench.verdict import bound, share_of_limit
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PIPE_WIDTH = 140  # characters, where there is no terminal to ask
+
+
+def print_results(results: Results) -> None:
+    """Print all tables of a run on standard output."""
+    import sys
+
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    if results.limits:
+        console.print(limits_table(results.limits))
+    for title, lines in sections(results.lines):
+        console.print(loader_table(title, lines, results))
+    if results.train:
+        console.print(train_table(results.train))
+    if results.build:
+        console.print(build_table(results.build))
+    for number, mark in enumerate(all_marks(results.lines), start=1):
+        console.print(f"[{number}] {mark}", markup=False, highlight=False)
+    for left in results.left:
+        console.print(f"not measured: {left.name}: {left.reason}", markup=False, highlight=False)
+
+
+def sections(lines: Iterable[Line]) -> list[tuple[str, list[Line]]]:
+    """Group lines that did the same: by cache, augmentation and storage; fastest first."""
+    groups: dict[tuple[str, bool, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.cache, line.augment, line.storage), []).append(line)
+    titled = []
+    for (cache, augment, storage), group in groups.items():
+        what = "with training augmentation" if augment else "evaluation"
+        title = f"{storage} storage, {what}, page cache {cache}"
+        titled.append((title, sorted(group, key=lambda line: -spread(line.rates).median)))
+    return titled
+
+
+def all_marks(lines: Iterable[Line]) -> list[str]:
+    """Return every mark once, in the order of first use; its place + 1 is its number."""
+    return list(dict.fromkeys(mark for line in lines for mark in line.marks))
+
+
+def mark_numbers(line: Line, marks: list[str]) -> str:
+    """Return the marks of a line as ``[1][3]``."""
+    return "".join(f"[{marks.index(mark) + 1}]" for mark in line.marks)
+
+
+def loader_cells(line: Line, results: Results, marks: list[str]) -> list[str]:
+    """Return one row: name, rate, spread, limit, bound, p95, processor time, memory, workers."""
+    rate = spread(line.rates)
+    p95 = spread([repeat.batch_ms[1] for repeat in line.repeats]).median
+    share = share_of_limit(line, results.limits)
+    return [
+        f"{line.peer}{' ' + line.engine if line.engine else ''}{' GPU' if line.device == 'cuda' else ''}"
+        f"{mark_numbers(line, marks)}",
+        f"{rate.median:,.0f}",
+        f"{rate.least:,.0f}..{rate.most:,.0f}",
+        "" if share is None else f"{share:.0%}",
+        bound(line, results.limits, results.environment.cores),
+        f"{p95:,.1f}",
+        f"{line.cpu_seconds_per_thousand:,.2f}",
+        f"{line.peak_memory_bytes / 2**20:,.0f}",
+        str(line.workers or "own") + ("" if line.steady else " (not steady)"),
+    ]
+
+
+LOADER_HEADINGS = (
+    "loader",
+    "pictures/s",
+    "least..most",
+    "of limit",
+    "bound by",
+    "p95 batch ms",
+    "CPU s/1000",
+    "peak MiB",
+    "workers",
+)
+
+
+def loader_table(title: str, lines: list[Line], results: Results) -> Table:
+    """Return the table of one group of lines."""
+    marks = all_marks(results.lines)
+    table = _table(title, LOADER_HEADINGS, text_columns=(0, 4, 8))
+    for line in lines:
+        table.add_row(*loader_cells(line, results, marks))
+    return table
+
+
+LIMIT_HEADINGS = ("limit", "storage", "pictures/s", "least..most", "how")
+
+
+def limit_cells(limit: Limit) -> list[str]:
+    """Return one row of the table of limits."""
+    rate = spread(limit.rates)
+    return [
+        limit.name,
+        limit.storage or "all",
+        f"{rate.median:,.0f}",
+        f"{rate.least:,.0f}..{rate.most:,.0f}",
+        limit.how,
+    ]
+
+
+def limits_table(limits: Iterable[Limit]) -> Table:
+    """Return the table of what is possible."""
+    table = _table("what is possible: each part alone, on all cores", LIMIT_HEADINGS, text_columns=(0, 1, 4))
+    for limit in limits:
+        table.add_row(*limit_cells(limit))
+    return table
+
+
+TRAIN_HEADINGS = (
+    "training",
+    "loader alone",
+    "in memory",
+    "for real",
+    "least..most",
+    "stall",
+    "waiting",
+    "step ms p50 / p95",
+    "peak MiB",
+)
+
+
+def train_cells(line: TrainLine) -> list[str]:
+    """Return one row of the table of training."""
+    from bench.verdict import stall
+
+    real = spread(line.real_rates)
+    gpu = "" if line.peak_gpu_bytes is None else f" + {line.peak_gpu_bytes / 2**20:,.0f} GPU"
+    return [
+        line.name,
+        f"{spread(line.loader_rates).median:,.0f}",
+        f"{spread(line.memory_rates).median:,.0f}",
+        f"{real.median:,.0f}",
+        f"{real.least:,.0f}..{real.most:,.0f}",
+        f"{stall(line):.1%}",
+        f"{spread(line.wait_share).median:.1%}",
+        f"{line.step_ms[0]:,.1f} / {line.step_ms[1]:,.1f}",
+        f"{line.peak_memory_bytes / 2**20:,.0f}{gpu}",
+    ]
+
+
+def train_table(lines: Iterable[TrainLine]) -> Table:
+    """Return the table of training, pictures per second."""
+    table = _table("training, pictures/s", TRAIN_HEADINGS, text_columns=(0,))
+    for line in lines:
+        table.add_row(*train_cells(line))
+    return table
+
+
+BUILD_HEADINGS = ("packing", "workers", "pictures/s", "least..most", "seconds", "MiB written", "peak MiB")
+
+
+def build_cells(line: BuildLine) -> list[str]:
+    """Return one row of the table of packing."""
+    rate = spread(line.rates)
+    return [
+        line.name,
+        str(line.workers),
+        f"{rate.median:,.0f}",
+        f"{rate.least:,.0f}..{rate.most:,.0f}",
+        f"{spread(line.seconds).median:.2f}",
+        f"{line.bytes / 2**20:,.1f}",
+        f"{line.peak_memory_bytes / 2**20:,.0f}",
+    ]
+
+
+def build_table(lines: Iterable[BuildLine]) -> Table:
+    """Return the table of packing."""
+    table = _table("packing", BUILD_HEADINGS, text_columns=(0,))
+    for line in lines:
+        table.add_row(*build_cells(line))
+    return table
+
+
+def _table(title: str, headings: tuple[str, ...], *, text_columns: tuple[int, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for number, heading in enumerate(headings):
+        text = number in text_columns
+        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    return table

@@ -1,0 +1,59 @@
+"""What the figures of a line mean: how far from what is possible, and what it is bound by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.results import Limit, Line, TrainLine
+from bench.statistics import spread
+
+NEAR = 0.7  # of a limit: from there on, that part of the work is what bounds a loader
+BUSY = 0.85  # of the cores' time: from there on, the processor is
+
+
+def limits_for(line: Line, limits: Sequence[Limit]) -> dict[str, float]:
+    """Return the limits that hold for a line: pictures per second by name.
+
+    Decoding counts at its scaled rate where that was measured, since a loader is free to decode at a smaller scale.
+    """
+    found = {limit.name: spread(limit.rates).median for limit in limits if limit.storage in ("", line.storage)}
+    scaled = found.pop("decode, scaled", None)
+    if scaled is not None:
+        found["decode"] = max(scaled, found.get("decode", 0.0))
+    return found
+
+
+def share_of_limit(line: Line, limits: Sequence[Limit]) -> float | None:
+    """Return a line's rate over what all necessary parts together allow: reading, decoding, writing the output once.
+
+    The parts share the cores, so their times add up: 1 / (1/read + 1/decode + 1/copy). None without limits, and on the
+    GPU, where the cores do not decode.
+    """
+    found = limits_for(line, limits)
+    if not found or line.device != "cpu":
+        return None
+    return spread(line.rates).median * sum(1 / rate for rate in found.values())
+
+
+def bound(line: Line, limits: Sequence[Limit], cores: int) -> str:
+    """Return what holds a line back.
+
+    A part of the work, if that part alone takes 70 % of the time or more; else the processor, if the cores were 85 %
+    busy or more; else waiting, with how busy the cores were.
+    """
+    rate = spread(line.rates).median
+    parts = limits_for(line, limits) if line.device == "cpu" else {}
+    if parts:
+        name, limit = min(parts.items(), key=lambda item: item[1])
+        if rate >= NEAR * limit:
+            return name
+    busy = line.cpu_seconds_per_thousand / 1000 * rate / cores
+    return f"processor, {busy:.0%} busy" if busy >= BUSY else f"waiting, cores {busy:.0%} busy"
+
+
+def stall(line: TrainLine) -> float:
+    """Return the part of the speed that is lost to the loader: 1 - real / in-memory, of the medians.
+
+    Slightly negative values are noise and are not hidden.
+    """
+    return 1 - spread(line.real_rates).median / spread(line.memory_rates).median
