@@ -15,9 +15,12 @@ from pipeline.augment import Parameters
 from pipeline.engine import Options
 
 # The operators of the graph by their names in DALI's registry; a test asserts that each exists where it is used.
-HOST_OPERATORS = ("ExternalSource",)  # on the CPU whatever the device: bytes and parameters come from there
+HOST_OPERATORS = (
+    "ExternalSource",
+    "_TensorSubscript",
+)  # on the CPU whatever the device: bytes and parameters come from there
 DECODERS = ("decoders__Image",)  # on the CPU, or "mixed": bytes on the host in, pixels in device memory out
-OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "ArithmeticGenericOp", "OneHot")
+OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "_ArithmeticGenericOp", "OneHot")
 
 
 def build_graph(options: Options, *, batch_size: int, threads: int, device_id: int | None) -> Any:

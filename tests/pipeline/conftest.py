@@ -173,3 +173,61 @@ def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return write_set(tmp_path_factory.mktemp(f"set-{storage}"), pairs, storage=storage, size=size, split=split)
 
     return make
+
+
+def stored_pixels(folder: Path, storage: str, index: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """A sample's stored picture and trimap by Pillow and NumPy alone, uint8 (H, W, 3) and (H, W)."""
+    from shards.shardset import ShardSet
+
+    reader = ShardSet.open(folder).split(split)
+    image, trimap = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
+    if storage == "raw":
+        return np.load(image), np.load(trimap)
+    return np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(trimap))
+
+
+def expected_sample(
+    image: np.ndarray, trimap: np.ndarray, size: int, *, box: Sequence[int] | None = None, flip: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a loader should make of a sample, by Pillow and integer arithmetic, without colour: picture and classes."""
+    top, left, height, width = box or (0, 0, *image.shape[:2])
+    picture = Image.fromarray(image[top : top + height, left : left + width])
+    squashed = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    rows = [top + (2 * i + 1) * height // (2 * size) for i in range(size)]
+    columns = [left + (2 * i + 1) * width // (2 * size) for i in range(size)]
+    classes = trimap[np.ix_(rows, columns)] - 1
+    return (squashed[:, ::-1], classes[:, ::-1]) if flip else (squashed, classes)
+
+
+@pytest.fixture(scope="session")
+def sets(make_set: Callable[..., Path]) -> dict[str, Path]:
+    """One drawn set of each storage, 40 samples."""
+    return {
+        "source": make_set(40),
+        "jpeg": make_set(40, storage="jpeg", size=96),
+        "raw": make_set(40, storage="raw", size=96),
+    }
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    return Reference()
+
+
+class Reference:
+    """The independent decode, for tests in files of their own."""
+
+    stored = staticmethod(stored_pixels)
+    expected = staticmethod(expected_sample)
+
+
+@pytest.fixture(scope="session")
+def writer() -> Callable[..., Path]:
+    """:func:`write_set`, for tests that forge samples."""
+    return write_set
+
+
+@pytest.fixture(scope="session")
+def drawn_pair() -> Callable[..., Pair]:
+    """:func:`draw_pair`."""
+    return draw_pair

@@ -58,9 +58,9 @@ def test_boxes_lie_within_the_picture(height: int, width: int, least: float, rat
 def test_boxes_keep_the_area_that_was_asked_for() -> None:
     indices = np.arange(4000)
     heights, widths = np.full(4000, 1000), np.full(4000, 1500)
-    boxes = draw_parameters(
-        PRESET, seed=0, epoch=0, indices=indices, heights=heights, widths=widths
-    ).boxes.astype(float)
+    boxes = draw_parameters(PRESET, seed=0, epoch=0, indices=indices, heights=heights, widths=widths).boxes.astype(
+        float
+    )
     area = boxes[:, 2] * boxes[:, 3] / 1.5e6
     assert area.max() <= 1
     assert area.min() > 0.5 * 0.95  # a side that did not fit was cut
