@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from shards import foreign, png
@@ -94,6 +96,8 @@ def _check_png(data: bytes) -> png.PngHeader:
 
 def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Image.Image, list[Finding]]:
     """Return one channel of values as mode "L", and what was changed for that."""
+    if image.mode == "P":
+        return _checked(np.asarray(image)), [mended("trimap-palette")]
     findings = []
     if header is not None and not header.harmless:
         findings.append(mended("trimap-extras"))
@@ -102,18 +106,21 @@ def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Image.Im
     if header is not None and header.depth != 8:
         findings.append(mended("trimap-depth", f"{header.depth} bits a pixel; stored with 8"))
     values = np.asarray(image)
-    if image.mode == "P":
-        findings.append(mended("trimap-palette"))
-    elif values.ndim == 3:
+    if values.ndim == 3:
         values = _one_channel(image, values)
         findings.append(mended("trimap-channels", f"{len(image.getbands())} channels that agree; stored as one"))
     if header is not None and header.colour == png.GREY and header.depth < 8:
         # Pillow spreads small grey values over 0..255; the file's own values are the trimap's.
         step = 255 // (2**header.depth - 1)
         values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
+    return _checked(values), findings
+
+
+def _checked(values: npt.NDArray[Any]) -> Image.Image:
+    """Return values as mode "L"; reject what does not fit."""
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
-    return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8))), findings
+    return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
 
 
 def _one_channel(image: Image.Image, values: Pixels) -> Pixels:

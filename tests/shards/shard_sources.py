@@ -1,0 +1,101 @@
+"""Small sources in the official layout, made in milliseconds, with whatever fault a test wants in them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from shards.build import options_from
+from shards.plan import Options
+
+BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
+
+
+def picture(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
+    """Smooth random pixels, uint8 (height, width, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def trimap(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
+    """An ellipse of 1 with a rim of 3 on 2, uint8 (height, width)."""
+    rng = np.random.default_rng(seed + 1000)
+    y, x = np.mgrid[0:height, 0:width]
+    cx, cy = rng.uniform(0.4, 0.6, 2)
+    distance = ((x / width - cx) / 0.3) ** 2 + ((y / height - cy) / 0.3) ** 2
+    return np.where(distance < 0.7, 1, np.where(distance < 1.2, 3, 2)).astype(np.uint8)
+
+
+def encoded(array: np.ndarray, format_: str, **options: object) -> bytes:
+    """Encode pixels with Pillow."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class Maker:
+    """Writes a source, pair by pair."""
+
+    folder: Path
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, *, image: bytes | None = None, mask: bytes | None = None, seed: int | None = None) -> None:
+        seed = len(self.names) if seed is None else seed
+        self.write(
+            name,
+            encoded(picture(seed), "JPEG", quality=90) if image is None else image,
+            encoded(trimap(seed), "PNG") if mask is None else mask,
+        )
+        self.names.append(name)
+
+    def write(self, name: str, image: bytes | None, mask: bytes | None) -> None:
+        for part, ending, data in (("images", "jpg", image), ("annotations/trimaps", "png", mask)):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+            if data is not None:
+                (self.folder / part / f"{name}.{ending}").write_bytes(data)
+
+    def lists(self, *, test: Sequence[str], trainval: Sequence[str]) -> None:
+        for name, chosen in (("test", test), ("trainval", trainval), ("list", [*trainval, *test])):
+            lines = [f"{item} {numbers(item)}\n" for item in chosen]
+            (self.folder / "annotations" / f"{name}.txt").write_text("".join(lines))
+
+
+def numbers(name: str) -> str:
+    for breed, class_id, species in BREEDS:
+        if name.startswith(breed):
+            return f"{class_id} {species} {class_id}"
+    return "1 1 1"
+
+
+def fill(maker: Maker, count: int) -> Path:
+    for number in range(count):
+        maker.add(f"{BREEDS[number % 3][0]}_{number}")
+    maker.lists(test=maker.names[: count // 3], trainval=maker.names[count // 3 :])
+    return maker.folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def options(storage: str = "source", **changes: Any) -> Options:
+    """Options with small shards; anything that ``options_from`` takes can be changed."""
+    given = {
+        "storage": storage,
+        "size": None if storage == "source" else 24,
+        "quality": None,
+        "split": "official",
+        "fractions": None,
+        "val_fraction": None,
+        "seed": 0,
+        "samples_per_shard": 4,
+    }
+    return options_from(**{**given, **changes})

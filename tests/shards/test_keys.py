@@ -1,0 +1,57 @@
+"""Keys: safe, their own, the same whatever the order, and found again from the name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.format import MAX_KEY_LENGTH
+from shards.keys import assign_keys, candidate_keys, is_safe, shown
+
+NAMES = st.lists(st.text(min_size=1, max_size=40), unique=True, max_size=20)
+AWKWARD = ["a b", "a.b", "Käse", "猫", "-rf", "../../etc/passwd", "x" * 300, "a\tb", "..", " ", "x-y", "a/b", "\udcff"]
+
+
+@given(NAMES)
+def test_every_name_has_a_safe_key_of_its_own(names: list[str]) -> None:
+    keys = assign_keys(names)
+    assert set(keys) == set(names)
+    assert len(set(keys.values())) == len(names)
+    for name, key in keys.items():
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", key)
+        assert len(key) <= MAX_KEY_LENGTH
+        assert key in candidate_keys(name)
+
+
+@given(NAMES, st.randoms())
+def test_order_of_names_does_not_matter(names: list[str], random: object) -> None:
+    other = list(names)
+    random.shuffle(other)  # type: ignore[attr-defined]
+    assert assign_keys(names) == assign_keys(other)
+
+
+@given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", fullmatch=True))
+def test_a_safe_name_is_its_own_key(name: str) -> None:
+    assert candidate_keys(name) == [name]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_names(name: str) -> None:
+    (key,) = assign_keys([name]).values()
+    assert is_safe(key)
+    shown(name).encode("utf-8")
+
+
+def test_a_name_that_looks_like_anothers_key_keeps_it() -> None:
+    squatter = candidate_keys("a b")[0]
+    keys = assign_keys(["a b", squatter])
+    assert keys[squatter] == squatter
+    assert keys["a b"] == candidate_keys("a b")[1]
+
+
+def test_the_same_name_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="no key"):
+        assign_keys(["a", "a"])
