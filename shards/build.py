@@ -346,12 +346,13 @@ def options_from(
         size = DEFAULT_SIZE if size is None else size
     if storage == "jpeg":
         quality = DEFAULT_QUALITY if quality is None else quality
+    fractions = fractions or DEFAULT_FRACTIONS
     options = Options(
         storage=storage,  # type: ignore[arg-type]
         size=size,
         quality=quality,
         split=split,
-        fractions=fractions or DEFAULT_FRACTIONS,
+        fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
         seed=seed,
         samples_per_shard=samples_per_shard,
     )

@@ -17,8 +17,9 @@ from shards.errors import SourceError
 from shards.keys import shown
 from shards.reasons import Note
 
-PICTURE_ENDINGS = (".jpg", ".jpeg")
-TRIMAP_ENDINGS = (".png",)
+PICTURE_ENDINGS = ("jpg", "jpeg")
+TRIMAP_ENDINGS = ("png",)
+TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision puts into the folder that it is given
 LISTS = ("trainval", "test", "list")
 
 
@@ -83,6 +84,8 @@ def scan(folder: Path) -> Source:
     Raises:
         SourceError: the folder is not in the official layout, holds no picture, or a list cannot be read.
     """
+    if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
+        folder = folder / TORCHVISION_FOLDER
     images, trimaps = folder / "images", folder / "annotations" / "trimaps"
     _check_layout(folder, images, trimaps)
     pictures, litter = _files_by_stem(images, PICTURE_ENDINGS)
@@ -145,8 +148,8 @@ def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os
     litter = 0
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - keeps a leading dot in the stem
-            if entry.name.startswith("._") or ending.lower() not in endings:
+            stem, _, ending = entry.name.rpartition(".")
+            if entry.name.startswith("._") or not stem or ending.lower() not in endings:
                 litter += 1
             elif stem in found:
                 raise SourceError(f"{folder} holds both {found[stem].name} and {entry.name}; remove one of them")

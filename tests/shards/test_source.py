@@ -1,0 +1,104 @@
+"""Scanning a folder: lists, litter, and every reason that a name is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from shard_sources import Maker
+
+from shards.errors import SourceError
+from shards.source import breed_of, scan
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    return {note.name: note.reason for note in scan(folder).notes}
+
+
+def test_lists_and_numbers(maker: Maker) -> None:
+    maker.add("american_bulldog_7")
+    maker.add("Abyssinian_1")
+    maker.lists(test=["Abyssinian_1"], trainval=["american_bulldog_7"])
+    found = scan(maker.folder)
+    assert [(p.name, p.breed, p.class_id, p.species) for p in found.pairs] == [
+        ("Abyssinian_1", "Abyssinian", 1, 1),
+        ("american_bulldog_7", "american_bulldog", 2, 2),
+    ]
+    assert found.lists == {"test": frozenset({"Abyssinian_1"}), "trainval": frozenset({"american_bulldog_7"})}
+
+
+def test_every_reason_of_a_folder(maker: Maker) -> None:
+    for name in ("good_1", "unlisted_1"):
+        maker.add(name)
+    maker.write("no_mask_1", b"x", None)
+    maker.write("no_picture_1", None, b"x")
+    maker.lists(test=["good_1", "gone_1", "no_mask_1", "../../evil"], trainval=["folder_1", "folder_2"])
+    maker.write("folder_1", None, b"x")
+    (maker.folder / "images" / "folder_1.jpg").mkdir()
+    maker.write("folder_2", b"x", None)
+    (maker.folder / "annotations" / "trimaps" / "folder_2.png").mkdir()
+    assert left_out(maker.folder) == {
+        "unlisted_1": "not-listed",
+        "no_mask_1": "picture-without-trimap",
+        "no_picture_1": "trimap-without-picture",
+        "gone_1": "listed-but-missing",
+        "../../evil": "listed-but-missing",
+        "folder_1": "picture-not-a-file",
+        "folder_2": "trimap-not-a-file",
+    }
+
+
+def test_litter_is_counted_and_left_alone(maker: Maker) -> None:
+    maker.add("a_1")
+    maker.lists(test=["a_1"], trainval=[])
+    for path in ("images/a_1.mat", "images/._a_1.jpg", "images/.DS_Store", "annotations/trimaps/._a_1.png"):
+        (maker.folder / path).write_bytes(b"x")
+    found = scan(maker.folder)
+    assert found.ignored == 4
+    assert [pair.name for pair in found.pairs] == ["a_1"]
+    assert not found.notes
+
+
+def test_without_lists_everything_counts(maker: Maker) -> None:
+    maker.add("a_1")
+    maker.add("b_2")
+    assert len(scan(maker.folder).pairs) == 2
+
+
+def test_torchvisions_folder_is_found(maker: Maker) -> None:
+    maker.add("a_1")
+    inner = maker.folder.parent / "root" / "oxford-iiit-pet"
+    inner.parent.mkdir()
+    maker.folder.rename(inner)
+    assert len(scan(inner.parent).pairs) == 1
+
+
+def test_names_with_spaces_in_lists(maker: Maker) -> None:
+    maker.add("my cat 3 2 1")
+    maker.add("plain name")
+    (maker.folder / "annotations" / "test.txt").write_text("# comment\n\nmy cat 3 2 1 9 2 4\nplain name\n")
+    found = {pair.name: (pair.class_id, pair.species) for pair in scan(maker.folder).pairs}
+    assert found == {"my cat 3 2 1": (9, 2), "plain name": (0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "breed"), [("a_b_1", "a_b"), ("cat", "unknown"), ("_1", "unknown"), ("cat_x", "unknown")]
+)
+def test_breed(name: str, breed: str) -> None:
+    assert breed_of(name) == breed
+
+
+def test_unusable_folders_say_what_is_wrong(tmp_path: Path, maker: Maker) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        scan(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="not in the official layout"):
+        scan(tmp_path)
+    maker.write("x", None, b"y")
+    with pytest.raises(SourceError, match=r"holds no \.jpg file"):
+        scan(maker.folder)
+    maker.write("other", b"y", None)
+    with pytest.raises(SourceError, match="1 picture-without-trimap, 1 trimap-without-picture"):
+        scan(maker.folder)
+    (maker.folder / "images" / "other.jpeg").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"both other\.jpeg and other\.jpg"):
+        scan(maker.folder)
