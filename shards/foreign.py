@@ -16,6 +16,8 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255)
 
+Image.preinit()  # the common formats' plugins, once for all workers that are forked later
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -40,6 +42,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
     except UnidentifiedImageError:
         raise RejectedError(f"{what}-unknown-format", f"it begins with {data[:8]!r}") from None
     except Exception as error:  # noqa: BLE001 - fed with garbage, Pillow's parsers raise nearly anything
+        _blame_the_file(error)
         raise RejectedError(f"{what}-corrupt", str(error)) from None
     check_pixels(image.width, image.height, what)
     try:
@@ -51,9 +54,16 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
     except png.PngError as error:
         raise RejectedError(f"{what}-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
     except Exception as error:  # noqa: BLE001 - as above
+        _blame_the_file(error)
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise RejectedError(f"{what}-{reason}", str(error)) from None
     return image
+
+
+def _blame_the_file(error: Exception) -> None:
+    """Pass on what is the machine's fault, not the file's: no memory, a library that cannot be loaded."""
+    if isinstance(error, MemoryError | ImportError) or (isinstance(error, OSError) and error.errno is not None):
+        raise error
 
 
 def orientation(image: Image.Image) -> int:
