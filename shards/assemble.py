@@ -40,6 +40,7 @@ from shards.manifest import (
 )
 from shards.plan import Plan
 from shards.reasons import Note
+from shards.table import table_header
 from shards.worker import ShardRecord
 
 
@@ -143,17 +144,13 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
 
 def _write_table(path: Path, tables: Sequence[Rows]) -> FileEntry:
     """Write the rows of all shards as one ``.npy`` file."""
-    description = {
-        "descr": np.lib.format.dtype_to_descr(SAMPLE_DTYPE),
-        "fortran_order": False,
-        "shape": (sum(map(len, tables)),),
-    }
+    digest, size = hashlib.sha256(), 0
     with atomic_file(path) as handle:
-        np.lib.format.write_array_header_1_0(handle, description)
-        for rows in tables:
-            handle.write(rows.tobytes())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return FileEntry(file=path.name, bytes=path.stat().st_size, sha256=digest)
+        for part in (table_header(sum(map(len, tables))), *(rows.tobytes() for rows in tables)):
+            handle.write(part)
+            digest.update(part)
+            size += len(part)
+    return FileEntry(file=path.name, bytes=size, sha256=digest.hexdigest())
 
 
 def _leaks(folder: Path, tables: dict[Split, list[Rows]]) -> Iterator[Note]:

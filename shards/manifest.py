@@ -162,6 +162,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise FormatError(_why_missing(folder)) from None
     except NotADirectoryError:
         raise FormatError(f"{folder} is not a folder; name the folder that petseg-shard build made") from None
+    except IsADirectoryError:
+        raise FormatError(f"{path} is a folder, a file was expected; build the set again") from None
     return parse_manifest(data, path)
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import FormatError, SampleError, UsageError
-from shards.format import MEMBERS, SAMPLE_DTYPE, SPLITS, Rows, Split, key_hash, row_check
+from shards.format import MEMBERS, SPLITS, Rows, Split, key_hash, row_check
 from shards.keys import candidate_keys, shown
 from shards.manifest import FileEntry, Manifest, SplitEntry, load_manifest
+from shards.table import open_table, table_offset
 
 TAR_BLOCK = 512
 _NAME_BYTES = 100  # the name field of a tar header
@@ -228,38 +229,6 @@ def check_size(folder: Path, entry: FileEntry) -> None:
         raise FormatError(f"{path} is missing; run petseg-shard verify, then build the set again") from None
     if size != entry.bytes:
         raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")
-
-
-def open_table(path: Path, *, samples: int) -> Rows:
-    """Memory-map a split's table of samples.
-
-    Raises:
-        FormatError: it is no table, or not one of ``samples`` samples.
-    """
-    try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from None
-    if table.dtype != SAMPLE_DTYPE or table.shape != (samples,):
-        raise FormatError(f"{path} is damaged: expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
-    return np.asarray(table)
-
-
-def table_offset(index: int) -> int:
-    """Return the byte at which a sample's record begins in its table file."""
-    return table_header_bytes() + index * SAMPLE_DTYPE.itemsize
-
-
-@lru_cache(maxsize=1)
-def table_header_bytes() -> int:
-    """Return the length of the ``.npy`` header before the records (the same for any number of samples)."""
-    import io
-
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": np.lib.format.dtype_to_descr(SAMPLE_DTYPE), "fortran_order": False, "shape": (0,)}
-    )
-    return buffer.tell()
 
 
 @lru_cache(maxsize=8)

@@ -17,8 +17,8 @@ from shards.errors import FormatError
 from shards.format import MANIFEST_NAME, SPLITS, Rows, Split, row_check
 from shards.manifest import FileEntry, Manifest, load_manifest
 from shards.problems import Problem, Report
-from shards.shardset import open_table, table_offset
 from shards.staging import is_set_file
+from shards.table import open_table, table_offset
 from shards.verify_shard import ShardCheck, check_shard, check_shard_quickly
 
 Mode: TypeAlias = Literal["quick", "default", "full"]

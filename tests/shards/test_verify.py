@@ -1,0 +1,322 @@
+"""Whatever is changed in a set is found, and named; nothing that is found makes verify fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_sources import tree
+
+from shards.errors import PetsegError
+from shards.format import ROLES
+from shards.manifest import load_manifest
+from shards.problems import MAX_PER_FILE
+from shards.shardset import ShardSet
+from shards.table import table_header, table_offset
+from shards.verify import Mode, verify
+
+STORAGES = ("source", "jpeg", "raw")
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def copy(tiny_sets: dict[str, Path], storage: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
+
+
+@pytest.mark.parametrize("mode", ["quick", "default", "full"])
+def test_a_sound_set_is_sound(tiny_sets: dict[str, Path], storage: str, mode: Mode) -> None:
+    report = verify(tiny_sets[storage], mode=mode, workers=2)
+    assert report.ok, report.text()
+    assert report.samples == 30
+
+
+def flip(path: Path, byte: int, bit: int) -> None:
+    with path.open("r+b") as handle:
+        handle.seek(byte)
+        value = handle.read(1)[0]
+        handle.seek(byte)
+        handle.write(bytes([value ^ 1 << bit]))
+
+
+@pytest.mark.faults
+def test_any_flipped_bit_is_found(
+    tiny_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+) -> None:
+    """Bits anywhere in a set, each file as likely as the next, so that manifest and index get their share."""
+    rng = random.Random(20)
+    expected = {name: contents(path) for name, path in tiny_sets.items()}
+    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in tiny_sets.items()}
+    for _ in range(campaign(90, 1000)):
+        storage = rng.choice(STORAGES)
+        folder = copies[storage]
+        path = rng.choice(sorted(folder.iterdir()))
+        size = path.stat().st_size
+        if not size:
+            continue
+        byte, bit = rng.randrange(size), rng.randrange(8)
+        flip(path, byte, bit)
+        report = verify(folder)
+        assert not report.ok, f"{path.name}: bit {bit} of byte {byte}"
+        assert path.name in {problem.file for problem in report.problems}
+        json.dumps(report.as_json())
+        check_loading(folder, expected[storage])
+        flip(path, byte, bit)
+    for name, folder in copies.items():
+        assert tree(folder) == tree(tiny_sets[name])
+
+
+def contents(folder: Path) -> dict[str, dict[str, bytes]]:
+    """All members of a set by key."""
+    opened = ShardSet.open(folder)
+    readers = [opened.split(name) for name in opened.manifest.splits]
+    return {
+        reader.key(index): {role: reader.read(index, role) for role in ROLES}
+        for reader in readers
+        for index in range(len(reader))
+    }
+
+
+def check_loading(folder: Path, expected: dict[str, dict[str, bytes]]) -> None:
+    """Reading a damaged set gives what was packed under this key, or an error that a person can act on."""
+    with contextlib.suppress(PetsegError):
+        opened = ShardSet.open(folder)
+        for name in opened.manifest.splits:
+            reader = opened.split(name)
+            for index in range(len(reader)):
+                key = reader.key(index)
+                assert {role: reader.read(index, role) for role in ROLES} == expected[key]
+
+
+@pytest.mark.faults
+def test_truncated_grown_deleted_and_swapped_files_are_found(
+    tiny_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+) -> None:
+    rng = random.Random(4)
+    expected = {name: contents(path) for name, path in tiny_sets.items()}
+    for turn in range(campaign(45, 500)):
+        storage = rng.choice(STORAGES)
+        folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / str(turn)))
+        files = sorted(path for path in folder.iterdir() if path.stat().st_size)
+        victim, other = rng.sample(files, 2)
+        action = rng.choice(["cut", "grow", "delete", "swap", "zeros", "noise", "folder"])
+        data = victim.read_bytes()
+        if action == "cut":
+            victim.write_bytes(data[: rng.randrange(len(data))])
+        elif action == "grow":
+            victim.write_bytes(data + bytes(rng.choice([1, 512, 10240])))
+        elif action == "delete":
+            victim.unlink()
+        elif action == "swap":
+            victim.write_bytes(other.read_bytes())
+            other.write_bytes(data)
+        elif action == "zeros":
+            victim.write_bytes(bytes(len(data)))
+        elif action == "noise":
+            victim.write_bytes(rng.randbytes(len(data)))
+        else:
+            victim.unlink()
+            victim.mkdir()
+        report = verify(folder)
+        assert not report.ok, (storage, victim.name, action)
+        json.dumps(report.as_json())
+        for mode in ("quick", "full"):
+            json.dumps(verify(folder, mode=mode).as_json())  # type: ignore[arg-type]
+        if action in ("cut", "grow", "delete", "folder"):
+            assert not verify(folder, mode="quick").ok, (victim.name, action)
+        check_loading(folder, expected[storage])
+        shutil.rmtree(folder)
+
+
+def test_swapped_shards_of_equal_size_are_noticed_on_reading(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    """In ``raw`` storage all full tars have one size, so that sizes cannot tell them apart."""
+    folder = Path(shutil.copytree(tiny_sets["raw"], tmp_path / "set"))
+    first, second = folder / "train-000000.tar", folder / "test-000001.tar"
+    assert first.stat().st_size == second.stat().st_size
+    first.rename(folder / "x")
+    second.rename(first)
+    (folder / "x").rename(second)
+    reader = ShardSet.open(folder).split("train")
+    with pytest.raises(PetsegError, match=r"train-000000\.tar does not fit train\.samples\.npy"):
+        reader.map(0)
+    assert not verify(folder, mode="quick").ok
+
+
+def test_a_damaged_member_is_named(copy: Path) -> None:
+    reader = ShardSet.open(copy).split("train")
+    row, key = reader.rows([5])[0], reader.key(5)
+    shard = reader.shard_path(int(row["shard"]))
+    flip(shard, int(row["trimap_offset"]) + 7, 3)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.file, problem.shard, problem.key) == ("member", shard.name, int(row["shard"]), key)
+    assert problem.member is not None
+    assert problem.member.startswith(f"{key}.trimap.")
+    assert problem.offset == int(row["trimap_offset"])
+    assert shard.name in problem.line()
+    with pytest.raises(PetsegError, match=rf"{key}\.trimap.*do not fit their checksum"):
+        reader.read(5, "trimap")
+
+
+@pytest.mark.parametrize("role", ["image", "meta"])
+def test_a_damaged_header_is_named(copy: Path, role: str) -> None:
+    reader = ShardSet.open(copy).split("train")
+    row, key = reader.rows([1])[0], reader.key(1)
+    at = int(row[f"{role}_offset"]) - 512 + 110  # in the owner field: tar tools would not mind
+    flip(reader.shard_path(0), at, 0)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.key, problem.offset) == ("header", key, at)
+
+
+def test_damaged_padding_and_end_are_named(copy: Path) -> None:
+    reader = ShardSet.open(copy).split("train")
+    row = reader.rows([0])[0]
+    end = int(row["meta_offset"]) + int(row["meta_length"])
+    flip(reader.shard_path(0), end, 0)
+    flip(reader.shard_path(0), reader.shard_path(0).stat().st_size - 1, 7)
+    kinds = [problem.kind for problem in verify(copy).problems]
+    assert kinds == ["padding", "padding"]
+
+
+def test_a_damaged_record_is_named(copy: Path) -> None:
+    path = copy / "train.samples.npy"
+    flip(path, table_offset(6) + 13, 2)
+    report = verify(copy)
+    assert {problem.file for problem in report.problems} == {path.name}
+    assert table_offset(6) in {problem.offset for problem in report.problems}
+    with pytest.raises(PetsegError, match="the record of sample 6"):
+        ShardSet.open(copy).split("train").rows([5, 6])
+
+
+def test_a_damaged_index_is_named(copy: Path) -> None:
+    path = copy / "train-000001.idx"
+    text = path.read_bytes()
+    flip(path, len(text) // 2, 0)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.file, problem.offset) == ("index", path.name, len(text) // 2)
+
+
+def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change the manifest and give it the checksum that fits."""
+    import hashlib
+
+    from shards.manifest import _canonical
+
+    document = json.loads((folder / "manifest.json").read_bytes())
+    change(document)
+    document["checksum"] = ""
+    document["checksum"] = hashlib.sha256(_canonical(document)).hexdigest()
+    (folder / "manifest.json").write_bytes(_canonical(document))
+
+
+@pytest.mark.parametrize("field", ["class_pixels", "breeds", "species"])
+def test_counts_that_are_not_the_samples_are_found(copy: Path, field: str) -> None:
+    def change(document: dict) -> None:
+        counts = document["splits"]["train"][field]
+        if isinstance(counts, list):
+            counts[0] += 1
+        else:
+            counts[next(iter(counts))] += 1
+
+    rewritten(copy, change)
+    load_manifest(copy)
+    report = verify(copy, mode="full")
+    assert [(problem.kind, problem.file) for problem in report.problems] == [("count", "manifest.json")]
+    assert field in report.problems[0].message
+
+
+def test_a_set_that_contradicts_itself_consistently_is_found(copy: Path, storage: str) -> None:
+    """Values outside 1..3 with every checksum made to fit: only decoding can tell."""
+    if storage != "raw":
+        pytest.skip("a changed byte of a PNG or JPEG is found by its own checksums or coding")
+    import hashlib
+    import zlib
+
+    from shards.format import row_check
+    from shards.manifest import content_fingerprint, parse_manifest
+
+    table_path, tar_path = copy / "train.samples.npy", copy / "train-000000.tar"
+    table = np.load(table_path)
+    row = table[0]
+    tar = bytearray(tar_path.read_bytes())
+    at, length = int(row["trimap_offset"]), int(row["trimap_length"])
+    tar[at + length - 1] = 9
+    tar_path.write_bytes(tar)
+    table[0]["trimap_crc32"] = zlib.crc32(tar[at : at + length])
+    table[0]["check"] = row_check(table[:1])[0]
+    table_path.write_bytes(table_header(len(table)) + table.tobytes())
+
+    def change(document: dict) -> None:
+        split = document["splits"]["train"]
+        split["table"]["sha256"] = hashlib.sha256(table_path.read_bytes()).hexdigest()
+        split["shards"][0]["sha256"] = hashlib.sha256(tar_path.read_bytes()).hexdigest()
+
+    manifest = load_manifest(copy)
+    rewritten(copy, change)
+    document = json.loads((copy / "manifest.json").read_bytes())
+    import msgspec
+
+    from shards.manifest import SplitEntry
+
+    splits = {name: msgspec.convert(entry, SplitEntry) for name, entry in document["splits"].items()}
+    fingerprint = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=splits)
+    rewritten(copy, lambda document: document.update(fingerprint=fingerprint))
+    parse_manifest((copy / "manifest.json").read_bytes(), copy)
+    assert verify(copy).ok
+    (problem,) = verify(copy, mode="full").problems
+    assert (problem.kind, problem.offset) == ("decode", at)
+    assert "trimap-values" in problem.message
+
+
+def test_stray_shards_are_found_and_other_files_are_not(copy: Path) -> None:
+    (copy / "README.md").write_text("mine")
+    assert verify(copy).ok
+    (copy / "train-000099.tar").write_bytes(b"")
+    (problem,) = verify(copy, mode="quick").problems
+    assert (problem.kind, problem.file) == ("stray", "train-000099.tar")
+
+
+def test_a_file_that_differs_everywhere_does_not_flood(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    path = folder / "train-000000.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    report = verify(folder)
+    assert 1 <= len(report.problems) <= 3 * MAX_PER_FILE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100000, b'{"format": "petseg-shards", "version": 1}', b"1" * 5000],
+)
+def test_garbage_manifests(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    (problem,) = verify(tmp_path).problems
+    assert problem.kind == "manifest"
+    with pytest.raises(PetsegError):
+        ShardSet.open(tmp_path)
+
+
+def test_another_version_says_so(copy: Path) -> None:
+    rewritten(copy, lambda document: document.update(version=2))
+    with pytest.raises(PetsegError, match="version 2, this program reads version 1"):
+        ShardSet.open(copy)
+
+
+def test_paths_in_a_manifest_cannot_leave_the_set(copy: Path) -> None:
+    rewritten(copy, lambda document: document["audit"]["quarantine"].update(file="../quarantine.jsonl"))
+    with pytest.raises(PetsegError, match="is damaged"):
+        ShardSet.open(copy)
+
+
+def test_no_set_at_all(tmp_path: Path) -> None:
+    assert not verify(tmp_path).ok
+    assert not verify(tmp_path / "nowhere").ok
