@@ -269,6 +269,7 @@ def _open(name: str, spec: PeerSpec, job: Job, workspace: Workspace, *, cache: s
     with lane_stack:
         process = lane_stack.enter_context(PeerProcess(job))
         prepared = process.ask("prepare")
+        process.peak_memory_bytes = 0  # converting and trying numbers of workers do not count
         check = msgspec.convert(process.ask("check", folder=str(reference)), Check)
         judge(check, image_differs=spec.image_differs(job.storage), mask_differs=spec.mask_differs(job.storage))
         warm = process.ask("warm_up")

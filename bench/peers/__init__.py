@@ -15,7 +15,7 @@ from bench.peers.base import Peer
 ALL = ("source", "jpeg", "raw")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Less:
     """Something that a loader does less, or otherwise, than ours.
 
@@ -62,7 +62,7 @@ class PeerSpec:
 
     def missing(self) -> list[str]:
         """Return the modules that it needs and that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return [name for name in self.needs if not _is_installed(name)]
 
     def marks(self, storage: str) -> list[str]:
         """Return in words what it does less or otherwise, on one storage."""
@@ -77,15 +77,85 @@ class PeerSpec:
         return any(less.mask for less in self.less if storage in less.storages)
 
 
+_SCALED = Less("decodes JPEGs at a reduced scale, then averages areas", ("source",), image=True)
+_BUFFER = Less("shuffles within a buffer, not over the whole epoch")
+
 PEERS: tuple[PeerSpec, ...] = (
     PeerSpec(name="petseg", module="petseg_loader", title="petseg", storages=ALL, augments=True, ours=True),
+    PeerSpec(name="tutorial", module="tutorial", title="the tutorial: Dataset with PIL, DataLoader", augments=True),
     PeerSpec(
-        name="tutorial",
-        module="tutorial",
-        title="tutorial: Dataset with PIL + DataLoader",
+        name="tuned",
+        module="tuned",
+        title="DataLoader, tuned: libjpeg-turbo at scale, OpenCV",
         augments=True,
+        less=(_SCALED,),
     ),
-)  # fmt: skip
+    PeerSpec(
+        name="webdataset",
+        module="webdataset_library",
+        title="webdataset, tuned decoding",
+        storages=ALL,
+        augments=True,
+        less=(_SCALED, _BUFFER),
+    ),
+    PeerSpec(
+        name="dali-reader",
+        module="dali_reader",
+        title="DALI's own fn.readers.webdataset",
+        storages=ALL,
+        needs=("nvidia.dali",),
+        less=(_BUFFER,),
+        reads_ahead=True,
+    ),
+    PeerSpec(
+        name="streaming",
+        module="mosaic_streaming",
+        title="MosaicML Streaming, tuned decoding",
+        storages=("source", "raw"),
+        augments=True,
+        needs=("streaming",),
+        less=(_SCALED,),
+        converts=True,
+    ),
+    PeerSpec(
+        name="litdata",
+        module="litdata_streaming",
+        title="LitData, tuned decoding",
+        storages=("source", "raw"),
+        augments=True,
+        needs=("litdata",),
+        less=(_SCALED,),
+        converts=True,
+    ),
+    PeerSpec(
+        name="spdl",
+        module="spdl_threads",
+        title="SPDL, tuned decoding in threads",
+        augments=True,
+        needs=("spdl",),
+        less=(_SCALED,),
+    ),
+    PeerSpec(
+        name="ffcv",
+        module="ffcv_loader",
+        title="FFCV",
+        storages=ALL,
+        needs=("ffcv",),
+        less=(
+            Less("stores masks as they are delivered, one-hot at the output size: nothing is decoded or resized"),
+            Less("encodes the JPEGs anew when packing, and averages areas", ("source", "jpeg"), image=True),
+            Less("resizes trimaps when packing", ("source",)),
+        ),
+        converts=True,
+    ),
+)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it is a part of
+        return False
 
 
 def find_peer(name: str) -> PeerSpec | None:
