@@ -282,11 +282,15 @@ def _explained(staging: Staging) -> Iterator[None]:
     except BrokenProcessPool:
         kept = _leave(staging)
         raise PetsegError(
-            f"a worker process was killed, perhaps for lack of memory; {kept}run the same command again, "
-            "with a smaller --workers if it happens again"
+            "; ".join(
+                ["a worker process was killed, perhaps for lack of memory"]
+                + [kept] * bool(kept)
+                + ["run the same command again, with a smaller --workers if it happens again"]
+            )
         ) from None
     except KeyboardInterrupt as error:
-        error.add_note(f"{_leave(staging)}run the same command again to go on")
+        kept = _leave(staging)
+        error.add_note(f"{kept}; run the same command again to go on" if kept else "nothing was finished yet")
         raise
     except OSError as error:
         kept = _leave(staging)
@@ -308,7 +312,7 @@ def _leave(staging: Staging) -> str:
         partial.unlink(missing_ok=True)
     finished = len(list(staging.work.glob(f"*{RECORD_ENDING}")))
     if finished or staging.complete:
-        return f"{finished} finished shards are kept in {staging.folder}; "
+        return f"{finished} finished shards are kept in {staging.folder}"
     if staging.planned() or not any(staging.folder.iterdir()):
         staging.discard()
     return ""

@@ -35,8 +35,9 @@ class FriendlyMixin:
             error.show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
-            note = getattr(error, "note", None) or "; ".join(getattr(error, "__notes__", []))
-            fail(f"interrupted{': ' + note if note else ''}", INTERRUPTED)
+            # click turns KeyboardInterrupt into Abort; the notes are on what it was raised from.
+            notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
+            fail("; ".join(["interrupted", *notes]), INTERRUPTED)
         except PetsegError as error:
             fail(str(error), error.exit_code)
         except BrokenPipeError:
@@ -44,7 +45,7 @@ class FriendlyMixin:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            fail(describe_os_error(error), 1)
+            fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
         except MemoryError:
             fail("out of memory: use a smaller --batch-size, --size or number of workers", 1)
         sys.exit(result if isinstance(result, int) else 0)
