@@ -6,14 +6,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import FriendlyGroup
 from shards.errors import UsageError
 
+if TYPE_CHECKING:
+    from bench.results import Results
+
 PATH = click.Path(path_type=Path)
 SHARDS = click.option("--shards", type=PATH, required=True, help="A shard set; of source storage for all storages.")
+PAGE = click.option("--page", type=PATH, help="Write a self-contained HTML page.")
+PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
 
 
@@ -53,18 +59,23 @@ def main() -> None:
     "--handicap", default=0.0, metavar="PART", help="Slow every loader by this part, to see that compare finds it."
 )
 @JSON
-def loader(*, json_file: Path | None, storages: str, peers: str, **options: object) -> None:
+@PAGE
+@PLOT
+def loader(
+    *, json_file: Path | None, page: Path | None, plot: Path | None, storages: str, peers: str, **options: object
+) -> None:
     """Pictures per second of our loader and of others, over the same pictures, checked to be the same work."""
     from bench.loader_bench import LoaderSettings, run_loader_bench
     from bench.results import write_results
     from bench.table import print_results
 
-    check_writable(json_file)
+    check_writable(json_file=json_file, page=page, plot=plot)
     settings = LoaderSettings(storages=split_names(storages), peers=split_names(peers), **options)  # type: ignore[arg-type]
     with notes() as note:
         results = run_loader_bench(settings, note=note)
     if json_file is not None:
         write_results(results, json_file)
+    write_outputs(results, page=page, plot=plot)
     print_results(results)
 
 
@@ -73,14 +84,17 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def check_writable(path: Path | None) -> None:
-    """Refuse a result file that could not be written, before minutes are spent on measuring.
+def check_writable(*, json_file: Path | None, page: Path | None, plot: Path | None) -> None:
+    """Refuse result files that could not be written, before minutes are spent on measuring.
 
     Raises:
-        UsageError: its folder is not there.
+        UsageError: a folder is not there, or the figure's name has another ending.
     """
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--json {path}: the folder {path.parent} does not exist; make it first")
+    for option, path in (("--json", json_file), ("--page", page), ("--plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    if plot is not None:
+        check_plot(plot)
 
 
 @contextmanager
@@ -93,3 +107,84 @@ def notes() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as status:
         yield status.update
+
+
+@main.command()
+@click.argument("a", metavar="A.json", type=PATH)
+@click.argument("b", metavar="B.json", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--fail", "fail_on_change", is_flag=True, help="Exit with 1 if a line became slower.")
+def compare(a: Path, b: Path, *, as_json: bool, fail_on_change: bool) -> int:
+    """Say what changed from A to B beyond the noise; both are files written with --json."""
+    from bench.compare import compare_results, comparison_json, comparison_text
+    from bench.results import read_results
+    from shards.console import print_json
+
+    comparison = compare_results(read_results(a), read_results(b))
+    if as_json:
+        print_json(comparison_json(comparison))
+    else:
+        click.echo(comparison_text(comparison))
+    slower = any(line.difference.changed and line.difference.ratio < 1 for line in comparison.lines)
+    return int(fail_on_change and slower)
+
+
+@main.command()
+@click.argument("results", metavar="RESULTS.json", type=PATH)
+@click.option("--page", type=PATH, help="Write a self-contained HTML page.")
+@click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
+def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
+    """Print the tables of a run again, or write its page and its figure."""
+    from bench.results import read_results
+    from bench.table import print_results
+
+    found = read_results(results)
+    write_outputs(found, page=page, plot=plot)
+    if page is None and plot is None:
+        print_results(found)
+
+
+@main.command()
+@click.argument("results", metavar="RESULTS.json...", type=PATH, nargs=-1, required=True)
+@click.option("--into", "documents", type=PATH, multiple=True, required=True, help="A Markdown file; may be repeated.")
+@click.option("--plot", type=PATH, help="Write the loaders' figure here, .svg or .png, and show it in the documents.")
+def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
+    """Put the figures of runs into documents, between <!-- bench:KIND --> and <!-- /bench:KIND -->."""
+    import os
+
+    from bench.figures import update_document
+    from bench.results import read_results
+
+    runs = [read_results(path) for path in results]
+    for run in runs:
+        if run.kind == "loader":
+            write_outputs(run, page=None, plot=plot)
+    for document in documents:
+        address = None if plot is None else os.path.relpath(plot, document.parent)
+        blocks = update_document(document, runs, plot=address)
+        click.echo(f"{document}: {', '.join(blocks)}")
+
+
+def write_outputs(results: Results, *, page: Path | None, plot: Path | None) -> None:
+    """Write the page and the figure of a run where they are asked for."""
+    from shards.files import write_atomically
+
+    if page is not None:
+        from bench.page import render_page
+
+        write_atomically(page, render_page(results))
+    if plot is not None:
+        from bench.plot import draw_figure
+
+        write_atomically(plot, draw_figure(results, file_format=check_plot(plot)))
+
+
+def check_plot(plot: Path) -> str:
+    """Return the format of a figure by its name.
+
+    Raises:
+        UsageError: neither .svg nor .png.
+    """
+    if plot.suffix not in (".svg", ".png"):
+        raise UsageError(f"--plot {plot}: the name must end in .svg or .png")
+    return plot.suffix[1:]

@@ -53,8 +53,9 @@ class Difference:
 def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift: float = 0.0) -> Difference:
     """Decide whether B's rates differ from A's beyond the noise.
 
-    All of these must hold for a change: the ratio is beyond 8 % (plus ``drift``); it is beyond three standard errors;
-    and the exact rank test (Mann-Whitney) gives at most 0.02.
+    Of each five repeats the slowest is left out: other work on the machine can only slow a repeat down, and a single
+    one that it hit must neither make a change nor hide one. All of these must hold for a change: the ratio is beyond
+    8 % (plus ``drift``); it is beyond three standard errors; and the exact rank test (Mann-Whitney) gives at most 0.02.
 
     Args:
         a: rates of the repeats of the first run, all positive.
@@ -63,6 +64,7 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
             is used where it is greater, so that a line that was quiet by luck is not overrated.
         drift: logarithm by which the machine itself differed between the runs.
     """
+    a, b = undisturbed(a), undisturbed(b)
     logs_a, logs_b = [math.log(value) for value in a], [math.log(value) for value in b]
     shift = median(y - x for x in logs_a for y in logs_b)
     own = math.sqrt((deviation(logs_a) ** 2 + deviation(logs_b) ** 2) / 2)
@@ -70,6 +72,11 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
     margin = max(FLOOR + abs(drift), ERRORS * error)
     chance = rank_chance(a, b)
     return Difference(math.exp(shift), math.exp(margin), chance, changed=abs(shift) > margin and chance <= CHANCE)
+
+
+def undisturbed(rates: Sequence[float]) -> list[float]:
+    """Return the rates without the slowest fifth, rounded down."""
+    return sorted(rates)[len(rates) // 5 :]
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -81,8 +88,8 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def pooled_noise(runs: Sequence[Sequence[float]]) -> float:
-    """Return the typical standard deviation of the logarithm of a repeat's rate, over many lines: their median."""
-    spreads = [deviation([math.log(value) for value in rates]) for rates in runs if len(rates) > 1]
+    """Return the typical standard deviation of the logarithm of an undisturbed repeat's rate: the lines' median."""
+    spreads = [deviation([math.log(value) for value in undisturbed(rates)]) for rates in runs if len(rates) > 1]
     return median(spreads) if spreads else 0.0
 
 

@@ -1,0 +1,162 @@
+"""A run as one HTML page that needs no other file: figure, tables, marks, what was not measured, where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from bench.plot import draw_figure
+from bench.results import Results
+from bench.table import (
+    BUILD_HEADINGS,
+    LIMIT_HEADINGS,
+    LOADER_HEADINGS,
+    TRAIN_HEADINGS,
+    all_marks,
+    build_cells,
+    limit_cells,
+    loader_cells,
+    sections,
+    train_cells,
+)
+
+_STYLE = """
+:root { color-scheme: light }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #1e293b;
+       background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
+th { border-bottom: 2px solid #94a3b8; vertical-align: bottom }
+td:first-child, th:first-child, td.text { text-align: left }
+tr.ours td { color: #c2410c; font-weight: 600 }
+.scroll { overflow-x: auto } svg { max-width: 100%; height: auto }
+code { background: #f1f5f9; padding: .1rem .3rem }
+"""
+
+
+def render_page(results: Results) -> str:
+    """Return the page."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width'>",
+        f"<title>petseg-bench {results.kind}</title><style>{_STYLE}</style>",
+        f"<h1>petseg-bench {results.kind}</h1>",
+        f"<p>{escape(_summary(results))}</p>",
+        f"<figure class=scroll>{_svg(results)}</figure>",
+        *_loader_parts(results),
+    ]
+    if results.train:
+        parts += ["<h2>Training, pictures/s</h2>", _table(TRAIN_HEADINGS, map(train_cells, results.train))]
+    if results.build:
+        parts += ["<h2>Packing</h2>", _table(BUILD_HEADINGS, map(build_cells, results.build))]
+    if results.limits:
+        parts += [
+            "<h2>What is possible: each part alone, on all cores</h2>",
+            _table(LIMIT_HEADINGS, map(limit_cells, results.limits)),
+        ]
+    if results.left:
+        items = "".join(f"<li>{escape(left.name)}: {escape(left.reason)}</li>" for left in results.left)
+        parts.append(f"<h2>Not measured, and why</h2><ul>{items}</ul>")
+    parts += ["<h2>Where and how</h2>", _environment(results)]
+    return "\n".join(parts) + "\n"
+
+
+def _loader_parts(results: Results) -> list[str]:
+    marks = all_marks(results.lines)
+    parts = []
+    for title, lines in sections(results.lines):
+        rows = [loader_cells(line, results, marks) for line in lines]
+        parts += [f"<h2>{escape(title)}</h2>", _table(LOADER_HEADINGS, rows, ours=[bool(x.engine) for x in lines])]
+    if marks:
+        items = "".join(f"<li>{escape(mark)}</li>" for mark in marks)
+        parts.append(f"<h2>Marks: what a loader does less, or otherwise</h2><ol>{items}</ol>")
+    checks = [
+        [
+            line.name,
+            str(line.check.delivered),
+            str(line.check.missing),
+            str(line.check.repeated),
+            f"{line.check.image_difference:.2f}",
+            f"{line.check.image_worst:.2f}",
+            f"{line.check.mask_difference:.4%}",
+        ]
+        for line in results.lines
+    ]
+    if checks:
+        headings = ("checked before timing", "delivered", "missing", "repeated", "picture differs by, levels", "worst",
+                    "mask pixels that differ")  # fmt: skip
+        parts += ["<h2>What was delivered</h2>", _table(headings, checks)]
+    gpu = [
+        [
+            line.name,
+            f"{sum(r.gpu.host_wait_seconds for r in line.repeats if r.gpu) / len(line.repeats):.3f}",
+            f"{sum(r.gpu.device_seconds for r in line.repeats if r.gpu) / len(line.repeats):.3f}",
+            f"{sum(r.gpu.moved_bytes for r in line.repeats if r.gpu) / sum(r.pictures for r in line.repeats):,.0f}",
+        ]
+        for line in results.lines
+        if line.repeats[0].gpu
+    ]
+    if gpu:
+        gpu_headings = (
+            "on the GPU",
+            "host waited, s a repeat",
+            "device time by events, s a repeat",
+            "bytes moved a picture",
+        )
+        parts += ["<h2>The GPU's side</h2>", _table(gpu_headings, gpu)]
+    return parts
+
+
+def _summary(results: Results) -> str:
+    environment, data = results.environment, results.data
+    stored = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in data.bytes.items())
+    return (
+        f"{data.samples} pictures of split {data.split} ({stored}) on {environment.cpu}, {environment.cores} cores, "
+        f"{environment.memory_bytes / 2**30:,.0f} GiB. {cache_note(results)}"
+    )
+
+
+def cache_note(results: Results) -> str:
+    """Say which of the data fit into memory or even into the processor's cache, since that flatters every loader."""
+    environment = results.environment
+    cache = environment.last_level_cache_bytes
+    inside = [name for name, size in results.data.bytes.items() if cache is not None and size < cache]
+    if inside:
+        return f"The {' and '.join(inside)} data fit into the processor's cache; larger data will be slower to read."
+    if all(size < environment.memory_bytes for size in results.data.bytes.values()):
+        return "The data fit into memory, not into the processor's cache."
+    return "The data do not fit into memory."
+
+
+def _environment(results: Results) -> str:
+    environment = results.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    rows = [
+        ("command", environment.command),
+        ("started", f"{environment.started}, took {environment.seconds:,.0f} s"),
+        ("commit", environment.commit or "unknown"),
+        ("system", environment.system),
+        ("GPU", "; ".join(environment.gpu) or "none"),
+        ("load average before and after", f"{environment.load_before}, {environment.load_after}"),
+        ("versions", versions),
+        ("data fingerprint", results.data.fingerprint),
+        ("options", ", ".join(f"{name}={value}" for name, value in results.settings.items())),
+    ]
+    body = "".join(f"<tr><td>{escape(name)}<td class=text>{escape(str(value))}" for name, value in rows)
+    return f"<div class=scroll><table>{body}</table></div>"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, ours: Sequence[bool] = ()) -> str:
+    head = "".join(f"<th>{escape(heading)}" for heading in headings)
+    body = []
+    for number, row in enumerate(rows):
+        kind = " class=ours" if number < len(ours) and ours[number] else ""
+        body.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}" for cell in row))
+    return f"<div class=scroll><table><tr>{head}{''.join(body)}</table></div>"
+
+
+def _svg(results: Results) -> str:
+    """Return the figure without the XML prologue, to stand within HTML."""
+    text = draw_figure(results).decode()
+    return text[text.index("<svg") :]
