@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
@@ -78,6 +79,7 @@ class Report:
     files: int = 0
     samples: int = 0
     bytes: int = 0
+    _seen: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
@@ -86,12 +88,9 @@ class Report:
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Take problems over, the first of each file."""
-        seen: dict[str, int] = {}
-        for problem in self.problems:
-            seen[problem.file] = seen.get(problem.file, 0) + 1
         for problem in problems:
-            seen[problem.file] = seen.get(problem.file, 0) + 1
-            if seen[problem.file] <= MAX_PER_FILE:
+            self._seen[problem.file] += 1
+            if self._seen[problem.file] <= MAX_PER_FILE:
                 self.problems.append(problem)
             else:
                 self.dropped += 1

@@ -1,0 +1,144 @@
+"""Opening a set costs neither time nor memory per sample."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from shards.format import CLASSES, FORMAT, SAMPLE_DTYPE, VERSION, index_name, key_hash, row_check, shard_name
+from shards.manifest import (
+    AuditEntry,
+    BuildOptions,
+    FileEntry,
+    Manifest,
+    RawLayout,
+    ShardEntry,
+    SplitEntry,
+    content_fingerprint,
+    dump_manifest,
+)
+from shards.plan import raw_layout
+from shards.table import table_header
+from shards.tar import BLOCK, END, header, padded
+
+SAMPLES, SHARDS, SIZE, META = 10_000_000, 2_000, 8, 200
+NO_SHA = "0" * 64
+
+PROBE = """
+import json, sys, time
+import shards.shardset
+began = time.perf_counter()
+reader = shards.shardset.ShardSet.open(sys.argv[1]).split("train")
+count = len(reader)
+row = reader.rows([count - 1, 12345])[0]
+opened = time.perf_counter() - began
+keys = [reader.key(count - 1), reader.key(0)]
+status = open("/proc/self/status").read()  # ru_maxrss would be that of whoever started us
+peak = int(status.split("VmHWM:")[1].split()[0])
+print(json.dumps({"seconds": opened, "peak_mb": peak / 1024, "keys": keys, "n": count}))
+"""
+
+
+@pytest.fixture(scope="module")
+def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``raw`` set of ten million samples: a whole table and sparse tars with first and last headers only."""
+    folder = tmp_path_factory.mktemp("ten million")
+    layout = raw_layout(SIZE, META)
+    each = SAMPLES // SHARDS
+    rows = np.zeros(each, SAMPLE_DTYPE)
+    starts = np.arange(each, dtype=np.uint64) * layout.stride
+    image, trimap = padded(128 + 3 * SIZE * SIZE), padded(128 + SIZE * SIZE)
+    rows["image_offset"] = starts + BLOCK
+    rows["trimap_offset"] = starts + 2 * BLOCK + image
+    rows["meta_offset"] = starts + 3 * BLOCK + image + trimap
+    rows["image_length"], rows["trimap_length"], rows["meta_length"] = 128 + 3 * SIZE * SIZE, 128 + SIZE * SIZE, META
+    shards = []
+    with (folder / "train.samples.npy").open("wb") as table:
+        table.write(table_header(SAMPLES))
+        for number in range(SHARDS):
+            first, last = f"s{number}_first", f"s{number}_last"
+            rows["shard"] = number
+            rows["key_hash"] = 0
+            rows["key_hash"][0], rows["key_hash"][-1] = key_hash(first), key_hash(last)
+            rows["check"] = row_check(rows)
+            table.write(rows.tobytes())
+            shards.append(write_shard(folder, number, each, layout, first, last))
+    (folder / "quarantine.jsonl").write_bytes(b"")
+    size = (folder / "train.samples.npy").stat().st_size
+    split = SplitEntry(
+        samples=SAMPLES,
+        table=FileEntry(file="train.samples.npy", bytes=size, sha256=NO_SHA),
+        shards=tuple(shards),
+        class_pixels=(1, 1, 1),
+        breeds={},
+        species={},
+    )
+    manifest = Manifest(
+        format=FORMAT,
+        version=VERSION,
+        storage="raw",
+        size=SIZE,
+        classes=CLASSES,
+        options=BuildOptions(split="random", fractions=(1.0, 0.0, 0.0), seed=0, samples_per_shard=each, quality=None),
+        splits={"train": split},
+        largest=(SIZE, SIZE),
+        raw=layout,
+        audit=AuditEntry(
+            found=SAMPLES,
+            packed=SAMPLES,
+            mended=0,
+            left_out=0,
+            reasons={},
+            quarantine=FileEntry(file="quarantine.jsonl", bytes=0, sha256=NO_SHA),
+        ),
+        versions={},
+        plan=NO_SHA,
+        fingerprint=content_fingerprint(storage="raw", size=SIZE, splits={"train": split}),
+    )
+    (folder / "manifest.json").write_bytes(dump_manifest(manifest))
+    return folder
+
+
+def write_shard(folder: Path, number: int, each: int, layout: RawLayout, first: str, last: str) -> ShardEntry:
+    length = each * layout.stride + len(END)
+    with (folder / shard_name("train", number)).open("wb") as tar:
+        for position, key in ((0, first), ((each - 1) * layout.stride, last)):
+            tar.seek(position)
+            tar.write(header(f"{key}.image.npy", 128 + 3 * SIZE * SIZE))
+        tar.truncate(length)
+    (folder / index_name("train", number)).write_bytes(b"")
+    index = FileEntry(file=index_name("train", number), bytes=0, sha256=NO_SHA)
+    return ShardEntry(file=shard_name("train", number), bytes=length, sha256=NO_SHA, samples=each, index=index)
+
+
+@pytest.mark.slow
+def test_ten_million_samples_open_at_once(ten_million: Path) -> None:
+    text = subprocess.check_output([sys.executable, "-c", PROBE, str(ten_million)], text=True)
+    found = json.loads(text)
+    assert found["n"] == SAMPLES
+    assert found["keys"] == [f"s{SHARDS - 1}_last", "s0_first"]
+    assert found["seconds"] < 1.0, found
+    assert found["peak_mb"] < 200, found
+    (ten_million / "probe.json").write_text(text)
+
+
+@pytest.mark.slow
+def test_quick_verification_does_not_read_the_table(ten_million: Path) -> None:
+    from shards.verify import verify
+
+    report = verify(ten_million, mode="quick")
+    # The tars are hollow, so that headers after the first are missing; what matters is that 800 MB were not read.
+    assert report.samples == SAMPLES
+    assert {problem.kind for problem in report.problems} <= {"index", "header"}
+
+
+def test_structs_are_immutable(ten_million: Path) -> None:
+    assert all(issubclass(struct, msgspec.Struct) for struct in (Manifest, SplitEntry, ShardEntry, FileEntry))
+    with pytest.raises(AttributeError):
+        FileEntry(file="x", bytes=0, sha256=NO_SHA).bytes = 1  # type: ignore[misc]
