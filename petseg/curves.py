@@ -36,16 +36,10 @@ def draw_curves(history: History) -> bytes:
         iou.plot(epochs, [float("nan") if v is None else v for v in values], label=name, color=_LINES[name], **style)
     iou.plot(epochs, [e[part]["mean_iou"] for e in history], label="mean", color="black", linewidth=2, **style)
     best = max(history, key=lambda entry: entry[part]["mean_iou"])
-    iou.annotate(
-        f"best {best[part]['mean_iou']:.3f}\nepoch {best['epoch']}",
-        (best["epoch"], best[part]["mean_iou"]),
-        textcoords="offset points",
-        xytext=(-8, -40),
-        ha="right",
-        arrowprops={"arrowstyle": "-", "color": "black"},
-    )
-    iou.set(title=f"IoU, {'validation' if part == 'val' else 'training'} pictures", xlabel="epoch", ylim=(0, 1))
-    iou.legend(frameon=False, loc="lower right", ncols=2)
+    name = "validation" if part == "val" else "training"
+    iou.set(title=f"IoU, {name}: best mean {best[part]['mean_iou']:.3f} in epoch {best['epoch']}", ylim=(0, 1))
+    iou.set_xlabel("epoch")
+    iou.legend(frameon=True, framealpha=0.7, edgecolor="none", loc="best", ncols=2)
 
     rate.plot(epochs, [entry["learning_rate"] for entry in history], color="black", **style)
     rate.set(title="Learning rate at the end of the epoch", xlabel="epoch", ylim=(0, None))

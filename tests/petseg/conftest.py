@@ -1,0 +1,43 @@
+"""What the trainer's tests share: commands called in this process, and a small trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+# A network and a run that take a second: what is tested is the machinery, not the recipe.
+TINY = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
+TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """``call(command, *arguments)``: a click command as the shell would run it, without a process of its own."""
+
+    def run(command: click.Command, *arguments: object) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            command.main(args=[str(argument) for argument in arguments], prog_name="petseg")
+        out, err = capfd.readouterr()
+        return Result(code=int(exit_.value.code or 0), out=out, err=err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs with a tiny U-Net."""
+    import petseg
+
+    return petseg.train(made_up_set, run=tmp_path_factory.mktemp("runs") / "tiny", options=TINY)

@@ -1,0 +1,163 @@
+"""Bad input through the command line: one clear line, a non-zero exit, nothing harmed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from petseg.cli import evaluate, export, predict, train
+
+
+def check(result, *parts: str) -> None:
+    assert result.code != 0
+    assert result.out == ""
+    line = result.err.strip().splitlines()[-1]
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--shards"]),
+        (["--resume"], ["--run"]),
+        (["--shards", "nowhere"], ["no such folder", "nowhere", "petseg-shard build"]),
+        (["--shards", "SET", "--size", "0"], ["--size 0"]),
+        (["--shards", "SET", "--size", "31"], ["--size 31", "32"]),
+        (["--shards", "SET", "--epochs", "0"], ["--epochs"]),
+        (["--shards", "SET", "--batch-size", "0"], ["--batch-size"]),
+        (["--shards", "SET", "--lr", "0"], ["--lr"]),
+        (["--shards", "SET", "--lr", "nan"], ["--lr"]),
+        (["--shards", "SET", "--warmup", "2"], ["--warmup"]),
+        (["--shards", "SET", "--dice-weight", "-1"], ["--dice-weight"]),
+        (["--shards", "SET", "--label-smoothing", "1"], ["--label-smoothing"]),
+        (["--shards", "SET", "--ema-decay", "1"], ["--ema-decay"]),
+        (["--shards", "SET", "--clip-norm", "-1"], ["--clip-norm"]),
+        (["--shards", "SET", "--patience", "-1"], ["--patience"]),
+        (["--shards", "SET", "--seed", "-1"], ["--seed"]),
+        (["--shards", "SET", "--accumulate", "99"], ["--accumulate"]),
+        (["--shards", "SET", "--threads", "0"], ["--threads"]),
+        (["--shards", "SET", "--prefetch", "0"], ["--prefetch"]),
+        (["--shards", "SET", "--checkpoint-minutes", "-1"], ["--checkpoint-minutes"]),
+        (["--shards", "SET", "--optimizer", "adam", "--weight-decay", "1"], ["adamw"]),
+        (["--shards", "SET", "--widths", "a,b"], ["--widths"]),
+        (["--shards", "SET", "--model", "tutorial", "--blocks", "2"], ["tutorial"]),
+        (["--shards", "SET", "--model", "resnet"], ["--model"]),
+        (["--shards", "SET", "--device", "cuda:99"], ["--device"]),
+        (["--shards", "SET", "--device", "toaster"], ["--device toaster"]),
+        (["--shards", "SET", "--device", "cpu", "--precision", "fp16"], ["fp16", "bf16"]),
+        (["--shards", "SET", "--run", "FILE"], ["--run", "is a file"]),
+        (["--shards", "SET", "--run", "FILE/below"], ["not a folder"]),
+        (["--shards", "SET", "--run", "FULL"], ["not empty"]),
+        (["--shards", "EMPTY"], ["no finished shard set"]),
+        (["--resume", "--run", "nowhere"], ["no such run"]),
+        (["--resume", "--run", "EMPTY"], ["no run"]),
+    ],
+    ids=" ".join,
+)
+def test_train(call, made_up_set: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    names = {"SET": made_up_set, "FILE": tmp_path / "file", "EMPTY": tmp_path / "empty", "FULL": tmp_path / "full"}
+    words = [str(names.get(word, word)).replace("FILE/", f"{tmp_path / 'file'}/") for word in arguments]
+    if "--run" not in words and "--resume" not in words:
+        words += ["--run", str(tmp_path / "run")]
+    check(call(train, *words), *parts)
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+def test_shards_of_another_version(call, made_up_set: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(made_up_set, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    check(call(train, "--shards", copy, "--run", tmp_path / "run"), "version 99")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_no_cuda_here(call, made_up_set: Path, tmp_path: Path) -> None:
+    check(call(train, "--shards", made_up_set, "--run", tmp_path / "r", "--device", "cuda"), "no CUDA device")
+
+
+def test_a_run_is_never_overwritten(call, made_up_set: Path, tiny_run: Path) -> None:
+    before = (tiny_run / "last.pt").read_bytes()
+    check(call(train, "--shards", made_up_set, "--run", tiny_run), "holds a run already", "--resume")
+    assert (tiny_run / "last.pt").read_bytes() == before
+
+
+def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> None:
+    result = call(train, "--resume", "--run", tiny_run, "--lr", "0.5", "--epochs", "9", "--model", "tutorial")
+    check(result, "--lr is 0.003, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
+
+
+def test_resuming_with_other_data(call, tiny_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
+    other = tmp_path / "other"
+    command("petseg-shard", "build", made_up_pets, other, "--split", "random", "--seed", "5")
+    check(call(train, "--resume", "--run", tiny_run, "--shards", other), "other data")
+
+
+def test_two_processes_on_one_run(call, tiny_run: Path) -> None:
+    from petseg.runfolder import RunFolder
+
+    folder = RunFolder(tiny_run)
+    try:
+        check(call(train, "--resume", "--run", tiny_run), "in use")
+    finally:
+        folder.close()
+
+
+def test_damaged_checkpoint(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(tiny_run, broken)
+    data = bytearray((broken / "best.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (broken / "best.pt").write_bytes(data)
+    (broken / "last.pt").write_bytes(data[:100])
+    check(call(evaluate, broken, "--shards", made_up_set), "best.pt", "damaged")
+    check(call(train, "--resume", "--run", broken), "last.pt", "damaged")
+    check(call(export, broken, tmp_path / "a.onnx"), "damaged")
+    (broken / "config.json").write_text("{")
+    check(call(train, "--resume", "--run", broken), "config.json", "damaged")
+
+
+def test_evaluate(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+    check(call(evaluate, tmp_path / "nowhere", "--shards", made_up_set), "no such run")
+    check(call(evaluate, tmp_path, "--shards", made_up_set), "no checkpoint", "petseg-train")
+    check(call(evaluate, tiny_run, "--shards", tmp_path), "no finished shard set")
+    check(call(evaluate, tiny_run, "--shards", made_up_set, "--split", "dev"), "no split 'dev'")
+    check(call(evaluate, tiny_run, "--shards", made_up_set, "--batch-size", 0), "--batch-size")
+    check(call(evaluate, tiny_run, "--shards", made_up_set, "--size", 5), "--size 5")
+
+
+def test_predict(call, tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (40, 30), "red").save(picture)
+    check(call(predict, tiny_run, tmp_path / "nope.jpg", "-o", out), "nope.jpg")
+    check(call(predict, tiny_run, "*.nothing", "-o", out), "no pictures match")
+    (tmp_path / "empty").mkdir()
+    check(call(predict, tiny_run, tmp_path / "empty", "-o", out), "no pictures in")
+    check(call(predict, tmp_path / "run", picture, "-o", out), "no such run")
+    check(call(predict, tiny_run, picture, "-o", tmp_path), "overwrite one of the pictures")
+    check(call(predict, tiny_run, picture, "-o", out, "--batch-size", 0), "--batch-size")
+    assert not out.exists()
+    (tmp_path / "file").write_text("mine")
+    check(call(predict, tiny_run, picture, "-o", tmp_path / "file"), "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_export(call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(call(export, tiny_run, tmp_path / "net.pb"), ".onnx")
+    check(call(export, tiny_run, tmp_path / "no" / "net.onnx"), "no such file or folder")
+    from importlib import util
+
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, package=None: None if name == "onnxscript" else real(name))
+    check(call(export, tiny_run, tmp_path / "net.onnx"), "onnxscript", "pip install 'petseg[export]'")

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import petseg
+from petseg.cli import export
+from petseg.export import TOLERANCE, export_onnx
+from petseg.models import default_model_config
+
+
+def test_takes_pictures_as_they_are_in_any_number(call, tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    result = call(export, tiny_run, path, "--size", "48")
+    assert result.code == 0, result.err
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    network = petseg.load(tiny_run, device="cpu", precision="fp32")
+    for count in (1, 2, 5):
+        image = np.random.default_rng(count).integers(0, 256, (count, 3, 48, 48), dtype=np.uint8)
+        (logits,) = session.run(None, {"image": image})
+        with torch.inference_mode():
+            expected = network.model(torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
+    assert session.get_modelmeta().custom_metadata_map["classes"] == "animal,background,border"
+
+
+def test_json(call, tiny_run: Path, tmp_path: Path) -> None:
+    import json
+
+    document = json.loads(call(export, tiny_run, tmp_path / "net.onnx", "--json").out)
+    assert document["bytes"] == (tmp_path / "net.onnx").stat().st_size
+
+
+@pytest.mark.slow
+def test_the_tutorials_network(tmp_path: Path) -> None:
+    from petseg.device import choose_placement
+    from petseg.models import build_model
+    from petseg.predictor import Predictor
+    from petseg.recipe import default_recipe
+
+    recipe = default_recipe("tutorial")
+    model = build_model(default_model_config("tutorial")).eval()
+    placement = choose_placement(torch.device("cpu"), "fp32")
+    predictor = Predictor(model, recipe=recipe, placement=placement, source=tmp_path, size=50)  # 50: is padded
+    assert export_onnx(predictor, tmp_path / "t.onnx").largest_difference < TOLERANCE

@@ -1,0 +1,87 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from petseg.losses import balanced_class_weights, dice_loss, segmentation_loss
+
+
+def example(pictures: int = 6, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(pictures, 3, size, size, generator=generator) * 3
+    truth = torch.randint(0, 3, (pictures, size, size), generator=generator, dtype=torch.uint8)
+    return logits, truth, torch.ones(pictures, dtype=torch.bool)
+
+
+def test_cross_entropy_is_torchs() -> None:
+    logits, truth, valid = example()
+    loss = segmentation_loss(logits, truth, valid, global_valid=6, dice_weight=0.0)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, truth.long()))
+
+
+def test_dice_is_the_formula() -> None:
+    logits, truth, _ = example(pictures=1)
+    p, t = logits.softmax(1)[0].double(), truth[0]
+    expected = 0.0
+    for c in range(3):
+        one = (t == c).double()
+        expected += (2 * (p[c] * one).sum() + 1) / (p[c].sum() + one.sum() + 1)
+    assert dice_loss(logits, truth).item() == pytest.approx(1 - float(expected) / 3, abs=1e-6)
+
+
+def test_dice_is_zero_for_perfection_also_without_a_class() -> None:
+    truth = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    logits = F.one_hot(truth.long(), 3).permute(0, 3, 1, 2) * 200.0
+    assert dice_loss(logits, truth).item() == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 6), max_size=3), dice=st.sampled_from([0.0, 1.0]), smooth=st.sampled_from([0.0, 0.1])
+)
+def test_shares_of_a_batch_add_up(cuts: list[int], dice: float, smooth: float) -> None:
+    logits, truth, valid = example()
+    valid[4] = False
+    weights = torch.tensor([0.5, 1.0, 1.5])
+    options = {"global_valid": 5, "dice_weight": dice, "class_weights": weights, "label_smoothing": smooth}
+    whole = segmentation_loss(logits, truth, valid, **options)
+    edges = [0, *sorted(cuts), 6]
+    parts = [segmentation_loss(logits[a:b], truth[a:b], valid[a:b], **options) for a, b in itertools.pairwise(edges)]
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+
+
+def test_padding_counts_nowhere_not_even_as_nan() -> None:
+    logits, truth, valid = example()
+    valid[5] = False
+    expected = segmentation_loss(logits[:5], truth[:5], valid[:5], global_valid=5)
+    spoilt = logits.clone()
+    spoilt[5] = float("nan")
+    torch.testing.assert_close(segmentation_loss(spoilt, truth, valid, global_valid=5), expected)
+    leaf = logits.clone().requires_grad_()
+    segmentation_loss(leaf, truth, valid, global_valid=5).backward()
+    assert leaf.grad is not None
+    assert leaf.grad[5].abs().max() == 0
+    assert leaf.grad[:5].abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_summed_in_fp32(dtype: torch.dtype) -> None:
+    logits, truth, valid = (
+        torch.zeros(1, 3, 400, 400, dtype=dtype),
+        torch.zeros(1, 400, 400, dtype=torch.uint8),
+        torch.ones(1, dtype=torch.bool),
+    )
+    loss = segmentation_loss(logits, truth, valid, global_valid=1)  # a sum of 160,000 overflows fp16
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+def test_balanced_weights() -> None:
+    weights = balanced_class_weights((400, 500, 100))
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[2] > weights[0] > weights[1]
+    assert (weights[2] / weights[0]).item() == pytest.approx(2)  # the root of four times as rare
+    assert torch.isfinite(balanced_class_weights((10, 0, 0))).all()

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from petseg.models import TUTORIAL_WIDTHS, ModelConfig, build_model, count_parameters, default_model_config
+from petseg.normalise import MEAN, STD
+from shards.errors import PetsegError, UsageError
+
+EVERY = [
+    ModelConfig(widths=(8, 16, 24)),
+    ModelConfig(widths=(8, 16), blocks=2),
+    ModelConfig(widths=(8, 16, 24), norm="group"),
+    ModelConfig(widths=(8, 16, 24), upsample="transposed"),
+    ModelConfig(widths=(8, 16, 24), dropout=0.5),
+    ModelConfig(encoder="resnet18"),
+    default_model_config("tutorial"),
+    default_model_config("unet"),
+]
+
+
+@pytest.mark.parametrize("config", EVERY, ids=str)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (100, 52)])
+def test_any_size_gives_logits_of_that_size(config: ModelConfig, height: int, width: int) -> None:
+    model = build_model(config).eval()
+    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = model(image)
+        assert logits.shape == (2, 3, height, width)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+        # Bytes and floats are the same picture, and pictures of a batch do not see each other.
+        torch.testing.assert_close(model(image.float()), logits)
+        torch.testing.assert_close(model(image[:1]), logits[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_is_the_first_operation() -> None:
+    model = build_model(ModelConfig(widths=(8, 16))).eval()
+    assert model.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == pytest.approx(
+        [(255 - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
+    )
+    assert {"normalise.mean", "normalise.std"} <= set(model.state_dict())
+
+
+def test_the_tutorials_network_is_the_tutorials() -> None:
+    model = build_model("tutorial")
+    kernels = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert [(m.out_channels, m.kernel_size[0]) for m in kernels if isinstance(m, nn.ConvTranspose2d)] == [
+        (128, 4),
+        (64, 4),
+    ]
+    assert {m.out_channels for m in kernels} == {*TUTORIAL_WIDTHS, 3}
+    # It ends in logits: neither an activation nor a normalisation bounds them.
+    assert isinstance(list(model.modules())[-1], nn.Conv2d)
+
+
+def test_a_fresh_network_is_a_function_of_the_seed() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(build_model(ModelConfig(widths=(8, 16))).parameters())
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_dropout_is_wired() -> None:
+    model = build_model(ModelConfig(widths=(8, 16), dropout=0.9)).train()
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert not torch.equal(model(image), model(image))
+
+
+def test_size_of_the_default() -> None:
+    assert count_parameters(build_model("unet")) == pytest.approx(1.7e6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        (ModelConfig(widths=(8,)), "2 to 6"),
+        (ModelConfig(widths=(8, 0)), "channels"),
+        (ModelConfig(widths=(12, 16), norm="group"), "multiple of 8"),
+        (ModelConfig(blocks=0), "--blocks"),
+        (ModelConfig(dropout=1.0), "--dropout"),
+        (ModelConfig(pretrained=True), "--encoder"),
+        (ModelConfig(encoder="resnet18", widths=(8, 16)), "--widths"),
+        (ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS, dropout=0.5), "tutorial"),
+    ],
+    ids=str,
+)
+def test_impossible_architectures_are_refused(config: ModelConfig, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        build_model(config)
+
+
+def test_weights_that_cannot_be_fetched_give_advice(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    from torch import hub
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(PetsegError, match="TORCH_HOME"):
+        build_model(ModelConfig(encoder="resnet18", pretrained=True))
+
+
+def test_pretrained_weights_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """A stand-in for the download: weights of torchvision's own network, found where torch keeps them."""
+    from torchvision import models
+
+    reference = models.resnet18(weights=None)
+    name = models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(reference.state_dict(), tmp_path / "hub" / "checkpoints" / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = build_model(ModelConfig(encoder="resnet18", pretrained=True))
+    assert torch.equal(model.stem[0].weight, reference.conv1.weight)
+    assert torch.equal(model.levels[3][1].conv2.weight, reference.layer4[1].conv2.weight)
