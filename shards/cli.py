@@ -125,14 +125,16 @@ def build(
 @JSON_OPTION
 def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set, and what training will see of it."""
-    from shards.info import describe, info_text
+    from rich.console import Console
+
+    from shards.info import describe, print_info
     from shards.shardset import ShardSet
 
     document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
     if as_json:
         print_json(document)
     else:
-        click.echo(info_text(document))
+        print_info(document, Console(markup=False, highlight=False))
 
 
 @main.command()
@@ -186,6 +188,8 @@ def download(folder: Path, mirror: str | None) -> None:
     """
     from shards import download as downloading
 
+    if mirror is not None:
+        downloading.check_mirror(mirror)
     archives = downloading.official_archives()
     if mirror is not None:
         archives = downloading.at_mirror(archives, mirror)

@@ -34,9 +34,14 @@ def at_mirror(archives: Sequence[tuple[str, str]], mirror: str) -> tuple[tuple[s
     Raises:
         UsageError: the mirror is no http, https or file address.
     """
+    check_mirror(mirror)
+    return tuple((f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives)
+
+
+def check_mirror(mirror: str) -> None:
+    """Raise ``UsageError`` unless a mirror is an address of a kind that can be read."""
     if urlsplit(mirror).scheme not in ("http", "https", "file"):
         raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
-    return tuple((f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives)
 
 
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from shards.errors import UsageError
 from shards.format import SPLITS
 from shards.manifest import SplitEntry
+from shards.reasons import REASONS
 from shards.shardset import ShardSet
 
 
@@ -67,33 +71,49 @@ def _split(split: SplitEntry, classes: tuple[str, ...], batch_size: int) -> dict
     }
 
 
-def info_text(document: dict[str, Any]) -> str:
-    """Return the description for people."""
-    return _plain(document)
-
-
-def _plain(document: dict[str, Any]) -> str:
+def print_info(document: dict[str, Any], console: Console) -> None:
+    """Print the description as tables for people."""
     side = f", {document['size']} x {document['size']} pixels" if document["size"] else ""
-    training = document["training"]
-    lines = [
+    largest = document["largest"]
+    console.print(
         f"{document['path']}: {document['samples']} samples, {document['storage']} storage{side}, "
-        f"{document['bytes'] / 1e6:.1f} MB",
-        f"largest picture {document['largest']['width']} x {document['largest']['height']}",
-        "",
-        f"{'split':<7}{'samples':>9}{'shards':>8}{'MB':>9}{'steps':>8}   " + "   ".join(document["classes"]),
-    ]
+        f"{document['bytes'] / 1e6:.1f} MB, largest picture {largest['width']} x {largest['height']}",
+        soft_wrap=True,
+    )
+    training = document["training"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("split")
+    for name in ("samples", "shards", "MB", "steps", "last", *document["classes"]):
+        table.add_column(name, justify="right")
     for name, split in document["splits"].items():
-        shares = "   ".join(f"{100 * split['class_share'][c]:>{len(c) - 2}.1f} %" for c in document["classes"])
-        lines.append(
-            f"{name:<7}{split['samples']:>9}{split['shards']:>8}{split['bytes'] / 1e6:>9.1f}"
-            f"{split['steps_per_epoch']:>8}   {shares}"
-        )
-    lines += [
-        "",
-        f"steps: batches an epoch of {training['batch_size']} pictures, "
-        f"{training['batch_per_rank']} on each of {training['world_size']} ranks",
-        f"audit: {document['audit']['packed']} of {document['audit']['found']} packed, "
-        f"{document['audit']['mended']} mended, {document['audit']['left_out']} left out",
-        f"fingerprint {document['fingerprint']}",
-    ]
-    return "\n".join(lines)
+        numbers = (split["samples"], split["shards"], f"{split['bytes'] / 1e6:.1f}", split["steps_per_epoch"])
+        shares = (f"{100 * share:.1f} %" for share in split["class_share"].values())
+        table.add_row(name, *map(str, numbers), str(split["last_batch"]), *shares)
+    console.print(table)
+    console.print(
+        f"steps: batches of an epoch at {training['batch_size']} pictures a batch, "
+        f"{training['batch_per_rank']} of them on each of {training['world_size']} ranks\n"
+        f"last: pictures in the last batch; {', '.join(document['classes'])}: share of the trimaps' pixels",
+        soft_wrap=True,
+    )
+    console.print(_breeds(document))
+    audit = document["audit"]
+    console.print(
+        f"audit: {audit['packed']} of {audit['found']} packed, {audit['mended']} mended, {audit['left_out']} left out",
+        soft_wrap=True,
+    )
+    for reason, count in audit["reasons"].items():
+        console.print(f"  {count} {reason}: {REASONS.get(reason, '')}", soft_wrap=True)
+    console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)
+
+
+def _breeds(document: dict[str, Any]) -> Table:
+    """Return the samples of each breed in each split."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("breed")
+    splits = document["splits"]
+    for name in splits:
+        table.add_column(name, justify="right")
+    for breed in sorted({breed for split in splits.values() for breed in split["breeds"]}):
+        table.add_row(breed, *(str(split["breeds"].get(breed, 0)) for split in splits.values()))
+    return table

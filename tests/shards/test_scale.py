@@ -27,7 +27,7 @@ from shards.plan import raw_layout
 from shards.table import table_header
 from shards.tar import BLOCK, END, header, padded
 
-SAMPLES, SHARDS, SIZE, META = 10_000_000, 2_000, 8, 200
+SAMPLES, SHARDS, SIZE, META = 10_000_000, 500, 8, 200
 NO_SHA = "0" * 64
 
 PROBE = """

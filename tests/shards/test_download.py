@@ -1,0 +1,128 @@
+"""Downloading from a server on this machine, through torchvision's own downloader."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import io
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from shard_sources import options
+
+from shards.build import build
+from shards.download import MARK, at_mirror, download, official_archives
+from shards.errors import SourceError, UsageError
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and counts what it is asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+    handler = functools.partial(type("Counting", (Handler,), {"asked": asked}), directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}", asked
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def archives(tiny_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """images.tar.gz and annotations.tar.gz as the dataset has them."""
+    folder = tmp_path_factory.mktemp("served")
+    for name in ("images", "annotations"):
+        with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
+            archive.add(tiny_pets / name, arcname=name)
+    return folder
+
+
+def listed(folder: Path, base: str) -> list[tuple[str, str]]:
+    names = ("images.tar.gz", "annotations.tar.gz")
+    return [(f"{base}/{name}", hashlib.md5((folder / name).read_bytes()).hexdigest()) for name in names]
+
+
+def test_what_is_downloaded_can_be_built(archives: Path, tiny_pets: Path, tmp_path: Path) -> None:
+    with server(archives) as (base, _):
+        assert download(tmp_path / "pets", archives=listed(archives, base))
+    expected = build(tiny_pets, tmp_path / "expected", options(), workers=1).manifest.fingerprint
+    assert build(tmp_path / "pets", tmp_path / "out", options(), workers=1).manifest.fingerprint == expected
+
+
+def test_run_again_it_fetches_only_what_is_missing(archives: Path, tmp_path: Path) -> None:
+    with server(archives) as (base, asked):
+        chosen = listed(archives, base)
+        with pytest.raises(SourceError, match=r"cannot download .*nothing\.tar\.gz: File not found"):
+            download(tmp_path, archives=[chosen[0], (f"{base}/nothing.tar.gz", "0" * 32)])
+        assert not (tmp_path / MARK).exists()
+        asked.clear()
+        (tmp_path / "annotations.tar.gz").write_bytes(b"half of it")
+        assert download(tmp_path, archives=chosen)
+        assert "/images.tar.gz" not in asked
+        assert "/annotations.tar.gz" in asked
+        asked.clear()
+        assert not download(tmp_path, archives=chosen)
+        assert not asked
+
+
+def test_wrong_content_is_refused(archives: Path, tmp_path: Path) -> None:
+    with server(archives) as (base, _), pytest.raises(SourceError, match="not what torchvision expects"):
+        download(tmp_path, archives=[(f"{base}/images.tar.gz", "0" * 32)])
+    assert not (tmp_path / "images").exists()
+
+
+def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        (tmp_path / "served" / name).write_bytes(io.BytesIO(b"\x1f\x8bgarbage" * 9).getvalue())
+    with server(tmp_path / "served") as (base, _), pytest.raises(SourceError, match="cannot"):
+        download(tmp_path / "pets", archives=listed(tmp_path / "served", base))
+
+
+def test_the_archives_are_torchvisions() -> None:
+    names = [url.rsplit("/", 1)[1] for url, _ in official_archives()]
+    assert names == ["images.tar.gz", "annotations.tar.gz"]
+    moved = at_mirror(official_archives(), "http://mirror/pets/")
+    assert moved[0] == ("http://mirror/pets/images.tar.gz", official_archives()[0][1])
+    with pytest.raises(UsageError, match="--mirror"):
+        at_mirror(official_archives(), "mirror/pets")
+
+
+def test_without_a_network(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """A port that nobody listens at stands for the missing network."""
+    result = command("petseg-shard", "download", tmp_path / "pets", "--mirror", "http://127.0.0.1:9/x", check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "Connection refused; check the network and run the same command again" in result.stderr
+    assert not result.stdout
+
+
+def test_the_command_with_a_mirror_that_serves_something_else(
+    command: Callable[..., subprocess.CompletedProcess[str]], archives: Path, tmp_path: Path
+) -> None:
+    with server(archives) as (base, _):
+        result = command("petseg-shard", "download", tmp_path / "pets", "--mirror", base, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "not what torchvision expects" in result.stderr

@@ -1,0 +1,185 @@
+"""``petseg-shard`` as a user meets it: what it prints, where, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shards.cli import main
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+COMMANDS = ("build", "download", "info", "preview", "sample", "verify")
+
+
+def test_help_answers_at_once(command: Command) -> None:
+    text = command("petseg-shard", "--help").stdout
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert "..." not in text.split("Commands:")[1]  # every summary is shown whole
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        command("petseg-shard", "build", "--help")
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+def test_the_whole_path(command: Command, tiny_pets: Path, tmp_path: Path) -> None:
+    out, sheet = tmp_path / "out", tmp_path / "sheet.png"
+    built = command("petseg-shard", "build", tiny_pets, out, "--samples-per-shard", "8", "--workers", "2")
+    assert "30 of 30 pictures in 5 shards" in built.stdout
+    assert "train 16, val 4, test 10" in built.stdout
+    assert not built.stderr
+    assert "every byte is what was packed" in command("petseg-shard", "verify", out).stdout
+    assert command("petseg-shard", "preview", out, sheet, "--count", "7", "--split", "test").returncode == 0
+    assert Image.open(sheet).width > 300
+    again = command("petseg-shard", "build", tiny_pets, out, "--samples-per-shard", "8")
+    assert "complete already" in again.stdout
+
+
+@pytest.mark.parametrize("storage", ["jpeg", "raw"])
+def test_every_build_option(command: Command, tiny_pets: Path, tmp_path: Path, storage: str) -> None:
+    quality = ["--quality", "70"] if storage == "jpeg" else []
+    arguments = ["--storage", storage, "--size", "32", *quality, "--split", "random", "--fractions", "0.5,0.25,0.25"]
+    arguments += ["--seed", "4", "--samples-per-shard", "6", "--workers", "1", "--strict", "--json"]
+    document = json.loads(command("petseg-shard", "build", tiny_pets, tmp_path / "out", *arguments).stdout)
+    assert document["splits"] == {"train": 15, "val": 8, "test": 7}
+    assert (document["storage"], document["size"], document["shards"]) == (storage, 32, 7)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["options"] == {
+        "split": "random",
+        "fractions": [0.5, 0.25, 0.25],
+        "seed": 4,
+        "samples_per_shard": 6,
+        "quality": 70 if storage == "jpeg" else None,
+    }
+    more = command("petseg-shard", "build", tiny_pets, tmp_path / "out", "--val-fraction", "0.5", "--overwrite")
+    assert "train 10, val 10, test 10" in more.stdout
+
+
+def test_info_counts_steps(command: Command, tiny_sets: dict[str, Path]) -> None:
+    arguments = ("petseg-shard", "info", tiny_sets["raw"], "--batch-size", "6", "--world-size", "3")
+    document = json.loads(command(*arguments, "--json").stdout)
+    assert {name: split["steps_per_epoch"] for name, split in document["splits"].items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+    }
+    assert document["splits"]["train"]["last_batch"] == 4
+    assert document["training"] == {"batch_size": 6, "world_size": 3, "batch_per_rank": 2}
+    assert abs(sum(document["splits"]["train"]["class_share"].values()) - 1) < 1e-5
+    text = command(*arguments).stdout
+    assert "american_bulldog" in text
+    assert document["fingerprint"] in text
+
+
+def test_verify_in_json_names_the_place(command: Command, tiny_pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command("petseg-shard", "build", tiny_pets, out)
+    tar = out / "test-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 4
+    tar.write_bytes(data)
+    result = command("petseg-shard", "verify", out, "--json", check=False)
+    assert result.returncode == 1
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (problem["file"], problem["shard"], problem["offset"]) == ("test-000000.tar", 0, 512)
+    assert problem["member"] == f"{problem['key']}.jpg"
+    text = command("petseg-shard", "verify", out, check=False)
+    assert text.returncode == 1
+    assert f"test-000000.tar, byte 512, {problem['member']}" in text.stdout
+    assert command("petseg-shard", "verify", out, "--quick").returncode == 0
+
+
+def test_strict_lists_the_findings(command: Command, pets: Path, tmp_path: Path) -> None:
+    (pets / "images" / "Bengal_1.jpg").write_bytes(b"broken")
+    result = command("petseg-shard", "build", pets, tmp_path / "out", "--strict", check=False)
+    assert result.returncode == 1
+    assert "Bengal_1: picture-unknown-format" in result.stderr
+    assert "nothing was built" in result.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_sample_then_build(command: Command, tmp_path: Path) -> None:
+    result = command("petseg-shard", "sample", tmp_path / "pets", "--count", "9", "--seed", "3")
+    assert "9 made-up pictures" in result.stdout
+    built = command("petseg-shard", "build", tmp_path / "pets", tmp_path / "out", "--strict", "--json")
+    assert json.loads(built.stdout)["samples"] == 9
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["build", "nowhere", "out"], "no such folder"),
+    (["build", "empty", "out"], "not in the official layout"),
+    (["build", "file", "out"], "not in the official layout"),
+    (["build", "PETS", "file"], "is a file"),
+    (["build", "PETS", "PETS"], "not empty"),
+    (["build", "PETS", "out", "--size", "0"], "--size"),
+    (["build", "PETS", "out", "--storage", "raw", "--size", "0"], "--size 0"),
+    (["build", "PETS", "out", "--storage", "zip"], "'zip' is not one of"),
+    (["build", "PETS", "out", "--workers", "0"], "--workers 0"),
+    (["build", "PETS", "out", "--workers", "-3"], "--workers -3"),
+    (["build", "PETS", "out", "--samples-per-shard", "0"], "--samples-per-shard 0"),
+    (["build", "PETS", "out", "--split", "random", "--fractions", "1,2"], "not of the form"),
+    (["build", "PETS", "out", "--split", "random", "--fractions", "a,b,c"], "not of the form"),
+    (["build", "PETS", "out", "--split", "random", "--fractions", "1,1,1"], "add up to 1"),
+    (["build", "PETS", "out", "--fractions", "1,0,0"], "needs --split random"),
+    (["build", "PETS", "out", "--val-fraction", "1.5"], "between 0 and 1"),
+    (["build", "PETS", "out", "--frobnicate"], "No such option"),
+    (["build", "PETS"], "Missing argument"),
+    (["info", "nowhere"], "no such folder"),
+    (["info", "PETS"], "holds pictures, not shards"),
+    (["info", "empty"], "no finished shard set"),
+    (["info", "SET", "--batch-size", "7", "--world-size", "2"], "use a multiple of 2"),
+    (["verify", "nowhere"], "no such folder"),
+    (["verify", "SET", "--quick", "--full"], "exclude each other"),
+    (["preview", "SET", "sheet.jpg"], "does not end in .png"),
+    (["preview", "SET", "sheet.png", "--split", "dev"], "no split 'dev'; it has: train, val, test"),
+    (["preview", "SET", "sheet.png", "--count", "0"], "--count 0"),
+    (["preview", "SET", "nowhere/sheet.png"], "no such file or folder"),
+    (["sample", "out", "--count", "0"], "--count"),
+    (["download", "out", "--mirror", "ftp://x"], "does not begin with http"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_input_gives_one_clear_line(
+    tiny_pets: Path,
+    tiny_sets: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    places = {"PETS": str(tiny_pets), "SET": str(tiny_sets["source"])}
+    with pytest.raises(SystemExit) as caught:
+        main.main([places.get(part, part) for part in arguments], prog_name="petseg-shard")
+    captured = capsys.readouterr()
+    assert caught.value.code in (1, 2)
+    assert message in captured.err, captured.err
+    assert len([line for line in captured.err.splitlines() if line.startswith("Error: ")]) == 1
+    assert not captured.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_verify_of_an_empty_folder_fails(command: Command, tmp_path: Path) -> None:
+    result = command("petseg-shard", "verify", tmp_path, check=False)
+    assert result.returncode == 1
+    assert "no finished shard set" in result.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny_sets: dict[str, Path]) -> None:
+    import sys
+
+    program = Path(sys.executable).parent / "petseg-shard"
+    line = f"{program} info {tiny_sets['raw']} --json | head -c 1"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr
