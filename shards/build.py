@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import msgspec
 from shards.assemble import assemble, final_numbers, write_manifest
 from shards.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import FormatError, PetsegError, UsageError
-from shards.files import PARTIAL_PREFIX
+from shards.files import PARTIAL_PREFIX, sync_file, sync_folder
 from shards.format import MANIFEST_NAME, index_name, shard_name
 from shards.manifest import Manifest, load_manifest
 from shards.plan import Options, Plan, ShardTask, check_options, make_plan
@@ -216,11 +216,16 @@ def _pack(
         progress(done, total)
     if not missing:
         return
-    for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
-        records[number] = record
-        done += len(plan.tasks[number].samples)
-        if progress is not None:
-            progress(done, total)
+    with ThreadPoolExecutor(1, "flush") as flusher:  # the disk writes while the workers decode
+        flushes: list[Future[None]] = []
+        for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
+            records[number] = record
+            flushes.append(flusher.submit(sync_file, staging.work / _part_names(record)[0]))
+            done += len(plan.tasks[number].samples)
+            if progress is not None:
+                progress(done, total)
+        for flush in flushes:
+            flush.result()
 
 
 def _results(
@@ -256,6 +261,9 @@ def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, 
     if strict and notes:
         staging.discard()
         raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", notes)
+    for entry in manifest.files():  # most are flushed already
+        sync_file(staging.folder / entry.file)
+    sync_folder(staging.folder)
     write_manifest(staging.folder, manifest)
 
 

@@ -13,7 +13,7 @@ from shards.audit import AuditedPair
 from shards.foreign import Pixels
 from shards.format import Storage
 from shards.pictures import encode_jpeg
-from shards.trimaps import encode_png, nearest
+from shards.trimaps import class_pixels, encode_png, nearest
 
 DEFAULT_QUALITY = 90
 DEFAULT_SIZE = 128
@@ -50,12 +50,11 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
             raise ValueError("the pair was audited for another storage")
         return Stored(jpeg, pair.trimap.png, pair.trimap.class_pixels, pair.picture.width, pair.picture.height)
     pixels = resized(pair.picture.pixels, size)
-    values = nearest(np.asarray(pair.trimap.image), size)
-    counts = np.bincount(values.reshape(-1), minlength=4)
-    classes = (int(counts[1]), int(counts[2]), int(counts[3]))
+    values = nearest(pair.trimap.values, size)
+    classes = class_pixels(values)
     if storage == "jpeg":
         image = encode_jpeg(pixels, quality=quality or DEFAULT_QUALITY, subsampling="420")
-        trimap = encode_png(Image.fromarray(values))
+        trimap = encode_png(values)
     else:
         image, trimap = npy(pixels), npy(values)
     return Stored(image, trimap, classes, size, size)

@@ -14,7 +14,7 @@ PARTIAL_PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
@@ -22,7 +22,7 @@ def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: the file to be.
-        sync_name: False leaves the folder's fsync to the caller, who writes several files.
+        sync: False leaves flushing to the caller (see :func:`sync_file`), who does it while other work goes on.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -36,12 +36,13 @@ def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
             yield handle.file  # type: ignore[misc]
             handle.flush()
             os.fchmod(handle.fileno(), FILE_MODE)
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if sync_name:
+    if sync:
         sync_folder(path.parent)
 
 
@@ -49,6 +50,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8) as ``path``, whole or not at all; see :func:`atomic_file`."""
     with atomic_file(path) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = 0
 PALETTE = 3
@@ -78,20 +82,30 @@ def read_header(data: bytes) -> PngHeader:
     return PngHeader(width, height, header[8], header[9], header[12] != 0, kinds <= _HARMLESS)
 
 
-def check_data(data: bytes, header: PngHeader) -> None:
-    """Check a plain PNG's image data: they inflate, their checksum fits, and they are exactly the pixels' number.
+def decode_plain(data: bytes, header: PngHeader) -> npt.NDArray[np.uint8]:
+    """Decode a plain PNG strictly: its data inflate, their checksum fits, and they are exactly the pixels' number.
+
+    Pillow alone would not notice a missing checksum, which stops DALI. So that the data need not be inflated twice,
+    Pillow gets them again without compression, and undoes the filters only.
+
+    Returns:
+        uint8, shape (height, width).
 
     Raises:
-        PngError: they do not.
+        PngError: the image data are damaged or too few.
     """
     expected = (header.width + 1) * header.height
     inflate = zlib.decompressobj()
     try:
-        pixels = inflate.decompress(_image_data(data), expected + 1)
-    except zlib.error as error:
-        raise PngError(f"the image data cannot be inflated: {error}") from None
-    if len(pixels) != expected or not inflate.eof:
-        raise PngError(f"{len(pixels)} bytes of image data, expected {expected}", truncated=not inflate.eof)
+        rows = inflate.decompress(_image_data(data), expected + 1)
+        if len(rows) != expected or not inflate.eof:
+            raise PngError(f"{len(rows)} bytes of image data, expected {expected}", truncated=not inflate.eof)
+        image = Image.frombytes("L", (header.width, header.height), zlib.compress(rows, 0), "zip", "L")
+    except (zlib.error, ValueError, OSError) as error:
+        if isinstance(error, PngError):
+            raise
+        raise PngError(f"the image data cannot be decoded: {error}") from None
+    return np.asarray(image)
 
 
 def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:

@@ -24,20 +24,21 @@ class Trimap:
 
     Attributes:
         png: an 8-bit grey PNG; the original bytes where nothing had to be mended.
-        image: the decoded trimap, mode "L", values 1, 2, 3.
+        values: uint8 (height, width), 1, 2, 3.
         class_pixels: pixels of each class, in class order.
         findings: what was mended, and remarks.
     """
 
     png: bytes
-    image: Image.Image
+    values: Pixels
     class_pixels: tuple[int, int, int]
     findings: list[Finding]
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
-        return self.image.size
+        height, width = self.values.shape
+        return width, height
 
 
 def audit_trimap(data: bytes) -> Trimap:
@@ -49,29 +50,34 @@ def audit_trimap(data: bytes) -> Trimap:
     findings: list[Finding] = []
     if data.startswith(png.SIGNATURE):
         header = _check_png(data)
-        image = foreign.open_image(data, what="trimap")
-        if not header.plain:
-            image, findings = _to_grey(image, header)
+        if header.plain:
+            values = _decode_plain(data, header)
+        else:
+            values, findings = _to_grey(foreign.open_image(data, what="trimap"), header)
     else:
         image = foreign.open_image(data, what="trimap")
-        findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG")]
-        image, more = _to_grey(image, None)
-        findings += more
-    counts = image.histogram()
-    classes = (counts[1], counts[2], counts[3])
-    if sum(classes) != image.width * image.height:
-        raise RejectedError("trimap-values", _strange_values(counts))
-    packed = encode_png(image) if findings else data
+        values, more = _to_grey(image, None)
+        findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
+    classes = class_pixels(values)
+    if sum(classes) != values.size:
+        raise RejectedError("trimap-values", _strange_values(np.bincount(values.reshape(-1), minlength=256).tolist()))
+    packed = encode_png(values) if findings else data
     if classes[0] == 0:
         findings = [*findings, Finding("remark", "no-animal")]
-    return Trimap(packed, image, classes, findings)
+    return Trimap(packed, values, classes, findings)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """Encode a mode "L" picture as an 8-bit grey PNG."""
+def encode_png(values: Pixels) -> bytes:
+    """Encode uint8 (height, width) values as an 8-bit grey PNG."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(values).save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
+
+
+def class_pixels(values: Pixels) -> tuple[int, int, int]:
+    """Count the pixels of each class; comparing bytes is many times faster than a histogram."""
+    first, second, third = (int(np.count_nonzero(values == value)) for value in TRIMAP_VALUES)
+    return first, second, third
 
 
 def nearest(values: Pixels, size: int) -> Pixels:
@@ -80,22 +86,31 @@ def nearest(values: Pixels, size: int) -> Pixels:
     The same rule as the pipeline's: source index ``floor((i + 0.5) * n / size)``, in whole numbers.
     """
     rows, columns = ((2 * np.arange(size, dtype=np.int64) + 1) * length // (2 * size) for length in values.shape)
-    return np.asarray(values[rows[:, None], columns])
+    return np.asarray(values[rows].take(columns, axis=1))  # row by row is faster than pixel by pixel
 
 
 def _check_png(data: bytes) -> png.PngHeader:
     try:
         header = png.read_header(data)
-        check_pixels(header.width, header.height, "trimap")
-        if header.plain:
-            png.check_data(data, header)
     except png.PngError as error:
-        raise RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
+        raise _rejected(error) from None
+    check_pixels(header.width, header.height, "trimap")
     return header
 
 
-def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Image.Image, list[Finding]]:
-    """Return one channel of values as mode "L", and what was changed for that."""
+def _decode_plain(data: bytes, header: png.PngHeader) -> Pixels:
+    try:
+        return png.decode_plain(data, header)
+    except png.PngError as error:
+        raise _rejected(error) from None
+
+
+def _rejected(error: png.PngError) -> RejectedError:
+    return RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error))
+
+
+def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Pixels, list[Finding]]:
+    """Return one channel of values, and what was changed for that."""
     if image.mode == "P":
         return _checked(np.asarray(image)), [mended("trimap-palette")]
     findings = []
@@ -116,11 +131,11 @@ def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Image.Im
     return _checked(values), findings
 
 
-def _checked(values: npt.NDArray[Any]) -> Image.Image:
-    """Return values as mode "L"; reject what does not fit."""
+def _checked(values: npt.NDArray[Any]) -> Pixels:
+    """Return values as uint8; reject what does not fit."""
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
-    return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
+    return np.ascontiguousarray(values.astype(np.uint8))
 
 
 def _one_channel(image: Image.Image, values: Pixels) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ def grey_png(values: np.ndarray, depth: int) -> bytes:
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
     ihdr = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     return png.SIGNATURE + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def with_data(change: Callable[[bytes], bytes]) -> bytes:
+    """The trimap as PNG with other image data, all chunks' own checksums being right."""
+    raw = b"".join(b"\0" + row.tobytes() for row in TRIMAP)
+    ihdr = struct.pack(">IIBBBBB", 60, 44, 8, 0, 0, 0, 0)
+    data = change(zlib.compress(raw))
+    return png.SIGNATURE + chunk(b"IHDR", ihdr) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def frames(format_: str) -> bytes:
@@ -162,6 +171,10 @@ LEFT_OUT: dict[str, tuple[bytes, bytes, str]] = {
     "damaged trimap": (JPEG, flipped_middle(PNG), "trimap-corrupt"),
     "trimap cut": (JPEG, PNG[:-20], "trimap-truncated"),
     "trimap without its end": (JPEG, PNG[:-12], "trimap-truncated"),
+    "trimap without its data's checksum": (JPEG, with_data(lambda data: data[:-4]), "trimap-truncated"),
+    "trimap with a wrong data checksum": (JPEG, with_data(lambda data: data[:-1] + b"?"), "trimap-corrupt"),
+    "trimap with too few rows": (JPEG, with_data(lambda _: zlib.compress(bytes(61 * 43))), "trimap-corrupt"),
+    "trimap with an unknown filter": (JPEG, with_data(lambda _: zlib.compress(bytes([9] * 61 * 44))), "trimap-corrupt"),
     "trimap bomb": (JPEG, huge(PNG), "trimap-too-large"),
     "value 0": (JPEG, encoded(changed(TRIMAP, 0), "PNG"), "trimap-values"),
     "value 4": (JPEG, encoded(changed(TRIMAP, 4), "PNG"), "trimap-values"),
@@ -310,6 +323,16 @@ def test_garbage_is_only_ever_rejected(tail: bytes, head: bytes) -> None:
     for image, mask in ((head + tail, PNG), (JPEG, head + tail)):
         with pytest.raises(RejectedError):
             audit_pair(image, mask, storage="source")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("no plugin"), PermissionError(13, "denied")])
+def test_the_machines_fault_is_not_the_pictures(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)):
+        audit_pair(encoded(PICTURE, "BMP"), PNG, storage="source")
 
 
 def test_rejections_survive_pickling() -> None:
