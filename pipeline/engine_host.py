@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from pipeline import host
 from pipeline.damage import DamagedSamples
 from pipeline.engine import Options, Work
+from pipeline.threads import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class HostEngine:
         self._place = place  # says where a sample is, for messages: (index, role) -> str
         self._options = options
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="petseg-decode") if threads > 1 else None
+        self._workers = Workers(threads, name="petseg-decode")
 
     def prepare(self, work: Work) -> Any:
         """Do all the work, in this engine's threads."""
@@ -68,12 +68,7 @@ class HostEngine:
             except DamagedSamples as error:
                 damaged.update({places.start + place: reason for place, reason in error.reasons.items()})
 
-        chunks = self._chunks(count)
-        if self._pool is None:
-            for places in chunks:
-                run(places)
-        else:
-            list(self._pool.map(run, chunks))
+        self._workers.run(run, self._chunks(count))
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
@@ -89,13 +84,12 @@ class HostEngine:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.stop()
         self._decoder.close()
 
     def _chunks(self, count: int) -> list[slice]:
         """Cut a batch into parts for the threads: as even as can be."""
-        parts = min(count, self._threads * self._decoder.chunks_per_thread if self._pool else 1)
+        parts = min(count, self._threads * self._decoder.chunks_per_thread)
         return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def _fill(self, opened: Any, work: Work, places: slice, images: Pixels, masks: Pixels) -> None:

@@ -5,10 +5,8 @@ Nothing here decides which samples a batch holds; see :mod:`pipeline.order`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 from pipeline.damage import DamagedSamples, DamagePolicy
 from pipeline.engine import Engine, Work
 from pipeline.order import Indices, Plan
+from pipeline.threads import ReadAhead
 from shards.errors import PetsegError
 
 if TYPE_CHECKING:
@@ -55,48 +54,46 @@ class EpochRun:
     prefetch: int
     timeout: float
 
-    def batches(self, first: int) -> Iterator[tuple[Labels, torch.Tensor, torch.Tensor]]:
+    def batches(self, first: int) -> Generator[tuple[Labels, torch.Tensor, torch.Tensor]]:
         """Yield (labels, image, mask) of the batches from number ``first`` on.
 
-        Closing the generator stops reading ahead; the batch in the making is waited for.
+        Closing the generator stops reading ahead, and gives the batch in the making a few seconds to end.
 
         Raises:
             SampleError: a sample is damaged and the policy says stop.
             PetsegError: a batch takes longer than the timeout.
         """
-        numbers = iter(range(first, self.plan.batches))
-        ahead: deque[Future[tuple[Labels, Any]]] = deque()
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="petseg-read") as pool:
-            try:
-                self._fill(ahead, pool, numbers)
-                begun = self._begin(ahead, pool, numbers)
-                while begun is not None:
-                    labels, image, mask = self._finish(*begun)
-                    begun = self._begin(ahead, pool, numbers)
-                    yield labels, image, mask
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _fill(self, ahead: deque[Future[tuple[Labels, Any]]], pool: ThreadPoolExecutor, numbers: Iterator[int]) -> None:
-        while len(ahead) < self.prefetch and (number := next(numbers, None)) is not None:
-            ahead.append(pool.submit(self._prepare, number))
-
-    def _begin(
-        self, ahead: deque[Future[tuple[Labels, Any]]], pool: ThreadPoolExecutor, numbers: Iterator[int]
-    ) -> tuple[Labels, Any] | None:
-        """Take the next prepared batch, keep the reading thread busy, and start the device's part."""
-        if not ahead:
-            return None
+        numbers = range(first, self.plan.batches)
+        ahead = ReadAhead(self._prepare, numbers, depth=self.prefetch, name="petseg-read")
+        begun: tuple[Labels, Any] | None = None
         try:
-            labels, prepared = ahead.popleft().result(timeout=self.timeout)
-        except FutureTimeoutError:
+            for number in numbers:
+                labels, started = begun or self._begin(ahead)
+                begun = None
+                labels, image, mask = self._finish(labels, started)
+                if number + 1 in numbers:
+                    begun = self._begin(ahead)
+                yield labels, image, mask
+        finally:
+            ahead.stop()
+            if begun is not None:
+                self._abandon(begun[1])
+
+    def _begin(self, ahead: ReadAhead[tuple[Labels, Any]]) -> tuple[Labels, Any]:
+        """Take the next prepared batch and start the device's part."""
+        try:
+            labels, prepared = ahead.take(self.timeout)
+        except TimeoutError:
             raise PetsegError(
                 f"no batch within {self.timeout:g} seconds: the disk or a worker does not answer; "
                 "look at the storage, or give the loader a longer timeout"
             ) from None
-        self._fill(ahead, pool, numbers)
         return labels, self.engine.start(prepared)
+
+    def _abandon(self, started: Any) -> None:
+        """Take a batch that was started and nobody wants, so that it is not taken for the next one."""
+        with contextlib.suppress(DamagedSamples):
+            self.engine.finish(started)
 
     def _prepare(self, number: int) -> tuple[Labels, Any]:
         indices, valid = self.plan.indices(self.order, number)

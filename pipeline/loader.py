@@ -9,8 +9,9 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,6 +92,8 @@ class Loader:
         timeout: float = 120,
     ) -> None:
         _check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise UsageError(f"seed must be a whole number, not {seed!r}")
         if mask not in ("onehot", "index"):
             raise UsageError(f"mask {mask!r} is not known; use onehot or index")
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
@@ -110,7 +113,7 @@ class Loader:
         self.epoch = 0
         self._delivered = 0  # batches of the present epoch that the caller has got
         self._first = 0  # where the next iteration starts
-        self._running: object | None = None
+        self._run: Run | None = None
         self._reader = MemberReader(self.split)
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
@@ -156,7 +159,8 @@ class Loader:
         """Let the next iteration run this epoch from its start."""
         if epoch < 0:
             raise UsageError(f"epoch must be 0 or more, not {epoch}")
-        self.epoch, self._first, self._delivered, self._running = epoch, 0, 0, None
+        self._end_run()
+        self.epoch, self._first, self._delivered = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader stands, as plain JSON values: the batches delivered, not those read ahead."""
@@ -173,19 +177,21 @@ class Loader:
         Raises:
             UsageError: the state belongs to another set, split, seed, batch size, size or augmentation.
         """
-        self.epoch, self._first = check_state(state, batches=len(self), bound=self._bound())
-        self._delivered, self._running = self._first, None
+        epoch, batch = check_state(state, batches=len(self), bound=self._bound())
+        self._end_run()
+        self.epoch, self._first, self._delivered = epoch, batch, batch
 
     def __iter__(self) -> Iterator[Batch]:
         """Run one epoch; see the class."""
-        self._running = token = object()
+        self._end_run()
         first, self._first = self._first, 0
         self._delivered = first
-        return self._run(token, first)
+        self._run = Run(self._batches(first))
+        return self._run
 
     def close(self) -> None:
         """Stop, and release threads, files and buffers. Tensors already handed over stay whole."""
-        self._running = None
+        self._end_run()
         self._engine.close()
         self._reader.close()
 
@@ -195,7 +201,7 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, token: object, first: int) -> Iterator[Batch]:
+    def _batches(self, first: int) -> Generator[Batch]:
         self._reader.new_epoch()
         epoch = self.epoch
         run = EpochRun(
@@ -207,16 +213,17 @@ class Loader:
             prefetch=self.prefetch,
             timeout=self.timeout,
         )
-        for labels, image, mask in run.batches(first):
-            self._check_running(token)
-            self._delivered = labels.number + 1
-            yield self._batch(labels, image, mask)
-            self._check_running(token)
-        self.epoch, self._delivered, self._running = epoch + 1, 0, None
+        with contextlib.closing(run.batches(first)) as batches:
+            for labels, image, mask in batches:
+                self._delivered = labels.number + 1
+                yield self._batch(labels, image, mask)
+        self.epoch, self._delivered = epoch + 1, 0
 
-    def _check_running(self, token: object) -> None:
-        if self._running is not token:
-            raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
+    def _end_run(self) -> None:
+        """Stop the present iteration, if there is one: an engine works for one at a time."""
+        if self._run is not None:
+            self._run.end()
+            self._run = None
 
     def _order(self, epoch: int) -> Indices:
         if self.shuffle:
@@ -260,6 +267,27 @@ class Loader:
             "shuffle": self.shuffle,
             "augment": None if self.augment is None else self.augment.to_json(),
         }
+
+
+class Run:
+    """One iteration of a loader: an iterator that can be ended from outside, and then says so."""
+
+    def __init__(self, batches: Generator[Batch]) -> None:
+        self._batches = batches
+        self._ended = False
+
+    def __iter__(self) -> Run:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._ended:
+            raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
+        return next(self._batches)
+
+    def end(self) -> None:
+        """Stop reading ahead."""
+        self._ended = True
+        self._batches.close()
 
 
 def usable_cores() -> int:

@@ -1,0 +1,260 @@
+"""What every loader promises, whatever engine and storage: one set of tests for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import Augmentation, Batch, Loader
+from pipeline.order import permutation
+from shards.errors import UsageError
+from shards.shardset import ShardSet
+
+COMBINATIONS = [(storage, engine) for storage in ("source", "jpeg", "raw") for engine in ("dali", "torch")]
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
+def make(request: pytest.FixtureRequest, sets: dict[str, Path]) -> Iterator[Any]:
+    """Make loaders of 40 samples in batches of 12, unless told otherwise; closed at the end."""
+    storage, engine = request.param
+    made: list[Loader] = []
+
+    def loader(**options: Any) -> Loader:
+        defaults: dict[str, Any] = {"batch_size": 12, "size": 40, "device": "cpu", "engine": engine, "seed": 5}
+        made.append(Loader(sets[storage], **(defaults | options)))
+        return made[-1]
+
+    yield loader
+    for one in made:
+        one.close()
+
+
+def digest(batch: Batch) -> tuple[Any, ...]:
+    parts = (batch.image, batch.mask)
+    return (
+        batch.epoch,
+        batch.number,
+        tuple(batch.index.tolist()),
+        tuple(batch.valid.tolist()),
+        *(hashlib.sha256(part.contiguous().numpy().tobytes()).hexdigest() for part in parts),
+    )
+
+
+def digests(loader: Loader) -> list[tuple[Any, ...]]:
+    return [digest(batch) for batch in loader]
+
+
+def test_shapes_types_and_devices(make: Any) -> None:
+    for mask, shape in (("onehot", (12, 3, 40, 40)), ("index", (12, 40, 40))):
+        for batch in make(mask=mask):
+            assert batch.image.shape == (12, 3, 40, 40)
+            assert batch.image.dtype == torch.uint8
+            assert batch.image.is_contiguous(memory_format=torch.channels_last)
+            assert batch.mask.shape == shape
+            assert batch.mask.dtype == torch.uint8
+            assert batch.index.shape == (12,)
+            assert batch.index.dtype == torch.int64
+            assert batch.index.device.type == "cpu"
+            assert batch.valid.shape == (12,)
+            assert batch.valid.dtype == torch.bool
+            assert batch.valid.device == batch.image.device
+            assert len(batch) == 12
+
+
+def test_an_epoch_is_a_permutation_and_the_last_batch_is_padded(make: Any) -> None:
+    loader = make()
+    assert len(loader) == 4
+    assert loader.samples == 40
+    for epoch in range(3):
+        batches = list(loader)
+        assert loader.epoch == epoch + 1
+        assert [batch.number for batch in batches] == [0, 1, 2, 3]
+        assert [int(batch.valid.sum()) for batch in batches] == [loader.valid_in_batch(b) for b in range(4)]
+        valid = [int(i) for b in batches for i, counts in zip(b.index, b.valid, strict=True) if counts]
+        assert valid == permutation(5, epoch, 40).tolist()
+
+
+def test_evaluation_keeps_the_stored_order(make: Any) -> None:
+    loader = make(shuffle=False)
+    for _ in range(2):
+        valid = [int(i) for b in loader for i, counts in zip(b.index, b.valid, strict=True) if counts]
+        assert valid == list(range(40))
+
+
+def test_nothing_depends_on_prefetch_or_threads(make: Any) -> None:
+    runs = [
+        digests(make(prefetch=prefetch, threads=threads, augment="train"))
+        for prefetch, threads in ((1, 1), (2, 2), (7, 3))
+    ]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_seeds_and_epochs_differ(make: Any) -> None:
+    loader = make(augment="train")
+    first, second = digests(loader), digests(loader)
+    assert [d[2:] for d in first] != [d[2:] for d in second]
+    assert digests(make(augment="train")) == first
+    assert digests(make(augment="train", seed=6)) != first
+
+
+def test_augmentation_changes_from_epoch_to_epoch(make: Any) -> None:
+    loader = make(augment="train", shuffle=False)
+    (first, *_), (second, *_) = list(loader), list(loader)
+    assert torch.equal(first.index, second.index)
+    assert not torch.equal(first.image, second.image)
+
+
+def test_an_epoch_that_is_broken_off_starts_again(make: Any) -> None:
+    loader = make(augment="train")
+    wanted = digests(loader)
+    loader.set_epoch(0)
+    for number, _ in enumerate(loader):
+        if number == 2:
+            break
+    assert loader.epoch == 0
+    assert digests(loader) == wanted
+    assert loader.epoch == 1
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 4, 5, 8])
+def test_resuming_is_exact(make: Any, taken: int) -> None:
+    """Whatever was taken before the state was saved, the rest of three epochs is what it would have been."""
+    whole = make(augment="train")
+    wanted = [entry for _ in range(3) for entry in digests(whole)]
+    stopped, got, state = make(augment="train", prefetch=3), [], None
+    state = stopped.state_dict()
+    while len(got) < taken:
+        for batch in stopped:
+            got.append(digest(batch))
+            state = stopped.state_dict()
+            if len(got) == taken:
+                break
+    assert len(json.dumps(state)) < 1000
+    resumed = make(augment="train", prefetch=1, threads=1)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    while resumed.epoch < 3:
+        got += digests(resumed)
+    assert got == wanted
+
+
+def test_ranks_together_are_one_rank(make: Any) -> None:
+    for batches in zip(
+        make(augment="train"), *(make(augment="train", rank=r, world_size=3) for r in range(3)), strict=True
+    ):
+        whole, *parts = batches
+        for name in ("image", "mask", "index", "valid"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 11, 40, 64])
+def test_evaluation_on_any_number_of_ranks_counts_the_same(make: Any, batch_size: int) -> None:
+    """A confusion matrix of a made-up prediction, exact for 1, 2, 3 and 5 ranks and odd batch sizes."""
+    matrices = []
+    for world_size in (1, 2, 3, 5):
+        if world_size > batch_size:
+            continue
+        matrix, seen = np.zeros((3, 3), int), []
+        for rank in range(world_size):
+            loader = make(shuffle=False, batch_size=batch_size, mask="index", rank=rank, world_size=world_size)
+            for batch in loader:
+                truth = batch.mask[batch.valid].long().flatten()
+                guess = (batch.image[batch.valid].float().mean(1) // 86).long().flatten()
+                matrix += torch.bincount(truth * 3 + guess, minlength=9).view(3, 3).numpy()
+                seen += batch.index[batch.valid].tolist()
+        assert sorted(seen) == list(range(40))
+        matrices.append(matrix)
+    assert all(np.array_equal(matrix, matrices[0]) for matrix in matrices)
+
+
+def test_tensors_outlive_the_loader(make: Any) -> None:
+    loader = make(augment="train")
+    batches = list(loader)
+    before = [digest(batch) for batch in batches]
+    list(loader)
+    loader.close()
+    assert [digest(batch) for batch in batches] == before
+
+
+def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
+    loader = make()
+    older = iter(loader)
+    next(older)
+    newer = iter(loader)
+    next(newer)
+    with pytest.raises(UsageError, match="newer iter"):
+        next(older)
+    assert next(newer).number == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"seed": 6}, "seed: saved 5, now 6"),
+        ({"batch_size": 10}, "batch_size"),
+        ({"size": 41}, "size: saved 40, now 41"),
+        ({"augment": None}, "augment"),
+        ({"augment": Augmentation(flip=0.25)}, "augment"),
+        ({"shuffle": False}, "shuffle"),
+    ],
+)
+def test_a_state_that_does_not_fit_says_what_differs(make: Any, change: dict[str, Any], label: str) -> None:
+    state = make(augment="train").state_dict()
+    with pytest.raises(UsageError, match=label):
+        make(**({"augment": "train"} | change)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [None, {}, [], {"version": 2}, "text"])
+def test_what_is_no_state_is_refused(make: Any, state: Any) -> None:
+    with pytest.raises(UsageError, match="no loader state"):
+        make().load_state_dict(state)
+
+
+@pytest.mark.parametrize("damage", [{"epoch": -1}, {"batch": 99}, {"batch": "1"}, {"epoch": None}, {"batch": True}])
+def test_a_damaged_state_is_refused(make: Any, damage: dict[str, Any]) -> None:
+    loader = make()
+    with pytest.raises(UsageError, match="damaged"):
+        loader.load_state_dict(loader.state_dict() | damage)
+
+
+def test_a_state_of_another_set_is_refused(make: Any, make_set: Any) -> None:
+    state = make().state_dict()
+    other = make_set(41)
+    with (
+        Loader(other, batch_size=12, size=40, seed=5, device="cpu") as loader,
+        pytest.raises(UsageError, match=r"content.*number of samples: saved 40, now 41"),
+    ):
+        loader.load_state_dict(state)
+
+
+def test_samples_have_names(make: Any) -> None:
+    loader = make()
+    batch = next(iter(loader))
+    assert [loader.key(i) for i in batch.index] == [f"pet_{int(i)}" for i in batch.index]
+
+
+def test_an_open_set_is_taken_too(make: Any, sets: dict[str, Path]) -> None:
+    with Loader(ShardSet.open(sets["raw"]), batch_size=4, device="cpu") as loader:
+        assert loader.samples == 40
+
+
+def test_no_thread_is_left_behind(make: Any) -> None:
+    before = set(threading.enumerate())
+    loader = make()
+    for _ in loader:
+        break
+    loader.close()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("petseg")]
+
+
+def test_the_engine_says_what_it_is(make: Any) -> None:
+    assert make().engine in ("dali", "torch")
+    assert make().engine_reason == "asked for"
+    assert make(engine="auto").engine_reason != "asked for"

@@ -1,0 +1,108 @@
+"""Wrong arguments: one clear line each."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import Loader
+from shards.errors import FormatError, PetsegError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be a whole number from 1"),
+        ({"size": -1}, "size must"),
+        ({"size": 5000}, "size must"),
+        ({"size": 12.5}, "size must"),
+        ({"batch_size": 0}, "batch_size must"),
+        ({"batch_size": True}, "batch_size must"),
+        ({"prefetch": 0}, "prefetch must"),
+        ({"threads": 0}, "threads must"),
+        ({"split": "validation"}, "no split 'validation'; it has: train"),
+        ({"device": "cuda:99"}, "not there"),
+        ({"device": "tpu"}, "not known; use auto, cpu, cuda or cuda:N"),
+        ({"device": "meta"}, "not supported"),
+        ({"mask": "rgb"}, "use onehot or index"),
+        ({"augment": "strong"}, "augment 'strong' is not known"),
+        ({"engine": "tensorflow"}, "use auto, dali or torch"),
+        ({"world_size": 3, "rank": 0}, "does not divide by the 3 ranks"),
+        ({"world_size": 2}, "both rank and world_size"),
+        ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
+        ({"world_size": 100, "rank": 0, "shuffle": False}, "some would get nothing"),
+        ({"on_error": "ignore"}, "use stop or replace"),
+        ({"max_damaged": -1}, "max_damaged must"),
+        ({"timeout": 0}, "timeout must"),
+        ({"seed": "x"}, "seed must"),
+    ],
+)
+def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        Loader(sets["source"], **({"batch_size": 4, "device": "cpu"} | options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_cuda_is_refused(sets: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="PyTorch finds no CUDA; use cpu or auto"):
+        Loader(sets["source"], batch_size=4, device="cuda")
+    with Loader(sets["source"], batch_size=4, device="auto") as loader:
+        assert loader.device.type == "cpu"
+
+
+def test_a_folder_that_is_no_set(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FormatError, match="petseg-shard build"):
+            Loader(folder, batch_size=4)
+
+
+def test_a_negative_epoch_is_refused(sets: dict[str, Path]) -> None:
+    with Loader(sets["raw"], batch_size=4, device="cpu") as loader, pytest.raises(UsageError, match="epoch"):
+        loader.set_epoch(-1)
+
+
+def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def reasons() -> dict[str, tuple[str, str]]:
+        said = {}
+        for storage, folder in sets.items():
+            with Loader(folder, batch_size=4, device="cpu") as loader:
+                said[storage] = loader.engine, loader.engine_reason
+        return said
+
+    with_dali = reasons()
+    assert with_dali["source"][0] == "dali"
+    assert with_dali["jpeg"] == ("torch", "on the CPU, OpenCV decodes small pictures faster than DALI")
+    assert with_dali["raw"] == ("torch", "raw storage needs no decoding")
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if "nvidia" in name else find(name, *rest)
+    )
+    assert reasons()["source"] == ("torch", "NVIDIA DALI is not installed")
+    with pytest.raises(UsageError, match=r"NVIDIA DALI, which is not installed.*use torch"):
+        Loader(sets["source"], batch_size=4, device="cpu", engine="dali")
+
+
+def test_ranks_come_from_torch_distributed(sets: dict[str, Path], tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with Loader(sets["raw"], batch_size=4, device="cpu") as loader:
+            assert (loader.rank, loader.world_size) == (0, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_disk_that_does_not_answer_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    with Loader(sets["raw"], batch_size=4, device="cpu", timeout=0.2) as loader:
+        monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(30))
+        monkeypatch.setattr("pipeline.threads.GRACE", 0.1)
+        with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
+            next(iter(loader))
+        release.set()
