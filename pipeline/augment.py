@@ -23,6 +23,7 @@ _PURPOSE = 2  # keeps these numbers apart from the order's
 
 # One stream of random numbers for each decision; part of the promise "same seed, same pictures".
 _AREA, _RATIO, _TOP, _LEFT, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
+_DECISIONS = 8
 
 # Weights of red, green and blue in grey (ITU-R BT.601), and the grey around which contrast is stretched.
 LUMA = (0.299, 0.587, 0.114)
@@ -120,20 +121,19 @@ def draw_parameters(
     if augmentation is None:
         return Parameters(boxes=whole, flip=np.zeros(count, bool), brightness=one, contrast=one, saturation=one)
 
-    def random(decision: int) -> Floats:
-        return uniform(derive(seed, epoch, _PURPOSE, decision), indices)
-
+    keys = np.array([derive(seed, epoch, _PURPOSE, decision) for decision in range(_DECISIONS)], dtype=np.uint64)
+    random = uniform(keys[:, None], indices)
     return Parameters(
         boxes=whole if augmentation.area is None else crop_boxes(augmentation, random, heights, widths),
-        flip=random(_FLIP) < augmentation.flip,
-        brightness=_factor(augmentation.brightness, random(_BRIGHTNESS)),
-        contrast=_factor(augmentation.contrast, random(_CONTRAST)),
-        saturation=_factor(augmentation.saturation, random(_SATURATION)),
+        flip=random[_FLIP] < augmentation.flip,
+        brightness=_factor(augmentation.brightness, random[_BRIGHTNESS]),
+        contrast=_factor(augmentation.contrast, random[_CONTRAST]),
+        saturation=_factor(augmentation.saturation, random[_SATURATION]),
     )
 
 
 def crop_boxes(
-    augmentation: Augmentation, random: Any, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
+    augmentation: Augmentation, random: Floats, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
 ) -> Boxes:
     """Return random boxes (top, left, height, width) in whole pixels within pictures; int32 (B, 4).
 
@@ -142,13 +142,13 @@ def crop_boxes(
     """
     assert augmentation.area is not None
     least, most = augmentation.area
-    area = least + (most - least) * random(_AREA)
+    area = least + (most - least) * random[_AREA]
     low, high = np.log(augmentation.ratio)
-    ratio = np.exp(low + (high - low) * random(_RATIO))
+    ratio = np.exp(low + (high - low) * random[_RATIO])
     box_heights = _pixels(np.sqrt(area / ratio), heights)
     box_widths = _pixels(np.sqrt(area * ratio), widths)
-    top = np.floor(random(_TOP) * (heights - box_heights + 1)).astype(np.int32)
-    left = np.floor(random(_LEFT) * (widths - box_widths + 1)).astype(np.int32)
+    top = np.floor(random[_TOP] * (heights - box_heights + 1)).astype(np.int32)
+    left = np.floor(random[_LEFT] * (widths - box_widths + 1)).astype(np.int32)
     return np.stack([top, left, box_heights, box_widths], axis=1)
 
 

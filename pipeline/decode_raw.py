@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.buffers import Scratch
 from pipeline.engine import Work
 from pipeline.host import Pixels
 from pipeline.raw import RawReader
@@ -16,14 +17,18 @@ class RawDecoder:
     chunks_per_thread = 1
 
     def __init__(self, raw: RawReader) -> None:
-        self._raw = raw
+        self.raw = raw
+        self._scratch = Scratch()
 
     def open(self, work: Work) -> Any:
         """Nothing is done for the whole batch."""
 
     def pixels(self, opened: Any, work: Work, places: slice) -> tuple[Sequence[Pixels], Sequence[Pixels]]:
-        """Read some of the samples."""
-        images, trimaps = self._raw.gather(work.indices[places], work.rows[places])
+        """Read some of the samples into this thread's scratch memory."""
+        indices, size = work.indices[places], self.raw.size
+        images = self._scratch.take("images", (len(indices), size, size, 3))
+        trimaps = self._scratch.take("trimaps", (len(indices), size, size))
+        self.raw.gather(indices, work.rows[places], images=images, trimaps=trimaps)
         return list(images), list(trimaps)
 
     def close(self) -> None:

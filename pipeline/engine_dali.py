@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.dali import DaliRunner
 from pipeline.engine import Options, Work
 from pipeline.graph import build_graph, graph_inputs
@@ -51,8 +53,10 @@ class DaliEngine:
         images: Any
         trimaps: Any
         if self._raw:
-            images, trimaps = self._raw.gather(work.indices, work.rows)
-            trimaps = trimaps[..., None]
+            side = self._raw.size
+            images = np.empty((len(work), side, side, 3), dtype=np.uint8)
+            trimaps = np.empty((len(work), side, side, 1), dtype=np.uint8)
+            self._raw.gather(work.indices, work.rows, images=images, trimaps=trimaps)
         else:
             images, trimaps = self._reader.encoded(work.indices, work.rows)
         return work, graph_inputs(self._options, images=images, trimaps=trimaps, parameters=work.parameters)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from pipeline import host
+from pipeline.buffers import BufferPool, Scratch
 from pipeline.damage import DamagedSamples
+from pipeline.decode_raw import RawDecoder
 from pipeline.engine import Options, Work
+from pipeline.raw import RawReader
 from pipeline.threads import Workers
 
 if TYPE_CHECKING:
@@ -41,24 +42,41 @@ class Decoder(Protocol):
         """Release threads and memory."""
 
 
+SPARE = 4  # batches' worth of memory that is kept for the next ones
+
+
+def raw_as_stored(decoder: Decoder, options: Options) -> RawReader | None:
+    """Return what gathers pixels right into a batch, where nothing is to be done to them; else None."""
+    same = options.storage == "raw" and options.stored_size == options.size and options.augment is None
+    return decoder.raw if same and isinstance(decoder, RawDecoder) else None
+
+
 class HostEngine:
     """Decodes with one of several decoders; crops, resizes, mirrors, colours and encodes the classes on the CPU."""
 
-    def __init__(self, *, name: str, decoder: Decoder, place: Any, options: Options, threads: int) -> None:
+    def __init__(
+        self, *, name: str, decoder: Decoder, place: Any, options: Options, batch_size: int, threads: int
+    ) -> None:
         self.name = name
         self._decoder = decoder
         self._place = place  # says where a sample is, for messages: (index, role) -> str
         self._options = options
         self._threads = threads
+        size = options.size
+        self._images = BufferPool((batch_size, size, size, 3), spare=SPARE)
+        self._masks = BufferPool(
+            (batch_size, 3, size, size) if options.onehot else (batch_size, size, size), spare=SPARE
+        )
+        self._scratch = Scratch()
+        self._as_stored = raw_as_stored(decoder, options)
         self._workers = Workers(threads, name="petseg-decode")
 
     def prepare(self, work: Work) -> Any:
         """Do all the work, in this engine's threads."""
         import torch
 
-        size, count = self._options.size, len(work)
-        images = np.empty((count, size, size, 3), dtype=np.uint8)
-        masks = np.empty((count, 3, size, size) if self._options.onehot else (count, size, size), dtype=np.uint8)
+        count = len(work)
+        images, masks = self._images.take(), self._masks.take()
         opened = self._decoder.open(work)
         damaged: dict[int, str] = {}
 
@@ -71,6 +89,7 @@ class HostEngine:
         self._workers.run(run, self._chunks(count))
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
+        # The tensors must hold the lent arrays themselves, not views: see BufferPool.
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def start(self, prepared: Any) -> Any:
@@ -94,22 +113,31 @@ class HostEngine:
 
     def _fill(self, opened: Any, work: Work, places: slice, images: Pixels, masks: Pixels) -> None:
         part = work.part(places)
-        pictures, trimaps = self._decoder.pixels(opened, work, places)
-        self._check_shapes(part, pictures, trimaps)
-        small = np.empty((len(part), *images.shape[1:3]), dtype=np.uint8)
-        boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
-        for place, (top, left, height, width) in enumerate(boxes):
-            box = top, left, height, width
-            host.fit_picture(pictures[place], box, flip=flips[place], out=images[place])
-            host.fit_trimap(trimaps[place], box, flip=flips[place], out=small[place])
-        if self._options.colour:
-            host.twist_colours(images, part.parameters)
+        # The trimaps at output size: a class index takes the same place as a trimap value.
+        small = self._scratch.take("trimaps", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
+        if self._as_stored is not None:
+            self._as_stored.gather(part.indices, part.rows, images=images, trimaps=small)
+        else:
+            pictures, trimaps = self._decoder.pixels(opened, work, places)
+            self._check_shapes(part, pictures, trimaps)
+            self._fit(part, pictures, trimaps, images, small)
         illegal = host.illegal_values(small)
         if illegal:
             raise DamagedSamples(
                 {place: self._say(part, place, "trimap", "a value other than 1, 2, 3") for place in illegal}
             )
         host.write_mask(small, masks)
+
+    def _fit(
+        self, part: Work, pictures: Sequence[Pixels], trimaps: Sequence[Pixels], images: Pixels, small: Pixels
+    ) -> None:
+        boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
+        colours = host.colour_transforms(part.parameters) if self._options.colour else None
+        for place, (top, left, height, width) in enumerate(boxes):
+            box = top, left, height, width
+            colour = None if colours is None else colours[place]
+            host.fit_picture(pictures[place], box, flip=flips[place], colour=colour, out=images[place])
+            host.fit_trimap(trimaps[place], box, flip=flips[place], out=small[place])
 
     def _check_shapes(self, part: Work, pictures: Sequence[Pixels], trimaps: Sequence[Pixels]) -> None:
         """Compare what was decoded with the sizes in the table, from which the boxes were made."""

@@ -81,4 +81,11 @@ def make_engine(
         from pipeline.decode_opencv import OpenCvDecoder
 
         decoder = OpenCvDecoder(reader)
-    return HostEngine(name=name, decoder=decoder, place=reader.split.place, options=options, threads=threads)
+    return HostEngine(
+        name=name,
+        decoder=decoder,
+        place=reader.split.place,
+        options=options,
+        batch_size=batch_size,
+        threads=threads,
+    )

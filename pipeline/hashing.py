@@ -27,31 +27,37 @@ def mix(values: UInt64s) -> UInt64s:
     return z
 
 
+def mix_one(value: int) -> int:
+    """Return the SplitMix64 finaliser of one number; the same as :func:`mix`, without an array's overhead."""
+    z = (value ^ (value >> 30)) * _MIX_1 & _MASK
+    z = (z ^ (z >> 27)) * _MIX_2 & _MASK
+    return z ^ (z >> 31)
+
+
 def derive(*parts: int) -> int:
     """Return a 64-bit key from integers, of which the order matters (seed, epoch, purpose, ...)."""
     key = 0
     for part in parts:
-        value = np.array([(key + _GOLDEN + (part & _MASK)) & _MASK], dtype=np.uint64)
-        key = int(mix(value * np.uint64(_GOLDEN))[0])
+        key = mix_one((key + _GOLDEN + part) * _GOLDEN & _MASK)
     return key
 
 
-def hash_counters(key: int, counters: npt.NDArray[np.integer]) -> UInt64s:
+def hash_counters(key: int | UInt64s, counters: npt.NDArray[np.integer]) -> UInt64s:
     """Return a 64-bit hash of each counter under ``key``.
 
     For one key, different counters (modulo 2**64) give different hashes: the map is a bijection.
 
     Args:
-        key: from :func:`derive`.
+        key: from :func:`derive`; or several, in a shape that broadcasts with ``counters``.
         counters: non-negative integers, any shape.
 
     Returns:
-        uint64, the shape of ``counters``.
+        uint64, the shape of ``counters`` (broadcast).
     """
     steps = counters.astype(np.uint64) + np.uint64(1)
-    return mix(np.uint64(key) + steps * np.uint64(_GOLDEN))
+    return mix(np.asarray(key, dtype=np.uint64) + steps * np.uint64(_GOLDEN))
 
 
-def uniform(key: int, counters: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def uniform(key: int | UInt64s, counters: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     """Return a number in [0, 1) for each counter: the upper 53 bits of its hash; float64, same shape."""
     return (hash_counters(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

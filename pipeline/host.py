@@ -16,16 +16,18 @@ import numpy.typing as npt
 from pipeline.augment import Parameters, colour_matrices
 
 Pixels = npt.NDArray[np.uint8]
+Colour = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 
 
-def fit_picture(pixels: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
-    """Cut a box out of a picture, squash it to ``out``'s size with a triangle filter, and mirror it if asked.
+def fit_picture(pixels: Pixels, box: Box, *, flip: bool, colour: Colour | None, out: Pixels) -> None:
+    """Cut a box out of a picture, squash it to ``out``'s size with a triangle filter, mirror and colour it if asked.
 
     Args:
         pixels: uint8 (H, W, 3).
         box: top, left, height, width in whole pixels.
         flip: mirror left-right.
+        colour: matrix and offset, float32 (3, 4); None: as it is.
         out: uint8 (S, S, 3), contiguous, written to.
     """
     top, left, height, width = box
@@ -38,9 +40,11 @@ def fit_picture(pixels: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
     else:
         squashed = shrink(region, size)
     if flip:
-        cv2.flip(squashed, 1, dst=out)
-    else:
+        squashed = cv2.flip(squashed, 1)  # type: ignore[assignment]
+    if colour is None:
         out[:] = squashed
+    else:
+        cv2.transform(squashed, colour, dst=out)
 
 
 def shrink(region: Pixels, size: int) -> Pixels:
@@ -48,9 +52,9 @@ def shrink(region: Pixels, size: int) -> Pixels:
     import torch
     from torch.nn.functional import interpolate
 
-    planes = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1)[None]
-    squashed = interpolate(planes, size=(size, size), mode="bilinear", antialias=True)
-    return squashed[0].permute(1, 2, 0).numpy()
+    pixels = torch.from_numpy(np.ascontiguousarray(region)[None]).permute(0, 3, 1, 2)  # channels_last, and stays so
+    squashed = interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    return squashed.permute(0, 2, 3, 1)[0].numpy()
 
 
 def fit_trimap(trimap: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
@@ -80,14 +84,8 @@ def nearest_places(length: int, size: int) -> npt.NDArray[np.int64]:
     return places
 
 
-def twist_colours(images: Pixels, parameters: Parameters) -> None:
-    """Change the colours of pictures in place; uint8 (B, S, S, 3). See ``augment.colour_matrices``."""
-    for image, matrix in zip(images, colour_transforms(parameters), strict=True):
-        image[:] = cv2.transform(image, matrix)
-
-
-def colour_transforms(parameters: Parameters) -> npt.NDArray[np.float32]:
-    """Return the matrix and offset of each sample as one float32 (B, 3, 4)."""
+def colour_transforms(parameters: Parameters) -> Colour:
+    """Return the matrix and offset of each sample as one float32 (B, 3, 4); see ``augment.colour_matrices``."""
     matrices, offsets = colour_matrices(parameters)
     return np.concatenate([matrices, offsets[:, :, None]], axis=2)
 
@@ -97,7 +95,7 @@ def write_mask(trimaps: Pixels, out: Pixels) -> None:
 
     Args:
         trimaps: uint8 (B, S, S).
-        out: uint8 (B, S, S) for 0, 1, 2, or (B, 3, S, S) for one-hot; written to.
+        out: uint8 (B, S, S) for 0, 1, 2 (may be ``trimaps`` itself), or (B, 3, S, S) for one-hot; written to.
     """
     if out.ndim == trimaps.ndim:
         np.subtract(trimaps, 1, out=out)

@@ -27,26 +27,28 @@ class RawReader:
 
     def __init__(self, reader: MemberReader, *, size: int) -> None:
         self._reader = reader
-        self._size = size
+        self.size = size
         self._headers = npy_header((size, size, 3)), npy_header((size, size))
         self._lengths = len(self._headers[0]) + size * size * 3, len(self._headers[1]) + size * size
 
-    def gather(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[Pixels, Pixels]:
-        """Return the pixels of B samples.
+    def gather(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, trimaps: Pixels) -> None:
+        """Write the pixels of B samples into arrays.
 
-        Returns:
-            Pictures, uint8 (B, size, size, 3), and trimaps with values 1, 2, 3, uint8 (B, size, size).
+        Args:
+            indices: of the samples, (B,).
+            rows: their records, (B,).
+            images: uint8 (B, size, size, 3), contiguous, written to.
+            trimaps: uint8 (B, size, size), contiguous, written to; values 1, 2, 3.
 
         Raises:
             DamagedSamples: some cannot be read in full, have another form, or do not fit their checksums.
         """
-        size, count = self._size, len(indices)
-        images = np.empty((count, size, size, 3), dtype=np.uint8)
-        trimaps = np.empty((count, size, size), dtype=np.uint8)
+        size = self.size
         image_bytes, image_length = images.data.cast("B"), size * size * 3
         trimap_bytes, trimap_length = trimaps.data.cast("B"), size * size
         head, tail = (bytearray(len(header)) for header in self._headers)
         scrap = bytearray(_MAX_GAP)
+        read_file = self._reader.file
         starts = rows["image_offset"].astype(np.int64)
         gaps = rows["trimap_offset"].astype(np.int64) - starts - self._lengths[0]
         fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
@@ -68,7 +70,7 @@ class RawReader:
                     tail,
                     trimap_bytes[place * trimap_length : (place + 1) * trimap_length],
                 ]
-                got = read_into(self._reader.file(shard), parts, start)
+                got = read_into(read_file(shard), parts, start)
             except FormatError as error:
                 damaged[place] = str(error)
                 continue
@@ -86,8 +88,8 @@ class RawReader:
             raise DamagedSamples(
                 {place: f"{split.place(int(indices[place]), 'image')}: {text}" for place, text in damaged.items()}
             )
-        self._reader.mark_checked(indices)
-        return images, trimaps
+        if not checked.all():
+            self._reader.mark_checked(indices)
 
     def _check(self, head: bytearray, image: Pixels, tail: bytearray, trimap: Pixels, row: np.void) -> str | None:
         for role, header, found, pixels in zip(
@@ -96,7 +98,7 @@ class RawReader:
             if zlib.crc32(pixels.data, zlib.crc32(found)) != int(row[f"{role}_crc32"]):
                 return f"the bytes of the {role} do not fit their checksum"
             if found != header:
-                return f"the {role} is no array of {self._size} x {self._size} bytes"
+                return f"the {role} is no array of {self.size} x {self.size} bytes"
         return None
 
 
