@@ -1,4 +1,9 @@
-"""``python -m petseg``: petseg-train as a module, which is how torchrun starts it."""
+"""``python -m petseg``: petseg-train as a module, which is how torchrun starts it.
+
+torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
+
+The ``--`` keeps torchrun from taking ``--run`` for an abbreviation of its own ``--run-path``.
+"""
 
 from petseg.cli import train
 

@@ -100,7 +100,7 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     \b
     petseg-train --shards pets-shards --run runs/pets
     petseg-train --resume --run runs/pets           after Ctrl-C, a kill, a power cut
-    torchrun --nproc-per-node 4 -m petseg --shards pets-shards --run runs/pets
+    torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
 
     --batch-size is the global batch. The loss of the training pictures and their IoU are those seen while training on
     them; validation uses the averaged weights. Without --resume a run that exists is never touched.

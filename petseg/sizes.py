@@ -18,7 +18,7 @@ def size_of_epoch(recipe: Recipe, epoch: int) -> int:
     """Return the side, in pixels, of the pictures of an epoch (counted from 0)."""
     if not recipe.progressive:
         return recipe.size
-    share = next(size for end, size in _STAGES if epoch < end * recipe.epochs or end == 1.0)
+    share = next(size for end, size in _STAGES if epoch + 1 <= end * recipe.epochs or end == 1.0)
     if share == 1.0:
         return recipe.size
     return min(recipe.size, max(MIN_SIZE, round(recipe.size * share / _MULTIPLE) * _MULTIPLE))

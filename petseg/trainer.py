@@ -165,12 +165,13 @@ class Trainer:
             self._confusion += result.confusion
             position.step += 1
             position.pictures += valid
+            if position.pictures == loader.samples:  # a checkpoint from here on belongs to the epoch's end
+                position.phase = "validate"
             self._pending.append(_Pending(result=result, batch=batch, valid=valid, step=position.step))
             if len(self._pending) > self._lag:
                 self._settle()
         while self._pending:
             self._settle()
-        position.phase = "validate"
         position.confusion = self._total_confusion()
 
     def _prepare_loader(self) -> None:
@@ -317,8 +318,7 @@ class Trainer:
         self.position.seconds += now - self._started
         self._started = now
         middle = self.position.phase == "train" and self.position.pictures > 0
-        if middle:
-            self.position.confusion = self._total_confusion()
+        self.position.confusion = self._total_confusion()
         if self.folder is not None:
             checkpoint = Checkpoint(
                 config=msgspec.to_builtins(self.recipe),

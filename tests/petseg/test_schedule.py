@@ -61,6 +61,8 @@ def test_progressive_sizes_grow_to_the_full_one() -> None:
     recipe = replace(default_recipe("unet"), progressive=True, epochs=10, size=128)
     sizes = [size_of_epoch(recipe, epoch) for epoch in range(10)]
     assert sizes == [64, 64, 64, 64, 96, 96, 96, 128, 128, 128]
-    assert size_of_epoch(replace(recipe, epochs=1), 0) in (64, 128)
+    for epochs in range(1, 20):  # however short a run, it ends at the full size
+        assert size_of_epoch(replace(recipe, epochs=epochs), epochs - 1) == 128
+    assert [size_of_epoch(replace(recipe, epochs=3), epoch) for epoch in range(3)] == [64, 96, 128]
     assert {size_of_epoch(replace(recipe, size=32), epoch) for epoch in range(10)} == {32}
     assert {size_of_epoch(replace(recipe, progressive=False), epoch) for epoch in range(10)} == {128}

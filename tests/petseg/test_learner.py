@@ -1,0 +1,155 @@
+"""One step: accumulation, clipping, padding, weights, precision; and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from petseg.device import choose_placement
+from petseg.learner import Learner
+from petseg.metrics import confusion, score
+from petseg.models import ModelConfig, default_model_config
+from petseg.recipe import Recipe, default_recipe
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Pictures:
+    image: torch.Tensor
+    mask: torch.Tensor
+    valid: torch.Tensor
+
+
+def shapes(count: int = 8, size: int = 32) -> Pictures:
+    """Bright discs with a rim on a noisy ground."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    centre = torch.randint(size // 3, size - size // 3, (2, count, 1, 1), generator=generator)
+    radius = torch.randint(size // 5, size // 3, (count, 1, 1), generator=generator)
+    distance = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2).sqrt() - radius
+    mask = torch.where(distance < -1.5, 0, torch.where(distance < 1.5, 2, 1)).to(torch.uint8)
+    level = torch.tensor([200, 60, 120])[mask.long()].unsqueeze(1)
+    noise = torch.randint(-30, 30, (count, 3, size, size), generator=generator)
+    return Pictures(
+        image=(level + noise).clamp(0, 255).to(torch.uint8), mask=mask, valid=torch.ones(count, dtype=torch.bool)
+    )
+
+
+def recipe(**changes: object) -> Recipe:
+    small = ModelConfig(widths=(8, 16), norm="group")  # group: statistics do not depend on how a batch is cut
+    return replace(default_recipe("unet"), model=small, size=32, batch_size=8, **changes)
+
+
+def learner(of: Recipe, steps: int = 50) -> Learner:
+    return Learner(of, total_steps=steps, placement=choose_placement(CPU, of.precision))
+
+
+def weights(of: Learner) -> torch.Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in of.model.parameters()])
+
+
+def test_accumulation_gives_the_same_step() -> None:
+    pictures = shapes()
+    pictures.valid[-1] = False
+    whole, parts = learner(recipe()), learner(recipe(accumulate=3))
+    for step in range(3):
+        a = whole.step(pictures, global_valid=7, step=step)
+        b = parts.step(pictures, global_valid=7, step=step)
+        torch.testing.assert_close(a.loss, b.loss)
+        assert torch.equal(a.confusion, b.confusion)
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-3, atol=1e-5)
+
+
+def test_padding_teaches_nothing() -> None:
+    pictures = shapes()
+    pictures.valid[4:] = False
+    first, second = learner(recipe()), learner(recipe())
+    a = first.step(pictures, global_valid=4, step=0)
+    pictures.image[4:], pictures.mask[4:] = 0, 1
+    b = second.step(pictures, global_valid=4, step=0)
+    assert a.confusion.sum() == 4 * 32 * 32
+    assert torch.equal(a.confusion, b.confusion)
+    torch.testing.assert_close(weights(first), weights(second))
+
+
+def test_clipping_shortens_the_step() -> None:
+    free, clipped = (learner(recipe(clip_norm=c, optimizer="adam", weight_decay=0.0)) for c in (0.0, 1e-9))
+    start = weights(free).clone()
+    norms = [one.step(shapes(), global_valid=8, step=0).grad_norm for one in (free, clipped)]
+    assert norms[0] == norms[1] > 0  # the norm before clipping
+    assert (weights(clipped) - start).norm() < (weights(free) - start).norm() / 2
+
+
+CHANGES: list[dict[str, object]] = [
+    {"class_weights": "balanced"},
+    {"label_smoothing": 0.2},
+    {"dice_weight": 0.0},
+    {"lr": 1e-4},
+    {"weight_decay": 0.5},
+    {"schedule": "cosine"},
+    {"schedule": "constant"},
+    {"seed": 1},
+    {"optimizer": "adam", "weight_decay": 0.0},
+    {"warmup": 0.9},
+    {"clip_norm": 0.01},
+    {"precision": "bf16"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_knob_moves_the_weights(change: dict[str, object]) -> None:
+    results = []
+    for of in (recipe(), recipe(**change)):
+        one = Learner(
+            of,
+            total_steps=4,
+            placement=choose_placement(CPU, of.precision),
+            class_weights=torch.tensor([0.5, 0.5, 2.0]) if of.class_weights == "balanced" else None,
+        )
+        for step in range(2):
+            one.step(shapes(), global_valid=8, step=step)
+        results.append(weights(one).clone())
+    assert not torch.equal(*results)
+
+
+def test_the_average_is_what_is_kept() -> None:
+    with_average, without = learner(recipe(ema_decay=0.5)), learner(recipe(ema_decay=0.0))
+    assert without.average is None
+    assert without.evaluated is without.model
+    for step in range(3):
+        with_average.step(shapes(), global_valid=8, step=step)
+    assert with_average.average is not None
+    assert with_average.evaluated is with_average.average.model
+    assert not torch.equal(next(with_average.evaluated.parameters()), next(with_average.model.parameters()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["unet", "tutorial"])
+def test_eight_pictures_are_learnt_by_heart(name: str, precision: str) -> None:
+    if (name, precision) == ("tutorial", "bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bf16: the tutorial's transposed convolutions take seconds a step")
+    model = default_model_config(name) if name == "tutorial" else ModelConfig(widths=(16, 32, 64))
+    steps = 60
+    of = replace(default_recipe(name), model=model, size=32, batch_size=8, precision=precision, ema_decay=0.0)
+    one = learner(of, steps)
+    pictures = shapes()
+    for step in range(steps):
+        one.step(pictures, global_valid=8, step=step)
+    with torch.inference_mode(), one.placement.autocast():
+        predicted = one.evaluated(pictures.image).argmax(dim=1)
+    assert score(confusion(pictures.mask, predicted).sum(0)).mean_iou > 0.95
+
+
+def test_compiled_networks_are_the_same() -> None:
+    plain, compiled = learner(recipe()), None
+    compiled = Learner(recipe(), total_steps=50, placement=choose_placement(CPU, "fp32"), compile_model=True)
+    for one in (plain, compiled):
+        result = one.step(shapes(), global_valid=8, step=0)
+    assert torch.isfinite(result.loss)
+    assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
+    torch.testing.assert_close(weights(plain), weights(compiled), rtol=1e-2, atol=1e-3)

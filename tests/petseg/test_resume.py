@@ -1,0 +1,206 @@
+"""Nothing is lost: whatever breaks a run off, the resumed one ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import petseg
+from petseg.checkpoint import load_checkpoint
+from petseg.display import Reporter
+from petseg.stopping import InterruptedRunError
+from shards.errors import UsageError
+
+# Everything with a state: average, dropout, momentum, growing pictures, a last batch with padding.
+OPTIONS: dict[str, Any] = {
+    "size": 64,
+    "progressive": True,
+    "widths": (8, 16),
+    "dropout": 0.2,
+    "epochs": 3,
+    "batch_size": 10,
+    "threads": 1,
+    "checkpoint_steps": 1,
+}
+TIMES = ("pictures_per_second", "wait_share")
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the bit, through nested dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, Mapping):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{number}]")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(run: Path, reference: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = load_checkpoint(run / name), load_checkpoint(reference / name)
+        for part in ("model", "average", "optimizer", "scaler", "config"):
+            assert_same(getattr(ours, part), getattr(theirs, part), f"{name}:{part}")
+        assert metrics(ours.history) == metrics(theirs.history)
+    lines = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, reference)]
+    assert metrics(lines[0]) == metrics(lines[1])
+    assert not [entry.name for entry in run.iterdir() if entry.name.startswith(".partial")]
+
+
+def metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in history]
+
+
+@pytest.fixture(scope="module")
+def reference(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    return petseg.train(made_up_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
+
+
+class Interrupting(Reporter):
+    """Sends this process a signal at the n-th thing that is reported."""
+
+    def __init__(self, after: int, number: int) -> None:
+        self.left, self.number = after, number
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+    def batch(self, **facts: Any) -> None:
+        self._count()
+
+    def validated(self, pictures: int) -> None:
+        self._count()
+
+
+def events() -> int:
+    """How many things an uninterrupted run reports."""
+    return 3 * (3 + 1)
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_checkpoint_and_say_how_to_go_on(
+    made_up_set: Path, reference: Path, tmp_path: Path, after: int, number: int
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError, match=f"--resume --run {run}") as error:
+        petseg.train(
+            made_up_set,
+            run=run,
+            options={**OPTIONS, "checkpoint_steps": 0},
+            make_reporter=lambda: Interrupting(after, number),
+        )
+    assert error.value.exit_code == 128 + number
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    petseg.train(run=run, resume=True)
+    assert_same_run(run, reference)
+
+
+def test_a_run_without_a_checkpoint_starts_again(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        petseg.train(made_up_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
+    (run / "last.pt").unlink()
+    (run / ".partial-last.pt-abc").write_text("litter")
+    petseg.train(run=run, resume=True)
+    assert_same_run(run, reference)
+
+
+def test_interrupted_again_and_again(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for attempt in range(40):
+        try:
+            petseg.train(
+                None if attempt else made_up_set,
+                run=run,
+                resume=attempt > 0,
+                options=None if attempt else OPTIONS,
+                make_reporter=lambda: Interrupting(2, signal.SIGTERM),
+            )
+        except InterruptedRunError:
+            continue
+        break
+    assert attempt >= 4
+    assert_same_run(run, reference)
+    config = json.loads((run / "config.json").read_text())
+    assert len(config["resumed"]) == attempt
+
+
+def test_what_may_change_when_resuming_may(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        petseg.train(made_up_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
+    moved = tmp_path / "moved"
+    moved.symlink_to(made_up_set)
+    petseg.train(moved, run=run, resume=True, options={"prefetch": 3, "checkpoint_steps": 0})
+    assert_same_run(run, reference)
+
+
+def test_a_finished_run_stays_as_it_is(reference: Path) -> None:
+    before = (reference / "last.pt").read_bytes()
+    petseg.train(run=reference, resume=True)
+    assert (reference / "last.pt").read_bytes() == before
+
+
+def test_unknown_options_are_refused(made_up_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="colour"):
+        petseg.train(made_up_set, run=tmp_path / "run", options={"colour": 1})
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_sigkill_at_any_moment(
+    made_up_set: Path, reference: Path, tmp_path: Path, campaign: Callable[[int, int], int]
+) -> None:
+    # A fork server with torch and DALI imported: each process starts at once, so that kills fall into the training.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["petseg.trainer", "petseg.pictures", "nvidia.dali"])
+    generator = random.Random(0)
+
+    def start(run: Path) -> Any:
+        resume = (run / "config.json").exists()
+        again = {"resume": True} if resume else {"shards": str(made_up_set), "options": OPTIONS}
+        process = context.Process(target=petseg.train, kwargs={"run": str(run), **again})
+        process.start()
+        return process
+
+    began = time.monotonic()
+    whole = start(tmp_path / "whole")
+    whole.join(120)
+    duration = time.monotonic() - began
+    assert_same_run(tmp_path / "whole", reference)
+    kills = 0
+    wanted = campaign(2, 20)
+    for attempt in range(wanted):
+        run = tmp_path / f"run{attempt}"
+        for _ in range(2):
+            process = start(run)
+            process.join(generator.uniform(0, duration))
+            if process.is_alive():
+                process.kill()
+                kills += 1
+            process.join()
+        process = start(run)
+        process.join(120)
+        assert process.exitcode == 0
+        assert_same_run(run, reference)
+    assert kills >= wanted / 2
