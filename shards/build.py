@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from shards.assemble import assemble, final_numbers, write_manifest
-from shards.encode import DEFAULT_QUALITY, DEFAULT_SIZE
+from shards.assemble import assemble, write_manifest
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.files import PARTIAL_PREFIX, sync_file, sync_folder
-from shards.format import MANIFEST_NAME, index_name, shard_name
+from shards.format import MANIFEST_NAME
 from shards.manifest import Manifest, load_manifest
-from shards.plan import Options, Plan, ShardTask, check_options, make_plan
+from shards.options import Options, check_options, options_from
+from shards.plan import Plan, make_plan
 from shards.reasons import REASONS, Note
+from shards.resume import finished_shards, moves, part_names
 from shards.source import Source, scan
-from shards.staging import Staging, check_target, remove
-from shards.worker import RECORD_ENDING, ShardRecord, build_shard, record_name
+from shards.staging import Staging, check_target
+from shards.worker import RECORD_ENDING, ShardRecord, build_shard
 from shards.workers import build_in_process, default_workers, pool
 
-DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
-DEFAULT_VAL_FRACTION = 0.2
+__all__ = ["Built", "Options", "StrictError", "build", "options_from"]
 
 Progress = Callable[[int, int], None]
 
@@ -105,7 +101,7 @@ def build(
             staging.discard()
             return Built(path=out, manifest=done, already=True, ignored=found.ignored)
         forgotten = staging.prepare(plan.digest)
-        records = {} if staging.complete else _finished(staging, plan)
+        records = {} if staging.complete else finished_shards(staging, plan)
         resumed = len(records)
         if not staging.complete:
             _pack(plan, staging, records, workers=workers, executor=executor, progress=progress)
@@ -138,66 +134,6 @@ def _already_there(staging: Staging, plan: Plan, *, overwrite: bool, strict: boo
     return manifest
 
 
-def _finished(staging: Staging, plan: Plan) -> dict[int, ShardRecord]:
-    """Return the records of shards that are finished and whole, by task number; remove everything else."""
-    records: dict[int, ShardRecord] = {}
-    for number, task in enumerate(plan.tasks):
-        record = _read_record(staging.work / record_name(task.split, task.number))
-        if record is not None:
-            records[number] = record
-    if len(records) == len(plan.tasks):
-        _take_back(staging, records.values())
-    for number, task in enumerate(plan.tasks):
-        if number in records and not _is_whole(staging.work, task, records[number]):
-            del records[number]
-    keep = {"plan"}
-    for record in records.values():
-        keep.update(_part_names(record))
-        keep.add(record_name(record.split, record.number))
-    for entry in staging.work.iterdir():
-        if entry.name not in keep:
-            remove(entry)
-    for entry in staging.folder.iterdir():
-        if entry != staging.work:
-            remove(entry)
-    return records
-
-
-def _read_record(path: Path) -> ShardRecord | None:
-    try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=ShardRecord)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-
-
-def _take_back(staging: Staging, records: Iterable[ShardRecord]) -> None:
-    """Undo the moves of :func:`_complete`, where a kill came between them."""
-    for source, target in _moves(staging, list(records)):
-        if target.exists() and not source.exists():
-            target.rename(source)
-
-
-def _is_whole(work: Path, task: ShardTask, record: ShardRecord) -> bool:
-    """Return whether a finished shard is what its record says, and its source is what it was."""
-    stamps = tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples)
-    if stamps != record.stamps:
-        return False
-    tar, index = _part_names(record)
-    return _has(work / tar, record.tar_bytes, record.sha256) and _has(
-        work / index, record.index_bytes, record.index_sha256
-    )
-
-
-def _has(path: Path, size: int, sha256: str) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return os.fstat(handle.fileno()).st_size == size and (
-                hashlib.file_digest(handle, "sha256").hexdigest() == sha256
-            )
-    except FileNotFoundError:
-        return False
-
-
 def _pack(
     plan: Plan,
     staging: Staging,
@@ -220,7 +156,7 @@ def _pack(
         flushes: list[Future[None]] = []
         for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
             records[number] = record
-            flushes.append(flusher.submit(sync_file, staging.work / _part_names(record)[0]))
+            flushes.append(flusher.submit(sync_file, staging.work / part_names(record)[0]))
             done += len(plan.tasks[number].samples)
             if progress is not None:
                 progress(done, total)
@@ -252,7 +188,7 @@ def _results(
 def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, strict: bool) -> None:
     """Move the shards to their final names and write tables, quarantine file and manifest."""
     ordered = [records[number] for number in sorted(records)]
-    for source, target in _moves(staging, ordered):
+    for source, target in moves(staging, ordered):
         source.rename(target)
     manifest, notes = assemble(staging.folder, plan, ordered)
     if not manifest.samples:
@@ -265,21 +201,6 @@ def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, 
         sync_file(staging.folder / entry.file)
     sync_folder(staging.folder)
     write_manifest(staging.folder, manifest)
-
-
-def _moves(staging: Staging, records: Sequence[ShardRecord]) -> Iterator[tuple[Path, Path]]:
-    """Yield where each file of a shard is while the build runs, and where it belongs in the set."""
-    numbers = final_numbers(records)
-    for record in records:
-        if record.samples:
-            number = numbers[record.split, record.number]
-            finals = (shard_name(record.split, number), index_name(record.split, number))
-            for part, final in zip(_part_names(record), finals, strict=True):
-                yield staging.work / part, staging.folder / final
-
-
-def _part_names(record: ShardRecord) -> tuple[str, str]:
-    return shard_name(record.split, record.number), index_name(record.split, record.number)
 
 
 @contextmanager
@@ -329,44 +250,3 @@ def _leave(staging: Staging) -> str:
 def describe_reasons(reasons: dict[str, int]) -> str:
     """Return counts by reason in one line: ``2 not-listed (no list names the picture), ...``."""
     return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())
-
-
-def options_from(
-    *,
-    storage: str,
-    size: int | None,
-    quality: int | None,
-    split: str,
-    fractions: tuple[float, float, float] | None,
-    val_fraction: float | None,
-    seed: int,
-    samples_per_shard: int,
-) -> Options:
-    """Fill in the defaults that depend on other options; None stands for an option that was not given.
-
-    Raises:
-        UsageError: options that do not go together.
-    """
-    if split == "official" and fractions is not None:
-        raise UsageError("--fractions needs --split random; with --split official use --val-fraction")
-    if split == "random" and val_fraction is not None:
-        raise UsageError("--val-fraction needs --split official; with --split random use --fractions")
-    if split == "official":
-        val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        fractions = (1 - val, val, 0.0)
-    if storage != "source":
-        size = DEFAULT_SIZE if size is None else size
-    if storage == "jpeg":
-        quality = DEFAULT_QUALITY if quality is None else quality
-    fractions = fractions or DEFAULT_FRACTIONS
-    options = Options(
-        storage=storage,  # type: ignore[arg-type]
-        size=size,
-        quality=quality,
-        split=split,
-        fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
-        seed=seed,
-        samples_per_shard=samples_per_shard,
-    )
-    check_options(options)
-    return options

@@ -91,9 +91,10 @@ def build(
     A build that was cut off goes on where it was when the same command is run again.
     """
     from shards import build as building
+    from shards.options import options_from
     from shards.report import build_json, build_text, finding_lines
 
-    options = building.options_from(
+    options = options_from(
         storage=storage,
         size=size,
         quality=quality,

@@ -9,39 +9,15 @@ from typing import Any
 import msgspec
 
 from shards.encode import npy_header
-from shards.errors import UsageError
 from shards.findings import MAX_PIXELS
 from shards.format import FORMAT, SPLITS, VERSION, Split, Storage
 from shards.keys import assign_keys, shown
-from shards.manifest import BuildOptions, RawLayout
+from shards.manifest import RawLayout
+from shards.options import Options
 from shards.reasons import Note
 from shards.source import Pair, Source
 from shards.splits import official_split, random_split, shuffled
 from shards.tar import BLOCK, padded
-
-MAX_SIZE = 4096
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks for. ``size`` and ``quality`` are None where the storage does not use them."""
-
-    storage: Storage = "source"
-    size: int | None = None
-    quality: int | None = None
-    split: str = "official"
-    fractions: tuple[float, float, float] = (0.8, 0.2, 0.0)
-    seed: int = 0
-    samples_per_shard: int = 128
-
-    def for_manifest(self) -> BuildOptions:
-        """Return the part that the manifest keeps beside storage and size."""
-        return BuildOptions(
-            split=self.split,
-            fractions=self.fractions,
-            seed=self.seed,
-            samples_per_shard=self.samples_per_shard,
-            quality=self.quality,
-        )
 
 
 class PlannedSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,28 +131,6 @@ def raw_layout(size: int, meta_bytes: int) -> RawLayout:
         image_offset=BLOCK + image_header,
         trimap_offset=2 * BLOCK + image + trimap_header,
     )
-
-
-def check_options(options: Options) -> None:
-    """Raise ``UsageError`` for options that make no sense or do not fit together."""
-    if options.storage == "source":
-        if options.size is not None or options.quality is not None:
-            raise UsageError(
-                "--size and --quality need --storage jpeg or raw: source storage keeps pictures as they are"
-            )
-    elif options.size is None or not 1 <= options.size <= MAX_SIZE:
-        raise UsageError(f"--size {options.size} is outside 1..{MAX_SIZE}")
-    if options.storage != "jpeg" and options.quality is not None:
-        raise UsageError("--quality needs --storage jpeg")
-    if options.storage == "jpeg" and not 1 <= (options.quality or 0) <= 100:
-        raise UsageError(f"--quality {options.quality} is outside 1..100")
-    if options.samples_per_shard < 1:
-        raise UsageError(f"--samples-per-shard {options.samples_per_shard} is not a positive number")
-    if options.split not in ("official", "random"):
-        raise UsageError(f"--split {options.split!r} is neither official nor random")
-    if any(not 0 <= fraction <= 1 for fraction in options.fractions) or abs(sum(options.fractions) - 1) > 1e-6:
-        shown_fractions = ",".join(f"{fraction:g}" for fraction in options.fractions)
-        raise UsageError(f"fractions {shown_fractions} must be between 0 and 1 and add up to 1")
 
 
 def _longest_meta(source: Source, keys: dict[str, str]) -> int:

@@ -19,7 +19,8 @@ from shards.manifest import FileEntry, Manifest, load_manifest
 from shards.problems import Problem, Report
 from shards.staging import is_set_file
 from shards.table import open_table, table_offset
-from shards.verify_shard import ShardCheck, check_shard, check_shard_quickly
+from shards.verify_shard import check_shard, check_shard_quickly
+from shards.verify_walk import ShardCheck
 
 Mode: TypeAlias = Literal["quick", "default", "full"]
 Progress: TypeAlias = Callable[[int, int], None]

@@ -1,0 +1,152 @@
+"""A reader and checker written from docs/formats.md alone: it imports nothing of the project to read a set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shard_sources import Maker, options
+
+from shards.build import build
+from shards.shardset import ShardSet
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
+RECORD = struct.Struct("<IHHQQQIIIIIIIIQQ")
+LENGTHS = ("image_length", "trimap_length", "meta_length")
+FIELDS = ("shard", "class_id", "species", "image_offset", "trimap_offset", "meta_offset", *LENGTHS)
+FIELDS += ("image_crc32", "trimap_crc32", "meta_crc32", "width", "height", "key_hash", "check")
+ENDINGS = {
+    "source": ("jpg", "trimap.png", "json"),
+    "jpeg": ("jpg", "trimap.png", "json"),
+    "raw": ("image.npy", "trimap.npy", "json"),
+}
+
+
+def check(record: bytes) -> int:
+    total = 0
+    for i, word in enumerate(struct.unpack("<9Q", record[:72])):
+        digest = hashlib.sha256(f"petseg-shards row {i}".encode()).digest()
+        total += word * (int.from_bytes(digest[:8], "little") | 1)
+    return total % 2**64
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    data = (folder / "manifest.json").read_bytes()
+    document: dict[str, Any] = json.loads(data)
+    assert (json.dumps(document, indent=1) + "\n").encode() == data
+    empty = {**document, "checksum": ""}
+    assert hashlib.sha256((json.dumps(empty, indent=1) + "\n").encode()).hexdigest() == document["checksum"]
+    texts = [document["format"], str(document["version"]), document["storage"], str(document["size"])]
+    for name in ("train", "val", "test"):
+        if name in document["splits"]:
+            split = document["splits"][name]
+            texts += [name, str(split["samples"]), split["table"]["sha256"], *(s["sha256"] for s in split["shards"])]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest() == document["fingerprint"]
+    return document
+
+
+def samples_of(folder: Path, name: str) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
+    """Yield key, members and record of each sample, checking all that the page says on the way."""
+    document = manifest_of(folder)
+    split = document["splits"][name]
+    table = (folder / split["table"]["file"]).read_bytes()
+    assert len(table) == 448 + 80 * split["samples"] == split["table"]["bytes"]
+    position = 448
+    for number, shard in enumerate(split["shards"]):
+        tar = (folder / shard["file"]).read_bytes()
+        assert hashlib.sha256(tar).hexdigest() == shard["sha256"]
+        lines, at = [f"v1.2 {shard['samples']}"], 0
+        for _ in range(shard["samples"]):
+            record = table[position : position + 80]
+            position += 80
+            row = dict(zip(FIELDS, RECORD.unpack(record), strict=True))
+            assert row["check"] == check(record)
+            assert row["shard"] == number
+            members, line, key = {}, [], ""
+            for role, ending in zip(("image", "trimap", "meta"), ENDINGS[document["storage"]], strict=True):
+                header = tar[at : at + 512]
+                full = header[:100].rstrip(b"\0").decode()
+                key = full.split(".")[0]
+                assert full == f"{key}.{ending}"
+                size = int(header[124:135], 8)
+                content = tar[at + 512 : at + 512 + size]
+                assert (row[f"{role}_offset"], row[f"{role}_length"]) == (at + 512, size)
+                assert zlib.crc32(content) == row[f"{role}_crc32"]
+                line.append(f"{ending} {at + 512} {size} {full}")
+                members[role] = content
+                at += 512 + size + -size % 512
+            assert int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") == row["key_hash"]
+            lines.append(" ".join(line))
+            yield key, members, row
+        assert tar[at:] == bytes(1024)
+        assert (folder / shard["index"]["file"]).read_text() == "".join(f"{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
+def test_the_pages_reader_reads_what_ours_does(tiny_sets: dict[str, Path], storage: str) -> None:
+    folder = tiny_sets[storage]
+    for name in manifest_of(folder)["splits"]:
+        reader = ShardSet.open(folder).split(name)
+        found = list(samples_of(folder, name))
+        assert len(found) == len(reader)
+        for index, (key, members, row) in enumerate(found):
+            assert key == reader.key(index)
+            assert members == {role: reader.read(index, role) for role in members}
+            meta = json.loads(members["meta"])
+            assert (meta["key"], meta["split"]) == (key, name)
+            assert (meta["width"], meta["height"], meta["class_id"]) == (row["width"], row["height"], row["class_id"])
+
+
+def key_of(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) and len(name) <= 80:
+        return name
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    rest = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_")[: 80 - 11] or "x"
+    return f"{rest}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
+def test_keys_are_what_the_page_says(maker: Maker, tmp_path: Path) -> None:
+    names = ["my cat", "Käse", "猫", "plain", "-x", "y" * 200, "a.b"]
+    for name in names:
+        maker.add(name)
+    build(maker.folder, tmp_path / "out", options(split="random", fractions=(1, 0, 0)), workers=1)
+    keys = {json.loads(members["meta"])["name"]: key for key, members, _ in samples_of(tmp_path / "out", "train")}
+    assert keys == {name: key_of(name) for name in names}
+
+
+def test_the_example_of_the_page_is_right() -> None:
+    text = PAGE.read_text()
+    assert f'{{"key": "{key_of("my cat")}", "name": "my cat"' in text
+
+
+def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None:
+    from shards.format import SAMPLE_DTYPE
+    from shards.reasons import REASONS
+
+    text = PAGE.read_text()
+    assert not [reason for reason in REASONS if f"`{reason}`" not in text]
+    assert not [field for field in manifest_of(tiny_sets["raw"]) if f"`{field}`" not in text]
+    assert SAMPLE_DTYPE.names is not None
+    for name in SAMPLE_DTYPE.names:
+        offset = SAMPLE_DTYPE.fields[name][1]  # type: ignore[index]
+        kind = {"<u2": "uint16", "<u4": "uint32", "<u8": "uint64"}[SAMPLE_DTYPE[name].str]
+        assert f"| {offset} | {kind} | `{name}` |" in text
+
+
+def test_padding_and_values_of_raw(tiny_sets: dict[str, Path]) -> None:
+    document = manifest_of(tiny_sets["raw"])
+    size, raw = document["size"], document["raw"]
+    shard = document["splits"]["train"]["shards"][0]
+    data = np.fromfile(tiny_sets["raw"] / shard["file"], np.uint8)
+    for i in range(shard["samples"]):
+        start = raw["trimap_offset"] + i * raw["stride"]
+        assert set(np.unique(data[start : start + size * size])) <= {1, 2, 3}
