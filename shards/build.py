@@ -75,7 +75,9 @@ def build(
         source: the folder, or what :func:`shards.source.scan` found in it.
         out: the set's folder; it appears when the set is complete.
         options: what decides the bytes.
-        workers: processes; default: the cores that this process may use. The bytes do not depend on it.
+        workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
+            that runs threads or has imported torch they are not forked from it but started afresh, so that a script
+            needs Python's usual ``if __name__ == "__main__":``.
         executor: takes the place of the processes, for instance a cluster's; its workers must see the same folders.
         overwrite: replace a finished set, as a whole.
         strict: fail, and publish nothing, if the audit finds anything.

@@ -114,6 +114,27 @@ def test_another_executor_can_take_the_processes_place(
     assert tree(tmp_path / "out") == tree(tiny_sets["source"])
 
 
+THREADED = """
+import sys, threading
+from pathlib import Path
+from shards.build import build
+sys.path.insert(0, sys.argv[3])
+from shard_sources import options
+if __name__ == "__main__":
+    done = threading.Event()
+    threading.Thread(target=done.wait).start()
+    build(Path(sys.argv[1]), Path(sys.argv[2]), options(), workers=2)
+    done.set()
+"""
+
+
+def test_a_process_with_threads_is_not_forked(tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(THREADED)
+    arguments = [tmp_path / "script.py", tiny_pets, tmp_path / "out", Path(__file__).parent]
+    subprocess.run([sys.executable, *map(str, arguments)], check=True, timeout=120)
+    assert tree(tmp_path / "out") == tree(tiny_sets["source"])
+
+
 def test_workers_do_not_import_torch() -> None:
     code = "import sys, shards.workers, shards.build; print([m for m in sys.modules if m in ('torch', 'nvidia')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
