@@ -6,6 +6,7 @@ them. A buffer goes back to its pool when the last tensor that shares its memory
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 
@@ -52,7 +53,7 @@ class Scratch(threading.local):
 
     def take(self, name: str, shape: tuple[int, ...]) -> Bytes:
         """Return this thread's array of that name, contiguous, with any content; valid until the next call for it."""
-        length = int(np.prod(shape))
+        length = math.prod(shape)
         array = self._arrays.get(name)
         if array is None or len(array) < length:
             array = self._arrays[name] = np.empty(length, dtype=np.uint8)

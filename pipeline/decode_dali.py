@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ class DaliDecoder:
     """Decodes JPEG pictures and PNG trimaps in DALI's threads."""
 
     chunks_per_thread = 4
+    in_place = False
 
     def __init__(self, reader: MemberReader, *, batch_size: int, threads: int) -> None:
         self._reader = reader
@@ -35,11 +36,11 @@ class DaliDecoder:
             self._runner.schedule(inputs)
             return self._runner.outputs(None)
 
-    def pixels(self, opened: Any, work: Work, places: slice) -> tuple[Sequence[Pixels], Sequence[Pixels]]:
+    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[tuple[Pixels, Pixels]]:
         """View some of the decoded samples, without a copy."""
         images, trimaps = opened
-        count = range(len(work))[places]
-        return [np.asarray(images[i]) for i in count], [np.asarray(trimaps[i])[:, :, 0] for i in count]
+        for place in range(len(work))[places]:
+            yield np.asarray(images[place]), np.asarray(trimaps[place])[:, :, 0]
 
     def close(self) -> None:
         """Drop the pipeline."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.buffers import Scratch
@@ -15,6 +15,7 @@ class RawDecoder:
     """Gathers pixels out of the tars, each thread its part of the batch."""
 
     chunks_per_thread = 1
+    in_place = False
 
     def __init__(self, raw: RawReader) -> None:
         self.raw = raw
@@ -23,13 +24,13 @@ class RawDecoder:
     def open(self, work: Work) -> Any:
         """Nothing is done for the whole batch."""
 
-    def pixels(self, opened: Any, work: Work, places: slice) -> tuple[Sequence[Pixels], Sequence[Pixels]]:
-        """Read some of the samples into this thread's scratch memory."""
+    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[tuple[Pixels, Pixels]]:
+        """Read some of the samples into this thread's scratch memory, and yield them."""
         indices, size = work.indices[places], self.raw.size
         images = self._scratch.take("images", (len(indices), size, size, 3))
         trimaps = self._scratch.take("trimaps", (len(indices), size, size))
         self.raw.gather(indices, work.rows[places], images=images, trimaps=trimaps)
-        return list(images), list(trimaps)
+        return zip(images, trimaps, strict=True)
 
     def close(self) -> None:
         """Nothing is held."""

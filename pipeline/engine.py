@@ -72,6 +72,13 @@ class Work:
         return Work(indices=self.indices[places], rows=self.rows[places], parameters=parameters)
 
 
+def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[list[int], list[int]]:
+    """Return the heights and widths of stored pictures in pixels, as the table has them."""
+    if stored_size is not None:
+        return [stored_size] * len(rows), [stored_size] * len(rows)
+    return rows["height"].tolist(), rows["width"].tolist()
+
+
 class Engine(Protocol):
     """Work in, tensors out, in the same order.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import host
 from pipeline.buffers import BufferPool, Scratch
 from pipeline.damage import DamagedSamples
 from pipeline.decode_raw import RawDecoder
-from pipeline.engine import Options, Work
-from pipeline.raw import RawReader
+from pipeline.engine import Options, Work, stored_sizes
 from pipeline.threads import Workers
 
 if TYPE_CHECKING:
@@ -19,20 +18,28 @@ if TYPE_CHECKING:
 Pixels = host.Pixels
 
 
+Decoded = tuple[Pixels, Pixels]  # a picture (H, W, 3) and a trimap (H, W) with values 1, 2, 3
+Problem = tuple[str, str]  # the member's role, and what is wrong with it
+
+
 class Decoder(Protocol):
     """Turns samples into pixels on the host."""
 
     chunks_per_thread: int  # several where samples cost unequal time
+    in_place: bool  # ``decode`` puts pictures into ``into`` where it is given
 
     def open(self, work: Work) -> Any:
-        """Do what is done for a whole batch at once; whatever it returns is handed to ``pixels``.
+        """Do what is done for a whole batch at once; whatever it returns is handed to ``decode``.
 
         Raises:
             DamagedSamples: some samples cannot be used; places in the batch.
         """
 
-    def pixels(self, opened: Any, work: Work, places: slice) -> tuple[Sequence[Pixels], Sequence[Pixels]]:
-        """Return pictures (H, W, 3) and trimaps (H, W) at some places of the batch; called by several threads.
+    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[Decoded | Problem]:
+        """Yield the samples at some places of the batch, in order; called by several threads.
+
+        Pixels are valid until the next sample is asked for. With ``into``, uint8 (n, H, W, 3), a decoder that works
+        in place puts the pictures there.
 
         Raises:
             DamagedSamples: some samples cannot be used; places count from the start of the slice.
@@ -43,12 +50,6 @@ class Decoder(Protocol):
 
 
 SPARE = 4  # batches' worth of memory that is kept for the next ones
-
-
-def raw_as_stored(decoder: Decoder, options: Options) -> RawReader | None:
-    """Return what gathers pixels right into a batch, where nothing is to be done to them; else None."""
-    same = options.storage == "raw" and options.stored_size == options.size and options.augment is None
-    return decoder.raw if same and isinstance(decoder, RawDecoder) else None
 
 
 class HostEngine:
@@ -68,7 +69,9 @@ class HostEngine:
             (batch_size, 3, size, size) if options.onehot else (batch_size, size, size), spare=SPARE
         )
         self._scratch = Scratch()
-        self._as_stored = raw_as_stored(decoder, options)
+        as_stored = options.stored_size == options.size and options.augment is None
+        self._in_place = as_stored and decoder.in_place
+        self._as_stored = decoder.raw if as_stored and isinstance(decoder, RawDecoder) else None
         self._workers = Workers(threads, name="petseg-decode")
 
     def prepare(self, work: Work) -> Any:
@@ -118,9 +121,8 @@ class HostEngine:
         if self._as_stored is not None:
             self._as_stored.gather(part.indices, part.rows, images=images, trimaps=small)
         else:
-            pictures, trimaps = self._decoder.pixels(opened, work, places)
-            self._check_shapes(part, pictures, trimaps)
-            self._fit(part, pictures, trimaps, images, small)
+            samples = self._decoder.decode(opened, work, places, images if self._in_place else None)
+            self._fit(part, samples, images, small)
         illegal = host.illegal_values(small)
         if illegal:
             raise DamagedSamples(
@@ -128,30 +130,37 @@ class HostEngine:
             )
         host.write_mask(small, masks)
 
-    def _fit(
-        self, part: Work, pictures: Sequence[Pixels], trimaps: Sequence[Pixels], images: Pixels, small: Pixels
-    ) -> None:
+    def _fit(self, part: Work, samples: Iterator[Decoded | Problem], images: Pixels, small: Pixels) -> None:
+        """Crop, resize, mirror and colour each sample as it is decoded, while its pixels are still in the cache."""
         boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
         colours = host.colour_transforms(part.parameters) if self._options.colour else None
-        for place, (top, left, height, width) in enumerate(boxes):
-            box = top, left, height, width
-            colour = None if colours is None else colours[place]
-            host.fit_picture(pictures[place], box, flip=flips[place], colour=colour, out=images[place])
-            host.fit_trimap(trimaps[place], box, flip=flips[place], out=small[place])
-
-    def _check_shapes(self, part: Work, pictures: Sequence[Pixels], trimaps: Sequence[Pixels]) -> None:
-        """Compare what was decoded with the sizes in the table, from which the boxes were made."""
-        stored = self._options.stored_size
+        heights, widths = stored_sizes(part.rows, self._options.stored_size)
         damaged: dict[int, str] = {}
-        for place, (picture, trimap) in enumerate(zip(pictures, trimaps, strict=True)):
-            row = part.rows[place]
-            expected = (int(row["height"]), int(row["width"])) if stored is None else (stored, stored)
-            for role, shape in (("image", picture.shape[:2]), ("trimap", trimap.shape)):
-                if shape != expected:
-                    problem = f"{shape[1]} x {shape[0]} pixels, the table says {expected[1]} x {expected[0]}"
-                    damaged.setdefault(place, self._say(part, place, role, problem))
+        for place, sample in enumerate(samples):
+            problem = shape_problem(sample, heights[place], widths[place])
+            if problem is not None:
+                damaged[place] = self._say(part, place, *problem)
+                continue
+            picture, trimap = cast(Decoded, sample)
+            top, left, height, width = boxes[place]
+            box, flip = (top, left, height, width), flips[place]
+            colour = None if colours is None else colours[place]
+            if not self._in_place:
+                host.fit_picture(picture, box, flip=flip, colour=colour, out=images[place])
+            host.fit_trimap(trimap, box, flip=flip, out=small[place])
         if damaged:
             raise DamagedSamples(damaged)
 
     def _say(self, part: Work, place: int, role: str, problem: str) -> str:
         return f"{self._place(int(part.indices[place]), role)}: {problem}"
+
+
+def shape_problem(sample: Decoded | Problem, height: int, width: int) -> Problem | None:
+    """Compare what was decoded with the size in the table, from which the crop was made."""
+    first, second = sample
+    if isinstance(first, str) or isinstance(second, str):
+        return str(first), str(second)
+    for role, pixels in (("image", first), ("trimap", second)):
+        if pixels.shape[:2] != (height, width):
+            return role, f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the table says {width} x {height}"
+    return None

@@ -4,7 +4,7 @@
 engine       GPU                      CPU, ``source`` and ``jpeg``             CPU, ``raw``
 ===========  =======================  =======================================  ==============================
 ``dali``     DALI's graph, all of it  DALI decodes; the rest in host.py        DALI's graph, all of it
-``torch``    --                       OpenCV decodes; the rest in host.py      nothing to decode; host.py
+``torch``    --                       libjpeg-turbo decodes; rest in host.py   nothing to decode; host.py
 ``auto``     ``dali``                 ``dali`` for ``source`` if installed,    ``torch``
                                       ``torch`` for ``jpeg``
 ===========  =======================  =======================================  ==============================
@@ -53,7 +53,7 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
     if not installed:
         return "torch", "NVIDIA DALI is not installed"
     if storage == "jpeg":
-        return "torch", "on the CPU, OpenCV decodes small pictures faster than DALI"
+        return "torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"
     return "dali", "on the CPU, DALI decodes large pictures fastest"
 
 
@@ -78,9 +78,9 @@ def make_engine(
 
         decoder = RawDecoder(RawReader(reader, size=options.stored_size))
     else:
-        from pipeline.decode_opencv import OpenCvDecoder
+        from pipeline.decode_turbo import TurboDecoder
 
-        decoder = OpenCvDecoder(reader)
+        decoder = TurboDecoder(reader, stored_size=options.stored_size)
     return HostEngine(
         name=name,
         decoder=decoder,

@@ -52,7 +52,11 @@ def shrink(region: Pixels, size: int) -> Pixels:
     import torch
     from torch.nn.functional import interpolate
 
-    pixels = torch.from_numpy(np.ascontiguousarray(region)[None]).permute(0, 3, 1, 2)  # channels_last, and stays so
+    height, width, channels = region.shape
+    flat = torch.from_numpy(np.ascontiguousarray(region).reshape(-1))
+    # With a batch of one, only spelled-out strides tell torch that this is channels_last; its result then is, too.
+    strides = (height * width * channels, 1, width * channels, channels)
+    pixels = flat.as_strided((1, channels, height, width), strides)
     squashed = interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
     return squashed.permute(0, 2, 3, 1)[0].numpy()
 
@@ -72,8 +76,26 @@ def fit_trimap(trimap: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
         region = trimap[top : top + height, left : left + width]
         out[:] = region[:, ::-1] if flip else region
         return
+    if opencv_is_exact(height, size) and opencv_is_exact(width, size):
+        region = trimap[top : top + height, left : left + width]
+        if not flip:
+            cv2.resize(region, (size, size), dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+        else:
+            cv2.flip(cv2.resize(region, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), 1, dst=out)
+        return
     rows, columns = nearest_places(height, size) + top, nearest_places(width, size) + left
     trimap[rows].take(columns[::-1] if flip else columns, axis=1, out=out, mode="clip")
+
+
+@lru_cache(maxsize=1 << 16)
+def opencv_is_exact(length: int, size: int) -> bool:
+    """Whether OpenCV's nearest resize takes exactly :func:`nearest_places` for these lengths; found by trying.
+
+    It works in 16-bit fixed point, which is exact for most lengths, not for all.
+    """
+    ramp = np.arange(length, dtype=np.float32)[None]
+    tried = cv2.resize(ramp, (size, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
+    return bool(np.array_equal(tried.astype(np.int64), nearest_places(length, size)))
 
 
 @lru_cache(maxsize=4096)

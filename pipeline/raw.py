@@ -47,8 +47,8 @@ class RawReader:
         image_bytes, image_length = images.data.cast("B"), size * size * 3
         trimap_bytes, trimap_length = trimaps.data.cast("B"), size * size
         head, tail = (bytearray(len(header)) for header in self._headers)
-        scrap = bytearray(_MAX_GAP)
-        read_file = self._reader.file
+        scrap = memoryview(bytearray(_MAX_GAP))
+        files = self._files(set(rows["shard"].tolist()))
         starts = rows["image_offset"].astype(np.int64)
         gaps = rows["trimap_offset"].astype(np.int64) - starts - self._lengths[0]
         fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
@@ -62,18 +62,19 @@ class RawReader:
             if not fit:
                 damaged[place] = f"the members are not arrays of {size} x {size} pixels"
                 continue
+            file = files[shard]
+            if isinstance(file, str):
+                damaged[place] = file
+                continue
             try:
                 parts: list[bytearray | memoryview] = [
                     head,
                     image_bytes[place * image_length : (place + 1) * image_length],
-                    memoryview(scrap)[:gap],
+                    scrap[:gap],
                     tail,
                     trimap_bytes[place * trimap_length : (place + 1) * trimap_length],
                 ]
-                got = read_into(read_file(shard), parts, start)
-            except FormatError as error:
-                damaged[place] = str(error)
-                continue
+                got = read_into(file, parts, start)
             except OSError as error:
                 damaged[place] = f"cannot be read: {error.strerror}"
                 continue
@@ -90,6 +91,18 @@ class RawReader:
             )
         if not checked.all():
             self._reader.mark_checked(indices)
+
+    def _files(self, shards: set[int]) -> dict[int, int | str]:
+        """Return the open file of each tar, or why there is none."""
+        files: dict[int, int | str] = {}
+        for shard in shards:
+            try:
+                files[shard] = self._reader.file(shard)
+            except FormatError as error:
+                files[shard] = str(error)
+            except OSError as error:
+                files[shard] = f"cannot be opened: {error.strerror}"
+        return files
 
     def _check(self, head: bytearray, image: Pixels, tail: bytearray, trimap: Pixels, row: np.void) -> str | None:
         for role, header, found, pixels in zip(

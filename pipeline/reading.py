@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import numpy as np
@@ -148,10 +149,7 @@ def read_at(file: int, length: int, offset: int) -> bytes:
         return os.read(file, length)
 
 
-def read_into(file: int, parts: list[bytearray | memoryview], offset: int) -> int:
-    """Fill writable buffers one after the other from ``offset`` on; return how many bytes there were."""
-    if hasattr(os, "preadv"):
-        return os.preadv(file, parts, offset)
+def _read_and_copy(file: int, parts: Sequence[bytearray | memoryview], offset: int) -> int:
     data = read_at(file, sum(len(part) for part in parts), offset)
     start = 0
     for part in parts:
@@ -160,6 +158,9 @@ def read_into(file: int, parts: list[bytearray | memoryview], offset: int) -> in
         start += len(part)
     return len(data)
 
+
+# Fills writable buffers one after the other from an offset on; returns how many bytes there were.
+read_into: Callable[[int, Sequence[bytearray | memoryview], int], int] = getattr(os, "preadv", _read_and_copy)
 
 _SEEKING = Lock()
 

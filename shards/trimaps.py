@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +67,8 @@ def audit_trimap(data: bytes) -> Trimap:
 
 
 def encode_png(values: Pixels) -> bytes:
-    """Encode uint8 (height, width) values as an 8-bit grey PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()
+    """Encode uint8 (height, width) values as an 8-bit grey PNG; see :func:`shards.png.encode_unfiltered`."""
+    return png.encode_unfiltered(values, level=PNG_LEVEL)
 
 
 def class_pixels(values: Pixels) -> tuple[int, int, int]:
