@@ -66,17 +66,171 @@ def loader(
 ) -> None:
     """Pictures per second of our loader and of others, over the same pictures, checked to be the same work."""
     from bench.loader_bench import LoaderSettings, run_loader_bench
-    from bench.results import write_results
-    from bench.table import print_results
 
     check_writable(json_file=json_file, page=page, plot=plot)
     settings = LoaderSettings(storages=split_names(storages), peers=split_names(peers), **options)  # type: ignore[arg-type]
     with notes() as note:
         results = run_loader_bench(settings, note=note)
+    finish(results, json_file=json_file, page=page, plot=plot)
+
+
+@main.command()
+@SHARDS
+@click.option("--models", default="unet,tutorial", show_default=True, help="Which networks, with commas between.")
+@click.option("--precisions", default="auto", show_default=True, help="auto, fp32, bf16, fp16; with commas between.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--size", type=int, help="Side of the pictures.  [default: each recipe's; with a consumer 128]")
+@click.option("--batch-size", type=int, help="[default: each recipe's; with a consumer 32]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--engine", type=click.Choice(["auto", "dali", "torch"]), default="auto", show_default=True)
+@click.option("--repeats", default=5, show_default=True, help="Timed repeats of each mode, in turns.")
+@click.option("--seconds", default=3.0, show_default=True, help="How long one repeat of one mode takes at least.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--consumer-rate", type=float, help="In a network's place, take so many pictures/s from each loader in turn."
+)
+@click.option("--storages", help="With a consumer: which storages.  [default: source,jpeg,raw]")
+@click.option("--peers", help="With a consumer: only these loaders.  [default: all]")
+@JSON
+@PAGE
+@PLOT
+def train(
+    *,
+    shards: Path,
+    models: str,
+    precisions: str,
+    split: str,
+    size: int | None,
+    batch_size: int | None,
+    device: str,
+    engine: str,
+    repeats: int,
+    seconds: float,
+    seed: int,
+    consumer_rate: float | None,
+    storages: str | None,
+    peers: str | None,
+    json_file: Path | None,
+    page: Path | None,
+    plot: Path | None,
+) -> None:
+    """How much of the network's speed the loader costs: loader alone, training in memory, training for real."""
+    from bench.loader_bench import LoaderSettings
+    from bench.train_bench import TrainSettings, run_consumer_bench, run_train_bench
+
+    check_writable(json_file=json_file, page=page, plot=plot)
+    check_sizes(size=size, batch_size=batch_size)
+    with notes() as note:
+        if consumer_rate is None:
+            if storages is not None or peers is not None:
+                raise UsageError("--storages and --peers go with --consumer-rate: training uses our loader")
+            results = run_train_bench(
+                TrainSettings(
+                    shards=shards,
+                    models=split_names(models),
+                    precisions=split_names(precisions),
+                    split=split,
+                    size=size or 0,
+                    batch_size=batch_size or 0,
+                    device=device,
+                    engine=engine,
+                    repeats=repeats,
+                    seconds=seconds,
+                    seed=seed,
+                ),
+                note=note,
+            )
+        else:
+            consumer = LoaderSettings(
+                shards=shards,
+                split=split,
+                storages=split_names(storages or "source,jpeg,raw"),
+                peers=split_names(peers or ""),
+                size=size or 128,
+                batch_size=batch_size or 32,
+                device="cuda" if device == "cuda" else "cpu",
+                repeats=repeats,
+                seconds=seconds,
+                seed=seed,
+                augment="none",
+            )
+            results = run_consumer_bench(consumer, rate=consumer_rate, note=note)
+    finish(results, json_file=json_file, page=page, plot=plot)
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.option("--storages", default="source,jpeg,raw", show_default=True)
+@click.option("--size", default=128, show_default=True, help="Side of the stored pictures, for jpeg and raw.")
+@click.option("--workers", default="", help="Numbers of processes, with commas between.  [default: 1 and all cores]")
+@click.option("--repeats", default=5, show_default=True, help="Timed repeats of each line, in turns.")
+@click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
+@JSON
+@PAGE
+@PLOT
+def build(
+    *,
+    source: Path,
+    storages: str,
+    size: int,
+    workers: str,
+    repeats: int,
+    work: Path | None,
+    json_file: Path | None,
+    page: Path | None,
+    plot: Path | None,
+) -> None:
+    """How fast SOURCE, a folder in the official layout, is packed; beside tar, webdataset's writer and a copy."""
+    from bench.build_bench import BuildSettings, run_build_bench
+
+    check_writable(json_file=json_file, page=page, plot=plot)
+    check_sizes(size=size, batch_size=None)
+    settings = BuildSettings(
+        source=source,
+        storages=split_names(storages),
+        size=size,
+        workers=whole_numbers("--workers", workers),
+        repeats=repeats,
+        work=work,
+    )
+    with notes() as note:
+        results = run_build_bench(settings, note=note)
+    finish(results, json_file=json_file, page=page, plot=plot)
+
+
+def finish(results: Results, *, json_file: Path | None, page: Path | None, plot: Path | None) -> None:
+    """Write what was asked for, and print the tables."""
+    from bench.results import write_results
+    from bench.table import print_results
+
     if json_file is not None:
         write_results(results, json_file)
     write_outputs(results, page=page, plot=plot)
     print_results(results)
+
+
+def check_sizes(*, size: int | None, batch_size: int | None) -> None:
+    """Refuse numbers that no benchmark takes.
+
+    Raises:
+        UsageError: with the option.
+    """
+    if size is not None and not 8 <= size <= 4096:
+        raise UsageError(f"--size {size}: must be from 8 to 4096")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: must be 1 or more")
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of ``1,2,4``; nothing for an empty text.
+
+    Raises:
+        UsageError: a part is not a positive whole number.
+    """
+    parts = split_names(text)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text!r}: give positive whole numbers with commas between, such as 1,2")
+    return tuple(int(part) for part in parts)
 
 
 def split_names(text: str) -> tuple[str, ...]:

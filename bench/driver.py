@@ -12,9 +12,12 @@ import tempfile
 import time
 from typing import IO, Any
 
+import msgspec
+
 from bench.check import CheckError
-from bench.job import Job, to_json
+from bench.job import Job
 from bench.process_tree import watch_memory
+from bench.train_job import TrainJob
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -26,7 +29,7 @@ class PeerProcess:
         CheckError: from :meth:`ask`: the peer failed, died, or took too long; the message says which.
     """
 
-    def __init__(self, job: Job, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, job: Job | TrainJob, *, patience: float = PATIENCE_SECONDS) -> None:
         self.job = job
         self.peak_memory_bytes = 0
         self._patience = patience
@@ -44,7 +47,8 @@ class PeerProcess:
         os.close(writing)
 
     def __enter__(self) -> PeerProcess:
-        self._send({"job": to_json(self.job)})
+        kind = "train" if isinstance(self.job, TrainJob) else "job"
+        self._send({kind: msgspec.to_builtins(self.job)})
         return self
 
     def __exit__(self, *_: object) -> None:

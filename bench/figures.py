@@ -88,7 +88,7 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
     if results.train:
         parts.append(markdown_table(TRAIN_HEADINGS, map(train_cells, results.train)))
     if results.build:
-        parts.append(markdown_table(BUILD_HEADINGS, map(build_cells, results.build)))
+        parts.append(markdown_table(BUILD_HEADINGS, [build_cells(line, results.limits) for line in results.build]))
     if full and results.limits:
         parts += ["**What is possible**", markdown_table(LIMIT_HEADINGS, map(limit_cells, results.limits))]
     if full and results.left:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -68,9 +67,3 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def trimap_path(self, key: str) -> Path:
         """Return the file of a sample's trimap."""
         return Path(self.pictures) / "trimaps" / f"{key}.png"
-
-
-def to_json(job: Job) -> dict[str, Any]:
-    """Return the job as plain values."""
-    built: dict[str, Any] = msgspec.to_builtins(job)
-    return built

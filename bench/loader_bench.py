@@ -68,7 +68,7 @@ class LoaderSettings:
 
 
 @dataclass(kw_only=True)
-class _Lane:
+class Lane:
     """One line while it is measured."""
 
     name: str
@@ -82,6 +82,24 @@ class _Lane:
     repeats: list[Repeat] = field(default_factory=list)
     resident: float | None = None
     failed: str = ""
+
+    def take_turn(self, settings: LoaderSettings) -> None:
+        """Time one repeat; a peer that fails is closed, and keeps the reason."""
+        epoch_seconds = self.warm["epoch_seconds"]
+        try:
+            if self.cache == "cold":
+                answer = self.process.ask("cold_turn")
+                found = answer["repeat"]
+                if answer["resident"] is not None:
+                    self.resident = max(self.resident or 0.0, answer["resident"])
+            else:
+                epochs = max(1, round(settings.seconds / epoch_seconds))
+                lead_in = max(1, round(0.2 * settings.seconds / epoch_seconds))
+                found = self.process.ask("turn", epochs=epochs, lead_in=lead_in)
+            self.repeats.append(msgspec.convert(found, Repeat))
+        except CheckError as error:
+            self.failed = str(error)
+            self.process.close()
 
 
 def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
@@ -236,13 +254,7 @@ def _measure(
 ) -> list[Line]:
     """Measure one pass: open and check each peer, then let them take turns."""
     with ExitStack() as stack:
-        lanes: list[_Lane] = []
-        for name, spec, job in jobs:
-            note(f"{name}: check and warm-up")
-            try:
-                lanes.append(_open(name, spec, job, workspace, cache=cache, stack=stack))
-            except CheckError as error:
-                left.append(Left(name=name, reason=str(error)))
+        lanes = _open_all(jobs, workspace, cache=cache, left=left, stack=stack, note=note)
         order = random.Random(settings.seed)
         for number in range(settings.repeats):
             for probe in probes:
@@ -251,14 +263,41 @@ def _measure(
             for lane in order.sample(lanes, len(lanes)):
                 if not lane.failed:
                     note(f"round {number + 1} of {settings.repeats}: {lane.name}")
-                    _take_turn(lane, settings)
+                    lane.take_turn(settings)
         for lane in lanes:
             if lane.failed:
                 left.append(Left(name=lane.name, reason=lane.failed))
         return [_line(lane) for lane in lanes if not lane.failed]
 
 
-def _open(name: str, spec: PeerSpec, job: Job, workspace: Workspace, *, cache: str, stack: ExitStack) -> _Lane:
+def open_lanes(
+    settings: LoaderSettings, workspace: Workspace, *, augment: bool, left: list[Left], stack: ExitStack, note: Note
+) -> list[Lane]:
+    """Open, check and warm up every peer that fits the options, page cache warm; the stack ends them."""
+    jobs = list(_jobs(settings, workspace, augment=augment, left=left, cache="warm"))
+    return _open_all(jobs, workspace, cache="warm", left=left, stack=stack, note=note)
+
+
+def _open_all(
+    jobs: Sequence[tuple[str, PeerSpec, Job]],
+    workspace: Workspace,
+    *,
+    cache: str,
+    left: list[Left],
+    stack: ExitStack,
+    note: Note,
+) -> list[Lane]:
+    lanes: list[Lane] = []
+    for name, spec, job in jobs:
+        note(f"{name}: check and warm-up")
+        try:
+            lanes.append(_open(name, spec, job, workspace, cache=cache, stack=stack))
+        except CheckError as error:
+            left.append(Left(name=name, reason=str(error)))
+    return lanes
+
+
+def _open(name: str, spec: PeerSpec, job: Job, workspace: Workspace, *, cache: str, stack: ExitStack) -> Lane:
     """Start a peer's process, check one epoch, and warm it up.
 
     Raises:
@@ -274,7 +313,7 @@ def _open(name: str, spec: PeerSpec, job: Job, workspace: Workspace, *, cache: s
         judge(check, image_differs=spec.image_differs(job.storage), mask_differs=spec.mask_differs(job.storage))
         warm = process.ask("warm_up")
         stack.push(lane_stack.pop_all())
-    return _Lane(
+    return Lane(
         name=name, spec=spec, job=job, cache=cache, process=process, prepared=prepared, check=check, warm=warm
     )  # fmt: skip
 
@@ -292,25 +331,7 @@ def _reference(job: Job, workspace: Workspace) -> Path:
     return folder
 
 
-def _take_turn(lane: _Lane, settings: LoaderSettings) -> None:
-    epoch_seconds = lane.warm["epoch_seconds"]
-    try:
-        if lane.cache == "cold":
-            answer = lane.process.ask("cold_turn")
-            found = answer["repeat"]
-            if answer["resident"] is not None:
-                lane.resident = max(lane.resident or 0.0, answer["resident"])
-        else:
-            epochs = max(1, round(settings.seconds / epoch_seconds))
-            lead_in = max(1, round(0.2 * settings.seconds / epoch_seconds))
-            found = lane.process.ask("turn", epochs=epochs, lead_in=lead_in)
-        lane.repeats.append(msgspec.convert(found, Repeat))
-    except CheckError as error:
-        lane.failed = str(error)
-        lane.process.close()
-
-
-def _line(lane: _Lane) -> Line:
+def _line(lane: Lane) -> Line:
     prepared = lane.prepared
     marks = lane.spec.marks(lane.job.storage)
     if lane.cache == "cold" and lane.spec.reads_ahead:

@@ -49,7 +49,10 @@ def render_page(results: Results) -> str:
     if results.train:
         parts += ["<h2>Training, pictures/s</h2>", _table(TRAIN_HEADINGS, map(train_cells, results.train))]
     if results.build:
-        parts += ["<h2>Packing</h2>", _table(BUILD_HEADINGS, map(build_cells, results.build))]
+        parts += [
+            "<h2>Packing</h2>",
+            _table(BUILD_HEADINGS, [build_cells(line, results.limits) for line in results.build]),
+        ]
     if results.limits:
         parts += [
             "<h2>What is possible: each part alone, on all cores</h2>",

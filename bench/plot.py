@@ -84,7 +84,7 @@ def _train_figure(plt: Any, lines: Sequence[TrainLine]) -> Any:
 
 def _build_figure(plt: Any, results: Results) -> Any:
     figure, axis = plt.subplots(figsize=(8.5, ROW_INCHES * len(results.build) + 1.3), layout="constrained")
-    labels = [f"{line.name}, {line.workers} workers" if line.workers else line.name for line in results.build]
+    labels = [line.name for line in results.build]
     ours = [line.name.startswith("petseg") for line in results.build]
     _dots(axis, labels, [line.rates for line in results.build], ours=ours, marked=[False] * len(labels))
     axis.set_xscale("log")

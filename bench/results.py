@@ -210,6 +210,7 @@ class TrainLine(_Entry, frozen=True, kw_only=True):
         step_ms: median and 95th percentile of a real step.
         peak_memory_bytes: of the process.
         peak_gpu_bytes: allocated on the device; None on the CPU.
+        gpu: of the last real repeat; None on the CPU.
     """
 
     name: str
@@ -225,6 +226,7 @@ class TrainLine(_Entry, frozen=True, kw_only=True):
     step_ms: tuple[float, float]
     peak_memory_bytes: int
     peak_gpu_bytes: int | None = None
+    gpu: GpuCost | None = None
 
 
 class BuildLine(_Entry, frozen=True, kw_only=True):
@@ -236,7 +238,8 @@ class BuildLine(_Entry, frozen=True, kw_only=True):
         pictures: that went in.
         workers: processes.
         bytes: that came out.
-        peak_memory_bytes: of the process and its workers.
+        peak_memory_bytes: of the process and its workers, beyond what the process had before.
+        limit: name of the limit that it is held against, see :class:`Limit`; empty for none.
     """
 
     name: str
@@ -245,6 +248,7 @@ class BuildLine(_Entry, frozen=True, kw_only=True):
     workers: int
     bytes: int
     peak_memory_bytes: int
+    limit: str = ""
 
     @property
     def rates(self) -> list[float]:

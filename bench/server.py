@@ -1,7 +1,8 @@
 """The process that one loader runs in: takes commands from the driver, one JSON object a line, and answers each.
 
 ``python -m bench.server FD`` reads from standard input and answers on the inherited file descriptor FD, so that what
-libraries print cannot get between. Commands: prepare, reference, check, warm_up, turn, cold_turn.
+libraries print cannot get between. The commands are the public methods of :class:`Server` and of
+:class:`bench.train_server.TrainServer`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import msgspec
 
 from bench import cache
 from bench.check import Reference, check_epoch, collect_reference
+from bench.consumer import consume
 from bench.job import Job
 from bench.peers import make_peer
 from bench.timing import Stopwatch
+from bench.train_job import TrainJob
 from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
 from shards.errors import PetsegError
 
@@ -90,6 +93,15 @@ class Server:
         built: dict[str, Any] = msgspec.to_builtins(self.watch.run(1))
         return {"repeat": built, "resident": left}
 
+    def consume(self, rate: float, seconds: float) -> dict[str, Any]:
+        """Let a consumer of ``rate`` pictures/s take whole epochs for about ``seconds``."""
+        epochs = max(1, round(seconds * rate / self.job.samples))
+        return consume(self.peer, self.job, rate=rate, epochs=epochs, first_epoch=self.watch.skip(epochs))
+
+    def close(self) -> None:
+        """Stop the peer."""
+        self.peer.close()
+
     def _trial(self, workers: int) -> float:
         self.peer.open(workers)
         watch = self._stopwatch()
@@ -110,13 +122,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business; it ends us
     answers = os.fdopen(int(sys.argv[1]), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
-    server: Server | None = None
+    server: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any]
         try:
             if server is None:
-                server = Server(msgspec.convert(request["job"], Job))
+                server = _make_server(request)
                 answer = {}
             else:
                 answer = getattr(server, request["do"])(**request.get("with", {}))
@@ -129,7 +141,15 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     if server is not None:
-        server.peer.close()
+        server.close()
+
+
+def _make_server(request: dict[str, Any]) -> Any:
+    if "train" in request:
+        from bench.train_server import TrainServer
+
+        return TrainServer(msgspec.convert(request["train"], TrainJob))
+    return Server(msgspec.convert(request["job"], Job))
 
 
 if __name__ == "__main__":

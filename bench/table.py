@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.results import BuildLine, Limit, Line, Results, TrainLine
@@ -29,7 +29,7 @@ def print_results(results: Results) -> None:
     if results.train:
         console.print(train_table(results.train))
     if results.build:
-        console.print(build_table(results.build))
+        console.print(build_table(results.build, results.limits))
     for number, mark in enumerate(all_marks(results.lines), start=1):
         console.print(f"[{number}] {mark}", markup=False, highlight=False)
     for left in results.left:
@@ -163,28 +163,30 @@ def train_table(lines: Iterable[TrainLine]) -> Table:
     return table
 
 
-BUILD_HEADINGS = ("packing", "workers", "pictures/s", "least..most", "seconds", "MiB written", "peak MiB")
+BUILD_HEADINGS = ("packing", "workers", "pictures/s", "least..most", "of limit", "seconds", "MiB written", "peak MiB")
 
 
-def build_cells(line: BuildLine) -> list[str]:
-    """Return one row of the table of packing."""
+def build_cells(line: BuildLine, limits: Sequence[Limit]) -> list[str]:
+    """Return one row of the table of packing; the limit is what cannot be left out, in all cores."""
     rate = spread(line.rates)
+    share = next((f"{rate.median / spread(x.rates).median:.0%}" for x in limits if x.name == line.limit), "")
     return [
         line.name,
         str(line.workers),
         f"{rate.median:,.0f}",
         f"{rate.least:,.0f}..{rate.most:,.0f}",
+        share,
         f"{spread(line.seconds).median:.2f}",
         f"{line.bytes / 2**20:,.1f}",
         f"{line.peak_memory_bytes / 2**20:,.0f}",
     ]
 
 
-def build_table(lines: Iterable[BuildLine]) -> Table:
+def build_table(lines: Iterable[BuildLine], limits: Sequence[Limit]) -> Table:
     """Return the table of packing."""
     table = _table("packing", BUILD_HEADINGS, text_columns=(0,))
     for line in lines:
-        table.add_row(*build_cells(line))
+        table.add_row(*build_cells(line, limits))
     return table
 
 

@@ -1,0 +1,261 @@
+"""``petseg-bench build``: packing, beside what else makes a tar of the same files, and beside decoding them alone."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from bench.environment import Started, usable_cores
+from bench.gpu import gpu_names
+from bench.limits import Probe, run_probe
+from bench.loader_bench import Note
+from bench.process_tree import memory_bytes, watch_memory
+from bench.results import BuildLine, Data, Limit, Results
+from shards.build import build, options_from
+from shards.errors import UsageError
+from shards.format import STORAGES
+from shards.source import scan
+
+JPEG_QUALITY = 90  # petseg-shard's own default
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """The options of ``petseg-bench build``; see its help."""
+
+    source: Path
+    storages: tuple[str, ...] = STORAGES
+    size: int = 128
+    workers: tuple[int, ...] = ()
+    repeats: int = 5
+    work: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            UsageError: with the option.
+        """
+        if self.repeats < 1:
+            raise UsageError(f"--repeats {self.repeats}: must be 1 or more")
+        for storage in self.storages:
+            if storage not in STORAGES:
+                raise UsageError(f"--storages: {storage!r} is not known; there are: {', '.join(STORAGES)}")
+
+
+@dataclass
+class _Way:
+    """One way to pack; ``run`` makes a file or folder at the path it is given."""
+
+    name: str
+    workers: int
+    run: Callable[[Path], object]
+    limit: str = ""
+    seconds: list[float] = field(default_factory=list)
+    bytes: int = 0
+    peak: int = 0
+
+
+def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
+    """Measure every way in turn, as often as asked for.
+
+    Raises:
+        UsageError: an option is wrong.
+        SourceError: the source cannot be used.
+    """
+    settings.check()
+    started = Started()
+    pairs = usable_pairs(settings.source)
+    if settings.work is not None:
+        settings.work.mkdir(parents=True, exist_ok=True)
+    ways = list(_ways(settings, pairs))
+    limits: dict[Probe, list[float]] = {probe: [] for probe in _probes(settings, pairs)}
+    with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
+        for number in range(-1, settings.repeats):  # the first round only warms the page cache
+            for probe, rates in limits.items():
+                note(f"round {number + 1} of {settings.repeats}: limit, {probe.name}")
+                rate = run_probe(probe, cores=usable_cores())
+                if number >= 0:
+                    rates.append(rate)
+            for way in ways:
+                note(f"round {number + 1} of {settings.repeats}: {way.name}")
+                _time(way, Path(name) / "out", keep=number >= 0)
+    total = sum(pair.bytes for pair in pairs)
+    return Results(
+        format="petseg-bench",
+        version=1,
+        kind="build",
+        environment=started.finish(gpu=gpu_names()),
+        data=Data(
+            path=str(settings.source),
+            fingerprint=f"{len(pairs)} pairs, {total} bytes",
+            split="all",
+            samples=len(pairs),
+            bytes={"source": total},
+        ),
+        settings=msgspec.to_builtins(settings, enc_hook=str),
+        build=tuple(
+            BuildLine(
+                name=way.name,
+                seconds=tuple(way.seconds),
+                pictures=len(pairs),
+                workers=way.workers,
+                bytes=way.bytes,
+                peak_memory_bytes=way.peak,
+                limit=way.limit,
+            )
+            for way in ways
+        ),
+        limits=tuple(
+            Limit(name=probe.name, storage=probe.storage, rates=tuple(rates), how=probe.how)
+            for probe, rates in limits.items()
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """A picture and its trimap: name, paths, and bytes of both."""
+
+    name: str
+    image: Path
+    trimap: Path
+    bytes: int
+
+
+def usable_pairs(source: Path) -> list[Files]:
+    """Return the pictures with trimaps that every way can pack: those that Pillow opens as JPEG and PNG.
+
+    Raises:
+        SourceError: the source cannot be used.
+    """
+    found = []
+    for pair in scan(source).pairs:
+        image, trimap = Path(pair.image), Path(pair.trimap)
+        try:
+            with Image.open(image) as opened, Image.open(trimap) as opened_trimap:
+                fits = opened.format == "JPEG" and opened_trimap.format == "PNG"
+        except OSError:
+            fits = False  # petseg-shard build leaves it out as well, and says so there
+        if fits:
+            found.append(Files(pair.name, image, trimap, pair.image_stamp.bytes + pair.trimap_stamp.bytes))
+    if not found:
+        raise UsageError(f"{source} has no picture with a trimap; petseg-shard build says why")
+    return found
+
+
+def _ways(settings: BuildSettings, pairs: list[Files]) -> Iterator[_Way]:
+    for storage in settings.storages:
+        for workers in settings.workers or sorted({1, usable_cores()}):
+            limit = f"make {storage}" if workers == usable_cores() else ""
+            yield _Way(f"petseg {storage}, {workers} workers", workers, _packer(settings, storage, workers), limit)
+    listing = "".join(f"{path.resolve()}\n" for pair in pairs for path in (pair.image, pair.trimap))
+    yield _Way("tar cf", 1, lambda out: _tar(out, listing))
+    yield _Way("webdataset TarWriter", 1, lambda out: _webdataset(out, pairs, audit=False))
+    yield _Way(
+        "webdataset TarWriter, decoding each with Pillow first", 1, lambda out: _webdataset(out, pairs, audit=True)
+    )
+    yield _Way("copy of the files", 1, lambda out: _copy(out, pairs))
+
+
+def _packer(settings: BuildSettings, storage: str, workers: int) -> Callable[[Path], object]:
+    options = options_from(
+        storage=storage,
+        size=None if storage == "source" else settings.size,
+        quality=None,
+        split="random",
+        fractions=(1.0, 0.0, 0.0),
+        val_fraction=None,
+        seed=0,
+        samples_per_shard=128,
+    )
+    return lambda out: build(settings.source, out, options, workers=workers)
+
+
+def _tar(out: Path, listing: str) -> None:
+    command = ["tar", "--absolute-names", "--create", "--file", str(out), "--files-from", "-"]
+    subprocess.run(command, input=listing.encode(), check=True)
+
+
+def _webdataset(out: Path, pairs: list[Files], *, audit: bool) -> None:
+    import webdataset
+
+    with webdataset.TarWriter(str(out)) as writer:
+        for pair in pairs:
+            image, trimap = pair.image.read_bytes(), pair.trimap.read_bytes()
+            if audit:
+                _decode(image)
+                _decode(trimap)
+            writer.write({"__key__": pair.name, "jpg": image, "trimap.png": trimap})
+
+
+def _copy(out: Path, pairs: list[Files]) -> None:
+    out.mkdir()
+    for pair in pairs:
+        shutil.copy(pair.image, out / f"{pair.name}.jpg")
+        shutil.copy(pair.trimap, out / f"{pair.name}.png")
+
+
+def _time(way: _Way, out: Path, *, keep: bool) -> None:
+    """Run a way once, to the disk, and remove what it made."""
+    before = memory_bytes(os.getpid())
+    with watch_memory(os.getpid()) as peak:
+        start = time.perf_counter()
+        way.run(out)
+        os.sync()  # all ways pay for writing, not only those that flush by themselves
+        seconds = time.perf_counter() - start
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    if keep:
+        way.seconds.append(seconds)
+        way.bytes = sum(path.stat().st_size for path in files)
+        way.peak = max(way.peak, peak.bytes - before)
+    if out.is_dir():
+        shutil.rmtree(out)
+    out.unlink(missing_ok=True)
+
+
+def _probes(settings: BuildSettings, pairs: list[Files]) -> list[Probe]:
+    """Return what each storage cannot do without: decoding, and for two of them resizing and encoding."""
+    images = [pair.image.read_bytes() for pair in pairs]
+    trimaps = [pair.trimap.read_bytes() for pair in pairs]
+    square = (settings.size, settings.size)
+
+    def decode(i: int) -> tuple[Image.Image, Image.Image]:
+        return _decode(images[i]), _decode(trimaps[i])
+
+    def resize(i: int) -> tuple[Image.Image, Image.Image]:
+        image, trimap = decode(i)
+        small = image.convert("RGB").resize(square, Image.Resampling.BILINEAR)
+        return small, trimap.resize(square, Image.Resampling.NEAREST)
+
+    def encode(i: int) -> None:
+        image, trimap = resize(i)
+        image.save(io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
+        trimap.save(io.BytesIO(), "PNG")
+
+    tasks: dict[str, tuple[str, Callable[[int], Any]]] = {
+        "source": ("decoding alone", decode),
+        "jpeg": ("decoding, resizing, encoding", encode),
+        "raw": ("decoding and resizing", resize),
+    }
+    return [
+        Probe(f"make {storage}", storage, f"{tasks[storage][0]}, with Pillow in threads", len(pairs), tasks[storage][1])
+        for storage in settings.storages
+    ]
+
+
+def _decode(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image

@@ -1,0 +1,101 @@
+"""What looks at the machine: warm-up, page cache, process tree, a peer's process that misbehaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import cache
+from bench.check import CheckError
+from bench.driver import PeerProcess
+from bench.environment import Started
+from bench.job import Job
+from bench.process_tree import cpu_seconds, memory_bytes, watch_memory
+from bench.warmup import is_steady
+
+
+def test_steady_means_no_longer_rising() -> None:
+    assert not is_steady([])
+    assert not is_steady([100, 100, 100])
+    assert is_steady([100, 100, 100, 100])
+    assert is_steady([90, 100, 98, 99])
+    assert is_steady([100, 110, 60, 70])  # slower is not warming up
+    assert not is_steady([50, 60, 90, 100])
+    assert is_steady([10, 50, 100, 101, 102, 99])
+
+
+def test_page_cache_is_dropped_and_seen(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"x" * 5_000_000)
+    if cache.resident([path]) != 1.0:
+        pytest.skip("this file system does not tell what is in the page cache")
+    cache.drop([path])
+    left = cache.resident([path])
+    assert left is not None
+    assert left < 0.1
+    path.read_bytes()
+    assert cache.resident([path]) == 1.0
+    (tmp_path / "empty").touch()
+    assert cache.resident([tmp_path / "empty"]) is None
+
+
+CHILD = "import time; block = bytearray(80_000_000); block[::4096] = b'x' * len(block[::4096]); print(flush=True); "
+
+
+def test_memory_and_time_of_descendants_are_counted() -> None:
+    inner = f"{CHILD} time.sleep(60)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with watch_memory(process.pid) as peak:
+                time.sleep(0.4)
+            assert peak.bytes > 80_000_000
+            assert memory_bytes(process.pid) > 80_000_000
+            assert cpu_seconds(process.pid) > 0
+        finally:
+            import psutil
+
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+    assert memory_bytes(process.pid) == 0
+
+
+def job(peer: str) -> Job:
+    return Job(
+        peer=peer, storage="source", shards="/nowhere", pictures="", keys="", work="", split="train", samples=1, size=8,
+        batch_size=1, augment=False, seed=0, workers=0, cores=1,
+    )  # fmt: skip
+
+
+def test_a_peer_that_cannot_start_says_why() -> None:
+    process = PeerProcess(job("unheard-of"))
+    with pytest.raises(CheckError, match="no peer 'unheard-of'"), process:
+        pass
+    process.close()
+
+
+def test_a_peer_that_dies_or_hangs_is_told_and_ended() -> None:
+    with PeerProcess(job("petseg")) as process:
+        with pytest.raises(CheckError, match="/nowhere"):
+            process.ask("prepare")
+        process._process.kill()
+        with pytest.raises(CheckError, match="ended"):
+            process.ask("prepare")
+    with PeerProcess(job("petseg")) as process:
+        process._patience = 0.0
+        with pytest.raises(CheckError, match="no answer within 0 s"):
+            process.ask("prepare")
+
+
+def test_the_environment_is_told() -> None:
+    environment = Started().finish()
+    assert environment.cores >= 1
+    assert environment.memory_bytes > 1 << 28
+    assert {"python", "numpy", "torch"} <= environment.versions.keys()
+    assert environment.cpu
