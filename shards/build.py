@@ -109,6 +109,9 @@ def build(
             _pack(plan, staging, records, workers=workers, executor=executor, progress=progress)
             _complete(plan, staging, records, strict=strict)
         manifest = load_manifest(staging.folder)
+        if strict and manifest.audit.reasons:  # an interrupted build without --strict had come this far
+            staging.discard()
+            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built")
         staging.publish()
         staging.clean_up()
     return Built(path=out, manifest=manifest, resumed=resumed, ignored=found.ignored, forgotten=forgotten)
@@ -118,14 +121,17 @@ def _already_there(staging: Staging, plan: Plan, *, overwrite: bool, strict: boo
     """Return the manifest of a finished set that the same build has made; None if there is work to do."""
     if not (staging.out / MANIFEST_NAME).exists():
         return None
-    if staging.published():
-        staging.clean_up()
-    elif overwrite:
-        return None
+    just_published = staging.published()
+    if just_published:
+        staging.clean_up(keep_folder=True)
     try:
         manifest = load_manifest(staging.out)
     except FormatError as error:
+        if overwrite:
+            return None
         raise UsageError(f"{error} (--overwrite replaces it)") from None
+    if overwrite and not (just_published and manifest.plan == plan.digest):
+        return None
     if manifest.plan != plan.digest:
         raise UsageError(
             f"{staging.out} holds a finished set of another source or other options; "

@@ -138,12 +138,16 @@ class Staging:
         """Whether OUT is a set whose build was killed before it had cleaned up."""
         return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
 
-    def clean_up(self) -> None:
-        """Remove what is left after :meth:`publish`: an old set, then the work folder."""
+    def clean_up(self, *, keep_folder: bool = False) -> None:
+        """Remove what is left after :meth:`publish`: an old set, then the work folder.
+
+        ``keep_folder`` only empties the staging folder, which a build that goes on holds locked.
+        """
         for old in (self.folder, self.replaced):
             if old.is_dir():
                 empty(old)
-                old.rmdir()
+                if old != self.folder or not keep_folder:
+                    old.rmdir()
         remove(self.out / WORK)
         sync_folder(self.out)
 

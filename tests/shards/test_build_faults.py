@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import simplejpeg
 from shard_sources import Maker, encoded, options, tree
 
-from shards.build import Built, build
+from shards.build import Built, StrictError, build
 from shards.shardset import ShardSet
 
 PROGRAM = Path(sys.executable).parent / "petseg-shard"
@@ -176,6 +177,51 @@ def test_killed_at_every_step(maker: Maker, tmp_path: Path, kind: str) -> None:
             break
     assert step > 20
     assert resumed >= 3
+
+
+def test_other_builds_after_a_kill_at_the_end(maker: Maker, tmp_path: Path) -> None:
+    """Killed while it swaps or cleans up; then another set, and a strict one, is asked for."""
+    for number in range(4):
+        maker.add(f"a_{number}")
+    out = tmp_path / "out"
+
+    def command(seed: int, *, strict: bool = False) -> Callable[[], Built]:
+        chosen = options(split="random", seed=seed)
+        return partial(build, maker.folder, out, chosen, workers=1, overwrite=True, strict=strict)
+
+    command(1)()
+    step, swapped = 0, 0
+    while True:
+        step += 1
+        if not killed_at(step, command(2)):
+            break
+        if ShardSet.open(out).manifest.options.seed == 2:
+            swapped += 1
+            command(3, strict=True)()
+            assert ShardSet.open(out).manifest.options.seed == 3
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pets"]
+            command(1)()
+        else:
+            shutil.rmtree(tmp_path / "out.building", ignore_errors=True)  # start anew, not go on
+    assert swapped > 5
+
+
+def test_strict_after_a_kill_of_a_build_that_was_not(maker: Maker, tmp_path: Path) -> None:
+    for number in range(4):
+        maker.add(f"a_{number}", image=b"broken" if number == 2 else None)
+    chosen, out = options(split="random"), tmp_path / "out"
+    step = 1
+    while killed_at(step, partial(build, maker.folder, out, chosen, workers=1)):
+        complete = (tmp_path / "out.building" / "manifest.json").exists()
+        if complete or out.exists():
+            with pytest.raises(StrictError):
+                build(maker.folder, out, chosen, workers=1, strict=True)
+            assert complete != out.exists()
+        for folder in (out, tmp_path / "out.building"):
+            if folder.exists():
+                shutil.rmtree(folder)
+        step += 1
+    assert step > 10
 
 
 def test_a_resumed_build_does_not_redo_finished_shards(
