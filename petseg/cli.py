@@ -168,15 +168,29 @@ def predict(
 @_SIZE
 @_JSON
 def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
-    """Write RUN's network to FILE as ONNX: takes uint8 pictures as they are, any number at once.
+    """Write RUN's network to FILE: as ONNX (FILE.onnx), or its weights with a model card (FILE.safetensors, FILE.md).
+
+    The ONNX network takes uint8 pictures as they are, any number at once.
 
     \b
     petseg-export runs/pets pets.onnx
+    petseg-export runs/pets pets.safetensors
     """
-    from petseg.export import export_onnx
     from petseg.predictor import load
 
-    exported = export_onnx(load(run, device="cpu", precision="fp32", size=size), file)
+    predictor = load(run, device="cpu", precision="fp32", size=size)
+    if file.suffix == ".safetensors":
+        from petseg.weights import export_weights
+
+        card = export_weights(predictor, file)
+        if as_json:
+            print_json({"file": str(file), "bytes": file.stat().st_size, "card": str(card)})
+        else:
+            click.echo(f"{file}: {file.stat().st_size:,} bytes; its model card is {card}")
+        return
+    from petseg.export import export_onnx
+
+    exported = export_onnx(predictor, file)
     if as_json:
         print_json({"file": str(file), "bytes": exported.bytes, "largest_difference": exported.largest_difference})
     else:

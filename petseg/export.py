@@ -47,8 +47,8 @@ def export_onnx(predictor: Predictor, path: Path) -> Exported:
         PetsegError: the extra is not installed, or the exported network computes something else.
     """
     if path.suffix != ".onnx":
-        raise UsageError(f"{path}: the name must end in .onnx")
-    _require("onnx", "onnxruntime", "onnxscript")
+        raise UsageError(f"{path}: the name must end in .onnx or .safetensors")
+    require("onnx", "onnxruntime", "onnxscript")
     data = _to_onnx(predictor)
     difference = _largest_difference(predictor, data)
     if not difference <= TOLERANCE:
@@ -59,7 +59,8 @@ def export_onnx(predictor: Predictor, path: Path) -> Exported:
     return Exported(path=path, bytes=len(data), largest_difference=difference)
 
 
-def _require(*packages: str) -> None:
+def require(*packages: str) -> None:
+    """Raise ``PetsegError`` with what to install, if a package of the ``export`` extra is missing."""
     from importlib.util import find_spec
 
     missing = [package for package in packages if find_spec(package) is None]

@@ -1,4 +1,4 @@
-"""What is drawn into a run's folder once it is trained."""
+"""What is drawn into a run's folder once it is trained: curves, gallery and report."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ from pathlib import Path
 from typing import Any
 
 from petseg.device import Placement
+from petseg.models import count_parameters
 from petseg.predictor import load
-from petseg.runfolder import CURVES, GALLERY, METRICS
+from petseg.runfolder import CURVES, GALLERY, METRICS, REPORT, read_config
+from petseg.scoring import score_run
 from shards import ShardSet
 from shards.files import write_atomically
 
 _GALLERY_ROWS = 6
 
 
-def draw_run(run: Path, *, data: ShardSet, placement: Placement) -> None:
-    """Draw the curves and the gallery of a run, with its best weights."""
+def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float) -> None:
+    """Draw a finished run, with its best weights; ``seconds`` is its wall time."""
     from petseg.curves import draw_curves
     from petseg.gallery import draw_gallery, make_exhibit, spread_indices
+    from petseg.report import ReportFacts, choose_pictures, make_report
 
     history = read_history(run)
-    write_atomically(run / CURVES, draw_curves(history))
     name = "val" if "val" in data.manifest.splits else "train"
     split = data.split(name)
     predictor = load(run, device=str(placement.device), precision=placement.precision)
+    curves = draw_curves(history)
+    write_atomically(run / CURVES, curves)
     exhibits = [make_exhibit(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
     title = f"{run.name}: pictures of the {name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(exhibits, title=title))
+
+    evaluation = score_run(run, data.path, split=name, device=str(placement.device), precision=placement.precision)
+    chosen = choose_pictures(evaluation)
+    rows = [make_exhibit(predictor, split, index) for _, index, _ in chosen]
+    facts = ReportFacts(
+        name=run.name,
+        config=read_config(run),
+        history=history,
+        evaluation=evaluation,
+        split=name,
+        parameters=count_parameters(predictor.model),
+        seconds=seconds,
+        curves=curves,
+        gallery=draw_gallery(rows, title="best, median and worst"),
+        chosen=[(why, split.key(index), value) for why, index, value in chosen],
+    )
+    write_atomically(run / REPORT, make_report(facts))
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ metrics.jsonl    one JSON object a finished epoch
 last.pt          the newest checkpoint
 best.pt          the checkpoint of the best epoch, by validation mean IoU
 curves.png, gallery.png, report.html    for people
+events/          TensorBoard events, with --tensorboard
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from petseg.device import Placement
 from petseg.display import Reporter
 from petseg.distributed import World
 from petseg.evaluation import Evaluation, evaluate
+from petseg.events import EventLog
 from petseg.learner import Learner, StepResult
 from petseg.losses import balanced_class_weights
 from petseg.metrics import score
@@ -93,6 +94,7 @@ class Trainer:
             self.position = position_from(resume_from.position)
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
+        self._events = EventLog(name, self.history) if running.tensorboard and folder is not None else None
         self._confusion = torch.tensor(self.position.confusion, device=placement.device) * int(world.first)
         self._pending: deque[_Pending] = deque()
         # A GPU is kept one step ahead of what the host has looked at, so that looking does not make it wait.
@@ -154,6 +156,8 @@ class Trainer:
             self._loader.close()
             if self._validation is not None:
                 self._validation.close()
+            if self._events is not None:
+                self._events.close()
 
     def _train_epoch(self) -> None:
         self._prepare_loader()
@@ -273,6 +277,8 @@ class Trainer:
         self._save(LAST)
         if self.folder is not None:
             self.folder.write_metrics(self.history)
+        if self._events is not None:
+            self._events.add(self.history[-1])
         self.reporter.end_epoch(self.history[-1], epochs=self.recipe.epochs)
 
     def _next_epoch(self) -> None:

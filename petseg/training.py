@@ -149,7 +149,7 @@ def _carry_out(
     if folder is not None:
         from petseg.pictures import draw_run
 
-        draw_run(path, data=data, placement=placement)
+        draw_run(path, data=data, placement=placement, seconds=trainer.position.seconds)
     return path
 
 

@@ -94,7 +94,7 @@ def test_a_run_is_never_overwritten(call, made_up_set: Path, tiny_run: Path) -> 
 
 def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> None:
     result = call(train, "--resume", "--run", tiny_run, "--lr", "0.5", "--epochs", "9", "--model", "tutorial")
-    check(result, "--lr is 0.003, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
+    check(result, "--lr is 0.01, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
 
 
 def test_resuming_with_other_data(call, tiny_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:

@@ -1,0 +1,269 @@
+"""A run from beginning to end: what it writes, when it stops, what its commands print."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.metrics import confusion_matrix
+
+import petseg
+from petseg.checkpoint import load_checkpoint
+from petseg.cli import evaluate, export, train
+from petseg.display import ConsoleReporter, Reporter, duration, epoch_line
+from petseg.losses import balanced_class_weights
+from petseg.models import ModelConfig
+from petseg.pictures import read_history
+from petseg.report import choose_pictures
+from petseg.sources import read_picture, read_trimap
+from petseg.stopping import DivergedError
+from shards import ShardSet
+
+TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
+TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
+
+
+def test_a_run_says_what_it_was(tiny_run: Path, made_up_set: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["recipe"]["size"] == 32
+    assert config["data"]["fingerprint"] == ShardSet.open(made_up_set).manifest.fingerprint
+    assert {"torch", "petseg", "python", "nvidia-dali-cuda120"} <= set(config["versions"])
+    assert config["precision"] == ("fp32" if not torch.cuda.is_available() else config["precision"])
+    history = read_history(tiny_run)
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    for entry in history:
+        for part in ("train", "val"):
+            assert 0 <= entry[part]["mean_iou"] <= 1
+            assert entry[part]["loss"] > 0
+            assert len(entry[part]["iou"]) == len(entry[part]["dice"]) == 3
+    best = max(history, key=lambda entry: entry["val"]["mean_iou"])
+    assert load_checkpoint(tiny_run / "best.pt").position["best_epoch"] == best["epoch"]
+    for name in ("curves.png", "gallery.png"):
+        with Image.open(tiny_run / name) as picture:
+            assert min(picture.size) > 300
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
+
+
+def test_the_command_prints_a_line_an_epoch_or_json(call, made_up_set: Path, tmp_path: Path) -> None:
+    result = call(train, "--shards", made_up_set, "--run", tmp_path / "a", *TINY_ARGUMENTS)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert "petseg-eval" in lines[2]
+    result = call(train, "--shards", made_up_set, "--run", tmp_path / "b", *TINY_ARGUMENTS, "--json")
+    document = json.loads(result.out)
+    assert document["run"] == str(tmp_path / "b")
+    assert document["epoch"] == 2
+    # The same seed gives the same weights; another one others.
+    a, b = (load_checkpoint(tmp_path / name / "last.pt").model for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_runs_get_the_next_free_name(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        result = call(train, "--shards", made_up_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
+        assert result.code == 0, result.err
+        assert (tmp_path / "runs" / f"unet-00{number}" / "best.pt").is_file()
+
+
+def test_the_tutorials_recipe_trains(call, made_up_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = call(train, "--shards", made_up_set, "--run", run, "--model", "tutorial", "--size", "32", "--epochs", "1")
+    assert result.code == 0, result.err
+    recipe = json.loads((run / "config.json").read_text())["recipe"]
+    assert (recipe["batch_size"], recipe["lr"], recipe["optimizer"], recipe["augment"]) == (32, 1e-3, "adam", "none")
+    checkpoint = load_checkpoint(run / "best.pt")
+    assert checkpoint.average is None
+
+
+def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+    """Predict every picture at its own size with the Python API and count with scikit-learn."""
+    table = tmp_path / "table.csv"
+    result = call(evaluate, tiny_run, "--shards", made_up_set, "--own-size", "--json", "--csv", table)
+    document = json.loads(result.out)
+    network = petseg.load(tiny_run)
+    split = ShardSet.open(made_up_set).split("test")
+    counts = np.zeros((3, 3), np.int64)
+    for index in range(len(split)):
+        mask = network.predict(read_picture(split, index)).mask - 1
+        counts += confusion_matrix(read_trimap(split, index).ravel(), mask.ravel(), labels=[0, 1, 2])
+    assert document["samples"] == len(split)
+    assert document["compared_at"] == "own size"
+    # Pillow and the loader resize a few pixels differently by a level or two.
+    np.testing.assert_allclose(np.array(document["confusion"]), counts, atol=0.005 * counts.sum())
+    assert np.array(document["confusion"]).sum() == counts.sum()
+    rows = list(csv.DictReader(table.open()))
+    assert [row["key"] for row in rows] == [split.key(index) for index in range(len(split))]
+    assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
+
+
+def test_evaluation_options(call, tiny_run: Path, made_up_set: Path) -> None:
+    def scores(*arguments: object) -> dict[str, Any]:
+        result = call(evaluate, tiny_run, "--shards", made_up_set, "--json", *arguments)
+        assert result.code == 0, result.err
+        document: dict[str, Any] = json.loads(result.out)
+        return document
+
+    plain = scores()
+    assert {"mean_iou", "iou", "pixel_accuracy", "samples"} <= set(plain)
+    assert len(plain["iou"]) == 3
+    assert scores("--batch-size", 7)["confusion"] == plain["confusion"]
+    assert scores("--device", "cpu", "--precision", "fp32")["samples"] == plain["samples"]
+    assert scores("--mirror")["confusion"] != plain["confusion"]
+    assert sum(map(sum, scores("--size", 48)["confusion"])) == plain["samples"] * 48 * 48
+    val = scores("--split", "val")
+    best = max(read_history(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
+    assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
+    text = call(evaluate, tiny_run, "--shards", made_up_set).out
+    assert "with the border counted as animal" in text
+
+
+def test_a_diverging_run_says_what_where_and_what_is_left(made_up_set: Path, tmp_path: Path) -> None:
+    options = {**TINY, "lr": 1e30, "schedule": "constant", "clip_norm": 0.0, "checkpoint_steps": 1}
+    with pytest.raises(DivergedError) as error:
+        petseg.train(made_up_set, run=tmp_path / "run", options=options)
+    message = str(error.value)
+    split = ShardSet.open(made_up_set).split("train")
+    keys = {split.key(index) for index in range(len(split))}
+    named = message.split("pictures ")[1].split(")", maxsplit=1)[0].split(", ")
+    assert set(named) <= keys
+    assert len(named) == 8
+    assert "step 2 (epoch 1, batch 2" in message
+    assert f"{tmp_path / 'run' / 'last.pt'} (step 1)" in message
+    assert "smaller --lr" in message
+    assert load_checkpoint(tmp_path / "run" / "last.pt").position["step"] == 1
+
+
+def test_patience_stops_early(made_up_set: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Listening(Reporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    options = {**TINY, "lr": 1e-30, "epochs": 9, "patience": 2}  # nothing is learnt, so nothing gets better
+    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=Listening)
+    assert len(read_history(run)) == 3
+    assert "stopping early" in notes[-1]
+
+
+@pytest.mark.parametrize("options", [{"checkpoint_steps": 1}, {"checkpoint_minutes": 1e-9}], ids=str)
+def test_checkpoints_within_an_epoch(made_up_set: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    steps: list[int] = []
+
+    class Looking(Reporter):
+        def batch(self, **facts: Any) -> None:
+            if (tmp_path / "run" / "last.pt").exists():
+                steps.append(load_checkpoint(tmp_path / "run" / "last.pt").position["step"])
+
+    petseg.train(made_up_set, run=tmp_path / "run", options={**TINY, **options, "epochs": 1}, make_reporter=Looking)
+    assert steps == [1, 2]  # of three steps; seen at the one after
+
+
+def test_without_a_validation_split(made_up_pets: Path, tmp_path: Path, command) -> None:
+    out = tmp_path / "set"
+    command("petseg-shard", "build", made_up_pets, out, "--split", "random", "--fractions", "1,0,0")
+    run = petseg.train(out, run=tmp_path / "run", options={**TINY, "epochs": 1, "class_weights": "balanced"})
+    assert read_history(run)[0]["val"] is None
+    assert "train split" in (run / "report.html").read_text()
+    assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
+
+
+def test_tensorboard(made_up_set: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = petseg.train(made_up_set, run=tmp_path / "run", options={**TINY, "tensorboard": True})
+    events = EventAccumulator(str(run / "events"))
+    events.Reload()
+    written = [(event.step, event.value) for event in events.Scalars("mean_iou/val")]
+    assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in read_history(run)]
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_stands_alone(tiny_run: Path) -> None:
+    text = (tiny_run / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.links) == 2
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    for part in ("Mean IoU", "Confusion"[:4], "worst", "median", "best", "petseg.train", "fingerprint", "waiting"):
+        assert part.lower() in text.lower()
+
+
+def test_best_median_and_worst() -> None:
+    from petseg.evaluation import Evaluation
+
+    matrices = np.array([np.diag([9, 9, 9]) + bad for bad in (5, 0, 3, 1, 2)])
+    chosen = choose_pictures(Evaluation(matrices=matrices, loss=None), each=1)
+    assert [(why, index) for why, index, _ in chosen] == [("best", 1), ("median", 4), ("worst", 0)]
+    assert len(choose_pictures(Evaluation(matrices=matrices[:2], loss=None))) == 2
+
+
+def test_weights_and_their_card(call, tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    assert call(export, tiny_run, path).code == 0
+    with safe_open(path, "pt") as file:
+        architecture = json.loads(file.metadata()["architecture"])
+    network = petseg.build_model(msgspec.convert(architecture, ModelConfig), load_pretrained=False)
+    network.load_state_dict(load_file(path))
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(image), petseg.load(tiny_run, device="cpu").model(image))
+    card = (tmp_path / "net.md").read_text()
+    assert "Limits" in card
+    assert "mean IoU" in card
+    assert json.loads(call(export, tiny_run, path, "--json").out)["bytes"] == path.stat().st_size
+
+
+def test_the_live_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tiny_run: Path) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    reporter = ConsoleReporter()
+    reporter.start_epoch(epoch=0, done=0, pictures=100)
+    time.sleep(0.01)
+    reporter.batch(pictures=40, loss=1.25, confusion=torch.eye(3, dtype=torch.int64), wait=0.25, left=60)
+    time.sleep(0.3)
+    reporter.start_validation(pictures=10)
+    reporter.validated(10)
+    reporter.end_epoch(read_history(tiny_run)[0], epochs=2)
+    reporter.close()
+    out, err = capfd.readouterr()
+    assert "epoch 1/2" in out
+    for part in ("loss 1.250", "IoU 1.000", "pictures/s", "wait 25%", "left"):
+        assert part in err
+
+
+def test_words_for_people(tiny_run: Path) -> None:
+    assert [duration(s) for s in (5, 600, 12_000)] == ["5 s", "10 min", "3 h 20 min"]
+    line = epoch_line({**read_history(tiny_run)[0], "best": True}, epochs=120)
+    assert line.startswith("epoch   1/120")
+    assert line.endswith("best")
