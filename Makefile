@@ -11,9 +11,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 PETS   ?=
+BENCH  := bench-results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults check format bench clean
+.PHONY: help install demo test test-faults check format bench bench-figures clean
 
 help:
 	@sed -n '3,7p' Makefile | sed 's/^# *//'
@@ -59,6 +60,28 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Everything that docs/performance.md shows, under fifteen minutes on two cores; wants a machine that does nothing else.
+# `make bench PETS=DIR` measures on a real dataset. Then: make bench-figures puts the results into the documents.
+bench: $(VENV)/.installed
+	mkdir -p $(BENCH)
+	$(if $(PETS),,test -d $(BENCH)/pets || $(BIN)/petseg-shard sample $(BENCH)/pets --count 480)
+	$(BIN)/petseg-shard build $(BENCH_PETS) $(BENCH)/shards --split random --fractions 0.5,0.5,0 \
+	    --samples-per-shard 60 --overwrite
+	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,loader)
+	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,cold) --cache cold --augment none \
+	    --storages source --peers petseg,tutorial,tuned,webdataset
+	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
+	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,consumer) --consumer-rate 2000 \
+	    --storages source,raw --peers petseg,tutorial,tuned --seconds 1 --repeats 3
+	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
+
+bench-figures:
+	$(BIN)/petseg-bench figures $(foreach name,loader cold train consumer build,$(BENCH)/$(name).json) \
+	    --into README.md --into docs/performance.md --plot docs/loader.svg
+
+BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
+OUTPUTS = --json $(BENCH)/$(1).json --page $(BENCH)/$(1).html --plot $(BENCH)/$(1).svg
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -301,18 +301,16 @@ def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
 @main.command()
 @click.argument("results", metavar="RESULTS.json...", type=PATH, nargs=-1, required=True)
 @click.option("--into", "documents", type=PATH, multiple=True, required=True, help="A Markdown file; may be repeated.")
-@click.option("--plot", type=PATH, help="Write the loaders' figure here, .svg or .png, and show it in the documents.")
+@click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")
 def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
-    """Put the figures of runs into documents, between <!-- bench:KIND --> and <!-- /bench:KIND -->."""
+    """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
     import os
 
     from bench.figures import update_document
     from bench.results import read_results
 
-    runs = [read_results(path) for path in results]
-    for run in runs:
-        if run.kind == "loader":
-            write_outputs(run, page=None, plot=plot)
+    runs = {path.stem: read_results(path) for path in results}
+    write_outputs(next(iter(runs.values())), page=None, plot=plot)
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
         blocks = update_document(document, runs, plot=address)

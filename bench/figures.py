@@ -1,13 +1,13 @@
 """Puts figures of runs into documents, between markers, so that no number in them is typed by hand.
 
-A document holds ``<!-- bench:NAME -->`` and, later, ``<!-- /bench:NAME -->``; what stands between is replaced. NAME is
-``loader``, ``train`` or ``build``, with ``-full`` for all columns.
+A document holds ``<!-- figures: NAME -->`` and, later, ``<!-- end of figures -->``; what stands between is replaced.
+NAME is the name of a file of results without its ending, with ``-full`` for all columns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.page import cache_note
@@ -27,38 +27,38 @@ from bench.table import (
 from shards.errors import UsageError
 from shards.files import write_atomically
 
-_BLOCK = re.compile(r"(<!-- bench:([a-z-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 _SHORT = ("loader", "pictures/s", "least..most", "CPU s/1000", "peak MiB")
 
 
-def update_document(path: Path, runs: Sequence[Results], *, plot: str | None) -> list[str]:
+def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
     """Replace what stands between markers by the figures of the runs; return the names of the blocks.
 
     Args:
         path: of the document, Markdown.
-        runs: at most one of each kind.
-        plot: address of the loader's figure as the document should show it; None: no figure.
+        runs: by name.
+        plot: address of the first run's figure as the document should show it; None: no figure.
 
     Raises:
         UsageError: the document has no marker for any of the runs.
     """
     text = path.read_text(encoding="utf-8")
-    by_kind = {results.kind: results for results in runs}
+    shown = next(iter(runs), "")
     done: list[str] = []
 
     def replaced(match: re.Match[str]) -> str:
-        name = match.group(2)
-        kind, full = name.removesuffix("-full"), name.endswith("-full")
-        results = next((run for run_kind, run in by_kind.items() if run_kind == kind), None)
-        if results is None:
+        place = match.group(2)
+        name, full = place.removesuffix("-full"), place.endswith("-full")
+        if name not in runs:
             return match.group(0)
-        done.append(name)
-        return f"{match.group(1)}{block(results, full=full, plot=plot)}\n{match.group(4)}"
+        done.append(place)
+        made = block(runs[name], full=full, plot=plot if name == shown else None)
+        return f"{match.group(1)}{made}\n{match.group(4)}"
 
     updated = _BLOCK.sub(replaced, text)
     if not done:
-        kinds = ", ".join(f"<!-- bench:{kind} --> ... <!-- /bench:{kind} -->" for kind in by_kind)
-        raise UsageError(f"{path} has no place for these figures; put in: {kinds}")
+        kinds = " or ".join(f"<!-- figures: {kind} -->" for kind in runs)
+        raise UsageError(f"{path} has no place for these figures; put in {kinds} and <!-- end of figures -->")
     if updated != text:
         write_atomically(path, updated)
     return done
@@ -75,7 +75,7 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
         if results.kind != "build"
         else f"{environment.cpu}, {environment.cores} cores; {environment.started[:10]}, commit {environment.commit}."
     ]
-    if plot and results.kind == "loader":
+    if plot:
         parts.append(f"![pictures per second of each loader, on a logarithmic scale]({plot})")
     marks = all_marks(results.lines)
     for title, lines in sections(results.lines):

@@ -129,7 +129,10 @@ def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
         if settings.device == "cuda" and (reason := why_no_gpu()):
             raise UsageError(f"--device cuda: {reason}")
         for augment, cache in _passes(settings):
-            jobs = list(_jobs(settings, workspace, augment=augment, left=left, cache=cache))
+            jobs = [
+                (name, spec, _with_workers(job, lines))
+                for name, spec, job in _jobs(settings, workspace, augment=augment, left=left, cache=cache)
+            ]
             probes = _probes(settings, workspace) if (augment, cache) == _passes(settings)[0] else []
             lines += _measure(
                 jobs, settings, workspace, cache=cache, left=left, probes=probes, limits=limits, note=note
@@ -231,6 +234,14 @@ def _job(
         engine=engine,
         handicap=settings.handicap,
     )
+
+
+def _with_workers(job: Job, lines: Sequence[Line]) -> Job:
+    """Keep the number of workers that the same loader was fastest with in an earlier pass, rather than try again."""
+    for line in lines:
+        if (line.peer, line.storage, line.device) == (job.peer, job.storage, job.device) and line.workers:
+            return msgspec.structs.replace(job, workers=line.workers)
+    return job
 
 
 def _probes(settings: LoaderSettings, workspace: Workspace) -> list[Probe]:

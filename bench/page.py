@@ -9,11 +9,13 @@ from bench.plot import draw_figure
 from bench.results import Results
 from bench.table import (
     BUILD_HEADINGS,
+    GPU_HEADINGS,
     LIMIT_HEADINGS,
     LOADER_HEADINGS,
     TRAIN_HEADINGS,
     all_marks,
     build_cells,
+    gpu_rows,
     limit_cells,
     loader_cells,
     sections,
@@ -53,6 +55,8 @@ def render_page(results: Results) -> str:
             "<h2>Packing</h2>",
             _table(BUILD_HEADINGS, [build_cells(line, results.limits) for line in results.build]),
         ]
+    if rows := gpu_rows(results):
+        parts += ["<h2>The GPU's side</h2>", _table(GPU_HEADINGS, rows)]
     if results.limits:
         parts += [
             "<h2>What is possible: each part alone, on all cores</h2>",
@@ -90,24 +94,6 @@ def _loader_parts(results: Results) -> list[str]:
         headings = ("checked before timing", "delivered", "missing", "repeated", "picture differs by, levels", "worst",
                     "mask pixels that differ")  # fmt: skip
         parts += ["<h2>What was delivered</h2>", _table(headings, checks)]
-    gpu = [
-        [
-            line.name,
-            f"{sum(r.gpu.host_wait_seconds for r in line.repeats if r.gpu) / len(line.repeats):.3f}",
-            f"{sum(r.gpu.device_seconds for r in line.repeats if r.gpu) / len(line.repeats):.3f}",
-            f"{sum(r.gpu.moved_bytes for r in line.repeats if r.gpu) / sum(r.pictures for r in line.repeats):,.0f}",
-        ]
-        for line in results.lines
-        if line.repeats[0].gpu
-    ]
-    if gpu:
-        gpu_headings = (
-            "on the GPU",
-            "host waited, s a repeat",
-            "device time by events, s a repeat",
-            "bytes moved a picture",
-        )
-        parts += ["<h2>The GPU's side</h2>", _table(gpu_headings, gpu)]
     return parts
 
 

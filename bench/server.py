@@ -38,6 +38,7 @@ class Server:
         self.peer = make_peer(job)
         self.watch = self._stopwatch()
         self.workers = job.workers
+        self.epoch_seconds = 0.0
 
     def prepare(self) -> dict[str, Any]:
         """Convert, choose the number of workers, open."""
@@ -73,10 +74,11 @@ class Server:
             window = self.watch.run(epochs)
             rates.append(window.rate)
             epochs = max(1, round(WINDOW_SECONDS * window.rate / self.job.samples))
+        self.epoch_seconds = self.job.samples / rates[-1]
         return {
             "seconds": time.perf_counter() - started,
             "steady": is_steady(rates),
-            "epoch_seconds": self.job.samples / rates[-1],
+            "epoch_seconds": self.epoch_seconds,
         }
 
     def turn(self, epochs: int, lead_in: int) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class Server:
 
     def consume(self, rate: float, seconds: float) -> dict[str, Any]:
         """Let a consumer of ``rate`` pictures/s take whole epochs for about ``seconds``."""
-        epochs = max(1, round(seconds * rate / self.job.samples))
+        epochs = max(1, round(seconds / max(self.epoch_seconds, self.job.samples / rate)))
         return consume(self.peer, self.job, rate=rate, epochs=epochs, first_epoch=self.watch.skip(epochs))
 
     def close(self) -> None:

@@ -30,6 +30,11 @@ def print_results(results: Results) -> None:
         console.print(train_table(results.train))
     if results.build:
         console.print(build_table(results.build, results.limits))
+    if rows := gpu_rows(results):
+        table = _table("the GPU's side", GPU_HEADINGS, text_columns=(0,))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     for number, mark in enumerate(all_marks(results.lines), start=1):
         console.print(f"[{number}] {mark}", markup=False, highlight=False)
     for left in results.left:
@@ -161,6 +166,27 @@ def train_table(lines: Iterable[TrainLine]) -> Table:
     for line in lines:
         table.add_row(*train_cells(line))
     return table
+
+
+GPU_HEADINGS = ("on the GPU, a repeat", "host waited s", "device s, by events", "MiB moved to it")
+
+
+def gpu_rows(results: Results) -> list[list[str]]:
+    """Return the rows of the table of what lines cost on the GPU's side: the mean of a loader's repeats, or training's
+    last one; empty where nothing ran on a GPU.
+    """
+    costs = {line.name: [repeat.gpu for repeat in line.repeats if repeat.gpu] for line in results.lines}
+    costs |= {line.name: [line.gpu] for line in results.train if line.gpu}
+    return [
+        [
+            name,
+            f"{sum(cost.host_wait_seconds for cost in found) / len(found):.3f}",
+            f"{sum(cost.device_seconds for cost in found) / len(found):.3f}",
+            f"{sum(cost.moved_bytes for cost in found) / len(found) / 2**20:,.1f}",
+        ]
+        for name, found in costs.items()
+        if found
+    ]
 
 
 BUILD_HEADINGS = ("packing", "workers", "pictures/s", "least..most", "of limit", "seconds", "MiB written", "peak MiB")

@@ -53,6 +53,13 @@ class PetsegLoader:
                 index[~batch.valid.cpu().numpy()] = -1
             yield Delivered(batch.image, batch.mask, index)
 
+    def moved_per_picture(self) -> float:
+        """Return the bytes that cross to the GPU: those that are stored, since it decodes itself."""
+        if self.job.device != "cuda" or self._loader is None:
+            return 0.0
+        table = self._loader.split.table
+        return (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
+
     def files(self) -> list[Path]:
         """The tars and the table of samples."""
         return [*split_files(self.job, ".tar"), Path(self.job.shards) / f"{self.job.split}.samples.npy"]

@@ -179,7 +179,7 @@ def test_tables_page_and_figure_hold_everything(capsys: pytest.CaptureFixture[st
     for told in ("petseg dali", "tutorial", "1,105", "does less", "ffcv source", "libjpeg-turbo"):
         assert told in shown
         assert told in page
-    for told in ("A &lt;fast&gt; one", "12", "<svg", "fit into the processor"):
+    for told in ("A &lt;fast&gt; one", "on the GPU, a repeat", "<td>0.200", "<svg", "fit into the processor"):
         assert told in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
@@ -196,21 +196,21 @@ def test_tables_page_and_figure_hold_everything(capsys: pytest.CaptureFixture[st
 
 def test_figures_go_between_markers(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
-    before = "a\n<!-- bench:loader -->\nold\n<!-- /bench:loader -->\nb\n<!-- bench:build -->\n<!-- /bench:build -->\n"
-    document.write_text(before)
-    assert update_document(document, [results(OURS, OTHER)], plot="docs/x.svg") == ["loader"]
+    end = "b\n<!-- figures: build -->\n<!-- end of figures -->\n"
+    document.write_text(f"a\n<!-- figures: loader -->\nold\n<!-- end of figures -->\n{end}")
+    run = results(OURS, OTHER)
+    assert update_document(document, {"loader": run}, plot="docs/x.svg") == ["loader"]
     text = document.read_text()
     assert "old" not in text
-    assert "| petseg dali |" in text.replace("petseg dali ", "petseg dali ")
+    assert "| petseg dali | 1,105 |" in text
     assert "](docs/x.svg)" in text
-    assert text.endswith("b\n<!-- bench:build -->\n<!-- /bench:build -->\n")
-    again = text
-    update_document(document, [results(OURS, OTHER)], plot="docs/x.svg")
-    assert document.read_text() == again
-    assert update_document(document, [build_results(), train_results()], plot=None) == ["build"]
+    assert text.endswith(end)
+    update_document(document, {"loader": run}, plot="docs/x.svg")
+    assert document.read_text() == text
+    assert update_document(document, {"build": build_results(), "train": train_results()}, plot=None) == ["build"]
     document.write_text("no markers")
     with pytest.raises(UsageError, match="no place"):
-        update_document(document, [results(OURS, OTHER)], plot=None)
+        update_document(document, {"loader": run}, plot=None)
 
 
 def test_settings_are_plain_values() -> None:
