@@ -25,7 +25,7 @@ class DaliDecoder:
         self._runner = DaliRunner(
             lambda count: build_decoder(batch_size=count, threads=threads),
             batch_size=batch_size,
-            place=reader.split.place,
+            place=reader.place,
         )
 
     def open(self, work: Work) -> Any:

@@ -84,7 +84,7 @@ def make_engine(
     return HostEngine(
         name=name,
         decoder=decoder,
-        place=reader.split.place,
+        place=reader.place,
         options=options,
         batch_size=batch_size,
         threads=threads,

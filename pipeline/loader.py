@@ -153,7 +153,9 @@ class Loader:
 
     def key(self, index: int) -> str:
         """Return the key of a sample, as in ``KEY.jpg``."""
-        return self.split.key(int(index))
+        if not 0 <= index < self.samples:
+            raise UsageError(f"sample {index} is outside 0..{self.samples - 1} of split {self.split.name!r}")
+        return self._reader.key(int(index))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""

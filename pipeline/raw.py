@@ -85,9 +85,11 @@ class RawReader:
                 if problem:
                     damaged[place] = problem
         if damaged:
-            split = self._reader.split
             raise DamagedSamples(
-                {place: f"{split.place(int(indices[place]), 'image')}: {text}" for place, text in damaged.items()}
+                {
+                    place: f"{self._reader.place(int(indices[place]), 'image')}: {text}"
+                    for place, text in damaged.items()
+                }
             )
         if not checked.all():
             self._reader.mark_checked(indices)

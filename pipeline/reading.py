@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.damage import DamagedSamples
-from shards.errors import FormatError
-from shards.format import Rows
-from shards.shardset import SplitReader, check_size
+from shards.errors import FormatError, PetsegError, SampleError
+from shards.format import MEMBERS, Rows, key_hash
+from shards.shardset import TAR_BLOCK, SplitReader, check_size
 
 Bytes = npt.NDArray[np.uint8]
 
+NAME_BYTES = 100  # the name field of a tar header
 MAX_OPEN_FILES = 256  # far below the usual limit of 1024 a process
 
 
@@ -65,7 +66,7 @@ class MemberReader:
                 data, problem = self._member(shard, *span, checked=checked)
                 members.append(np.frombuffer(data, dtype=np.uint8))
                 if problem:
-                    damaged.setdefault(place, f"{self.split.place(numbers[place], role)}: {problem}")
+                    damaged.setdefault(place, f"{self.place(numbers[place], role)}: {problem}")
         if damaged:
             raise DamagedSamples(damaged)
         self._checked[indices] = True
@@ -93,6 +94,39 @@ class MemberReader:
         """Close the files that were not used for longest, down to the limit."""
         while len(self._files) > MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
+
+    def key(self, index: int) -> str:
+        """Return the key of a sample, read from the tar header before its picture.
+
+        Unlike :meth:`shards.shardset.SplitReader.key` this does not touch a memory map.
+
+        Raises:
+            SampleError: no header of a fitting name stands there, or it cannot be read.
+            FormatError: the tar is missing or has another size than the manifest says.
+        """
+        row = self.split.rows([index])[0]
+        start = int(row["image_offset"]) - TAR_BLOCK
+        try:
+            name = read_at(self.file(int(row["shard"])), NAME_BYTES, start).split(b"\0", 1)[0]
+        except OSError as error:
+            raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
+        ending = b"." + dict(MEMBERS[self.split.manifest.storage])["image"].encode()
+        key = name.removesuffix(ending).decode("ascii", "replace")
+        if not name.endswith(ending) or key_hash(key) != int(row["key_hash"]):
+            path = self.split.shard_path(int(row["shard"]))
+            raise SampleError(f"{path}: byte {start}: the tar header of sample {index} is damaged (name {name!r})")
+        return key
+
+    def place(self, index: int, role: str) -> str:
+        """Return where a member stands, for messages: shard, key, member and byte offset."""
+        row = self.split.table[index]
+        try:
+            key = self.key(index)
+        except PetsegError:
+            key = "?"
+        extension = dict(MEMBERS[self.split.manifest.storage])[role]
+        path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
+        return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset})"
 
     def checked(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return which samples have been compared with their checksums; bool, the shape of ``indices``."""

@@ -77,7 +77,7 @@ def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.Mo
 
     with_dali = reasons()
     assert with_dali["source"][0] == "dali"
-    assert with_dali["jpeg"] == ("torch", "on the CPU, OpenCV decodes small pictures faster than DALI")
+    assert with_dali["jpeg"] == ("torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI")
     assert with_dali["raw"] == ("torch", "raw storage needs no decoding")
 
     find = importlib.util.find_spec

@@ -1,0 +1,295 @@
+"""Damaged samples while a loader runs: found, named, and treated as the policy says."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import Loader
+from pipeline.damage import DamagePolicy
+from pipeline.order import permutation
+from shards.errors import PetsegError, SampleError, UsageError
+from shards.shardset import ShardSet
+
+COUNT, BAD = 24, 10  # sample 10 stands in the second of four tars
+COMBINATIONS = [
+    ("source", "dali"),
+    ("source", "torch"),
+    ("jpeg", "dali"),
+    ("jpeg", "torch"),
+    ("raw", "torch"),
+    ("raw", "dali"),
+]
+
+
+def shard_and_span(folder: Path, role: str = "image") -> tuple[Path, int, int]:
+    reader = ShardSet.open(folder).split("train")
+    row = reader.table[BAD]
+    return reader.shard_path(int(row["shard"])), int(row[f"{role}_offset"]), int(row[f"{role}_length"])
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as handle:
+        handle.seek(offset)
+        handle.write(data)
+
+
+# After the set was built: the disk lies, or somebody changed a file.
+
+
+def change_a_byte(folder: Path) -> None:
+    path, offset, length = shard_and_span(folder)
+    byte = path.read_bytes()[offset + length // 2]
+    overwrite(path, offset + length // 2, bytes([byte ^ 4]))
+
+
+def change_the_trimap(folder: Path) -> None:
+    path, offset, length = shard_and_span(folder, "trimap")
+    overwrite(path, offset + length - 20, b"\x07")
+
+
+def zero_the_picture(folder: Path) -> None:
+    path, offset, length = shard_and_span(folder)
+    overwrite(path, offset, bytes(length))
+
+
+DISK_FAULTS = [change_a_byte, change_the_trimap, zero_the_picture]
+
+
+@pytest.mark.parametrize("damage", DISK_FAULTS, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+def test_changed_bytes(
+    make_set: Callable[..., Path], storage: str, engine: str, damage: Callable[[Path], None]
+) -> None:
+    folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48)
+    good = run(folder, engine)
+    damage(folder)
+    assert_stops(folder, engine)
+    assert_replaces(folder, engine, good)
+
+
+# Bytes that fit their checksum and are wrong all the same: a set that another program wrote.
+
+
+FORGERIES: dict[str, Callable[[Any], dict[str, bytes]]] = {
+    "truncated picture": lambda pair: {"image": pair.image[: len(pair.image) // 2]},
+    "garbage": lambda pair: {"image": bytes(range(256)) * 8},
+    "empty picture": lambda pair: {"image": b""},
+    "empty trimap": lambda pair: {"trimap": b""},
+    "truncated trimap": lambda pair: {"trimap": pair.trimap[: len(pair.trimap) // 2]},
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+def test_members_that_cannot_be_decoded(
+    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, engine: str, kind: str
+) -> None:
+    folder, good = forged(tmp_path, writer, drawn_pair, storage, engine, FORGERIES[kind])
+    assert_stops(folder, engine)
+    assert_replaces(folder, engine, good)
+
+
+def other_value(pair: Any) -> dict[str, bytes]:
+    values = np.asarray(Image.open(io.BytesIO(pair.trimap))).copy()
+    values[:] = 4
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return {"trimap": buffer.getvalue()}
+
+
+def other_size(pair: Any) -> dict[str, bytes]:
+    picture = Image.open(io.BytesIO(pair.image)).resize((31, 33))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG")
+    return {"image": buffer.getvalue()}
+
+
+@pytest.mark.parametrize("forge", [other_value, other_size])
+@pytest.mark.parametrize("storage", ["source", "jpeg"])
+@pytest.mark.parametrize("engine", ["dali", "torch"])
+def test_members_that_decode_to_something_else(
+    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, engine: str, forge: Any
+) -> None:
+    folder, good = forged(tmp_path, writer, drawn_pair, storage, engine, forge)
+    assert_stops(folder, engine, match="31 x 33 pixels, the table says|value other than|cannot be decoded")
+    assert_replaces(folder, engine, good)
+
+
+def forged(
+    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, engine: str, forge: Callable[[Any], dict[str, bytes]]
+) -> tuple[Path, Any]:
+    size = None if storage == "source" else 48
+    pairs = [drawn_pair(storage, 48, 48 if size else 60, seed) for seed in range(COUNT)]
+    good = run(writer(tmp_path / "good", pairs, storage=storage, size=size), engine)
+    pair = pairs[BAD]
+    changed = {"image": pair.image, "trimap": pair.trimap} | forge(pair)
+    pairs[BAD] = type(pair)(changed["image"], changed["trimap"], pair.height, pair.width)
+    return writer(tmp_path / "forged", pairs, storage=storage, size=size), good
+
+
+# Whole files.
+
+
+@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+def test_a_tar_that_is_cut_off_while_it_is_read(make_set: Callable[..., Path], storage: str, engine: str) -> None:
+    """The file shrinks under the loader: an error that names the sample, where a memory map would kill the process."""
+    folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48)
+    good = run(folder, engine)
+    path, offset, _ = shard_and_span(folder)
+    for on_error in ("stop", "replace"):
+        with loader(folder, engine, on_error=on_error) as opened:
+            whole = path.read_bytes()
+            batches = iter(opened)
+            first = next(batches)
+            with path.open("r+b") as handle:
+                handle.truncate(offset + 7)
+            try:
+                if on_error == "stop":
+                    with pytest.raises(SampleError, match=path.name):
+                        list(batches)
+                else:
+                    compare(good, [first, *batches], opened)
+                    assert set(range(BAD, 14)) >= set(opened.damaged) >= {BAD}
+                    list(opened)  # a new epoch looks at the files again, and gives up a tar of a wrong size
+                    assert set(opened.damaged) == set(range(7, 14))
+            finally:
+                path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+def test_a_tar_that_vanishes(make_set: Callable[..., Path], storage: str, engine: str) -> None:
+    """Deleted after the set was opened, before it was read: the seven samples of it are damaged."""
+    folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48)
+    good = run(folder, engine)
+    path, _, _ = shard_and_span(folder)
+    with loader(folder, engine) as stopping, loader(folder, engine, on_error="replace") as replacing:
+        path.unlink()
+        with pytest.raises(SampleError, match=f"{path.name} is missing"):
+            list(stopping)
+        compare(good, list(replacing), replacing)
+        assert set(replacing.damaged) == set(range(7, 14))
+    with pytest.raises(PetsegError, match="is missing"):
+        Loader(folder, batch_size=4)
+
+
+def test_a_tar_that_is_replaced_between_epochs_is_checked_again(make_set: Callable[..., Path]) -> None:
+    folder = make_set(COUNT, storage="raw", size=48)
+    path, offset, length = shard_and_span(folder)
+    with loader(folder, "torch") as opened:
+        list(opened)
+        changed = bytearray(path.read_bytes())
+        changed[offset + length - 1] ^= 1
+        path.with_suffix(".new").write_bytes(changed)
+        path.with_suffix(".new").replace(path)
+        with pytest.raises(SampleError, match="checksum"):
+            list(opened)
+
+
+def test_the_damaged_sample_is_named_with_its_place(make_set: Callable[..., Path]) -> None:
+    folder = make_set(COUNT)
+    change_a_byte(folder)
+    _, offset, _ = shard_and_span(folder)
+    with loader(folder, "torch") as opened, pytest.raises(SampleError) as caught:
+        list(opened)
+    for part in ("train-000001.tar", "pet_10.jpg", f"byte {offset}", "checksum", "petseg-shard verify", "on_error"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_replacing_stops_at_its_budget(make_set: Callable[..., Path]) -> None:
+    folder = make_set(COUNT)
+    path, _, _ = shard_and_span(folder)
+    with loader(folder, "torch", on_error="replace", max_damaged=6) as opened:
+        path.unlink()
+        with pytest.raises(SampleError, match=r"damaged samples, more than max_damaged=6"):
+            list(opened)
+
+
+def test_a_set_without_one_good_sample_does_not_loop(make_set: Callable[..., Path]) -> None:
+    folder = make_set(5)
+    with loader(folder, "torch", on_error="replace", max_damaged=1000, batch_size=2) as opened:
+        for path in folder.glob("*.tar"):
+            path.unlink()
+        with pytest.raises(PetsegError, match="every sample of the split is damaged"):
+            list(opened)
+
+
+def test_replacements_are_told(make_set: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_set(COUNT)
+    change_a_byte(folder)
+    with caplog.at_level(logging.WARNING, "petseg.loader"), loader(folder, "dali", on_error="replace") as opened:
+        list(opened)
+        list(opened)
+    assert len(caplog.messages) == 1
+    assert "pet_10.jpg" in caplog.messages[0]
+
+
+def test_replacements_are_the_same_after_a_resume(make_set: Callable[..., Path]) -> None:
+    folder = make_set(COUNT)
+    change_a_byte(folder)
+    with loader(folder, "torch", on_error="replace") as opened:
+        whole = [batch.index.tolist() for batch in opened]
+    for taken in range(len(whole)):
+        with loader(folder, "torch", on_error="replace") as stopped:
+            for _, _ in zip(range(taken), stopped, strict=False):
+                pass
+            state = stopped.state_dict()
+        with loader(folder, "torch", on_error="replace") as resumed:
+            resumed.load_state_dict(state | {"batch": taken})
+            assert [batch.index.tolist() for batch in resumed] == whole[taken:]
+
+
+def test_the_policy_is_checked() -> None:
+    for wrong in ({"on_error": "skip", "budget": 1}, {"on_error": "stop", "budget": True}):
+        with pytest.raises(UsageError):
+            DamagePolicy(**wrong)  # type: ignore[arg-type]
+
+
+def loader(folder: Path, engine: str, **options: Any) -> Loader:
+    defaults: dict[str, Any] = {"batch_size": 5, "size": 48, "device": "cpu", "seed": 1, "prefetch": 1, "threads": 2}
+    return Loader(folder, engine=engine, **(defaults | options))  # type: ignore[arg-type]
+
+
+def run(folder: Path, engine: str) -> list[Any]:
+    with loader(folder, engine) as opened:
+        return list(opened)
+
+
+def assert_stops(folder: Path, engine: str, match: str = "pet_10|sample 10") -> None:
+    with loader(folder, engine) as opened, pytest.raises(SampleError, match=match) as caught:
+        list(opened)
+    assert f"sample {BAD} of train" in str(caught.value)
+
+
+def assert_replaces(folder: Path, engine: str, good: list[Any]) -> None:
+    with loader(folder, engine, on_error="replace") as opened:
+        compare(good, list(opened), opened)
+        assert list(opened.damaged) == [BAD]
+        assert "pet_10" in opened.damaged[BAD]
+        again = [batch.index[batch.valid].tolist() for batch in opened]
+        order = [index for index in permutation(1, 1, COUNT).tolist() if index != BAD]
+        assert [index for batch in again for index in batch] == order
+
+
+def compare(good: list[Any], got: list[Any], opened: Loader) -> None:
+    """Every sample but the damaged ones is as it was; these are marked, and another stands in their place."""
+    assert len(got) == len(good)
+    for before, after in zip(good, got, strict=True):
+        for place, (was, now) in enumerate(zip(before.index.tolist(), after.index.tolist(), strict=True)):
+            if was in opened.damaged:
+                assert now not in opened.damaged
+                assert not after.valid[place]
+            else:
+                assert was == now
+                assert after.valid[place] == before.valid[place]
+                assert torch.equal(after.image[place], before.image[place])
+                assert torch.equal(after.mask[place], before.mask[place])
