@@ -6,6 +6,7 @@ Source: W3C Portable Network Graphics Specification (Third Edition), sections 5 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = 0
-PALETTE = 3
+_STORED_BLOCK = 0xFFFF
 # Chunks that no decoder lets change the values of a grey picture. eXIf may turn it, tRNS adds alpha, acTL animates,
 # iCCP, gAMA and cICP may change its tones.
 _HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"tIME", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"bKGD", b"hIST"})
@@ -100,7 +101,7 @@ def decode_plain(data: bytes, header: PngHeader) -> npt.NDArray[np.uint8]:
         rows = inflate.decompress(_image_data(data), expected + 1)
         if len(rows) != expected or not inflate.eof:
             raise PngError(f"{len(rows)} bytes of image data, expected {expected}", truncated=not inflate.eof)
-        image = Image.frombytes("L", (header.width, header.height), zlib.compress(rows, 0), "zip", "L")
+        image = Image.frombytes("L", (header.width, header.height), stored(rows), "zip", "L")
     except (zlib.error, ValueError, OSError) as error:
         if isinstance(error, PngError):
             raise
@@ -122,6 +123,16 @@ def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int) -> bytes:
     return SIGNATURE + b"".join(
         len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
     )
+
+
+def stored(data: bytes) -> bytes:
+    """Return a zlib stream of uncompressed blocks (RFC 1950, RFC 1951 3.2.4); ``zlib.compress(data, 0)`` is slower."""
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data), _STORED_BLOCK):
+        block = data[start : start + _STORED_BLOCK]
+        last = start + _STORED_BLOCK >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join([*parts, struct.pack(">I", zlib.adler32(data))])
 
 
 def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:

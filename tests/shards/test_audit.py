@@ -335,6 +335,21 @@ def test_the_machines_fault_is_not_the_pictures(error: Exception, monkeypatch: p
         audit_pair(encoded(PICTURE, "BMP"), PNG, storage="source")
 
 
+@given(st.integers(1, 200_000), st.integers(0, 255))
+@settings(max_examples=20, deadline=None)
+def test_stored_blocks_are_a_zlib_stream(length: int, value: int) -> None:
+    data = bytes([value]) * length
+    assert zlib.decompress(png.stored(data)) == data
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 70_000), (700, 500)])
+def test_large_trimaps_with_every_filter(size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).integers(1, 4, size, dtype=np.uint8)
+    for level in (0, 9):
+        data = encoded(mask, "PNG", compress_level=level)
+        assert np.array_equal(png.decode_plain(data, png.read_header(data)), mask)
+
+
 def test_rejections_survive_pickling() -> None:
     import pickle
 
