@@ -1,0 +1,268 @@
+"""Loaders in real processes: killed and resumed, spread over ranks, interrupted; what is left behind, what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A parent that has imported everything forks one child a line of input; each child runs a loader from a saved state to
+# the end of an epoch number, or to a number of batches, and writes a line a batch. Forking spares an import a child.
+RUNNER = textwrap.dedent(
+    """
+    import hashlib, json, os, sys
+    import torch, cv2, simplejpeg
+    if len(sys.argv) > 1: import nvidia.dali.fn
+    from pipeline import Loader
+
+    def run(job):
+        state = job.pop("state")
+        epochs, batches = job.pop("epochs"), job.pop("batches")
+        with Loader(job.pop("shards"), device="cpu", **job) as loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            while loader.epoch < epochs and batches:
+                for batch in loader:
+                    batches -= 1
+                    samples = [
+                        (int(i), hashlib.sha256(x.contiguous().numpy().tobytes() + m.numpy().tobytes()).hexdigest())
+                        for i, x, m in zip(batch.index, batch.image, batch.mask)
+                    ]
+                    line = {"epoch": batch.epoch, "number": batch.number, "samples": samples}
+                    line["state"] = loader.state_dict()
+                    os.write(1, (json.dumps(line) + "\\n").encode())
+                    if not batches:
+                        break
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            try:
+                run(json.loads(line))
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        os.write(1, (json.dumps({"pid": pid}) + "\\n").encode())
+        os.waitpid(pid, 0)
+        os.write(1, b'{"done": true}\\n')
+    """
+)
+
+
+class Runner:
+    """Runs jobs one after the other in children of one warm process."""
+
+    def __init__(self, *flags: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, *, kill_after: int | None = None, **job: Any) -> list[dict[str, Any]]:
+        """Return the lines of a job; with ``kill_after``, kill it when so many lines are there, and drop the rest."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        defaults = {"state": None, "epochs": 10**9, "batches": 10**9, "seed": 3, "augment": "train", "size": 32}
+        self._process.stdin.write(json.dumps(defaults | job) + "\n")
+        self._process.stdin.flush()
+        lines: list[dict[str, Any]] = []
+        pid = 0
+        while True:
+            line = json.loads(self._process.stdout.readline())
+            if "pid" in line:
+                pid = line["pid"]
+            elif "done" in line:
+                return lines
+            elif kill_after is None or len(lines) < kill_after:
+                lines.append(line)
+            if pid and kill_after is not None and len(lines) >= kill_after:
+                os.kill(pid, signal.SIGKILL)
+                pid = 0
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+@pytest.fixture(params=[("raw", "torch"), ("jpeg", "torch"), ("source", "dali")], ids="-".join)
+def runner(request: pytest.FixtureRequest, sets: dict[str, Path]) -> Any:
+    storage, engine = request.param
+    flags = ("dali",) if engine == "dali" else ()
+    started = Runner(*flags)
+    yield lambda **job: started.run(shards=str(sets[storage]), engine=engine, **job)
+    started.close()
+
+
+def samples(lines: list[dict[str, Any]]) -> list[Any]:
+    return [(line["epoch"], line["number"], *map(tuple, line["samples"])) for line in lines]
+
+
+@pytest.mark.faults
+def test_killed_at_random_batches_and_resumed(runner: Any, campaign: Callable[[int, int], int]) -> None:
+    """SIGKILL at a random batch, again and again: indices and tensor bytes are those of a run that was never killed.
+
+    What the killed run had delivered after its last saved state is thrown away with it, as a training program would.
+    """
+    dice = random.Random(0)
+    whole = runner(batch_size=8, epochs=4)
+    assert len(whole) == 20
+    kills, target = 0, campaign(8, 50)
+    while kills < target:
+        got: list[dict[str, Any]] = []
+        while len(got) < len(whole):
+            kill_after = dice.randint(0, 7) if kills < target else None
+            part = runner(
+                batch_size=8,
+                epochs=4,
+                state=got[-1]["state"] if got else None,
+                prefetch=dice.randint(1, 4),
+                threads=dice.randint(1, 3),
+                kill_after=kill_after,
+            )
+            kills += kill_after is not None
+            got += part
+        assert samples(got) == samples(whole)
+
+
+def test_the_number_of_ranks_may_change_on_the_way(runner: Any) -> None:
+    """1 -> 2 -> 3 -> 1 ranks, in processes of their own: the global batches are those of one rank throughout."""
+    whole = runner(batch_size=12, epochs=3)
+    got: list[Any] = []
+    state = None
+    for world_size, batches in ((1, 2), (2, 3), (3, 4), (1, 3)):
+        parts = [
+            runner(batch_size=12, state=state, batches=batches, epochs=3, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        states = [part[-1]["state"] for part in parts]
+        assert all(each == states[0] for each in states)  # any rank's state serves all
+        state = states[0]
+        for slices in zip(*parts, strict=True):
+            got.append(
+                (slices[0]["epoch"], slices[0]["number"], *(tuple(s) for part in slices for s in part["samples"]))
+            )
+    assert got == samples(whole)
+
+
+def python(program: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_an_interrupt_in_the_middle_of_a_batch_ends_within_seconds(sets: dict[str, Path], storage: str) -> None:
+    program = """
+        import sys
+        from pipeline import Loader
+        loader = Loader(sys.argv[1], batch_size=40, size=512, device="cpu", augment="train", prefetch=4)
+        print("ready", flush=True)
+        while True:
+            for batch in loader:
+                print(batch.number, flush=True)
+    """
+    before = set(Path("/dev/shm").iterdir())
+    process = python(program, str(sets[storage]))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.readline()
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - start < 10
+    assert process.returncode in (-signal.SIGINT, 1, 130)
+    assert "KeyboardInterrupt" in errors
+    assert "Fatal" not in errors
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_leaving_a_loader_open_does_not_keep_the_process(sets: dict[str, Path]) -> None:
+    """No close(), in the middle of an epoch, on both engines: exit code 0, nothing on stderr."""
+    program = """
+        import sys
+        from pipeline import Loader
+        for engine in ("torch", "dali"):
+            loader = Loader(sys.argv[1], batch_size=4, size=64, device="cpu", prefetch=4, engine=engine)
+            iterator = iter(loader)
+            next(iterator)
+    """
+    process = python(program, str(sets["source"]))
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path]) -> None:
+    """A disk that never answers: the timeout's message, and the process ends although a thread still waits."""
+    program = """
+        import sys, threading
+        import pipeline.threads
+        from pipeline import Loader, reading
+        from shards.errors import PetsegError
+        pipeline.threads.GRACE = 0.2
+        reading.read_at = lambda *_: threading.Event().wait()
+        loader = Loader(sys.argv[1], batch_size=4, device="cpu", engine="torch", timeout=0.5)
+        try:
+            next(iter(loader))
+        except PetsegError as error:
+            print(error)
+    """
+    process = python(program, str(sets["source"]))
+    output, errors = process.communicate(timeout=60)
+    assert "no batch within 0.5 seconds" in output
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_importing_the_package_is_cheap() -> None:
+    program = """
+        import sys
+        import pipeline
+        pipeline.order if hasattr(pipeline, "order") else None
+        assert not {"torch", "nvidia.dali", "cv2", "torchvision", "numpy"} & set(sys.modules), sys.modules.keys()
+    """
+    process = python(program)
+    assert process.communicate(timeout=60) == ("", "")
+
+
+@pytest.mark.parametrize(("storage", "without"), [("raw", ["nvidia.dali"]), ("source", [])])
+def test_loading_imports_no_more_than_it_needs(sets: dict[str, Path], storage: str, without: list[str]) -> None:
+    program = """
+        import sys
+        from pipeline import Loader
+        with Loader(sys.argv[1], batch_size=4, device="cpu") as loader:
+            next(iter(loader))
+        print([name for name in sys.argv[2:] if name in sys.modules])
+    """
+    process = python(program, str(sets[storage]), "torchvision", "webdataset", "matplotlib", "PIL", *without)
+    assert process.communicate(timeout=60)[0] == "[]\n"
+
+
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_memory_is_flat(sets: dict[str, Path], storage: str) -> None:
+    """Peak memory after thirty epochs is that after five, within what an allocator may keep."""
+    program = """
+        import resource, sys
+        from pipeline import Loader
+        def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        with Loader(sys.argv[1], batch_size=8, size=128, device="cpu", augment="train") as loader:
+            peaks = []
+            for _ in range(30):
+                for batch in loader: pass
+                peaks.append(peak())
+        print(peaks[4], peaks[-1])
+    """
+    process = python(program, str(sets[storage]))
+    early, late = map(float, process.communicate(timeout=120)[0].split())
+    assert late - early < 24, (early, late)
