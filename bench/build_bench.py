@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench.environment import Started, usable_cores
 from bench.gpu import gpu_names
-from bench.limits import Probe, run_probe
+from bench.limits import Probe, decode_jpeg, run_probe
 from bench.loader_bench import Note
 from bench.process_tree import memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
@@ -232,11 +232,11 @@ def _probes(settings: BuildSettings, pairs: list[Files]) -> list[Probe]:
     square = (settings.size, settings.size)
 
     def decode(i: int) -> tuple[Image.Image, Image.Image]:
-        return _decode(images[i]), _decode(trimaps[i])
+        return Image.fromarray(decode_jpeg(images[i])), _decode(trimaps[i])
 
     def resize(i: int) -> tuple[Image.Image, Image.Image]:
         image, trimap = decode(i)
-        small = image.convert("RGB").resize(square, Image.Resampling.BILINEAR)
+        small = image.resize(square, Image.Resampling.BILINEAR)
         return small, trimap.resize(square, Image.Resampling.NEAREST)
 
     def encode(i: int) -> None:
@@ -250,7 +250,13 @@ def _probes(settings: BuildSettings, pairs: list[Files]) -> list[Probe]:
         "raw": ("decoding and resizing", resize),
     }
     return [
-        Probe(f"make {storage}", storage, f"{tasks[storage][0]}, with Pillow in threads", len(pairs), tasks[storage][1])
+        Probe(
+            f"make {storage}",
+            storage,
+            f"{tasks[storage][0]}, libjpeg-turbo and Pillow in threads",
+            len(pairs),
+            tasks[storage][1],
+        )
         for storage in settings.storages
     ]
 

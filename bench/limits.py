@@ -1,12 +1,11 @@
 """What is possible on these cores: the parts that no loader can leave out, each alone and in as many threads as cores.
 
-The pictures are decoded by libjpeg-turbo and libpng through Pillow, which releases the interpreter's lock meanwhile, so
-that threads use all cores.
+Pictures are decoded by libjpeg-turbo through simplejpeg, which releases the interpreter's lock meanwhile, so that
+threads use all cores. Trimaps are not: they need not be stored as PNG.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -41,15 +40,13 @@ def make_probes(stored: Stored, *, split: str, size: int, seed: int) -> list[Pro
     probes = [_reading(stored, split, seed)]
     if stored.storage in ("source", "jpeg"):
         images = [reader.read(i, "image") for i in range(count)]
-        trimaps = [reader.read(i, "trimap") for i in range(count)]
-        how = "libjpeg-turbo and libpng through Pillow"
-        probes.append(Probe("decode", stored.storage, how, count, lambda i: (_decode(images[i]), _decode(trimaps[i]))))
+        how = "libjpeg-turbo through simplejpeg, pictures alone"
+        probes.append(Probe("decode", stored.storage, how, count, lambda i: decode_jpeg(images[i])))
         if stored.storage == "source":
-            scaled = f"the same, the JPEG at the smallest scale that is not below {size} pixels"
+            scaled = f"the same, at the smallest scale that is not below {size} pixels"
             probes.append(
-                Probe("decode, scaled", stored.storage, scaled, count,
-                      lambda i: (_decode(images[i], size), _decode(trimaps[i])))
-            )  # fmt: skip
+                Probe("decode, scaled", stored.storage, scaled, count, lambda i: decode_jpeg(images[i], size))
+            )
     return probes
 
 
@@ -101,11 +98,8 @@ def _reading(stored: Stored, split: str, seed: int) -> Probe:
     return Probe("read", stored.storage, "pread of each member, in random order, page cache warm", len(rows), task)
 
 
-def _decode(data: bytes, size: int | None = None) -> Any:
-    from PIL import Image
+def decode_jpeg(data: bytes, size: int = 0) -> Any:
+    """Decode a JPEG, at the smallest of libjpeg's scales that is not below ``size`` pixels a side; 0: full scale."""
+    import simplejpeg
 
-    image = Image.open(io.BytesIO(data))
-    if size is not None:
-        image.draft("RGB", (size, size))
-    image.load()
-    return image
+    return simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size)

@@ -66,6 +66,24 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
     assert memory_bytes(process.pid) == 0
 
 
+def test_limits_are_measured_on_pictures_of_any_size(made_up_set: Path) -> None:
+    from bench.limits import copy_probe, make_probes, run_probe
+    from bench.workspace import open_workspace
+
+    with open_workspace(
+        made_up_set, split="val", storages=("jpeg",), size=48, source=None, work=None
+    ) as workspace:  # "source" is the set's own storage
+        probes = [copy_probe(size=48, samples=8)]
+        for stored in workspace.stored.values():
+            probes += make_probes(stored, split="val", size=640, seed=0)  # larger than any picture
+        assert [probe.name for probe in probes] == ["copy", "read", "decode", "decode, scaled", "read", "decode"]
+        for probe in probes:
+            assert run_probe(probe, cores=2, seconds=0.02) > 1
+        folder = workspace.folder
+        assert workspace.data.samples == len(list((folder / "jpeg" / "pictures" / "images").iterdir()))
+    assert not folder.exists()
+
+
 def job(peer: str) -> Job:
     return Job(
         peer=peer, storage="source", shards="/nowhere", pictures="", keys="", work="", split="train", samples=1, size=8,
