@@ -210,7 +210,7 @@ def _copy(out: Path, pairs: list[Files]) -> None:
 def _time(way: _Way, out: Path, *, keep: bool) -> None:
     """Run a way once, to the disk, and remove what it made."""
     before = memory_bytes(os.getpid())
-    with watch_memory(os.getpid()) as peak:
+    with watch_memory(os.getpid(), every=0.05) as peak:
         start = time.perf_counter()
         way.run(out)
         os.sync()  # all ways pay for writing, not only those that flush by themselves

@@ -46,14 +46,14 @@ class Peak:
 
 
 @contextmanager
-def watch_memory(pid: int) -> Iterator[Peak]:
-    """Look at the tree's memory four times a second, from a thread, until the block ends."""
+def watch_memory(pid: int, *, every: float = SAMPLE_SECONDS) -> Iterator[Peak]:
+    """Look at the tree's memory every so many seconds, from a thread, until the block ends."""
     peak, stop = Peak(), threading.Event()
 
     def look() -> None:
         while True:
             peak.bytes = max(peak.bytes, memory_bytes(pid))
-            if stop.wait(SAMPLE_SECONDS):
+            if stop.wait(every):
                 return
 
     thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
