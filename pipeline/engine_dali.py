@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class DaliEngine:
         self._options = options
         self._device = device
         self._reader = reader
+        # DALI reads the inputs where they lie, and a device may still be at it when the outputs are bound.
+        self._kept: deque[Any] = deque(maxlen=2)
         self._raw = (
             RawReader(reader, size=options.stored_size) if options.storage == "raw" and options.stored_size else None
         )
@@ -76,6 +79,7 @@ class DaliEngine:
         work, inputs = started
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         with self._runner.guard(work, inputs):
+            self._kept.append(inputs)
             image, mask = (from_dlpack(output.as_tensor()) for output in self._runner.outputs(stream))
         return image.permute(0, 3, 1, 2), mask
 

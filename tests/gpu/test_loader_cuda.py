@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,10 @@ def test_no_pixel_returns_to_the_host(storages: dict[str, Path], storage: str) -
             for _ in loader:
                 pass
             torch.cuda.synchronize()
-    returned = sum(copied_bytes(event) for event in profiler.profiler.kineto_results.events() if "DtoH" in event.name())
+    events = profiler.profiler.kineto_results.events()
+    returned = sum(event.nbytes() for event in events if "DtoH" in event.name())
+    assert any("HtoD" in event.name() for event in events)  # else the profiler has seen nothing
     assert returned < len(loader) * 128 * 128
-
-
-def copied_bytes(event: Any) -> int:
-    return int(event.nbytes()) if hasattr(event, "nbytes") else 0
 
 
 def test_taking_a_batch_does_not_wait_for_the_device(storages: dict[str, Path]) -> None:
@@ -167,8 +166,8 @@ def test_throughput_and_host_time(
             torch.cuda.synchronize()
             wall, cpu = time.perf_counter(), time.thread_time()
             for _ in range(5):
-                for batch in loader:
-                    batch.image.record_stream(torch.cuda.current_stream())
+                for _ in loader:
+                    pass
             torch.cuda.synchronize()
             pictures = 5 * loader.samples
             rates.append(pictures / (time.perf_counter() - wall))
@@ -177,8 +176,8 @@ def test_throughput_and_host_time(
     record_property("pictures_per_second", rate)
     record_property("host_microseconds_per_picture", microseconds)
     with capsys.disabled():
-        print(
+        sys.stdout.write(
             f"\n{storage} augment={augment}: {rate:,.0f} pictures/s ({min(rates):,.0f} to {max(rates):,.0f}), "
-            f"host {microseconds:.1f} us a picture"
+            f"host {microseconds:.1f} us a picture\n"
         )
     assert microseconds < 100

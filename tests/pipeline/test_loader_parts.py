@@ -23,21 +23,22 @@ from shards.png import encode_unfiltered
 
 
 def test_workers_do_every_part_once_and_raise_what_was_raised() -> None:
+    done: list[int] = []
+
+    def fail(part: int) -> None:
+        if part == 7:
+            raise ValueError(part)
+        done.append(part)
+
     for count in (1, 2, 5):
         workers = Workers(count, name="test")
-        done: list[int] = []
         workers.run(done.append, range(100))
         assert sorted(done) == list(range(100))
-
-        def fail(part: int) -> None:
-            if part == 7:
-                raise ValueError(part)
-            done.append(part)
-
         done.clear()
         with pytest.raises(ValueError, match="7"):
             workers.run(fail, range(20))
         assert len(done) == 19
+        done.clear()
         workers.stop()
 
 
