@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from shards.errors import UsageError
@@ -86,17 +89,27 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
     return Placement(device=device, precision=precision)
 
 
-def set_threads(threads: int | None, *, local_processes: int = 1) -> int:
+@contextlib.contextmanager
+def cpu_threads(threads: int | None, *, local_processes: int = 1) -> Iterator[int]:
     """Give torch its CPU threads: ``threads``, or all cores shared among the processes of this machine.
 
     The loader decodes a few hundred pictures a second on one core and a network on the CPU eats a few dozen, so its
-    threads idle most of the time and nothing is set aside for them. Subnormal numbers are flushed to zero:
-    they slow the CPU down manyfold and change nothing.
+    threads idle most of the time and nothing is set aside for them. Subnormal numbers are flushed to zero: they slow
+    the CPU down manyfold and change nothing. Both end with the block: they belong to the process, not to the run.
 
-    Returns:
+    Yields:
         The number of threads set.
     """
     count = threads or max(1, len(os.sched_getaffinity(0)) // local_processes)
+    before, flushed = torch.get_num_threads(), _subnormals_are_flushed()
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)
-    return count
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed)
+
+
+def _subnormals_are_flushed() -> bool:
+    return float(np.float64(2.0**-1022) * np.float64(0.5)) == 0.0

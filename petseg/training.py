@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from petseg.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from petseg.device import Placement, choose_device, choose_placement, set_threads
+from petseg.device import Placement, choose_device, choose_placement, cpu_threads
 from petseg.display import Reporter
 from petseg.distributed import World, process_group, world_of_environment
 from petseg.models import default_model_config
@@ -81,33 +81,33 @@ def train(
         raise UsageError(f"{running.shards} has no train split; build the set with one to train on it")
     if resume:
         _check_data(Path(run or ""), data)
-    set_threads(running.threads, local_processes=world.local_size)
-    folder = None
-    if world.first:
-        folder = (
-            reopen_run(Path(run or ""))
-            if resume
-            else create_run(None if run is None else Path(run), model=recipe.model.name)
-        )
-        _write_config(
-            folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
-        )
-    reporter = make_reporter() if world.first else Reporter()
-    try:
-        return _carry_out(
-            recipe=recipe,
-            running=running,
-            data=data,
-            folder=folder,
-            placement=placement,
-            world=world,
-            reporter=reporter,
-            checkpoint=checkpoint,
-        )
-    finally:
-        reporter.close()
-        if folder is not None:
-            folder.close()
+    with cpu_threads(running.threads, local_processes=world.local_size):
+        folder = None
+        if world.first:
+            folder = (
+                reopen_run(Path(run or ""))
+                if resume
+                else create_run(None if run is None else Path(run), model=recipe.model.name)
+            )
+            _write_config(
+                folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
+            )
+        reporter = make_reporter() if world.first else Reporter()
+        try:
+            return _carry_out(
+                recipe=recipe,
+                running=running,
+                data=data,
+                folder=folder,
+                placement=placement,
+                world=world,
+                reporter=reporter,
+                checkpoint=checkpoint,
+            )
+        finally:
+            reporter.close()
+            if folder is not None:
+                folder.close()
 
 
 def _carry_out(
