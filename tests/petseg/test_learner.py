@@ -133,9 +133,9 @@ def test_the_average_is_what_is_kept() -> None:
 def test_eight_pictures_are_learnt_by_heart(name: str, precision: str) -> None:
     if (name, precision) == ("tutorial", "bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bf16: the tutorial's transposed convolutions take seconds a step")
-    model = default_model_config(name) if name == "tutorial" else ModelConfig(widths=(16, 32, 64))
-    steps = 60
-    of = replace(default_recipe(name), model=model, size=32, batch_size=8, precision=precision, ema_decay=0.0)
+    model = default_model_config(name) if name == "tutorial" else ModelConfig(widths=(8, 16, 32))
+    steps, rate = (45, 0.003) if name == "tutorial" else (60, 0.02)
+    of = replace(default_recipe(name), model=model, size=32, batch_size=8, lr=rate, precision=precision, ema_decay=0.0)
     one = learner(of, steps)
     pictures = shapes()
     for step in range(steps):
