@@ -10,13 +10,21 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipeline.arguments import (
+    check_mask,
+    check_numbers,
+    check_seed,
+    check_slices,
+    check_timeout,
+    resolve_augment,
+    usable_cores,
+)
 from pipeline.augment import Augmentation, draw_parameters
 from pipeline.batch import Batch
 from pipeline.damage import DamagePolicy, OnError
@@ -33,9 +41,6 @@ from shards.shardset import ShardSet
 
 if TYPE_CHECKING:
     import torch
-
-MAX_SIZE = 4096  # pixels a side of the output
-MAX_BATCH = 65536
 
 
 class Loader:
@@ -58,7 +63,7 @@ class Loader:
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise.
         prefetch: how many batches are read ahead, at least 1.
-        threads: that decode; None: as many as the process may use cores.
+        threads: that decode; None: as many as the process may use cores, shared between the ranks of a machine.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was taken and why.
         on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it.
@@ -91,22 +96,20 @@ class Loader:
         max_damaged: int = 10,
         timeout: float = 120,
     ) -> None:
-        _check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise UsageError(f"seed must be a whole number, not {seed!r}")
-        if mask not in ("onehot", "index"):
-            raise UsageError(f"mask {mask!r} is not known; use onehot or index")
+        check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads)
+        check_seed(seed)
+        check_mask(mask)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.split = self.shards.split(split)
         if not len(self.split):
             raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
         self.rank, self.world_size = resolve_ranks(rank=rank, world_size=world_size)
         self.shuffle = split == "train" if shuffle is None else shuffle
-        _check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
         self.plan = Plan(samples=len(self.split), batch_size=batch_size, rank=self.rank, world_size=self.world_size)
         self.batch_size, self.size, self.seed, self.mask, self.prefetch = batch_size, size, seed, mask, prefetch
-        self.timeout = _check_timeout(timeout)
-        self.augment = _resolve_augment(augment)
+        self.timeout = check_timeout(timeout)
+        self.augment = resolve_augment(augment)
         self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
         self.device = resolve_device(device)
         self.threads = threads or usable_cores()
@@ -290,47 +293,3 @@ class Run:
         """Stop reading ahead."""
         self._ended = True
         self._batches.close()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
-    if augment is None or isinstance(augment, Augmentation):
-        return augment
-    if augment == "train":
-        return Augmentation()
-    raise UsageError(f"augment {augment!r} is not known; use None, 'train' or an Augmentation")
-
-
-def _check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None) -> None:
-    for name, value, most in (
-        ("batch_size", batch_size, MAX_BATCH),
-        ("size", size, MAX_SIZE),
-        ("prefetch", prefetch, 64),
-        ("threads", 1 if threads is None else threads, 1024),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise UsageError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
-
-
-def _check_timeout(timeout: float) -> float:
-    if not 0 < timeout < float("inf"):
-        raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-    return timeout
-
-
-def _check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:
-    if world_size > batch_size:
-        raise UsageError(
-            f"batch_size {batch_size} (global) is smaller than the {world_size} ranks: some would get nothing"
-        )
-    if shuffle and batch_size % world_size:
-        raise UsageError(
-            f"batch_size {batch_size} (global) does not divide by the {world_size} ranks; for shuffled training "
-            f"use {batch_size // world_size * world_size} or {(batch_size // world_size + 1) * world_size}"
-        )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline import Loader
+from pipeline.arguments import usable_cores
 from shards.errors import FormatError, PetsegError, UsageError
 
 
@@ -96,6 +97,14 @@ def test_ranks_come_from_torch_distributed(sets: dict[str, Path], tmp_path: Path
             assert (loader.rank, loader.world_size) == (0, 1)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    cores = usable_cores()
+    for ranks, share in (("1", cores), (str(cores), 1), (str(10 * cores), 1), ("nonsense", cores)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert usable_cores() == share
 
 
 def test_a_disk_that_does_not_answer_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
