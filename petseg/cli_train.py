@@ -70,6 +70,9 @@ _RECIPE = _options(
 )
 _MODEL = _options(
     click.option("--widths", type=Widths(), help="Channels of unet's levels.  [default: 16,32,64,128,192]"),
+    click.option(
+        "--stem", type=click.Choice(["full", "half"]), help="Resolution of unet's finest level.  [default: full]"
+    ),
     click.option("--blocks", type=int, help="Residual blocks a level of unet.  [default: 1]"),
     click.option("--norm", type=click.Choice(["batch", "group"]), help="Normalisation in unet.  [default: batch]"),
     click.option("--upsample", type=click.Choice(["bilinear", "transposed"]), help="[default: bilinear]"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Name = Literal["unet", "tutorial"]
 Norm = Literal["batch", "group"]
 Upsample = Literal["bilinear", "transposed"]
+Stem = Literal["full", "half"]
 Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
 
 CLASS_COUNT = 3
@@ -34,6 +35,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         name: ``unet`` or ``tutorial``.
         widths: channels of each level, finest first. ``tutorial`` always has 64, 128, 256.
+        stem: resolution of the finest level: ``full``, or ``half``, a quarter of the work, from which each pixel of the
+            last features predicts a block of 2 x 2 (Shi et al. 2016, sub-pixel convolution).
         blocks: residual blocks a level.
         norm: ``batch`` normalisation, or ``group`` (8 channels a group) for very small batches.
         upsample: how the decoder doubles the resolution.
@@ -44,6 +47,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: Name = "unet"
     widths: tuple[int, ...] = UNET_WIDTHS
+    stem: Stem = "full"
     blocks: int = 1
     norm: Norm = "batch"
     upsample: Upsample = "bilinear"
@@ -55,8 +59,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Raise ``UsageError`` for values that no network can be built from, or that do not fit each other."""
         if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
             raise UsageError(
-                "--model tutorial is the tutorial's own network: --widths, --blocks, --norm, --upsample, --dropout, "
-                "--encoder and --pretrained are for --model unet"
+                "--model tutorial is the tutorial's own network: --widths, --stem, --blocks, --norm, --upsample, "
+                "--dropout, --encoder and --pretrained are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 16,32,64,128,192")
@@ -72,6 +76,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
         if self.encoder not in get_args(Encoder):
             raise UsageError(f"--encoder {self.encoder}: choose from {', '.join(get_args(Encoder))}")
+        if self.stem not in get_args(Stem):
+            raise UsageError(f"--stem {self.stem}: choose from {', '.join(get_args(Stem))}")
+        if self.encoder != "none" and self.stem != "full":
+            raise UsageError("--encoder brings its own stem: leave --stem out")
         if self.encoder != "none" and self.widths != UNET_WIDTHS:
             raise UsageError("--encoder brings its own widths: leave --widths out")
 

@@ -100,8 +100,11 @@ class ResidualUNet(nn.Module):
         super().__init__()
         widths, norm = config.widths, config.norm
         self.normalise = Normalise()
+        self.scale = 2 if config.stem == "half" else 1  # input pixels a side of a pixel of the finest level
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], kernel_size=3, padding=1, bias=False), make_norm(norm, widths[0]), nn.ReLU()
+            nn.Conv2d(3, widths[0], kernel_size=3, stride=self.scale, padding=1, bias=False),
+            make_norm(norm, widths[0]),
+            nn.ReLU(),
         )
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -111,7 +114,10 @@ class ResidualUNet(nn.Module):
             for level, width in enumerate(widths)
         )
         self.decoder = Decoder(widths, widths[:-1], config)
-        self.head = nn.Conv2d(widths[0], CLASS_COUNT, kernel_size=1)
+        # Blocks of 2 x 2 need their neighbours to join without seams: 3x3.
+        self.head = nn.Conv2d(
+            widths[0], CLASS_COUNT * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map pictures (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
@@ -121,6 +127,8 @@ class ResidualUNet(nn.Module):
             x = level(x)
             features.append(x)
         logits: torch.Tensor = self.head(self.decoder(features))
+        if self.scale > 1:  # odd sides were rounded up by the stride
+            logits = F.pixel_shuffle(logits, self.scale)[..., : image.shape[-2], : image.shape[-1]]
         return logits
 
 

@@ -9,6 +9,7 @@ from shards.errors import PetsegError, UsageError
 EVERY = [
     ModelConfig(widths=(8, 16, 24)),
     ModelConfig(widths=(8, 16), blocks=2),
+    ModelConfig(widths=(8, 16, 24), stem="half"),
     ModelConfig(widths=(8, 16, 24), norm="group"),
     ModelConfig(widths=(8, 16, 24), upsample="transposed"),
     ModelConfig(widths=(8, 16, 24), dropout=0.5),

@@ -45,6 +45,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--seed": KNOB,
         "--precision": KNOB,
         "--widths": LINE,
+        "--stem": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--blocks": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--norm": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--upsample": (MODELS, "test_any_size_gives_logits_of_that_size"),
