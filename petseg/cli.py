@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from petseg.evaluation import Evaluation
 
 __all__ = ["evaluate", "export", "predict", "train"]
+
+# Read by torch's OpenMP when torch is imported, which is later. Its threads spin while they wait for each other; on a
+# machine that does anything else besides, that costs several times the speed: docs/performance.md has the figures.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 _SIZE = click.option("--size", type=int, help="Side of the network's pictures.  [default: as trained]")

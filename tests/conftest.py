@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# As the commands do (petseg/cli.py), before torch is imported: threads that wait should not keep others from working.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
