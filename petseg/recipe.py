@@ -127,7 +127,8 @@ def default_recipe(name: Name) -> Recipe:
     """Return the recipe of ``--model NAME``.
 
     ``tutorial`` is the tutorial's own: size 100, batch 32, Adam at 1e-3, cross-entropy, five epochs, nothing more.
-    ``unet`` is what docs/recipe.md arrives at.
+    ``unet`` is a first good version: the choices (residual blocks, cross-entropy and Dice, one-cycle AdamW, weight
+    average, augmentation) are common practice; they were not yet measured against each other here.
     """
     model = default_model_config(name)
     if name == "tutorial":
