@@ -11,9 +11,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 PETS   ?=
-# As many epochs as two cores take for about three minutes: of 168 made-up pictures, or of the 300 or so of a small real
+# As many epochs as two cores take for three or four minutes: of 168 made-up pictures, or of the 300 or so of a small real
 # set. A bigger dataset takes longer in proportion: lower it there, or be patient.
-DEMO_EPOCHS  ?= $(if $(PETS),20,34)
+DEMO_EPOCHS  ?= $(if $(PETS),20,40)
 DEMO_OPTIONS ?= --size 128 --stem half --progressive --batch-size 8 --lr 0.004 --epochs $(DEMO_EPOCHS)
 BENCH  := bench-results
 
