@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.damage import DamagedSamples
 from pipeline.engine import Work
+from pipeline.threads import stop_first_at_exit
 
 Inputs = Mapping[str, Any]
 
@@ -30,6 +31,7 @@ class DaliRunner:
         self._batch_size = batch_size
         self._place = place
         self._pipeline = build(batch_size)
+        stop_first_at_exit()  # DALI is imported now
 
     def schedule(self, inputs: Inputs) -> None:
         """Feed a batch and start the run."""

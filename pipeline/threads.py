@@ -140,6 +140,16 @@ class ReadAhead(Generic[T]):
                 return
 
 
+def stop_first_at_exit() -> None:
+    """At exit, stop the threads before what was registered until now.
+
+    Exit functions run last in, first out. A library that our threads use and that shuts itself down at exit (DALI)
+    must not do so under a thread that is still running: to be called once it is imported.
+    """
+    atexit.unregister(_stop_all)
+    atexit.register(_stop_all)
+
+
 @atexit.register
 def _stop_all() -> None:
     for each in list(_running):
