@@ -16,6 +16,7 @@ PETS   ?=
 DEMO_EPOCHS  ?= $(if $(PETS),20,40)
 DEMO_OPTIONS ?= --size 128 --stem half --progressive --batch-size 8 --lr 0.004 --epochs $(DEMO_EPOCHS)
 BENCH  := bench-results
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-faults check format bench bench-figures clean
@@ -51,8 +52,9 @@ demo: $(VENV)/.installed
 	@echo "              $(DEMO)/run/curves.png  how it learned"
 	@echo "              $(DEMO)/run/report.html all of it on one page"
 
+# Two at a time: most tests use one core, and the slowest wait for processes of their own.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m faults --campaign --timeout 7200
