@@ -61,38 +61,60 @@ def evaluate(
 
     \b
     petseg-eval runs/pets --shards pets-shards --split test
+    torchrun --nproc-per-node 4 --no-python -- petseg-eval runs/pets --shards pets-shards
     """
+    if table is not None:
+        _expect_folder_of(table, option="--csv")
+    from petseg.display import counting
+    from petseg.distributed import world_of_environment
     from petseg.scoring import score_run, summary, write_table
 
-    evaluation = score_run(
-        run,
-        shards,
-        split=split,
-        size=size,
-        own_size=own_size,
-        mirror=mirror,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-    )
+    world = world_of_environment()
+    with counting("pictures scored", quiet=not world.first) as advance:
+        evaluation = score_run(
+            run,
+            shards,
+            split=split,
+            size=size,
+            own_size=own_size,
+            mirror=mirror,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            world=world,
+            after_batch=advance,
+        )
+    if not world.first:
+        return
     if table is not None:
         write_table(evaluation, shards, split, table)
     if as_json:
         print_json(summary(evaluation, split=split, own_size=own_size, mirror=mirror))
     else:
-        _print_scores(evaluation, split=split, where="the pictures' own size" if own_size else "the network's size")
+        size_text = "the pictures' own size" if own_size else "the network's size"
+        mirror_text = ", averaged with the mirrored pictures' predictions" if mirror else ""
+        _print_scores(evaluation, split=split, how=f"at {size_text}{mirror_text}")
 
 
-def _print_scores(evaluation: Evaluation, *, split: str, where: str) -> None:
+def _expect_folder_of(file: Path, *, option: str) -> None:
+    """Refuse a file that cannot be written before hours are spent on what goes into it."""
+    if not file.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {file.parent} to write {file.name} into", param_hint=option)
+    if file.is_dir():
+        raise click.BadParameter(f"{file} is a folder; name a file", param_hint=option)
+
+
+def _print_scores(evaluation: Evaluation, *, split: str, how: str) -> None:
     from petseg.metrics import CLASS_NAMES
 
     scores = evaluation.scores
-    click.echo(f"{evaluation.samples} pictures of {split}, at {where}")
-    click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}")
-    for name, iou, dice in zip(CLASS_NAMES, scores.iou, scores.dice, strict=True):
-        click.echo(f"{name:12}{_number(iou):>8}{_number(dice):>8}")
-    click.echo(f"{'mean':12}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
-    click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
+    click.echo(f"{evaluation.samples} pictures of {split}, {how}")
+    click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}{'accuracy':>10}")
+    for name, *values in zip(CLASS_NAMES, scores.iou, scores.dice, scores.accuracy, strict=True):
+        iou, dice, accuracy = map(_number, values)
+        click.echo(f"{name:12}{iou:>8}{dice:>8}{accuracy:>10}")
+    all_pixels = _number(scores.pixel_accuracy)
+    click.echo(f"{'mean':12}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}{all_pixels:>10} of all pixels")
     click.echo(
         f"animal against background: IoU {_number(scores.binary.border_as_animal)} with the border counted as animal, "
         f"{_number(scores.binary.border_ignored)} with the border's pixels left out"
@@ -149,13 +171,17 @@ def predict(
 
     predictor = load(run, device=device, precision=precision, size=size)  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
-    failures = predict_files(
-        predictor,
-        jobs,
-        batch_size=batch_size,
-        mirror=mirror,
-        failed=lambda error: click.echo(f"left out: {error}", err=True),
-    )
+    from petseg.display import counting
+
+    with counting("pictures predicted", total=len(jobs)) as advance:
+        failures = predict_files(
+            predictor,
+            jobs,
+            batch_size=batch_size,
+            mirror=mirror,
+            failed=lambda error: click.echo(f"left out: {error}", err=True),
+            done=lambda job: advance(1),
+        )
     if as_json:
         print_json(
             {"predicted": len(jobs) - failures, "failed": failures, "left_out": found.left_out, "folder": str(out)}
@@ -181,6 +207,7 @@ def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
     petseg-export runs/pets pets.onnx
     petseg-export runs/pets pets.safetensors
     """
+    _expect_folder_of(file, option="FILE")
     from petseg.predictor import load
 
     predictor = load(run, device="cpu", precision="fp32", size=size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -119,6 +120,24 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextlib.contextmanager
+def counting(what: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a live count on stderr if that is a terminal; yield what advances it by so many."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    with _make_progress() as progress:
+        task = progress.add_task(what, total=total, facts="")
+        done = 0
+
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            progress.update(task, advance=number, facts=f"{done}" if total is None else f"{done} of {total}")
+
+        yield advance
 
 
 def _make_progress() -> Progress:

@@ -33,7 +33,7 @@ class Exported:
     largest_difference: float
 
 
-def export_onnx(predictor: Predictor, path: Path) -> Exported:
+def export_onnx(predictor: Predictor, path: str | Path) -> Exported:
     """Write a network as ONNX and check the file with onnxruntime against torch.
 
     Its input ``image`` is uint8 (N, 3, S, S), 0..255, red-green-blue, for any N; its output ``logits`` float32
@@ -46,6 +46,7 @@ def export_onnx(predictor: Predictor, path: Path) -> Exported:
     Raises:
         PetsegError: the extra is not installed, or the exported network computes something else.
     """
+    path = Path(path)
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: the name must end in .onnx or .safetensors")
     require("onnx", "onnxruntime", "onnxscript")

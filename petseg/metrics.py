@@ -4,8 +4,8 @@ Averaging the IoU of batches is not the IoU of the set, so nothing is averaged h
 counts are divided once, at the end.
 
 Conventions. A class that occurs neither in the truth nor in the prediction has no IoU and no Dice: its score is None
-and it is left out of the means. A class that is predicted but never true has IoU 0. Without any pixel the means and
-the accuracy are 0.
+and it is left out of the means. A class that is predicted but never true has IoU 0, and no accuracy. Without any pixel
+the means and the pixel accuracy are 0.
 """
 
 from __future__ import annotations
@@ -41,11 +41,22 @@ class BinaryScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """What a confusion matrix says; tuples are in class order: animal, background, border. See the module."""
+    """What a confusion matrix says; tuples are in class order: animal, background, border. See the module.
+
+    Attributes:
+        pixel_accuracy: share of all pixels whose class was found.
+        iou: of each class.
+        dice: of each class.
+        accuracy: of each class, the share of its true pixels that were found (its recall).
+        mean_iou: over the classes that have one.
+        mean_dice: over the classes that have one.
+        binary: animal against background.
+    """
 
     pixel_accuracy: float
     iou: tuple[float | None, ...]
     dice: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
     mean_iou: float
     mean_dice: float
     binary: BinaryScores
@@ -73,7 +84,8 @@ def confusion(truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
 def score(matrix: npt.ArrayLike) -> Scores:
     """Turn a confusion matrix (3, 3) of counts, [true, predicted], into scores.
 
-    IoU = TP / (TP + FP + FN) (Jaccard), Dice = 2 TP / (2 TP + FP + FN), accuracy = diagonal / all.
+    IoU = TP / (TP + FP + FN) (Jaccard), Dice = 2 TP / (2 TP + FP + FN), a class's accuracy = TP / (TP + FN), pixel
+    accuracy = diagonal / all.
     """
     counts: Matrix = np.asarray(matrix, dtype=np.int64)
     hits = np.diag(counts)
@@ -84,6 +96,7 @@ def score(matrix: npt.ArrayLike) -> Scores:
         pixel_accuracy=_ratio(hits.sum(), counts.sum()) or 0.0,
         iou=iou,
         dice=dice,
+        accuracy=tuple(_ratio(h, t) for h, t in zip(hits, true, strict=True)),
         mean_iou=_mean(iou),
         mean_dice=_mean(dice),
         binary=_binary(counts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from shards.files import atomic_file
 MASK = ".png"
 OVERLAY = ".overlay.png"
 PROBABILITIES = ".probabilities.npz"
+_BATCH_PIXELS = 50_000_000  # decoded pictures of a batch are held together, at 3 bytes a pixel
 _MAGIC = frozenset("*?[")
 
 
@@ -109,21 +110,36 @@ def predict_files(
     A picture that cannot be read is told to ``failed`` and the others go on.
     """
     failures = 0
-    for start in range(0, len(jobs), batch_size):
-        ready: list[tuple[Job, Image.Image]] = []
-        for job in jobs[start : start + batch_size]:
+
+    def readable() -> Iterator[tuple[Job, Image.Image]]:
+        nonlocal failures
+        for job in jobs:
             try:
-                ready.append((job, to_rgb(job.picture)))
+                yield job, to_rgb(job.picture)
             except SampleError as error:
                 failures += 1
                 failed(error)
-        if not ready:
-            continue
-        predictions = predictor.predict_batch([picture for _, picture in ready], mirror=mirror)
-        for (job, picture), prediction in zip(ready, predictions, strict=True):
+
+    for batch in _batches(readable(), most=batch_size):
+        predictions = predictor.predict_batch([picture for _, picture in batch], mirror=mirror)
+        for (job, picture), prediction in zip(batch, predictions, strict=True):
             write_job(job, picture, prediction)
             done(job)
     return failures
+
+
+def _batches(pictures: Iterator[tuple[Job, Image.Image]], *, most: int) -> Iterator[list[tuple[Job, Image.Image]]]:
+    """Group pictures, at most so many, and fewer where they are huge."""
+    batch: list[tuple[Job, Image.Image]] = []
+    pixels = 0
+    for job, picture in pictures:
+        batch.append((job, picture))
+        pixels += picture.width * picture.height
+        if len(batch) == most or pixels > _BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
 def write_job(job: Job, picture: Image.Image, prediction: Prediction) -> None:

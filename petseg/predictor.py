@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from petseg.runfolder import BEST, LAST
 from shards.errors import UsageError
 
 Mask = npt.NDArray[np.uint8]
+_STRIP_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,17 @@ class Prediction:
 
     Attributes:
         mask: the trimaps' values, 1 animal, 2 background, 3 border: uint8 (H, W).
-        probabilities: float32 (3, H, W), in class order, summing to 1.
+        coarse: probabilities at the network's size, float32 (3, S, S).
     """
 
     mask: Mask
-    probabilities: npt.NDArray[np.float32]
+    coarse: torch.Tensor
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Float32 (3, H, W), in class order, summing to 1; computed anew each time, 12 bytes a pixel."""
+        height, width = self.mask.shape
+        return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
 
 
 class Predictor:
@@ -73,17 +81,44 @@ class Predictor:
 
 def _enlarge(coarse: torch.Tensor, height: int, width: int) -> Prediction:
     """Resize probabilities (3, S, S) to a picture's own size, and decide there."""
-    fine = resize_probabilities(coarse[None], height, width)[0]
-    mask = fine.argmax(dim=0).to(torch.uint8) + 1
-    return Prediction(mask=mask.cpu().numpy(), probabilities=fine.cpu().numpy())
+    strips = [fine[0].argmax(dim=0).to(torch.uint8) + 1 for fine in _resized_strips(coarse[None], height, width)]
+    return Prediction(mask=torch.cat(strips).cpu().numpy(), coarse=coarse)
 
 
 def resize_probabilities(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize probabilities (B, 3, h, w) bilinearly to (B, 3, height, width), antialiased where that is smaller."""
+    return torch.cat(list(_resized_strips(coarse, height, width)), dim=2)
+
+
+def _resized_strips(coarse: torch.Tensor, height: int, width: int) -> Iterator[torch.Tensor]:
+    """Yield the rows of the resized probabilities, strip by strip: a huge picture needs no huge tensor."""
+    if height <= coarse.shape[2]:
+        yield _interpolate(coarse, height, width)
+        return
+    wide = _interpolate(coarse, coarse.shape[2], width)
+    rows = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        # Bilinear is separable; a row lies between two rows of the coarse map, pixel centres on pixel centres.
+        row = torch.arange(start, min(start + rows, height), device=coarse.device, dtype=torch.float64)
+        place = ((row + 0.5) * (coarse.shape[2] / height) - 0.5).clamp(0, coarse.shape[2] - 1)
+        above = place.long()
+        below = (above + 1).clamp(max=coarse.shape[2] - 1)
+        share = (place - above).to(coarse.dtype).view(1, 1, -1, 1)
+        yield torch.lerp(wide[:, :, above], wide[:, :, below], share)
+
+
+def _interpolate(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
 
 
-def load(run: str | Path, *, device: str = "auto", precision: Precision = "auto", size: int | None = None) -> Predictor:
+def load(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    size: int | None = None,
+    local_rank: int = 0,
+) -> Predictor:
     """Load a trained network.
 
     Args:
@@ -91,6 +126,7 @@ def load(run: str | Path, *, device: str = "auto", precision: Precision = "auto"
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         size: side of the pictures given to the network; None for the size of its training.
+        local_rank: which of this machine's processes this is; each gets a GPU of its own.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -98,7 +134,7 @@ def load(run: str | Path, *, device: str = "auto", precision: Precision = "auto"
     """
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(f"--size {size}: give a number from {MIN_SIZE} to {MAX_SIZE}")
-    placement = choose_placement(choose_device(device), precision)
+    placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     path = find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
     recipe = recipe_from(checkpoint.config)

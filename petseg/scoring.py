@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
+from petseg.distributed import World, process_group
 from petseg.evaluation import Evaluation, count_at_network_size, evaluate
 from petseg.metrics import CLASS_NAMES, confusion, score
 from petseg.predictor import load, resize_probabilities
@@ -34,6 +35,7 @@ def score_run(
     batch_size: int = 32,
     device: str = "auto",
     precision: Any = "auto",
+    world: World | None = None,
     after_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Evaluation:
     """Score a run on every sample of a split.
@@ -48,7 +50,8 @@ def score_run(
         batch_size: pictures at a time; has no influence on the scores.
         device: see :func:`petseg.load`.
         precision: see :func:`petseg.load`.
-        after_batch: told the number of pictures after each batch.
+        world: the processes that share the work (``torchrun``); all must call this, and all get the whole result.
+        after_batch: told the number of pictures after each batch, all processes' together.
 
     Raises:
         PetsegError: no such run, set or split, or an option that does not fit.
@@ -57,22 +60,31 @@ def score_run(
 
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: give a number from 1")
-    predictor = load(run, device=device, precision=precision, size=size)
+    world = world or World()
+    if batch_size % world.size:
+        raise UsageError(f"--batch-size {batch_size} cannot be shared evenly by {world.size} processes")
+    predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
     reader = data.split(split)
-    with Loader(
-        data,
-        split=split,
-        batch_size=batch_size,
-        size=predictor.size,
-        device=predictor.placement.device,
-        mask="index",
-        shuffle=False,
-    ) as loader:
+    with (
+        process_group(world, predictor.placement.device),
+        Loader(
+            data,
+            split=split,
+            batch_size=batch_size,
+            size=predictor.size,
+            device=predictor.placement.device,
+            mask="index",
+            shuffle=False,
+            rank=world.rank,
+            world_size=world.size,
+        ) as loader,
+    ):
         return evaluate(
             predictor.model,
             loader,
             placement=predictor.placement,
+            world=world,
             mirror=mirror,
             count=_own_size_counter(reader) if own_size else count_at_network_size,
             after_batch=after_batch,
@@ -106,13 +118,14 @@ def summary(evaluation: Evaluation, *, split: str, own_size: bool, mirror: bool)
 
 
 def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
-    """Write a CSV with one line a sample: key, mean IoU, IoU of each class (empty where it has none), accuracy."""
+    """Write a CSV with one line a sample: key, mean IoU, of each class IoU and accuracy (or nothing), accuracy."""
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "key", "mean_iou", *(f"iou_{name}" for name in CLASS_NAMES), "pixel_accuracy"])
+    columns = [f"{kind}_{name}" for kind in ("iou", "accuracy") for name in CLASS_NAMES]
+    writer.writerow(["index", "key", "mean_iou", *columns, "pixel_accuracy"])
     for index, matrix in enumerate(evaluation.matrices):
         scores = score(matrix)
-        row = [scores.mean_iou, *scores.iou, scores.pixel_accuracy]
+        row = [scores.mean_iou, *scores.iou, *scores.accuracy, scores.pixel_accuracy]
         writer.writerow([index, reader.key(index), *("" if value is None else f"{value:.6f}" for value in row)])
     write_atomically(path, text.getvalue())

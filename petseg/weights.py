@@ -15,7 +15,7 @@ from petseg.training import versions
 from shards.files import write_atomically
 
 
-def export_weights(predictor: Predictor, path: Path) -> Path:
+def export_weights(predictor: Predictor, path: str | Path) -> Path:
     """Write the (averaged) weights as ``path`` and a model card beside it; return the card's path.
 
     The file's metadata hold the architecture, so that ``petseg.build_model`` can rebuild the network.
@@ -23,6 +23,7 @@ def export_weights(predictor: Predictor, path: Path) -> Path:
     Raises:
         PetsegError: the extra is not installed.
     """
+    path = Path(path)
     require("safetensors")
     from safetensors.torch import save
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
 
 from petseg.metrics import confusion, score
 
@@ -37,6 +37,10 @@ def test_agrees_with_scikit_learn(maps) -> None:
     dice = f1_score(t, p, labels=present, average=None)
     assert [scores.iou[c] for c in present] == pytest.approx(list(iou))
     assert [scores.dice[c] for c in present] == pytest.approx(list(dice))
+    true = [c for c in CLASSES if (t == c).any()]
+    assert [c for c in CLASSES if scores.accuracy[c] is not None] == true
+    recall = recall_score(t, p, labels=true, average=None)
+    assert [scores.accuracy[c] for c in true] == pytest.approx(list(recall))
     assert scores.mean_iou == pytest.approx(iou.mean())
     assert scores.mean_dice == pytest.approx(dice.mean())
 
@@ -61,7 +65,7 @@ def test_binary_figures_agree_with_scikit_learn(maps) -> None:
 
 def test_nothing_at_all_is_not_nan() -> None:
     scores = score(np.zeros((3, 3)))
-    assert scores.iou == (None, None, None)
+    assert scores.iou == scores.dice == scores.accuracy == (None, None, None)
     assert scores.mean_iou == scores.mean_dice == scores.pixel_accuracy == 0.0
     json.dumps(msgspec.to_builtins(scores), allow_nan=False)
 

@@ -78,6 +78,8 @@ def test_exif_orientation_is_applied(tiny_run: Path, tmp_path: Path) -> None:
         ("CMYK", "a.jpg"),
         ("1", "a.png"),
         ("I;16", "a.png"),
+        ("F", "a.tif"),
+        ("LAB", "a.tif"),
         ("L", "a.bmp"),
         ("RGB", "a.webp"),
         ("RGB", "a.tif"),
@@ -91,6 +93,10 @@ def test_any_format_and_mode(tmp_path: Path, mode: str, name: str) -> None:
 def test_values_survive_reading(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255, 32768, 65535]], np.uint16)).save(tmp_path / "grey16.png")
     assert np.asarray(to_rgb(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 0, 128, 255]
+    for name, values in {"unit": [[0, 0.5, 1, np.nan]], "bytes": [[0, 128, 255, 999]]}.items():
+        Image.fromarray(np.array(values, np.float32)).save(tmp_path / f"{name}.tif")
+    assert np.asarray(to_rgb(tmp_path / "unit.tif"))[0, :, 0].tolist() == [0, 128, 255, 0]
+    assert np.asarray(to_rgb(tmp_path / "bytes.tif"))[0, :, 0].tolist() == [0, 128, 255, 255]
     Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert to_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
@@ -168,3 +174,47 @@ def test_drawings_show_the_classes() -> None:
     assert drawn[1].tolist() == [10, 20, 30]  # background is left as it is
     assert drawn[2].min() > 200  # border is nearly white
     assert drawn[0, 0] > drawn[0, 2]  # the animal is tinted orange
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 90), (90, 5), (31, 33), (32, 32), (301, 257)])
+def test_strips_are_torchs_own_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from petseg import predictor
+
+    coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
+    expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
+    for pixels in (1, 1000, 10**9):
+        monkeypatch.setattr(predictor, "_STRIP_PIXELS", pixels)
+        torch.testing.assert_close(predictor.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_strips_of_an_overlay_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    from petseg import images
+
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    mask = generator.integers(1, 4, (40, 30), dtype=np.uint8)
+    whole = np.asarray(overlay(picture, mask))
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 100)
+    np.testing.assert_array_equal(np.asarray(overlay(picture, mask)), whole)
+
+
+def test_a_huge_picture_is_held_alone(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from petseg import predict as module
+
+    monkeypatch.setattr(module, "_BATCH_PIXELS", 50 * 40 * 2)
+    sizes: list[int] = []
+    network = petseg.load(tiny_run)
+    real = network.predict_batch
+    monkeypatch.setattr(network, "predict_batch", lambda p, **given: (sizes.append(len(p)), real(p, **given))[1])
+    files = [
+        picture(tmp_path / f"{name}.png", size)
+        for name, size in zip("abcd", [(50, 40)] * 3 + [(300, 200)], strict=True)
+    ]
+    options = {"overlays": False, "probabilities": False, "overwrite": False}
+    jobs = plan_jobs([*files, picture(tmp_path / "e.png")], tmp_path / "out", **options)
+    (tmp_path / "out").mkdir()
+    assert module.predict_files(network, jobs, failed=print) == 0
+    assert sizes == [3, 1, 1]
+    assert len(list((tmp_path / "out").iterdir())) == 5
