@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,10 +14,11 @@ from shards.format import CLASSES
 # Lines on white paper: the class colours of petseg.images, the border in a grey that shows.
 _LINES = {"animal": "#e69f00", "background": "#004678", "border": "#7f7f7f"}
 History = Sequence[Mapping[str, Any]]
+Kind = Literal["png", "svg"]
 
 
-def draw_curves(history: History) -> bytes:
-    """Return a PNG of a run's curves; ``history`` is metrics.jsonl, at least one epoch."""
+def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
+    """Return a PNG or an SVG of a run's curves; ``history`` is metrics.jsonl, at least one epoch."""
     figure = Figure(figsize=(13, 4), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     loss, iou, rate = figure.subplots(1, 3)
@@ -48,10 +49,7 @@ def draw_curves(history: History) -> bytes:
         axes.grid(alpha=0.25)
         axes.set_xlim(0.5, max(epochs[-1], 2) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    data = buffer.getvalue()
+    return data[data.index(b"<svg") :] if kind == "svg" else data  # without the XML prologue: it stands in a page

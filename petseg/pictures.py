@@ -21,21 +21,18 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     """Draw a finished run, with its best weights; ``seconds`` is its wall time."""
     from petseg.curves import draw_curves
     from petseg.gallery import draw_gallery, make_exhibit, spread_indices
-    from petseg.report import ReportFacts, choose_pictures, make_report
+    from petseg.report import ReportFacts, Shown, choose_pictures, make_report
 
     history = read_history(run)
     name = "val" if "val" in data.manifest.splits else "train"
     split = data.split(name)
     predictor = load(run, device=str(placement.device), precision=placement.precision)
-    curves = draw_curves(history)
-    write_atomically(run / CURVES, curves)
+    write_atomically(run / CURVES, draw_curves(history))
     exhibits = [make_exhibit(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
     title = f"{run.name}: pictures of the {name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(exhibits, title=title))
 
     evaluation = score_run(run, data.path, split=name, device=str(placement.device), precision=placement.precision)
-    chosen = choose_pictures(evaluation)
-    rows = [make_exhibit(predictor, split, index) for _, index, _ in chosen]
     facts = ReportFacts(
         name=run.name,
         config=read_config(run),
@@ -44,9 +41,11 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
         split=name,
         parameters=count_parameters(predictor.model),
         seconds=seconds,
-        curves=curves,
-        gallery=draw_gallery(rows, title="best, median and worst"),
-        chosen=[(why, split.key(index), value) for why, index, value in chosen],
+        curves=draw_curves(history, kind="svg").decode(),
+        shown=[
+            Shown(why=why, mean_iou=value, exhibit=make_exhibit(predictor, split, index))
+            for why, index, value in choose_pictures(evaluation)
+        ],
     )
     write_atomically(run / REPORT, make_report(facts))
 

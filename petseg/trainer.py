@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,8 +27,9 @@ from petseg.recipe import Recipe, Running
 from petseg.runfolder import BEST, LAST, RunFolder
 from petseg.sizes import size_of_epoch
 from petseg.stopping import DivergedError, InterruptedRunError, StopRequest
+from petseg.trial import trial_loss
 from pipeline import Batch, Loader
-from shards import ShardSet
+from shards import PetsegError, ShardSet
 
 # Cross-entropy starts near log(3) = 1.1 and Dice is at most 1: a loss beyond this is no longer learning.
 EXPLODED = 100.0
@@ -97,6 +99,7 @@ class Trainer:
         self._events = EventLog(name, self.history) if running.tensorboard and folder is not None else None
         self._confusion = torch.tensor(self.position.confusion, device=placement.device) * int(world.first)
         self._pending: deque[_Pending] = deque()
+        self._newest: _Pending | None = None
         # A GPU is kept one step ahead of what the host has looked at, so that looking does not make it wait.
         self._lag = 1 if placement.on_gpu else 0
         self._saved = self._started = time.monotonic()
@@ -171,11 +174,13 @@ class Trainer:
             position.pictures += valid
             if position.pictures == loader.samples:  # a checkpoint from here on belongs to the epoch's end
                 position.phase = "validate"
-            self._pending.append(_Pending(result=result, batch=batch, valid=valid, step=position.step))
+            self._newest = _Pending(result=result, batch=batch, valid=valid, step=position.step)
+            self._pending.append(self._newest)
             if len(self._pending) > self._lag:
                 self._settle()
         while self._pending:
             self._settle()
+        self._prove_weights()
         position.confusion = self._total_confusion()
 
     def _prepare_loader(self) -> None:
@@ -222,6 +227,7 @@ class Trainer:
         if stop or save:
             while self._pending:
                 self._settle_quietly()
+            self._prove_weights()
             self._save(LAST)
         if stop:
             self._leave()
@@ -234,15 +240,33 @@ class Trainer:
 
     def _check(self, pending: _Pending, *, loss: float, norm: float) -> None:
         scaled = self.learner.scaler.is_enabled()  # fp16 overflows now and then, and its scaler skips those steps
-        if abs(loss) <= EXPLODED and (scaled or norm < float("inf")):
-            return
-        what = f"the loss became {loss:g}" if not abs(loss) <= EXPLODED else f"the gradient became {norm:g}"
+        if not abs(loss) <= EXPLODED:
+            raise self._diverged(f"the loss became {loss:g}", pending)
+        if not (scaled or norm < float("inf")):
+            raise self._diverged(f"the gradient became {norm:g}", pending)
+
+    def _prove_weights(self) -> None:
+        """Refuse to keep weights that the newest step has spoilt: its loss was that of the weights before it.
+
+        One more forward pass on the newest batch, which leaves no trace; so a checkpoint is a good one.
+        """
+        newest = self._newest
+        if newest is None or newest.step != self.position.step:
+            return  # just resumed: these weights were proven when they were saved
+        loss = float(self.world.sum(trial_loss(self.learner, newest.batch, global_valid=newest.valid)))
+        if not abs(loss) <= EXPLODED:
+            raise self._diverged(f"the loss became {loss:g} right after the update", newest)
+
+    def _diverged(self, what: str, pending: _Pending) -> DivergedError:
         indices = [index for part in self.world.gather(pending.batch.index.tolist()) for index in part]
         keys = ", ".join(self._loader.key(index) for index in dict.fromkeys(indices))
+        where = f"at step {pending.step} (epoch {self.position.epoch + 1}, batch {pending.batch.number + 1})"
+        return self._stopped_short(f"{what} {where}, pictures {keys}")
+
+    def _stopped_short(self, what: str) -> DivergedError:
         saved = f"the last good checkpoint is {self.name / LAST} (step {self._saved_step})"
-        raise DivergedError(
-            f"{what} at step {pending.step} (epoch {self.position.epoch + 1}, batch {pending.batch.number + 1}, "
-            f"pictures {keys}); {saved if self._saved_step else 'no checkpoint was written before it'}; "
+        return DivergedError(
+            f"{what}; {saved if self._saved_step else 'no checkpoint was written before it'}; "
             "start anew with a smaller --lr, or with --clip-norm 1, or with --precision fp32"
         )
 
@@ -258,6 +282,10 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Validate, judge, keep."""
         validation = self._validate()
+        if validation is not None and not math.isfinite(validation.loss or 0.0):
+            raise self._stopped_short(
+                f"the validation loss became {validation.loss:g} in epoch {self.position.epoch + 1}"
+            )
         train = score(self.position.confusion)
         entry = {
             "epoch": self.position.epoch + 1,
@@ -334,7 +362,13 @@ class Trainer:
                 loader=self._loader.state_dict() if middle else None,
                 **self.learner.state(),  # type: ignore[arg-type]
             )
-            save_checkpoint(self.folder / name, checkpoint)
+            try:
+                save_checkpoint(self.folder / name, checkpoint)
+            except OSError as error:
+                raise PetsegError(
+                    f"{self.folder / name} cannot be written ({error.strerror or error}); the one before it stays; "
+                    f"once that is mended, go on with: petseg-train --resume --run {self.name}"
+                ) from None
         self._saved, self._saved_step = time.monotonic(), self.position.step
 
     def _leave(self) -> None:

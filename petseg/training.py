@@ -123,7 +123,7 @@ def _carry_out(
 ) -> Path:
     from petseg.trainer import Trainer
 
-    with process_group(world, placement.device), catch_stop() as stop:
+    with process_group(world, placement.device), catch_stop(patient=world.size > 1) as stop:
         path: Path = world.first_says(None if folder is None else folder.path)
         trainer = Trainer(
             recipe=recipe,

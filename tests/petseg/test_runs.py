@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html.parser
+import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -137,13 +140,58 @@ def test_a_diverging_run_says_what_where_and_what_is_left(made_up_set: Path, tmp
     message = str(error.value)
     split = ShardSet.open(made_up_set).split("train")
     keys = {split.key(index) for index in range(len(split))}
-    named = message.split("pictures ")[1].split(")", maxsplit=1)[0].split(", ")
+    named = message.split("pictures ")[1].split(";", maxsplit=1)[0].split(", ")
     assert set(named) <= keys
     assert len(named) == 8
-    assert "step 2 (epoch 1, batch 2" in message
-    assert f"{tmp_path / 'run' / 'last.pt'} (step 1)" in message
+    # The first update spoils the weights, which is seen before they are kept.
+    assert "step 1 (epoch 1, batch 1)" in message
+    assert "no checkpoint was written before it" in message
     assert "smaller --lr" in message
-    assert load_checkpoint(tmp_path / "run" / "last.pt").position["step"] == 1
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    from petseg import learner
+
+    real = learner.learning_rate
+    monkeypatch.setattr(learner, "learning_rate", lambda step, **more: real(step, **more) * (1e30 if step == 4 else 1))
+    options = {**TINY, "clip_norm": 0.0, "checkpoint_steps": 1, "epochs": 3}
+    with pytest.raises(DivergedError, match=r"right after the update at step 5 \(epoch 2, batch 2\)") as error:
+        petseg.train(made_up_set, run=tmp_path / "run", options=options)
+    assert f"the last good checkpoint is {tmp_path / 'run' / 'last.pt'} (step 4)" in str(error.value)
+    monkeypatch.undo()
+    petseg.train(run=tmp_path / "run", resume=True)  # which proves that it was
+    assert len(read_history(tmp_path / "run")) == 3
+
+
+def test_weights_that_only_validation_finds_spoilt(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    from petseg.learner import Learner
+
+    nothing = torch.tensor(float("nan"))
+    monkeypatch.setattr(Learner, "validation_loss", lambda self, logits, batch: nothing)
+    monkeypatch.setattr("petseg.trainer.trial_loss", lambda *given, **more: torch.tensor(1.0))
+    with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
+        petseg.train(made_up_set, run=tmp_path / "run", options=TINY)
+
+
+def test_trying_weights_out_leaves_no_trace(made_up_set: Path, tmp_path: Path) -> None:
+    """Neither in the network nor in the run: see also test_resume, whose runs save at every step or at none."""
+    from msgspec.structs import replace
+
+    from petseg.device import choose_placement
+    from petseg.learner import Learner
+    from petseg.recipe import default_recipe
+    from petseg.trial import trial_loss
+    from pipeline import Loader
+
+    recipe = replace(default_recipe("unet"), model=ModelConfig(widths=(8, 16)), batch_size=8)
+    learner = Learner(recipe, total_steps=9, placement=choose_placement(torch.device("cpu"), "fp32"))
+    with Loader(made_up_set, split="train", batch_size=8, size=32, mask="index", device="cpu") as loader:
+        batch = next(iter(loader))
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    loss = trial_loss(learner, batch, global_valid=8)
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+    assert learner.step(batch, global_valid=8, step=0).loss == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_patience_stops_early(made_up_set: Path, tmp_path: Path) -> None:
@@ -199,8 +247,11 @@ class _Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "meta", "br"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -211,10 +262,26 @@ def test_the_report_stands_alone(tiny_run: Path) -> None:
     page = _Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.links) == 2
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    for part in ("Mean IoU", "Confusion"[:4], "worst", "median", "best", "petseg.train", "fingerprint", "waiting"):
+    pictures = [link for link in page.links if not link.startswith("#")]  # within the curves, SVG refers to itself
+    assert len(pictures) == 4 * text.count("<figcaption>") == 4 * 6
+    assert all(link.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for link in pictures)
+    for link in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))) as shown:
+            assert max(shown.size) <= 300
+    for part in ("Mean IoU", "Confusion", "worst", "median", "best", "accuracy", "fingerprint", "waiting", "stall"):
         assert part.lower() in text.lower()
+    assert "<script" not in text
+    assert not re.search(r"(?:src|href)=.?https?:|url\(https?:|@import", text)
+
+
+def test_the_report_shows_where_prediction_and_truth_differ() -> None:
+    from petseg.thumbnails import BORDER_ONLY, INVENTED, MISSED, differences
+
+    truth = np.array([[0, 0, 0, 1, 1, 1, 2, 2]], np.uint8)
+    seen = np.array([[0, 1, 2, 0, 1, 2, 0, 2]], np.uint8)
+    white = (255, 255, 255)
+    expected = [white, MISSED, BORDER_ONLY, INVENTED, white, BORDER_ONLY, BORDER_ONLY, white]
+    assert [tuple(pixel) for pixel in differences(truth, seen)[0].tolist()] == expected
 
 
 def test_best_median_and_worst() -> None:
@@ -267,3 +334,26 @@ def test_words_for_people(tiny_run: Path) -> None:
     line = epoch_line({**read_history(tiny_run)[0], "best": True}, epochs=120)
     assert line.startswith("epoch   1/120")
     assert line.endswith("best")
+
+
+def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    import errno
+
+    from petseg import trainer
+    from shards import PetsegError
+
+    real, count = trainer.save_checkpoint, iter(range(99))
+
+    def full(path: Path, checkpoint: Any) -> None:
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, checkpoint)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", full)
+    run = tmp_path / "run"
+    with pytest.raises(PetsegError, match=rf"No space left on device.*--resume --run {run}"):
+        petseg.train(made_up_set, run=run, options={**TINY, "checkpoint_steps": 1})
+    assert load_checkpoint(run / "last.pt").position["step"] == 2
+    monkeypatch.undo()
+    petseg.train(run=run, resume=True)
+    assert len(read_history(run)) == 2
