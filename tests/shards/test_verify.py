@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_sources import tree
+from shard_sources import Maker, fill, options, tree
 
+from shards.build import build
 from shards.errors import PetsegError
 from shards.format import ROLES
 from shards.manifest import load_manifest
@@ -27,6 +28,20 @@ STORAGES = ("source", "jpeg", "raw")
 @pytest.fixture(params=STORAGES)
 def storage(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def told_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A set of each storage with something in its quarantine file, so that every file has bytes to damage."""
+    maker = Maker(tmp_path_factory.mktemp("told") / "pets")
+    maker.write("cut_1", b"broken", b"broken")
+    pets = fill(maker, 30)
+    sets = {}
+    for storage in STORAGES:
+        sets[storage] = tmp_path_factory.mktemp("told sets") / storage
+        build(pets, sets[storage], options(storage), workers=1)
+        assert all(path.stat().st_size for path in sets[storage].iterdir())
+    return sets
 
 
 @pytest.fixture
@@ -51,19 +66,17 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 @pytest.mark.faults
 def test_any_flipped_bit_is_found(
-    tiny_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    told_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     """Bits anywhere in a set, each file as likely as the next, so that manifest and index get their share."""
     rng = random.Random(20)
-    expected = {name: contents(path) for name, path in tiny_sets.items()}
-    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in tiny_sets.items()}
+    expected = {name: contents(path) for name, path in told_sets.items()}
+    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in told_sets.items()}
     for _ in range(campaign(90, 1000)):
         storage = rng.choice(STORAGES)
         folder = copies[storage]
         path = rng.choice(sorted(folder.iterdir()))
         size = path.stat().st_size
-        if not size:
-            continue
         byte, bit = rng.randrange(size), rng.randrange(8)
         flip(path, byte, bit)
         report = verify(folder)
@@ -73,7 +86,7 @@ def test_any_flipped_bit_is_found(
         check_loading(folder, expected[storage])
         flip(path, byte, bit)
     for name, folder in copies.items():
-        assert tree(folder) == tree(tiny_sets[name])
+        assert tree(folder) == tree(told_sets[name])
 
 
 def contents(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -100,13 +113,13 @@ def check_loading(folder: Path, expected: dict[str, dict[str, bytes]]) -> None:
 
 @pytest.mark.faults
 def test_truncated_grown_deleted_and_swapped_files_are_found(
-    tiny_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    told_sets: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     rng = random.Random(4)
-    expected = {name: contents(path) for name, path in tiny_sets.items()}
-    for turn in range(campaign(45, 500)):
+    expected = {name: contents(path) for name, path in told_sets.items()}
+    for turn in range(campaign(45, 1000)):
         storage = rng.choice(STORAGES)
-        folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / str(turn)))
+        folder = Path(shutil.copytree(told_sets[storage], tmp_path / str(turn)))
         files = sorted(path for path in folder.iterdir() if path.stat().st_size)
         victim, other = rng.sample(files, 2)
         action = rng.choice(["cut", "grow", "delete", "swap", "zeros", "noise", "folder"])
