@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -40,8 +41,15 @@ def at_mirror(archives: Sequence[tuple[str, str]], mirror: str) -> tuple[tuple[s
 
 def check_mirror(mirror: str) -> None:
     """Raise ``UsageError`` unless a mirror is an address of a kind that can be read."""
-    if urlsplit(mirror).scheme not in ("http", "https", "file"):
+    try:
+        parts = urlsplit(mirror)
+        complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
+    except ValueError as error:
+        raise UsageError(f"--mirror {mirror!r} is no address: {error}") from None
+    if parts.scheme not in ("http", "https", "file"):
         raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
+    if not complete or any(letter <= " " or letter > "~" for letter in mirror):
+        raise UsageError(f"--mirror {mirror!r} is no address of the form http://HOST/PATH; write %20 for a space")
 
 
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:
@@ -98,6 +106,11 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
         ) from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise SourceError(f"{url}: the archive cannot be unpacked: {error}; run the same command again") from None
+    except http.client.HTTPException as error:
+        raise SourceError(
+            f"cannot download {url}: the server broke off or does not speak HTTP ({type(error).__name__}: {error}); "
+            "run the same command again"
+        ) from None
     except OSError as error:
         if error.filename is not None and not hasattr(error, "reason") and not hasattr(error, "code"):
             raise  # about a file on this machine: the console explains it

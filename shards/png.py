@@ -98,10 +98,13 @@ def decode_plain(data: bytes, header: PngHeader) -> npt.NDArray[np.uint8]:
     expected = (header.width + 1) * header.height
     inflate = zlib.decompressobj()
     try:
-        rows = inflate.decompress(_image_data(data), expected + 1)
+        compressed = _image_data(data)
+        rows = inflate.decompress(compressed, expected + 1)
         if len(rows) != expected or not inflate.eof:
             raise PngError(f"{len(rows)} bytes of image data, expected {expected}", truncated=not inflate.eof)
-        image = Image.frombytes("L", (header.width, header.height), stored(rows), "zip", "L")
+        end = len(compressed) - len(inflate.unused_data)
+        checksum = compressed[end - 4 : end]  # zlib has just compared it with the rows
+        image = Image.frombytes("L", (header.width, header.height), stored(rows, checksum), "zip", "L")
     except (zlib.error, ValueError, OSError) as error:
         if isinstance(error, PngError):
             raise
@@ -125,14 +128,19 @@ def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int) -> bytes:
     )
 
 
-def stored(data: bytes) -> bytes:
-    """Return a zlib stream of uncompressed blocks (RFC 1950, RFC 1951 3.2.4); ``zlib.compress(data, 0)`` is slower."""
+def stored(data: bytes, checksum: bytes) -> bytes:
+    """Return a zlib stream of uncompressed blocks (RFC 1950, RFC 1951 3.2.4); ``zlib.compress(data, 0)`` is slower.
+
+    Args:
+        data: what the stream holds.
+        checksum: its Adler-32, four bytes, big endian.
+    """
     parts = [b"\x78\x01"]
     for start in range(0, len(data), _STORED_BLOCK):
         block = data[start : start + _STORED_BLOCK]
         last = start + _STORED_BLOCK >= len(data)
         parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
-    return b"".join([*parts, struct.pack(">I", zlib.adler32(data))])
+    return b"".join([*parts, checksum])
 
 
 def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:

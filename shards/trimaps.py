@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,17 @@ class Trimap:
     Attributes:
         png: an 8-bit grey PNG; the original bytes where nothing had to be mended.
         values: uint8 (height, width), 1, 2, 3.
-        class_pixels: pixels of each class, in class order.
         findings: what was mended, and remarks.
     """
 
     png: bytes
     values: Pixels
-    class_pixels: tuple[int, int, int]
     findings: list[Finding]
+
+    @cached_property
+    def class_pixels(self) -> tuple[int, int, int]:
+        """Pixels of each class, in class order; counted when asked for, as ``raw`` storage counts what it stores."""
+        return class_pixels(self.values)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,13 +61,13 @@ def audit_trimap(data: bytes) -> Trimap:
         image = foreign.open_image(data, what="trimap")
         values, more = _to_grey(image, None)
         findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
-    classes = class_pixels(values)
-    if sum(classes) != values.size:
+    least, most = int(values.min()), int(values.max())  # there are no values between 1 and 3 but the three
+    if least < TRIMAP_VALUES[0] or most > TRIMAP_VALUES[-1]:
         raise RejectedError("trimap-values", _strange_values(np.bincount(values.reshape(-1), minlength=256).tolist()))
     packed = encode_png(values) if findings else data
-    if classes[0] == 0:
+    if least > 1:
         findings = [*findings, Finding("remark", "no-animal")]
-    return Trimap(packed, values, classes, findings)
+    return Trimap(packed, values, findings)
 
 
 def encode_png(values: Pixels) -> bytes:

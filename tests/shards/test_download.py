@@ -100,6 +100,25 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
         download(tmp_path / "pets", archives=listed(tmp_path / "served", base))
 
 
+def test_a_server_that_breaks_off_is_named(tmp_path: Path) -> None:
+    class Rude(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"what?\r\n\r\n")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rude) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(SourceError, match="does not speak HTTP"):
+                download(tmp_path, archives=[(f"http://127.0.0.1:{running.server_port}/images.tar.gz", "0" * 32)])
+        finally:
+            running.shutdown()
+            thread.join()
+
+
 def test_the_archives_are_torchvisions() -> None:
     names = [url.rsplit("/", 1)[1] for url, _ in official_archives()]
     assert names == ["images.tar.gz", "annotations.tar.gz"]

@@ -136,6 +136,15 @@ BAD: list[tuple[list[str], str]] = [
     (["preview", "SET", "nowhere/sheet.png"], "no such file or folder"),
     (["sample", "out", "--count", "0"], "--count"),
     (["download", "out", "--mirror", "ftp://x"], "does not begin with http"),
+    (["download", "out", "--mirror", ""], "does not begin with http"),
+    (["download", "out", "--mirror", "http://[::1"], "is no address"),
+    (["download", "out", "--mirror", "http://x:port/"], "is no address"),
+    (["download", "out", "--mirror", "http://"], "http://HOST/PATH"),
+    (["download", "out", "--mirror", "http://my host/"], "write %20 for a space"),
+    (["download", "out", "--mirror", "http://host/\n"], "is no address"),
+    (["preview", "SET", "."], "does not end in .png"),
+    (["info", "file"], "is not a folder"),
+    (["sample", "file"], "is not a folder"),
 ]
 
 
