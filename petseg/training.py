@@ -33,7 +33,7 @@ def train(
     run: str | Path | None = None,
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
-    command: str = "petseg.train(...)",
+    command: str | None = None,
     make_reporter: Callable[[], Reporter] = Reporter,
 ) -> Path:
     """Train a network on a shard set, or go on with a run that was broken off.
@@ -44,7 +44,7 @@ def train(
         resume: go on from the run's last.pt instead of starting anew.
         options: what differs from the defaults: fields of :class:`petseg.recipe.Recipe`,
             :class:`petseg.recipe.Running` and :class:`petseg.models.ModelConfig` (``model`` is the network's name).
-        command: what would repeat this, for config.json.
+        command: what would repeat this, for config.json; None for the ``petseg-train`` command of these arguments.
         make_reporter: makes what is told of progress; silence by default. Called on rank 0, once all is checked.
 
     Returns:
@@ -56,6 +56,7 @@ def train(
     """
     options = dict(options or {})
     world = world_of_environment()
+    command = with_torchrun(command or command_of(shards, run, resume, options), world)
     checkpoint = None
     if resume:
         if run is None:
@@ -276,3 +277,26 @@ def device_name(placement: Placement) -> str:
 def command_line(program: str, arguments: list[str]) -> str:
     """Return a command as it can be pasted into a shell."""
     return shlex.join([program, *arguments])
+
+
+def command_of(shards: str | Path | None, run: str | Path | None, resume: bool, options: Mapping[str, Any]) -> str:
+    """Return the ``petseg-train`` command that does what :func:`train` was asked to do from Python."""
+    arguments = [] if shards is None else ["--shards", str(shards)]
+    arguments += [] if run is None else ["--run", str(run)]
+    arguments += ["--resume"] if resume else []
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+            arguments += [f"--{option}", text]
+    return command_line("petseg-train", arguments)
+
+
+def with_torchrun(command: str, world: World) -> str:
+    """Put before a command what starts it in as many processes as there are here."""
+    if world.size == 1:
+        return command
+    nodes = f"--nnodes {world.size // world.local_size} " if world.size > world.local_size else ""
+    return f"torchrun {nodes}--nproc-per-node {world.local_size} --no-python -- {command}"

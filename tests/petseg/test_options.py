@@ -111,6 +111,9 @@ def test_every_option_of_train_arrives() -> None:
     for parameter in train.params:
         if not isinstance(parameter, click.Option) or parameter.name in outside:
             continue
+        assert parameter.name == parameter.opts[0].removeprefix("--").replace(
+            "-", "_"
+        )  # what the shell says is its field
         changed = apply_options(recipe, running, {str(parameter.name): "changed"})
         after = {**msgspec.to_builtins(changed[0]), **msgspec.to_builtins(changed[1])}
         flat = {name: value for name, value in after.items() if before[name] != value}

@@ -357,3 +357,20 @@ def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_pa
     monkeypatch.undo()
     petseg.train(run=run, resume=True)
     assert len(read_history(run)) == 2
+
+
+def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> None:
+    import shlex
+
+    from petseg.distributed import World
+    from petseg.training import with_torchrun
+
+    command = json.loads((tiny_run / "config.json").read_text())["command"]
+    words = shlex.split(command)
+    assert words[0] == "petseg-train"
+    context = train.make_context("petseg-train", words[1:])  # it is one that the shell's command takes
+    assert context.params["shards"] == made_up_set
+    assert context.params["widths"] == (8, 16)
+    assert context.params["lr"] == 0.01
+    four = with_torchrun(command, World(rank=0, size=4, local_rank=0, local_size=2))
+    assert four == f"torchrun --nnodes 2 --nproc-per-node 2 --no-python -- {command}"
