@@ -5,6 +5,7 @@
 #   make test              the tests              make check    ruff, formatting, types
 #   make test-faults       the fault tests as long campaigns (kills, flipped bits)
 #   make bench             all benchmarks         make clean    removes what the targets made, the environment too
+#   make bench-compare     ten tries: is a planted handicap found, are two runs of the same thing called the same?
 
 PYTHON ?= python3
 VENV   := .venv
@@ -19,10 +20,10 @@ BENCH  := bench-results
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults check format bench bench-figures clean
+.PHONY: help install demo test test-faults check format bench bench-figures bench-compare clean
 
 help:
-	@sed -n '3,7p' Makefile | sed 's/^# *//'
+	@sed -n '3,8p' Makefile | sed 's/^# *//'
 
 # The stamps make the installation run once, and again when what is installed changes.
 $(VENV)/bin/python:
@@ -76,7 +77,7 @@ bench: $(VENV)/.installed
 	$(BIN)/petseg-shard build $(BENCH_PETS) $(BENCH)/shards --split random --fractions 0.5,0.5,0 \
 	    --samples-per-shard 60 --overwrite
 	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,loader)
-	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,cold) --cache cold --augment none \
+	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,cold) --cache cold --augment none --starts 0 --soak 0 \
 	    --storages source --peers petseg,tutorial,tuned,webdataset
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,consumer) --consumer-rate 2000 \
@@ -86,6 +87,10 @@ bench: $(VENV)/.installed
 bench-figures:
 	$(BIN)/petseg-bench figures $(foreach name,loader cold train consumer build,$(BENCH)/$(name).json) \
 	    --into README.md --into docs/performance.md --plot docs/loader.svg
+
+# Wants a machine that does nothing else.
+bench-compare: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/bench/test_bench_commands.py -k handicap --campaign --timeout 7200
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 OUTPUTS = --json $(BENCH)/$(1).json --page $(BENCH)/$(1).html --plot $(BENCH)/$(1).svg

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.compare import compare_results as compare_results
-    from bench.loader_bench import LoaderSettings as LoaderSettings
     from bench.loader_bench import run_loader_bench as run_loader_bench
+    from bench.loader_settings import LoaderSettings as LoaderSettings
     from bench.results import Results as Results
     from bench.results import read_results as read_results
 
 _PLACES = {
-    "LoaderSettings": "bench.loader_bench",
+    "LoaderSettings": "bench.loader_settings",
     "Results": "bench.results",
     "compare_results": "bench.compare",
     "read_results": "bench.results",

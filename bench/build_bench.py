@@ -19,8 +19,8 @@ from PIL import Image
 from bench.environment import Started, usable_cores
 from bench.gpu import gpu_names
 from bench.limits import Probe, decode_jpeg, run_probe
-from bench.loader_bench import Note
-from bench.process_tree import memory_bytes, watch_memory
+from bench.loader_settings import Note
+from bench.process_tree import cpu_seconds, memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
 from shards.build import build, options_from
 from shards.errors import UsageError
@@ -63,6 +63,7 @@ class _Way:
     run: Callable[[Path], object]
     limit: str = ""
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     bytes: int = 0
     peak: int = 0
 
@@ -114,6 +115,7 @@ def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
                 bytes=way.bytes,
                 peak_memory_bytes=way.peak,
                 limit=way.limit,
+                cpu_seconds=tuple(way.cpu_seconds),
             )
             for way in ways
         ),
@@ -211,13 +213,14 @@ def _time(way: _Way, out: Path, *, keep: bool) -> None:
     """Run a way once, to the disk, and remove what it made."""
     before = memory_bytes(os.getpid())
     with watch_memory(os.getpid(), every=0.05) as peak:
-        start = time.perf_counter()
+        cpu, start = cpu_seconds(os.getpid()), time.perf_counter()
         way.run(out)
         os.sync()  # all ways pay for writing, not only those that flush by themselves
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
     if keep:
         way.seconds.append(seconds)
+        way.cpu_seconds.append(cpu)
         way.bytes = sum(path.stat().st_size for path in files)
         way.peak = max(way.peak, peak.bytes - before)
     if out.is_dir():

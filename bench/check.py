@@ -34,7 +34,7 @@ class Reference:
     Attributes:
         index: which samples of the split, int64 (M,).
         image: uint8 (M, 3, S, S).
-        mask: uint8 (M, 3, S, S), one-hot.
+        mask: uint8 (M, 3, S, S), one-hot, or (M, S, S), classes 0, 1, 2: the form that is asked for.
     """
 
     index: npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ def check_epoch(batches: Iterable[Delivered], samples: int, size: int, reference
     differences: list[float] = []
     wrong = pixels = 0
     for batch in batches:
-        _check_form(batch, size)
+        _check_form(batch, size, onehot=reference.mask.ndim == 4)
         index = batch.index[batch.index >= 0]
         if len(index) and index.max() >= samples:
             raise CheckError(f"delivered sample {index.max()} of a split of {samples}")
@@ -97,11 +97,10 @@ def check_epoch(batches: Iterable[Delivered], samples: int, size: int, reference
             continue
         places = slot[batch.index[rows]]
         image, mask = batch.image[rows].cpu().numpy(), batch.mask[rows].cpu().numpy()
-        if not (mask.sum(axis=1) == 1).all():
-            raise CheckError("a mask is not one-hot: its channels do not sum to 1 at every pixel")
+        classes = _classes(mask)
         gap = np.abs(image.astype(np.int16) - reference.image[places])
         differences += gap.mean(axis=(1, 2, 3), dtype=np.float64).tolist()
-        wrong += int((mask.argmax(axis=1) != reference.mask[places].argmax(axis=1)).sum())
+        wrong += int((classes != _classes(reference.mask[places])).sum())
         pixels += len(rows) * size * size
     return Check(
         delivered=int(seen.sum()),
@@ -143,12 +142,29 @@ def judge(check: Check, *, image_differs: bool, mask_differs: bool) -> None:
         )
 
 
-def _check_form(batch: Delivered, size: int) -> None:
-    shape = (len(batch.index), 3, size, size)
-    for name, tensor in (("image", batch.image), ("mask", batch.mask)):
+def _check_form(batch: Delivered, size: int, *, onehot: bool) -> None:
+    image = (len(batch.index), 3, size, size)
+    mask = image if onehot else (len(batch.index), size, size)
+    for name, tensor, shape in (("image", batch.image, image), ("mask", batch.mask, mask)):
         found = tuple(tensor.shape), _dtype(tensor)
         if found != (shape, "uint8"):
             raise CheckError(f"its {name} is {found[1]} {found[0]}, expected uint8 {shape}")
+
+
+def _classes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.integer[Any]]:
+    """Return masks of either form as classes (B, S, S).
+
+    Raises:
+        CheckError: a pixel has no class, or several.
+    """
+    if mask.ndim == 3:
+        if mask.max(initial=0) > 2:
+            raise CheckError(f"a mask holds class {mask.max()}; classes are 0, 1 and 2")
+        return mask
+    if not ((mask <= 1).all() and (mask.sum(axis=1) == 1).all()):
+        raise CheckError("a mask is not one-hot: its channels do not sum to 1 at every pixel")
+    classes: npt.NDArray[np.integer[Any]] = mask.argmax(axis=1)
+    return classes
 
 
 def _dtype(tensor: torch.Tensor | Any) -> str:

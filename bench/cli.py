@@ -45,6 +45,13 @@ def main() -> None:
 @click.option("--seconds", default=1.0, show_default=True, help="How long one repeat takes, in whole epochs.")
 @click.option("--augment", type=click.Choice(["none", "train", "both"]), default="both", show_default=True)
 @click.option(
+    "--mask",
+    type=click.Choice(["onehot", "index", "both"]),
+    default="both",
+    show_default=True,
+    help="Form of the masks; both: one-hot, and of raw storage, in evaluation, class indices too.",
+)
+@click.option(
     "--cache",
     type=click.Choice(["warm", "cold", "both"]),
     default="warm",
@@ -53,6 +60,8 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--starts", default=3, show_default=True, help="Starts of a fresh process to its first batch; 0: none.")
+@click.option("--soak", default=100, show_default=True, help="Epochs in a row, to see memory grow or not; 0: none.")
 @click.option("--source", type=PATH, help="Read the pictures of file-based loaders from here, the set's own source.")
 @click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
 @click.option(
@@ -65,7 +74,8 @@ def loader(
     *, json_file: Path | None, page: Path | None, plot: Path | None, storages: str, peers: str, **options: object
 ) -> None:
     """Pictures per second of our loader and of others, over the same pictures, checked to be the same work."""
-    from bench.loader_bench import LoaderSettings, run_loader_bench
+    from bench.loader_bench import run_loader_bench
+    from bench.loader_settings import LoaderSettings
 
     check_writable(json_file=json_file, page=page, plot=plot)
     settings = LoaderSettings(storages=split_names(storages), peers=split_names(peers), **options)  # type: ignore[arg-type]
@@ -115,7 +125,7 @@ def train(
     plot: Path | None,
 ) -> None:
     """How much of the network's speed the loader costs: loader alone, training in memory, training for real."""
-    from bench.loader_bench import LoaderSettings
+    from bench.loader_settings import LoaderSettings
     from bench.train_bench import TrainSettings, run_consumer_bench, run_train_bench
 
     check_writable(json_file=json_file, page=page, plot=plot)

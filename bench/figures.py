@@ -1,7 +1,8 @@
 """Puts figures of runs into documents, between markers, so that no number in them is typed by hand.
 
 A document holds ``<!-- figures: NAME -->`` and, later, ``<!-- end of figures -->``; what stands between is replaced.
-NAME is the name of a file of results without its ending, with ``-full`` for all columns.
+NAME is the name of a file of results without its ending, with ``-full`` for all tables; without it there are the
+figure and the project's goals, or where a run has no goals, its table.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench.goals import verdicts
 from bench.page import cache_note
 from bench.results import Results
 from bench.table import (
     BUILD_HEADINGS,
+    GOAL_HEADINGS,
     LIMIT_HEADINGS,
     LOADER_HEADINGS,
     TRAIN_HEADINGS,
     all_marks,
     build_cells,
+    goal_cells,
     limit_cells,
     loader_cells,
+    process_parts,
     sections,
     train_cells,
 )
@@ -28,7 +33,6 @@ from shards.errors import UsageError
 from shards.files import write_atomically
 
 _BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
-_SHORT = ("loader", "pictures/s", "least..most", "CPU s/1000", "peak MiB")
 
 
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
@@ -77,14 +81,12 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
     ]
     if plot:
         parts.append(f"![pictures per second of each loader, on a logarithmic scale]({plot})")
-    marks = all_marks(results.lines)
-    for title, lines in sections(results.lines):
-        rows = [loader_cells(line, results, marks) for line in lines]
-        columns = range(len(LOADER_HEADINGS)) if full else [LOADER_HEADINGS.index(heading) for heading in _SHORT]
-        shown = [[row[column] for column in columns] for row in rows]
-        parts += [f"**{title}**", markdown_table([LOADER_HEADINGS[column] for column in columns], shown)]
-    if marks:
-        parts.append("\n".join(f"{number}. {mark}" for number, mark in enumerate(marks, start=1)))
+    if found := verdicts(results):
+        parts.append(markdown_table(GOAL_HEADINGS, map(goal_cells, found), left=len(GOAL_HEADINGS)))
+        if not full:
+            return "\n\n".join(parts)
+    parts += _loader_parts(results)
+    parts += [markdown_table(headings, rows) for _, headings, rows in process_parts(results)]
     if results.train:
         parts.append(markdown_table(TRAIN_HEADINGS, map(train_cells, results.train)))
     if results.build:
@@ -92,12 +94,36 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
     if full and results.limits:
         parts += ["**What is possible**", markdown_table(LIMIT_HEADINGS, map(limit_cells, results.limits))]
     if full and results.left:
-        parts.append("\n".join(f"- not measured: {left.name}: {left.reason}" for left in results.left))
+        parts.append("\n".join(f"- not measured: {left_text(names, reason)}" for reason, names in by_reason(results)))
     return "\n\n".join(parts)
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown; the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + "|".join(["---"] + ["---:"] * (len(headings) - 1)) + "|"]
+def _loader_parts(results: Results) -> list[str]:
+    marks, parts = all_marks(results.lines), []
+    for title, lines in sections(results.lines):
+        rows = [loader_cells(line, results, marks) for line in lines]
+        parts += [f"**{title}**", markdown_table(LOADER_HEADINGS, rows)]
+    if marks:
+        parts.append("\n".join(f"{number}. {mark}" for number, mark in enumerate(marks, start=1)))
+    return parts
+
+
+def by_reason(results: Results) -> list[tuple[str, list[str]]]:
+    """Return each reason why lines were not measured, with their names."""
+    found: dict[str, list[str]] = {}
+    for left in results.left:
+        found.setdefault(left.reason, []).append(left.name)
+    return list(found.items())
+
+
+def left_text(names: Sequence[str], reason: str) -> str:
+    """Say which lines were not measured, and why."""
+    return f"{', '.join(names)}: {reason}"
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Return a table in Markdown; so many columns to the left, the others to the right."""
+    sides = ["---"] * left + ["---:"] * (len(headings) - left)
+    lines = ["| " + " | ".join(headings) + " |", "|" + "|".join(sides) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

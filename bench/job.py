@@ -6,8 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-CHANNELS = 3
-
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a comparison of loaders.
@@ -28,6 +26,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         seed: of order and augmentation.
         workers: processes or threads; 0: the peer tries several and keeps the fastest.
         cores: that this process may use.
+        mask: form of the masks: ``onehot`` (B, 3, S, S) or ``index`` (B, S, S), as our Loader's.
         device: ``cpu`` or ``cuda``.
         engine: of our own loader; empty for others.
         handicap: the part of its speed that the peer is to lose, 0 for a real measurement.
@@ -47,14 +46,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     workers: int
     cores: int
+    mask: str = "onehot"
     device: str = "cpu"
     engine: str = ""
     handicap: float = 0.0
 
     @property
-    def pixel_bytes(self) -> int:
-        """Bytes of one sample as delivered: three channels of picture, three of mask."""
-        return 2 * CHANNELS * self.size * self.size
+    def onehot(self) -> bool:
+        """Whether masks are one-hot."""
+        return self.mask == "onehot"
 
     def read_keys(self) -> list[str]:
         """Return the key of every sample of the split, by index."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from bench.goals import verdicts
 from bench.plot import draw_figure
 from bench.results import Results
 from bench.table import (
     BUILD_HEADINGS,
+    GOAL_HEADINGS,
     GPU_HEADINGS,
     LIMIT_HEADINGS,
     LOADER_HEADINGS,
     TRAIN_HEADINGS,
     all_marks,
     build_cells,
+    goal_cells,
     gpu_rows,
     limit_cells,
     loader_cells,
+    process_parts,
     sections,
     train_cells,
 )
@@ -30,7 +34,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
 th { border-bottom: 2px solid #94a3b8; vertical-align: bottom }
-td:first-child, th:first-child, td.text { text-align: left }
+td:first-child, th:first-child, td.text, table.text td, table.text th { text-align: left }
 tr.ours td { color: #c2410c; font-weight: 600 }
 .scroll { overflow-x: auto } svg { max-width: 100%; height: auto }
 code { background: #f1f5f9; padding: .1rem .3rem }
@@ -46,8 +50,13 @@ def render_page(results: Results) -> str:
         f"<h1>petseg-bench {results.kind}</h1>",
         f"<p>{escape(_summary(results))}</p>",
         f"<figure class=scroll>{_svg(results)}</figure>",
-        *_loader_parts(results),
     ]
+    if found := verdicts(results):
+        rows = [goal_cells(verdict) for verdict in found]
+        parts += ["<h2>The project's goals</h2>", _table(GOAL_HEADINGS, rows, text=True)]
+    parts += _loader_parts(results)
+    for title, headings, rows in process_parts(results):
+        parts += [f"<h2>{escape(title.capitalize())}</h2>", _table(headings, rows)]
     if results.train:
         parts += ["<h2>Training, pictures/s</h2>", _table(TRAIN_HEADINGS, map(train_cells, results.train))]
     if results.build:
@@ -136,13 +145,15 @@ def _environment(results: Results) -> str:
     return f"<div class=scroll><table>{body}</table></div>"
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, ours: Sequence[bool] = ()) -> str:
+def _table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, ours: Sequence[bool] = (), text: bool = False
+) -> str:
     head = "".join(f"<th>{escape(heading)}" for heading in headings)
     body = []
     for number, row in enumerate(rows):
         kind = " class=ours" if number < len(ours) and ours[number] else ""
         body.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}" for cell in row))
-    return f"<div class=scroll><table><tr>{head}{''.join(body)}</table></div>"
+    return f"<div class=scroll><table{' class=text' if text else ''}><tr>{head}{''.join(body)}</table></div>"
 
 
 def _svg(results: Results) -> str:

@@ -130,7 +130,9 @@ class Line(_Entry, frozen=True, kw_only=True):
     Attributes:
         name: unique within a run; what ``compare`` joins by.
         peer, storage, engine, device: which loader, on what, and where.
+        default: whether it is what our Loader takes by itself on this storage; False for others.
         augment: with training augmentation.
+        mask: form of the masks.
         cache: ``warm``, or ``cold``: the files were dropped from the page cache before each repeat.
         workers: processes or threads; 0: the loader's own choice.
         tried: pictures per second in a short trial, by number of workers.
@@ -150,6 +152,8 @@ class Line(_Entry, frozen=True, kw_only=True):
     engine: str
     device: str
     augment: bool
+    mask: Literal["onehot", "index"] = "onehot"
+    default: bool = False
     cache: Literal["warm", "cold"]
     workers: int
     tried: dict[str, float]
@@ -229,6 +233,40 @@ class TrainLine(_Entry, frozen=True, kw_only=True):
     gpu: GpuCost | None = None
 
 
+class StartLine(_Entry, frozen=True, kw_only=True):
+    """From starting a fresh Python process until something is there.
+
+    Attributes:
+        name: what is waited for.
+        storage: of the set whose first batch it is; empty for an import alone.
+        seconds: of each repeat.
+    """
+
+    name: str
+    storage: str
+    seconds: tuple[float, ...]
+
+
+class SoakLine(_Entry, frozen=True, kw_only=True):
+    """The memory of our loader's process over many epochs in a row.
+
+    Attributes:
+        name: storage and engine.
+        epochs: as many.
+        samples: in an epoch.
+        batch_bytes: one batch's pixels, picture and mask.
+        prefetch: batches that are kept ready.
+        memory_bytes: after each epoch, see :func:`bench.process_tree.memory_bytes`.
+    """
+
+    name: str
+    epochs: int
+    samples: int
+    batch_bytes: int
+    prefetch: int
+    memory_bytes: tuple[int, ...]
+
+
 class BuildLine(_Entry, frozen=True, kw_only=True):
     """Packing, or a part of it.
 
@@ -240,6 +278,7 @@ class BuildLine(_Entry, frozen=True, kw_only=True):
         bytes: that came out.
         peak_memory_bytes: of the process and its workers, beyond what the process had before.
         limit: name of the limit that it is held against, see :class:`Limit`; empty for none.
+        cpu_seconds: user + system time of the process and its workers, each repeat.
     """
 
     name: str
@@ -249,6 +288,7 @@ class BuildLine(_Entry, frozen=True, kw_only=True):
     bytes: int
     peak_memory_bytes: int
     limit: str = ""
+    cpu_seconds: tuple[float, ...] = ()
 
     @property
     def rates(self) -> list[float]:
@@ -266,6 +306,8 @@ class Results(_Entry, frozen=True, kw_only=True):
     data: Data
     settings: dict[str, Any]
     lines: tuple[Line, ...] = ()
+    starts: tuple[StartLine, ...] = ()
+    soak: tuple[SoakLine, ...] = ()
     train: tuple[TrainLine, ...] = ()
     build: tuple[BuildLine, ...] = ()
     left: tuple[Left, ...] = ()

@@ -22,6 +22,7 @@ from bench.check import Reference, check_epoch, collect_reference
 from bench.consumer import consume
 from bench.job import Job
 from bench.peers import make_peer
+from bench.process_tree import memory_bytes
 from bench.timing import Stopwatch
 from bench.train_job import TrainJob
 from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
@@ -99,6 +100,15 @@ class Server:
         """Let a consumer of ``rate`` pictures/s take whole epochs for about ``seconds``."""
         epochs = max(1, round(seconds / max(self.epoch_seconds, self.job.samples / rate)))
         return consume(self.peer, self.job, rate=rate, epochs=epochs, first_epoch=self.watch.skip(epochs))
+
+    def soak(self, epochs: int, seconds: float) -> dict[str, Any]:
+        """Run many epochs, no longer than so many seconds, and look at this process's memory after each."""
+        started = time.perf_counter()
+        found: list[int] = []
+        while len(found) < epochs and (not found or time.perf_counter() - started < seconds):
+            self.watch.run(1)
+            found.append(memory_bytes(os.getpid()))
+        return {"memory_bytes": found, "prefetch": getattr(self.peer, "prefetch", lambda: 0)()}
 
     def close(self) -> None:
         """Stop the peer."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.results import BuildLine, Limit, Line, Results, TrainLine
+from bench.goals import Verdict, start_times, times_baseline, times_text, verdicts
+from bench.results import BuildLine, Limit, Line, Results, SoakLine, StartLine, TrainLine
+from bench.starts import BASELINE as START_BASELINE
 from bench.statistics import spread
 from bench.verdict import bound, share_of_limit
 
@@ -26,15 +28,17 @@ def print_results(results: Results) -> None:
         console.print(limits_table(results.limits))
     for title, lines in sections(results.lines):
         console.print(loader_table(title, lines, results))
+    for heading, headings, rows in process_parts(results):
+        console.print(_filled(heading, headings, rows, text_columns=(0,)))
     if results.train:
         console.print(train_table(results.train))
     if results.build:
         console.print(build_table(results.build, results.limits))
     if rows := gpu_rows(results):
-        table = _table("the GPU's side", GPU_HEADINGS, text_columns=(0,))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(_filled("the GPU's side", GPU_HEADINGS, rows, text_columns=(0,)))
+    if found := verdicts(results):
+        rows = [goal_cells(verdict) for verdict in found]
+        console.print(_filled("the project's goals", GOAL_HEADINGS, rows, text_columns=(0, 1, 2, 3, 4)))
     for number, mark in enumerate(all_marks(results.lines), start=1):
         console.print(f"[{number}] {mark}", markup=False, highlight=False)
     for left in results.left:
@@ -42,14 +46,15 @@ def print_results(results: Results) -> None:
 
 
 def sections(lines: Iterable[Line]) -> list[tuple[str, list[Line]]]:
-    """Group lines that did the same: by cache, augmentation and storage; fastest first."""
-    groups: dict[tuple[str, bool, str], list[Line]] = {}
+    """Group lines that did the same: by cache, augmentation, masks and storage; fastest first."""
+    groups: dict[tuple[str, bool, str, str], list[Line]] = {}
     for line in lines:
-        groups.setdefault((line.cache, line.augment, line.storage), []).append(line)
+        groups.setdefault((line.cache, line.augment, line.mask, line.storage), []).append(line)
     titled = []
-    for (cache, augment, storage), group in groups.items():
-        what = "with training augmentation" if augment else "evaluation"
-        title = f"{storage} storage, {what}, page cache {cache}"
+    for (cache, augment, mask, storage), group in groups.items():
+        what = "training augmentation" if augment else "evaluation"
+        form = "one-hot masks" if mask == "onehot" else "class-index masks"
+        title = f"{storage} storage, {what}, {form}, page cache {cache}"
         titled.append((title, sorted(group, key=lambda line: -spread(line.rates).median)))
     return titled
 
@@ -65,8 +70,8 @@ def mark_numbers(line: Line, marks: list[str]) -> str:
 
 
 def loader_cells(line: Line, results: Results, marks: list[str]) -> list[str]:
-    """Return one row: name, rate, spread, limit, bound, p95, processor time, memory, workers."""
-    rate = spread(line.rates)
+    """Return one row: name, rate, spread, times the tutorial, limit, bound, p95, processor time, memory, workers."""
+    rate, times = spread(line.rates), times_baseline(line, results)
     p95 = spread([repeat.batch_ms[1] for repeat in line.repeats]).median
     share = share_of_limit(line, results.limits)
     return [
@@ -74,6 +79,7 @@ def loader_cells(line: Line, results: Results, marks: list[str]) -> list[str]:
         f"{mark_numbers(line, marks)}",
         f"{rate.median:,.0f}",
         f"{rate.least:,.0f}..{rate.most:,.0f}",
+        "" if times is None else times_text(times),
         "" if share is None else f"{share:.0%}",
         bound(line, results.limits, results.environment.cores),
         f"{p95:,.1f}",
@@ -87,6 +93,7 @@ LOADER_HEADINGS = (
     "loader",
     "pictures/s",
     "least..most",
+    "tutorial",
     "of limit",
     "bound by",
     "p95 batch ms",
@@ -99,7 +106,7 @@ LOADER_HEADINGS = (
 def loader_table(title: str, lines: list[Line], results: Results) -> Table:
     """Return the table of one group of lines."""
     marks = all_marks(results.lines)
-    table = _table(title, LOADER_HEADINGS, text_columns=(0, 4, 8))
+    table = _table(title, LOADER_HEADINGS, text_columns=(0, 5, 9))
     for line in lines:
         table.add_row(*loader_cells(line, results, marks))
     return table
@@ -189,7 +196,62 @@ def gpu_rows(results: Results) -> list[list[str]]:
     ]
 
 
-BUILD_HEADINGS = ("packing", "workers", "pictures/s", "least..most", "of limit", "seconds", "MiB written", "peak MiB")
+GOAL_HEADINGS = ("goal", "asked", "measured", "reached", "what limits it")
+
+
+def goal_cells(verdict: Verdict) -> list[str]:
+    """Return one row of the table of goals."""
+    return [verdict.goal, verdict.asked, verdict.measured, "yes" if verdict.reached else "no", verdict.limited_by]
+
+
+START_HEADINGS = ("fresh process until", "seconds", "least..most", "import torch")
+SOAK_HEADINGS = (
+    "memory over many epochs",
+    "epochs",
+    "after the 1st MiB",
+    "highest MiB",
+    "after the last MiB",
+    "batches ready MiB",
+)
+
+
+def process_parts(results: Results) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """Return title, headings and rows of what was found about our loader's process: its start, and its memory."""
+    parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
+    base = next((line for line in results.starts if line.name == START_BASELINE), None)
+    if results.starts:
+        parts.append(
+            ("from a fresh process to the first batch", START_HEADINGS, [start_cells(x, base) for x in results.starts])
+        )
+    if results.soak:
+        parts.append(("memory of the process, epoch after epoch", SOAK_HEADINGS, [soak_cells(x) for x in results.soak]))
+    return parts
+
+
+def start_cells(line: StartLine, base: StartLine | None) -> list[str]:
+    """Return one row of the table of starts."""
+    found = spread(line.seconds)
+    times = "" if base is None else times_text(start_times(line, base))
+    return [line.name, f"{found.median:.2f}", f"{found.least:.2f}..{found.most:.2f}", times]
+
+
+def soak_cells(line: SoakLine) -> list[str]:
+    """Return one row of the table of memory."""
+    shown = [line.memory_bytes[0], max(line.memory_bytes), line.memory_bytes[-1], line.prefetch * line.batch_bytes]
+    return [line.name, str(line.epochs), *(f"{value / 2**20:,.0f}" for value in shown)]
+
+
+BUILD_HEADINGS = (
+    "packing",
+    "workers",
+    "pictures/s",
+    "least..most",
+    "of limit",
+    "CPU s/1000",
+    "seconds",
+    "MiB written",
+    "peak MiB",
+)
 
 
 def build_cells(line: BuildLine, limits: Sequence[Limit]) -> list[str]:
@@ -202,6 +264,7 @@ def build_cells(line: BuildLine, limits: Sequence[Limit]) -> list[str]:
         f"{rate.median:,.0f}",
         f"{rate.least:,.0f}..{rate.most:,.0f}",
         share,
+        f"{1000 * sum(line.cpu_seconds) / (line.pictures * len(line.cpu_seconds)):.2f}" if line.cpu_seconds else "",
         f"{spread(line.seconds).median:.2f}",
         f"{line.bytes / 2**20:,.1f}",
         f"{line.peak_memory_bytes / 2**20:,.0f}",
@@ -213,6 +276,15 @@ def build_table(lines: Iterable[BuildLine], limits: Sequence[Limit]) -> Table:
     table = _table("packing", BUILD_HEADINGS, text_columns=(0,))
     for line in lines:
         table.add_row(*build_cells(line, limits))
+    return table
+
+
+def _filled(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: tuple[int, ...]
+) -> Table:
+    table = _table(title, tuple(headings), text_columns=text_columns)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

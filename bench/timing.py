@@ -96,8 +96,8 @@ class Stopwatch:
 
 def _touch(batch: Delivered) -> None:
     """Read the last value of both tensors."""
-    int(batch.image[-1, -1, -1, -1])
-    int(batch.mask[-1, -1, -1, -1])
+    for tensor in (batch.image, batch.mask):
+        int(tensor[(-1,) * tensor.ndim])
 
 
 class _CudaClock:

@@ -13,7 +13,8 @@ from bench.check import CheckError
 from bench.driver import PeerProcess
 from bench.environment import Started
 from bench.gpu import gpu_names, why_no_gpu
-from bench.loader_bench import LoaderSettings, Note, open_lanes
+from bench.lanes import open_lanes
+from bench.loader_settings import LoaderSettings, Note, Pass
 from bench.results import Data, GpuCost, Left, Results, TrainLine
 from bench.train_job import TrainJob
 from bench.workspace import open_workspace
@@ -177,7 +178,8 @@ def run_consumer_bench(settings: LoaderSettings, *, rate: float, note: Note) -> 
         ) as workspace,
         ExitStack() as stack,
     ):
-        lanes = open_lanes(settings, workspace, augment=settings.augment == "train", left=left, stack=stack, note=note)
+        one = Pass(settings.augment == "train", "warm", "onehot")
+        lanes = open_lanes(settings, workspace, one, left=left, stack=stack, note=note)
         consumed: dict[str, list[dict[str, Any]]] = {lane.name: [] for lane in lanes}
         for number in range(settings.repeats):
             for lane in lanes:

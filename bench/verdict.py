@@ -10,6 +10,8 @@ from bench.statistics import spread
 NEAR = 0.7  # of a limit: from there on, that part of the work is what bounds a loader
 BUSY = 0.85  # of the cores' time: from there on, the processor is
 
+ONE_HOT_BYTES, INDEX_BYTES = 6, 4  # of output for each pixel: three of picture, and three or one of mask
+
 
 def limits_for(line: Line, limits: Sequence[Limit]) -> dict[str, float]:
     """Return the limits that hold for a line: pictures per second by name.
@@ -18,6 +20,8 @@ def limits_for(line: Line, limits: Sequence[Limit]) -> dict[str, float]:
     """
     found = {limit.name: spread(limit.rates).median for limit in limits if limit.storage in ("", line.storage)}
     scaled = found.pop("decode, scaled", None)
+    if line.mask == "index" and "copy" in found:
+        found["copy"] *= ONE_HOT_BYTES / INDEX_BYTES
     if scaled is not None:
         found["decode"] = max(scaled, found.get("decode", 0.0))
     return found

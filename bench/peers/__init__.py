@@ -43,6 +43,7 @@ class PeerSpec:
         storages: what it can read.
         augments: whether it has the training augmentation.
         needs: modules that must be installed, beyond those that petseg itself needs.
+        install: how to install them.
         less: what it does less, or otherwise, than ours.
         ours: whether it is petseg's own loader.
         converts: whether it reads a format of its own, made from the pictures beforehand.
@@ -55,6 +56,7 @@ class PeerSpec:
     storages: tuple[str, ...] = ("source",)
     augments: bool = False
     needs: tuple[str, ...] = ()
+    install: str = "make peers, or pip install 'petseg[peers]'"
     less: tuple[Less, ...] = ()
     ours: bool = False
     converts: bool = False
@@ -104,6 +106,7 @@ PEERS: tuple[PeerSpec, ...] = (
         title="DALI's own fn.readers.webdataset",
         storages=ALL,
         needs=("nvidia.dali",),
+        install="NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120",
         less=(_BUFFER,),
         reads_ahead=True,
     ),
@@ -141,8 +144,9 @@ PEERS: tuple[PeerSpec, ...] = (
         title="FFCV",
         storages=ALL,
         needs=("ffcv",),
+        install="make peers; it needs packages of the system, see docs/performance.md",
         less=(
-            Less("stores masks as they are delivered, one-hot at the output size: nothing is decoded or resized"),
+            Less("stores masks as they are delivered, at the output size: nothing is decoded, resized or made one-hot"),
             Less("encodes the JPEGs anew when packing, and averages areas", ("source", "jpeg"), image=True),
             Less("resizes trimaps when packing", ("source",)),
         ),

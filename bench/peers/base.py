@@ -24,7 +24,7 @@ class Delivered:
 
     Attributes:
         image: uint8 (B, 3, S, S), red-green-blue, in any memory format.
-        mask: uint8 (B, 3, S, S), one-hot: animal, background, border.
+        mask: uint8 (B, 3, S, S), one-hot: animal, background, border; or uint8 (B, S, S) with 0, 1, 2, as the job says.
         index: int64 (B,), which sample of the split; -1 for padding, which is not counted.
     """
 

@@ -81,7 +81,7 @@ class DaliReader:
             image = fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
             trimap = fn.squeeze(fn.resize(trimap, size=size, interp_type=types.INTERP_NN), axes=[2])
         classes = trimap - types.Constant(1, dtype=types.UINT8)
-        mask = fn.one_hot(classes, num_classes=3, axis=2, dtype=types.UINT8)
+        mask = fn.one_hot(classes, num_classes=3, axis=2, dtype=types.UINT8) if self.job.onehot else classes
         key = fn.slice(meta, 0, KEY_BYTES, axes=[0], out_of_bounds_policy="pad", normalized_anchor=False,
                        normalized_shape=False)  # fmt: skip
         return image, mask, key

@@ -85,35 +85,43 @@ class FastDecoder:
         return _decode_image(image, min(height, classes.shape[0]), min(width, classes.shape[1])), classes
 
 
-def collate(items: Sequence[Item], *, pin: bool = False) -> Delivered:
-    """Stack items into one batch: tensors channels_last, masks one-hot."""
-    image, mask, index = stack(items)
+def collate(items: Sequence[Item], *, onehot: bool, pin: bool = False) -> Delivered:
+    """Stack items into one batch: tensors channels_last, masks one-hot or class indices."""
+    image, mask, index = stack(items, onehot=onehot)
     return deliver(image, mask, index, pin=pin)
 
 
-def stack(items: Sequence[Item]) -> tuple[Pixels, Pixels, npt.NDArray[np.int64]]:
-    """Return pictures (B, S, S, 3), one-hot masks (B, S, S, 3) and indices (B,)."""
+def stack(items: Sequence[Item], *, onehot: bool) -> tuple[Pixels, Pixels, npt.NDArray[np.int64]]:
+    """Return pictures (B, S, S, 3), masks, one-hot (B, S, S, 3) or classes 0, 1, 2 (B, S, S), and indices (B,)."""
     image = np.stack([item.image for item in items])
-    mask = (np.stack([item.trimap for item in items])[..., None] == _CLASSES).view(np.uint8)
+    trimaps = np.stack([item.trimap for item in items])
+    mask = (trimaps[..., None] == _CLASSES).view(np.uint8) if onehot else trimaps - np.uint8(1)
     return image, mask, np.array([item.index for item in items], dtype=np.int64)
 
 
 def deliver(image: Pixels | Any, mask: Pixels | Any, index: Any, *, pin: bool = False) -> Delivered:
-    """Return arrays or tensors (B, S, S, C) as a batch (B, C, S, S), without a copy unless pinned."""
+    """Return arrays or tensors (B, S, S, C) as a batch (B, C, S, S), not copied unless pinned; (B, S, S) as it is."""
     import torch
 
-    tensors = [torch.as_tensor(pixels).permute(0, 3, 1, 2) for pixels in (image, mask)]
+    tensors = [torch.as_tensor(pixels) for pixels in (image, mask)]
+    tensors = [tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor for tensor in tensors]
     if pin:
         tensors = [tensor.pin_memory() for tensor in tensors]
     return Delivered(tensors[0], tensors[1], np.asarray(index, dtype=np.int64))
 
 
-def tensors(items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Collate for a DataLoader, whose workers hand tensors over through shared memory."""
-    import torch
+@dataclass(frozen=True)
+class Tensors:
+    """Collates for a DataLoader, whose workers hand tensors over through shared memory."""
 
-    image, mask, index = stack(items)
-    return torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(index)
+    onehot: bool
+
+    def __call__(self, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return pictures, masks and indices as :func:`stack` does, as tensors."""
+        import torch
+
+        image, mask, index = stack(items, onehot=self.onehot)
+        return torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(index)
 
 
 def decode_npy(data: bytes, channels: int) -> Pixels:

@@ -34,7 +34,7 @@ class Rows:
     def __getitem__(self, number: int) -> tuple[Any, Any, int]:
         index, image, trimap = self._members[number]
         item = self._decode(image, trimap, index)
-        pixels, mask, _ = stack([item])
+        pixels, mask, _ = stack([item], onehot=self._job.onehot)
         if self._job.storage == "source":
             import simplejpeg
 
@@ -47,7 +47,7 @@ class FfcvLoader:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._file = Path(job.work) / "pets.beton"
+        self._file = Path(job.work) / f"{job.mask}.beton"
         self._loader: Any = None
 
     def prepare(self) -> None:
@@ -59,8 +59,9 @@ class FfcvLoader:
             return
         size = self.job.size
         square = NDArrayField(np.dtype("uint8"), (size, size, 3))
+        mask = square if self.job.onehot else NDArrayField(np.dtype("uint8"), (size, size))
         image = square if self.job.storage == "raw" else RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY)
-        fields = {"image": image, "mask": square, "index": IntField()}
+        fields = {"image": image, "mask": mask, "index": IntField()}
         writer = DatasetWriter(str(self._file), fields, num_workers=1)
         writer.from_indexed_dataset(Rows(self.job))
 

@@ -9,7 +9,7 @@ from typing import Any
 from bench.job import Job
 from bench.peers.base import EPOCHS_DRAWN, Delivered, folder_files, usual_worker_counts
 from bench.peers.converted import stored_members
-from bench.peers.fast_decode import FastDecoder, Item, deliver, tensors
+from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver
 
 CHUNK_BYTES = 64 << 20  # its documentation's usual size
 
@@ -70,7 +70,7 @@ class LitDataStreaming:
             batch_size=self.job.batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
-            collate_fn=tensors,
+            collate_fn=Tensors(self.job.onehot),
             pin_memory=self.job.device == "cuda",
         )
 

@@ -37,6 +37,7 @@ class PetsegLoader:
             device=job.device,
             seed=job.seed,
             augment="train" if job.augment else None,
+            mask=cast(Any, job.mask),
             shuffle=True,
             threads=workers or None,
             engine=cast(Any, job.engine or "auto"),
@@ -59,6 +60,10 @@ class PetsegLoader:
             return 0.0
         table = self._loader.split.table
         return (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
+
+    def prefetch(self) -> int:
+        """Return how many batches are kept ready."""
+        return int(self._loader.prefetch)
 
     def files(self) -> list[Path]:
         """The tars and the table of samples."""

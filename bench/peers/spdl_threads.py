@@ -59,7 +59,7 @@ class SpdlThreads:
         return self._decode(image, trimap, index, epoch)
 
     def _collate(self, items: Sequence[Item]) -> Delivered:
-        return collate(items, pin=self.job.device == "cuda")
+        return collate(items, onehot=self.job.onehot, pin=self.job.device == "cuda")
 
     def files(self) -> list[Path]:
         """The pictures and trimaps."""

@@ -11,7 +11,7 @@ import numpy as np
 from bench.job import Job
 from bench.peers.base import Delivered, folder_files
 from bench.peers.dataloader import DataLoaderPeer
-from bench.peers.fast_decode import FastDecoder, Item, deliver, tensors
+from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver
 
 
 class TunedDataset:
@@ -49,7 +49,7 @@ class Tuned(DataLoaderPeer):
             sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            collate_fn=tensors,
+            collate_fn=Tensors(self.job.onehot),
             pin_memory=self.job.device == "cuda",
             prefetch_factor=4 if workers else None,
         )

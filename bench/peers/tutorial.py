@@ -51,7 +51,8 @@ class TutorialDataset:
                 trimap = trimap.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             image = image.convert("RGB", tuple(self._drawn.matrices[epoch, index].ravel().tolist()))
         classes = np.asarray(trimap)
-        mask = np.stack([classes == 1, classes == 2, classes == 3]).astype(np.uint8)
+        one_hot = [classes == 1, classes == 2, classes == 3]
+        mask = np.stack(one_hot).astype(np.uint8) if self._job.onehot else classes - np.uint8(1)
         pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
         return torch.from_numpy(pixels), torch.from_numpy(mask), index
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.job import Job
 from bench.peers.base import EPOCHS_DRAWN, Delivered, split_files, usual_worker_counts
-from bench.peers.fast_decode import FastDecoder, Item, deliver, tensors
+from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver
 
 SHUFFLE_BUFFER = 1000
 _MEMBERS = {
@@ -72,7 +72,7 @@ class WebDatasetPeer:
             .compose(CountEpochs(decode))
             .shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4)
             .map(decode)
-            .batched(self.job.batch_size, collation_fn=tensors, partial=True)
+            .batched(self.job.batch_size, collation_fn=Tensors(self.job.onehot), partial=True)
         )
         self._loader = webdataset.WebLoader(
             dataset,

@@ -14,6 +14,7 @@ from bench.results import read_results
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ("--size", "32", "--repeats", "1", "--seconds", "0.05")
+ALONE = ("--starts", "0", "--soak", "0")
 
 
 def test_help_answers_and_names_the_commands(command: Command) -> None:
@@ -51,7 +52,7 @@ def test_file_loaders_in_every_pass(command: Command, made_up_set: Path, tmp_pat
 
 @pytest.mark.slow
 def test_loaders_of_shards(command: Command, made_up_set: Path, tmp_path: Path) -> None:
-    command("petseg-bench", "loader", "--shards", made_up_set, *QUICK, "--augment", "none", "--storages", "raw",
+    command("petseg-bench", "loader", "--shards", made_up_set, *QUICK, *ALONE, "--augment", "none", "--storages", "raw",
             "--peers", "petseg,webdataset,dali-reader,ffcv", "--json", tmp_path / "run.json")  # fmt: skip
     run = read_results(tmp_path / "run.json")
     left = {one.name: one.reason for one in run.left}
