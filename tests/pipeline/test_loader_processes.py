@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -53,8 +54,8 @@ RUNNER = textwrap.dedent(
                 sys.stdout.flush()
                 os._exit(0)
         os.write(1, (json.dumps({"pid": pid}) + "\\n").encode())
-        os.waitpid(pid, 0)
-        os.write(1, b'{"done": true}\\n')
+        ended = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        os.write(1, (json.dumps({"done": True, "killed": ended}) + "\\n").encode())
     """
 )
 
@@ -67,8 +68,11 @@ class Runner:
             [sys.executable, "-c", RUNNER, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, *, kill_after: int | None = None, **job: Any) -> list[dict[str, Any]]:
-        """Return the lines of a job; with ``kill_after``, kill it when so many lines are there, and drop the rest."""
+    def run(self, *, kill_after: int | None = None, **job: Any) -> tuple[list[dict[str, Any]], bool]:
+        """Return the lines of a job and whether it was killed before it had ended.
+
+        With ``kill_after``, it is killed when so many lines are there, and further lines are dropped.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         defaults = {"state": None, "epochs": 10**9, "batches": 10**9, "seed": 3, "augment": "train", "size": 32}
@@ -81,11 +85,12 @@ class Runner:
             if "pid" in line:
                 pid = line["pid"]
             elif "done" in line:
-                return lines
+                return lines, line["killed"]
             elif kill_after is None or len(lines) < kill_after:
                 lines.append(line)
             if pid and kill_after is not None and len(lines) >= kill_after:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(pid, signal.SIGKILL)
                 pid = 0
 
     def close(self) -> None:
@@ -112,14 +117,14 @@ def test_killed_at_random_batches_and_resumed(runner: Any, campaign: Callable[[i
     What the killed run had delivered after its last saved state is thrown away with it, as a training program would.
     """
     dice = random.Random(0)
-    whole = runner(batch_size=8, epochs=4)
+    whole, _ = runner(batch_size=8, epochs=4)
     assert len(whole) == 20
-    kills, target = 0, campaign(8, 50)
+    kills, jobs, target = 0, 0, campaign(8, 50)
     while kills < target:
         got: list[dict[str, Any]] = []
         while len(got) < len(whole):
             kill_after = dice.randint(0, 7) if kills < target else None
-            part = runner(
+            part, killed = runner(
                 batch_size=8,
                 epochs=4,
                 state=got[-1]["state"] if got else None,
@@ -127,19 +132,21 @@ def test_killed_at_random_batches_and_resumed(runner: Any, campaign: Callable[[i
                 threads=dice.randint(1, 3),
                 kill_after=kill_after,
             )
-            kills += kill_after is not None
+            kills += killed
+            jobs += 1
             got += part
+        assert jobs < 20 * target, f"only {kills} of {jobs} children were still running when the signal came"
         assert samples(got) == samples(whole)
 
 
 def test_the_number_of_ranks_may_change_on_the_way(runner: Any) -> None:
     """1 -> 2 -> 3 -> 1 ranks, in processes of their own: the global batches are those of one rank throughout."""
-    whole = runner(batch_size=12, epochs=3)
+    whole, _ = runner(batch_size=12, epochs=3)
     got: list[Any] = []
     state = None
     for world_size, batches in ((1, 2), (2, 3), (3, 4), (1, 3)):
         parts = [
-            runner(batch_size=12, state=state, batches=batches, epochs=3, rank=rank, world_size=world_size)
+            runner(batch_size=12, state=state, batches=batches, epochs=3, rank=rank, world_size=world_size)[0]
             for rank in range(world_size)
         ]
         states = [part[-1]["state"] for part in parts]
