@@ -48,10 +48,11 @@ def check_timeout(timeout: float) -> float:
 
 
 def check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:
-    """Raise ``UsageError`` where some rank would get nothing, or, in training, not as much as the others."""
-    if world_size > batch_size:
+    """Raise ``UsageError`` where, in training, some rank would not get as much as the others."""
+    if shuffle and world_size > batch_size:
         raise UsageError(
-            f"batch_size {batch_size} (global) is smaller than the {world_size} ranks: some would get nothing"
+            f"batch_size {batch_size} (global) is smaller than the {world_size} ranks: some would get nothing; for "
+            f"shuffled training use {world_size} or a multiple of it"
         )
     if shuffle and batch_size % world_size:
         raise UsageError(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class Batch:
     """One rank's slice of a global batch: B samples of S x S pixels.
 
+    B is the same for all batches of a rank; it is 0 where an evaluation has more ranks than samples in a global batch.
+
     Attributes:
         image: uint8 (B, 3, S, S), channels_last, red-green-blue, 0..255, on the loader's device.
         mask: uint8 on the same device: one-hot (B, 3, S, S), channels_last, channels animal, background, border;

@@ -60,7 +60,11 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
 def make_engine(
     name: str, options: Options, *, reader: MemberReader, batch_size: int, threads: int, device: torch.device
 ) -> Engine:
-    """Return the engine ``name`` (``dali`` or ``torch``) for slices of at most ``batch_size`` samples."""
+    """Return the engine ``name`` (``dali`` or ``torch``) for slices of at most ``batch_size`` samples; 0 is allowed."""
+    if not batch_size:
+        from pipeline.engine_empty import EmptyEngine
+
+        return EmptyEngine(options, name=name, device=device)
     if name == "dali" and (device.type != "cpu" or options.storage == "raw"):
         from pipeline.engine_dali import DaliEngine
 

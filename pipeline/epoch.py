@@ -44,7 +44,7 @@ class Blocks:
         self._plan = plan
         self._order = order
         self._make_work = make_work
-        self._batches = max(1, BLOCK // len(plan.slice))
+        self._batches = max(1, BLOCK // max(1, len(plan.slice)))  # no places: more ranks than samples in a batch
         self._numbers = range(0)
 
     def get(self, number: int) -> tuple[Labels, Work]:

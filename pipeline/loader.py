@@ -61,7 +61,8 @@ class Loader:
         augment: None, ``"train"`` for the preset, or an :class:`pipeline.Augmentation`.
         shuffle: whether each epoch has its own order; None: for ``train`` only.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
-        world_size: the number of slices; likewise.
+        world_size: the number of slices; likewise. In training it must divide the batch; in evaluation any number
+            will do: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
         prefetch: how many batches are read ahead, at least 1.
         threads: that decode; None: as many as the process may use cores, shared between the ranks of a machine.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was taken and why.

@@ -154,17 +154,16 @@ def test_ranks_together_are_one_rank(make: Any) -> None:
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 11, 40, 64])
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 11, 40, 64])
 def test_evaluation_on_any_number_of_ranks_counts_the_same(make: Any, batch_size: int) -> None:
     """A confusion matrix of a made-up prediction, exact for 1, 2, 3 and 5 ranks and odd batch sizes."""
     matrices = []
     for world_size in (1, 2, 3, 5):
-        if world_size > batch_size:
-            continue
         matrix, seen = np.zeros((3, 3), int), []
         for rank in range(world_size):
             loader = make(shuffle=False, batch_size=batch_size, mask="index", rank=rank, world_size=world_size)
             for batch in loader:
+                assert len(batch) == len(loader.plan.slice)
                 truth = batch.mask[batch.valid].long().flatten()
                 guess = (batch.image[batch.valid].float().mean(1) // 86).long().flatten()
                 matrix += torch.bincount(truth * 3 + guess, minlength=9).view(3, 3).numpy()
@@ -172,6 +171,22 @@ def test_evaluation_on_any_number_of_ranks_counts_the_same(make: Any, batch_size
         assert sorted(seen) == list(range(40))
         matrices.append(matrix)
     assert all(np.array_equal(matrix, matrices[0]) for matrix in matrices)
+
+
+@pytest.mark.parametrize("mask", ["onehot", "index"])
+def test_a_rank_without_a_share_keeps_step(make: Any, mask: str) -> None:
+    """More ranks than samples in a batch: as many batches as the others get, with B = 0 and nothing else changed."""
+    full = make(shuffle=False, batch_size=2, mask=mask)
+    empty = make(shuffle=False, batch_size=2, mask=mask, rank=0, world_size=5)
+    for _ in range(2):
+        for ours, theirs in zip(empty, full, strict=True):
+            assert (ours.number, ours.epoch) == (theirs.number, theirs.epoch)
+            for name in ("image", "mask", "index", "valid"):
+                got, wanted = getattr(ours, name), getattr(theirs, name)
+                assert (got.shape[0], *got.shape[1:]) == (0, *wanted.shape[1:])
+                assert (got.dtype, got.device) == (wanted.dtype, wanted.device)
+            assert empty.state_dict() == full.state_dict()
+    assert empty.engine == full.engine
 
 
 def test_tensors_outlive_the_loader(make: Any) -> None:

@@ -36,7 +36,7 @@ from shards.errors import FormatError, PetsegError, UsageError
         ({"world_size": 3, "rank": 0}, "does not divide by the 3 ranks"),
         ({"world_size": 2}, "both rank and world_size"),
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
-        ({"world_size": 100, "rank": 0, "shuffle": False}, "some would get nothing"),
+        ({"world_size": 100, "rank": 0}, "some would get nothing"),
         ({"on_error": "ignore"}, "use stop or replace"),
         ({"max_damaged": -1}, "max_damaged must"),
         ({"timeout": 0}, "timeout must"),
