@@ -17,7 +17,7 @@ class Batch:
 
     Attributes:
         image: uint8 (B, 3, S, S), channels_last, red-green-blue, 0..255, on the loader's device.
-        mask: uint8 on the same device: one-hot (B, 3, S, S), channels_last, channels animal, background, border;
+        mask: uint8 on the same device: one-hot (B, 3, S, S), contiguous, channels animal, background, border;
             or the class index (B, S, S), 0, 1, 2 in the same order.
         index: int64 (B,) on the CPU: which sample of the split.
         valid: bool (B,) on the image's device: False for padding, which repeats samples and must not be counted.

@@ -10,7 +10,8 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,7 +37,7 @@ from pipeline.order import Indices, Plan, permutation
 from pipeline.ranks import resolve_ranks
 from pipeline.reading import MemberReader
 from pipeline.state import check_state, make_state
-from shards.errors import UsageError
+from shards.errors import PetsegError, UsageError
 from shards.shardset import ShardSet
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Loader:
         self._first = 0  # where the next iteration starts
         self._run: Run | None = None
         self._reader = MemberReader(self.split)
+        self._process = os.getpid()
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
         options = Options(
@@ -189,10 +191,11 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Run one epoch; see the class."""
+        self._check_process()
         self._end_run()
         first, self._first = self._first, 0
         self._delivered = first
-        self._run = Run(self._batches(first))
+        self._run = Run(self._batches(first), self._check_process)
         return self._run
 
     def close(self) -> None:
@@ -230,6 +233,14 @@ class Loader:
         if self._run is not None:
             self._run.end()
             self._run = None
+
+    def _check_process(self) -> None:
+        """Raise ``PetsegError`` in a child of the process that made the loader: its threads stayed behind."""
+        if os.getpid() != self._process:
+            raise PetsegError(
+                "this process was forked after its loader was made, and a fork has none of the loader's threads; "
+                "make the loader in the process that uses it"
+            )
 
     def _order(self, epoch: int) -> Indices:
         if self.shuffle:
@@ -278,8 +289,9 @@ class Loader:
 class Run:
     """One iteration of a loader: an iterator that can be ended from outside, and then says so."""
 
-    def __init__(self, batches: Generator[Batch]) -> None:
+    def __init__(self, batches: Generator[Batch], check_process: Callable[[], None]) -> None:
         self._batches = batches
+        self._check_process = check_process
         self._ended = False
 
     def __iter__(self) -> Run:
@@ -288,6 +300,7 @@ class Run:
     def __next__(self) -> Batch:
         if self._ended:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
+        self._check_process()
         return next(self._batches)
 
     def end(self) -> None:

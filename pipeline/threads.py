@@ -10,15 +10,32 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+from shards.errors import PetsegError
+
 T = TypeVar("T")
 
 GRACE = 5.0  # seconds that a thread is given to finish what it is doing
+LOOK = 1.0  # seconds after which whoever waits for a thread looks whether it is still there
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def check_alive(threads: Iterable[threading.Thread]) -> None:
+    """Raise ``PetsegError`` if a thread is gone.
+
+    Threads do not survive ``os.fork``, which is how they come to be missing.
+    """
+    gone = [thread.name for thread in threads if not thread.is_alive()]
+    if gone:
+        raise PetsegError(
+            f"a worker of the loader is gone ({gone[0]}): was this process forked after the loader was made? "
+            "Make the loader in the process that uses it"
+        )
 
 
 class Workers:
@@ -44,6 +61,7 @@ class Workers:
 
         Raises:
             BaseException: the first that a call raised; the other parts are finished nevertheless.
+            PetsegError: a thread is gone.
         """
         waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
         for part in parts:
@@ -71,7 +89,8 @@ class Workers:
             self._jobs.put(help_out)
         drain()
         for _ in range(helpers):
-            done.acquire()
+            while not done.acquire(timeout=LOOK):
+                check_alive(self._threads)
         if errors:
             raise errors[0]
 
@@ -112,11 +131,9 @@ class ReadAhead(Generic[T]):
 
         Raises:
             TimeoutError: it is not there after ``timeout`` seconds.
+            PetsegError: the thread is gone and has left nothing.
         """
-        try:
-            result, error = self._results.get(timeout=timeout)
-        except queue.Empty:
-            raise TimeoutError from None
+        result, error = self._wait(time.monotonic() + timeout)
         self._free.release()
         if error is not None:
             raise error
@@ -127,6 +144,18 @@ class ReadAhead(Generic[T]):
         self._stopped.set()
         self._free.release()
         self._thread.join(GRACE)
+
+    def _wait(self, deadline: float) -> tuple[T | None, BaseException | None]:
+        while True:
+            alive = self._thread.is_alive()  # asked first: its last result may come between the two
+            left = deadline - time.monotonic()
+            try:
+                return self._results.get(timeout=max(0.0, min(left, LOOK if alive else 0.0)))
+            except queue.Empty:
+                if not alive:
+                    check_alive([self._thread])
+                if left <= LOOK:
+                    raise TimeoutError from None
 
     def _run(self, make: Callable[[int], T], numbers: Iterable[int]) -> None:
         for number in numbers:

@@ -60,6 +60,7 @@ def test_shapes_types_and_devices(make: Any) -> None:
             assert batch.image.is_contiguous(memory_format=torch.channels_last)
             assert batch.mask.shape == shape
             assert batch.mask.dtype == torch.uint8
+            assert batch.mask.is_contiguous()
             assert batch.index.shape == (12,)
             assert batch.index.dtype == torch.int64
             assert batch.index.device.type == "cpu"

@@ -19,6 +19,7 @@ from pipeline import host
 from pipeline.buffers import BufferPool, Scratch
 from pipeline.threads import ReadAhead, Workers
 from pipeline.trimap_png import decode_trimap, unfiltered
+from shards.errors import PetsegError
 from shards.png import encode_unfiltered
 
 
@@ -49,6 +50,35 @@ def test_workers_work_at_the_same_time() -> None:
     workers.stop()
 
 
+def test_a_worker_that_is_gone_is_told_within_seconds() -> None:
+    workers = Workers(2, name="test")
+    workers._jobs.put(None)  # ends the only helper behind our back
+    workers._threads[0].join(5)
+    start = time.monotonic()
+    with pytest.raises(
+        PetsegError, match=r"worker of the loader is gone \(test-0\).*[Mm]ake the loader in the process"
+    ):
+        workers.run(lambda _: None, range(4))
+    assert time.monotonic() - start < 5
+    workers.stop()
+
+
+def test_a_reader_that_is_gone_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had made before is still handed out."""
+
+    def make_one(self: ReadAhead[int], make: object, numbers: object) -> None:
+        self._results.put((0, None))
+
+    monkeypatch.setattr(ReadAhead, "_run", make_one)
+    ahead: ReadAhead[int] = ReadAhead(lambda number: number, range(10), depth=3, name="test")
+    start = time.monotonic()
+    assert ahead.take(60) == 0
+    with pytest.raises(PetsegError, match=r"worker of the loader is gone \(test\)"):
+        ahead.take(60)
+    assert time.monotonic() - start < 5
+    ahead.stop()
+
+
 def test_reading_ahead_is_bounded_and_in_order() -> None:
     made: list[int] = []
 
@@ -63,8 +93,19 @@ def test_reading_ahead_is_bounded_and_in_order() -> None:
     time.sleep(0.2)
     assert made == [0, 1, 2, 3]
     assert [ahead.take(5) for _ in range(9)] == [n * n for n in range(1, 10)]
+    ahead.stop()
+
+
+def test_waiting_for_what_is_not_made_in_time_ends() -> None:
+    release = threading.Event()
+    ahead = ReadAhead(lambda _: release.wait(30), range(2), depth=1, name="test")
+    start = time.monotonic()
     with pytest.raises(TimeoutError):
         ahead.take(0.05)
+    with pytest.raises(TimeoutError):
+        ahead.take(1.3)
+    assert 1.3 < time.monotonic() - start < 5
+    release.set()
     ahead.stop()
 
 

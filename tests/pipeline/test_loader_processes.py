@@ -211,6 +211,34 @@ def test_leaving_a_loader_open_does_not_keep_the_process(sets: dict[str, Path]) 
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.parametrize("engine", ["torch", "dali"])
+def test_a_fork_with_the_loader_of_its_parent_ends_with_a_message(sets: dict[str, Path], engine: str) -> None:
+    """A loader made before ``os.fork``, iterated before and anew: an error that says what to do, not a hang."""
+    program = """
+        import os, sys
+        from pipeline import Loader
+        from shards.errors import PetsegError
+        loader = Loader(sys.argv[1], batch_size=4, size=32, device="cpu", engine=sys.argv[2], threads=2)
+        iterator = iter(loader)
+        next(iterator)
+        if not os.fork():
+            for take in (lambda: next(iterator), lambda: next(iter(loader))):
+                try:
+                    take()
+                except PetsegError as error:
+                    print(error, flush=True)
+            os._exit(0)
+        os.wait()
+        print(next(iterator).number)
+    """
+    output, errors = python(program, str(sets["source"]), engine).communicate(timeout=60)
+    assert errors == ""
+    *told, number = output.splitlines()
+    assert number == "1"
+    assert len(told) == 2
+    assert all("forked after its loader was made" in line and "make the loader in the process" in line for line in told)
+
+
 def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path]) -> None:
     """A disk that never answers: the timeout's message, and the process ends although a thread still waits."""
     program = """
