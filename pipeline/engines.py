@@ -12,7 +12,7 @@ engine       GPU                      CPU, ``source`` and ``jpeg``             C
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.engine import Engine, Options
@@ -34,27 +34,45 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
     """
     if name not in get_args(EngineName):
         raise UsageError(f"engine {name!r} is not known; use auto, dali or torch")
-    installed = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
-    if name == "dali" and not installed:
-        raise UsageError("engine 'dali' needs NVIDIA DALI, which is not installed (it exists for Linux); use torch")
-    if device_type != "cpu":
-        if name == "torch":
-            raise UsageError("engine 'torch' works on the CPU; use engine dali, or device cpu and move the batches")
-        if not installed:
-            raise UsageError(
-                "loading on a GPU needs NVIDIA DALI, which is not installed; use device cpu and move the batches"
-            )
-    if name != "auto":
+    if device_type != "cpu" and name == "torch":
+        raise UsageError("engine 'torch' works on the CPU; use engine dali, or device cpu and move the batches")
+    if name == "torch":
+        return name, "asked for"
+    if name == "auto" and device_type == "cpu" and storage == "raw":
+        return "torch", "raw storage needs no decoding"
+    if name == "auto" and device_type == "cpu" and storage == "jpeg":
+        return "torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"
+    problem = dali_problem()
+    if problem is not None:
+        if device_type != "cpu":
+            raise UsageError(f"loading on a GPU needs NVIDIA DALI, {problem}; use device cpu and move the batches")
+        if name == "dali":
+            raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
+        return "torch", f"on the CPU, DALI would decode large pictures fastest, {problem}"
+    if name == "dali":
         return name, "asked for"
     if device_type != "cpu":
         return "dali", "decodes on the GPU"
-    if storage == "raw":
-        return "torch", "raw storage needs no decoding"
-    if not installed:
-        return "torch", "NVIDIA DALI is not installed"
-    if storage == "jpeg":
-        return "torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"
     return "dali", "on the CPU, DALI decodes large pictures fastest"
+
+
+def dali_problem() -> str | None:
+    """Return why DALI cannot be used here, to be put after its name; None where it can."""
+    try:
+        importlib.import_module("nvidia.dali")
+    except ModuleNotFoundError as error:
+        if error.name in ("nvidia", "nvidia.dali"):
+            return "which is not installed"
+        return f"which does not work here: {first_line(error)}"
+    except Exception as error:  # noqa: BLE001 - it loads native libraries: whatever fails there, there is another engine
+        return f"which does not work here: {first_line(error)}"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
 
 
 def make_engine(

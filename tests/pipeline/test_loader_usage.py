@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,53 @@ def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.Mo
     assert with_dali["jpeg"] == ("torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI")
     assert with_dali["raw"] == ("torch", "raw storage needs no decoding")
 
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if "nvidia" in name else find(name, *rest)
+    hide_dali(monkeypatch, ModuleNotFoundError("No module named 'nvidia.dali'", name="nvidia.dali"))
+    without = reasons()
+    assert without["source"] == (
+        "torch",
+        "on the CPU, DALI would decode large pictures fastest, which is not installed",
     )
-    assert reasons()["source"] == ("torch", "NVIDIA DALI is not installed")
+    assert (without["jpeg"], without["raw"]) == (with_dali["jpeg"], with_dali["raw"])
     with pytest.raises(UsageError, match=r"NVIDIA DALI, which is not installed.*use torch"):
         Loader(sets["source"], batch_size=4, device="cpu", engine="dali")
+
+
+def hide_dali(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    find = importlib.import_module
+
+    def import_module(name: str, package: str | None = None) -> Any:
+        if name == "nvidia.dali":
+            raise error
+        return find(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libcuda.so.1: cannot open shared object file\nand more"),
+        OSError("undefined symbol"),
+        RuntimeError(),
+        ModuleNotFoundError("No module named 'astunparse'", name="astunparse"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_dali_that_does_not_work_is_no_reason_to_fail(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Installed but not to be imported: ``auto`` goes on without it and says why, ``dali`` is refused in one line."""
+    hide_dali(monkeypatch, error)
+    with Loader(sets["source"], batch_size=8, device="cpu") as loader:
+        assert loader.engine == "torch"
+        assert f"DALI would decode large pictures fastest, which does not work here: {type(error).__name__}" in (
+            loader.engine_reason
+        )
+        assert "\n" not in loader.engine_reason
+        assert len(list(loader)) == 5
+    with pytest.raises(UsageError, match="which does not work here") as caught:
+        Loader(sets["source"], batch_size=4, device="cpu", engine="dali")
+    assert "\n" not in str(caught.value)
 
 
 def test_ranks_come_from_torch_distributed(sets: dict[str, Path], tmp_path: Path) -> None:
