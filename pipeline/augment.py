@@ -132,6 +132,30 @@ def draw_parameters(
     )
 
 
+def find_impossible(
+    parameters: Parameters, *, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
+) -> tuple[int, str] | None:
+    """Return the place of the first sample whose parameters no engine could apply, and what is wrong with them.
+
+    Native code would read beyond a picture for a box that does not lie in it, and turn a NaN into any pixel.
+    """
+    top, left, box_heights, box_widths = parameters.boxes.astype(np.int64).T
+    inside = (np.minimum(top, left) >= 0) & (np.minimum(box_heights, box_widths) >= 1)
+    inside &= (top + box_heights <= heights) & (left + box_widths <= widths)
+    factors = np.stack([parameters.brightness, parameters.contrast, parameters.saturation])
+    finite = np.isfinite(factors).all(axis=0)
+    if inside.all() and finite.all():
+        return None
+    place = int(np.argmin(inside & finite))
+    if not inside[place]:
+        box = parameters.boxes[place].tolist()
+        return (
+            place,
+            f"its crop {box} (top, left, height, width) is not in the {widths[place]} x {heights[place]} picture",
+        )
+    return place, f"its brightness, contrast or saturation is no number: {factors[:, place].tolist()}"
+
+
 def crop_boxes(
     augmentation: Augmentation, random: Floats, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
 ) -> Boxes:

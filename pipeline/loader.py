@@ -26,7 +26,7 @@ from pipeline.arguments import (
     resolve_augment,
     usable_cores,
 )
-from pipeline.augment import Augmentation, draw_parameters
+from pipeline.augment import Augmentation, draw_parameters, find_impossible
 from pipeline.batch import Batch
 from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
@@ -250,14 +250,18 @@ class Loader:
     def _work(self, indices: Indices, epoch: int) -> Work:
         rows = self.split.rows(indices)
         stored = self.shards.manifest.size  # None: each picture has its own, in the table
+        heights = rows["height"].astype(np.int64) if stored is None else np.full(len(rows), stored)
+        widths = rows["width"].astype(np.int64) if stored is None else np.full(len(rows), stored)
         parameters = draw_parameters(
-            self.augment,
-            seed=self.seed,
-            epoch=epoch,
-            indices=indices,
-            heights=rows["height"].astype(np.int64) if stored is None else np.full(len(rows), stored),
-            widths=rows["width"].astype(np.int64) if stored is None else np.full(len(rows), stored),
+            self.augment, seed=self.seed, epoch=epoch, indices=indices, heights=heights, widths=widths
         )
+        impossible = find_impossible(parameters, heights=heights, widths=widths)
+        if impossible is not None:
+            place, problem = impossible
+            raise PetsegError(
+                f"{self._reader.place(int(indices[place]), 'image')}: {problem}, in epoch {epoch} with seed "
+                f"{self.seed}; load without augmentation, and run petseg-shard verify"
+            )
         self._reader.trim()
         return Work(indices=indices, rows=rows, parameters=parameters)
 

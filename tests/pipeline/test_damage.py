@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pipeline.loader
 from pipeline import Loader
 from pipeline.damage import DamagePolicy
 from pipeline.order import permutation
@@ -246,6 +248,34 @@ def test_replacements_are_the_same_after_a_resume(make_set: Callable[..., Path])
         with loader(folder, "torch", on_error="replace") as resumed:
             resumed.load_state_dict(state | {"batch": taken})
             assert [batch.index.tolist() for batch in resumed] == whole[taken:]
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf", "outside", "negative", "empty"])
+@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+def test_impossible_parameters_are_named(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, storage: str, engine: str, damage: str
+) -> None:
+    """A NaN, or a crop that is not in the picture, never reaches native code: the sample is named, within seconds."""
+    draw = pipeline.loader.draw_parameters
+
+    def spoil(*args: Any, indices: Any, **options: Any) -> Any:
+        parameters = draw(*args, indices=indices, **options)
+        bad = np.flatnonzero(indices == 10)
+        if damage in ("nan", "inf"):
+            parameters.contrast[bad] = float(damage)
+        else:
+            where, value = {"outside": (2, 10_000), "negative": (1, -1), "empty": (3, 0)}[damage]
+            parameters.boxes[bad, where] = value
+        return parameters
+
+    monkeypatch.setattr(pipeline.loader, "draw_parameters", spoil)
+    start = time.monotonic()
+    with (
+        Loader(sets[storage], batch_size=8, size=32, device="cpu", engine=engine, augment="train") as opened,
+        pytest.raises(PetsegError, match=r"pet_10\.[.\w]+ \(sample 10 .*(is no number|is not in the)"),
+    ):
+        list(opened)
+    assert time.monotonic() - start < 10
 
 
 def test_the_policy_is_checked() -> None:

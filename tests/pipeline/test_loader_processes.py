@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 # A parent that has imported everything forks one child a line of input; each child runs a loader from a saved state to
@@ -169,7 +170,7 @@ def python(program: str, *arguments: str, **options: Any) -> subprocess.Popen[st
     )
 
 
-@pytest.mark.parametrize("storage", ["source", "raw"])
+@pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
 def test_an_interrupt_in_the_middle_of_a_batch_ends_within_seconds(sets: dict[str, Path], storage: str) -> None:
     program = """
         import sys
@@ -180,12 +181,14 @@ def test_an_interrupt_in_the_middle_of_a_batch_ends_within_seconds(sets: dict[st
             for batch in loader:
                 print(batch.number, flush=True)
     """
-    before = set(Path("/dev/shm").iterdir())
     process = python(program, str(sets[storage]))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.stdout.readline()
     time.sleep(0.05)
+    # Nothing that could outlive the process: it has no processes of its own, and maps no shared memory.
+    assert psutil.Process(process.pid).children(recursive=True) == []
+    assert [line for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines() if "/dev/shm" in line] == []
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     _, errors = process.communicate(timeout=20)
@@ -193,7 +196,7 @@ def test_an_interrupt_in_the_middle_of_a_batch_ends_within_seconds(sets: dict[st
     assert process.returncode in (-signal.SIGINT, 1, 130)
     assert "KeyboardInterrupt" in errors
     assert "Fatal" not in errors
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_leaving_a_loader_open_does_not_keep_the_process(sets: dict[str, Path]) -> None:
@@ -209,6 +212,28 @@ def test_leaving_a_loader_open_does_not_keep_the_process(sets: dict[str, Path]) 
     process = python(program, str(sets["source"]))
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
+def test_an_epoch_where_dali_is_not_installed(sets: dict[str, Path], storage: str) -> None:
+    """A process that cannot find DALI: ``auto`` runs an epoch all the same, and says what it took and why."""
+    program = """
+        import sys
+        class Nowhere:
+            def find_spec(self, name, *_):
+                if name == "nvidia" or name.startswith("nvidia."):
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        sys.meta_path.insert(0, Nowhere())
+        from pipeline import Loader
+        with Loader(sys.argv[1], batch_size=8, size=32, device="cpu", augment="train", engine="auto") as loader:
+            print(loader.engine, sum(int(batch.valid.sum()) for batch in loader), loader.engine_reason)
+        assert "nvidia" not in sys.modules
+    """
+    output, errors = python(program, str(sets[storage])).communicate(timeout=60)
+    reason = {"source": "not installed", "jpeg": "libjpeg-turbo", "raw": "needs no decoding"}[storage]
+    assert errors == ""
+    assert output.startswith("torch 40 ")
+    assert reason in output
 
 
 @pytest.mark.parametrize("engine", ["torch", "dali"])
