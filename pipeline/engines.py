@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 EngineName = Literal["auto", "dali", "torch"]
 
+# Storages for which ``auto`` takes the portable engine on a CPU, whether DALI is there or not; then it is not imported.
+DALI_NOT_WANTED = {
+    "raw": "raw storage needs no decoding",
+    "jpeg": "on the CPU, libjpeg-turbo decodes small pictures faster than DALI",
+}
+
 
 def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str, str]:
     """Return the engine's name, ``dali`` or ``torch``, and the reason in a few words.
@@ -38,22 +44,17 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
         raise UsageError("engine 'torch' works on the CPU; use engine dali, or device cpu and move the batches")
     if name == "torch":
         return name, "asked for"
-    if name == "auto" and device_type == "cpu" and storage == "raw":
-        return "torch", "raw storage needs no decoding"
-    if name == "auto" and device_type == "cpu" and storage == "jpeg":
-        return "torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"
+    if name == "auto" and device_type == "cpu" and storage in DALI_NOT_WANTED:
+        return "torch", DALI_NOT_WANTED[storage]
     problem = dali_problem()
-    if problem is not None:
-        if device_type != "cpu":
-            raise UsageError(f"loading on a GPU needs NVIDIA DALI, {problem}; use device cpu and move the batches")
-        if name == "dali":
-            raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
-        return "torch", f"on the CPU, DALI would decode large pictures fastest, {problem}"
-    if name == "dali":
-        return name, "asked for"
+    if problem is None:
+        reason = "decodes on the GPU" if device_type != "cpu" else "on the CPU, DALI decodes large pictures fastest"
+        return "dali", "asked for" if name == "dali" else reason
     if device_type != "cpu":
-        return "dali", "decodes on the GPU"
-    return "dali", "on the CPU, DALI decodes large pictures fastest"
+        raise UsageError(f"loading on a GPU needs NVIDIA DALI, {problem}; use device cpu and move the batches")
+    if name == "dali":
+        raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
+    return "torch", f"on the CPU, DALI would decode large pictures fastest, {problem}"
 
 
 def dali_problem() -> str | None:
