@@ -29,6 +29,11 @@ class BufferPool:
         self._spare = spare
         self._unused: list[Bytes] = []
 
+    @property
+    def bytes_each(self) -> int:
+        """The size of an array in bytes."""
+        return math.prod(self._shape)
+
     def take(self) -> Bytes:
         """Return an array with any content, uint8 of the pool's shape; it comes back by itself.
 

@@ -89,6 +89,7 @@ class Engine(Protocol):
     """
 
     name: str
+    batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: a device's or DALI's
 
     def prepare(self, work: Work) -> Any:
         """Do what can be done on the host; whatever it returns is handed to ``start``."""

@@ -26,6 +26,7 @@ class DaliEngine:
     """
 
     name = "dali"
+    batch_bytes: int | None = None
 
     def __init__(
         self,

@@ -17,6 +17,8 @@ class EmptyEngine:
     together after each batch.
     """
 
+    batch_bytes: int | None = 0
+
     def __init__(self, options: Options, *, name: str, device: torch.device) -> None:
         self.name = name
         self._options = options

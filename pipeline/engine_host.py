@@ -68,6 +68,7 @@ class HostEngine:
         self._masks = BufferPool(
             (batch_size, 3, size, size) if options.onehot else (batch_size, size, size), spare=SPARE
         )
+        self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         as_stored = options.stored_size == options.size and options.augment is None
         self._in_place = as_stored and decoder.in_place

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 BLOCK = 1024  # samples
 
+# Batches that exist besides those made ahead: the one that the caller still holds while the next is handed over, that
+# one, and the one that is begun before it is.
+IN_HAND = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:

@@ -32,7 +32,7 @@ from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
 from pipeline.engine import Options, Work
 from pipeline.engines import EngineName, choose_engine, make_engine
-from pipeline.epoch import EpochRun, Labels
+from pipeline.epoch import IN_HAND, EpochRun, Labels
 from pipeline.order import Indices, Plan, permutation
 from pipeline.ranks import resolve_ranks
 from pipeline.reading import MemberReader
@@ -148,6 +148,16 @@ class Loader:
     def samples(self) -> int:
         """The number of samples of the split."""
         return self.plan.samples
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """The most memory for finished batches in bytes: ``prefetch`` and three more, picture and mask each.
+
+        That is for a caller who holds one batch at a time; those that are kept longer come on top. None where the
+        whole graph is DALI's (on a GPU; on the CPU for ``raw`` with engine ``dali``), which has its own memory.
+        """
+        each = self._engine.batch_bytes
+        return None if each is None else (self.prefetch + IN_HAND) * each
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from pipeline import Augmentation, Batch, Loader
+from pipeline.buffers import BufferPool
 from pipeline.order import permutation
 from shards.errors import UsageError
 from shards.shardset import ShardSet
@@ -197,6 +200,33 @@ def test_tensors_outlive_the_loader(make: Any) -> None:
     list(loader)
     loader.close()
     assert [digest(batch) for batch in batches] == before
+
+
+@pytest.mark.parametrize("prefetch", [1, 4])
+@pytest.mark.parametrize("mask", ["onehot", "index"])
+def test_buffers_are_bounded_by_prefetch(make: Any, monkeypatch: pytest.MonkeyPatch, prefetch: int, mask: str) -> None:
+    """However slow the caller is, no more memory for batches is ever asked for than the loader says; and all of it."""
+    made: dict[int, weakref.ref[Any]] = {}
+    take = BufferPool.take
+
+    def count(self: BufferPool) -> Any:
+        lent = take(self)
+        assert lent.base is not None
+        made[id(lent.base)] = weakref.ref(lent.base)
+        return lent
+
+    monkeypatch.setattr(BufferPool, "take", count)
+    loader = make(batch_size=4, prefetch=prefetch, mask=mask, augment="train")
+    most = 0
+    for _ in range(3):
+        for _ in loader:
+            time.sleep(0.02)
+            most = max(most, sum(array.nbytes for each in list(made.values()) if (array := each()) is not None))
+    if loader.buffer_bytes is None:
+        assert not made
+        return
+    assert loader.buffer_bytes == (prefetch + 3) * 4 * 40 * 40 * (6 if mask == "onehot" else 4)
+    assert 0.6 * loader.buffer_bytes < most <= loader.buffer_bytes
 
 
 def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
