@@ -7,7 +7,7 @@ Masks must be equal. Pictures may differ a little, for reasons that are known:
 * All decoders use the same inverse transform (libjpeg's "islow") and interpolate chroma, but may be built from
   different versions: one level.
 * DALI's whole graph (GPU; on the CPU for ``raw``) repeats a picture's edge pixels under its filter where the others
-  leave out what lies outside: outputs at the very edge of a picture that is shrunk differ more: there by up to ``EDGE``, inside by ``MOST``.
+  leave out what lies outside: outputs at the very edge of a picture that is shrunk differ more: by up to ``EDGE``.
 * Colour is one more rounding, and stretches the differences by at most 1.2 squared.
 """
 
