@@ -216,17 +216,25 @@ def test_buffers_are_bounded_by_prefetch(make: Any, monkeypatch: pytest.MonkeyPa
         return lent
 
     monkeypatch.setattr(BufferPool, "take", count)
+
+    def held() -> int:
+        return sum(array.nbytes for each in list(made.values()) if (array := each()) is not None)
+
     loader = make(batch_size=4, prefetch=prefetch, mask=mask, augment="train")
-    most = 0
-    for _ in range(3):
-        for _ in loader:
-            time.sleep(0.02)
-            most = max(most, sum(array.nbytes for each in list(made.values()) if (array := each()) is not None))
     if loader.buffer_bytes is None:
+        next(iter(loader))
         assert not made
         return
-    assert loader.buffer_bytes == (prefetch + 3) * 4 * 40 * 40 * (6 if mask == "onehot" else 4)
-    assert 0.6 * loader.buffer_bytes < most <= loader.buffer_bytes
+    each = 4 * 40 * 40 * (6 if mask == "onehot" else 4)
+    assert loader.buffer_bytes == (prefetch + 3) * each
+    for batch in loader:
+        deadline = time.monotonic() + (20 if batch.number == 2 else 0.02)
+        while held() < (prefetch + 2) * each and time.monotonic() < deadline:
+            time.sleep(0.01)  # once, until all that may be made ahead is made; then as long as it lasts
+        if batch.number == 2:
+            time.sleep(0.1)
+            assert held() >= (prefetch + 2) * each
+        assert held() <= loader.buffer_bytes
 
 
 def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
