@@ -76,6 +76,11 @@ _MODEL = _options(
     click.option("--blocks", type=int, help="Residual blocks a level of unet.  [default: 1]"),
     click.option("--norm", type=click.Choice(["batch", "group"]), help="Normalisation in unet.  [default: batch]"),
     click.option("--upsample", type=click.Choice(["bilinear", "transposed"]), help="[default: bilinear]"),
+    click.option(
+        "--join",
+        type=click.Choice(["concat", "add"]),
+        help="How unet's decoder takes in finer features.  [default: concat]",
+    ),
     click.option("--dropout", type=float, help="Of unet's coarsest channels.  [default: 0]"),
     click.option("--encoder", type=click.Choice(["none", "resnet18", "resnet34", "resnet50"]), help="[default: none]"),
     click.option("--pretrained/--no-pretrained", default=None, help="Start --encoder from its ImageNet weights."),

@@ -20,6 +20,7 @@ Name = Literal["unet", "tutorial"]
 Norm = Literal["batch", "group"]
 Upsample = Literal["bilinear", "transposed"]
 Stem = Literal["full", "half"]
+Join = Literal["concat", "add"]
 Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
 
 CLASS_COUNT = 3
@@ -40,6 +41,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         blocks: residual blocks a level.
         norm: ``batch`` normalisation, or ``group`` (8 channels a group) for very small batches.
         upsample: how the decoder doubles the resolution.
+        join: how the decoder takes in the encoder's features: ``concat`` as in the first U-Net, or ``add``, which first
+            brings the coarser features to as many channels by a 1x1 convolution at their own resolution; the blocks
+            of the decoder then cost half or a third.
         dropout: share of the coarsest level's channels dropped in training, 0..1.
         encoder: a torchvision ResNet in place of our own encoder, or ``none``.
         pretrained: start that encoder from its ImageNet weights.
@@ -51,6 +55,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     blocks: int = 1
     norm: Norm = "batch"
     upsample: Upsample = "bilinear"
+    join: Join = "concat"
     dropout: float = 0.0
     encoder: Encoder = "none"
     pretrained: bool = False
@@ -60,7 +65,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
             raise UsageError(
                 "--model tutorial is the tutorial's own network: --widths, --stem, --blocks, --norm, --upsample, "
-                "--dropout, --encoder and --pretrained are for --model unet"
+                "--join, --dropout, --encoder and --pretrained are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 16,32,64,128,192")
@@ -76,6 +81,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
         if self.encoder not in get_args(Encoder):
             raise UsageError(f"--encoder {self.encoder}: choose from {', '.join(get_args(Encoder))}")
+        if self.join not in get_args(Join):
+            raise UsageError(f"--join {self.join}: choose from {', '.join(get_args(Join))}")
         if self.stem not in get_args(Stem):
             raise UsageError(f"--stem {self.stem}: choose from {', '.join(get_args(Stem))}")
         if self.encoder != "none" and self.stem != "full":

@@ -24,7 +24,7 @@ from shards import ShardSet, UsageError
 
 _FORMAT = "petseg-run"
 _VERSION = 1
-_MODEL_FIELDS = ("widths", "stem", "blocks", "norm", "upsample", "dropout", "encoder", "pretrained")
+_MODEL_FIELDS = ("widths", "stem", "blocks", "norm", "upsample", "join", "dropout", "encoder", "pretrained")
 
 
 def train(

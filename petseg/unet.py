@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from petseg.models import CLASS_COUNT, ModelConfig, Norm, Upsample
+from petseg.models import CLASS_COUNT, ModelConfig, Norm
 from petseg.normalise import Normalise
 
 _GROUP = 8
@@ -51,16 +51,19 @@ class ResidualBlock(nn.Module):
 class Rise(nn.Module):
     """One step of the decoder: double the resolution, join the encoder's features, mix."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int, *, norm: Norm, upsample: Upsample, blocks: int) -> None:
+    def __init__(self, inputs: int, skip: int, outputs: int, *, config: ModelConfig) -> None:
         super().__init__()
-        self.rise = (
-            nn.ConvTranspose2d(inputs, inputs, kernel_size=4, stride=2, padding=1)
-            if upsample == "transposed"
-            else nn.Identity()
-        )
+        self.add = config.join == "add"
+        rise: list[nn.Module] = []
+        if self.add:  # before the resolution is doubled, where it costs a quarter
+            rise += [nn.Conv2d(inputs, skip, kernel_size=1, bias=False), make_norm(config.norm, skip)]
+        if config.upsample == "transposed":
+            channels = skip if self.add else inputs
+            rise.append(nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
+        self.rise = nn.Sequential(*rise)
         self.mix = nn.Sequential(
-            ResidualBlock(inputs + skip, outputs, norm=norm),
-            *(ResidualBlock(outputs, outputs, norm=norm) for _ in range(blocks - 1)),
+            ResidualBlock(skip if self.add else inputs + skip, outputs, norm=config.norm),
+            *(ResidualBlock(outputs, outputs, norm=config.norm) for _ in range(config.blocks - 1)),
         )
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
@@ -68,7 +71,7 @@ class Rise(nn.Module):
         x = self.rise(x)
         if x.shape[-2:] != skip.shape[-2:]:
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-        y: torch.Tensor = self.mix(torch.cat([x, skip], dim=1))
+        y: torch.Tensor = self.mix(x + skip if self.add else torch.cat([x, skip], dim=1))
         return y
 
 
@@ -80,7 +83,7 @@ class Decoder(nn.Module):
         super().__init__()
         incoming = [encoder[-1], *reversed(outputs[1:])]
         self.rises = nn.ModuleList(
-            Rise(below, skip, width, norm=config.norm, upsample=config.upsample, blocks=config.blocks)
+            Rise(below, skip, width, config=config)
             for below, skip, width in zip(incoming, reversed(encoder[:-1]), reversed(outputs), strict=True)
         )
         self.dropout = nn.Dropout2d(config.dropout)

@@ -49,6 +49,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--blocks": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--norm": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--upsample": (MODELS, "test_any_size_gives_logits_of_that_size"),
+        "--join": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--dropout": (MODELS, "test_dropout_is_wired"),
         "--encoder": (MODELS, "test_any_size_gives_logits_of_that_size"),
         "--pretrained": (MODELS, "test_pretrained_weights_are_those_of_torchvision"),
