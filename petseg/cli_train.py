@@ -54,10 +54,10 @@ _RECIPE = _options(
     click.option("--batch-size", type=int, help="Global batch, all ranks.  [default: unet 16, tutorial 32]"),
     click.option("--accumulate", type=int, help="Compute each batch in so many parts, to save memory.  [default: 1]"),
     click.option("--lr", type=float, help="Peak learning rate.  [default: unet 0.003, tutorial 0.001]"),
-    click.option("--optimizer", type=click.Choice(["adam", "adamw"]), help=f"[default: {_AUTO}]"),
+    click.option("--optimizer", type=click.Choice(["adam", "adamw", "muon"]), help=f"[default: {_AUTO}]"),
     click.option("--schedule", type=click.Choice(["constant", "cosine", "onecycle"]), help=f"[default: {_AUTO}]"),
     click.option("--warmup", type=float, help="Share of the steps in which onecycle rises.  [default: 0.15]"),
-    click.option("--weight-decay", type=float, help="Of adamw, on kernels only.  [default: 0.02]"),
+    click.option("--weight-decay", type=float, help="Of adamw and muon, on kernels only.  [default: 0.02]"),
     click.option("--dice-weight", type=float, help="Dice loss beside cross-entropy.  [default: unet 1, tutorial 0]"),
     click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="In the loss.  [default: none]"),
     click.option("--label-smoothing", type=float, help="Share of the truth spread over all classes.  [default: 0]"),
@@ -135,4 +135,6 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     if as_json:
         print_json({"run": str(path), **history[-1]})
     else:
-        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: petseg-eval {path} --shards ...")
+        click.echo(
+            f"run in {path}: best.pt, report.html, gallery.png; score it with: petseg-eval {path} --shards {shards or 'SET'}"
+        )

@@ -18,6 +18,7 @@ from petseg.distributed import World
 from petseg.losses import segmentation_loss
 from petseg.metrics import confusion
 from petseg.models import build_model, place
+from petseg.muon import Muon
 from petseg.recipe import Recipe
 from petseg.schedule import learning_rate
 
@@ -192,10 +193,10 @@ class Learner:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam, or AdamW with the decay on convolution kernels only: scales and biases do not decay."""
+    """Adam, or AdamW or Muon with the decay on convolution kernels only: scales and biases do not decay."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=recipe.lr)
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr)
+    return Muon(groups, lr=recipe.lr) if recipe.optimizer == "muon" else torch.optim.AdamW(groups, lr=recipe.lr)

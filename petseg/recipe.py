@@ -13,7 +13,7 @@ from petseg.models import MAX_SIZE, MIN_SIZE, ModelConfig, Name, default_model_c
 from petseg.schedule import Schedule
 from shards.errors import UsageError
 
-Optimizer = Literal["adam", "adamw"]
+Optimizer = Literal["adam", "adamw", "muon"]
 ClassWeights = Literal["none", "balanced"]
 Augment = Literal["none", "train"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -30,11 +30,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         epochs: how often every training picture is seen.
         batch_size: pictures in an optimisation step, all ranks together.
         accumulate: parts that a batch is computed in, one after another, to save memory.
-        optimizer: ``adam`` or ``adamw`` (decay on convolution weights only).
+        optimizer: ``adam``, or with decay on convolution weights only ``adamw`` or ``muon`` (see petseg.muon).
         lr: peak learning rate.
         schedule: how the learning rate moves; see petseg.schedule.
         warmup: share of the steps in which ``onecycle`` rises.
-        weight_decay: of ``adamw``.
+        weight_decay: of ``adamw`` and ``muon``.
         dice_weight: weight of the Dice loss beside the cross-entropy's 1.
         class_weights: ``balanced`` weighs classes in the cross-entropy by how rare they are (from the manifest).
         label_smoothing: share of each pixel's truth spread over all classes.
@@ -85,8 +85,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise UsageError(f"--lr {self.lr:g}: give a number above 0")
         if self.ema_decay is not None:
             _within("--ema-decay", self.ema_decay, 0, 0.999999)
-        if self.weight_decay and self.optimizer != "adamw":
-            raise UsageError("--weight-decay is for --optimizer adamw")
+        if self.weight_decay and self.optimizer == "adam":
+            raise UsageError("--weight-decay is for --optimizer adamw and muon")
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
