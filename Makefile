@@ -4,7 +4,8 @@
 #   make demo PETS=DIR     the same on a dataset in the official layout
 #   make test              the tests              make check    ruff, formatting, types
 #   make test-faults       the fault tests as long campaigns (kills, flipped bits)
-#   make bench             all benchmarks         make clean    removes what the targets made, the environment too
+#   make bench             all benchmarks         make peers    what other loaders to measure beside
+#   make clean             removes what the targets made, the environment too
 #   make bench-compare     ten tries: is a planted handicap found, are two runs of the same thing called the same?
 
 PYTHON ?= python3
@@ -17,10 +18,11 @@ PETS   ?=
 DEMO_EPOCHS  ?= $(if $(PETS),20,40)
 DEMO_OPTIONS ?= --size 128 --stem half --progressive --batch-size 8 --lr 0.004 --epochs $(DEMO_EPOCHS)
 BENCH  := bench-results
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults check format bench bench-figures bench-compare clean
+.PHONY: help install peers bench-compare demo test test-faults check format bench bench-figures bench-compare clean
 
 help:
 	@sed -n '3,8p' Makefile | sed 's/^# *//'
@@ -83,6 +85,14 @@ bench: $(VENV)/.installed
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,consumer) --consumer-rate 2000 \
 	    --storages source,raw --peers petseg,tutorial,tuned --seconds 1 --repeats 3
 	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
+
+# The loaders to measure beside. Streaming asks for older numpy and xxhash, without need, and for five clouds' clients: it is
+# installed without what it asks for. FFCV is compiled, against packages of the system (docs/performance.md).
+peers: $(VENV)/.installed
+	$(PIP) -c constraints.txt litdata spdl cython pybind11 setuptools wheel \
+	    Brotli catalogue python-snappy transformers xxhash zstd
+	$(PIP) --no-deps -c constraints.txt mosaicml-streaming
+	$(PIP) -c constraints.txt --no-build-isolation ffcv || echo "FFCV could not be compiled: see docs/performance.md"
 
 bench-figures:
 	$(BIN)/petseg-bench figures $(foreach name,loader cold train consumer build,$(BENCH)/$(name).json) \
