@@ -9,7 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A slow machine is no fault of the code: pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("petseg", deadline=None)
+hypothesis.settings.load_profile("petseg")
 
 # As the commands do (petseg/cli.py), before torch is imported: threads that wait should not keep others from working.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
