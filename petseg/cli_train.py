@@ -135,6 +135,5 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     if as_json:
         print_json({"run": str(path), **history[-1]})
     else:
-        click.echo(
-            f"run in {path}: best.pt, report.html, gallery.png; score it with: petseg-eval {path} --shards {shards or 'SET'}"
-        )
+        score = f"petseg-eval {path} --shards {shards or 'SET'}"
+        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {score}")
