@@ -71,7 +71,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Everything that docs/performance.md shows, under fifteen minutes on two cores; wants a machine that does nothing else.
+# Everything that docs/performance.md shows; wants a machine that does nothing else. Its time: docs/performance.md.
 # `make bench PETS=DIR` measures on a real dataset. Then: make bench-figures puts the results into the documents.
 bench: $(VENV)/.installed
 	mkdir -p $(BENCH)
