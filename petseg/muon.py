@@ -81,14 +81,21 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     """Return about U V' for a matrix U S V' (m, n): the same directions, singular values all between 0.6 and 1.3.
 
-    By Newton and Schulz's iteration, in fp32. A matrix of zeros stays one.
+    By Newton and Schulz's iteration, in fp32. A matrix of zeros stays one. Each round multiplies the matrix by a
+    polynomial in its own products ``x x'``, and such polynomials commute; so the rounds are done on the small square
+    matrix of products, and the whole matrix is touched twice only.
     """
     x = matrix.float()
     x = x / (x.norm() + 1e-7)
     turned = x.shape[0] > x.shape[1]
     if turned:  # the smaller side is multiplied with itself
         x = x.T
+    gram = x @ x.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(_ROUNDS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+        factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        factor.diagonal().add_(_A)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if turned else x
