@@ -97,5 +97,5 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
         factor.diagonal().add_(_A)
         product = factor @ product
         gram = factor @ gram @ factor
-    x = product @ x
+    x = torch.mm(product, x)
     return x.T if turned else x
