@@ -64,6 +64,7 @@ _RECIPE = _options(
     click.option("--augment", type=click.Choice(["none", "train"]), help="[default: unet train, tutorial none]"),
     click.option("--ema-decay", type=float, help="Of the weight average; 0: none.  [default: by the run's length]"),
     click.option("--clip-norm", type=float, help="Longest gradient; 0: no limit.  [default: unet 1, tutorial 0]"),
+    click.option("--validate-every", type=int, help="Validate after so many epochs, and the last.  [default: 1]"),
     click.option("--patience", type=int, help="Stop after so many epochs without gain; 0: never.  [default: 0]"),
     click.option("--seed", type=int, help="Of weights, order, augmentation, dropout.  [default: 0]"),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="[default: auto]"),

@@ -24,19 +24,23 @@ def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
     loss, iou, rate = figure.subplots(1, 3)
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 3} if len(history) < 40 else {}
-    part = "val" if history[0]["val"] else "train"
+    validated = [entry for entry in history if entry["val"]]
+    part = "val" if validated else "train"
+    judged = validated or history
+    judged_epochs = [entry["epoch"] for entry in judged]
 
     loss.plot(epochs, [entry["train"]["loss"] for entry in history], label="training", color="#7f7f7f", **style)
     if part == "val":
-        loss.plot(epochs, [entry["val"]["loss"] for entry in history], label="validation", color="#d55e00", **style)
+        values = [entry["val"]["loss"] for entry in judged]
+        loss.plot(judged_epochs, values, label="validation", color="#d55e00", **style)
     loss.set(title="Loss", xlabel="epoch", ylim=(0, None))
     loss.legend(frameon=False)
 
     for number, name in enumerate(CLASSES):
-        values = [entry[part]["iou"][number] for entry in history]
-        iou.plot(epochs, [float("nan") if v is None else v for v in values], label=name, color=_LINES[name], **style)
-    iou.plot(epochs, [e[part]["mean_iou"] for e in history], label="mean", color="black", linewidth=2, **style)
-    best = max(history, key=lambda entry: entry[part]["mean_iou"])
+        values = [float("nan") if e[part]["iou"][number] is None else e[part]["iou"][number] for e in judged]
+        iou.plot(judged_epochs, values, label=name, color=_LINES[name], **style)
+    iou.plot(judged_epochs, [e[part]["mean_iou"] for e in judged], label="mean", color="black", linewidth=2, **style)
+    best = max(judged, key=lambda entry: entry[part]["mean_iou"])
     name = "validation" if part == "val" else "training"
     iou.set(title=f"IoU, {name}: best mean {best[part]['mean_iou']:.3f} in epoch {best['epoch']}", ylim=(0, 1))
     iou.set_xlabel("epoch")

@@ -17,7 +17,7 @@ class Position(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         finished: nothing is left to do.
         best_score: the best epoch's validation mean IoU, or None before the first.
         best_epoch: that epoch, from 1 as people count.
-        stale_epochs: epochs since then.
+        stale_epochs: epochs since then, when an epoch was last judged.
         seconds: wall time spent on the run, all its parts together.
         loss_sum: the present epoch's sum of batch losses times their valid pictures.
         pictures: the present epoch's valid pictures so far.
@@ -51,7 +51,7 @@ class Position(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         if self.best_score is None or value > self.best_score:
             self.best_score, self.best_epoch, self.stale_epochs = value, self.epoch + 1, 0
             return True
-        self.stale_epochs += 1
+        self.stale_epochs = self.epoch + 1 - self.best_epoch
         return False
 
 

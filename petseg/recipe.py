@@ -41,6 +41,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         augment: ``train`` for random crops, flips and colour; ``none``.
         ema_decay: decay of the weight average; 0 for none; None for one that fits the number of steps.
         clip_norm: longest gradient, as a 2-norm; longer ones are scaled down; 0 for no limit.
+        validate_every: validate after every so many epochs, and after the last; the best epoch is one of those.
         patience: stop after so many epochs without a better validation score; 0 for never.
         seed: of weights, order, augmentation and dropout.
         precision: see petseg.device.
@@ -63,9 +64,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     augment: Augment = "none"
     ema_decay: float | None = 0.0
     clip_norm: float = 0.0
+    validate_every: int = 1
     patience: int = 0
     seed: int = 0
     precision: PrecisionName = "auto"
+
+    def validates(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) ends with a validation."""
+        return (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
 
     def check(self) -> None:
         """Raise ``UsageError`` for a value out of its range, naming the option."""
@@ -79,6 +85,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _within("--dice-weight", self.dice_weight, 0, 1000)
         _within("--label-smoothing", self.label_smoothing, 0, 0.99)
         _within("--clip-norm", self.clip_norm, 0, float("inf"))
+        _within("--validate-every", self.validate_every, 1, 1_000_000)
         _within("--patience", self.patience, 0, 1_000_000)
         _within("--seed", self.seed, 0, 2**63 - 1)
         if not self.lr > 0:

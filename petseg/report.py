@@ -182,19 +182,19 @@ def _percents(shares: Sequence[float]) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
-    head = ["epoch", "size", "learning rate", "training loss", "loss", "mean IoU", *CLASS_NAMES, "pictures/s", "wait"]
+    name = "val" if any(entry["val"] for entry in history) else "train"
+    head = ["epoch", "size", "learning rate", "training loss", f"{name} loss", f"{name} mean IoU"]
+    head += [*CLASS_NAMES, "pictures/s", "wait"]
     rows = []
     for entry in history:
-        part = entry["val"] or entry["train"]
+        part = entry[name] or {"loss": None, "mean_iou": None, "iou": [None] * len(CLASS_NAMES)}
         rows.append(
             [
                 f"{entry['epoch']}{' *' if entry['best'] else ''}",
                 str(entry["size"]),
                 f"{entry['learning_rate']:.2g}",
                 f"{entry['train']['loss']:.3f}",
-                f"{part['loss']:.3f}",
-                f"{part['mean_iou']:.3f}",
-                *map(_number, part["iou"]),
+                *map(_number, [part["loss"], part["mean_iou"], *part["iou"]]),
                 f"{entry['pictures_per_second']:.1f}",
                 f"{entry['wait_share']:.1%}",
             ]

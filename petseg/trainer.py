@@ -21,7 +21,7 @@ from petseg.evaluation import Evaluation, evaluate
 from petseg.events import EventLog
 from petseg.learner import Learner, StepResult
 from petseg.losses import balanced_class_weights
-from petseg.metrics import score
+from petseg.metrics import Scores, score
 from petseg.position import Position, position_from
 from petseg.recipe import Recipe, Running
 from petseg.runfolder import BEST, LAST, RunFolder
@@ -297,7 +297,7 @@ class Trainer:
             "pictures_per_second": self.position.pictures / max(self.position.train_seconds, 1e-9),
             "wait_share": self.position.wait_seconds / max(self.position.train_seconds, 1e-9),
         }
-        better = self.position.judge(train.mean_iou if validation is None else validation.scores.mean_iou)
+        better = self._judge(train, validation)
         self.history.append({**entry, "best": better})
         self._next_epoch()
         if better:  # before last.pt: a kill between the two repeats this epoch and writes the same again
@@ -309,6 +309,12 @@ class Trainer:
             self._events.add(self.history[-1])
         self.reporter.end_epoch(self.history[-1], epochs=self.recipe.epochs)
 
+    def _judge(self, train: Scores, validation: Evaluation | None) -> bool:
+        """Return whether this epoch is the best so far; one without its validation is not judged."""
+        if validation is not None:
+            return self.position.judge(validation.scores.mean_iou)
+        return self._validation is None and self.position.judge(train.mean_iou)
+
     def _next_epoch(self) -> None:
         patience = self.recipe.patience
         out_of_patience = bool(patience) and self.position.stale_epochs >= patience
@@ -319,7 +325,7 @@ class Trainer:
         self._confusion.zero_()
 
     def _validate(self) -> Evaluation | None:
-        if self._validation is None:
+        if self._validation is None or not self.recipe.validates(self.position.epoch):
             return None
         self.reporter.start_validation(pictures=self._validation.samples)
         self._validation.set_epoch(0)

@@ -39,6 +39,7 @@ def check(result, *parts: str) -> None:
         (["--shards", "SET", "--clip-norm", "-1"], ["--clip-norm"]),
         (["--shards", "SET", "--patience", "-1"], ["--patience"]),
         (["--shards", "SET", "--seed", "-1"], ["--seed"]),
+        (["--shards", "SET", "--validate-every", "0"], ["--validate-every"]),
         (["--shards", "SET", "--accumulate", "99"], ["--accumulate"]),
         (["--shards", "SET", "--threads", "0"], ["--threads"]),
         (["--shards", "SET", "--prefetch", "0"], ["--prefetch"]),

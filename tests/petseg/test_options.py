@@ -41,6 +41,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--augment": (HERE, "test_augmentation_changes_what_is_learnt"),
         "--ema-decay": (LEARNER, "test_the_average_is_what_is_kept"),
         "--clip-norm": (LEARNER, "test_clipping_shortens_the_step"),
+        "--validate-every": (RUNS, "test_validating_less_often"),
         "--patience": (RUNS, "test_patience_stops_early"),
         "--seed": KNOB,
         "--precision": KNOB,

@@ -145,6 +145,21 @@ def test_interrupted_again_and_again(made_up_set: Path, reference: Path, tmp_pat
     assert len(config["resumed"]) == attempt
 
 
+def test_interrupted_where_not_every_epoch_is_validated(made_up_set: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "validate_every": 2, "patience": 2}
+    whole = petseg.train(made_up_set, run=tmp_path / "whole", options=options)
+    run = tmp_path / "run"
+    for attempt in range(40):
+        try:
+            again = {"resume": True} if attempt else {"shards": made_up_set, "options": options}
+            petseg.train(run=run, make_reporter=lambda: Interrupting(2, signal.SIGTERM), **again)
+        except InterruptedRunError:
+            continue
+        break
+    assert attempt >= 4
+    assert_same_run(run, whole)
+
+
 def test_what_may_change_when_resuming_may(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError):

@@ -207,6 +207,53 @@ def test_patience_stops_early(made_up_set: Path, tmp_path: Path) -> None:
     assert "stopping early" in notes[-1]
 
 
+class Counting(Reporter):
+    """Counts validations and keeps notes."""
+
+    def __init__(self) -> None:
+        self.validations, self.notes = 0, list[str]()
+
+    def start_validation(self, *, pictures: int) -> None:
+        self.validations += 1
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
+    """Every second epoch and the last; the weights do not notice, and the best is one of those validated."""
+    counted = Counting()
+    options = {**TINY, "epochs": 5}
+    often = petseg.train(made_up_set, run=tmp_path / "often", options=options)
+    rarely = petseg.train(
+        made_up_set, run=tmp_path / "rarely", options={**options, "validate_every": 2}, make_reporter=lambda: counted
+    )
+    assert counted.validations == 3
+    history = read_history(rarely)
+    assert [entry["epoch"] for entry in history if entry["val"]] == [2, 4, 5]
+    for ours, theirs in zip(history, read_history(often), strict=True):
+        assert ours["val"] in (None, theirs["val"])
+        assert ours["train"] == theirs["train"]
+    a, b = (load_checkpoint(run / "last.pt").model for run in (often, rarely))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    validated = [entry for entry in history if entry["val"]]
+    best = max(validated, key=lambda entry: entry["val"]["mean_iou"])
+    assert load_checkpoint(rarely / "best.pt").position["best_epoch"] == best["epoch"]
+    assert [entry["epoch"] for entry in history if entry["best"]][-1] == best["epoch"]
+    report = (rarely / "report.html").read_text()
+    assert f"The weights of epoch {best['epoch']} (of 5)" in report
+    row = report[report.index("<td>1</td>") : report.index("<td>2")]
+    assert row.count("<td>-</td>") == 5  # what was not measured is not shown: loss, mean IoU, three classes
+
+
+def test_patience_counts_epochs_where_not_all_are_validated(made_up_set: Path, tmp_path: Path) -> None:
+    options = {**TINY, "lr": 1e-30, "epochs": 9, "patience": 3, "validate_every": 2}
+    counted = Counting()
+    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: counted)
+    assert len(read_history(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
+    assert "no better epoch than 2 in 3: stopping early" in counted.notes
+
+
 @pytest.mark.parametrize("options", [{"checkpoint_steps": 1}, {"checkpoint_minutes": 1e-9}], ids=str)
 def test_checkpoints_within_an_epoch(made_up_set: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     steps: list[int] = []
