@@ -1,4 +1,4 @@
-"""``python -m petseg``: petseg-train as a module, which is how torchrun starts it.
+"""``python -m petseg``: petseg-train as a module, for where the command is not on the path, also under torchrun.
 
 torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
 

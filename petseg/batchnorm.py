@@ -11,7 +11,6 @@ from typing import cast
 import torch
 from torch import distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -38,9 +37,22 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         cast(torch.Tensor, self.num_batches_tracked).add_(1)
 
 
+class _Total(torch.autograd.Function):
+    """The sum over the ranks. Each rank's part goes into every rank's sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context: object, part: torch.Tensor) -> torch.Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: object, *gradients: torch.Tensor) -> torch.Tensor:
+        return _Total.forward(context, gradients[0])
+
+
 def _total(part: torch.Tensor) -> torch.Tensor:
-    """Add up over the ranks; gradients flow back through the sum."""
-    return cast(torch.Tensor, all_reduce(part))  # type: ignore[no-untyped-call]
+    return cast(torch.Tensor, _Total.apply(part))
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -109,32 +109,41 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     \b
     petseg-train --shards pets-shards --run runs/pets
     petseg-train --resume --run runs/pets           after Ctrl-C, a kill, a power cut
-    torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
+    torchrun --nproc-per-node 4 --no-python -- petseg-train --shards pets-shards --run runs/pets
 
     --batch-size is the global batch. The loss of the training pictures and their IoU are those seen while training on
     them; validation uses the averaged weights. Without --resume a run that exists is never touched.
     """
+    from petseg.command import command_line
     from petseg.display import ConsoleReporter
     from petseg.distributed import world_of_environment
     from petseg.pictures import read_history
-    from petseg.training import command_line
+    from petseg.runfolder import read_config
+    from petseg.stopping import DivergedError, InterruptedRunError
     from petseg.training import train as start
 
     if resume and run is None:
         raise UsageError("--resume needs --run: which run is to go on?")
-    path = start(
-        shards,
-        run=run,
-        resume=resume,
-        options={name: value for name, value in options.items() if value is not None},
-        command=command_line("petseg-train", sys.argv[1:]),
-        make_reporter=lambda: ConsoleReporter(quiet=as_json),
-    )
-    if world_of_environment().rank:
+    world = world_of_environment()
+    try:
+        path = start(
+            shards,
+            run=run,
+            resume=resume,
+            options={name: value for name, value in options.items() if value is not None},
+            command=command_line("petseg-train", sys.argv[1:]),
+            make_reporter=lambda: ConsoleReporter(quiet=as_json),
+        )
+    except (InterruptedRunError, DivergedError) as error:
+        if world.first:
+            raise
+        sys.exit(error.exit_code)  # all ranks end together, and one of them says it
+    if not world.first:
         return
     history = read_history(path)
     if as_json:
         print_json({"run": str(path), **history[-1]})
     else:
-        score = f"petseg-eval {path} --shards {shards or 'SET'}"
+        data = str(shards or read_config(path)["running"]["shards"])
+        score = command_line("petseg-eval", [str(path), "--shards", data])
         click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {score}")

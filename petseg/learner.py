@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -21,6 +22,11 @@ from petseg.models import build_model, place
 from petseg.muon import Muon
 from petseg.recipe import Recipe
 from petseg.schedule import learning_rate
+
+# Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch calls it otherwise.
+_NAMES = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+_WITHOUT_BUFFERS: dict[str, Any] = {_BUFFERS: False}
 
 
 class LabelledBatch(Protocol):
@@ -91,8 +97,7 @@ class Learner:
         network = self.model
         if self.world.size > 1:
             ids = [self.placement.device] if self.placement.on_gpu else None
-            # Buffers need no broadcast: batch statistics are the global batch's on every rank.
-            network = nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+            network = nn.parallel.DistributedDataParallel(network, device_ids=ids, **_WITHOUT_BUFFERS)
         return cast(nn.Module, torch.compile(network)) if compile_model else network
 
     @property

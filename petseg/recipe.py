@@ -100,7 +100,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How a run is carried out. May change when it is resumed; the weights are the same up to rounding.
 
     Attributes:
-        shards: folder of the shard set (its content may not change, its place may).
+        shards: absolute path of the shard set's folder (its content may not change, its place may).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: torch's CPU threads; None for all cores.
         prefetch: batches that the loader makes ahead.

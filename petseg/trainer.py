@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +12,24 @@ import msgspec
 import torch
 
 from petseg.checkpoint import Checkpoint, save_checkpoint
+from petseg.command import resume_command
 from petseg.device import Placement
 from petseg.display import Reporter
 from petseg.distributed import World
+from petseg.divergence import Guard, LaunchedStep
 from petseg.evaluation import Evaluation, evaluate
 from petseg.events import EventLog
-from petseg.learner import Learner, StepResult
+from petseg.learner import Learner
+from petseg.loaders import open_train_loader, open_validation_loader
 from petseg.losses import balanced_class_weights
 from petseg.metrics import Scores, score
 from petseg.position import Position, position_from
 from petseg.recipe import Recipe, Running
 from petseg.runfolder import BEST, LAST, RunFolder
 from petseg.sizes import size_of_epoch
-from petseg.stopping import DivergedError, InterruptedRunError, StopRequest
-from petseg.trial import trial_loss
+from petseg.stopping import InterruptedRunError, StopRequest
 from pipeline import Batch, Loader
 from shards import PetsegError, ShardSet
-
-# Cross-entropy starts near log(3) = 1.1 and Dice is at most 1: a loss beyond this is no longer learning.
-EXPLODED = 100.0
-_EVALUATION_BATCH = 2  # evaluation keeps no gradients, so it takes so many times the training batch at once
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A step that was launched and not yet looked at."""
-
-    result: StepResult
-    batch: Batch
-    valid: int
-    step: int
 
 
 class Trainer:
@@ -81,7 +67,9 @@ class Trainer:
         self.placement, self.world, self.reporter, self.stop = placement, world, reporter, stop
         self.position, self.history = Position(), list[dict[str, Any]]()
         self._loader = self._open_train_loader(size_of_epoch(recipe, 0))
-        self._validation = self._open_validation_loader()
+        self._validation = open_validation_loader(shards, recipe, running, device=placement.device, world=world)
+        if self._validation is None:
+            reporter.note("the set has no val split: the best epoch is chosen by its training pictures")
         self.learner = Learner(
             recipe,
             total_steps=recipe.epochs * len(self._loader),
@@ -98,44 +86,17 @@ class Trainer:
             self._loader_state = resume_from.loader
         self._events = EventLog(name, self.history) if running.tensorboard and folder is not None else None
         self._confusion = torch.tensor(self.position.confusion, device=placement.device) * int(world.first)
-        self._pending: deque[_Pending] = deque()
-        self._newest: _Pending | None = None
+        self._pending: deque[LaunchedStep] = deque()
+        self._newest: LaunchedStep | None = None
         # A GPU is kept one step ahead of what the host has looked at, so that looking does not make it wait.
         self._lag = 1 if placement.on_gpu else 0
+        self._guard = Guard(self.learner, world=world, checkpoint=name / LAST, key=shards.split("train").key)
+        self._guard.saved_step = self.position.step
         self._saved = self._started = time.monotonic()
-        self._saved_step = self.position.step
 
     def _open_train_loader(self, size: int) -> Loader:
-        return Loader(
-            self.shards,
-            split="train",
-            batch_size=self.recipe.batch_size,
-            size=size,
-            device=self.placement.device,
-            seed=self.recipe.seed,
-            mask="index",
-            augment=None if self.recipe.augment == "none" else self.recipe.augment,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            prefetch=self.running.prefetch,
-            engine=self.running.engine,
-        )
-
-    def _open_validation_loader(self) -> Loader | None:
-        if "val" not in self.shards.manifest.splits:
-            self.reporter.note("the set has no val split: the best epoch is chosen by its training pictures")
-            return None
-        return Loader(
-            self.shards,
-            split="val",
-            batch_size=self.recipe.batch_size * _EVALUATION_BATCH,
-            size=self.recipe.size,
-            device=self.placement.device,
-            mask="index",
-            rank=self.world.rank,
-            world_size=self.world.size,
-            prefetch=self.running.prefetch,
-            engine=self.running.engine,
+        return open_train_loader(
+            self.shards, self.recipe, self.running, size=size, device=self.placement.device, world=self.world
         )
 
     def _class_weights(self) -> torch.Tensor | None:
@@ -174,7 +135,9 @@ class Trainer:
             position.pictures += valid
             if position.pictures == loader.samples:  # a checkpoint from here on belongs to the epoch's end
                 position.phase = "validate"
-            self._newest = _Pending(result=result, batch=batch, valid=valid, step=position.step)
+            self._newest = LaunchedStep(
+                result=result, batch=batch, valid=valid, step=position.step, epoch=position.epoch
+            )
             self._pending.append(self._newest)
             if len(self._pending) > self._lag:
                 self._settle()
@@ -215,7 +178,7 @@ class Trainer:
         wishes = torch.tensor([bool(self.stop), self._save_is_due()], dtype=torch.float32, device=facts.device)
         loss, stop, save = self.world.sum(torch.cat([facts[:1], wishes])).tolist()
         norm = float(facts[1])  # the same on every rank
-        self._check(pending, loss=loss, norm=norm)
+        self._guard.check_step(pending, loss=loss, norm=norm)
         self.position.loss_sum += loss * pending.valid
         self.reporter.batch(
             pictures=pending.valid,
@@ -235,40 +198,13 @@ class Trainer:
     def _settle_quietly(self) -> None:
         pending = self._pending.popleft()
         loss = float(self.world.sum(pending.result.loss.clone()))
-        self._check(pending, loss=loss, norm=float(pending.result.grad_norm))
+        self._guard.check_step(pending, loss=loss, norm=float(pending.result.grad_norm))
         self.position.loss_sum += loss * pending.valid
 
-    def _check(self, pending: _Pending, *, loss: float, norm: float) -> None:
-        scaled = self.learner.scaler.is_enabled()  # fp16 overflows now and then, and its scaler skips those steps
-        if not abs(loss) <= EXPLODED:
-            raise self._diverged(f"the loss became {loss:g}", pending)
-        if not (scaled or norm < float("inf")):
-            raise self._diverged(f"the gradient became {norm:g}", pending)
-
     def _prove_weights(self) -> None:
-        """Refuse to keep weights that the newest step has spoilt: its loss was that of the weights before it.
-
-        One more forward pass on the newest batch, which leaves no trace; so a checkpoint is a good one.
-        """
-        newest = self._newest
-        if newest is None or newest.step != self.position.step:
-            return  # just resumed: these weights were proven when they were saved
-        loss = float(self.world.sum(trial_loss(self.learner, newest.batch, global_valid=newest.valid)))
-        if not abs(loss) <= EXPLODED:
-            raise self._diverged(f"the loss became {loss:g} right after the update", newest)
-
-    def _diverged(self, what: str, pending: _Pending) -> DivergedError:
-        indices = [index for part in self.world.gather(pending.batch.index.tolist()) for index in part]
-        keys = ", ".join(self._loader.key(index) for index in dict.fromkeys(indices))
-        where = f"at step {pending.step} (epoch {self.position.epoch + 1}, batch {pending.batch.number + 1})"
-        return self._stopped_short(f"{what} {where}, pictures {keys}")
-
-    def _stopped_short(self, what: str) -> DivergedError:
-        saved = f"the last good checkpoint is {self.name / LAST} (step {self._saved_step})"
-        return DivergedError(
-            f"{what}; {saved if self._saved_step else 'no checkpoint was written before it'}; "
-            "start anew with a smaller --lr, or with --clip-norm 1, or with --precision fp32"
-        )
+        """Before weights are kept; where just resumed, they were proven when they were saved."""
+        if self._newest is not None and self._newest.step == self.position.step:
+            self._guard.prove_weights(self._newest)
 
     def _save_is_due(self) -> bool:
         """Whether rank 0 wants a checkpoint within the epoch now."""
@@ -277,15 +213,13 @@ class Trainer:
         minutes, steps = self.running.checkpoint_minutes, self.running.checkpoint_steps
         if minutes and time.monotonic() - self._saved >= 60 * minutes:
             return True
-        return bool(steps) and self.position.step - self._saved_step >= steps
+        return bool(steps) and self.position.step - self._guard.saved_step >= steps
 
     def _finish_epoch(self) -> None:
         """Validate, judge, keep."""
         validation = self._validate()
-        if validation is not None and not math.isfinite(validation.loss or 0.0):
-            raise self._stopped_short(
-                f"the validation loss became {validation.loss:g} in epoch {self.position.epoch + 1}"
-            )
+        if validation is not None:
+            self._guard.check_validation(validation.loss or 0.0, epoch=self.position.epoch)
         train = score(self.position.confusion)
         entry = {
             "epoch": self.position.epoch + 1,
@@ -373,14 +307,14 @@ class Trainer:
             except OSError as error:
                 raise PetsegError(
                     f"{self.folder / name} cannot be written ({error.strerror or error}); the one before it stays; "
-                    f"once that is mended, go on with: petseg-train --resume --run {self.name}"
+                    f"once that is mended, go on with: {resume_command(self.name, self.world)}"
                 ) from None
-        self._saved, self._saved_step = time.monotonic(), self.position.step
+        self._saved, self._guard.saved_step = time.monotonic(), self.position.step
 
     def _leave(self) -> None:
         numbers = [number for number in self.world.gather(self.stop.signal) if number is not None]
         raise InterruptedRunError(
             f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}, nothing is lost; "
-            f"go on with: petseg-train --resume --run {self.name}",
+            f"go on with: {resume_command(self.name, self.world)}",
             number=numbers[0],
         )

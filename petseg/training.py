@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from petseg.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from petseg.command import command_of, resume_command, with_torchrun
 from petseg.device import Placement, choose_device, choose_placement, cpu_threads
 from petseg.display import Reporter
 from petseg.distributed import World, process_group, world_of_environment
 from petseg.models import default_model_config
 from petseg.recipe import Recipe, Running, default_recipe, differences, recipe_from
-from petseg.runfolder import LAST, RunFolder, create_run, read_config, reopen_run
+from petseg.runconfig import write_config
+from petseg.runfolder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.stopping import catch_stop
 from shards import ShardSet, UsageError
 
-_FORMAT = "petseg-run"
-_VERSION = 1
 _MODEL_FIELDS = ("widths", "stem", "blocks", "norm", "upsample", "join", "dropout", "encoder", "pretrained")
 
 
@@ -62,21 +58,11 @@ def train(
         if run is None:
             raise UsageError("--resume needs --run: which run is to go on?")
         recipe, running, checkpoint = _kept(Path(run), shards, options)
+        if _finished(checkpoint) and (Path(run) / REPORT).is_file():
+            return _tell_finished(Path(run), make_reporter() if world.first else Reporter())
     else:
-        if shards is None:
-            raise UsageError("--shards is missing: the folder that petseg-shard build made")
-        recipe, running = apply_options(
-            default_recipe(options.get("model", "unet")), Running(shards=str(shards)), options
-        )
-    recipe.check()
-    running.check()
-    device = choose_device(running.device, local_rank=world.local_rank)
-    placement = choose_placement(device, recipe.precision)
-    if recipe.batch_size % world.size:
-        raise UsageError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {world.size} processes")
-    if recipe.accumulate > recipe.batch_size // world.size:
-        share = recipe.batch_size // world.size
-        raise UsageError(f"--accumulate {recipe.accumulate}: a process has only {share} pictures of a batch")
+        recipe, running = _asked(shards, options)
+    placement = _check(recipe, running, world)
     data = ShardSet.open(running.shards)
     if "train" not in data.manifest.splits:
         raise UsageError(f"{running.shards} has no train split; build the set with one to train on it")
@@ -90,9 +76,10 @@ def train(
                 if resume
                 else create_run(None if run is None else Path(run), model=recipe.model.name)
             )
-            _write_config(
-                folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
-            )
+            if not _finished(checkpoint):
+                write_config(
+                    folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
+                )
         reporter = make_reporter() if world.first else Reporter()
         try:
             return _carry_out(
@@ -139,7 +126,7 @@ def _carry_out(
             resume_from=checkpoint,
         )
         if trainer.position.finished:
-            reporter.note(f"{path} is finished already ({len(trainer.history)} epochs); nothing to do")
+            reporter.note(f"{path} is finished ({len(trainer.history)} epochs); only its report is still to be drawn")
         elif checkpoint is not None:
             reporter.note(f"going on in epoch {trainer.position.epoch + 1}, after step {trainer.position.step}")
         try:
@@ -150,8 +137,34 @@ def _carry_out(
     if folder is not None:
         from petseg.pictures import draw_run
 
-        draw_run(path, data=data, placement=placement, seconds=trainer.position.seconds)
+        try:
+            draw_run(path, data=data, placement=placement, seconds=trainer.position.seconds)
+        except KeyboardInterrupt as error:
+            error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
+            raise
     return path
+
+
+def _asked(shards: str | Path | None, options: Mapping[str, Any]) -> tuple[Recipe, Running]:
+    """Return what a new run is to do."""
+    if shards is None:
+        raise UsageError("--shards is missing: the folder that petseg-shard build made")
+    recipe, running = default_recipe(options.get("model", "unet")), Running(shards=str(Path(shards).absolute()))
+    return apply_options(recipe, running, options)
+
+
+def _check(recipe: Recipe, running: Running, world: World) -> Placement:
+    """Refuse what cannot be carried out here, before anything is written; return where it is computed."""
+    recipe.check()
+    running.check()
+    device = choose_device(running.device, local_rank=world.local_rank)
+    placement = choose_placement(device, recipe.precision)
+    if recipe.batch_size % world.size:
+        raise UsageError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {world.size} processes")
+    if recipe.accumulate > recipe.batch_size // world.size:
+        share = recipe.batch_size // world.size
+        raise UsageError(f"--accumulate {recipe.accumulate}: a process has only {share} pictures of a batch")
+    return placement
 
 
 def apply_options(recipe: Recipe, running: Running, options: Mapping[str, Any]) -> tuple[Recipe, Running]:
@@ -200,8 +213,18 @@ def _kept(
             "start a new run with them"
         )
     if shards is not None:
-        running = msgspec.structs.replace(running, shards=str(shards))
+        running = msgspec.structs.replace(running, shards=str(Path(shards).absolute()))
     return recipe, running, checkpoint
+
+
+def _finished(checkpoint: Checkpoint | None) -> bool:
+    return checkpoint is not None and bool(checkpoint.position["finished"])
+
+
+def _tell_finished(run: Path, reporter: Reporter) -> Path:
+    reporter.note(f"{run} is finished already; nothing to do. To train for longer, start a new run with more --epochs")
+    reporter.close()
+    return run
 
 
 def _check_data(run: Path, data: ShardSet) -> None:
@@ -211,92 +234,3 @@ def _check_data(run: Path, data: ShardSet) -> None:
             f"{run} was begun with other data: {data.path} has fingerprint {data.manifest.fingerprint[:12]}, the run "
             f"{str(begun)[:12]}; name its set with --shards, or start a new run"
         )
-
-
-def _write_config(
-    folder: RunFolder,
-    *,
-    recipe: Recipe,
-    running: Running,
-    data: ShardSet,
-    command: str,
-    placement: Placement,
-    world: World,
-) -> None:
-    """Write config.json; resuming keeps the first start and adds to ``resumed``."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = data.manifest
-    document: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "recipe": msgspec.to_builtins(recipe),
-        "running": msgspec.to_builtins(running),
-        "data": {
-            "path": str(data.path.resolve()),
-            "fingerprint": manifest.fingerprint,
-            "storage": manifest.storage,
-            "samples": {name: split.samples for name, split in manifest.splits.items()},
-        },
-        "device": device_name(placement),
-        "precision": placement.precision,
-        "world_size": world.size,
-        "versions": versions(),
-        "command": command,
-        "started": now,
-        "resumed": [],
-    }
-    if (folder / "config.json").exists():
-        before = read_config(folder.path)
-        document |= {name: before[name] for name in ("command", "started") if name in before}
-        document["resumed"] = [*before.get("resumed", []), {"at": now, "command": command}]
-    folder.write_config(document)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what the results depend on."""
-    import torch
-
-    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in ("petseg", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def device_name(placement: Placement) -> str:
-    """Return what computes: the GPU's name, or the CPU with its threads."""
-    import torch
-
-    if placement.on_gpu:
-        return torch.cuda.get_device_name(placement.device)
-    return f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
-
-
-def command_line(program: str, arguments: list[str]) -> str:
-    """Return a command as it can be pasted into a shell."""
-    return shlex.join([program, *arguments])
-
-
-def command_of(shards: str | Path | None, run: str | Path | None, resume: bool, options: Mapping[str, Any]) -> str:
-    """Return the ``petseg-train`` command that does what :func:`train` was asked to do from Python."""
-    arguments = [] if shards is None else ["--shards", str(shards)]
-    arguments += [] if run is None else ["--run", str(run)]
-    arguments += ["--resume"] if resume else []
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            arguments += [f"--{option}", text]
-    return command_line("petseg-train", arguments)
-
-
-def with_torchrun(command: str, world: World) -> str:
-    """Put before a command what starts it in as many processes as there are here."""
-    if world.size == 1:
-        return command
-    nodes = f"--nnodes {world.size // world.local_size} " if world.size > world.local_size else ""
-    return f"torchrun {nodes}--nproc-per-node {world.local_size} --no-python -- {command}"

@@ -11,7 +11,7 @@ from petseg.checkpoint import load_checkpoint
 from petseg.export import require
 from petseg.models import count_parameters
 from petseg.predictor import Predictor
-from petseg.training import versions
+from petseg.runconfig import versions
 from shards.files import write_atomically
 
 

@@ -98,18 +98,27 @@ def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> Non
     check(result, "--lr is 0.01, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
 
 
-def test_resuming_with_other_data(call, tiny_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
+@pytest.fixture
+def begun_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run that was killed before its first checkpoint."""
+    run = tmp_path / "begun"
+    run.mkdir()
+    shutil.copy(tiny_run / "config.json", run)
+    return run
+
+
+def test_resuming_with_other_data(call, begun_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
     other = tmp_path / "other"
     command("petseg-shard", "build", made_up_pets, other, "--split", "random", "--seed", "5")
-    check(call(train, "--resume", "--run", tiny_run, "--shards", other), "other data")
+    check(call(train, "--resume", "--run", begun_run, "--shards", other), "other data")
 
 
-def test_two_processes_on_one_run(call, tiny_run: Path) -> None:
+def test_two_processes_on_one_run(call, begun_run: Path) -> None:
     from petseg.runfolder import RunFolder
 
-    folder = RunFolder(tiny_run)
+    folder = RunFolder(begun_run)
     try:
-        check(call(train, "--resume", "--run", tiny_run), "in use")
+        check(call(train, "--resume", "--run", begun_run), "in use")
     finally:
         folder.close()
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import petseg
-from petseg.checkpoint import load_checkpoint
+from petseg.checkpoint import Checkpoint, load_checkpoint
+from petseg.cli import train
 from petseg.device import choose_placement
 from petseg.distributed import World
 from petseg.evaluation import evaluate
@@ -21,53 +26,137 @@ from petseg.evaluation import evaluate
 ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 0.001 --device cpu".split()  # noqa: SIM905
 
 
-def torchrun(ranks: int, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def words(ranks: int, *command: str | Path) -> list[str]:
+    """A command under torchrun, as the documents write it; ``--standalone``, so that tests do not meet on one port."""
+    program = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", str(ranks)]
+    return [*program, "--no-python", "--", *map(str, command)]
+
+
+def environment() -> dict[str, str]:
+    """With the project's commands on the path, as after installing."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def torchrun(ranks: int, *command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={ranks}",
-            "-m",
-            "--",
-            "petseg",
-        ]
-        + [str(argument) for argument in arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
+        words(ranks, *command), capture_output=True, text=True, timeout=300, check=False, env=environment()
     )
     assert not check or result.returncode == 0, result.stderr
     return result
 
 
-@pytest.mark.slow
-def test_two_ranks_equal_one(made_up_set: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    torchrun(2, "--shards", made_up_set, "--run", two, *ARGUMENTS)
-    result = torchrun(1, "--shards", made_up_set, "--run", one, *ARGUMENTS)
-    assert "val IoU" in result.stdout
-    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two / "last.pt")
-    assert a.position["step"] == b.position["step"] >= 20
+@pytest.fixture(scope="module")
+def two_ranks(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nothing interrupted."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    result = torchrun(2, "petseg-train", "--shards", made_up_set, "--run", run, *ARGUMENTS)
+    assert result.stdout.count("val IoU") == 7  # one of the ranks speaks
+    assert "Warning" not in result.stderr
+    return run
+
+
+def assert_close(a: Checkpoint, b: Checkpoint) -> None:
+    """Equal up to rounding: the same sums, in another order."""
     for part in ("model", "average"):
         for name, value in getattr(a, part).items():
             torch.testing.assert_close(
                 getattr(b, part)[name], value, rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(two_ranks: Path, made_up_set: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    # As a module, the other way to start it.
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "--", "petseg"]
+    arguments = ["--shards", str(made_up_set), "--run", str(one), *ARGUMENTS]
+    subprocess.run([*start, *arguments], check=True, env=environment(), timeout=300)
+    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two_ranks / "last.pt")
+    assert a.position["step"] == b.position["step"] >= 20
+    assert_close(a, b)
     for mine, theirs in zip(a.history, b.history, strict=True):
         assert mine["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-4)
         assert mine["val"]["loss"] == pytest.approx(theirs["val"]["loss"], rel=1e-4)
         assert mine["val"]["mean_iou"] == pytest.approx(theirs["val"]["mean_iou"], abs=2e-3)
-    assert json.loads((two / "config.json").read_text())["world_size"] == 2
+    assert json.loads((two_ranks / "config.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_micro_batches_on_two_ranks_equal_one_batch(call, made_up_set: Path, tmp_path: Path) -> None:
+    """Four parts of a batch, two on each rank; group normalisation, whose statistics are those of a picture."""
+    arguments = ["--norm", "group", *ARGUMENTS, "--epochs", "3"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    torchrun(2, "petseg-train", "--shards", made_up_set, "--run", parts, *arguments, "--accumulate", "2")
+    assert call(train, "--shards", made_up_set, "--run", whole, *arguments).code == 0
+    a, b = load_checkpoint(whole / "last.pt"), load_checkpoint(parts / "last.pt")
+    assert a.position["step"] == b.position["step"] == 9
+    assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM to torchrun"]
+)
+def test_one_signal_ends_two_ranks_cleanly(
+    two_ranks: Path, made_up_set: Path, tmp_path: Path, number: int, everybody: bool
+) -> None:
+    """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone."""
+    run = tmp_path / "a run"
+    command = words(2, "petseg-train", "--shards", made_up_set, "--run", run, *ARGUMENTS)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (os.killpg if everybody else os.kill)(process.pid, number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    told = [line for line in error.splitlines() if line.startswith("Error: stopped in epoch")]
+    assert len(told) == 1, error  # one of the ranks says it
+    assert "petseg/" not in error  # torchrun ends with a traceback of its own; none of ours
+    kept = load_checkpoint(run / "last.pt")
+    assert not kept.position["finished"]
+    advice = shlex.split(told[0].split("go on with: ")[1])
+    start = ["torchrun", "--nproc-per-node", "2", "--no-python", "--"]
+    assert advice == [*start, "petseg-train", "--resume", "--run", str(run)]
+    torchrun(2, *advice[5:])
+    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks / "last.pt")
+    assert ours.position["step"] == theirs.position["step"]
+    for part in ("model", "average"):
+        for name, value in getattr(ours, part).items():
+            assert torch.equal(value, getattr(theirs, part)[name]), name
+
+
+@pytest.mark.slow
+def test_two_ranks_score_exactly_as_one(tiny_run: Path, made_up_set: Path, tmp_path: Path, command: Any) -> None:
+    def score(ranks: int, table: Path) -> subprocess.CompletedProcess[str]:
+        arguments = [
+            "petseg-eval",
+            tiny_run,
+            "--shards",
+            made_up_set,
+            "--json",
+            "--csv",
+            table,
+            "--own-size",
+            "--mirror",
+        ]
+        return torchrun(ranks, *arguments) if ranks > 1 else command(*arguments)
+
+    one, two = score(1, tmp_path / "one.csv"), score(2, tmp_path / "two.csv")
+    assert json.loads(two.stdout) == json.loads(one.stdout)
+    assert json.loads(one.stdout)["samples"] > 20
+    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
 
 
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_shared(made_up_set: Path, tmp_path: Path) -> None:
-    result = torchrun(2, "--shards", made_up_set, "--run", tmp_path / "run", "--batch-size", "9", check=False)
+    result = torchrun(
+        2, "petseg-train", "--shards", made_up_set, "--run", tmp_path / "run", "--batch-size", "9", check=False
+    )
     assert result.returncode != 0
     assert "cannot be shared evenly by 2" in result.stderr
     assert not (tmp_path / "run").exists()

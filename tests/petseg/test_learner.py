@@ -52,10 +52,11 @@ def weights(of: Learner) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in of.model.parameters()])
 
 
-def test_accumulation_gives_the_same_step() -> None:
+@pytest.mark.parametrize("parts_of_a_batch", [2, 3, 8])
+def test_accumulation_gives_the_same_step(parts_of_a_batch: int) -> None:
     pictures = shapes()
     pictures.valid[-1] = False
-    whole, parts = learner(recipe()), learner(recipe(accumulate=3))
+    whole, parts = learner(recipe()), learner(recipe(accumulate=parts_of_a_batch))
     for step in range(3):
         a = whole.step(pictures, global_valid=7, step=step)
         b = parts.step(pictures, global_valid=7, step=step)

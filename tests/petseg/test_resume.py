@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -170,10 +171,60 @@ def test_what_may_change_when_resuming_may(made_up_set: Path, reference: Path, t
     assert_same_run(run, reference)
 
 
+class Listening(Reporter):
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def test_a_finished_run_stays_as_it_is(reference: Path) -> None:
-    before = (reference / "last.pt").read_bytes()
-    petseg.train(run=reference, resume=True)
-    assert (reference / "last.pt").read_bytes() == before
+    def content() -> dict[str, tuple[int, bytes]]:
+        return {entry.name: (entry.stat().st_mtime_ns, entry.read_bytes()) for entry in reference.iterdir()}
+
+    before, notes = content(), list[str]()
+    petseg.train(run=reference, resume=True, make_reporter=lambda: Listening(notes))
+    assert content() == before
+    assert len(notes) == 1
+    assert "finished already" in notes[0]
+
+
+def test_a_run_killed_while_its_report_was_drawn(reference: Path, tmp_path: Path, monkeypatch) -> None:
+    """Ctrl-C says what is missing; resuming draws it, and does not count as training further."""
+    from petseg import pictures
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    run, notes = tmp_path / "run", list[str]()
+    shutil.copytree(reference, run)
+    (run / "report.html").unlink()
+    monkeypatch.setattr(pictures, "draw_run", interrupted)
+    with pytest.raises(KeyboardInterrupt) as error:
+        petseg.train(run=run, resume=True)
+    assert f"petseg-train --resume --run {run} draws it" in error.value.__notes__[0]
+    monkeypatch.undo()
+    petseg.train(run=run, resume=True, make_reporter=lambda: Listening(notes))
+    assert "only its report is still to be drawn" in notes[0]
+    assert (run / "report.html").is_file()
+    assert json.loads((run / "config.json").read_text())["resumed"] == []
+    assert_same_run(run, reference)
+
+
+def test_a_run_is_resumed_from_any_folder(made_up_set: Path, reference: Path, tmp_path: Path, monkeypatch) -> None:
+    """The set may have been named by a relative path."""
+    monkeypatch.chdir(made_up_set.parent)
+    with pytest.raises(InterruptedRunError):
+        petseg.train(
+            made_up_set.name,
+            run=tmp_path / "run",
+            options=OPTIONS,
+            make_reporter=lambda: Interrupting(2, signal.SIGINT),
+        )
+    monkeypatch.chdir(tmp_path)
+    petseg.train(run="run", resume=True)
+    assert_same_run(tmp_path / "run", reference)
 
 
 def test_unknown_options_are_refused(made_up_set: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_weights_that_only_validation_finds_spoilt(made_up_set: Path, tmp_path: 
 
     nothing = torch.tensor(float("nan"))
     monkeypatch.setattr(Learner, "validation_loss", lambda self, logits, batch: nothing)
-    monkeypatch.setattr("petseg.trainer.trial_loss", lambda *given, **more: torch.tensor(1.0))
+    monkeypatch.setattr("petseg.divergence.trial_loss", lambda *given, **more: torch.tensor(1.0))
     with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
         petseg.train(made_up_set, run=tmp_path / "run", options=TINY)
 
@@ -409,8 +409,8 @@ def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_pa
 def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> None:
     import shlex
 
+    from petseg.command import with_torchrun
     from petseg.distributed import World
-    from petseg.training import with_torchrun
 
     command = json.loads((tiny_run / "config.json").read_text())["command"]
     words = shlex.split(command)
@@ -420,4 +420,5 @@ def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> No
     assert context.params["widths"] == (8, 16)
     assert context.params["lr"] == 0.01
     four = with_torchrun(command, World(rank=0, size=4, local_rank=0, local_size=2))
-    assert four == f"torchrun --nnodes 2 --nproc-per-node 2 --no-python -- {command}"
+    place = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 2"
+    assert four == f"torchrun {place} --no-python -- {command}"
