@@ -61,7 +61,11 @@ _RECIPE = _options(
     click.option("--dice-weight", type=float, help="Dice loss beside cross-entropy.  [default: unet 1, tutorial 0]"),
     click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="In the loss.  [default: none]"),
     click.option("--label-smoothing", type=float, help="Share of the truth spread over all classes.  [default: 0]"),
-    click.option("--augment", type=click.Choice(["none", "train"]), help="[default: unet train, tutorial none]"),
+    click.option(
+        "--augment",
+        type=click.Choice(["none", "train", "strong"]),
+        help="strong: for few pictures.  [default: unet train, tutorial none]",
+    ),
     click.option("--ema-decay", type=float, help="Of the weight average; 0: none.  [default: by the run's length]"),
     click.option("--clip-norm", type=float, help="Longest gradient; 0: no limit.  [default: unet 1, tutorial 0]"),
     click.option("--validate-every", type=int, help="Validate after so many epochs, and the last.  [default: 1]"),

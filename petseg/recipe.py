@@ -15,7 +15,7 @@ from shards.errors import UsageError
 
 Optimizer = Literal["adam", "adamw", "muon"]
 ClassWeights = Literal["none", "balanced"]
-Augment = Literal["none", "train"]
+Augment = Literal["none", "train", "strong"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Engine = Literal["auto", "dali", "torch"]
 
@@ -38,7 +38,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         dice_weight: weight of the Dice loss beside the cross-entropy's 1.
         class_weights: ``balanced`` weighs classes in the cross-entropy by how rare they are (from the manifest).
         label_smoothing: share of each pixel's truth spread over all classes.
-        augment: ``train`` for random crops, flips and colour; ``none``.
+        augment: ``train`` for random crops, flips and colour, ``strong`` for more of each; ``none``.
         ema_decay: decay of the weight average; 0 for none; None for one that fits the number of steps.
         clip_norm: longest gradient, as a 2-norm; longer ones are scaled down; 0 for no limit.
         validate_every: validate after every so many epochs, and after the last; the best epoch is one of those.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast, get_args
 
-from pipeline.augment import Augmentation
+from pipeline.augment import Augmentation, Preset
 from shards.errors import UsageError
 
 MAX_SIZE = 4096  # pixels a side of the output
@@ -23,9 +23,9 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     """Return the augmentation that a name stands for."""
     if augment is None or isinstance(augment, Augmentation):
         return augment
-    if augment == "train":
-        return Augmentation()
-    raise UsageError(f"augment {augment!r} is not known; use None, 'train' or an Augmentation")
+    if augment in get_args(Preset):
+        return Augmentation.preset(cast("Preset", augment))
+    raise UsageError(f"augment {augment!r} is not known; use None, 'train', 'strong' or an Augmentation")
 
 
 def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None) -> None:

@@ -8,7 +8,7 @@ numbers of the other parts as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from shards.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Boxes = npt.NDArray[np.int32]
+
+Preset = Literal["train", "strong"]
 
 _PURPOSE = 2  # keeps these numbers apart from the order's
 
@@ -61,6 +63,13 @@ class Augmentation:
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"augmentation: {name} must be in 0..1, not {getattr(self, name)}")
+
+    @classmethod
+    def preset(cls, name: Preset) -> Augmentation:
+        """Return a preset: ``train``, mild, or ``strong``, for few pictures and many epochs."""
+        if name == "train":
+            return cls()
+        return cls(area=(0.2, 1.0), ratio=(2 / 3, 1.5), brightness=0.4, contrast=0.4, saturation=0.8)
 
     @property
     def colour(self) -> bool:

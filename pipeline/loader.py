@@ -59,7 +59,8 @@ class Loader:
         device: ``auto`` (CUDA if there, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
         mask: ``onehot``: uint8 (B, 3, S, S); ``index``: uint8 (B, S, S).
-        augment: None, ``"train"`` for the preset, or an :class:`pipeline.Augmentation`.
+        augment: None, a preset (``"train"``, or ``"strong"`` for few pictures and many epochs), or an
+            :class:`pipeline.Augmentation`.
         shuffle: whether each epoch has its own order; None: for ``train`` only.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation any number
@@ -87,7 +88,7 @@ class Loader:
         device: str | torch.device = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
-        augment: Literal["train"] | Augmentation | None = None,
+        augment: Literal["train", "strong"] | Augmentation | None = None,
         shuffle: bool | None = None,
         rank: int | None = None,
         world_size: int | None = None,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.arguments import resolve_augment
 from pipeline.augment import CONTRAST_CENTRE, LUMA, Augmentation, Parameters, colour_matrices, draw_parameters
 from shards.errors import UsageError
 
@@ -165,3 +166,17 @@ def test_the_colour_matrix_is_saturation_then_contrast_then_brightness(
 def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Augmentation(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_strong_preset_keeps_less_of_a_picture_and_changes_more_of_its_colour() -> None:
+    assert Augmentation.preset("train") == resolve_augment("train") == PRESET
+    strong = Augmentation.preset("strong")
+    assert resolve_augment("strong") == strong
+    indices = np.arange(10_000)
+    mild, wild = draw(PRESET, indices), draw(strong, indices)
+    areas = [np.prod(parameters.boxes[:, 2:].astype(float), axis=1).mean() for parameters in (mild, wild)]
+    assert areas[1] < 0.9 * areas[0]
+    for part in ("brightness", "contrast", "saturation"):
+        assert getattr(wild, part).std() > 1.9 * getattr(mild, part).std(), part
+    with pytest.raises(UsageError, match="'train', 'strong'"):
+        resolve_augment("wild")
