@@ -20,6 +20,7 @@ from bench.environment import Started, usable_cores
 from bench.gpu import gpu_names
 from bench.limits import Probe, decode_jpeg, run_probe
 from bench.loader_settings import Note
+from bench.parts import Parts
 from bench.process_tree import cpu_seconds, memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
 from shards.build import build, options_from
@@ -76,7 +77,7 @@ def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
         SourceError: the source cannot be used.
     """
     settings.check()
-    started = Started()
+    started, parts = Started(), Parts()
     pairs = usable_pairs(settings.source)
     if settings.work is not None:
         settings.work.mkdir(parents=True, exist_ok=True)
@@ -86,12 +87,14 @@ def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
         for number in range(-1, settings.repeats):  # the first round only warms the page cache
             for probe, rates in limits.items():
                 note(f"round {number + 1} of {settings.repeats}: limit, {probe.name}")
-                rate = run_probe(probe, cores=usable_cores())
+                with parts.of("limits"):
+                    rate = run_probe(probe, cores=usable_cores())
                 if number >= 0:
                     rates.append(rate)
             for way in ways:
                 note(f"round {number + 1} of {settings.repeats}: {way.name}")
-                _time(way, Path(name) / "out", keep=number >= 0)
+                with parts.of(way.name):
+                    _time(way, Path(name) / "out", keep=number >= 0)
     total = sum(pair.bytes for pair in pairs)
     return Results(
         format="petseg-bench",
@@ -123,6 +126,7 @@ def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
             Limit(name=probe.name, storage=probe.storage, rates=tuple(rates), how=probe.how)
             for probe, rates in limits.items()
         ),
+        parts=parts.rounded(),
     )
 
 

@@ -42,7 +42,7 @@ def main() -> None:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--workers", default=0, help="Processes or threads for each loader.  [default: each takes its best]")
 @click.option("--repeats", default=5, show_default=True, help="Timed repeats of each loader, in turns with the others.")
-@click.option("--seconds", default=1.0, show_default=True, help="How long one repeat takes, in whole epochs.")
+@click.option("--seconds", default=0.5, show_default=True, help="How long one repeat takes, in whole epochs.")
 @click.option("--augment", type=click.Choice(["none", "train", "both"]), default="both", show_default=True)
 @click.option(
     "--mask",

@@ -16,6 +16,7 @@ import msgspec
 
 from bench.check import CheckError
 from bench.job import Job
+from bench.parts import Parts
 from bench.process_tree import watch_memory
 from bench.train_job import TrainJob
 
@@ -25,13 +26,18 @@ PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that
 class PeerProcess:
     """One peer in a process of its own; a context manager that ends it.
 
+    Attributes:
+        peak_memory_bytes: the most that the process with its workers took during a command.
+        parts: how long it took to start, and each kind of command.
+
     Raises:
-        CheckError: from :meth:`ask`: the peer failed, died, or took too long; the message says which.
+        CheckError: from :meth:`start` and :meth:`ask`: the peer failed, died, or took too long; the message says which.
     """
 
     def __init__(self, job: Job | TrainJob, *, patience: float = PATIENCE_SECONDS) -> None:
         self.job = job
         self.peak_memory_bytes = 0
+        self.parts = Parts()
         self._patience = patience
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         reading, writing = os.pipe()
@@ -47,25 +53,34 @@ class PeerProcess:
         os.close(writing)
 
     def __enter__(self) -> PeerProcess:
-        kind = "train" if isinstance(self.job, TrainJob) else "job"
-        self._send({kind: msgspec.to_builtins(self.job)})
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Hand over the job and wait until the libraries are imported; the context manager does it on entering."""
+        kind = "train" if isinstance(self.job, TrainJob) else "job"
+        with self.parts.of("start"):
+            self._send({kind: msgspec.to_builtins(self.job)})
+
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Run one command and return its answer; the tree's memory is watched meanwhile."""
-        with watch_memory(self._process.pid) as peak:
+        with self.parts.of(do), watch_memory(self._process.pid) as peak:
             answer = self._send({"do": do, "with": arguments})
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak.bytes)
         return answer
 
-    def close(self) -> None:
-        """End the process and its workers: asked first, then killed."""
+    def hang_up(self) -> None:
+        """Ask the process to end, and do not wait for it; :meth:`close` does."""
         with contextlib.suppress(OSError):
             if self._process.stdin:
                 self._process.stdin.close()
+
+    def close(self) -> None:
+        """End the process and its workers: asked first, then killed."""
+        self.hang_up()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

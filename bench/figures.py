@@ -100,9 +100,9 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
 
 def _loader_parts(results: Results) -> list[str]:
     marks, parts = all_marks(results.lines), []
-    for title, lines in sections(results.lines):
-        rows = [loader_cells(line, results, marks) for line in lines]
-        parts += [f"**{title}**", markdown_table(LOADER_HEADINGS, rows)]
+    for section in sections(results.lines):
+        rows = [loader_cells(line, section, results, marks) for line in section.lines]
+        parts += [f"**{section.title}**", markdown_table(LOADER_HEADINGS, rows)]
     if marks:
         parts.append("\n".join(f"{number}. {mark}" for number, mark in enumerate(marks, start=1)))
     return parts

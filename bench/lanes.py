@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from bench.check import CheckError, judge
 from bench.driver import PeerProcess
+from bench.environment import usable_cores
 from bench.job import Job
-from bench.loader_settings import LoaderSettings, Note, Pass
-from bench.peers import PEERS, PeerSpec
-from bench.plan import planned
+from bench.loader_settings import LoaderSettings, Note
+from bench.peers import PeerSpec
+from bench.references import References
 from bench.results import Check, Left, Line, Repeat
-from bench.workspace import Workspace
 from pipeline.engines import choose_engine
 
 LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
@@ -81,6 +81,7 @@ class Lane:
             repeats=tuple(self.repeats),
             peak_memory_bytes=self.process.peak_memory_bytes,
             resident_before=self.resident,
+            spent=self.process.parts.rounded(),
         )
 
     def _marks(self) -> Iterable[str]:
@@ -99,62 +100,66 @@ def default_engine(job: Job) -> str:
 
 
 def open_lanes(
-    settings: LoaderSettings, workspace: Workspace, one: Pass, *, left: list[Left], stack: ExitStack, note: Note
-) -> list[Lane]:
-    """Open, check and warm up every peer that fits the options; the stack ends them."""
-    return open_all(list(planned(settings, workspace, one, left)), workspace, one, left=left, stack=stack, note=note)
-
-
-def open_all(
     jobs: Iterable[tuple[str, PeerSpec, Job]],
-    workspace: Workspace,
-    one: Pass,
+    references: References,
     *,
+    cache: str,
     left: list[Left],
     stack: ExitStack,
     note: Note,
 ) -> list[Lane]:
-    """Open, check and warm up the peers of these jobs; one that fails is noted with its reason."""
+    """Open, check and warm up the peers of these jobs; one that fails is noted with its reason. The stack ends them.
+
+    Their processes start beforehand, as many at a time as there are cores: that is imports alone. What follows, they do
+    one after the other.
+    """
+    wanted = list(jobs)
+    note(f"starting {len(wanted)} processes")
+    processes = [PeerProcess(job) for _, _, job in wanted]
+    for process in processes:
+        stack.callback(process.close)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        problems = list(pool.map(_start, processes))
     lanes: list[Lane] = []
-    for name, spec, job in jobs:
+    for (name, spec, job), process, problem in zip(wanted, processes, problems, strict=True):
         note(f"{name}: check and warm-up")
         try:
-            lanes.append(_open(name, spec, job, workspace, cache=one.cache, stack=stack))
+            if problem is not None:
+                raise problem
+            lanes.append(_open(name, spec, job, process, references, cache=cache))
         except CheckError as error:
+            process.close()
             left.append(Left(name=name, reason=str(error)))
     return lanes
 
 
-def _open(name: str, spec: PeerSpec, job: Job, workspace: Workspace, *, cache: str, stack: ExitStack) -> Lane:
-    """Start a peer's process, check one epoch, and warm it up.
+def hang_up(lanes: Iterable[Lane]) -> None:
+    """Let all processes end at the same time rather than one after the other."""
+    for lane in lanes:
+        lane.process.hang_up()
+
+
+def _start(process: PeerProcess) -> CheckError | None:
+    """Start a peer; return what is in the way."""
+    try:
+        process.start()
+    except CheckError as error:
+        return error
+    return None
+
+
+def _open(name: str, spec: PeerSpec, job: Job, process: PeerProcess, references: References, *, cache: str) -> Lane:
+    """Prepare a peer, check one epoch, and warm it up.
 
     Raises:
         CheckError: it cannot be opened, or what it delivers is not right.
     """
-    reference = _reference(job, workspace)
-    lane_stack = ExitStack()
-    with lane_stack:
-        process = lane_stack.enter_context(PeerProcess(job))
-        prepared = process.ask("prepare")
-        process.peak_memory_bytes = 0  # converting and trying numbers of workers do not count
-        check = msgspec.convert(process.ask("check", folder=str(reference)), Check)
-        judge(check, image_differs=spec.image_differs(job.storage), mask_differs=spec.mask_differs(job.storage))
-        warm = process.ask("warm_up")
-        stack.push(lane_stack.pop_all())
+    reference = references.of(job)
+    prepared = process.ask("prepare")
+    process.peak_memory_bytes = 0  # converting and trying numbers of workers do not count
+    check = msgspec.convert(process.ask("check", folder=str(reference)), Check)
+    judge(check, image_differs=spec.image_differs(job.storage), mask_differs=spec.mask_differs(job.storage))
+    warm = process.ask("warm_up")
     return Lane(
         name=name, spec=spec, job=job, cache=cache, process=process, prepared=prepared, check=check, warm=warm
     )  # fmt: skip
-
-
-def _reference(job: Job, workspace: Workspace) -> Path:
-    """Return the folder of what this storage should deliver, made by our loader with the engine that it takes."""
-    words = ["reference", job.storage, job.mask, *(["augmented"] if job.augment else [])]
-    folder = workspace.folder / "-".join(words)
-    if not folder.exists():
-        ours = next(spec for spec in PEERS if spec.ours)
-        with PeerProcess(
-            msgspec.structs.replace(job, peer=ours.name, engine="auto", device="cpu", workers=0)
-        ) as process:
-            process.ask("prepare")
-            process.ask("reference", folder=str(folder))
-    return folder

@@ -12,11 +12,13 @@ import msgspec
 from bench.environment import Started, usable_cores
 from bench.gpu import gpu_names, why_no_gpu
 from bench.job import Job
-from bench.lanes import open_all
+from bench.lanes import hang_up, open_lanes
 from bench.limits import Probe, copy_probe, make_probes, run_probe
-from bench.loader_settings import LoaderSettings, Note, Pass, passes
+from bench.loader_settings import LoaderSettings, Note, passes
+from bench.parts import Parts
 from bench.peers import PeerSpec
 from bench.plan import planned, with_workers
+from bench.references import References
 from bench.results import Left, Limit, Line, Results
 from bench.soak import run_soak
 from bench.starts import run_starts
@@ -38,15 +40,20 @@ def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
     settings.check()
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
-    started = Started()
-    with open_workspace(
-        settings.shards,
-        split=settings.split,
-        storages=settings.storages,
-        size=settings.size,
-        source=settings.source,
-        work=settings.work,
-    ) as workspace:
+    started, parts = Started(), Parts()
+    with ExitStack() as stack:
+        with parts.of("lay out"):
+            workspace = stack.enter_context(
+                open_workspace(
+                    settings.shards,
+                    split=settings.split,
+                    storages=settings.storages,
+                    size=settings.size,
+                    source=settings.source,
+                    work=settings.work,
+                )
+            )
+            references = stack.enter_context(References(workspace.folder))
         left: list[Left] = []
         lines: list[Line] = []
         limits: dict[Probe, list[float]] = {}
@@ -55,9 +62,21 @@ def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
                 (name, spec, with_workers(job, lines)) for name, spec, job in planned(settings, workspace, one, left)
             ]
             probes = _probes(settings, workspace) if number == 0 else []
-            lines += _measure(jobs, settings, workspace, one, left=left, probes=probes, limits=limits, note=note)
-        soak = run_soak(settings, workspace, left=left, note=note) if settings.measures_ours else []
-        starts = run_starts(settings, workspace, left=left, note=note) if settings.measures_ours else []
+            lines += _measure(
+                jobs,
+                settings,
+                references,
+                cache=one.cache,
+                left=left,
+                probes=probes,
+                limits=limits,
+                parts=parts,
+                note=note,
+            )
+        with parts.of("memory"):
+            soak = run_soak(settings, workspace, left=left, note=note) if settings.measures_ours else []
+        with parts.of("starts"):
+            starts = run_starts(settings, workspace, left=left, note=note) if settings.measures_ours else []
         data = workspace.data
     if not lines:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in left)
@@ -77,6 +96,7 @@ def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
             Limit(name=probe.name, storage=probe.storage, rates=tuple(rates), how=probe.how)
             for probe, rates in limits.items()
         ),
+        parts=parts.rounded(),
     )
 
 
@@ -91,27 +111,34 @@ def _probes(settings: LoaderSettings, workspace: Workspace) -> list[Probe]:
 def _measure(
     jobs: Sequence[tuple[str, PeerSpec, Job]],
     settings: LoaderSettings,
-    workspace: Workspace,
-    one: Pass,
+    references: References,
     *,
+    cache: str,
     left: list[Left],
     probes: Sequence[Probe],
     limits: dict[Probe, list[float]],
+    parts: Parts,
     note: Note,
 ) -> list[Line]:
     """Measure one pass: open and check each peer, then let them take turns."""
     with ExitStack() as stack:
-        lanes = open_all(jobs, workspace, one, left=left, stack=stack, note=note)
+        with parts.of("open"):
+            lanes = open_lanes(jobs, references, cache=cache, left=left, stack=stack, note=note)
         order = random.Random(settings.seed)
         for number in range(settings.repeats):
             for probe in probes:
                 note(f"round {number + 1} of {settings.repeats}: limit, {probe.name} {probe.storage}")
-                limits.setdefault(probe, []).append(run_probe(probe, cores=usable_cores()))
+                with parts.of("limits"):
+                    limits.setdefault(probe, []).append(run_probe(probe, cores=usable_cores()))
             for lane in order.sample(lanes, len(lanes)):
                 if not lane.failed:
                     note(f"round {number + 1} of {settings.repeats}: {lane.name}")
-                    lane.take_turn(settings)
+                    with parts.of("turns"):
+                        lane.take_turn(settings)
         left += [Left(name=lane.name, reason=lane.failed) for lane in lanes if lane.failed]
+        with parts.of("close"):
+            hang_up(lanes)
+            stack.close()
         return [lane.line() for lane in lanes if not lane.failed]
 
 

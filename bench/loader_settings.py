@@ -27,7 +27,7 @@ class LoaderSettings:
     batch_size: int = 32
     workers: int = 0
     repeats: int = 5
-    seconds: float = 1.0
+    seconds: float = 0.5
     augment: str = "both"
     mask: str = "both"
     cache: str = "warm"

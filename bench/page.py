@@ -23,6 +23,7 @@ from bench.table import (
     loader_cells,
     process_parts,
     sections,
+    took_text,
     train_cells,
 )
 
@@ -81,9 +82,10 @@ def render_page(results: Results) -> str:
 def _loader_parts(results: Results) -> list[str]:
     marks = all_marks(results.lines)
     parts = []
-    for title, lines in sections(results.lines):
-        rows = [loader_cells(line, results, marks) for line in lines]
-        parts += [f"<h2>{escape(title)}</h2>", _table(LOADER_HEADINGS, rows, ours=[bool(x.engine) for x in lines])]
+    for section in sections(results.lines):
+        rows = [loader_cells(line, section, results, marks) for line in section.lines]
+        ours = [bool(line.engine) for line in section.lines]
+        parts += [f"<h2>{escape(section.title)}</h2>", _table(LOADER_HEADINGS, rows, ours=ours)]
     if marks:
         items = "".join(f"<li>{escape(mark)}</li>" for mark in marks)
         parts.append(f"<h2>Marks: what a loader does less, or otherwise</h2><ol>{items}</ol>")
@@ -132,7 +134,7 @@ def _environment(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     rows = [
         ("command", environment.command),
-        ("started", f"{environment.started}, took {environment.seconds:,.0f} s"),
+        ("started", f"{environment.started}, took {took_text(results)}"),
         ("commit", environment.commit or "unknown"),
         ("system", environment.system),
         ("GPU", "; ".join(environment.gpu) or "none"),

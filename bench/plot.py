@@ -6,13 +6,14 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from bench.results import Line, Results, TrainLine
+from bench.results import Results, TrainLine
 from bench.statistics import spread
-from bench.table import sections
+from bench.table import Section, sections
 from bench.verdict import limits_for
 
 OURS, OTHERS, EDGE = "#c2410c", "#475569", "#94a3b8"
 ROW_INCHES = 0.3
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # a number stays legible over lines
 
 
 def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
@@ -36,19 +37,20 @@ def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     return buffer.getvalue()
 
 
-def _loader_figure(plt: Any, groups: Sequence[tuple[str, list[Line]]], results: Results) -> Any:
-    heights = [len(lines) + 1.4 for _, lines in groups]
+def _loader_figure(plt: Any, groups: Sequence[Section], results: Results) -> Any:
+    heights = [len(group.lines) + 1.4 for group in groups]
     figure, axes = plt.subplots(
         len(groups), 1, figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), sharex=True, squeeze=False,
         gridspec_kw={"height_ratios": heights}, layout="constrained",
     )  # fmt: skip
-    for axis, (title, lines) in zip(axes[:, 0], groups, strict=True):
-        labels = [_label(line) for line in lines]
-        rates = [line.rates for line in lines]
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        lines = group.lines
+        labels, rates = [group.label(line) for line in lines], [line.rates for line in lines]
         _dots(axis, labels, rates, ours=[bool(line.engine) for line in lines], marked=[bool(x.marks) for x in lines])
-        axis.set_title(title, loc="left", fontsize=9, fontweight="bold")
-        for name, limit in limits_for(lines[0], results.limits).items():
-            if name == "decode" and lines[0].device == "cpu":
+        axis.set_title(group.title, loc="left", fontsize=9, fontweight="bold")
+        own = next(line for line in lines if line.storage == group.storage)
+        for name, limit in limits_for(own, results.limits).items():
+            if name == "decode" and own.device == "cpu":
                 axis.axvline(limit, color=EDGE, linestyle="--", linewidth=1, zorder=0)
                 axis.annotate("decoding alone", (limit, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
                               textcoords="offset points", fontsize=6.5, color=OTHERS)  # fmt: skip
@@ -100,7 +102,7 @@ def _dots(
         axis.plot([rate.least, rate.most], [row, row], color=colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
         axis.plot(rate.median, row, "o", markersize=6, markeredgecolor=colour, color="white" if marked[row] else colour)
         axis.annotate(f"{rate.median:,.0f}", (rate.most, row), xytext=(6, 0), textcoords="offset points", va="center",
-                      fontsize=7.5, color=colour)  # fmt: skip
+                      fontsize=7.5, color=colour, bbox=_BEHIND)  # fmt: skip
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.set_ylim(len(labels) - 0.4, -0.8)
     axis.grid(axis="x", which="major", color="#e2e8f0", linewidth=0.8)
@@ -109,7 +111,3 @@ def _dots(
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=7.5)
-
-
-def _label(line: Line) -> str:
-    return " ".join(word for word in (line.peer, line.engine, "GPU" if line.device == "cuda" else "") if word)

@@ -144,6 +144,7 @@ class Line(_Entry, frozen=True, kw_only=True):
         repeats: the timed ones.
         peak_memory_bytes: of the process and its workers.
         resident_before: cold only: the largest part of the files that was in the page cache all the same.
+        spent: seconds that starting the process and each kind of command took, in all.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Line(_Entry, frozen=True, kw_only=True):
     repeats: tuple[Repeat, ...]
     peak_memory_bytes: int
     resident_before: float | None = None
+    spent: dict[str, float] = {}
 
     @property
     def rates(self) -> list[float]:
@@ -297,7 +299,7 @@ class BuildLine(_Entry, frozen=True, kw_only=True):
 
 
 class Results(_Entry, frozen=True, kw_only=True):
-    """One run of one benchmark. ``settings`` are the options as used."""
+    """One run of one benchmark. ``settings`` are the options as used; ``parts`` are the seconds of each part."""
 
     format: Literal["petseg-bench"]
     version: Literal[1]
@@ -312,6 +314,7 @@ class Results(_Entry, frozen=True, kw_only=True):
     build: tuple[BuildLine, ...] = ()
     left: tuple[Left, ...] = ()
     limits: tuple[Limit, ...] = ()
+    parts: dict[str, float] = {}
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -21,14 +21,15 @@ from bench import cache
 from bench.check import Reference, check_epoch, collect_reference
 from bench.consumer import consume
 from bench.job import Job
-from bench.peers import make_peer
+from bench.peers import make_peer, preload
 from bench.process_tree import memory_bytes
 from bench.timing import Stopwatch
 from bench.train_job import TrainJob
+from bench.trials import climb
 from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
 from shards.errors import PetsegError
 
-TRIAL_SECONDS = 0.6  # for each number of workers that is tried
+TRIAL_SECONDS = 0.3  # for each number of workers that is tried
 
 
 class Server:
@@ -47,16 +48,23 @@ class Server:
         self.peer.prepare()
         seconds = time.perf_counter() - started
         counts = self.peer.worker_counts() if not self.job.workers else ()
-        tried = {str(count): self._trial(count) for count in counts}
+        tried = climb(counts, self._trial)
         if tried:
-            self.workers = int(max(tried, key=lambda count: tried[count]))
+            self.workers = max(tried, key=lambda count: tried[count])
         self.peer.open(self.workers)
         self.watch = self._stopwatch()
-        return {"prepare_seconds": seconds, "workers": self.workers, "tried": tried}
+        found = {str(count): rate for count, rate in tried.items()}
+        return {"prepare_seconds": seconds, "workers": self.workers, "tried": found}
 
-    def reference(self, folder: str) -> dict[str, Any]:
-        """Keep what the peer delivers in epoch 0 as what others must deliver."""
-        collect_reference(self.peer.epoch(0), self.job.samples, self.job.seed).save(Path(folder))
+    def reference(self, job: dict[str, Any], folder: str) -> dict[str, Any]:
+        """Keep what a peer, which is opened for this alone, delivers in epoch 0 as what others must deliver."""
+        wanted = msgspec.convert(job, Job)
+        peer = make_peer(wanted)
+        peer.open(wanted.workers)
+        try:
+            collect_reference(peer.epoch(0), wanted.samples, wanted.seed).save(Path(folder))
+        finally:
+            peer.close()
         return {}
 
     def check(self, folder: str) -> dict[str, Any]:
@@ -161,7 +169,9 @@ def _make_server(request: dict[str, Any]) -> Any:
         from bench.train_server import TrainServer
 
         return TrainServer(msgspec.convert(request["train"], TrainJob))
-    return Server(msgspec.convert(request["job"], Job))
+    job = msgspec.convert(request["job"], Job)
+    preload(job.peer)
+    return Server(job)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from bench.plan import planned
 from bench.results import Left, SoakLine
 from bench.workspace import Workspace
 
-MAX_SECONDS = 60.0  # for one storage; where the epochs asked for take longer, fewer are run, and that is told
+MAX_SECONDS = 20.0  # for one storage; where the epochs asked for take longer, fewer are run, and that is told
 
 
 def run_soak(settings: LoaderSettings, workspace: Workspace, *, left: list[Left], note: Note) -> list[SoakLine]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.goals import Verdict, start_times, times_baseline, times_text, verdicts
+from bench.loader_settings import BASELINE
 from bench.results import BuildLine, Limit, Line, Results, SoakLine, StartLine, TrainLine
 from bench.starts import BASELINE as START_BASELINE
 from bench.statistics import spread
@@ -26,8 +28,8 @@ def print_results(results: Results) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     if results.limits:
         console.print(limits_table(results.limits))
-    for title, lines in sections(results.lines):
-        console.print(loader_table(title, lines, results))
+    for section in sections(results.lines):
+        console.print(loader_table(section, results))
     for heading, headings, rows in process_parts(results):
         console.print(_filled(heading, headings, rows, text_columns=(0,)))
     if results.train:
@@ -43,20 +45,56 @@ def print_results(results: Results) -> None:
         console.print(f"[{number}] {mark}", markup=False, highlight=False)
     for left in results.left:
         console.print(f"not measured: {left.name}: {left.reason}", markup=False, highlight=False)
+    console.print(f"took {took_text(results)}", markup=False, highlight=False)
 
 
-def sections(lines: Iterable[Line]) -> list[tuple[str, list[Line]]]:
-    """Group lines that did the same: by cache, augmentation, masks and storage; fastest first."""
+def took_text(results: Results) -> str:
+    """Say how long a run took, and each part of it that took half a second or more."""
+    parts = ", ".join(f"{name} {seconds:,.0f}" for name, seconds in results.parts.items() if seconds >= 0.5)
+    return f"{results.environment.seconds:,.0f} s{': ' + parts if parts else ''}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines that did the same work, fastest first; and the tutorial's, where it is there for its rate alone.
+
+    Attributes:
+        storage: of all but the tutorial, which reads the source's files whatever the others read.
+        title: what they did.
+        lines: not empty.
+    """
+
+    storage: str
+    title: str
+    lines: tuple[Line, ...]
+
+    def label(self, line: Line) -> str:
+        """Return a line's name within the section."""
+        words = [line.peer, line.engine, "GPU" if line.device == "cuda" else ""]
+        name = " ".join(word for word in words if word)
+        return name if line.storage == self.storage else f"{name} ({line.storage})"
+
+
+def sections(lines: Iterable[Line]) -> list[Section]:
+    """Group lines that did the same: by cache, augmentation, masks and storage.
+
+    A tutorial that would be alone joins the next group of the same work on another storage.
+    """
     groups: dict[tuple[str, bool, str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line.cache, line.augment, line.mask, line.storage), []).append(line)
-    titled = []
+    for kind, group in list(groups.items()):
+        others = [other for other in groups if other[:3] == kind[:3] and other != kind]
+        if others and all(line.peer == BASELINE for line in group):
+            groups[others[0]] += groups.pop(kind)
+    found = []
     for (cache, augment, mask, storage), group in groups.items():
         what = "training augmentation" if augment else "evaluation"
         form = "one-hot masks" if mask == "onehot" else "class-index masks"
         title = f"{storage} storage, {what}, {form}, page cache {cache}"
-        titled.append((title, sorted(group, key=lambda line: -spread(line.rates).median)))
-    return titled
+        ordered = sorted(group, key=lambda line: -spread(line.rates).median)
+        found.append(Section(storage, title, tuple(ordered)))
+    return found
 
 
 def all_marks(lines: Iterable[Line]) -> list[str]:
@@ -69,14 +107,13 @@ def mark_numbers(line: Line, marks: list[str]) -> str:
     return "".join(f"[{marks.index(mark) + 1}]" for mark in line.marks)
 
 
-def loader_cells(line: Line, results: Results, marks: list[str]) -> list[str]:
+def loader_cells(line: Line, section: Section, results: Results, marks: list[str]) -> list[str]:
     """Return one row: name, rate, spread, times the tutorial, limit, bound, p95, processor time, memory, workers."""
     rate, times = spread(line.rates), times_baseline(line, results)
     p95 = spread([repeat.batch_ms[1] for repeat in line.repeats]).median
     share = share_of_limit(line, results.limits)
     return [
-        f"{line.peer}{' ' + line.engine if line.engine else ''}{' GPU' if line.device == 'cuda' else ''}"
-        f"{mark_numbers(line, marks)}",
+        section.label(line) + mark_numbers(line, marks),
         f"{rate.median:,.0f}",
         f"{rate.least:,.0f}..{rate.most:,.0f}",
         "" if times is None else times_text(times),
@@ -103,12 +140,12 @@ LOADER_HEADINGS = (
 )
 
 
-def loader_table(title: str, lines: list[Line], results: Results) -> Table:
+def loader_table(section: Section, results: Results) -> Table:
     """Return the table of one group of lines."""
     marks = all_marks(results.lines)
-    table = _table(title, LOADER_HEADINGS, text_columns=(0, 5, 9))
-    for line in lines:
-        table.add_row(*loader_cells(line, results, marks))
+    table = _table(section.title, LOADER_HEADINGS, text_columns=(0, 5, 9))
+    for line in section.lines:
+        table.add_row(*loader_cells(line, section, results, marks))
     return table
 
 

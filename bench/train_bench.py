@@ -13,8 +13,11 @@ from bench.check import CheckError
 from bench.driver import PeerProcess
 from bench.environment import Started
 from bench.gpu import gpu_names, why_no_gpu
-from bench.lanes import open_lanes
+from bench.lanes import hang_up, open_lanes
 from bench.loader_settings import LoaderSettings, Note, Pass
+from bench.parts import Parts
+from bench.plan import planned
+from bench.references import References
 from bench.results import Data, GpuCost, Left, Results, TrainLine
 from bench.train_job import TrainJob
 from bench.workspace import open_workspace
@@ -71,17 +74,19 @@ def run_train_bench(settings: TrainSettings, *, note: Note) -> Results:
         FormatError: no shard set, or damaged.
     """
     settings.check()
-    started = Started()
+    started, parts = Started(), Parts()
     shard_set = ShardSet.open(settings.shards)
     reader = shard_set.split(settings.split)
     left: list[Left] = []
     with ExitStack() as stack:
-        benches = _open(settings, stack, left, note)
+        with parts.of("open"):
+            benches = _open(settings, stack, left, note)
         for number in range(settings.repeats):
             for bench in benches:
                 for mode, turns in bench.turns.items():
                     note(f"round {number + 1} of {settings.repeats}: {bench.name}, {mode}")
-                    turns.append(bench.process.ask(f"{mode}_turn", seconds=settings.seconds))
+                    with parts.of("turns"):
+                        turns.append(bench.process.ask(f"{mode}_turn", seconds=settings.seconds))
         lines = tuple(_line(bench) for bench in benches)
     if settings.device != "cuda" and (reason := why_no_gpu()):
         left += [Left(name=f"{model} on a GPU", reason=reason) for model in settings.models]
@@ -103,6 +108,7 @@ def run_train_bench(settings: TrainSettings, *, note: Note) -> Results:
         settings=msgspec.to_builtins(settings, enc_hook=str),
         train=lines,
         left=tuple(left),
+        parts=parts.rounded(),
     )
 
 
@@ -165,28 +171,35 @@ def run_consumer_bench(settings: LoaderSettings, *, rate: float, note: Note) -> 
     settings.check()
     if not 0 < rate <= 1e7:
         raise UsageError(f"--consumer-rate {rate:g}: must be above 0 and at most 10,000,000")
-    started = Started()
+    started, parts = Started(), Parts()
     left: list[Left] = []
-    with (
-        open_workspace(
-            settings.shards,
-            split=settings.split,
-            storages=settings.storages,
-            size=settings.size,
-            source=settings.source,
-            work=settings.work,
-        ) as workspace,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
+        with parts.of("lay out"):
+            workspace = stack.enter_context(
+                open_workspace(
+                    settings.shards,
+                    split=settings.split,
+                    storages=settings.storages,
+                    size=settings.size,
+                    source=settings.source,
+                    work=settings.work,
+                )
+            )
         one = Pass(settings.augment == "train", "warm", "onehot")
-        lanes = open_lanes(settings, workspace, one, left=left, stack=stack, note=note)
+        with parts.of("open"):
+            references = stack.enter_context(References(workspace.folder))
+            jobs = planned(settings, workspace, one, left)
+            lanes = open_lanes(jobs, references, cache=one.cache, left=left, stack=stack, note=note)
         consumed: dict[str, list[dict[str, Any]]] = {lane.name: [] for lane in lanes}
         for number in range(settings.repeats):
             for lane in lanes:
                 note(f"round {number + 1} of {settings.repeats}: {lane.name}")
-                lane.take_turn(settings)
-                if not lane.failed:
-                    consumed[lane.name].append(lane.process.ask("consume", rate=rate, seconds=settings.seconds))
+                with parts.of("turns"):
+                    lane.take_turn(settings)
+                    if not lane.failed:
+                        consumed[lane.name].append(lane.process.ask("consume", rate=rate, seconds=settings.seconds))
+        with parts.of("close"):
+            hang_up(lanes)
         left += [Left(name=lane.name, reason=lane.failed) for lane in lanes if lane.failed]
         lines = []
         for lane in lanes:
@@ -223,4 +236,5 @@ def run_consumer_bench(settings: LoaderSettings, *, rate: float, note: Note) -> 
         settings={**msgspec.to_builtins(settings, enc_hook=str), "consumer_rate": rate},
         train=tuple(lines),
         left=tuple(left),
+        parts=parts.rounded(),
     )

@@ -167,6 +167,13 @@ def find_peer(name: str) -> PeerSpec | None:
     return next((spec for spec in PEERS if spec.name == name), None)
 
 
+def preload(name: str) -> None:
+    """Import what a peer imports in the end, which takes seconds; call only in a process of its own."""
+    spec = find_peer(name)
+    for module in ("torch", *(spec.needs if spec else ())):
+        importlib.import_module(module)
+
+
 def make_peer(job: Job) -> Peer:
     """Import a job's loader and make it; call only in a process of its own."""
     spec = find_peer(job.peer)
@@ -177,4 +184,4 @@ def make_peer(job: Job) -> Peer:
     return peer
 
 
-__all__ = ["PEERS", "Peer", "PeerSpec", "find_peer", "make_peer"]
+__all__ = ["PEERS", "Peer", "PeerSpec", "find_peer", "make_peer", "preload"]

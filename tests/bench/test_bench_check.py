@@ -94,6 +94,45 @@ def test_wrong_tensors_fail(reference: Reference, change: Callable[[Delivered], 
         check_and_judge(changed(change), reference)
 
 
+def as_classes(batch: Delivered) -> Delivered:
+    return Delivered(batch.image, batch.mask.argmax(1).to(torch.uint8), batch.index)
+
+
+@pytest.fixture(scope="module")
+def class_reference() -> Reference:
+    return collect_reference(changed(as_classes), N, seed=0)
+
+
+def test_class_indices_are_compared_as_classes(class_reference: Reference) -> None:
+    assert class_reference.mask.shape == (N, SIZE, SIZE)
+    check_and_judge(changed(as_classes), class_reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda b: b,
+            r"mask is uint8 \(\d+, 3, 8, 8\), expected uint8 \(\d+, 8, 8\)",
+        ),  # one-hot
+        (lambda b: Delivered(b.image, as_classes(b).mask.long(), b.index), "mask is int64"),
+        (lambda b: Delivered(b.image, as_classes(b).mask + 1, b.index), "holds class 3"),  # trimap values as they are
+        (lambda b: Delivered(b.image, (as_classes(b).mask + 1) % 3, b.index), "another class"),
+        (lambda b: Delivered(b.image, as_classes(b).mask.roll(1, 1), b.index), "another class"),
+    ],
+)
+def test_wrong_class_indices_fail(
+    class_reference: Reference, change: Callable[[Delivered], Delivered], told: str
+) -> None:
+    with pytest.raises(CheckError, match=told):
+        check_and_judge(changed(change), class_reference)
+
+
+def test_class_indices_fail_where_one_hot_is_asked_for(reference: Reference) -> None:
+    with pytest.raises(CheckError, match=r"mask is uint8 \(\d+, 8, 8\), expected uint8 \(\d+, 3, 8, 8\)"):
+        check_and_judge(changed(as_classes), reference)
+
+
 def test_a_small_difference_needs_to_be_declared(reference: Reference) -> None:
     def shifted(batch: Delivered) -> Delivered:
         return Delivered((batch.image.int() + 4).clamp(max=255).to(torch.uint8), batch.mask, batch.index)

@@ -1,0 +1,8 @@
+"""The makers of results that several tests share are in bench_results.py beside this file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
