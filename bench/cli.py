@@ -6,15 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from bench.outputs import check_writable, finish, write_page, write_plot
 from shards.console import FriendlyGroup
 from shards.errors import UsageError
-
-if TYPE_CHECKING:
-    from bench.results import Results
 
 PATH = click.Path(path_type=Path)
 SHARDS = click.option("--shards", type=PATH, required=True, help="A shard set; of source storage for all storages.")
@@ -208,17 +205,6 @@ def build(
     finish(results, json_file=json_file, page=page, plot=plot)
 
 
-def finish(results: Results, *, json_file: Path | None, page: Path | None, plot: Path | None) -> None:
-    """Write what was asked for, and print the tables."""
-    from bench.results import write_results
-    from bench.table import print_results
-
-    if json_file is not None:
-        write_results(results, json_file)
-    write_outputs(results, page=page, plot=plot)
-    print_results(results)
-
-
 def check_sizes(*, size: int | None, batch_size: int | None) -> None:
     """Refuse numbers that no benchmark takes.
 
@@ -246,19 +232,6 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
 def split_names(text: str) -> tuple[str, ...]:
     """Return the parts of ``a,b,c``; nothing for an empty text."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def check_writable(*, json_file: Path | None, page: Path | None, plot: Path | None) -> None:
-    """Refuse result files that could not be written, before minutes are spent on measuring.
-
-    Raises:
-        UsageError: a folder is not there, or the figure's name has another ending.
-    """
-    for option, path in (("--json", json_file), ("--page", page), ("--plot", plot)):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
-    if plot is not None:
-        check_plot(plot)
 
 
 @contextmanager
@@ -303,7 +276,11 @@ def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
     from bench.table import print_results
 
     found = read_results(results)
-    write_outputs(found, page=page, plot=plot)
+    check_writable(json_file=None, page=page, plot=plot)
+    if page is not None:
+        write_page(found, page)
+    if plot is not None:
+        write_plot(found, plot)
     if page is None and plot is None:
         print_results(found)
 
@@ -320,33 +297,9 @@ def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Pat
     from bench.results import read_results
 
     runs = {path.stem: read_results(path) for path in results}
-    write_outputs(next(iter(runs.values())), page=None, plot=plot)
+    if plot is not None:
+        write_plot(next(iter(runs.values())), plot)
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
         blocks = update_document(document, runs, plot=address)
         click.echo(f"{document}: {', '.join(blocks)}")
-
-
-def write_outputs(results: Results, *, page: Path | None, plot: Path | None) -> None:
-    """Write the page and the figure of a run where they are asked for."""
-    from shards.files import write_atomically
-
-    if page is not None:
-        from bench.page import render_page
-
-        write_atomically(page, render_page(results))
-    if plot is not None:
-        from bench.plot import draw_figure
-
-        write_atomically(plot, draw_figure(results, file_format=check_plot(plot)))
-
-
-def check_plot(plot: Path) -> str:
-    """Return the format of a figure by its name.
-
-    Raises:
-        UsageError: neither .svg nor .png.
-    """
-    if plot.suffix not in (".svg", ".png"):
-        raise UsageError(f"--plot {plot}: the name must end in .svg or .png")
-    return plot.suffix[1:]

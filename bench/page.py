@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -27,14 +28,17 @@ from bench.table import (
     train_cells,
 )
 
+_CODE = re.compile("`([^`]+)`")
 _STYLE = """
 :root { color-scheme: light }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #1e293b;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1e293b;
        background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
 th { border-bottom: 2px solid #94a3b8; vertical-align: bottom }
+th, td { white-space: nowrap } table.text td, td.text { white-space: normal }
+figure { margin: 0 }
 td:first-child, th:first-child, td.text, table.text td, table.text th { text-align: left }
 tr.ours td { color: #c2410c; font-weight: 600 }
 .scroll { overflow-x: auto } svg { max-width: 100%; height: auto }
@@ -123,10 +127,14 @@ def cache_note(results: Results) -> str:
     cache = environment.last_level_cache_bytes
     inside = [name for name, size in results.data.bytes.items() if cache is not None and size < cache]
     if inside:
-        return f"The {' and '.join(inside)} data fit into the processor's cache; larger data will be slower to read."
+        return f"The {_listed(inside)} data fit into the processor's cache; larger data will be slower to read."
     if all(size < environment.memory_bytes for size in results.data.bytes.values()):
         return "The data fit into memory, not into the processor's cache."
     return "The data do not fit into memory."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _environment(results: Results) -> str:
@@ -154,8 +162,13 @@ def _table(
     body = []
     for number, row in enumerate(rows):
         kind = " class=ours" if number < len(ours) and ours[number] else ""
-        body.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}" for cell in row))
+        body.append(f"<tr{kind}>" + "".join(f"<td>{_marked(cell)}" for cell in row))
     return f"<div class=scroll><table{' class=text' if text else ''}><tr>{head}{''.join(body)}</table></div>"
+
+
+def _marked(text: str) -> str:
+    """Return a cell as HTML, with `code` between backticks."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _svg(results: Results) -> str:

@@ -319,7 +319,12 @@ class Results(_Entry, frozen=True, kw_only=True):
 
 def write_results(results: Results, path: Path) -> None:
     """Write a run as JSON, whole or not at all."""
-    write_atomically(path, json.dumps(msgspec.to_builtins(results), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, results_json(results) + "\n")
+
+
+def results_json(results: Results) -> str:
+    """Return a run as JSON."""
+    return json.dumps(msgspec.to_builtins(results), indent=1, allow_nan=False)
 
 
 def read_results(path: Path) -> Results:

@@ -13,7 +13,7 @@ from bench.compare import compare_results, comparison_json, comparison_text, mac
 from bench.figures import update_document
 from bench.page import render_page
 from bench.plot import draw_figure
-from bench.results import Results, read_results, write_results
+from bench.results import Data, Results, StartLine, read_results, write_results
 from bench.statistics import spread
 from bench.table import print_results
 from bench.verdict import bound, share_of_limit, stall
@@ -135,3 +135,15 @@ def test_settings_are_plain_values() -> None:
     built = msgspec.to_builtins(LoaderSettings(shards=Path("x")), enc_hook=str)
     assert built["shards"] == "x"
     assert set(built) == {field.name for field in dataclasses.fields(LoaderSettings)}
+
+
+def test_the_page_shows_names_of_storages_as_code_and_lists_them_in_words() -> None:
+    first = StartLine(name="first batch, raw", storage="raw", seconds=(3.0,))
+    torch = StartLine(name="import torch", storage="", seconds=(2.0,))
+    sizes = {"source": 3, "jpeg": 2, "raw": 1}
+    data = Data(path="set", fingerprint="<f>", split="train", samples=1000, bytes=sizes)
+    page = render_page(results(OURS, OTHER, starts=(torch, first), data=data))
+    assert "<td><code>raw</code>: fresh process to first batch" in page
+    assert "`" not in page.partition("</svg>")[2]
+    assert "The source, jpeg and raw data fit" in page
+    assert "&lt;f&gt;" in page

@@ -1,0 +1,134 @@
+"""Files that cannot be written: refused before anything is measured, and the results kept where it shows afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bench_results import OTHER, OURS, results
+
+from bench import outputs
+from bench import results as results_module
+from bench.outputs import finish
+from bench.results import Results, read_results
+from shards.errors import PetsegError
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+FILES = {"json_file": "run.json", "page": "run.html", "plot": "run.svg"}
+
+
+@pytest.mark.parametrize("option", ["--json", "--page", "--plot"])
+@pytest.mark.parametrize("subcommand", ["loader", "train", "build"])
+def test_a_folder_that_takes_no_file_is_refused_at_once(command: Command, subcommand: str, option: str) -> None:
+    where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
+    result = command("petseg-bench", subcommand, *where, option, "/proc/run.svg", check=False)
+    assert result.returncode == 2
+    assert f"{option} /proc/run.svg: the folder /proc takes no file (" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_at_once(command: Command, tmp_path: Path) -> None:
+    result = command("petseg-bench", "build", "/nowhere", "--json", tmp_path, check=False)
+    assert result.returncode == 2
+    assert "is a folder; give the name of a file in it" in result.stderr
+
+
+def test_a_folder_that_is_looked_at_stays_as_it_was(tmp_path: Path) -> None:
+    outputs.check_writable(json_file=tmp_path / "run.json", page=tmp_path / "run.html", plot=None)
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let files of these names fail as on a full disk."""
+    write = outputs.write_atomically
+
+    def full(path: Path, data: bytes | str) -> None:
+        if path.name in names or "all" in names:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(outputs, "write_atomically", full)
+    monkeypatch.setattr(results_module, "write_atomically", full)
+
+
+def finish_in(folder: Path, run: Results) -> str:
+    """Finish with all files in a folder; return the error."""
+    with pytest.raises(PetsegError) as raised:
+        finish(run, json_file=folder / "run.json", page=folder / "run.html", plot=folder / "run.svg")
+    assert raised.value.exit_code == 1
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.html", "run.svg"])
+def test_one_file_that_cannot_be_written_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    refuse(monkeypatch, name)
+    run = results(OURS, OTHER)
+    error = finish_in(tmp_path, run)
+    assert f"{tmp_path / name} could not be written: No space left on device" in error
+    assert error.count("could not be written") == 1
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(FILES.values()) - {name}
+    (kept,) = (tmp_path / "temporary").iterdir() if name == "run.json" else [tmp_path / "run.json"]
+    assert f"the results are in {kept}" in error
+    assert read_results(kept) == run
+    assert "petseg dali" in capsys.readouterr().out
+
+
+def test_where_no_disk_takes_them_the_results_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(monkeypatch, "all")
+    run = results(OURS, OTHER)
+    assert "printed above as JSON" in finish_in(tmp_path, run)
+    printed = capsys.readouterr().out
+    (tmp_path / "copied.json").write_text(printed[printed.index("{\n") :])
+    assert read_results(tmp_path / "copied.json") == run
+
+
+def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    refuse(monkeypatch, "run.html")
+    run = results(OURS, OTHER)
+    with pytest.raises(PetsegError, match="the results are in"):
+        finish(run, json_file=None, page=tmp_path / "run.html", plot=None)
+    (kept,) = tmp_path.iterdir()
+    assert read_results(kept) == run
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        (disk / "filler").write_bytes(b"x" * 4096)
+        result = command("petseg-bench", "build", made_up_pets, "--repeats", "1", "--workers", "1", "--storages",
+                         "source", "--json", disk / "run.json", check=False)  # fmt: skip
+        assert result.returncode == 1
+        assert f"--json {disk / 'run.json'} could not be written: No space left on device" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert "petseg source, 1 workers" in result.stdout
+        kept = Path(result.stderr.partition("the results are in ")[2].partition(";")[0])
+        assert read_results(kept).kind == "build"
+        kept.unlink()
+        assert [path.name for path in disk.iterdir()] == ["filler"]
