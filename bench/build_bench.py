@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from bench.gpu import gpu_names
 from bench.limits import Probe, decode_jpeg, run_probe
 from bench.loader_settings import Note
 from bench.parts import Parts
-from bench.process_tree import cpu_seconds, memory_bytes, watch_memory
+from bench.process_tree import Peak, memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
 from shards.build import build, options_from
 from shards.errors import UsageError
@@ -84,7 +87,7 @@ def run_build_bench(settings: BuildSettings, *, note: Note) -> Results:
     ways = list(_ways(settings, pairs))
     limits: dict[Probe, list[float]] = {probe: [] for probe in _probes(settings, pairs)}
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
-        for number in range(-1, settings.repeats):  # the first round only warms the page cache
+        for number in range(-1, settings.repeats):  # the first round warms the page cache; memory is looked at then
             for probe, rates in limits.items():
                 note(f"round {number + 1} of {settings.repeats}: limit, {probe.name}")
                 with parts.of("limits"):
@@ -213,23 +216,71 @@ def _copy(out: Path, pairs: list[Files]) -> None:
         shutil.copy(pair.trimap, out / f"{pair.name}.png")
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """What one run cost: seconds, processor seconds with all workers, and the peak of memory, 0 if not looked at."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: int = 0
+
+
 def _time(way: _Way, out: Path, *, keep: bool) -> None:
-    """Run a way once, to the disk, and remove what it made."""
-    before = memory_bytes(os.getpid())
-    with watch_memory(os.getpid(), every=0.05) as peak:
-        cpu, start = cpu_seconds(os.getpid()), time.perf_counter()
-        way.run(out)
-        os.sync()  # all ways pay for writing, not only those that flush by themselves
-        seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
+    """Run a way once, and remove what it made. Memory is looked at in the runs whose time is not kept."""
+    cost = _run_apart(lambda: way.run(out), look=not keep)
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
     if keep:
-        way.seconds.append(seconds)
-        way.cpu_seconds.append(cpu)
-        way.bytes = sum(path.stat().st_size for path in files)
-        way.peak = max(way.peak, peak.bytes - before)
+        way.seconds.append(cost.seconds)
+        way.cpu_seconds.append(cost.cpu_seconds)
+    way.bytes = sum(path.stat().st_size for path in files)
+    way.peak = max(way.peak, cost.peak)
     if out.is_dir():
         shutil.rmtree(out)
     out.unlink(missing_ok=True)
+
+
+def _run_apart(run: Callable[[], object], *, look: bool) -> _Cost:
+    """Run something in a process forked for it: as in a command of its own, without threads or what others imported.
+
+    Looking at memory takes a few per cent of a core, so that it is not done while time is measured.
+
+    Raises:
+        UsageError: the process was killed.
+        Exception: what the function raised.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(run, theirs))
+    process.start()
+    theirs.close()
+    try:
+        before = memory_bytes(process.pid or 0)
+        with watch_memory(process.pid or 0, every=0.05) if look else nullcontext(Peak()) as peak:
+            ours.send("go")
+            answer = ours.recv()
+    except (EOFError, BrokenPipeError):
+        raise UsageError("the process that was measured was killed, perhaps for lack of memory") from None
+    finally:
+        ours.close()
+        process.join()
+    if isinstance(answer, BaseException):
+        raise answer
+    seconds, cpu = answer
+    return _Cost(seconds, cpu, max(0, peak.bytes - before))
+
+
+def _child(run: Callable[[], object], answer: Connection) -> None:
+    try:
+        answer.recv()
+        start, cpu = time.perf_counter(), os.times()
+        run()
+        os.sync()  # all ways pay for writing, not only those that flush by themselves
+        seconds, after = time.perf_counter() - start, os.times()
+        answer.send((seconds, sum(after[:4]) - sum(cpu[:4])))
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        os._exit(1)  # the parent is told as well, and says it
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent raises it
+        answer.send(error)
 
 
 def _probes(settings: BuildSettings, pairs: list[Files]) -> list[Probe]:
@@ -238,12 +289,12 @@ def _probes(settings: BuildSettings, pairs: list[Files]) -> list[Probe]:
     trimaps = [pair.trimap.read_bytes() for pair in pairs]
     square = (settings.size, settings.size)
 
-    def decode(i: int) -> tuple[Image.Image, Image.Image]:
-        return Image.fromarray(decode_jpeg(images[i])), _decode(trimaps[i])
+    def decode(i: int) -> tuple[Any, Image.Image]:
+        return decode_jpeg(images[i]), _decode(trimaps[i])
 
     def resize(i: int) -> tuple[Image.Image, Image.Image]:
-        image, trimap = decode(i)
-        small = image.resize(square, Image.Resampling.BILINEAR)
+        pixels, trimap = decode(i)
+        small = Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR)
         return small, trimap.resize(square, Image.Resampling.NEAREST)
 
     def encode(i: int) -> None:

@@ -58,7 +58,7 @@ def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int
 def assemble(folder: Path, plan: Plan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[Note]]:
     """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
 
-    The manifest itself is not written.
+    The manifest itself is not written, and nothing is flushed to the disk yet.
 
     Returns:
         The manifest, and every finding in the order of the quarantine file.
@@ -77,7 +77,8 @@ def assemble(folder: Path, plan: Plan, records: Sequence[ShardRecord]) -> tuple[
     notes += _leaks(folder, tables)
     notes.sort(key=lambda note: (note.name, note.reason, note.split or "", note.detail))
     quarantine = "".join(json.dumps(_line(note)) + "\n" for note in notes).encode("ascii")
-    write_atomically(folder / QUARANTINE_NAME, quarantine)
+    with atomic_file(folder / QUARANTINE_NAME, sync=False) as handle:
+        handle.write(quarantine)
     packed = sum(split.samples for split in splits.values())
     audit = AuditEntry(
         found=plan.found,
@@ -145,7 +146,7 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
 def _write_table(path: Path, tables: Sequence[Rows]) -> FileEntry:
     """Write the rows of all shards as one ``.npy`` file."""
     digest, size = hashlib.sha256(), 0
-    with atomic_file(path) as handle:
+    with atomic_file(path, sync=False) as handle:
         for part in (table_header(sum(map(len, tables))), *(rows.tobytes() for rows in tables)):
             handle.write(part)
             digest.update(part)

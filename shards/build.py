@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from shards.workers import build_in_process, default_workers, pool
 __all__ = ["Built", "Options", "StrictError", "build", "options_from"]
 
 Progress = Callable[[int, int], None]
+_FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
 
 
 class StrictError(PetsegError):
@@ -105,7 +106,9 @@ def build(
         forgotten = staging.prepare(plan.digest)
         records = {} if staging.complete else finished_shards(staging, plan)
         resumed = len(records)
-        if not staging.complete:
+        if staging.complete:
+            sync_folder(staging.folder)  # a power cut may have come before that
+        else:
             _pack(plan, staging, records, workers=workers, executor=executor, progress=progress)
             _complete(plan, staging, records, strict=strict)
         manifest = load_manifest(staging.folder)
@@ -151,46 +154,63 @@ def _pack(
     executor: Executor | None,
     progress: Progress | None,
 ) -> None:
-    """Build the shards that are missing, the largest first, and add their records."""
+    """Build the shards that are missing, the largest first, add their records, and flush all shards to the disk."""
     total = sum(len(task.samples) for task in plan.tasks)
     done = sum(len(plan.tasks[number].samples) for number in records)
     missing = [number for number in range(len(plan.tasks)) if number not in records]
     missing.sort(key=lambda number: -len(plan.tasks[number].samples))
     if progress is not None:
         progress(done, total)
-    if not missing:
-        return
-    with ThreadPoolExecutor(1, "flush") as flusher:  # the disk writes while the workers decode
+    with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
+
+        def flush(record: ShardRecord) -> None:
+            flushes.extend(flusher.submit(sync_file, staging.work / name) for name in part_names(record))
+
+        for record in records.values():  # of a build that was cut off, perhaps before it had flushed them
+            flush(record)
         for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
             records[number] = record
-            flushes.append(flusher.submit(sync_file, staging.work / part_names(record)[0]))
+            flush(record)
             done += len(plan.tasks[number].samples)
             if progress is not None:
                 progress(done, total)
-        for flush in flushes:
-            flush.result()
+        for future in flushes:
+            future.result()
 
 
 def _results(
     plan: Plan, missing: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Iterator[tuple[int, ShardRecord]]:
     """Yield task numbers with their shards' records, as they are finished."""
-    count = min(workers or default_workers(), len(missing))
-    if executor is None and count == 1:
+    if not missing:
+        return
+    cores = workers or default_workers()
+    if executor is not None:
+        yield from _submitted(plan, missing, folder, executor, build_shard)
+    elif cores == 1:
         for number in missing:
             yield number, build_shard(plan.tasks[number], folder)
-        return
-    function = build_in_process if executor is None else build_shard
-    with pool(count) if executor is None else nullcontext(executor) as chosen:
-        futures = {chosen.submit(function, plan.tasks[number], folder): number for number in missing}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    else:
+        with pool(cores, len(missing)) as own:
+            results = _submitted(plan, missing, folder, own.executor, build_in_process)
+            for finished, result in enumerate(results, start=1):
+                own.share(len(missing) - finished)
+                yield result
+
+
+def _submitted(
+    plan: Plan, missing: Sequence[int], folder: str, executor: Executor, function: Callable[..., ShardRecord]
+) -> Iterator[tuple[int, ShardRecord]]:
+    """Have an executor build shards; yield them as :func:`_results` does."""
+    futures = {executor.submit(function, plan.tasks[number], folder): number for number in missing}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, strict: bool) -> None:
@@ -205,8 +225,9 @@ def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, 
     if strict and notes:
         staging.discard()
         raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", notes)
-    for entry in manifest.files():  # most are flushed already
-        sync_file(staging.folder / entry.file)
+    for split in manifest.splits.values():  # the shards are flushed already
+        sync_file(staging.folder / split.table.file)
+    sync_file(staging.folder / manifest.audit.quarantine.file)
     sync_folder(staging.folder)
     write_manifest(staging.folder, manifest)
 

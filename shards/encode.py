@@ -64,7 +64,9 @@ def resized(pixels: Pixels | None, size: int) -> Pixels:
     """Squash (height, width, 3) to (size, size, 3) with an antialiasing triangle filter."""
     if pixels is None:
         raise ValueError("the pair was audited for another storage")
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    height, width = pixels.shape[:2]
+    image = Image.new("RGB", (width, height), None)  # not filled first, as fromarray does
+    image.frombytes(np.ascontiguousarray(pixels))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255)
 
+_FILTERS = threading.Lock()  # of warnings: they belong to the process, not to the thread
 Image.preinit()  # the common formats' plugins, once for all workers that are forked later
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,7 +36,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
     if not data:
         raise RejectedError(f"{what}-empty")
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -48,7 +50,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
     try:
         if image.format == "PNG":
             png.read_header(data)
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
     except png.PngError as error:

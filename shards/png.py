@@ -104,7 +104,8 @@ def decode_plain(data: bytes, header: PngHeader) -> npt.NDArray[np.uint8]:
             raise PngError(f"{len(rows)} bytes of image data, expected {expected}", truncated=not inflate.eof)
         end = len(compressed) - len(inflate.unused_data)
         checksum = compressed[end - 4 : end]  # zlib has just compared it with the rows
-        image = Image.frombytes("L", (header.width, header.height), stored(rows, checksum), "zip", "L")
+        image = Image.new("L", (header.width, header.height), None)  # not filled first
+        image.frombytes(stored(rows, checksum), "zip", "L")
     except (zlib.error, ValueError, OSError) as error:
         if isinstance(error, PngError):
             raise

@@ -121,12 +121,11 @@ class Staging:
             return ""
 
     def publish(self) -> None:
-        """Give the complete set its name; an old set is swapped as a whole. Then :meth:`clean_up`.
+        """Give the complete set, which is flushed already, its name; an old set is swapped as a whole.
 
         Raises:
             OSError: the rename is not possible (OUT is a mount point, a file).
         """
-        sync_folder(self.folder)
         if not self.out.exists() or not any(self.out.iterdir()):
             self.folder.rename(self.out)
         elif not _exchange(self.folder, self.out):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,17 +14,15 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from shards.audit import audit_pair
-from shards.encode import Stored, encode
-from shards.errors import SourceError
+from shards.encode import Stored
 from shards.files import atomic_file
-from shards.findings import RejectedError
 from shards.format import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
 from shards.keys import shown
-from shards.plan import PlannedSample, ShardTask, meta_json
+from shards.plan import PlannedSample, ShardTask
+from shards.prepare import Prepared, prepared
 from shards.reasons import Note
 from shards.source import Stamp
-from shards.tar import BLOCK, END, header, index_line, index_text, padding
+from shards.tar import END, header, index_line, index_text, padding
 
 RECORD_ENDING = ".done"
 
@@ -59,7 +57,13 @@ def record_name(split: Split, number: int) -> str:
     return shard_name(split, number).removesuffix(".tar") + RECORD_ENDING
 
 
-def build_shard(task: ShardTask, folder: str, *, pause: Callable[[], None] | None = None) -> ShardRecord:
+def build_shard(
+    task: ShardTask,
+    folder: str,
+    *,
+    pause: Callable[[], None] | None = None,
+    threads: Callable[[], int] | None = None,
+) -> ShardRecord:
     """Build a shard's tar, index and record in ``folder``, in this order, each whole or not at all.
 
     They are not flushed to the disk here, because a core that waits for the disk decodes nothing. The build does that
@@ -70,6 +74,7 @@ def build_shard(task: ShardTask, folder: str, *, pause: Callable[[], None] | Non
         task: what to pack.
         folder: where to.
         pause: called before every sample; may raise to stop the build.
+        threads: how many to use, see :func:`shards.prepare.prepared`; None: only the caller's. The bytes are the same.
 
     Raises:
         SourceError: a file of the source vanished, cannot be read, or changed since the plan was made.
@@ -78,10 +83,11 @@ def build_shard(task: ShardTask, folder: str, *, pause: Callable[[], None] | Non
     target = Path(folder)
     with atomic_file(target / shard_name(task.split, task.number), sync=False) as handle:
         writer = _Writer(handle=handle, task=task)
-        for sample in task.samples:
-            if pause is not None:
-                pause()
-            writer.add(sample)
+        with closing(prepared(task, threads=threads or _one)) as samples:
+            for ready in samples:
+                if pause is not None:
+                    pause()
+                writer.add(ready)
         writer.write(END)
     index = index_text(writer.index).encode("ascii")
     with atomic_file(target / index_name(task.split, task.number), sync=False) as handle:
@@ -115,54 +121,42 @@ class _Writer:
         self.digest.update(data)
         self.position += len(data)
 
-    def add(self, sample: PlannedSample) -> None:
-        """Audit a sample and append it, or note why it is left out."""
-        task, pair = self.task, sample.pair
-        image = read_unchanged(pair.image, pair.image_stamp)
-        trimap = read_unchanged(pair.trimap, pair.trimap_stamp)
-        try:
-            audited = audit_pair(image, trimap, storage=task.storage)
-            stored = encode(audited, storage=task.storage, size=task.size, quality=task.quality)
-        except RejectedError as error:
+    def add(self, ready: Prepared) -> None:
+        """Append a sample, or note why it is left out."""
+        name = shown(ready.sample.pair.name)
+        for finding in ready.findings:
+            note = Note(
+                name=name, action=finding.action, reason=finding.reason, detail=finding.detail, split=self.task.split
+            )
+            self.notes.append(note)
+        if ready.stored is None:
             self.left_out += 1
-            self._note(sample, "left-out", error.reason, error.detail)
             return
-        for finding in audited.findings:
-            self._note(sample, finding.action, finding.reason, finding.detail)
-        self.mended += any(finding.action == "mended" for finding in audited.findings)
-        width, height = audited.picture.width, audited.picture.height
-        meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
-        self._append(sample, stored, meta, width, height)
+        self.mended += any(finding.action == "mended" for finding in ready.findings)
+        self._append(ready.sample, ready.stored, ready.meta, ready.width, ready.height)
 
     def _append(self, sample: PlannedSample, stored: Stored, meta: bytes, width: int, height: int) -> None:
         pair = sample.pair
-        parts: list[bytes] = []
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
-        position = self.position
         contents = (stored.image, stored.trimap, meta)
         for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
-            parts += [header(f"{sample.key}.{extension}", len(content)), content, padding(len(content))]
-            position += BLOCK
-            members.append((extension, position, len(content)))
-            row[f"{role}_offset"] = position
+            self.write(header(f"{sample.key}.{extension}", len(content)))
+            members.append((extension, self.position, len(content)))
+            row[f"{role}_offset"] = self.position
             row[f"{role}_length"] = len(content)
             row[f"{role}_crc32"] = zlib.crc32(content)
-            position += len(content) + len(parts[-1])
+            self.write(content)
+            self.write(padding(len(content)))
         row["width"], row["height"] = width, height
         row["class_id"], row["species"] = pair.class_id, pair.species
         row["key_hash"] = key_hash(sample.key)
-        self.write(b"".join(parts))
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
         self.class_pixels += stored.class_pixels
         self.breeds[pair.breed] += 1
         self.species[SPECIES[pair.species]] += 1
         self.largest = (max(self.largest[0], stored.width), max(self.largest[1], stored.height))
-
-    def _note(self, sample: PlannedSample, action: str, reason: str, detail: str) -> None:
-        name = shown(sample.pair.name)
-        self.notes.append(Note(name=name, action=action, reason=reason, detail=detail, split=self.task.split))  # type: ignore[arg-type]
 
     def record(self, index: bytes) -> ShardRecord:
         """Return what the build needs to know, once the tar is complete."""
@@ -187,20 +181,5 @@ class _Writer:
         )
 
 
-def read_unchanged(path: str, stamp: Stamp) -> bytes:
-    """Read a file of the source, and make sure that it is the one that was planned.
-
-    Raises:
-        SourceError: it vanished, cannot be read, or has changed.
-    """
-    try:
-        with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path
-            before = Stamp.of(os.fstat(handle.fileno()))
-            data = handle.readall()
-            after = Stamp.of(os.fstat(handle.fileno()))
-    except OSError as error:
-        reason = "vanished" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise SourceError(f"{path} {reason}; put it right and run the same command again") from None
-    if not stamp == before == after or len(data) != stamp.bytes:
-        raise SourceError(f"{path} changed while the set was being built; run the same command again")
-    return data
+def _one() -> int:
+    return 1

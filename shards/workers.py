@@ -11,23 +11,47 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from ctypes import c_int
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
+from typing import Any
 
 from shards.plan import ShardTask
 from shards.worker import ShardRecord, build_shard
 
 _PR_SET_PDEATHSIG = 1
-_stop: Event | None = None
+_shared: _Shared | None = None
 
 
 class StoppedError(Exception):
     """The build was interrupted; the shard in the making is given up."""
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What the workers see change. ``threads`` is a c_int: how many threads each shard may use."""
+
+    stop: Event
+    threads: Any
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that build shards, and what they are told meanwhile."""
+
+    executor: Executor
+    cores: int
+    _shared: _Shared
+
+    def share(self, shards: int) -> None:
+        """Let so many unfinished shards share the cores: the last ones get threads, for cores without a shard."""
+        self._shared.threads.value = -(-self.cores // max(shards, 1))
+
+
 def build_in_process(task: ShardTask, folder: str) -> ShardRecord:
-    """Build a shard in a worker of :func:`pool`."""
-    return build_shard(task, folder, pause=_check_stop)
+    """Build a shard in one of :class:`Workers`."""
+    return build_shard(task, folder, pause=_check_stop, threads=_threads)
 
 
 def default_workers() -> int:
@@ -36,18 +60,22 @@ def default_workers() -> int:
 
 
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[Executor]:
-    """Provide an executor of ``workers`` processes, for :func:`build_in_process`.
+def pool(cores: int, shards: int) -> Iterator[Workers]:
+    """Provide processes for :func:`build_in_process`, to build so many shards with so many cores.
 
     When the block is left by an exception, the workers give up their shards at the next sample.
     """
     context = _context()
-    stop = context.Event()
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stop,))
+    shared = _Shared(context.Event(), context.RawValue(c_int, 1))
+    executor = ProcessPoolExecutor(
+        min(cores, shards), mp_context=context, initializer=_start_worker, initargs=(shared,)
+    )
+    workers = Workers(executor, cores, shared)
+    workers.share(shards)
     try:
-        yield executor
+        yield workers
     except BaseException:
-        stop.set()
+        shared.stop.set()
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
@@ -60,10 +88,10 @@ def _context() -> BaseContext:
     return multiprocessing.get_context(method)
 
 
-def _start_worker(stop: Event) -> None:
+def _start_worker(shared: _Shared) -> None:
     """Leave Ctrl-C to the build, and die with it."""
-    global _stop  # noqa: PLW0603 - an initializer has no other way to hand something to the tasks
-    _stop = stop
+    global _shared  # noqa: PLW0603 - an initializer has no other way to hand something to the tasks
+    _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -79,5 +107,9 @@ def _follow_parent() -> None:
 
 
 def _check_stop() -> None:
-    if _stop is not None and _stop.is_set():
+    if _shared is not None and _shared.stop.is_set():
         raise StoppedError
+
+
+def _threads() -> int:
+    return 1 if _shared is None else int(_shared.threads.value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -368,3 +370,49 @@ def test_every_reason_about_a_file_is_caused_here() -> None:
 
 def test_the_limit_is_a_parameter_of_the_decoder_not_of_the_machine() -> None:
     assert (Image.MAX_IMAGE_PIXELS or 0) > findings.MAX_PIXELS
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """A JPEG with bits flipped, or bytes cut off, taken out, put in, zeroed or overwritten with a marker."""
+    changed, at = bytearray(data), rng.randrange(2, len(data))
+    kind = rng.randrange(6)
+    if kind == 0:
+        for _ in range(rng.randrange(1, 12)):
+            changed[rng.randrange(2, len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del changed[at:]
+    elif kind == 2:
+        del changed[at : at + rng.randrange(1, 40)]
+    elif kind == 3:
+        changed[at:at] = rng.randbytes(rng.randrange(1, 40))
+    elif kind == 4:
+        changed[at : at + 30] = bytes(len(changed[at : at + 30]))
+    else:
+        changed[at : at + 2] = bytes((0xFF, rng.choice((0xC4, 0xD0, 0xD3, 0xD9, 0xDA, 0xDD))))
+    return bytes(changed)
+
+
+def test_damage_is_found_without_making_all_pixels(campaign: Callable[[int, int], int]) -> None:
+    """``source`` storage makes few pixels of a JPEG; its verdict and reason are those of decoding in full."""
+    rng = random.Random(3)
+    noise = np.random.default_rng(3).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((100, 76), Image.Resampling.BICUBIC)
+    verdicts: Counter[str] = Counter()
+    for number in range(campaign(1_500, 30_000)):
+        buffer = io.BytesIO()
+        more = {"restart_marker_blocks": 3} if number % 3 == 0 else {}
+        picture.save(buffer, "JPEG", progressive=number % 2 == 0, subsampling=number % 3, quality=85, **more)
+        data = damaged(rng, buffer.getvalue())
+        verdict = strict_verdict(data, "RGB")
+        assert strict_verdict(data, "GRAY", min_height=1, min_width=1) == verdict
+        verdicts[verdict] += 1
+    assert len(verdicts) > 10
+    assert min(verdicts[""], verdicts.total() - verdicts[""]) > verdicts.total() / 10
+
+
+def strict_verdict(data: bytes, colours: str, **scale: int) -> str:
+    try:
+        simplejpeg.decode_jpeg(data, colours, strict=True, **scale)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -292,10 +292,10 @@ def test_two_builds_at_once_are_refused(pets: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_source_that_changes_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards import worker
+    from shards import prepare
 
     victim = next((pets / "images").iterdir())
-    real = worker.audit_pair
+    real = prepare.audit_pair
     calls = []
 
     def change_the_next(*arguments: object, **named: object) -> object:
@@ -305,7 +305,7 @@ def test_a_source_that_changes_is_noticed(pets: Path, tmp_path: Path, monkeypatc
                 path.write_bytes(path.read_bytes() + b"x")
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker, "audit_pair", change_the_next)
+    monkeypatch.setattr(prepare, "audit_pair", change_the_next)
     with pytest.raises(SourceError, match="changed while the set was being built; run the same command again"):
         made(pets, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
@@ -378,3 +378,41 @@ def test_trimap_values_stay(tiny_sets: dict[str, Path]) -> None:
         if storage == "raw":
             assert set(data[128:]) <= {1, 2, 3}
     assert set(np.unique(trimap(0))) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_every_file_is_flushed_before_the_set_appears(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """Of shards that an earlier build had finished, too: it may not have come to flush them."""
+    out = tmp_path / "out"
+    if cut_off:
+        with monkeypatch.context() as patch:
+            patch.setattr("shards.build.assemble", fail)
+            with pytest.raises(OSError, match="no more"):
+                made(pets, out)
+        assert len(list((tmp_path / "out.building" / ".work").glob("*.done"))) > 5
+    flushed: set[int] = set()
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(handle: int) -> None:
+        flushed.add(os.fstat(handle).st_ino)
+        real_fsync(handle)
+
+    def rename(self: Path, target: Path) -> Path:
+        if target == out:
+            files = [path for path in self.iterdir() if path.is_file()]
+            assert len(files) > 10
+            assert {path.stat().st_ino for path in (*files, self)} <= flushed
+            flushed.add(-1)
+        return real_rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    built = made(pets, out)
+    assert -1 in flushed
+    assert bool(built.resumed) == cut_off
+
+
+def fail(*_: object) -> None:
+    raise OSError("no more")
