@@ -32,7 +32,7 @@ class FriendlyMixin:
         try:
             result = super().main(*args, **kwargs)  # type: ignore[misc]
         except click.ClickException as error:
-            error.show()
+            show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             # click turns KeyboardInterrupt into Abort; the notes are on what it was raised from.
@@ -63,6 +63,17 @@ def fail(message: str, exit_code: int) -> None:
     """Print one line ``Error: message`` on stderr and exit with ``exit_code``."""
     click.echo(f"Error: {message}", err=True)
     sys.exit(exit_code)
+
+
+def show(error: click.ClickException) -> None:
+    """Print click's own error, such as an unknown option, as one line with where help is; help itself as it is."""
+    message = error.format_message()
+    if "\n" in message or not isinstance(error, click.UsageError):
+        error.show()
+        return
+    sentence = message if message.endswith((".", "?", "?)")) else f"{message}."
+    advice = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+    click.echo(f"Error: {sentence}{advice}", err=True)
 
 
 def describe_os_error(error: OSError) -> str:

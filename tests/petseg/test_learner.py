@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
 from msgspec.structs import replace
 
+from petseg.cli import train
 from petseg.device import choose_placement
 from petseg.learner import Learner
 from petseg.metrics import confusion, score
@@ -15,6 +18,15 @@ from petseg.models import ModelConfig, default_model_config
 from petseg.recipe import Recipe, default_recipe
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that share work of microseconds wait for each other, the longer the busier the machine is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass
@@ -129,22 +141,64 @@ def test_the_average_is_what_is_kept() -> None:
     assert not torch.equal(next(with_average.evaluated.parameters()), next(with_average.model.parameters()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["unet", "tutorial"])
-def test_eight_pictures_are_learnt_by_heart(name: str, precision: str) -> None:
-    if (name, precision) == ("tutorial", "bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this CPU has no bf16: the tutorial's transposed convolutions take seconds a step")
-    model = default_model_config(name) if name == "tutorial" else ModelConfig(widths=(8, 16, 32))
-    steps, rate = (45, 0.003) if name == "tutorial" else (60, 0.02)
-    of = replace(default_recipe(name), model=model, size=32, batch_size=8, lr=rate, precision=precision, ema_decay=0.0)
-    one = learner(of, steps)
+WIDTHS = (8, 16, 32)
+KINDS = itertools.product(["full", "half"], ["concat", "add"], ["batch", "group"], ["bilinear", "transposed"])
+SMALL = [ModelConfig(widths=WIDTHS, stem=s, join=j, norm=n, upsample=u) for s, j, n, u in KINDS]
+SMALL += [ModelConfig(widths=WIDTHS, blocks=2), ModelConfig(widths=WIDTHS, dropout=0.2)]
+LARGE = [ModelConfig(), ModelConfig(encoder="resnet18"), default_model_config("tutorial")]
+LARGE += [ModelConfig(encoder="resnet34", join="add"), ModelConfig(encoder="resnet50")]
+PRECISIONS = ("fp32", "bf16")
+# The deeper encoders take ten seconds each: one precision a network, and the other with --campaign.
+LONG = {("resnet34", "fp32"), ("resnet50", "bf16")}
+
+
+def title(config: ModelConfig) -> str:
+    changed = [f"{field}={getattr(config, field)}" for field in config.__struct_fields__ if field != "widths"]
+    plain = {f"{field}={getattr(ModelConfig(), field)}" for field in config.__struct_fields__}
+    return " ".join(part for part in changed if part not in plain) or ("small" if config.widths == WIDTHS else "unet")
+
+
+def mean_iou_after(model: ModelConfig, precision: str, *, steps: int, rate: float) -> float:
+    """Train on eight pictures and score on the same."""
+    of = replace(default_recipe(model.name), model=model, size=32, batch_size=8, lr=rate, ema_decay=0.0)
+    one = learner(replace(of, precision=precision), steps)
     pictures = shapes()
     for step in range(steps):
         one.step(pictures, global_valid=8, step=step)
     with torch.inference_mode(), one.placement.autocast():
         predicted = one.evaluated(pictures.image).argmax(dim=1)
-    assert score(confusion(pictures.mask, predicted).sum(0)).mean_iou > 0.95
+    return score(confusion(pictures.mask, predicted).sum(0)).mean_iou
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", SMALL, ids=title)
+def test_eight_pictures_are_learnt_by_heart(model: ModelConfig, precision: str) -> None:
+    steps = 60 if model.stem == "full" else 120
+    assert mean_iou_after(model, precision, steps=steps, rate=0.02) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", LARGE, ids=title)
+def test_large_networks_learn_eight_pictures_by_heart(
+    model: ModelConfig, precision: str, campaign: Callable[[int, int], int]
+) -> None:
+    if (model.name, precision) == ("tutorial", "bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bf16: the tutorial's transposed convolutions take seconds a step")
+    if (model.encoder, precision) in LONG and not campaign(0, 1):
+        pytest.skip("with --campaign")
+    rate = {"tutorial": 0.003, "unet": 0.02}[model.name] if model.encoder == "none" else 0.005
+    assert mean_iou_after(model, precision, steps=45, rate=rate) > 0.95
+
+
+def test_the_networks_learnt_by_heart_are_all_there_are() -> None:
+    """Every choice of every option that decides the architecture."""
+    for option in ("model", "stem", "norm", "upsample", "join", "encoder"):
+        (parameter,) = (p for p in train.params if p.name == option)
+        field = "name" if option == "model" else option
+        assert {getattr(config, field) for config in SMALL + LARGE} == set(parameter.type.choices), option
+    (precision,) = (p for p in train.params if p.name == "precision")
+    assert {*PRECISIONS, "auto", "fp16"} == set(precision.type.choices)  # fp16: on CUDA only, in tests/gpu
 
 
 def test_compiled_networks_are_the_same() -> None:
