@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from bench.outputs import check_writable, finish, write_page, write_plot
-from shards.console import FriendlyGroup
+from shards.console import FriendlyGroup, PathArgument
 from shards.errors import UsageError
 
-PATH = click.Path(path_type=Path)
+PATH = PathArgument()
 SHARDS = click.option("--shards", type=PATH, required=True, help="A shard set; of source storage for all storages.")
 PAGE = click.option("--page", type=PATH, help="Write a self-contained HTML page.")
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from petseg.cli_train import train
-from shards.console import FriendlyCommand, print_json
+from shards.console import FriendlyCommand, PathArgument, print_json
 from shards.errors import PetsegError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["evaluate", "export", "predict", "train"]
 # machine that does anything else besides, that costs several times the speed: docs/performance.md has the figures.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_RUN = click.argument("run", type=click.Path(path_type=Path))
+_RUN = click.argument("run", type=PathArgument())
 _SIZE = click.option("--size", type=int, help="Side of the network's pictures.  [default: as trained]")
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 _PRECISION = click.option(
@@ -33,12 +33,12 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 
 @click.command(cls=FriendlyCommand)
 @_RUN
-@click.option("--shards", type=click.Path(path_type=Path), required=True, help="The shard set.")
+@click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
 @click.option("--split", default="test", show_default=True, help="Which of its splits.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Without influence on the scores.")
 @click.option("--own-size", is_flag=True, help="Compare at the pictures' own size, not at the network's.")
 @_MIRROR
-@click.option("--csv", "table", type=click.Path(path_type=Path), help="Write a table with one line a picture.")
+@click.option("--csv", "table", type=PathArgument(), help="Write a table with one line a picture.")
 @_SIZE
 @_DEVICE
 @_PRECISION
@@ -128,7 +128,7 @@ def _number(value: float | None) -> str:
 @click.command(cls=FriendlyCommand)
 @_RUN
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("-o", "--out", type=PathArgument(), required=True, help="Folder for the results.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (3, H, W).")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
@@ -195,7 +195,7 @@ def predict(
 
 @click.command(cls=FriendlyCommand)
 @_RUN
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathArgument())
 @_SIZE
 @_JSON
 def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:

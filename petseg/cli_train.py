@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shards.console import FriendlyCommand, print_json
+from shards.console import FriendlyCommand, PathArgument, print_json
 from shards.errors import UsageError
 
 _AUTO = "fitting the model"  # what a default says that --model decides; petseg.recipe has the numbers
@@ -41,8 +41,8 @@ def _options(*decorators: Decorator) -> Decorator:
 
 # Every option is None unless it was given: the model's defaults, or a resumed run's values, then hold.
 _WHAT = _options(
-    click.option("--shards", type=click.Path(path_type=Path), help="Shard set; may be left out with --resume."),
-    click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/MODEL-NNN]"),
+    click.option("--shards", type=PathArgument(), help="Shard set; may be left out with --resume."),
+    click.option("--run", type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
     click.option("--resume", is_flag=True, help="Go on with the run in --run where it stopped."),
     click.option("--model", type=click.Choice(["unet", "tutorial"]), help="Network and recipe.  [default: unet]"),
     click.option("--json", "as_json", is_flag=True, help="Print the last epoch's metrics as one JSON object."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -49,6 +50,9 @@ class Built:
         already: the set was there already, complete, of the same source and options; nothing was done.
         ignored: files of the source that are no part of a dataset.
         forgotten: unfinished work of another source or other options was thrown away.
+        audited: pictures that this call went through, whether packed or left out; not those of ``resumed`` shards.
+        seconds: how long the call took, from looking through the source to the finished set on the disk. It is in no
+            file of the set.
     """
 
     path: Path
@@ -57,6 +61,8 @@ class Built:
     already: bool = False
     ignored: int = 0
     forgotten: bool = False
+    audited: int = 0
+    seconds: float = 0.0
 
 
 def build(
@@ -91,6 +97,7 @@ def build(
         BusyError: another build is at work on the same OUT.
         OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call goes on.
     """
+    start = time.perf_counter()
     check_options(options)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not a positive number")
@@ -102,13 +109,15 @@ def build(
         done = _already_there(staging, plan, overwrite=overwrite, strict=strict)
         if done is not None:
             staging.discard()
-            return Built(path=out, manifest=done, already=True, ignored=found.ignored)
+            seconds = time.perf_counter() - start
+            return Built(path=out, manifest=done, already=True, ignored=found.ignored, seconds=seconds)
         forgotten = staging.prepare(plan.digest)
         records = {} if staging.complete else finished_shards(staging, plan)
-        resumed = len(records)
+        resumed, audited = len(records), 0
         if staging.complete:
             sync_folder(staging.folder)  # a power cut may have come before that
         else:
+            audited = sum(len(task.samples) for number, task in enumerate(plan.tasks) if number not in records)
             _pack(plan, staging, records, workers=workers, executor=executor, progress=progress)
             _complete(plan, staging, records, strict=strict)
         manifest = load_manifest(staging.folder)
@@ -117,7 +126,15 @@ def build(
             raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built")
         staging.publish()
         staging.clean_up()
-    return Built(path=out, manifest=manifest, resumed=resumed, ignored=found.ignored, forgotten=forgotten)
+    return Built(
+        path=out,
+        manifest=manifest,
+        resumed=resumed,
+        ignored=found.ignored,
+        forgotten=forgotten,
+        audited=audited,
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _already_there(staging: Staging, plan: Plan, *, overwrite: bool, strict: bool) -> Manifest | None:

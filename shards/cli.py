@@ -10,10 +10,10 @@ from typing import Literal
 
 import click
 
-from shards.console import FriendlyGroup, print_json
+from shards.console import FriendlyGroup, PathArgument, print_json
 from shards.errors import FormatError, UsageError
 
-FOLDER = click.Path(path_type=Path)
+PATH = PathArgument()
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--count", type=click.IntRange(1), default=240, show_default=True, help="Number of pictures.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same pictures.")
 def sample(folder: Path, count: int, seed: int) -> None:
@@ -39,8 +39,8 @@ def sample(folder: Path, count: int, seed: int) -> None:
 
 
 @main.command()
-@click.argument("source", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "--storage",
     type=click.Choice(["source", "jpeg", "raw"]),
@@ -120,7 +120,7 @@ def build(
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=PATH)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Global batch.")
 @click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
 @JSON_OPTION
@@ -139,7 +139,7 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=PATH)
 @click.option("--quick", is_flag=True, help="Sizes and structure only: instant, whatever the number of samples.")
 @click.option("--full", is_flag=True, help="Decode every sample, too.")
 @JSON_OPTION
@@ -148,13 +148,14 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 
     Exit 1, naming shard, key, member and byte offset, where it is not.
     """
+    from shards.manifest import why_missing
     from shards.verify import verify as check
     from shards.workers import default_workers
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
     if not out.is_dir():
-        raise FormatError(f"no such folder: {out}")
+        raise FormatError(why_missing(out))
     with progress_bar("verifying") as progress:
         mode: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
         report = check(out, mode=mode, workers=default_workers(), progress=progress)
@@ -166,8 +167,8 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
-@click.argument("sheet", metavar="FILE.png", type=FOLDER)
+@click.argument("out", type=PATH)
+@click.argument("sheet", metavar="FILE.png", type=PATH)
 @click.option("--split", help="train, val or test.  [default: the first there is]")
 @click.option("--count", type=int, default=24, show_default=True, help="Number of samples.")
 def preview(out: Path, sheet: Path, split: str | None, count: int) -> None:
@@ -180,7 +181,7 @@ def preview(out: Path, sheet: Path, split: str | None, count: int) -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--mirror", metavar="URL", help="Take images.tar.gz and annotations.tar.gz from URL/.")
 def download(folder: Path, mirror: str | None) -> None:
     """Get the real dataset (800 MB).

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,22 @@ import click
 from shards.errors import PetsegError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+
+class PathArgument(click.Path):
+    """A path as a :class:`pathlib.Path`; refuses an empty text, which ``Path`` takes for the present folder.
+
+    An empty text is what a shell makes of a variable that is not set: ``petseg-shard build pets "$OUT"``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; fail where there is none."""
+        if value == "":
+            self.fail("the path is empty; for the present folder, write .", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class FriendlyMixin:

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from shards.errors import FormatError
-from shards.format import CLASSES, FORMAT, MANIFEST_NAME, SPLITS, VERSION, Split, Storage
+from shards.format import (
+    CLASSES,
+    FORMAT,
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    SPLITS,
+    VERSION,
+    Split,
+    Storage,
+    index_name,
+    shard_name,
+    table_name,
+)
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -158,10 +170,8 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise FormatError(_why_missing(folder)) from None
-    except NotADirectoryError:
-        raise FormatError(f"{folder} is not a folder; name the folder that petseg-shard build made") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FormatError(why_missing(folder)) from None
     except IsADirectoryError:
         raise FormatError(f"{path} is a folder, a file was expected; build the set again") from None
     return parse_manifest(data, path)
@@ -198,15 +208,28 @@ def _check_sense(manifest: Manifest, path: Path) -> None:
     for name, split in manifest.splits.items():
         if sum(shard.samples for shard in split.shards) != split.samples:
             raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
-    for entry in manifest.files():
-        if PurePosixPath(entry.file).name != entry.file:
-            raise FormatError(f"{path}: {entry.file!r} is not a plain file name")
+    _check_names(manifest, path)
     expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
     if manifest.fingerprint != expected:
         raise FormatError(f"{path}: the fingerprint does not fit the content; build the set again")
 
 
-def _why_missing(folder: Path) -> str:
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Refuse other names than a set's own: nothing outside the folder is ever read, whoever wrote the manifest."""
+    expected = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
+    for name, split in manifest.splits.items():
+        expected.append((split.table.file, table_name(name)))
+        for number, shard in enumerate(split.shards):
+            expected += [(shard.file, shard_name(name, number)), (shard.index.file, index_name(name, number))]
+    for found, right in expected:
+        if found != right:
+            raise FormatError(f"{path} names a file {found[:80]!r} where {right} is expected; build the set again")
+
+
+def why_missing(folder: Path) -> str:
+    """Say why a folder is no finished shard set, and what to do."""
+    if folder.is_file():
+        return f"{folder} is a file; give the folder of a shard set, the one that holds {MANIFEST_NAME}"
     if not folder.exists():
         return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {folder}"
     if (folder / "annotations").is_dir():

@@ -15,6 +15,7 @@ from shards.files import atomic_file
 from shards.format import CLASSES
 from shards.shardset import ShardSet, SplitReader
 
+MAX_COUNT: Final = 1_000  # tiles: a sheet of about 70 million pixels, 200 MB while it is drawn
 TILE: Final = 220
 MARGIN: Final = 12
 CAPTION: Final = 34  # two lines below a tile
@@ -34,19 +35,19 @@ def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, cou
         shards: the set.
         path: the PNG to write.
         split: None for the set's first split.
-        count: how many samples at most.
+        count: how many samples at most; up to :data:`MAX_COUNT`.
 
     Returns:
         The number of samples drawn.
 
     Raises:
-        UsageError: no such split, a count below 1, or a path that does not end in .png.
+        UsageError: no such split, a count out of bounds, or a path that does not end in .png.
         SampleError: a sample is damaged.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png")
-    if count < 1:
-        raise UsageError(f"--count {count} is not a positive number")
+    if not 1 <= count <= MAX_COUNT:
+        raise UsageError(f"--count {count}: a sheet holds 1 to {MAX_COUNT:,} samples")
     reader = shards.split(split or next(iter(shards.manifest.splits)))
     number = min(count, len(reader))
     columns = min(number, max(3, round((number * 1.5) ** 0.5)))

@@ -30,6 +30,9 @@ def build_json(built: Built) -> dict[str, Any]:
         "ignored_files": built.ignored,
         "resumed_shards": built.resumed,
         "already_complete": built.already,
+        "audited": built.audited,
+        "seconds": round(built.seconds, 3),
+        "pictures_per_second": round(built.audited / built.seconds, 1) if built.audited else None,
         "fingerprint": manifest.fingerprint,
     }
 
@@ -50,6 +53,9 @@ def build_text(built: Built) -> str:
         f"{document['samples']} of {document['found']} pictures in {document['shards']} shards "
         f"({document['bytes'] / 1e6:.1f} MB): {splits}"
     )
+    if built.audited:
+        rate = built.audited / built.seconds
+        lines.append(f"{built.audited} pictures audited in {built.seconds:.1f} s, {rate:,.0f} pictures/s")
     if document["mended"]:
         lines.append(f"{document['mended']} were mended")
     if document["left_out"]:

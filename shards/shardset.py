@@ -105,13 +105,13 @@ class SplitReader:
             FormatError: a record is damaged.
         """
         rows = self.table[np.asarray(indices)]
-        bad = np.flatnonzero(row_check(rows) != rows["check"])
+        bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= len(self.entry.shards)))
         if len(bad):
             index = int(np.asarray(indices)[bad[0]])
             table = self.folder / self.entry.table.file
             raise FormatError(
                 f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not fit its "
-                "checksum; run petseg-shard verify, then build the set again"
+                "checksum, or names a shard that is not there; run petseg-shard verify, then build the set again"
             )
         return np.asarray(rows)
 
@@ -167,7 +167,11 @@ class SplitReader:
 
     def meta(self, index: int) -> Mapping[str, Any]:
         """Return ``KEY.json`` of a sample: key, name, breed, species, class_id, split, width, height."""
-        document = json.loads(self.read(index, "meta"))
+        data = self.read(index, "meta")
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            document = None
         if not isinstance(document, dict):
             raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
         return document

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -74,6 +75,7 @@ class _Listed:
     numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
     lists: dict[str, frozenset[str]] = field(default_factory=dict)
 
+    @cached_property
     def names(self) -> set[str]:
         return set().union(*self.lists.values())
 
@@ -82,8 +84,16 @@ def scan(folder: Path) -> Source:
     """Look through a folder in the official layout; reads the lists and the folders, opens no picture.
 
     Raises:
-        SourceError: the folder is not in the official layout, holds no picture, or a list cannot be read.
+        SourceError: the folder is not in the official layout, holds no picture, or something cannot be read.
     """
+    try:
+        return _scan(folder)
+    except OSError as error:
+        what = f"{error.filename or folder} cannot be read ({error.strerror})"
+        raise SourceError(f"{what}; put it right and run the same command again") from None
+
+
+def _scan(folder: Path) -> Source:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
     images, trimaps = folder / "images", folder / "annotations" / "trimaps"
@@ -95,7 +105,7 @@ def scan(folder: Path) -> Source:
     listed = _read_lists(folder / "annotations")
     notes: list[Note] = []
     pairs: list[Pair] = []
-    for name in sorted(pictures.keys() | masks.keys() | listed.names()):
+    for name in sorted(pictures.keys() | masks.keys() | listed.names):
         note = _why_left_out(name, pictures.get(name), masks.get(name), listed)
         if note is not None:
             notes.append(note)
@@ -164,6 +174,8 @@ def _read_lists(annotations: Path) -> _Listed:
         path = annotations / f"{list_name}.txt"
         if not path.exists():
             continue
+        if not path.is_file():
+            raise SourceError(f"{path} is not a file; a list of pictures was expected")
         names = set()
         for name, numbers in _read_list(path):
             names.add(name)
@@ -192,10 +204,10 @@ def _why_left_out(
     """Return why a name cannot be packed, or None."""
     reason = None
     if picture is None:
-        reason = "listed-but-missing" if name in listed.names() else "trimap-without-picture"
+        reason = "listed-but-missing" if name in listed.names else "trimap-without-picture"
     elif trimap is None:
         reason = "picture-without-trimap"
-    elif listed.lists and name not in listed.names():
+    elif listed.lists and name not in listed.names:
         reason = "not-listed"
     elif not picture.is_file():
         reason = "picture-not-a-file"

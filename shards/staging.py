@@ -175,6 +175,8 @@ def check_target(out: Path) -> None:
     Raises:
         UsageError: and why.
     """
+    if Path(os.path.realpath(out)).is_symlink():
+        raise UsageError(f"{out} is a link that leads in a circle; name a folder that does not exist yet")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):

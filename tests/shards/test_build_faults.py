@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from shard_sources import Maker, encoded, options, tree
+from shard_sources import Maker, encoded, fill, options, tree
 
 from shards.build import Built, StrictError, build
 from shards.shardset import ShardSet
@@ -81,37 +82,61 @@ def _state(pid: int) -> str:
         return "Z"
 
 
+def stage(out: Path) -> str:
+    """How far a build had come when it was killed."""
+    building = out.with_name(f"{out.name}.building")
+    if out.exists():
+        return "cleaning up" if building.exists() or (out / ".work").exists() else "finished"
+    if (building / "manifest.json").exists():
+        return "complete"
+    if not (building / ".work" / "plan").exists():
+        return "before the plan"
+    return "some shards" if list(building.glob(".work/*.done")) else "no shard yet"
+
+
 @pytest.mark.faults
 def test_killed_at_random_moments(
-    slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path, campaign: Callable[[int, int], int]
+    slow_pets: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    campaign: Callable[[int, int], int],
+    record_property: Callable[[str, object], None],
 ) -> None:
+    """A third of the kills is aimed at each stage of a build; each must be hit, whatever the machine's speed."""
     rng = random.Random(5)
-    out = tmp_path / "out"
-    before = time.monotonic()
-    with start(slow_pets, tmp_path / "trial") as process:
-        process.communicate()
-    whole = time.monotonic() - before
-    found: set[str] = set()
-    for _ in range(campaign(6, 100)):
+    out, work = tmp_path / "out", tmp_path / "out.building" / ".work"
+    aims: list[Callable[[], bool]] = [
+        (work / "plan").exists,
+        lambda: any(work.glob("*.done")),
+        lambda: (work.parent / "manifest.json").exists() or out.exists(),
+    ]
+    found: Counter[str] = Counter()
+    for number in range(campaign(6, 100)):
         with start(slow_pets, out) as process:
-            time.sleep(rng.uniform(0.3, 1.0) * whole)
+            while not aims[number % 3]() and process.poll() is None:
+                time.sleep(0.0002)
+            time.sleep(rng.uniform(0, (0.03, 0.3, 0.003)[number % 3]))
             workers = children(process.pid) if process.poll() is None else []
             process.kill()
             process.communicate()
         assert_gone(workers)
-        building = tmp_path / "out.building"
-        found.add("complete" if out.exists() else "finished shards" if list(building.glob(".work/*.done")) else "none")
+        found[stage(out)] += 1
         if out.exists():
             assert (out / "manifest.json").exists()
         with start(slow_pets, out) as process:
             _, errors = process.communicate()
         assert process.returncode == 0, errors
         assert tree(out) == undisturbed
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "trial"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
         for path in out.iterdir():
             path.unlink()
         out.rmdir()
-    assert found
+    record_property("kills", dict(found))
+    print("kills by stage:", dict(found))  # noqa: T201 - shown with pytest -rP
+    assert found["some shards"] > 0
+    if campaign(0, 1):
+        assert min(found[name] for name in ("no shard yet", "some shards")) >= 10, found
+        assert found["complete"] + found["cleaning up"] >= 3, found
 
 
 def killed_at(step: int, function: Callable[[], Built]) -> bool:
@@ -352,15 +377,74 @@ def test_a_target_that_cannot_be_written(slow_pets: Path, out: str) -> None:
     assert "Error: " in errors
 
 
-def test_a_folder_without_permission(slow_pets: Path, tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("permissions do not bind root")
-    tmp_path.chmod(0o555)
-    with start(slow_pets, tmp_path / "out") as process:
-        _, errors = process.communicate(timeout=60)
-    tmp_path.chmod(0o755)
-    assert process.returncode == 1
-    assert "permission denied; choose a folder that you may write to" in errors
+AS_NOBODY = """
+import os, sys
+from shards.cli import main
+pets, out, warm = sys.argv[1:4]
+try:
+    main.main(["build", pets, warm, "--split", "random", "--workers", "2"])  # imports all that root alone may read
+except SystemExit as end:
+    assert not end.code
+if os.geteuid() == 0:
+    try:
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    except OSError:
+        sys.exit(77)
+print("from here on as", os.geteuid(), file=sys.stderr)
+main.main(["build", pets, out, "--split", "random", "--workers", "2"])
+"""
+
+
+def as_nobody(pets: Path, out: Path, warm: Path) -> tuple[int, str]:
+    """Build as a user whom permissions bind; return the exit code and what it wrote to stderr."""
+    for folder in (out.parent, *out.parent.parents):
+        if os.geteuid() == 0 and folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o755)  # pytest's own folders
+    arguments = [sys.executable, "-c", AS_NOBODY, *map(str, (pets, out, warm))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode == 77:
+        pytest.skip("this process may not become another user")
+    before, errors = done.stderr.split("from here on as ")
+    assert not before
+    user, errors = errors.split("\n", 1)
+    assert user != "0"
+    return done.returncode, errors
+
+
+def test_a_folder_without_permission(maker: Maker, tmp_path: Path) -> None:
+    fill(maker, 6)
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o555)
+    code, errors = as_nobody(maker.folder, folder / "out", tmp_path / "warm")
+    assert code == 1
+    assert errors == (f"Error: permission denied; choose a folder that you may write to ({folder / 'out.building'})\n")
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("what", ["images", "images/Bengal_4.jpg", "annotations/trimaps", "annotations/test.txt"])
+def test_a_source_without_permission(maker: Maker, tmp_path: Path, what: str) -> None:
+    """A picture, a list, a folder: named, with what to do."""
+    fill(maker, 6)
+    closed, folder = tmp_path / "closed" / "pets", tmp_path / "open"
+    shutil.copytree(maker.folder, closed)
+    folder.mkdir()
+    folder.chmod(0o777)
+    warm = tmp_path / "warm"
+    if os.geteuid():  # the first build would fail already
+        build(closed, warm, options(split="random", samples_per_shard=128))
+    (closed / what).chmod(0)
+    try:
+        code, errors = as_nobody(closed, folder / "out", warm)
+    finally:
+        (closed / what).chmod(0o755)
+    assert code == 1
+    assert errors.startswith("Error: ")
+    assert len(errors.splitlines()) == 1
+    assert f"{closed / what} cannot be read (Permission denied)" in errors
+    assert not (folder / "out").exists()
+    if not what.endswith(".jpg"):  # else shards of other pictures are kept
+        assert not list(folder.iterdir())
 
 
 def test_two_real_builds_at_once(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:

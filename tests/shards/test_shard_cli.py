@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from shard_sources import tree
 
 from shards.cli import main
 
@@ -143,7 +145,21 @@ BAD: list[tuple[list[str], str]] = [
     (["download", "out", "--mirror", "http://my host/"], "write %20 for a space"),
     (["download", "out", "--mirror", "http://host/\n"], "is no address"),
     (["preview", "SET", "."], "does not end in .png"),
-    (["info", "file"], "is not a folder"),
+    (["preview", "SET", "sheet.png", "--count", "1001"], "a sheet holds 1 to 1,000 samples"),
+    (["preview", "SET", "sheet.png", "--count", str(10**30)], "a sheet holds 1 to 1,000 samples"),
+    (["info", "file"], "file is a file; give the folder of a shard set"),
+    (["info", "file/set"], "no such folder"),
+    (["build", "PETS", "loop"], "loop is a link that leads in a circle"),
+    (["info", "loop"], "Too many levels of symbolic links"),
+    (["verify", "file"], "file is a file; give the folder of a shard set"),
+    (["build", "PETS", ""], "the path is empty"),
+    (["build", "", "out"], "the path is empty"),
+    (["info", ""], "the path is empty"),
+    (["verify", ""], "the path is empty"),
+    (["preview", "", "sheet.png"], "the path is empty"),
+    (["preview", "SET", ""], "the path is empty"),
+    (["sample", ""], "the path is empty"),
+    (["download", ""], "the path is empty"),
     (["sample", "file"], "is not a folder"),
 ]
 
@@ -160,6 +176,7 @@ def test_bad_input_gives_one_clear_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     places = {"PETS": str(tiny_pets), "SET": str(tiny_sets["source"])}
     with pytest.raises(SystemExit) as caught:
@@ -169,7 +186,27 @@ def test_bad_input_gives_one_clear_line(
     assert message in captured.err, captured.err
     assert len([line for line in captured.err.splitlines() if line.startswith("Error: ")]) == 1
     assert not captured.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "loop"]
+
+
+def test_a_build_tells_what_it_cost(command: Command, tiny_pets: Path, tmp_path: Path) -> None:
+    """Seconds and pictures a second of this call; in the report only, since the same set has the same bytes."""
+    text = command("petseg-shard", "build", tiny_pets, tmp_path / "one").stdout
+    assert re.search(r"\n30 pictures audited in \d+\.\d s, [\d,]+ pictures/s\n", text)
+    document = json.loads(command("petseg-shard", "build", tiny_pets, tmp_path / "two", "--json").stdout)
+    assert document["audited"] == 30
+    assert 0 < document["seconds"] < 60
+    assert document["pictures_per_second"] == pytest.approx(30 / document["seconds"], rel=0.05)
+    assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "two").iterdir()) - manifest_size(
+        tmp_path / "two"
+    )
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    again = json.loads(command("petseg-shard", "build", tiny_pets, tmp_path / "two", "--json").stdout)
+    assert (again["audited"], again["pictures_per_second"], again["already_complete"]) == (0, None, True)
+
+
+def manifest_size(folder: Path) -> int:
+    return (folder / "manifest.json").stat().st_size
 
 
 def test_verify_of_an_empty_folder_fails(command: Command, tmp_path: Path) -> None:

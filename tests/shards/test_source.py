@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,26 @@ def test_unusable_folders_say_what_is_wrong(tmp_path: Path, maker: Maker) -> Non
     (maker.folder / "images" / "other.jpeg").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"both other\.jpeg and other\.jpg"):
         scan(maker.folder)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_a_list_that_is_no_file(pets: Path, kind: str) -> None:
+    """A pipe must not make the scan wait for a writer."""
+    path = pets / "annotations" / "trainval.txt"
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(SourceError, match=r"trainval\.txt is not a file"):
+        scan(pets)
+
+
+def test_the_scan_takes_time_in_proportion(pets: Path) -> None:
+    """Twenty thousand listed names that are missing: a second, not minutes."""
+    with (pets / "annotations" / "test.txt").open("a") as handle:
+        handle.writelines(f"missing_{number} 1 1 1\n" for number in range(20_000))
+    before = time.process_time()
+    found = scan(pets)
+    assert time.process_time() - before < 5
+    assert len(found.notes) == 20_000

@@ -1,0 +1,143 @@
+"""Manifests that somebody has forged, checksum and all: refused or reported, never a crash, nothing read outside."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.errors import PetsegError
+from shards.format import SAMPLE_DTYPE, row_check
+from shards.info import describe
+from shards.manifest import content_fingerprint, parse_manifest
+from shards.preview import contact_sheet
+from shards.shardset import ShardSet
+from shards.verify import verify
+
+HUGE = (-1, 0, 1, 2**31, 2**63 - 1, 2**63, 10**30, 1e308, 1.5, None, True)
+ODD = ("", "../x", "/etc/passwd", "..", "a\0b", "train-000000.tar\n", "x" * 5_000, "é", [], {}, [1], {"train": 1})
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value, containers too."""
+    if path:
+        yield path
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """The bytes of a manifest with the checksum that fits; see docs/formats.md."""
+    empty = {**document, "checksum": ""}
+    text = json.dumps(empty, indent=1, ensure_ascii=True) + "\n"
+    return (
+        json.dumps({**document, "checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1, ensure_ascii=True)
+        + "\n"
+    ).encode()
+
+
+def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the fingerprint that fits, where it has one at all."""
+
+    class Entry:
+        def __init__(self, fields: dict[str, Any]) -> None:
+            self.__dict__.update({key: Entry(value) if key == "table" else value for key, value in fields.items()})
+            if "shards" in fields:
+                self.shards = [Entry(shard) for shard in fields["shards"]]
+
+    try:
+        splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
+        found = content_fingerprint(storage=document["storage"], size=document["size"], splits=splits)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return document
+    return {**document, "fingerprint": found}
+
+
+def use(folder: Path) -> str:
+    """Open, describe, draw and read; return what came of it."""
+    try:
+        opened = ShardSet.open(folder)
+        describe(opened, batch_size=4, world_size=1)
+        contact_sheet(opened, folder.with_name("sheet.png"), count=1)
+        for name in opened.manifest.splits:
+            reader = opened.split(name)
+            rows = reader.rows(np.arange(len(reader)))
+            assert len(rows) == len(reader)
+    except (PetsegError, OSError):
+        return "refused"
+    return "fine"
+
+
+def test_a_sealed_manifest_is_accepted(tiny_sets: dict[str, Path]) -> None:
+    data = (tiny_sets["raw"] / "manifest.json").read_bytes()
+    assert sealed(with_fingerprint(json.loads(data))) == data
+
+
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_forged_values(
+    tiny_sets: dict[str, Path], tmp_path: Path, storage: str, campaign: Callable[[int, int], int]
+) -> None:
+    folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
+    whole = json.loads((folder / "manifest.json").read_text())
+    cases = [(path, value) for path in places(whole) for value in (*HUGE, *ODD)]
+    random.Random(7).shuffle(cases)
+    seen: Counter[str] = Counter()
+    for path, value in cases[: campaign(250, len(cases))]:
+        document = json.loads(json.dumps(whole))
+        inner = document
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        (folder / "manifest.json").write_bytes(sealed(with_fingerprint(document)))
+        what = use(folder)
+        report = verify(folder, mode="default", workers=1)
+        assert not [problem for problem in report.problems if "cannot be checked" in problem.message], (path, value)
+        assert report.ok <= (what == "fine"), (path, value)
+        seen[what] += 1
+        seen["reported"] += not report.ok
+    assert seen["refused"] > seen.total() / 4, seen
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "sheet.png") == ["set"]
+
+
+@pytest.mark.parametrize("name", ["../outside.tar", "/etc/passwd", "..", "train-000001.tar", "train-000000.idx"])
+def test_only_a_sets_own_names_are_taken(tiny_sets: dict[str, Path], name: str) -> None:
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    document["splits"]["train"]["shards"][0]["file"] = name
+    with pytest.raises(PetsegError, match=r"file|damaged"):
+        parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_forged_records(tiny_sets: dict[str, Path], tmp_path: Path, storage: str) -> None:
+    """Any number in a record of the table, its own checksum made to fit: an error for people, and verify sees it."""
+    folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
+    table = folder / "train.samples.npy"
+    whole = np.load(table)
+    for name in (name for name in SAMPLE_DTYPE.names or () if name != "check"):
+        most = np.iinfo(SAMPLE_DTYPE[name]).max
+        for value in (0, 1, 512, 2**15, 2**31, 2**32 - 1, 2**63, 2**64 - 1):
+            forged = whole.copy()
+            forged[1][name] = min(value, most)
+            forged["check"] = row_check(forged)
+            if (forged == whole).all():
+                continue
+            np.save(table, forged)
+            reader = ShardSet.open(folder).split("train")
+            for look in (lambda: reader.read(1, "image"), lambda: reader.meta(1), lambda: reader.key(1)):  # noqa: B023
+                with contextlib.suppress(PetsegError):
+                    look()
+            report = verify(folder, mode="default", workers=1)
+            assert not report.ok, (name, value)
+            assert not [problem for problem in report.problems if "cannot be checked" in problem.message], (name, value)
