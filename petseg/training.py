@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,9 @@ def _check(recipe: Recipe, running: Running, world: World) -> Placement:
     running.check()
     device = choose_device(running.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
+    compiler = os.environ.get("CXX", "g++")
+    if running.compile and not placement.on_gpu and shutil.which(compiler) is None:
+        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; leave --compile out")
     if recipe.batch_size % world.size:
         raise UsageError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {world.size} processes")
     if recipe.accumulate > recipe.batch_size // world.size:

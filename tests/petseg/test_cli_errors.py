@@ -92,6 +92,13 @@ def test_no_cuda_here(call, made_up_set: Path, tmp_path: Path) -> None:
     check(call(train, "--shards", made_up_set, "--run", tmp_path / "r", "--device", "cuda"), "no CUDA device")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_compiling_without_a_compiler(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check(call(train, "--shards", made_up_set, "--run", tmp_path / "r", "--compile"), "no-such-compiler", "--compile")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_run_is_never_overwritten(call, made_up_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "last.pt").read_bytes()
     check(call(train, "--shards", made_up_set, "--run", tiny_run), "holds a run already", "--resume")

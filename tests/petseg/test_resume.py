@@ -71,7 +71,9 @@ def metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def reference(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    return petseg.train(made_up_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
+    petseg.train(made_up_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
+    assert [json.loads(line)["size"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [32, 48, 64]
+    return run
 
 
 class Interrupting(Reporter):
