@@ -95,7 +95,7 @@ _RUNNING = _options(
     click.option("--threads", type=int, help="torch's CPU threads.  [default: all cores]"),
     click.option("--prefetch", type=int, help="Batches that the loader makes ahead.  [default: 2]"),
     click.option("--engine", type=click.Choice(["auto", "dali", "torch"]), help="The loader's.  [default: auto]"),
-    click.option("--compile/--no-compile", default=None, help="Compile the network with torch.compile."),
+    click.option("--compile/--no-compile", default=None, help="With torch.compile; does not pay on a CPU."),
     click.option("--checkpoint-minutes", type=float, help="last.pt within an epoch; 0: not.  [default: 5]"),
     click.option("--checkpoint-steps", type=int, help="last.pt every so many steps; 0: not.  [default: 0]"),
     click.option("--tensorboard/--no-tensorboard", default=None, help="Write TensorBoard events into the run."),

@@ -127,6 +127,8 @@ def _carry_out(
             stop=stop,
             resume_from=checkpoint,
         )
+        if running.compile and not placement.on_gpu:
+            reporter.note("--compile: on a CPU it took most of a minute and made steps no faster (docs/training.md)")
         if trainer.position.finished:
             reporter.note(f"{path} is finished ({len(trainer.history)} epochs); only its report is still to be drawn")
         elif checkpoint is not None:

@@ -59,7 +59,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--threads": LINE,
         "--prefetch": (RESUME, "test_what_may_change_when_resuming_may"),
         "--engine": (HERE, "test_the_other_engine_trains"),
-        "--compile": (LEARNER, "test_compiled_networks_are_the_same"),
+        "--compile": (RUNS, "test_compiling_on_a_cpu_is_told_not_refused"),
         "--checkpoint-minutes": (RUNS, "test_checkpoints_within_an_epoch"),
         "--checkpoint-steps": (RUNS, "test_checkpoints_within_an_epoch"),
         "--tensorboard": (RUNS, "test_tensorboard"),

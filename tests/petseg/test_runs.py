@@ -248,6 +248,18 @@ def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
     assert row.count("<td>-</td>") == 5  # what was not measured is not shown: loss, mean IoU, three classes
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_compiling_on_a_cpu_is_told_not_refused(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda network: (compiled.append(network), network)[1])
+    monkeypatch.setenv("CXX", "true")  # any program that is there
+    counted = Counting()
+    options = {**TINY, "epochs": 1, "compile": True}
+    petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: counted)
+    assert len(compiled) == 1
+    assert "made steps no faster" in counted.notes[0]
+
+
 def test_patience_counts_epochs_where_not_all_are_validated(made_up_set: Path, tmp_path: Path) -> None:
     options = {**TINY, "lr": 1e-30, "epochs": 9, "patience": 3, "validate_every": 2}
     counted = Counting()
