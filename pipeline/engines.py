@@ -5,8 +5,7 @@ engine       GPU                      CPU, ``source`` and ``jpeg``             C
 ===========  =======================  =======================================  ==============================
 ``dali``     DALI's graph, all of it  DALI decodes; the rest in host.py        DALI's graph, all of it
 ``torch``    --                       libjpeg-turbo decodes; rest in host.py   nothing to decode; host.py
-``auto``     ``dali``                 ``dali`` for ``source`` if installed,    ``torch``
-                                      ``torch`` for ``jpeg``
+``auto``     ``dali``                 ``torch``                                ``torch``
 ===========  =======================  =======================================  ==============================
 """
 
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
 
 EngineName = Literal["auto", "dali", "torch"]
 
-# Storages for which ``auto`` takes the portable engine on a CPU, whether DALI is there or not; then it is not imported.
-DALI_NOT_WANTED = {
-    "raw": "raw storage needs no decoding",
+# Why ``auto`` takes the portable engine on a CPU, whether DALI is there or not; then it is not imported.
+WHY_TORCH = {
+    "source": "on the CPU, libjpeg-turbo decodes large pictures about as fast as DALI, in less memory",
     "jpeg": "on the CPU, libjpeg-turbo decodes small pictures faster than DALI",
+    "raw": "raw storage needs no decoding",
 }
 
 
@@ -44,17 +44,14 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
         raise UsageError("engine 'torch' works on the CPU; use engine dali, or device cpu and move the batches")
     if name == "torch":
         return name, "asked for"
-    if name == "auto" and device_type == "cpu" and storage in DALI_NOT_WANTED:
-        return "torch", DALI_NOT_WANTED[storage]
+    if name == "auto" and device_type == "cpu":
+        return "torch", WHY_TORCH[storage]
     problem = dali_problem()
     if problem is None:
-        reason = "decodes on the GPU" if device_type != "cpu" else "on the CPU, DALI decodes large pictures fastest"
-        return "dali", "asked for" if name == "dali" else reason
+        return "dali", "asked for" if name == "dali" else "decodes on the GPU"
     if device_type != "cpu":
         raise UsageError(f"loading on a GPU needs NVIDIA DALI, {problem}; use device cpu and move the batches")
-    if name == "dali":
-        raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
-    return "torch", f"on the CPU, DALI would decode large pictures fastest, {problem}"
+    raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
 
 
 def dali_problem() -> str | None:

@@ -50,6 +50,7 @@ def test_the_tutorial_must_have_done_the_same_work() -> None:
     base = tutorial(100)
     assert baseline_of(ours("raw", 1), run(base)) == base
     assert times_baseline(ours("raw", 250), run(base)) == 2.5
+    assert times_baseline(ours("raw", 250, cache="cold"), run(base)) is None
     for other in ({"augment": True}, {"mask": "index"}, {"cache": "cold"}, {"device": "cuda"}):
         assert times_baseline(ours("raw", 250), run(tutorial(100, **other))) is None
         assert told(run(tutorial(100, **other), ours("raw", 9e9))) == {}
