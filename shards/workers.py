@@ -49,6 +49,20 @@ class Workers:
         self._shared.threads.value = -(-self.cores // max(shards, 1))
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended.
+
+    For starting processes: what is interrupted in the middle of a fork, Python ignores, and the new process would be
+    interrupted before it knows that it must leave this to the build.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def build_in_process(task: ShardTask, folder: str) -> ShardRecord:
     """Build a shard in one of :class:`Workers`."""
     return build_shard(task, folder, pause=_check_stop, threads=_threads)

@@ -459,3 +459,18 @@ def test_two_real_builds_at_once(slow_pets: Path, undisturbed: dict[str, bytes],
     assert second.returncode == 0 or "another build is at work" in errors
     assert tree(out) == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_ctrl_c_while_processes_start_is_neither_lost_nor_theirs(slow_pets: Path, tmp_path: Path) -> None:
+    """Python ignores what interrupts the middle of a fork; here Ctrl-C comes at every fork, to all processes."""
+    code = (
+        "import os, signal, sys\n"
+        "os.register_at_fork(after_in_parent=lambda: os.killpg(0, signal.SIGINT))\n"
+        "from shards.cli import main\n"
+        "main.main(['build', *sys.argv[1:], '--workers', '2'])\n"
+    )
+    arguments = [sys.executable, "-c", code, str(slow_pets), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60, start_new_session=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "Error: interrupted; nothing was finished yet"
+    assert not list(tmp_path.iterdir())
