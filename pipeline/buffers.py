@@ -40,7 +40,10 @@ class BufferPool:
         It comes back when the array that is returned is gone. NumPy lets a view of it hold the memory beneath
         instead, so whoever keeps the memory must keep this very array; ``torch.from_numpy`` of it does.
         """
-        base = self._unused.pop() if self._unused else np.empty(self._shape, dtype=np.uint8)
+        try:
+            base = self._unused.pop()  # not asked before: another thread may take the last one
+        except IndexError:
+            base = np.empty(self._shape, dtype=np.uint8)
         lent = base.view()
         weakref.finalize(lent, self._give_back, base).atexit = False
         return lent

@@ -30,15 +30,18 @@ class DamagedSamples(Exception):  # noqa: N818 - it names samples, and never rea
 class DamagePolicy:
     """Counts damaged samples and decides when to stop.
 
+    Batches are made ahead, by several threads; what they find counts when its batch is delivered, in order.
+
     Attributes:
         on_error: ``stop``: the first one raises; ``replace``: another sample takes its place, marked invalid.
         budget: how many different samples may be replaced before the loader stops all the same.
-        damaged: by sample index: what is wrong, of all that were found since the loader was made.
+        damaged: by sample index: what is wrong, of all in batches that were delivered since the loader was made.
     """
 
     on_error: OnError
     budget: int
     damaged: dict[int, str] = field(default_factory=dict)
+    _ahead: set[int] = field(default_factory=set)  # found, in batches that were not delivered yet
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "replace"):
@@ -46,12 +49,31 @@ class DamagePolicy:
         if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 0:
             raise UsageError(f"max_damaged must be a whole number of 0 or more, not {self.budget!r}")
 
+    def may_replace(self, found: Mapping[int, str]) -> bool:
+        """Take note of the damaged samples of a batch in the making (reasons by sample index).
+
+        Returns:
+            False if they are more than may be replaced: :meth:`admit` will raise.
+        """
+        self._ahead.update(found)
+        return self.on_error == "replace" and len({*self.damaged, *found}) <= self.budget
+
+    def is_known(self, index: int) -> bool:
+        """Whether a sample has been found to be damaged, delivered or not."""
+        return index in self.damaged or index in self._ahead
+
+    def forget(self) -> None:
+        """Forget what was found in batches that will not be delivered."""
+        self._ahead.clear()
+
     def admit(self, found: Mapping[int, str]) -> None:
-        """Take note of damaged samples (reasons by sample index).
+        """Count the damaged samples (reasons by sample index) of a batch that is to be delivered.
 
         Raises:
             SampleError: the policy is to stop, or the budget is used up.
         """
+        if not found:
+            return
         if self.on_error == "stop":
             first, *others = found.values()
             more = f" (and {len(others)} more in the same batch)" if others else ""

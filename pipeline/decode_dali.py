@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class DaliDecoder:
 
     def __init__(self, reader: MemberReader, *, batch_size: int, threads: int) -> None:
         self._reader = reader
+        self._one = Lock()  # DALI's threads work on one batch at a time
         self._runner = DaliRunner(
             lambda count: build_decoder(batch_size=count, threads=threads),
             batch_size=batch_size,
@@ -32,7 +34,7 @@ class DaliDecoder:
         """Decode a whole batch."""
         images, trimaps = self._reader.encoded(work.indices, work.rows)
         inputs = {"image": images, "trimap": trimaps}
-        with self._runner.guard(work, inputs):
+        with self._one, self._runner.guard(work, inputs):
             self._runner.schedule(inputs)
             return self._runner.outputs(None)
 

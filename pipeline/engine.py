@@ -82,13 +82,15 @@ def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[list[int], list[i
 class Engine(Protocol):
     """Work in, tensors out, in the same order.
 
-    ``prepare`` runs in the loader's reading thread, ahead of time. ``start`` and ``finish`` run in the thread that
+    ``prepare`` runs in the loader's reading threads, ahead of time. ``start`` and ``finish`` run in the thread that
     iterates; ``start`` is called for the next batch before the training step on the present one, so that a device
     has something to do meanwhile. ``prepare`` and ``finish`` raise :class:`pipeline.damage.DamagedSamples` for samples
     that cannot be used; the engine can then be used again.
     """
 
     name: str
+    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own
+    has_device_part: bool  # whether ``start`` begins anything
     batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: a device's or DALI's
 
     def prepare(self, work: Work) -> Any:

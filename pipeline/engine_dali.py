@@ -26,6 +26,8 @@ class DaliEngine:
     """
 
     name = "dali"
+    makers = 1
+    has_device_part = True
     batch_bytes: int | None = None
 
     def __init__(

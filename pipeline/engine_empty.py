@@ -17,6 +17,8 @@ class EmptyEngine:
     together after each batch.
     """
 
+    makers = 1
+    has_device_part = False
     batch_bytes: int | None = 0
 
     def __init__(self, options: Options, *, name: str, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import host
@@ -31,6 +31,8 @@ class Decoder(Protocol):
     def open(self, work: Work) -> Any:
         """Do what is done for a whole batch at once; whatever it returns is handed to ``decode``.
 
+        Called by several threads, each for a batch of its own.
+
         Raises:
             DamagedSamples: some samples cannot be used; places in the batch.
         """
@@ -53,16 +55,40 @@ SPARE = 4  # batches' worth of memory that is kept for the next ones
 
 
 class HostEngine:
-    """Decodes with one of several decoders; crops, resizes, mirrors, colours and encodes the classes on the CPU."""
+    """Decodes with one of several decoders; crops, resizes, mirrors, colours and encodes the classes on the CPU.
+
+    Handing work from thread to thread costs more than some of the work. So each of a few threads makes a batch of its
+    own; only where there are more threads than batches ahead do several share one.
+
+    Args:
+        name: of the engine.
+        decoder: makes pixels.
+        place: says where a sample is, for messages: (index, role) -> text.
+        options: what the engine is built for.
+        batch_size: the most samples of a batch.
+        threads: that work, all together.
+        makers: how many of them make a batch each.
+    """
+
+    has_device_part = False
 
     def __init__(
-        self, *, name: str, decoder: Decoder, place: Any, options: Options, batch_size: int, threads: int
+        self,
+        *,
+        name: str,
+        decoder: Decoder,
+        place: Callable[[int, str], str],
+        options: Options,
+        batch_size: int,
+        threads: int,
+        makers: int,
     ) -> None:
         self.name = name
+        self.makers = makers
         self._decoder = decoder
-        self._place = place  # says where a sample is, for messages: (index, role) -> str
+        self._place = place
         self._options = options
-        self._threads = threads
+        self._sharers = -(-threads // makers)  # of a batch
         size = options.size
         self._images = BufferPool((batch_size, size, size, 3), spare=SPARE)
         self._masks = BufferPool(
@@ -73,10 +99,10 @@ class HostEngine:
         as_stored = options.stored_size == options.size and options.augment is None
         self._in_place = as_stored and decoder.in_place
         self._as_stored = decoder.raw if as_stored and isinstance(decoder, RawDecoder) else None
-        self._workers = Workers(threads, name="petseg-decode")
+        self._workers = Workers(threads - makers + 1, name="petseg-decode")
 
     def prepare(self, work: Work) -> Any:
-        """Do all the work, in this engine's threads."""
+        """Do all the work, in the calling thread and those of this engine."""
         import torch
 
         count = len(work)
@@ -112,7 +138,9 @@ class HostEngine:
 
     def _chunks(self, count: int) -> list[slice]:
         """Cut a batch into parts for the threads: as even as can be."""
-        parts = min(count, self._threads * self._decoder.chunks_per_thread)
+        if self._sharers == 1:
+            return [slice(0, count)]
+        parts = min(count, self._sharers * self._decoder.chunks_per_thread)
         return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def _fill(self, opened: Any, work: Work, places: slice, images: Pixels, masks: Pixels) -> None:

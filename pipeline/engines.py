@@ -74,7 +74,14 @@ def first_line(error: Exception) -> str:
 
 
 def make_engine(
-    name: str, options: Options, *, reader: MemberReader, batch_size: int, threads: int, device: torch.device
+    name: str,
+    options: Options,
+    *,
+    reader: MemberReader,
+    batch_size: int,
+    threads: int,
+    prefetch: int,
+    device: torch.device,
 ) -> Engine:
     """Return the engine ``name`` (``dali`` or ``torch``) for slices of at most ``batch_size`` samples; 0 is allowed."""
     if not batch_size:
@@ -108,4 +115,5 @@ def make_engine(
         options=options,
         batch_size=batch_size,
         threads=threads,
+        makers=min(threads, prefetch),
     )

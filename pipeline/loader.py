@@ -9,13 +9,11 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from pipeline.arguments import (
     check_mask,
@@ -26,17 +24,18 @@ from pipeline.arguments import (
     resolve_augment,
     usable_cores,
 )
-from pipeline.augment import Augmentation, draw_parameters, find_impossible
+from pipeline.augment import Augmentation
 from pipeline.batch import Batch
 from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
-from pipeline.engine import Options, Work
+from pipeline.engine import Options
 from pipeline.engines import EngineName, choose_engine, make_engine
-from pipeline.epoch import IN_HAND, EpochRun, Labels
-from pipeline.order import Indices, Plan, permutation
+from pipeline.order import Plan
 from pipeline.ranks import resolve_ranks
 from pipeline.reading import MemberReader
+from pipeline.schedule import Labels, Schedule
 from pipeline.state import check_state, make_state
+from pipeline.stream import IN_HAND, Stream
 from shards.errors import PetsegError, UsageError
 from shards.shardset import ShardSet
 
@@ -65,7 +64,7 @@ class Loader:
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation any number
             will do: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
-        prefetch: how many batches are read ahead, at least 1.
+        prefetch: how many batches are read ahead, at least 1; over the end of an epoch, too.
         threads: that decode; None: as many as the process may use cores, shared between the ranks of a machine.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was taken and why.
         on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
@@ -119,7 +118,10 @@ class Loader:
         self.epoch = 0
         self._delivered = 0  # batches of the present epoch that the caller has got
         self._first = 0  # where the next iteration starts
-        self._run: Run | None = None
+        self._run: weakref.ref[Run] | None = None  # weak: a loader that nobody holds any more goes at once
+        self._stream: Stream | None = None  # outlives an iteration: it has read on into the next epoch
+        self._unstopped: weakref.finalize | None = None  # type: ignore[type-arg]
+        self._iterated = False
         self._reader = MemberReader(self.split)
         self._process = os.getpid()
         manifest = self.shards.manifest
@@ -137,12 +139,22 @@ class Loader:
             reader=self._reader,
             batch_size=len(self.plan.slice),
             threads=self.threads,
+            prefetch=prefetch,
             device=self.device,
+        )
+        self._schedule = Schedule(
+            split=self.split,
+            reader=self._reader,
+            plan=self.plan,
+            seed=seed,
+            shuffle=self.shuffle,
+            augment=self.augment,
+            stored_size=manifest.size,
         )
 
     @property
     def damaged(self) -> Mapping[int, str]:
-        """The damaged samples found so far: by index, where and what."""
+        """The damaged samples that were replaced in the batches delivered so far: by index, where and what."""
         return dict(self._policy.damaged)
 
     @property
@@ -178,8 +190,7 @@ class Loader:
         """Let the next iteration run this epoch from its start."""
         if epoch < 0:
             raise UsageError(f"epoch must be 0 or more, not {epoch}")
-        self._end_run()
-        self.epoch, self._first, self._delivered = epoch, 0, 0
+        self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader stands, as plain JSON values: the batches delivered, not those read ahead."""
@@ -197,21 +208,27 @@ class Loader:
             UsageError: the state belongs to another set, split, seed, batch size, size or augmentation.
         """
         epoch, batch = check_state(state, batches=len(self), bound=self._bound())
-        self._end_run()
-        self.epoch, self._first, self._delivered = epoch, batch, batch
+        self._go_to(epoch, batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Run one epoch; see the class."""
         self._check_process()
-        self._end_run()
-        first, self._first = self._first, 0
-        self._delivered = first
-        self._run = Run(self._batches(first), self._check_process)
-        return self._run
+        first = self._first
+        self._go_to(self.epoch, first)
+        self._first = 0
+        if self._reader.drop_changed():  # what was read ahead may be of a file that is no longer there
+            self._drop_stream()
+        if self._stream is None:
+            self._start_stream(first)
+        self._iterated = True
+        run = Run(self)
+        self._run = weakref.ref(run)
+        return run
 
     def close(self) -> None:
         """Stop, and release threads, files and buffers. Tensors already handed over stay whole."""
         self._end_run()
+        self._drop_stream()
         self._engine.close()
         self._reader.close()
 
@@ -221,29 +238,62 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _batches(self, first: int) -> Generator[Batch]:
-        self._reader.new_epoch()
-        epoch = self.epoch
-        run = EpochRun(
-            engine=self._engine,
-            plan=self.plan,
-            order=self._order(epoch),
-            make_work=lambda indices: self._work(indices, epoch),
-            policy=self._policy,
+    def take(self) -> Batch | None:
+        """Return the next batch of the present iteration, None at its end; for :class:`Run`."""
+        self._check_process()
+        if self._delivered == len(self):
+            self.epoch, self._delivered, self._run = self.epoch + 1, 0, None
+            return None
+        assert self._stream is not None
+        try:
+            labels, image, mask = self._stream.take()
+        except BaseException:
+            self._end_run()
+            self._drop_stream()
+            raise
+        self._delivered = labels.number + 1
+        return self._batch(labels, image, mask)
+
+    def _go_to(self, epoch: int, batch: int) -> None:
+        """End the present iteration; the next one starts with this batch. What was read ahead is kept if it fits."""
+        self._end_run()
+        if self._stream is not None and not self._stream.stands_at(epoch, batch):
+            self._drop_stream()
+        self.epoch, self._first, self._delivered = epoch, batch, batch
+
+    def _start_stream(self, first: int) -> None:
+        """Begin to read ahead.
+
+        Training goes on into the next epoch while the last batches of one are delivered. One pass over a split in its
+        stored order may be all that is wanted; from the second pass on, it goes on as well.
+        """
+        self._stream = Stream(
+            self._schedule,
+            self._engine,
+            self._policy,
             prefetch=self.prefetch,
             timeout=self.timeout,
+            epoch=self.epoch,
+            first=first,
+            endless=self.shuffle or self._iterated,
         )
-        with contextlib.closing(run.batches(first)) as batches:
-            for labels, image, mask in batches:
-                self._delivered = labels.number + 1
-                yield self._batch(labels, image, mask)
-        self.epoch, self._delivered = epoch + 1, 0
+        # A loader that is dropped without being closed leaves no thread and no memory behind.
+        self._unstopped = weakref.finalize(self, self._stream.ahead.cancel)
+
+    def _drop_stream(self) -> None:
+        """Stop reading ahead, and forget what was read."""
+        if self._stream is not None:
+            if self._unstopped is not None:
+                self._unstopped.detach()
+            stream, self._stream = self._stream, None
+            stream.stop()
 
     def _end_run(self) -> None:
-        """Stop the present iteration, if there is one: an engine works for one at a time."""
-        if self._run is not None:
-            self._run.end()
-            self._run = None
+        """End the present iteration, if there is one: an engine works for one at a time."""
+        run = self._run() if self._run is not None else None
+        self._run = None
+        if run is not None:
+            run.ended = True
 
     def _check_process(self) -> None:
         """Raise ``PetsegError`` in a child of the process that made the loader: its threads stayed behind."""
@@ -252,29 +302,6 @@ class Loader:
                 "this process was forked after its loader was made, and a fork has none of the loader's threads; "
                 "make the loader in the process that uses it"
             )
-
-    def _order(self, epoch: int) -> Indices:
-        if self.shuffle:
-            return permutation(self.seed, epoch, self.samples)
-        return np.arange(self.samples, dtype=np.int64)
-
-    def _work(self, indices: Indices, epoch: int) -> Work:
-        rows = self.split.rows(indices)
-        stored = self.shards.manifest.size  # None: each picture has its own, in the table
-        heights = rows["height"].astype(np.int64) if stored is None else np.full(len(rows), stored)
-        widths = rows["width"].astype(np.int64) if stored is None else np.full(len(rows), stored)
-        parameters = draw_parameters(
-            self.augment, seed=self.seed, epoch=epoch, indices=indices, heights=heights, widths=widths
-        )
-        impossible = find_impossible(parameters, heights=heights, widths=widths)
-        if impossible is not None:
-            place, problem = impossible
-            raise PetsegError(
-                f"{self._reader.place(int(indices[place]), 'image')}: {problem}, in epoch {epoch} with seed "
-                f"{self.seed}; load without augmentation, and run petseg-shard verify"
-            )
-        self._reader.trim()
-        return Work(indices=indices, rows=rows, parameters=parameters)
 
     def _batch(self, labels: Labels, image: torch.Tensor, mask: torch.Tensor) -> Batch:
         import torch
@@ -302,23 +329,30 @@ class Loader:
 
 
 class Run:
-    """One iteration of a loader: an iterator that can be ended from outside, and then says so."""
+    """One iteration of a loader: an iterator that can be ended from outside, and then says so.
 
-    def __init__(self, batches: Generator[Batch], check_process: Callable[[], None]) -> None:
-        self._batches = batches
-        self._check_process = check_process
-        self._ended = False
+    Attributes:
+        ended: by something else than its own end.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader: Loader | None = loader
+        self.ended = False
 
     def __iter__(self) -> Run:
         return self
 
     def __next__(self) -> Batch:
-        if self._ended:
+        if self._loader is None:
+            raise StopIteration
+        if self.ended:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
-        self._check_process()
-        return next(self._batches)
-
-    def end(self) -> None:
-        """Stop reading ahead."""
-        self._ended = True
-        self._batches.close()
+        try:
+            batch = self._loader.take()
+        except BaseException:
+            self._loader = None
+            raise
+        if batch is None:
+            self._loader = None
+            raise StopIteration
+        return batch

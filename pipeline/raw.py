@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.damage import DamagedSamples
-from pipeline.reading import MemberReader, read_into
+from pipeline.reading import MemberReader, OpenTar, read_into
 from shards.errors import FormatError
 from shards.format import Rows
 
@@ -74,7 +74,7 @@ class RawReader:
                     tail,
                     trimap_bytes[place * trimap_length : (place + 1) * trimap_length],
                 ]
-                got = read_into(file, parts, start)
+                got = read_into(file.descriptor, parts, start)
             except OSError as error:
                 damaged[place] = f"cannot be read: {error.strerror}"
                 continue
@@ -94,9 +94,9 @@ class RawReader:
         if not checked.all():
             self._reader.mark_checked(indices)
 
-    def _files(self, shards: set[int]) -> dict[int, int | str]:
+    def _files(self, shards: set[int]) -> dict[int, OpenTar | str]:
         """Return the open file of each tar, or why there is none."""
-        files: dict[int, int | str] = {}
+        files: dict[int, OpenTar | str] = {}
         for shard in shards:
             try:
                 files[shard] = self._reader.file(shard)

@@ -11,9 +11,11 @@ more than everything else for ``raw`` storage.
 from __future__ import annotations
 
 import os
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -30,15 +32,23 @@ NAME_BYTES = 100  # the name field of a tar header
 MAX_OPEN_FILES = 256  # far below the usual limit of 1024 a process
 
 
+class OpenTar:
+    """An open file, closed when nobody holds it any more: a thread that still reads keeps it open."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
+
+
 class MemberReader:
     """Reads members of a split's samples; opens each tar once and keeps the latest used ones open.
 
-    Several threads may read at once; ``trim``, ``new_epoch`` and ``close`` need a moment when none does.
+    Everything here may be called by several threads at once.
     """
 
     def __init__(self, split: SplitReader) -> None:
         self.split = split
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[int, OpenTar] = OrderedDict()
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._checked = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
@@ -72,8 +82,8 @@ class MemberReader:
         self._checked[indices] = True
         return images, trimaps
 
-    def file(self, shard: int) -> int:
-        """Return the descriptor of an open tar.
+    def file(self, shard: int) -> OpenTar:
+        """Return an open tar, to be held as long as its descriptor is used.
 
         Raises:
             FormatError: it is missing or has another size than the manifest says.
@@ -83,17 +93,18 @@ class MemberReader:
             file = self._files.get(shard)
             if file is None:
                 check_size(self.split.folder, self.split.entry.shards[shard])
-                file = os.open(self.split.shard_path(shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                file = OpenTar(self.split.shard_path(shard))
                 self._files[shard] = file
-                self._note_stamp(shard, os.fstat(file))
+                self._note_stamp(shard, os.fstat(file.descriptor))
             else:
                 self._files.move_to_end(shard)
             return file
 
     def trim(self) -> None:
         """Close the files that were not used for longest, down to the limit."""
-        while len(self._files) > MAX_OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
+        with self._lock:
+            while len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)
 
     def key(self, index: int) -> str:
         """Return the key of a sample, read from the tar header before its picture.
@@ -107,7 +118,8 @@ class MemberReader:
         row = self.split.rows([index])[0]
         start = int(row["image_offset"]) - TAR_BLOCK
         try:
-            name = read_at(self.file(int(row["shard"])), NAME_BYTES, start).split(b"\0", 1)[0]
+            tar = self.file(int(row["shard"]))
+            name = read_at(tar.descriptor, NAME_BYTES, start).split(b"\0", 1)[0]
         except OSError as error:
             raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
         ending = b"." + dict(MEMBERS[self.split.manifest.storage])["image"].encode()
@@ -136,20 +148,31 @@ class MemberReader:
         """Note that these samples fit their checksums."""
         self._checked[indices] = True
 
-    def new_epoch(self) -> None:
-        """Look whether tars were changed or replaced since they were opened; their samples are checked again."""
-        for shard in list(self._files):
-            try:
-                stat = self.split.shard_path(shard).stat()
-            except OSError:
-                continue  # deleted: the open file still holds all bytes
-            if _stamp(stat) != self._stamps[shard]:
-                os.close(self._files.pop(shard))
+    def drop_changed(self) -> bool:
+        """Close tars that were changed or replaced since they were opened, so that their samples are checked again.
+
+        Returns:
+            Whether there were any.
+        """
+        with self._lock:
+            opened = [(shard, self._stamps[shard]) for shard in self._files]
+        changed = [shard for shard, stamp in opened if self._stamp_now(shard) not in (stamp, None)]
+        with self._lock:
+            for shard in changed:
+                self._files.pop(shard, None)
+        return bool(changed)
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        with self._lock:
+            self._files.clear()
+
+    def _stamp_now(self, shard: int) -> tuple[int, ...] | None:
+        """Return what a tar looks like now; None if it is deleted: the open file still holds all bytes."""
+        try:
+            return _stamp(self.split.shard_path(shard).stat())
+        except OSError:
+            return None
 
     def _note_stamp(self, shard: int, stat: os.stat_result) -> None:
         stamp = _stamp(stat)
@@ -160,7 +183,8 @@ class MemberReader:
     def _member(self, shard: int, offset: int, length: int, crc32: int, *, checked: bool) -> tuple[bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""
         try:
-            data = read_at(self.file(shard), length, offset)
+            tar = self.file(shard)
+            data = read_at(tar.descriptor, length, offset)
         except FormatError as error:
             return b"", str(error)
         except OSError as error:

@@ -8,16 +8,19 @@ is cut off in the middle can crash.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from shards.errors import PetsegError
 
+J = TypeVar("J")
 T = TypeVar("T")
+Result = tuple[T | None, BaseException | None]
 
 GRACE = 5.0  # seconds that a thread is given to finish what it is doing
 LOOK = 1.0  # seconds after which whoever waits for a thread looks whether it is still there
@@ -54,6 +57,7 @@ class Workers:
         ]
         for thread in self._threads:
             thread.start()
+        weakref.finalize(self, _end, self._jobs, len(self._threads)).atexit = False  # a pool that is dropped unstopped
         _running.add(self)
 
     def run(self, function: Callable[[T], None], parts: Iterable[T]) -> None:
@@ -88,9 +92,12 @@ class Workers:
         for _ in range(helpers):
             self._jobs.put(help_out)
         drain()
-        for _ in range(helpers):
-            while not done.acquire(timeout=LOOK):
-                check_alive(self._threads)
+        try:
+            for _ in range(helpers):
+                while not done.acquire(timeout=LOOK):
+                    check_alive(self._threads)
+        finally:
+            function = _nothing  # a helper may hold on to this call for a moment, but not to what it worked on
         if errors:
             raise errors[0]
 
@@ -103,27 +110,52 @@ class Workers:
         self._threads = []
 
 
+def _end(jobs: queue.SimpleQueue[Callable[[], None] | None], count: int) -> None:
+    for _ in range(count):
+        jobs.put(None)
+
+
+def _nothing(_: object) -> None:
+    """Stand in for a function that has done its work."""
+
+
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     while (job := jobs.get()) is not None:
         job()
+        del job
 
 
-class ReadAhead(Generic[T]):
-    """Makes things ahead of time, in order, in one thread; never more than ``depth`` that were not taken yet.
+class ReadAhead(Generic[J, T]):
+    """Makes things ahead of time, each in one of a few threads; never more than ``depth`` that were not taken yet.
+
+    They are handed out in the order of the jobs. After a job that failed no further one is begun.
 
     Args:
-        make: called with each number in turn, in the thread.
-        numbers: what to make.
+        make: called with each job, in some thread.
+        jobs: what to make, perhaps without an end; advanced by one thread at a time.
         depth: how far ahead, at least 1.
-        name: of the thread.
+        threads: how many make at a time.
+        name: of the threads.
     """
 
-    def __init__(self, make: Callable[[int], T], numbers: Iterable[int], *, depth: int, name: str) -> None:
-        self._results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-        self._free = threading.Semaphore(depth)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(make, numbers), name=name, daemon=True)
-        self._thread.start()
+    def __init__(self, make: Callable[[J], T], jobs: Iterator[J], *, depth: int, threads: int = 1, name: str) -> None:
+        self._make = make
+        self._jobs = jobs
+        self._claim = threading.Lock()
+        self._claimed = 0
+        self._taken = 0
+        self._stopped = False
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each that may be begun
+        for _ in range(depth):
+            self._room.put(None)
+        self._results: queue.SimpleQueue[tuple[int, Result[T]]] = queue.SimpleQueue()
+        self._early: dict[int, Result[T]] = {}  # made before their turn
+        self._threads = [
+            threading.Thread(target=self._run, name=name if threads == 1 else f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
         _running.add(self)
 
     def take(self, timeout: float) -> T:
@@ -131,42 +163,83 @@ class ReadAhead(Generic[T]):
 
         Raises:
             TimeoutError: it is not there after ``timeout`` seconds.
-            PetsegError: the thread is gone and has left nothing.
+            PetsegError: the threads are gone and have left nothing.
         """
-        result, error = self._wait(time.monotonic() + timeout)
-        self._free.release()
+        deadline = time.monotonic() + timeout
+        while self._taken not in self._early:
+            number, result = self._wait(deadline)
+            self._early[number] = result
+        return self._hand_over()
+
+    def take_ready(self) -> T | None:
+        """Return the next thing if it is there, or raise what making it raised; None if it is not there yet."""
+        with contextlib.suppress(queue.Empty):
+            while self._taken not in self._early:
+                number, result = self._results.get_nowait()
+                self._early[number] = result
+        return self._hand_over() if self._taken in self._early else None
+
+    def cancel(self) -> None:
+        """Begin nothing more; does not wait."""
+        self._stopped = True
+        for _ in self._threads:
+            self._room.put(None)
+
+    def stop(self) -> None:
+        """Begin nothing more; waits a few seconds for what is being made."""
+        self.cancel()
+        deadline = time.monotonic() + GRACE
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _hand_over(self) -> T:
+        result, error = self._early.pop(self._taken)
+        self._taken += 1
+        self._room.put(None)
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
-    def stop(self) -> None:
-        """Make nothing more; waits a few seconds for what is being made."""
-        self._stopped.set()
-        self._free.release()
-        self._thread.join(GRACE)
-
-    def _wait(self, deadline: float) -> tuple[T | None, BaseException | None]:
+    def _wait(self, deadline: float) -> tuple[int, Result[T]]:
         while True:
-            alive = self._thread.is_alive()  # asked first: its last result may come between the two
+            alive = any(thread.is_alive() for thread in self._threads)  # asked first: a last result may come in between
             left = deadline - time.monotonic()
             try:
                 return self._results.get(timeout=max(0.0, min(left, LOOK if alive else 0.0)))
             except queue.Empty:
                 if not alive:
-                    check_alive([self._thread])
+                    check_alive(self._threads)
                 if left <= LOOK:
                     raise TimeoutError from None
 
-    def _run(self, make: Callable[[int], T], numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self._free.acquire()
-            if self._stopped.is_set():
-                return
+    def _run(self) -> None:
+        while self._make_one():
+            pass
+
+    def _make_one(self) -> bool:
+        """Make the next thing; return whether there may be more. (A method of its own: it keeps no result alive.)"""
+        self._room.get()
+        with self._claim:
+            if self._stopped:
+                return False
+            number = self._claimed
+            self._claimed += 1
             try:
-                self._results.put((make(number), None))
+                job = next(self._jobs)
+            except StopIteration:
+                self.cancel()
+                return False
             except BaseException as error:  # noqa: BLE001 - raised in the thread that takes
-                self._results.put((None, error))
-                return
+                self.cancel()
+                self._results.put((number, (None, error)))
+                return False
+        try:
+            self._results.put((number, (self._make(job), None)))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that takes
+            self.cancel()
+            self._results.put((number, (None, error)))
+            return False
+        return True
 
 
 def stop_first_at_exit() -> None:

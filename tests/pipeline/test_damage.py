@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import pipeline.loader
+import pipeline.schedule
 from pipeline import Loader
 from pipeline.damage import DamagePolicy
 from pipeline.order import permutation
@@ -256,7 +256,7 @@ def test_impossible_parameters_are_named(
     sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, storage: str, engine: str, damage: str
 ) -> None:
     """A NaN, or a crop that is not in the picture, never reaches native code: the sample is named, within seconds."""
-    draw = pipeline.loader.draw_parameters
+    draw = pipeline.schedule.draw_parameters
 
     def spoil(*args: Any, indices: Any, **options: Any) -> Any:
         parameters = draw(*args, indices=indices, **options)
@@ -268,7 +268,7 @@ def test_impossible_parameters_are_named(
             parameters.boxes[bad, where] = value
         return parameters
 
-    monkeypatch.setattr(pipeline.loader, "draw_parameters", spoil)
+    monkeypatch.setattr(pipeline.schedule, "draw_parameters", spoil)
     start = time.monotonic()
     with (
         Loader(sets[storage], batch_size=8, size=32, device="cpu", engine=engine, augment="train") as opened,

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -66,11 +67,11 @@ def test_a_worker_that_is_gone_is_told_within_seconds() -> None:
 def test_a_reader_that_is_gone_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had made before is still handed out."""
 
-    def make_one(self: ReadAhead[int], make: object, numbers: object) -> None:
-        self._results.put((0, None))
+    def make_one(self: ReadAhead[int, int]) -> None:
+        self._results.put((0, (0, None)))
 
     monkeypatch.setattr(ReadAhead, "_run", make_one)
-    ahead: ReadAhead[int] = ReadAhead(lambda number: number, range(10), depth=3, name="test")
+    ahead: ReadAhead[int, int] = ReadAhead(lambda number: number, iter(range(10)), depth=3, name="test")
     start = time.monotonic()
     assert ahead.take(60) == 0
     with pytest.raises(PetsegError, match=r"worker of the loader is gone \(test\)"):
@@ -86,7 +87,7 @@ def test_reading_ahead_is_bounded_and_in_order() -> None:
         made.append(number)
         return number * number
 
-    ahead = ReadAhead(make, range(10), depth=3, name="test")
+    ahead = ReadAhead(make, iter(range(10)), depth=3, name="test")
     time.sleep(0.2)
     assert made == [0, 1, 2]
     assert ahead.take(5) == 0
@@ -96,9 +97,81 @@ def test_reading_ahead_is_bounded_and_in_order() -> None:
     ahead.stop()
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads_make_and_the_order_stays(threads: int) -> None:
+    together = threading.Barrier(2, timeout=10)
+    going = [0]
+
+    def make(number: int) -> int:
+        if number < 2:
+            together.wait()  # passes only if two are made at once
+        going[0] += 1
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        going[0] -= 1
+        return number
+
+    ahead = ReadAhead(make, iter(range(40)), depth=4, threads=threads, name="test")
+    assert [ahead.take(5) for _ in range(40)] == list(range(40))
+    ahead.stop()
+    assert going == [0]
+
+
+def test_several_threads_are_bounded_together() -> None:
+    begun: list[int] = []
+    ahead = ReadAhead(begun.append, iter(range(100)), depth=3, threads=5, name="test")
+    for taken in range(4):
+        time.sleep(0.1)
+        assert sorted(begun) == list(range(3 + taken))
+        ahead.take(5)
+    assert ahead.take_ready() is None
+    ahead.stop()
+
+
+def test_what_came_before_a_failure_is_handed_out() -> None:
+    """Job 3 fails at once, job 2 takes longer: 2 is handed out, then the failure; nothing new is begun."""
+    begun: list[int] = []
+
+    def make(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            raise KeyError("three")
+        time.sleep(0.1)
+        return number
+
+    ahead = ReadAhead(make, iter(range(100)), depth=8, threads=3, name="test")
+    assert [ahead.take(5) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="three"):
+        ahead.take(5)
+    ahead.stop()
+    assert max(begun) < 7
+
+
+def test_jobs_that_cannot_be_told_fail_in_their_turn() -> None:
+    def jobs() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("no table")
+
+    ahead = ReadAhead(lambda number: number, jobs(), depth=9, threads=2, name="test")
+    assert [ahead.take(5) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="no table"):
+        ahead.take(5)
+    ahead.stop()
+
+
+def test_threads_end_with_a_pool_that_is_dropped() -> None:
+    before = set(threading.enumerate())
+    workers = Workers(3, name="dropped")
+    workers.run(lambda _: None, range(5))
+    del workers
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dropped")]
+
+
 def test_waiting_for_what_is_not_made_in_time_ends() -> None:
     release = threading.Event()
-    ahead = ReadAhead(lambda _: release.wait(30), range(2), depth=1, name="test")
+    ahead = ReadAhead(lambda _: release.wait(30), iter(range(2)), depth=1, name="test")
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         ahead.take(0.05)
@@ -115,7 +188,7 @@ def test_reading_ahead_raises_where_it_failed() -> None:
             raise KeyError("two")
         return number
 
-    ahead = ReadAhead(make, range(10), depth=5, name="test")
+    ahead = ReadAhead(make, iter(range(10)), depth=5, name="test")
     assert [ahead.take(5), ahead.take(5)] == [0, 1]
     with pytest.raises(KeyError, match="two"):
         ahead.take(5)

@@ -32,7 +32,7 @@ from shards.errors import FormatError, PetsegError, UsageError
         ({"device": "tpu"}, "not known; use auto, cpu, cuda or cuda:N"),
         ({"device": "meta"}, "not supported"),
         ({"mask": "rgb"}, "use onehot or index"),
-        ({"augment": "strong"}, "augment 'strong' is not known"),
+        ({"augment": "wild"}, "augment 'wild' is not known"),
         ({"engine": "tensorflow"}, "use auto, dali or torch"),
         ({"world_size": 3, "rank": 0}, "does not divide by the 3 ranks"),
         ({"world_size": 2}, "both rank and world_size"),

@@ -1,0 +1,281 @@
+"""Reading ahead over the edge of an epoch: faster, and otherwise as if every epoch began anew."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import Batch, Loader
+from pipeline.buffers import BufferPool
+from pipeline.damage import DamagedSamples
+from pipeline.order import permutation
+from shards.errors import SampleError
+
+COMBINATIONS = [(storage, engine) for storage in ("source", "jpeg", "raw") for engine in ("dali", "torch")]
+BATCHES = 4  # of 12 samples, of 40 samples
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
+def make(request: pytest.FixtureRequest, sets: dict[str, Path]) -> Iterator[Callable[..., Loader]]:
+    storage, engine = request.param
+    made: list[Loader] = []
+
+    def loader(**options: Any) -> Loader:
+        defaults: dict[str, Any] = {"batch_size": 12, "size": 32, "device": "cpu", "engine": engine, "seed": 5}
+        made.append(Loader(sets[storage], **(defaults | {"augment": "train", "threads": 2} | options)))
+        return made[-1]
+
+    yield loader
+    for one in made:
+        one.close()
+
+
+def digest(batch: Batch) -> tuple[Any, ...]:
+    pixels = hashlib.sha256(batch.image.contiguous().numpy().tobytes() + batch.mask.numpy().tobytes()).hexdigest()
+    return batch.epoch, batch.number, tuple(batch.index.tolist()), tuple(batch.valid.tolist()), pixels
+
+
+def digests(loader: Loader) -> list[tuple[Any, ...]]:
+    return [digest(batch) for batch in loader]
+
+
+def works_prepared(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The samples of each batch that the loader's engine prepares from now on."""
+    seen: list[list[int]] = []
+    prepare = loader._engine.prepare
+
+    def watched(work: Any) -> Any:
+        seen.append(work.indices.tolist())
+        return prepare(work)
+
+    monkeypatch.setattr(loader._engine, "prepare", watched)
+    return seen
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+def test_the_next_epoch_is_begun_while_the_last_batch_is_in_hand(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = make()
+    prepared = works_prepared(loader, monkeypatch)
+    batches = iter(loader)
+    for _ in range(BATCHES):
+        next(batches)
+    wait_until(lambda: len(prepared) >= BATCHES + 2)
+    assert sorted(prepared[BATCHES : BATCHES + 2]) == sorted(
+        permutation(5, 1, 40)[start : start + 12].tolist() for start in (0, 12)
+    )
+    assert loader.epoch == 0
+
+
+def test_the_state_at_the_edge_counts_what_was_delivered(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [entry for loader in (make(),) for _ in range(3) for entry in digests(loader)]
+    loader = make(prefetch=4)
+    prepared = works_prepared(loader, monkeypatch)
+    batches = iter(loader)
+    got = [digest(next(batches)) for _ in range(BATCHES)]
+    wait_until(lambda: len(prepared) >= BATCHES + 4)
+    last = loader.state_dict()
+    assert next(batches, None) is None
+    ended = loader.state_dict()
+    assert (last["epoch"], last["batch"]) == (ended["epoch"], ended["batch"]) == (1, 0)
+    for state in (last, ended):
+        other = make(prefetch=1, threads=1)
+        other.load_state_dict(json.loads(json.dumps(state)))
+        assert got + digests(other) + digests(other) == wanted
+    loader.load_state_dict(ended)  # where it stands already
+    assert got + digests(loader) + digests(loader) == wanted
+
+
+@pytest.mark.parametrize("taken", [0, 1, BATCHES - 1, BATCHES])
+def test_going_elsewhere_from_the_edge(make: Any, taken: int) -> None:
+    """Whatever an iteration was left at, the next one is the epoch, or the rest of one, that was asked for."""
+    whole = make()
+    epochs = [digests(whole) for _ in range(4)]
+    middle = whole.state_dict() | {"epoch": 3, "batch": 2}
+    ways: list[tuple[Callable[[Loader], None], list[Any]]] = [
+        (lambda loader: loader.set_epoch(1), epochs[1]),
+        (lambda loader: loader.set_epoch(2), epochs[2]),
+        (lambda loader: loader.set_epoch(0), epochs[0]),
+        (lambda loader: loader.load_state_dict(middle), epochs[3][2:]),
+        (lambda loader: None, epochs[0]),
+    ]
+    for go, wanted in ways:
+        loader = make()
+        for _, _ in zip(range(taken), loader, strict=False):
+            pass
+        go(loader)
+        assert digests(loader) == wanted
+        assert digests(loader) == epochs[wanted[0][0] + 1] if wanted[0][0] < 3 else True
+
+
+def test_what_was_read_ahead_is_used(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three epochs, the next one announced by set_epoch as a trainer does: no batch is made twice."""
+    loader = make()
+    prepared = works_prepared(loader, monkeypatch)
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        list(loader)
+    assert len(prepared) <= 3 * BATCHES + loader.prefetch + 1
+    wanted = [permutation(5, epoch, 40)[start : start + 12].tolist() for epoch in range(3) for start in (0, 12, 24)]
+    assert all(prepared.count(batch) == 1 for batch in wanted)
+
+
+def test_evaluation_reads_on_from_its_second_pass(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass may be all that is wanted. Passes in the stored order are alike, whatever their numbers."""
+    loader = make(shuffle=False, augment=None)
+    prepared = works_prepared(loader, monkeypatch)
+    first = digests(loader)
+    time.sleep(0.1)
+    assert len(prepared) == BATCHES
+    for count in range(2, 5):
+        loader.set_epoch(0)
+        assert digests(loader) == first
+        wait_until(lambda count=count: len(prepared) >= count * BATCHES + 2)  # type: ignore[misc]
+    assert len(prepared) <= 4 * BATCHES + loader.prefetch + 1
+    loader.set_epoch(7)
+    assert {entry[0] for entry in digests(loader)} == {7}
+    assert loader.epoch == 8
+
+
+def fail_in_epoch_1(loader: Loader, monkeypatch: pytest.MonkeyPatch, number: int) -> int:
+    """Let the first sample of a batch of epoch 1 be damaged, and no other; return it."""
+    bad = int(permutation(5, 1, 40)[number * 12])
+    batch = permutation(5, 1, 40)[number * 12 : number * 12 + 12]
+    prepare = loader._engine.prepare
+
+    def spoiled(work: Any) -> Any:
+        if np.array_equal(work.indices, batch):
+            raise DamagedSamples({0: f"sample {bad} is bad"})
+        return prepare(work)
+
+    monkeypatch.setattr(loader._engine, "prepare", spoiled)
+    return bad
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_damage_in_the_next_epoch_stops_that_one(make: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    loader = make(prefetch=4)
+    fail_in_epoch_1(loader, monkeypatch, number)
+    for batch in loader:
+        time.sleep(0.02)  # all that may be read ahead is
+        assert batch.epoch == 0
+    assert loader.epoch == 1
+    batches = iter(loader)
+    for expected in range(number):
+        assert next(batches).number == expected
+    with pytest.raises(SampleError, match="is bad"):
+        next(batches)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (1, number)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_damage_in_the_next_epoch_is_counted_there(
+    make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    loader = make(prefetch=4, on_error="replace", max_damaged=1)
+    bad = fail_in_epoch_1(loader, monkeypatch, number)
+    for _ in loader:
+        time.sleep(0.02)
+        assert not loader.damaged
+    time.sleep(0.05)
+    assert not loader.damaged
+    assert not caplog.messages
+    for batch in loader:
+        assert list(loader.damaged) == ([bad] if batch.number >= number else [])
+        assert (bad in batch.index[batch.valid].tolist()) is False
+    assert len(caplog.messages) == 1
+
+
+def test_a_budget_is_used_up_in_the_order_of_delivery(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage ahead, in an epoch that is never begun, takes nothing from the budget."""
+    loader = make(prefetch=4, on_error="replace", max_damaged=0)
+    fail_in_epoch_1(loader, monkeypatch, 0)
+    for _ in range(3):
+        loader.set_epoch(0)
+        assert len(list(loader)) == BATCHES
+        time.sleep(0.02)
+    with pytest.raises(SampleError, match="more than max_damaged=0"):
+        list(loader)
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+@pytest.mark.parametrize("taken", [1, BATCHES, BATCHES + 1])
+def test_nothing_is_left_behind(make: Any, monkeypatch: pytest.MonkeyPatch, end: str, taken: int) -> None:
+    """Closed, or merely dropped: no thread of ours stays, and no buffer."""
+    arrays: list[weakref.ref[Any]] = []
+    take = BufferPool.take
+
+    def count(self: BufferPool) -> Any:
+        lent = take(self)
+        arrays.append(weakref.ref(lent.base))
+        return lent
+
+    monkeypatch.setattr(BufferPool, "take", count)
+    gc.collect()
+    before = set(threading.enumerate())
+
+    def ours() -> list[threading.Thread]:
+        return [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("petseg")]
+
+    made = make.__closure__[1].cell_contents if end == "drop" else None
+    loader = make()
+    for number, _ in enumerate(loader, start=1):
+        if number == taken:
+            break
+    assert ours()
+    if end == "close":
+        loader.close()
+        assert not ours()
+        return
+    assert made is not None
+    made.clear()
+    del loader, _
+    gc.collect()
+    wait_until(lambda: not ours())
+    gc.collect()
+    assert not [each for each in arrays if each() is not None]
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_memory_stays_within_what_is_told(make: Any, monkeypatch: pytest.MonkeyPatch, prefetch: int) -> None:
+    """A slow caller, several epochs, the edges too: never more buffers than the loader says, and no fewer in use."""
+    arrays: dict[int, weakref.ref[Any]] = {}
+    take = BufferPool.take
+
+    def count(self: BufferPool) -> Any:
+        lent = take(self)
+        assert lent.base is not None
+        arrays[id(lent.base)] = weakref.ref(lent.base)
+        return lent
+
+    monkeypatch.setattr(BufferPool, "take", count)
+    loader = make(prefetch=prefetch, threads=3)
+    if loader.buffer_bytes is None:
+        pytest.skip("this engine's memory is DALI's")
+
+    def held() -> int:
+        return sum(array.nbytes for each in list(arrays.values()) if (array := each()) is not None)
+
+    for _ in range(3):
+        for _ in loader:
+            time.sleep(0.03)
+            assert held() <= loader.buffer_bytes
+        time.sleep(0.05)
+        assert held() <= loader.buffer_bytes
+    each = loader.buffer_bytes // (prefetch + 3)
+    wait_until(lambda: held() >= (prefetch + 2) * each)
