@@ -27,7 +27,7 @@ class Widths(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 16,32,64,128,192", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers such as 24,48,96,192,256", param, ctx)
 
 
 def _options(*decorators: Decorator) -> Decorator:
@@ -49,12 +49,14 @@ _WHAT = _options(
 )
 _RECIPE = _options(
     click.option("--size", type=int, help="Side of the pictures in pixels.  [default: unet 128, tutorial 100]"),
-    click.option("--progressive/--no-progressive", default=None, help="Start with smaller pictures."),
-    click.option("--epochs", type=int, help="Epochs.  [default: unet 60, tutorial 5]"),
+    click.option("--progressive/--no-progressive", default=None, help="Smaller pictures first.  [default: unet yes]"),
+    click.option("--epochs", type=int, help="Epochs.  [default: unet 80, tutorial 5]"),
     click.option("--batch-size", type=int, help="Global batch, all ranks.  [default: unet 16, tutorial 32]"),
     click.option("--accumulate", type=int, help="Compute each batch in so many parts, to save memory.  [default: 1]"),
-    click.option("--lr", type=float, help="Peak learning rate.  [default: unet 0.003, tutorial 0.001]"),
-    click.option("--optimizer", type=click.Choice(["adam", "adamw", "muon"]), help=f"[default: {_AUTO}]"),
+    click.option("--lr", type=float, help="Peak learning rate.  [default: unet 0.004, tutorial 0.001]"),
+    click.option(
+        "--optimizer", type=click.Choice(["adam", "adamw", "muon"]), help="[default: unet muon, tutorial adam]"
+    ),
     click.option("--schedule", type=click.Choice(["constant", "cosine", "onecycle"]), help=f"[default: {_AUTO}]"),
     click.option("--warmup", type=float, help="Share of the steps in which onecycle rises.  [default: 0.15]"),
     click.option("--weight-decay", type=float, help="Of adamw and muon, on kernels only.  [default: 0.02]"),
@@ -64,7 +66,7 @@ _RECIPE = _options(
     click.option(
         "--augment",
         type=click.Choice(["none", "train", "strong"]),
-        help="strong: for few pictures.  [default: unet train, tutorial none]",
+        help="strong: for few pictures.  [default: unet strong, tutorial none]",
     ),
     click.option("--ema-decay", type=float, help="Of the weight average; 0: none.  [default: by the run's length]"),
     click.option("--clip-norm", type=float, help="Longest gradient; 0: no limit.  [default: unet 1, tutorial 0]"),
@@ -74,9 +76,11 @@ _RECIPE = _options(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="[default: auto]"),
 )
 _MODEL = _options(
-    click.option("--widths", type=Widths(), help="Channels of unet's levels.  [default: 16,32,64,128,192]"),
+    click.option("--widths", type=Widths(), help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
     click.option(
-        "--stem", type=click.Choice(["full", "half"]), help="Resolution of unet's finest level.  [default: full]"
+        "--stem",
+        type=click.Choice(["full", "half"]),
+        help="Resolution of unet's finest level.  [default: half; full with --encoder]",
     ),
     click.option("--blocks", type=int, help="Residual blocks a level of unet.  [default: 1]"),
     click.option("--norm", type=click.Choice(["batch", "group"]), help="Normalisation in unet.  [default: batch]"),
@@ -84,7 +88,7 @@ _MODEL = _options(
     click.option(
         "--join",
         type=click.Choice(["concat", "add"]),
-        help="How unet's decoder takes in finer features.  [default: concat]",
+        help="How unet's decoder takes in finer features.  [default: add]",
     ),
     click.option("--dropout", type=float, help="Of unet's coarsest channels.  [default: 0]"),
     click.option("--encoder", type=click.Choice(["none", "resnet18", "resnet34", "resnet50"]), help="[default: none]"),

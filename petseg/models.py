@@ -27,11 +27,13 @@ CLASS_COUNT = 3
 MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, of which no statistics can be taken
 MAX_SIZE = 2048
 TUTORIAL_WIDTHS = (64, 128, 256)
-UNET_WIDTHS = (16, 32, 64, 128, 192)
+UNET_WIDTHS = (24, 48, 96, 192, 256)
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What decides a network's architecture; stored in every checkpoint.
+
+    The defaults here are a plain U-Net's; :func:`default_model_config` has those of the commands.
 
     Attributes:
         name: ``unet`` or ``tutorial``.
@@ -68,7 +70,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "--join, --dropout, --encoder and --pretrained are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
-            raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 16,32,64,128,192")
+            raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 24,48,96,192,256")
         if any(width < 1 or width > 4096 for width in self.widths):
             raise UsageError("--widths: every level needs 1 to 4096 channels")
         if self.norm == "group" and any(width % 8 for width in self.widths):
@@ -93,7 +95,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def default_model_config(name: Name) -> ModelConfig:
     """Return the architecture that ``--model NAME`` stands for, without any further option."""
-    return ModelConfig(name=name, widths=TUTORIAL_WIDTHS if name == "tutorial" else UNET_WIDTHS)
+    if name == "tutorial":
+        return ModelConfig(name=name, widths=TUTORIAL_WIDTHS)
+    return ModelConfig(name=name, stem="half", join="add")
 
 
 def build_model(config: ModelConfig | Name = "unet", *, load_pretrained: bool = True) -> nn.Module:

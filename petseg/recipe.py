@@ -134,8 +134,8 @@ def default_recipe(name: Name) -> Recipe:
     """Return the recipe of ``--model NAME``.
 
     ``tutorial`` is the tutorial's own: size 100, batch 32, Adam at 1e-3, cross-entropy, five epochs, nothing more.
-    ``unet`` is a first good version: the choices (residual blocks, cross-entropy and Dice, one-cycle AdamW, weight
-    average, augmentation) are common practice; they were not yet measured against each other here.
+    ``unet`` is what measured best on two cores in a given time (docs/recipe.md): half-resolution stem, features added,
+    muon, progressive size, strong augmentation, cross-entropy and Dice, weight average.
     """
     model = default_model_config(name)
     if name == "tutorial":
@@ -145,15 +145,16 @@ def default_recipe(name: Name) -> Recipe:
     return Recipe(
         model=model,
         size=128,
-        epochs=60,
+        progressive=True,
+        epochs=80,
         batch_size=16,
-        optimizer="adamw",
-        lr=3e-3,
+        optimizer="muon",
+        lr=4e-3,
         schedule="onecycle",
         warmup=0.15,
         weight_decay=0.02,
         dice_weight=1.0,
-        augment="train",
+        augment="strong",
         ema_decay=None,
         clip_norm=1.0,
     )

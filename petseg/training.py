@@ -185,6 +185,8 @@ def apply_options(recipe: Recipe, running: Running, options: Mapping[str, Any]) 
     name = options.pop("model", model.name)
     if name != model.name:
         model = default_model_config(name)
+    if options.get("encoder", "none") != "none":
+        options.setdefault("stem", "full")  # the default belongs to our own encoder
     model = msgspec.structs.replace(model, **{key: options.pop(key) for key in _MODEL_FIELDS if key in options})
     if options.get("optimizer") == "adam":
         options.setdefault("weight_decay", 0.0)  # the default belongs to adamw

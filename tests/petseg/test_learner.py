@@ -107,7 +107,7 @@ CHANGES: list[dict[str, object]] = [
     {"schedule": "constant"},
     {"seed": 1},
     {"optimizer": "adam", "weight_decay": 0.0},
-    {"optimizer": "muon"},
+    {"optimizer": "adamw"},
     {"warmup": 0.9},
     {"clip_norm": 0.01},
     {"precision": "bf16"},

@@ -73,7 +73,7 @@ def test_dropout_is_wired() -> None:
 
 
 def test_size_of_the_default() -> None:
-    assert count_parameters(build_model("unet")) == pytest.approx(1.7e6, rel=0.05)
+    assert count_parameters(build_model("unet")) == pytest.approx(2.7e6, rel=0.05)
 
 
 @pytest.mark.parametrize(

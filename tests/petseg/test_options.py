@@ -122,6 +122,8 @@ def test_every_option_of_train_arrives() -> None:
         flat = {name: value for name, value in after.items() if before[name] != value}
         if "model" in flat:
             flat = {name: v for name, v in flat["model"].items() if before["model"][name] != v}
+        if parameter.name == "encoder":
+            assert flat.pop("stem") == "full"  # of an encoder of its own
         assert flat == {parameter.name: "changed"}
 
 
@@ -150,16 +152,28 @@ def test_defaults_in_the_help_are_the_recipes() -> None:
 
     texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
     unet, tutorial = default_recipe("unet"), default_recipe("tutorial")
-    for name in ("size", "epochs", "batch_size", "lr", "dice_weight", "augment", "clip_norm"):
-        words = (
-            f"unet {getattr(unet, name):g}, tutorial {getattr(tutorial, name):g}"
-            if name != "augment"
-            else (f"unet {unet.augment}, tutorial {tutorial.augment}")
-        )
+    for name in ("size", "epochs", "batch_size", "lr", "dice_weight", "augment", "clip_norm", "optimizer"):
+        ours, theirs = getattr(unet, name), getattr(tutorial, name)
+        words = f"unet {ours}, tutorial {theirs}" if isinstance(ours, str) else f"unet {ours:g}, tutorial {theirs:g}"
         assert f"[default: {words}]" in (texts[name] or ""), name
+    assert "[default: unet yes]" in (texts["progressive"] or "")
+    assert (unet.progressive, tutorial.progressive) == (True, False)
+    assert f"[default: {unet.model.stem}; full with --encoder]" in (texts["stem"] or "")
+    assert f"[default: {unet.model.join}]" in (texts["join"] or "")
     assert f"[default: {unet.warmup}]" in (texts["warmup"] or "")
     assert f"[default: {unet.weight_decay}]" in (texts["weight_decay"] or "")
     assert f"[default: {','.join(map(str, unet.model.widths))}]" in (texts["widths"] or "")
+
+
+def test_an_encoder_needs_no_stem_beside_it() -> None:
+    from petseg.recipe import Running, default_recipe
+    from petseg.training import apply_options
+
+    recipe, _ = apply_options(default_recipe("unet"), Running(shards="set"), {"encoder": "resnet18"})
+    recipe.check()
+    assert recipe.model.stem == "full"
+    again, _ = apply_options(recipe, Running(shards="set"), {"encoder": "resnet18"})  # as --resume does
+    assert again == recipe
 
 
 def test_augmentation_changes_what_is_learnt(made_up_set: Path, tmp_path: Path) -> None:
