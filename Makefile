@@ -99,7 +99,7 @@ bench-figures:
 	$(BIN)/petseg-bench figures $(foreach name,loader cold train consumer build,$(BENCH)/$(name).json) \
 	    --into README.md --into docs/performance.md --plot docs/loader.svg
 
-# Wants a machine that does nothing else.
+# Wants a machine that does nothing else, for a quarter of an hour.
 bench-compare: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/bench/test_bench_commands.py -k handicap --campaign --timeout 7200
 

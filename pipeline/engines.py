@@ -26,7 +26,7 @@ EngineName = Literal["auto", "dali", "torch"]
 
 # Why ``auto`` takes the portable engine on a CPU, whether DALI is there or not; then it is not imported.
 WHY_TORCH = {
-    "source": "on the CPU, libjpeg-turbo decodes large pictures about as fast as DALI, in less memory",
+    "source": "on the CPU, libjpeg-turbo decodes large pictures as fast as DALI, in less memory",
     "jpeg": "on the CPU, libjpeg-turbo decodes small pictures faster than DALI",
     "raw": "raw storage needs no decoding",
 }

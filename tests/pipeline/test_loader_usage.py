@@ -79,7 +79,7 @@ def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.Mo
 
     with_dali = reasons()
     assert with_dali == {
-        "source": ("torch", "on the CPU, libjpeg-turbo decodes large pictures about as fast as DALI, in less memory"),
+        "source": ("torch", "on the CPU, libjpeg-turbo decodes large pictures as fast as DALI, in less memory"),
         "jpeg": ("torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"),
         "raw": ("torch", "raw storage needs no decoding"),
     }
