@@ -56,6 +56,9 @@ def interrupts_held() -> Iterator[None]:
     For starting processes: what is interrupted in the middle of a fork, Python ignores, and the new process would be
     interrupted before it knows that it must leave this to the build.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: no forks, and no signals to hold
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
