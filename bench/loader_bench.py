@@ -22,7 +22,7 @@ from bench.references import References
 from bench.results import Left, Limit, Line, Results
 from bench.soak import run_soak
 from bench.starts import run_starts
-from bench.workspace import Workspace, open_workspace
+from bench.workspace import Workspace, workspace_of
 from shards.errors import UsageError
 
 
@@ -43,16 +43,7 @@ def run_loader_bench(settings: LoaderSettings, *, note: Note) -> Results:
     started, parts = Started(), Parts()
     with ExitStack() as stack:
         with parts.of("lay out"):
-            workspace = stack.enter_context(
-                open_workspace(
-                    settings.shards,
-                    split=settings.split,
-                    storages=settings.storages,
-                    size=settings.size,
-                    source=settings.source,
-                    work=settings.work,
-                )
-            )
+            workspace = stack.enter_context(workspace_of(settings))
             references = stack.enter_context(References(workspace.folder))
         left: list[Left] = []
         lines: list[Line] = []

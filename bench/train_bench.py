@@ -20,7 +20,7 @@ from bench.plan import planned
 from bench.references import References
 from bench.results import Data, GpuCost, Left, Results, TrainLine
 from bench.train_job import TrainJob
-from bench.workspace import open_workspace
+from bench.workspace import workspace_of
 from shards.errors import UsageError
 from shards.shardset import ShardSet
 
@@ -175,16 +175,7 @@ def run_consumer_bench(settings: LoaderSettings, *, rate: float, note: Note) -> 
     left: list[Left] = []
     with ExitStack() as stack:
         with parts.of("lay out"):
-            workspace = stack.enter_context(
-                open_workspace(
-                    settings.shards,
-                    split=settings.split,
-                    storages=settings.storages,
-                    size=settings.size,
-                    source=settings.source,
-                    work=settings.work,
-                )
-            )
+            workspace = stack.enter_context(workspace_of(settings))
         one = Pass(settings.augment == "train", "warm", "onehot")
         with parts.of("open"):
             references = stack.enter_context(References(workspace.folder))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.results import Data
 from shards.build import build, options_from
 from shards.errors import UsageError
 from shards.format import SPECIES, STORAGES
 from shards.shardset import ShardSet, SplitReader
+
+if TYPE_CHECKING:
+    from bench.loader_settings import LoaderSettings
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,18 @@ def open_workspace(
         yield Workspace(folder=folder, stored=stored, data=data)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def workspace_of(settings: LoaderSettings) -> AbstractContextManager[Workspace]:
+    """Lay out what a run is asked to measure; see :func:`open_workspace`."""
+    return open_workspace(
+        settings.shards,
+        split=settings.split,
+        storages=settings.storages,
+        size=settings.size,
+        source=settings.source,
+        work=settings.work,
+    )
 
 
 def _lay_out(reader: SplitReader, storage: str, shards: Path, folder: Path, source: Path | None) -> Stored:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -89,3 +90,26 @@ def run_command(*arguments: str | Path, check: bool = True, timeout: float = 300
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """:func:`run_command`, for tests of the command line."""
     return run_command
+
+
+SmallDisk = Callable[[Path, str], contextlib.AbstractContextManager[Path]]
+
+
+@pytest.fixture(scope="session")
+def small_disk() -> SmallDisk:
+    """``with small_disk(folder, "8m") as disk``: a disk of that size; the test is skipped where none can be mounted."""
+    return mount_small_disk
+
+
+@contextlib.contextmanager
+def mount_small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

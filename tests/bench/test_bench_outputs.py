@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_results import OTHER, OURS, results
@@ -104,22 +104,8 @@ def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, mo
     assert read_results(kept) == run
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.slow
-def test_a_full_disk(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
+def test_a_full_disk(command: Command, made_up_pets: Path, tmp_path: Path, small_disk: Any) -> None:
     with small_disk(tmp_path / "disk", "4k") as disk:
         (disk / "filler").write_bytes(b"x" * 4096)
         result = command("petseg-bench", "build", made_up_pets, "--repeats", "1", "--workers", "1", "--storages",

@@ -6,16 +6,19 @@ import hashlib
 import io
 import json
 import tarfile
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.buffers import BufferPool
 from shards.format import CLASSES, FORMAT, MEMBERS, SAMPLE_DTYPE, VERSION, key_hash, row_check
 from shards.manifest import (
     AuditEntry,
@@ -231,3 +234,33 @@ def writer() -> Callable[..., Path]:
 def drawn_pair() -> Callable[..., Pair]:
     """:func:`draw_pair`."""
     return draw_pair
+
+
+class LentBuffers:
+    """Notes every buffer that a loader's pools lend.
+
+    Attributes:
+        arrays: weak references to their memory, by its id.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, weakref.ref[Any]] = {}
+
+    def note(self, lent: Any) -> Any:
+        assert lent.base is not None
+        self.arrays[id(lent.base)] = weakref.ref(lent.base)
+        return lent
+
+    def alive(self) -> list[Any]:
+        return [array for each in list(self.arrays.values()) if (array := each()) is not None]
+
+    def held(self) -> int:
+        """Return how many bytes of them are still held by somebody."""
+        return sum(array.nbytes for array in self.alive())
+
+
+@pytest.fixture
+def lent_buffers(monkeypatch: pytest.MonkeyPatch) -> LentBuffers:
+    lent, take = LentBuffers(), BufferPool.take
+    monkeypatch.setattr(BufferPool, "take", lambda pool: lent.note(take(pool)))
+    return lent

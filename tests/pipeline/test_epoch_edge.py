@@ -7,7 +7,6 @@ import hashlib
 import json
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 
 from pipeline import Batch, Loader
-from pipeline.buffers import BufferPool
 from pipeline.damage import DamagedSamples
 from pipeline.order import permutation
 from shards.errors import SampleError
@@ -215,17 +213,8 @@ def test_a_budget_is_used_up_in_the_order_of_delivery(make: Any, monkeypatch: py
 
 @pytest.mark.parametrize("end", ["close", "drop"])
 @pytest.mark.parametrize("taken", [1, BATCHES, BATCHES + 1])
-def test_nothing_is_left_behind(make: Any, monkeypatch: pytest.MonkeyPatch, end: str, taken: int) -> None:
+def test_nothing_is_left_behind(make: Any, lent_buffers: Any, end: str, taken: int) -> None:
     """Closed, or merely dropped: no thread of ours stays, and no buffer."""
-    arrays: list[weakref.ref[Any]] = []
-    take = BufferPool.take
-
-    def count(self: BufferPool) -> Any:
-        lent = take(self)
-        arrays.append(weakref.ref(lent.base))
-        return lent
-
-    monkeypatch.setattr(BufferPool, "take", count)
     gc.collect()
     before = set(threading.enumerate())
 
@@ -248,28 +237,16 @@ def test_nothing_is_left_behind(make: Any, monkeypatch: pytest.MonkeyPatch, end:
     gc.collect()
     wait_until(lambda: not ours())
     gc.collect()
-    assert not [each for each in arrays if each() is not None]
+    assert not lent_buffers.alive()
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_memory_stays_within_what_is_told(make: Any, monkeypatch: pytest.MonkeyPatch, prefetch: int) -> None:
+def test_memory_stays_within_what_is_told(make: Any, lent_buffers: Any, prefetch: int) -> None:
     """A slow caller, several epochs, the edges too: never more buffers than the loader says, and no fewer in use."""
-    arrays: dict[int, weakref.ref[Any]] = {}
-    take = BufferPool.take
-
-    def count(self: BufferPool) -> Any:
-        lent = take(self)
-        assert lent.base is not None
-        arrays[id(lent.base)] = weakref.ref(lent.base)
-        return lent
-
-    monkeypatch.setattr(BufferPool, "take", count)
+    held = lent_buffers.held
     loader = make(prefetch=prefetch, threads=3)
     if loader.buffer_bytes is None:
         pytest.skip("this engine's memory is DALI's")
-
-    def held() -> int:
-        return sum(array.nbytes for each in list(arrays.values()) if (array := each()) is not None)
 
     for _ in range(3):
         for _ in loader:

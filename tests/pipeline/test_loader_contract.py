@@ -6,7 +6,6 @@ import hashlib
 import json
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 from pipeline import Augmentation, Batch, Loader
-from pipeline.buffers import BufferPool
 from pipeline.order import permutation
 from shards.errors import UsageError
 from shards.shardset import ShardSet
@@ -204,26 +202,13 @@ def test_tensors_outlive_the_loader(make: Any) -> None:
 
 @pytest.mark.parametrize("prefetch", [1, 4])
 @pytest.mark.parametrize("mask", ["onehot", "index"])
-def test_buffers_are_bounded_by_prefetch(make: Any, monkeypatch: pytest.MonkeyPatch, prefetch: int, mask: str) -> None:
+def test_buffers_are_bounded_by_prefetch(make: Any, lent_buffers: Any, prefetch: int, mask: str) -> None:
     """However slow the caller is, no more memory for batches is ever asked for than the loader says; and all of it."""
-    made: dict[int, weakref.ref[Any]] = {}
-    take = BufferPool.take
-
-    def count(self: BufferPool) -> Any:
-        lent = take(self)
-        assert lent.base is not None
-        made[id(lent.base)] = weakref.ref(lent.base)
-        return lent
-
-    monkeypatch.setattr(BufferPool, "take", count)
-
-    def held() -> int:
-        return sum(array.nbytes for each in list(made.values()) if (array := each()) is not None)
-
+    held = lent_buffers.held
     loader = make(batch_size=4, prefetch=prefetch, mask=mask, augment="train")
     if loader.buffer_bytes is None:
         next(iter(loader))
-        assert not made
+        assert not lent_buffers.arrays
         return
     each = 4 * 40 * 40 * (6 if mask == "onehot" else 4)
     assert loader.buffer_bytes == (prefetch + 3) * each

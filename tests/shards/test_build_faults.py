@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import resource
@@ -12,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -337,21 +337,7 @@ def test_a_file_that_may_not_grow(slow_pets: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_full_disk(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path, small_disk: Any) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         with start(slow_pets, disk / "out") as process:
             _, errors = process.communicate(timeout=60)
