@@ -205,6 +205,8 @@ def _check_sense(manifest: Manifest, path: Path) -> None:
     """Refuse a manifest that is whole but cannot be right."""
     if manifest.classes != CLASSES:
         raise FormatError(f"{path}: classes {list(manifest.classes)}, this program knows {list(CLASSES)}")
+    if not manifest.samples:
+        raise FormatError(f"{path}: the set holds no samples; build it again")
     for name, split in manifest.splits.items():
         if sum(shard.samples for shard in split.shards) != split.samples:
             raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")

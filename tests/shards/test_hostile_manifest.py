@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.errors import PetsegError
+from shards.errors import FormatError, PetsegError
 from shards.format import SAMPLE_DTYPE, row_check
 from shards.info import describe
 from shards.manifest import content_fingerprint, parse_manifest
@@ -116,6 +116,14 @@ def test_only_a_sets_own_names_are_taken(tiny_sets: dict[str, Path], name: str) 
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
     document["splits"]["train"]["shards"][0]["file"] = name
     with pytest.raises(PetsegError, match=r"file|damaged"):
+        parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": []}}], ids=["no-split", "an-empty-split"])
+def test_a_set_without_samples_is_refused(tiny_sets: dict[str, Path], splits: dict[str, Any]) -> None:
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    document["splits"] = {name: {**document["splits"][name], **fields} for name, fields in splits.items()}
+    with pytest.raises(FormatError, match="holds no samples"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
 
 
