@@ -23,7 +23,7 @@ from shards.resume import finished_shards, moves, part_names
 from shards.source import Source, scan
 from shards.staging import Staging, check_target
 from shards.worker import RECORD_ENDING, ShardRecord, build_shard
-from shards.workers import build_in_process, default_workers, interrupts_held, pool
+from shards.workers import build_in_process, default_workers, pool
 
 __all__ = ["Built", "Options", "StrictError", "build", "options_from"]
 
@@ -220,9 +220,10 @@ def _submitted(
     plan: Plan, missing: Sequence[int], folder: str, executor: Executor, function: Callable[..., ShardRecord]
 ) -> Iterator[tuple[int, ShardRecord]]:
     """Have an executor build shards; yield them as :func:`_results` does."""
-    with interrupts_held():
-        futures = {executor.submit(function, plan.tasks[number], folder): number for number in missing}
+    futures: dict[Future[ShardRecord], int] = {}
     try:
+        for number in missing:
+            futures[executor.submit(function, plan.tasks[number], folder)] = number
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:

@@ -9,19 +9,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from ctypes import c_int
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from shards.plan import ShardTask
 from shards.worker import ShardRecord, build_shard
 
 _PR_SET_PDEATHSIG = 1
 _shared: _Shared | None = None
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class StoppedError(Exception):
@@ -49,23 +51,6 @@ class Workers:
         self._shared.threads.value = -(-self.cores // max(shards, 1))
 
 
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended.
-
-    For starting processes: what is interrupted in the middle of a fork, Python ignores, and the new process would be
-    interrupted before it knows that it must leave this to the build.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: no forks, and no signals to hold
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def build_in_process(task: ShardTask, folder: str) -> ShardRecord:
     """Build a shard in one of :class:`Workers`."""
     return build_shard(task, folder, pause=_check_stop, threads=_threads)
@@ -84,9 +69,7 @@ def pool(cores: int, shards: int) -> Iterator[Workers]:
     """
     context = _context()
     shared = _Shared(context.Event(), context.RawValue(c_int, 1))
-    executor = ProcessPoolExecutor(
-        min(cores, shards), mp_context=context, initializer=_start_worker, initargs=(shared,)
-    )
+    executor = _Processes(min(cores, shards), mp_context=context, initializer=_start_worker, initargs=(shared,))
     workers = Workers(executor, cores, shared)
     workers.share(shards)
     try:
@@ -96,6 +79,33 @@ def pool(cores: int, shards: int) -> Iterator[Workers]:
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Processes(ProcessPoolExecutor):
+    """Starts its processes when work is submitted, and lets Ctrl-C wait meanwhile."""
+
+    def submit(
+        self, fn: Callable[_Arguments, _Result], /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> Future[_Result]:
+        with _interrupts_held():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended.
+
+    For starting processes: what is interrupted in the middle of a fork, Python ignores, and the new process would be
+    interrupted before it knows that it must leave this to the build.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: no forks, and no signals to hold
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> BaseContext:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -112,6 +114,54 @@ def test_another_executor_can_take_the_processes_place(
     with ThreadPoolExecutor(3) as executor:
         build(tiny_pets, tmp_path / "out", options(), executor=executor)
     assert tree(tmp_path / "out") == tree(tiny_sets["source"])
+
+
+class Watched(ThreadPoolExecutor):
+    """An executor of somebody else: is Ctrl-C held while work is handed to it? The third shard is not taken."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.held: list[bool] = []
+        self.futures: list[Future[object]] = []
+        self.go_on = Event()
+        self.submit_for_real(self.go_on.wait)
+
+    def submit_for_real(self, *work: object) -> Future[object]:
+        return super().submit(*work)  # type: ignore[arg-type]
+
+    def submit(self, *work: object) -> Future[object]:  # type: ignore[override]
+        self.held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        if len(self.held) == 3:
+            raise KeyboardInterrupt
+        self.futures.append(self.submit_for_real(*work))
+        return self.futures[-1]
+
+
+def test_ctrl_c_reaches_a_build_that_hands_its_work_to_another_executor(tiny_pets: Path, tmp_path: Path) -> None:
+    executor = Watched()
+    with pytest.raises(KeyboardInterrupt):
+        build(tiny_pets, tmp_path / "out", options(), executor=executor)
+    assert executor.held == [False] * 3
+    assert [future.cancelled() for future in executor.futures] == [True, True]  # nothing is left for it to do
+    executor.go_on.set()
+    executor.shutdown()
+
+
+def test_ctrl_c_waits_while_our_own_processes_are_started(
+    tiny_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def submit(executor: ProcessPoolExecutor, *work: object) -> Future[object]:
+        held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return plain(executor, *work)  # type: ignore[arg-type]
+
+    plain = ProcessPoolExecutor.submit
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    build(tiny_pets, tmp_path / "out", options(), workers=2)
+    assert held
+    assert all(held)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 THREADED = """
