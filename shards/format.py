@@ -34,6 +34,7 @@ MEMBERS: Final[dict[Storage, tuple[tuple[str, str], ...]]] = {
     "raw": (("image", "image.npy"), ("trimap", "trimap.npy"), ("meta", "json")),
 }
 ROLES: Final = ("image", "trimap", "meta")
+MAX_SIZE: Final = 4096  # of stored pictures, pixels a side, in `jpeg` and `raw` storage
 MAX_KEY_LENGTH: Final = 80  # the longest member name stays under the 100 bytes of a plain tar header
 
 SPECIES: Final = ("unknown", "cat", "dog")  # the number is the dataset's own: 1 cat, 2 dog

@@ -18,6 +18,7 @@ from shards.format import (
     CLASSES,
     FORMAT,
     MANIFEST_NAME,
+    MAX_SIZE,
     QUARANTINE_NAME,
     SPLITS,
     VERSION,
@@ -27,6 +28,7 @@ from shards.format import (
     shard_name,
     table_name,
 )
+from shards.table import table_offset
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -194,7 +196,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         manifest = msgspec.convert(document, Manifest)
         same = dump_manifest(manifest) == data
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is no valid Unicode
-        raise FormatError(f"{path} is damaged: {error}") from None
+        raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not fit; build the set again")
     _check_sense(manifest, path)
@@ -210,7 +212,14 @@ def _check_sense(manifest: Manifest, path: Path) -> None:
     for name, split in manifest.splits.items():
         if sum(shard.samples for shard in split.shards) != split.samples:
             raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
+        if split.table.bytes != (right := table_offset(split.samples)):  # so that no number can be beyond what is there
+            raise FormatError(
+                f"{path}: the table of {name!r} takes {split.table.bytes} bytes, {split.samples} samples take {right}; "
+                "build the set again"
+            )
     _check_names(manifest, path)
+    if not _sizes_fit(manifest):
+        raise FormatError(f"{path}: size, largest and raw do not fit {manifest.storage} storage; build the set again")
     expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
     if manifest.fingerprint != expected:
         raise FormatError(f"{path}: the fingerprint does not fit the content; build the set again")
@@ -228,6 +237,15 @@ def _check_names(manifest: Manifest, path: Path) -> None:
             raise FormatError(f"{path} names a file {found[:80]!r} where {right} is expected; build the set again")
 
 
+def _sizes_fit(manifest: Manifest) -> bool:
+    """Return whether the sizes of what is stored can be right: readers set memory aside by them."""
+    size, has_layout = manifest.size, manifest.raw is not None
+    if manifest.storage == "source":
+        return size is None and not has_layout
+    fits = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
+    return fits and has_layout == (manifest.storage == "raw")
+
+
 def why_missing(folder: Path) -> str:
     """Say why a folder is no finished shard set, and what to do."""
     if folder.is_file():
@@ -240,6 +258,11 @@ def why_missing(folder: Path) -> str:
         f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
         f"make one, or finish it, with: petseg-shard build SOURCE {folder}"
     )
+
+
+def _plain(text: str) -> str:
+    """Return a message that may quote the file as one line without control characters, not too long."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
 
 
 def _canonical(document: Any) -> bytes:

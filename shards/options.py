@@ -6,10 +6,9 @@ import msgspec
 
 from shards.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
-from shards.format import Storage
+from shards.format import MAX_SIZE, Storage
 from shards.manifest import BuildOptions
 
-MAX_SIZE = 4096
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
 

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forging import places, sealed, with_fingerprint
 
 from shards.errors import FormatError, PetsegError
 from shards.format import SAMPLE_DTYPE, row_check
 from shards.info import describe
-from shards.manifest import content_fingerprint, parse_manifest
+from shards.manifest import parse_manifest
 from shards.preview import contact_sheet
 from shards.shardset import ShardSet
 from shards.verify import verify
 
 HUGE = (-1, 0, 1, 2**31, 2**63 - 1, 2**63, 10**30, 1e308, 1.5, None, True)
 ODD = ("", "../x", "/etc/passwd", "..", "a\0b", "train-000000.tar\n", "x" * 5_000, "é", [], {}, [1], {"train": 1})
-
-
-def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value, containers too."""
-    if path:
-        yield path
-    items = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in items:
-        yield from places(value, (*path, key))
-
-
-def sealed(document: dict[str, Any]) -> bytes:
-    """The bytes of a manifest with the checksum that fits; see docs/formats.md."""
-    empty = {**document, "checksum": ""}
-    text = json.dumps(empty, indent=1, ensure_ascii=True) + "\n"
-    return (
-        json.dumps({**document, "checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1, ensure_ascii=True)
-        + "\n"
-    ).encode()
-
-
-def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the fingerprint that fits, where it has one at all."""
-
-    class Entry:
-        def __init__(self, fields: dict[str, Any]) -> None:
-            self.__dict__.update({key: Entry(value) if key == "table" else value for key, value in fields.items()})
-            if "shards" in fields:
-                self.shards = [Entry(shard) for shard in fields["shards"]]
-
-    try:
-        splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
-        found = content_fingerprint(storage=document["storage"], size=document["size"], splits=splits)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return document
-    return {**document, "fingerprint": found}
 
 
 def use(folder: Path) -> str:
@@ -117,6 +79,47 @@ def test_only_a_sets_own_names_are_taken(tiny_sets: dict[str, Path], name: str) 
     document["splits"]["train"]["shards"][0]["file"] = name
     with pytest.raises(PetsegError, match=r"file|damaged"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "\x1b[31m", "\ud800", "x" * 100_000], ids=["line", "escape", "surrogate", "long"]
+)
+def test_a_strange_name_does_not_spoil_the_message(tiny_sets: dict[str, Path], name: str) -> None:
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    with pytest.raises(FormatError, match="damaged") as caught:
+        parse_manifest(sealed({**document, name: 1}), Path("manifest.json"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, Path]) -> None:
+    """Sums fit, and no file is looked at: an order of so many samples would be made at once."""
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    split = document["splits"]["train"]
+    split["shards"][0]["samples"] += 10**9
+    split["samples"] += 10**9
+    with pytest.raises(FormatError, match="the table of 'train' takes"):
+        parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("storage", "changes"),
+    [
+        ("source", {"size": 24}),
+        ("source", {"raw": {"stride": 1, "image_offset": 1, "trimap_offset": 1}}),
+        ("jpeg", {"size": None}),
+        ("jpeg", {"size": 26_757}),
+        ("jpeg", {"size": 5000, "largest": [5000, 5000]}),
+        ("jpeg", {"largest": [2**62, 24]}),
+        ("raw", {"raw": None}),
+        ("raw", {"size": 0, "largest": [0, 0]}),
+        ("raw", {"size": 40}),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(tiny_sets: dict[str, Path], storage: str, changes: dict[str, Any]) -> None:
+    document = json.loads((tiny_sets[storage] / "manifest.json").read_text())
+    with pytest.raises(FormatError, match=f"do not fit {storage} storage"):
+        parse_manifest(sealed(with_fingerprint({**document, **changes})), Path("manifest.json"))
 
 
 @pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": []}}], ids=["no-split", "an-empty-split"])

@@ -1,0 +1,48 @@
+"""Manifests as somebody would forge them who knows the format: any value, and checksum and fingerprint that fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from shards.manifest import content_fingerprint
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value, containers too."""
+    if path:
+        yield path
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """The bytes of a manifest with the checksum that fits; see docs/formats.md."""
+    empty = {**document, "checksum": ""}
+    text = json.dumps(empty, indent=1, ensure_ascii=True) + "\n"
+    return (
+        json.dumps({**document, "checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1, ensure_ascii=True)
+        + "\n"
+    ).encode()
+
+
+def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the fingerprint that fits, where it has one at all."""
+
+    class Entry:
+        def __init__(self, fields: dict[str, Any]) -> None:
+            self.__dict__.update({key: Entry(value) if key == "table" else value for key, value in fields.items()})
+            if "shards" in fields:
+                self.shards = [Entry(shard) for shard in fields["shards"]]
+
+    try:
+        splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
+        found = content_fingerprint(storage=document["storage"], size=document["size"], splits=splits)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return document
+    return {**document, "fingerprint": found}
