@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.goals import verdicts
 from bench.page import cache_note
@@ -70,15 +71,7 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
 
 def block(results: Results, *, full: bool, plot: str | None = None) -> str:
     """Return the Markdown of one run: where it ran, its tables, its marks."""
-    environment, data = results.environment, results.data
-    parts = [
-        f"{data.samples} pictures, {results.settings.get('size')} pixels, batch {results.settings.get('batch_size')}; "
-        f"{environment.cpu}, {environment.cores} cores, "
-        f"{'; '.join(environment.gpu) or 'no GPU'}; {environment.started[:10]}, commit {environment.commit}. "
-        f"{cache_note(results)}"
-        if results.kind != "build"
-        else f"{environment.cpu}, {environment.cores} cores; {environment.started[:10]}, commit {environment.commit}."
-    ]
+    parts = [_header(results)]
     if plot:
         parts.append(f"![pictures per second of each loader, on a logarithmic scale]({plot})")
     if found := verdicts(results):
@@ -96,6 +89,21 @@ def block(results: Results, *, full: bool, plot: str | None = None) -> str:
     if full and results.left:
         parts.append("\n".join(f"- not measured: {left_text(names, reason)}" for reason, names in by_reason(results)))
     return "\n\n".join(parts)
+
+
+def _header(results: Results) -> str:
+    """Say what was measured, where and when, as far as the run knows."""
+    environment = results.environment
+    ran = f"{environment.started[:10]}, commit {environment.commit or 'unknown'}."
+    where = f"{environment.cpu}, {environment.cores} cores"
+    if results.kind == "build":
+        return f"{where}; {ran}"
+    found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # 0 in the settings: the recipe's own
+    found = found or {(results.settings.get("size"), results.settings.get("batch_size"))}
+    sizes = " and ".join(f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch)
+    what = f"{results.data.samples} pictures" + f", {sizes}" * bool(sizes)
+    gpu = "; ".join(environment.gpu) or "no GPU"
+    return f"{what}; {where}, {gpu}; {ran} {cache_note(results)}".rstrip()
 
 
 def _loader_parts(results: Results) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.loader_settings import BASELINE
-from bench.results import Line, Results, StartLine
+from bench.results import BuildLine, Line, Results, StartLine
 from bench.starts import BASELINE as START_BASELINE
 from bench.statistics import spread
 from bench.verdict import bound, limits_for
@@ -183,7 +183,7 @@ def _build_verdicts(results: Results) -> Iterator[Verdict]:
                 asked=f"{BUILD_SCALING * line.workers:g}x",
                 measured=f"{gain:.2f}x",
                 reached=gain >= BUILD_SCALING * line.workers - TOLERANCE,
-                limited_by="",
+                limited_by=_scaling_why(line, one),
             )
 
 
@@ -194,3 +194,13 @@ def _build_why(cpu: tuple[float, ...], rates: list[float], pictures: int, most: 
     each = 1000 * median(cpu) / pictures
     busy = each / 1000 * spread(rates).median / cores
     return f"{each:.2f} processor seconds for 1,000, the limit takes {1000 * cores / most:.2f}; cores {busy:.0%} busy"
+
+
+def _scaling_why(line: BuildLine, one: BuildLine) -> str:
+    """Say what a picture costs in several processes and in one, and how busy the cores of the processes were."""
+    if not line.cpu_seconds or not one.cpu_seconds:
+        return ""
+    many, alone = (1000 * median(x.cpu_seconds) / x.pictures for x in (line, one))
+    busy, busy_alone = (median(x.cpu_seconds) / median(x.seconds) / x.workers for x in (line, one))
+    cost = f"{many:.2f} processor seconds for 1,000, {alone:.2f} in one process"
+    return f"{cost}; cores {busy:.0%} busy, {busy_alone:.0%} with one"

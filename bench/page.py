@@ -129,7 +129,7 @@ def cache_note(results: Results) -> str:
     if inside:
         return f"The {_listed(inside)} data fit into the processor's cache; larger data will be slower to read."
     if all(size < environment.memory_bytes for size in results.data.bytes.values()):
-        return "The data fit into memory, not into the processor's cache."
+        return "The data fit into memory, not into the processor's cache." if cache else "The data fit into memory."
     return "The data do not fit into memory."
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from petseg.history import History, judged_part
 from shards.format import CLASSES
 
 # Lines on white paper: the class colours of petseg.images, the border in a grey that shows.
 _LINES = {"animal": "#e69f00", "background": "#004678", "border": "#7f7f7f"}
-History = Sequence[Mapping[str, Any]]
 Kind = Literal["png", "svg"]
 
 
@@ -24,9 +23,7 @@ def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
     loss, iou, rate = figure.subplots(1, 3)
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 3} if len(history) < 40 else {}
-    validated = [entry for entry in history if entry["val"]]
-    part = "val" if validated else "train"
-    judged = validated or history
+    part, judged = judged_part(history)
     judged_epochs = [entry["epoch"] for entry in judged]
 
     loss.plot(epochs, [entry["train"]["loss"] for entry in history], label="training", color="#7f7f7f", **style)

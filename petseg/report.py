@@ -11,6 +11,7 @@ from typing import Any
 from petseg.display import duration
 from petseg.evaluation import Evaluation
 from petseg.gallery import Exhibit
+from petseg.history import History, judged_part
 from petseg.images import COLOURS
 from petseg.metrics import CLASS_NAMES, score
 from petseg.report_style import STYLE
@@ -44,7 +45,7 @@ class ReportFacts:
 
     name: str
     config: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
+    history: History
     evaluation: Evaluation
     split: str
     parameters: int
@@ -181,8 +182,8 @@ def _percents(shares: Sequence[float]) -> str:
     return f"{sum(shares) / len(shares):.1%} ({max(shares):.1%})"
 
 
-def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
-    name = "val" if any(entry["val"] for entry in history) else "train"
+def _epochs(history: History) -> str:
+    name, _ = judged_part(history)
     head = ["epoch", "size", "learning rate", "training loss", f"{name} loss", f"{name} mean IoU"]
     head += [*CLASS_NAMES, "pictures/s", "wait"]
     rows = []

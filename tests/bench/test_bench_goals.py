@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from bench_results import environment, line, results
+from msgspec.structs import replace
 
 from bench.goals import LOADER_GOALS, baseline_of, settled, times_baseline, times_text, verdicts
 from bench.results import BuildLine, Limit, Line, Results, SoakLine, StartLine
@@ -144,6 +145,19 @@ def test_packing_is_held_against_its_limit_and_against_one_process(
     first = verdicts(found)[0]
     assert first.asked == "0.9 of decoding alone"
     assert first.limited_by.startswith("2.00 processor seconds for 1,000, the limit takes 4.00; cores ")
+
+
+def test_what_keeps_two_processes_from_twice_the_speed_is_told() -> None:
+    """Of 100 pictures in 1 s and, with two processes, in 0.625 s: a fifth more work, on cores that are 96 % busy."""
+    limit = Limit(name="make raw", storage="raw", rates=(500.0,), how="decoding alone, libjpeg-turbo")
+    one = replace(packing(100, workers=1), cpu_seconds=(1.0,) * 3)
+    two = replace(packing(160, workers=2, limit="make raw"), cpu_seconds=(1.2,) * 3)
+    found = run(kind="build", limits=(limit,), build=(one, two))
+    assert verdicts(found)[1].limited_by == (
+        "12.00 processor seconds for 1,000, 10.00 in one process; cores 96% busy, 100% with one"
+    )
+    unknown = run(kind="build", limits=(limit,), build=(replace(one, cpu_seconds=()), two))
+    assert verdicts(unknown)[1].limited_by == ""
 
 
 def test_packing_without_a_limit_has_no_goal() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bench_results import OTHER, OURS, build_results, environment, line, results, train_results
 
 from bench.compare import compare_results, comparison_json, comparison_text, machine_drift
-from bench.figures import update_document
+from bench.figures import block, update_document
 from bench.page import render_page
 from bench.plot import draw_figure
 from bench.results import Data, Results, StartLine, read_results, write_results
@@ -127,6 +127,30 @@ def test_figures_go_between_markers(tmp_path: Path) -> None:
     document.write_text("no markers")
     with pytest.raises(UsageError, match="no place"):
         update_document(document, {"loader": run}, plot=None)
+
+
+def header(run: Results) -> str:
+    return block(run, full=False).split("\n")[0]
+
+
+def test_the_head_of_figures_says_what_is_known() -> None:
+    asked = {"size": 128, "batch_size": 32}
+    assert header(results(OURS, OTHER)).startswith(
+        "1000 pictures, 128 pixels, batch 32; A <fast> one, 2 cores, no GPU;"
+    )
+    assert "commit abc." in header(results(OURS, OTHER))
+    run = results(OURS, OTHER, environment=environment(commit=None, last_level_cache_bytes=None), settings={})
+    assert (
+        header(run)
+        == "1000 pictures; A <fast> one, 2 cores, no GPU; 2026-01-01, commit unknown. The data fit into memory."
+    )
+    assert header(build_results()) == "A <fast> one, 2 cores; 2026-01-01, commit abc."
+    (line,) = train_results().train
+    for settings in ({"size": 0, "batch_size": 0}, asked):  # 0: as the recipe says
+        found = msgspec.structs.replace(train_results(), settings=settings)
+        assert header(found).startswith("1000 pictures, 128 pixels, batch 16; ")
+    two = msgspec.structs.replace(train_results(), train=(line, msgspec.structs.replace(line, size=96, batch_size=8)))
+    assert header(two).startswith("1000 pictures, 96 pixels, batch 8 and 128 pixels, batch 16; ")
 
 
 def test_settings_are_plain_values() -> None:
