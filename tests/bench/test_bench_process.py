@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,3 +126,23 @@ def test_a_soak_that_fails_is_told(workspace: Workspace) -> None:
     assert run_soak(settings(split="val", soak=2), broken(workspace), left=left, note=quiet) == []
     assert [one.name for one in left] == ["memory, raw, torch engine, augmented"]
     assert "/nowhere" in left[0].reason
+
+
+LEAVING = """
+import atexit, time
+from bench.server import leave
+
+class Slow:
+    def __del__(self):
+        print("taken apart", flush=True)
+        time.sleep(60)
+
+kept = Slow()
+atexit.register(lambda: print("cleaned up", flush=True))
+leave()
+"""
+
+
+def test_a_peers_process_cleans_up_but_is_not_taken_apart() -> None:
+    found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=True)
+    assert found.stdout == "cleaned up\n"
