@@ -31,8 +31,8 @@ class TurboDecoder:
         self._scratch = Scratch()
 
     def open(self, work: Work) -> Any:
-        """Read the encoded bytes of a batch."""
-        return self._reader.encoded(work.indices, work.rows)
+        """Read the encoded bytes of a batch, into memory of the calling thread: valid until its next batch."""
+        return self._reader.encoded(work.indices, work.rows, scratch=self._scratch)
 
     def decode(
         self, opened: Any, work: Work, places: slice, into: Pixels | None

@@ -306,11 +306,12 @@ class Loader:
     def _batch(self, labels: Labels, image: torch.Tensor, mask: torch.Tensor) -> Batch:
         import torch
 
+        valid = torch.from_numpy(labels.valid)
         return Batch(
             image=image,
             mask=mask,
             index=torch.from_numpy(labels.indices),
-            valid=torch.from_numpy(labels.valid).to(self.device, non_blocking=True),
+            valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
             epoch=self.epoch,
             number=labels.number,
         )

@@ -1,16 +1,17 @@
 """``raw`` storage: a tar is a strided tensor, so a batch is gathered by offset, without any decoding.
 
-One scattering read a sample puts picture and trimap into their places in the batch and lets the tar and ``.npy``
-headers between them fall into a scrap buffer.
+Where many reads can be made in one call (see :mod:`pipeline.ring`), the pixels of a whole batch are read straight into
+their places. Where not, and the first time, when headers and checksums are looked at, one scattering read a sample
+puts picture and trimap into their places and lets the headers between them fall into a scrap buffer.
 """
 
 from __future__ import annotations
 
-import zlib
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng import zlib_ng
 
 from pipeline.damage import DamagedSamples
 from pipeline.reading import MemberReader, OpenTar, read_into
@@ -43,6 +44,44 @@ class RawReader:
         Raises:
             DamagedSamples: some cannot be read in full, have another form, or do not fit their checksums.
         """
+        if not self._at_once(indices, rows, images, trimaps):
+            self._one_by_one(indices, rows, images=images, trimaps=trimaps)
+
+    def _at_once(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, trimaps: Pixels) -> bool:
+        """Read all pixels in one call, and the headers before them where they are yet to be checked.
+
+        Returns:
+            False if that does not work, or something is wrong; reading sample by sample will say what.
+        """
+        fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
+        if not fits.all():
+            return False
+        heads = [np.empty((len(rows), len(header)), dtype=np.uint8) for header in self._headers]
+        pieces = [
+            (rows["image_offset"] + np.int64(len(self._headers[0])), images),
+            (rows["trimap_offset"] + np.int64(len(self._headers[1])), trimaps),
+        ]
+        checked = bool(self._reader.checked(indices).all())
+        if not checked:
+            pieces += [(rows["image_offset"], heads[0]), (rows["trimap_offset"], heads[1])]
+        numbers = np.arange(len(rows))
+        offsets, addresses, lengths = np.empty((3, len(pieces), len(rows)), dtype=np.int64)
+        for place, (offset, into) in enumerate(pieces):
+            offsets[place] = offset
+            addresses[place] = into.ctypes.data + numbers * into.strides[0]
+            lengths[place] = into.strides[0]
+        shards = np.tile(rows["shard"], len(pieces))
+        if not self._reader.read_at_once(shards, offsets.ravel(), addresses.ravel(), lengths.ravel()):
+            return False
+        if not checked:
+            for head, image, tail, trimap, row in zip(heads[0], images, heads[1], trimaps, rows, strict=True):
+                if self._check(head, image, tail, trimap, row):
+                    return False
+            self._reader.mark_checked(indices)
+        return True
+
+    def _one_by_one(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, trimaps: Pixels) -> None:
+        """Read sample after sample, comparing with headers and checksums what was not compared before."""
         size = self.size
         image_bytes, image_length = images.data.cast("B"), size * size * 3
         trimap_bytes, trimap_length = trimaps.data.cast("B"), size * size
@@ -106,13 +145,15 @@ class RawReader:
                 files[shard] = f"cannot be opened: {error.strerror}"
         return files
 
-    def _check(self, head: bytearray, image: Pixels, tail: bytearray, trimap: Pixels, row: np.void) -> str | None:
+    def _check(
+        self, head: bytearray | Pixels, image: Pixels, tail: bytearray | Pixels, trimap: Pixels, row: np.void
+    ) -> str | None:
         for role, header, found, pixels in zip(
             ("image", "trimap"), self._headers, (head, tail), (image, trimap), strict=True
         ):
-            if zlib.crc32(pixels.data, zlib.crc32(found)) != int(row[f"{role}_crc32"]):
+            if zlib_ng.crc32(pixels.data, zlib_ng.crc32(found)) != int(row[f"{role}_crc32"]):
                 return f"the bytes of the {role} do not fit their checksum"
-            if found != header:
+            if bytes(found) != header:
                 return f"the {role} is no array of {self.size} x {self.size} bytes"
         return None
 

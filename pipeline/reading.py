@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import os
 import weakref
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng import zlib_ng
 
+from pipeline.buffers import Scratch
 from pipeline.damage import DamagedSamples
+from pipeline.ring import ring_of_thread
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.format import MEMBERS, Rows, key_hash
 from shards.shardset import TAR_BLOCK, SplitReader, check_size
@@ -53,16 +56,80 @@ class MemberReader:
         self._checked = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
 
-    def encoded(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[list[Bytes], list[Bytes]]:
+    def encoded(
+        self, indices: npt.NDArray[np.int64], rows: Rows, *, scratch: Scratch | None = None
+    ) -> tuple[list[Bytes], list[Bytes]]:
         """Return the encoded pictures and trimaps of samples.
 
         Args:
             indices: of the samples.
             rows: their records.
+            scratch: where the bytes may be put: they are valid until the same thread's next call; None: memory of
+                their own.
 
         Raises:
             DamagedSamples: some cannot be read in full, are empty, or do not fit their checksums.
         """
+        members = self._at_once(rows, scratch)
+        if members is not None and self._fit_checksums(indices, rows, members):
+            return members[: len(rows)], members[len(rows) :]
+        return self._one_by_one(indices, rows)  # which says what is wrong, and where
+
+    def _fit_checksums(self, indices: npt.NDArray[np.int64], rows: Rows, members: list[Bytes]) -> bool:
+        """Compare the pictures, then the trimaps, of samples with their checksums, where that was not done before."""
+        checked = self._checked[indices]
+        if not checked.all():
+            expected = np.concatenate([rows["image_crc32"], rows["trimap_crc32"]]).tolist()
+            for place in np.flatnonzero(~np.tile(checked, 2)).tolist():
+                if zlib_ng.crc32(members[place].data) != expected[place]:
+                    return False
+            self._checked[indices] = True
+        return True
+
+    def _at_once(self, rows: Rows, scratch: Scratch | None) -> list[Bytes] | None:
+        """Return all pictures, then all trimaps, read in one call; None if that does not work for any reason."""
+        lengths = np.concatenate([rows["image_length"], rows["trimap_length"]]).astype(np.int64)
+        if not lengths.all():
+            return None
+        ends = np.cumsum(lengths)
+        total = int(ends[-1])
+        memory = np.empty(total, dtype=np.uint8) if scratch is None else scratch.take("encoded", (total,))
+        offsets = np.concatenate([rows["image_offset"], rows["trimap_offset"]])
+        starts = ends - lengths
+        if not self.read_at_once(np.tile(rows["shard"], 2), offsets, memory.ctypes.data + starts, lengths):
+            return None
+        return [memory[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    def read_at_once(
+        self,
+        shards: npt.NDArray[Any],
+        offsets: npt.NDArray[Any],
+        addresses: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+    ) -> bool:
+        """Read N pieces of tars into memory in one call, where the system can.
+
+        Args:
+            shards: numbers of the tars, (N,).
+            offsets: of the pieces, bytes, (N,).
+            addresses: where each goes, in memory that the caller holds, (N,).
+            lengths: in bytes, more than 0, (N,).
+
+        Returns:
+            Whether every piece was read in full. If not, nothing is known of any; reading one by one will tell.
+        """
+        ring = ring_of_thread()
+        if ring is None:
+            return False
+        try:
+            files = {shard: self.file(shard) for shard in set(shards.tolist())}
+            descriptors = np.array([files[shard].descriptor for shard in shards.tolist()])
+            return bool((ring.read(descriptors, offsets, addresses, lengths) == lengths).all())
+        except (FormatError, OSError):
+            return False
+
+    def _one_by_one(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[list[Bytes], list[Bytes]]:
+        """Read member after member, comparing with checksums what was not compared before."""
         columns = [
             rows[f"{role}_{what}"].tolist() for role in ("image", "trimap") for what in ("offset", "length", "crc32")
         ]
@@ -193,7 +260,7 @@ class MemberReader:
             return data, f"the tar ends after {len(data)} of {length} bytes"
         if not length:
             return data, "the member is empty"
-        if not checked and zlib.crc32(data) != crc32:
+        if not checked and zlib_ng.crc32(data) != crc32:
             return data, "the bytes do not fit their checksum"
         return data, None
 

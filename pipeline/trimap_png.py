@@ -11,6 +11,7 @@ import zlib
 
 import cv2
 import numpy as np
+from zlib_ng import zlib_ng
 
 from pipeline.host import Pixels
 from pipeline.reading import Bytes
@@ -63,7 +64,7 @@ def inflate_unfiltered(body: memoryview, expected: int) -> Bytes | None:
     try:
         if expected > LARGE and zlib.decompressobj().decompress(body[:64], 1) != b"\0":
             return None  # the first row has a filter: not worth inflating the rest
-        inflated = zlib.decompress(body, bufsize=expected)
-    except zlib.error:
+        inflated = zlib_ng.decompress(body, bufsize=expected)
+    except (zlib.error, zlib_ng.error):  # type: ignore[misc]  # its stub says that the latter is an instance
         return None
     return np.frombuffer(inflated, dtype=np.uint8) if len(inflated) == expected else None

