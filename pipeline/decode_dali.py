@@ -19,7 +19,7 @@ class DaliDecoder:
     """Decodes JPEG pictures and PNG trimaps in DALI's threads."""
 
     chunks_per_thread = 4
-    in_place = False
+    fills = False
 
     def __init__(self, reader: MemberReader, *, batch_size: int, threads: int) -> None:
         self._reader = reader
@@ -38,7 +38,7 @@ class DaliDecoder:
             self._runner.schedule(inputs)
             return self._runner.outputs(None)
 
-    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[tuple[Pixels, Pixels]]:
+    def decode(self, opened: Any, work: Work, places: slice) -> Iterator[tuple[Pixels, Pixels]]:
         """View some of the decoded samples, without a copy."""
         images, trimaps = opened
         for place in range(len(work))[places]:

@@ -15,7 +15,7 @@ class RawDecoder:
     """Gathers pixels out of the tars, each thread its part of the batch."""
 
     chunks_per_thread = 1
-    in_place = False
+    fills = True
 
     def __init__(self, raw: RawReader) -> None:
         self.raw = raw
@@ -24,7 +24,11 @@ class RawDecoder:
     def open(self, work: Work) -> Any:
         """Nothing is done for the whole batch."""
 
-    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[tuple[Pixels, Pixels]]:
+    def fill(self, opened: Any, work: Work, places: slice, *, images: Pixels, trimaps: Pixels) -> None:
+        """Read some of the samples straight into a batch."""
+        self.raw.gather(work.indices[places], work.rows[places], images=images, trimaps=trimaps)
+
+    def decode(self, opened: Any, work: Work, places: slice) -> Iterator[tuple[Pixels, Pixels]]:
         """Read some of the samples into this thread's scratch memory, and yield them."""
         indices, size = work.indices[places], self.raw.size
         images = self._scratch.take("images", (len(indices), size, size, 3))

@@ -8,10 +8,11 @@ from typing import Any
 import simplejpeg
 
 from pipeline.buffers import Scratch
-from pipeline.engine import Work, stored_sizes
+from pipeline.damage import DamagedSamples
+from pipeline.engine import Work, size_problem, stored_sizes
 from pipeline.host import Pixels
 from pipeline.reading import Bytes, MemberReader
-from pipeline.trimap_png import decode_trimap
+from pipeline.trimap_png import decode_alike, decode_trimap
 
 
 class TurboDecoder:
@@ -22,11 +23,10 @@ class TurboDecoder:
         stored_size: side of a stored picture in pixels; None: each has its own, in the table.
     """
 
-    in_place = True
-
     def __init__(self, reader: MemberReader, *, stored_size: int | None) -> None:
         self._reader = reader
         self._stored = stored_size
+        self.fills = stored_size is not None
         self.chunks_per_thread = 1 if stored_size else 4
         self._scratch = Scratch()
 
@@ -34,17 +34,38 @@ class TurboDecoder:
         """Read the encoded bytes of a batch, into memory of the calling thread: valid until its next batch."""
         return self._reader.encoded(work.indices, work.rows, scratch=self._scratch)
 
-    def decode(
-        self, opened: Any, work: Work, places: slice, into: Pixels | None
-    ) -> Iterator[tuple[Pixels, Pixels] | tuple[str, str]]:
+    def fill(self, opened: Any, work: Work, places: slice, *, images: Pixels, trimaps: Pixels) -> None:
+        """Decode some of the samples straight into a batch, the trimaps of all of them together."""
+        encoded_images, encoded_trimaps = (members[places] for members in opened)
+        damaged: dict[int, tuple[str, str]] = {}
+        if not decode_alike(encoded_trimaps, trimaps):
+            for place, data in enumerate(encoded_trimaps):
+                trimap = decode_trimap(data)
+                problem = trimap if isinstance(trimap, str) else size_problem(trimap, *trimaps.shape[1:])
+                if problem:
+                    damaged[place] = "trimap", problem
+                else:
+                    trimaps[place] = trimap
+        for place, data in enumerate(encoded_images):
+            picture = decode_picture(data, images[place].reshape(-1))
+            problem = picture if isinstance(picture, str) else size_problem(picture, *images.shape[1:3])
+            if problem:
+                damaged[place] = "image", problem
+        if damaged:
+            indices = work.indices[places].tolist()
+            raise DamagedSamples(
+                {
+                    place: f"{self._reader.place(indices[place], role)}: {text}"
+                    for place, (role, text) in damaged.items()
+                }
+            )
+
+    def decode(self, opened: Any, work: Work, places: slice) -> Iterator[tuple[Pixels, Pixels] | tuple[str, str]]:
         """Decode some of the samples, one after the other into the same memory."""
         images, trimaps = opened
         heights, widths = stored_sizes(work.rows[places], self._stored)
         for number, place in enumerate(range(len(work))[places]):
-            if into is None:
-                memory = self._scratch.take("picture", (heights[number] * widths[number] * 3,))
-            else:
-                memory = into[number].reshape(-1)
+            memory = self._scratch.take("picture", (heights[number] * widths[number] * 3,))
             picture = decode_picture(images[place], memory)
             trimap = decode_trimap(trimaps[place])
             if isinstance(picture, str):

@@ -79,6 +79,13 @@ def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[list[int], list[i
     return rows["height"].tolist(), rows["width"].tolist()
 
 
+def size_problem(pixels: npt.NDArray[np.uint8], height: int, width: int) -> str | None:
+    """Compare what was decoded, (H, W, ...), with the size in the table; None if they are the same."""
+    if pixels.shape[:2] == (height, width):
+        return None
+    return f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the table says {width} x {height}"
+
+
 class Engine(Protocol):
     """Work in, tensors out, in the same order.
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pipeline import host
 from pipeline.buffers import BufferPool, Scratch
 from pipeline.damage import DamagedSamples
-from pipeline.decode_raw import RawDecoder
-from pipeline.engine import Options, Work, stored_sizes
+from pipeline.engine import Options, Work, size_problem, stored_sizes
 from pipeline.threads import Workers
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class Decoder(Protocol):
     """Turns samples into pixels on the host."""
 
     chunks_per_thread: int  # several where samples cost unequal time
-    in_place: bool  # ``decode`` puts pictures into ``into`` where it is given
+    fills: bool  # whether there is a ``fill``
 
     def open(self, work: Work) -> Any:
         """Do what is done for a whole batch at once; whatever it returns is handed to ``decode``.
@@ -37,11 +36,10 @@ class Decoder(Protocol):
             DamagedSamples: some samples cannot be used; places in the batch.
         """
 
-    def decode(self, opened: Any, work: Work, places: slice, into: Pixels | None) -> Iterator[Decoded | Problem]:
+    def decode(self, opened: Any, work: Work, places: slice) -> Iterator[Decoded | Problem]:
         """Yield the samples at some places of the batch, in order; called by several threads.
 
-        Pixels are valid until the next sample is asked for. With ``into``, uint8 (n, H, W, 3), a decoder that works
-        in place puts the pictures there.
+        Pixels are valid until the next sample is asked for.
 
         Raises:
             DamagedSamples: some samples cannot be used; places count from the start of the slice.
@@ -49,6 +47,17 @@ class Decoder(Protocol):
 
     def close(self) -> None:
         """Release threads and memory."""
+
+
+class Filler(Decoder, Protocol):
+    """A decoder that can put pixels straight into a batch where they are wanted as they are stored."""
+
+    def fill(self, opened: Any, work: Work, places: slice, *, images: Pixels, trimaps: Pixels) -> None:
+        """Write n samples, uint8 (n, S, S, 3) and (n, S, S); called by several threads.
+
+        Raises:
+            DamagedSamples: some samples cannot be used; places count from the start of the slice.
+        """
 
 
 SPARE = 4  # batches' worth of memory that is kept for the next ones
@@ -97,8 +106,7 @@ class HostEngine:
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         as_stored = options.stored_size == options.size and options.augment is None
-        self._in_place = as_stored and decoder.in_place
-        self._as_stored = decoder.raw if as_stored and isinstance(decoder, RawDecoder) else None
+        self._filler = cast(Filler, decoder) if as_stored and decoder.fills else None
         self._workers = Workers(threads - makers + 1, name="petseg-decode")
 
     def prepare(self, work: Work) -> Any:
@@ -147,11 +155,10 @@ class HostEngine:
         part = work.part(places)
         # The trimaps at output size: a class index takes the same place as a trimap value.
         small = self._scratch.take("trimaps", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
-        if self._as_stored is not None:
-            self._as_stored.gather(part.indices, part.rows, images=images, trimaps=small)
+        if self._filler is not None:
+            self._filler.fill(opened, work, places, images=images, trimaps=small)
         else:
-            samples = self._decoder.decode(opened, work, places, images if self._in_place else None)
-            self._fit(part, samples, images, small)
+            self._fit(part, self._decoder.decode(opened, work, places), images, small)
         illegal = host.illegal_values(small)
         if illegal:
             raise DamagedSamples(
@@ -174,8 +181,7 @@ class HostEngine:
             top, left, height, width = boxes[place]
             box, flip = (top, left, height, width), flips[place]
             colour = None if colours is None else colours[place]
-            if not self._in_place:
-                host.fit_picture(picture, box, flip=flip, colour=colour, out=images[place])
+            host.fit_picture(picture, box, flip=flip, colour=colour, out=images[place])
             host.fit_trimap(trimap, box, flip=flip, out=small[place])
         if damaged:
             raise DamagedSamples(damaged)
@@ -190,6 +196,7 @@ def shape_problem(sample: Decoded | Problem, height: int, width: int) -> Problem
     if isinstance(first, str) or isinstance(second, str):
         return str(first), str(second)
     for role, pixels in (("image", first), ("trimap", second)):
-        if pixels.shape[:2] != (height, width):
-            return role, f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the table says {width} x {height}"
+        problem = size_problem(pixels, height, width)
+        if problem is not None:
+            return role, problem
     return None

@@ -41,22 +41,57 @@ def decode_trimap(data: Bytes) -> Pixels | str:
     return pixels  # type: ignore[return-value]
 
 
+def decode_alike(encoded: list[Bytes], out: Pixels) -> bool:
+    """Decode trimaps that are all of the plain kind and of one size, (N, H, W): all of them together.
+
+    Returns:
+        False if any is of another kind or size, or damaged; ``out`` is then not whole.
+    """
+    height, width = out.shape[1:]
+    inflated: list[bytes] = []
+    for data in encoded:
+        plain = find_plain(data)
+        if plain is None or plain[:2] != (height, width):
+            return False
+        try:
+            inflated.append(zlib_ng.decompress(plain[2], bufsize=height * (width + 1)))
+        except zlib_ng.error:  # type: ignore[misc]
+            return False
+    joined = b"".join(inflated)
+    if len(joined) != len(encoded) * height * (width + 1):
+        return False
+    rows = np.frombuffer(joined, dtype=np.uint8).reshape(-1, height, width + 1)
+    out[:] = rows[:, :, 1:]
+    return not rows[:, :, 0].any()
+
+
 def unfiltered(data: Bytes) -> Pixels | None:
     """Return the values of a plain grey PNG without row filters, in one data chunk; None if it is anything else."""
+    plain = find_plain(data)
+    if plain is None:
+        return None
+    height, width, body = plain
+    rows = inflate_unfiltered(body, height * (width + 1))
+    if rows is None or rows[:: width + 1].any():
+        return None
+    return rows.reshape(height, width + 1)[:, 1:]
+
+
+def find_plain(data: Bytes) -> tuple[int, int, memoryview] | None:
+    """Return height, width and the deflated rows of an 8-bit grey PNG; None if it has another form.
+
+    What it has after the first data chunk is not looked at: rows that are not in there are missed when counted.
+    """
     if len(data) < _HEAD.size + _CHUNK.size:
         return None
     signature, length, kind, width, height, form, _ = _HEAD.unpack_from(data.data)
     body_length, body_kind = _CHUNK.unpack_from(data.data, _HEAD.size)
     if (signature, length, kind, form, body_kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR", _PLAIN, b"IDAT"):
         return None
-    expected = height * (width + 1)
-    if expected > MAX_SHRINK * body_length:
+    if height * (width + 1) > MAX_SHRINK * body_length:
         return None
     start = _HEAD.size + _CHUNK.size
-    rows = inflate_unfiltered(data.data[start : start + body_length], expected)
-    if rows is None or rows[:: width + 1].any():
-        return None
-    return rows.reshape(height, width + 1)[:, 1:]
+    return height, width, data.data[start : start + body_length]
 
 
 def inflate_unfiltered(body: memoryview, expected: int) -> Bytes | None:

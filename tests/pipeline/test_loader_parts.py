@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline import host
 from pipeline.buffers import BufferPool, Scratch
 from pipeline.threads import ReadAhead, Workers
-from pipeline.trimap_png import decode_trimap, unfiltered
+from pipeline.trimap_png import decode_alike, decode_trimap, unfiltered
 from shards.errors import PetsegError
 from shards.png import encode_unfiltered
 
@@ -261,6 +261,39 @@ def test_no_bytes_make_the_trimap_decoder_fail(seed: int, data: st.DataObject) -
     cut = data.draw(st.integers(0, len(png)))
     result = decode_trimap(np.frombuffer(bytes(png[:cut]), np.uint8))
     assert isinstance(result, (str, np.ndarray))
+
+
+@given(height=st.integers(1, 20), width=st.integers(1, 20), count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_trimaps_of_one_size_are_read_together(height: int, width: int, count: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 256, (count, height, width), dtype=np.uint8)
+    encoded = [np.frombuffer(encode_unfiltered(each, level=6), np.uint8) for each in values]
+    out = np.zeros_like(values)
+    assert decode_alike(encoded, out)
+    assert np.array_equal(out, values)
+    assert not decode_alike(encoded, np.zeros((count, height + 1, width), np.uint8))
+
+
+@settings(max_examples=200)
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_together_they_are_right_or_not_taken(seed: int, data: st.DataObject) -> None:
+    """One of three flipped or cut: all are as each alone, or the short way says no."""
+    values = np.random.default_rng(seed).integers(1, 4, (3, 9, 7), dtype=np.uint8)
+    encoded = [bytearray(encode_unfiltered(each, level=6)) for each in values]
+    harmed = encoded[data.draw(st.integers(0, 2))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        harmed[data.draw(st.integers(0, len(harmed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    del harmed[data.draw(st.integers(0, len(harmed))) :]
+    arrays = [np.frombuffer(bytes(each), np.uint8) for each in encoded]
+    out = np.zeros_like(values)
+    if decode_alike(arrays, out):
+        for array, found in zip(arrays, out, strict=True):
+            assert np.array_equal(decode_trimap(array), found)
+
+
+def test_a_filtered_trimap_among_plain_ones_is_not_taken() -> None:
+    ramp = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    encoded = [np.frombuffer(data, np.uint8) for data in (encode_unfiltered(ramp, level=6), pillow_png(ramp))]
+    assert not decode_alike(encoded, np.zeros((2, 64, 64), np.uint8))
 
 
 def test_a_bomb_is_not_inflated() -> None:
