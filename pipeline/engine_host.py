@@ -173,11 +173,12 @@ class HostEngine:
         heights, widths = stored_sizes(part.rows, self._options.stored_size)
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
-            problem = shape_problem(sample, heights[place], widths[place])
-            if problem is not None:
-                damaged[place] = self._say(part, place, *problem)
+            size = heights[place], widths[place]
+            picture, trimap = sample
+            if isinstance(picture, str) or picture.shape[:2] != size or trimap.shape[:2] != size:  # type: ignore[union-attr]
+                damaged[place] = self._say(part, place, *problem_of(sample, *size))
                 continue
-            picture, trimap = cast(Decoded, sample)
+            trimap = cast(Pixels, trimap)
             top, left, height, width = boxes[place]
             box, flip = (top, left, height, width), flips[place]
             colour = None if colours is None else colours[place]
@@ -190,13 +191,10 @@ class HostEngine:
         return f"{self._place(int(part.indices[place]), role)}: {problem}"
 
 
-def shape_problem(sample: Decoded | Problem, height: int, width: int) -> Problem | None:
-    """Compare what was decoded with the size in the table, from which the crop was made."""
+def problem_of(sample: Decoded | Problem, height: int, width: int) -> Problem:
+    """Say what is wrong: what the decoder says, or that the size is not the table's, from which the crop was made."""
     first, second = sample
     if isinstance(first, str) or isinstance(second, str):
         return str(first), str(second)
-    for role, pixels in (("image", first), ("trimap", second)):
-        problem = size_problem(pixels, height, width)
-        if problem is not None:
-            return role, problem
-    return None
+    problem = size_problem(first, height, width)
+    return ("image", problem) if problem else ("trimap", str(size_problem(second, height, width)))
