@@ -21,6 +21,7 @@ import mmap
 import os
 import sys
 import threading
+import time
 import weakref
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ _SUBMISSIONS_OFFSET = 0x10000000
 _SINGLE_MAP = 1  # a feature: both rings in one mapping (kernel 5.4)
 _WAIT_FOR_EVENTS = 1
 _READ = 22  # an operation (kernel 5.6)
+_WORD = 0xFFFFFFFF  # counters wrap around
 
 _SUBMISSION = np.dtype(
     [
@@ -58,7 +60,7 @@ Result = npt.NDArray[np.int32]
 
 
 class Ring:
-    """One thread's ring. Every read is finished when :meth:`read` returns, or the process is told why it is not.
+    """One thread's ring. Nothing is being read any more when :meth:`read` returns or raises.
 
     Raises:
         OSError: the kernel does not give one.
@@ -72,7 +74,7 @@ class Ring:
         self._descriptor = descriptor
         entries, completions, features = (int(parameters[place]) for place in (0, 1, 5))
         # Where in the mapping each part begins, for submissions and completions.
-        tail, mask, array = (int(parameters[10 + place]) for place in (1, 2, 6))
+        head, tail, mask, array = (int(parameters[10 + place]) for place in (0, 1, 2, 6))
         done_head, done_tail, done_mask, done = (int(parameters[20 + place]) for place in (0, 1, 2, 5))
         if not features & _SINGLE_MAP:
             raise OSError(errno.ENOSYS, "the kernel's io_uring is too old")
@@ -89,7 +91,8 @@ class Ring:
         def word(start: int) -> npt.NDArray[np.uint32]:
             return np.frombuffer(rings, dtype=np.uint32, count=1, offset=start)
 
-        self._tail, self._done_head, self._done_tail = word(tail), word(done_head), word(done_tail)
+        self._head, self._tail = word(head), word(tail)
+        self._done_head, self._done_tail = word(done_head), word(done_tail)
         self._mask, self._done_mask = int(word(mask)[0]), int(word(done_mask)[0])
         self._array = np.frombuffer(rings, dtype=np.uint32, count=entries, offset=array)
         self._done = np.frombuffer(rings, dtype=_COMPLETION, count=completions, offset=done)
@@ -98,6 +101,11 @@ class Ring:
         self._numbers = np.arange(max(entries, completions), dtype=np.int64)
         self._places["operation"] = _READ
         self._places["number"] = self._numbers[:entries]
+
+    @property
+    def closed(self) -> bool:
+        """Whether a call has failed: a closed ring is of no more use."""
+        return not self._close.alive
 
     def read(
         self,
@@ -119,7 +127,7 @@ class Ring:
             times for no reason.
 
         Raises:
-            OSError: the kernel refuses the call itself; nothing is being read then.
+            OSError: the kernel refuses the call itself. Whatever is raised, nothing is being read then.
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):
@@ -135,33 +143,37 @@ class Ring:
 
     def _run(self, count: int, result: Result) -> None:
         """Submit the first ``count`` places and wait for all of them."""
-        tail = int(self._tail[0])
-        self._array[(tail + self._numbers[:count]) & self._mask] = self._numbers[:count]
-        self._tail[0] = (tail + count) & 0xFFFFFFFF
-        submitted = finished = 0
-        while finished < count:
+        first, done_first = int(self._tail[0]), int(self._done_head[0])
+        self._array[(first + self._numbers[:count]) & self._mask] = self._numbers[:count]
+        self._tail[0] = (first + count) & _WORD
+        try:
+            while (finished := self._since(self._done_tail, done_first)) < count:
+                # Waits for nothing if it cannot take all that is submitted: for the rest there is another turn.
+                with contextlib.suppress(InterruptedError):
+                    self._enter(count - self._since(self._head, first), count - finished)
+        except BaseException:
+            self._settle(first, done_first)
+            raise
+        done = self._done[(done_first + self._numbers[:count]) & self._done_mask]
+        result[done["number"].astype(np.int64)] = done["result"]
+        self._done_head[0] = (done_first + count) & _WORD
+
+    def _settle(self, first: int, done_first: int) -> None:
+        """Wait for what is under way, whatever happens, and close: its memory may be gone once the caller is told."""
+        while under_way := self._since(self._head, first) - self._since(self._done_tail, done_first):
             try:
-                submitted += self._enter(count - submitted, count - finished)
-            except OSError as error:
-                if error.errno == errno.EINTR:
-                    continue
-                if submitted == finished:  # none under way: whoever asked may use its memory for something else
-                    self._close()
-                    raise
-            finished += self._collect(result)
+                self._enter(0, under_way)
+            except BaseException:  # noqa: BLE001 - a second Ctrl-C, too, has to wait for it
+                time.sleep(0.001)
+        self._close()
 
     def _enter(self, submit: int, wait_for: int) -> int:
-        # Waiting is safe only for what has been submitted; the kernel waits for no more than it took.
         return _call(_ENTER, self._descriptor, submit, wait_for, _WAIT_FOR_EVENTS, 0, 0)
 
-    def _collect(self, result: Result) -> int:
-        """Take what is finished off the ring; return how much that was."""
-        head = int(self._done_head[0])
-        count = (int(self._done_tail[0]) - head) & 0xFFFFFFFF
-        done = self._done[(head + self._numbers[:count]) & self._done_mask]
-        result[done["number"].astype(np.int64)] = done["result"]
-        self._done_head[0] = (head + count) & 0xFFFFFFFF
-        return count
+    @staticmethod
+    def _since(word: npt.NDArray[np.uint32], start: int) -> int:
+        """Return how far a counter, which the kernel may be moving, is from where it was; it wraps around."""
+        return (int(word[0]) - start) & _WORD
 
 
 def ring_of_thread() -> Ring | None:
@@ -169,7 +181,9 @@ def ring_of_thread() -> Ring | None:
     if not is_available():
         return None
     ring: Ring | None = getattr(_local, "ring", None)
-    if ring is None or _local.process != os.getpid():  # a fork shares its parent's rings, and must not use them
+    if (
+        ring is None or ring.closed or _local.process != os.getpid()
+    ):  # a fork shares its parent's rings, and must not use them
         try:
             ring = _local.ring = Ring()
         except OSError:

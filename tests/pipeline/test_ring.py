@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,37 @@ def test_a_fork_gets_a_ring_of_its_own(file: tuple[int, bytes]) -> None:
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert read([descriptor], [(3, 20)]) == ([20], [data[3:23]])
+
+
+@needs_ring
+def test_what_interrupts_a_read_waits_for_it() -> None:
+    """Ctrl-C in the middle: the memory must not be written to once its owner goes on."""
+    source, sink = os.pipe()
+    memory = np.zeros(5, dtype=np.uint8)
+    one = np.ones(1, dtype=np.int64)
+    here = ring_of_thread()
+    assert here is not None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    writer = threading.Timer(0.6, os.write, (sink, b"hello"))
+    try:
+        writer.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            here.read(one * source, one * 0, one * memory.ctypes.data, one * 5)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert memory.tobytes() == b"hello"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        writer.join()
+        os.close(source)
+        os.close(sink)
+    assert here.closed
+    assert ring_of_thread() is not here
 
 
 @needs_ring
