@@ -182,6 +182,8 @@ def _pack(
         flushes: list[Future[None]] = []
 
         def flush(record: ShardRecord) -> None:
+            if not flushes:  # not earlier: processes are forked only where no other thread runs
+                flushes.append(flusher.submit(staging.flush_plan))
             flushes.extend(flusher.submit(sync_file, staging.work / name) for name in part_names(record))
 
         for record in records.values():  # of a build that was cut off, perhaps before it had flushed them
@@ -244,9 +246,9 @@ def _complete(plan: Plan, staging: Staging, records: dict[int, ShardRecord], *, 
     if strict and notes:
         staging.discard()
         raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", notes)
-    for split in manifest.splits.values():  # the shards are flushed already
-        sync_file(staging.folder / split.table.file)
-    sync_file(staging.folder / manifest.audit.quarantine.file)
+    small = [manifest.audit.quarantine.file, *(split.table.file for split in manifest.splits.values())]
+    with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the shards are flushed already
+        list(flusher.map(sync_file, [staging.folder / name for name in small]))
     sync_folder(staging.folder)
     write_manifest(staging.folder, manifest)
 

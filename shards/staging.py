@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import PetsegError, UsageError
-from shards.files import sync_folder, write_atomically
+from shards.files import atomic_file, sync_file, sync_folder
 from shards.format import MANIFEST_NAME, QUARANTINE_NAME
 
 WORK = ".work"
@@ -94,6 +94,8 @@ class Staging:
     def prepare(self, digest: str) -> bool:
         """Make the work folder ready for the plan with this digest; forget the work of another plan.
 
+        The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
+
         Returns:
             Whether work of another plan was thrown away.
 
@@ -110,8 +112,14 @@ class Staging:
         self.folder.chmod(_FOLDER_MODE)
         self.work.mkdir(exist_ok=True)
         if not same:
-            write_atomically(self.work / _PLAN, digest)
+            with atomic_file(self.work / _PLAN, sync=False) as handle:
+                handle.write(digest.encode("ascii"))
         return forgotten
+
+    def flush_plan(self) -> None:
+        """Flush what :meth:`prepare` has written to the disk; may run while shards are built."""
+        sync_file(self.work / _PLAN)
+        sync_folder(self.work)
 
     def planned(self) -> str:
         """Return the digest of the plan that the work folder is of, or an empty text."""

@@ -21,6 +21,8 @@ from shards.plan import ShardTask
 from shards.worker import ShardRecord, build_shard
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES = 32 << 20  # the most that glibc takes for the second; pixels of larger pictures go back at once
 _shared: _Shared | None = None
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -122,7 +124,19 @@ def _start_worker(shared: _Shared) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _keep_memory()
     threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
+
+
+def _keep_memory() -> None:
+    """Keep freed memory for the next picture: its pages would be taken from the system, and cleared, every time.
+
+    Only here, in processes of our own: a caller's is not ours to set up. Without glibc, nothing changes.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def _follow_parent() -> None:
