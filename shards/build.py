@@ -186,14 +186,17 @@ def _pack(
                 flushes.append(flusher.submit(staging.flush_plan))
             flushes.extend(flusher.submit(sync_file, staging.work / name) for name in part_names(record))
 
-        for record in records.values():  # of a build that was cut off, perhaps before it had flushed them
-            flush(record)
+        unflushed = list(records.values())  # of a build that was cut off, perhaps before it had flushed them
         for number, record in _results(plan, missing, str(staging.work), workers=workers, executor=executor):
             records[number] = record
-            flush(record)
+            unflushed.append(record)
+            while unflushed:
+                flush(unflushed.pop())
             done += len(plan.tasks[number].samples)
             if progress is not None:
                 progress(done, total)
+        while unflushed:
+            flush(unflushed.pop())
         for future in flushes:
             future.result()
 

@@ -9,19 +9,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from shard_sources import Maker, encoded, options, picture, tree, trimap
 
+import shards.workers
 from shards.build import Built, StrictError, build
 from shards.errors import SourceError, UsageError
+from shards.plan import ShardTask
 from shards.reasons import REASONS
 from shards.shardset import ShardSet
 from shards.staging import BusyError, Staging
+from shards.worker import ShardRecord, build_shard
 
 AWKWARD = ["my cat 1", "a.b.c_2", "Käse_3", "猫_4", "-rf_5", "..\\..\\up_6", "..", "x" * 250, "tab\there_7"]
 
@@ -489,5 +494,33 @@ def test_every_file_is_flushed_before_the_set_appears(
     assert bool(built.resumed) == cut_off
 
 
-def fail(*_: object) -> None:
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_no_thread_flushes_while_processes_are_started(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """They could not be forked then, and would start afresh, which takes longer than packing a small set."""
+    out, left = tmp_path / "out", [1, 2]
+
+    def two_shards(task: ShardTask, folder: str) -> ShardRecord:
+        return build_shard(task, folder) if left and left.pop() else fail()
+
+    if cut_off:
+        with monkeypatch.context() as patch:
+            patch.setattr("shards.build.build_shard", two_shards)
+            with pytest.raises(OSError, match="no more"):
+                made(pets, out)
+    running: list[list[str]] = []
+    real = shards.workers._context
+
+    def context() -> object:
+        running.append([thread.name for thread in threading.enumerate() if thread.name.startswith("flush")])
+        return real()
+
+    monkeypatch.setattr(shards.workers, "_context", context)
+    built = build(pets, out, options(), workers=2)
+    assert running == [[]]
+    assert bool(built.resumed) == cut_off
+
+
+def fail(*_: object) -> NoReturn:
     raise OSError("no more")
