@@ -124,7 +124,7 @@ class Staging:
     def planned(self) -> str:
         """Return the digest of the plan that the work folder is of, or an empty text."""
         try:
-            return (self.work / _PLAN).read_text(encoding="ascii", errors="replace")
+            return (self.work / _PLAN).read_bytes().decode("ascii", "replace")
         except (FileNotFoundError, NotADirectoryError):
             return ""
 
