@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from zlib_ng import zlib_ng
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = 0
@@ -96,17 +97,17 @@ def decode_plain(data: bytes, header: PngHeader) -> npt.NDArray[np.uint8]:
         PngError: the image data are damaged or too few.
     """
     expected = (header.width + 1) * header.height
-    inflate = zlib.decompressobj()
+    inflate = zlib_ng.decompressobj()
     try:
         compressed = _image_data(data)
         rows = inflate.decompress(compressed, expected + 1)
         if len(rows) != expected or not inflate.eof:
             raise PngError(f"{len(rows)} bytes of image data, expected {expected}", truncated=not inflate.eof)
         end = len(compressed) - len(inflate.unused_data)
-        checksum = compressed[end - 4 : end]  # zlib has just compared it with the rows
+        checksum = compressed[end - 4 : end]  # it was just compared with the rows
         image = Image.new("L", (header.width, header.height), None)  # not filled first
         image.frombytes(stored(rows, checksum), "zip", "L")
-    except (zlib.error, ValueError, OSError) as error:
+    except (zlib_ng.error, ValueError, OSError) as error:  # type: ignore[misc]  # its stub has an instance
         if isinstance(error, PngError):
             raise
         raise PngError(f"the image data cannot be decoded: {error}") from None
@@ -152,7 +153,7 @@ def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
     end = start + int.from_bytes(data[position : position + 4], "big")
     if end + 4 > len(data):
         raise PngError(f"the file ends inside the chunk at byte {position}", truncated=True)
-    if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+    if zlib_ng.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
         raise PngError(f"the checksum of the chunk at byte {position} does not fit")
     return data[position + 4 : start], data[start:end], end + 4
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, SampleError, UsageError
 from shards.format import MEMBERS, SPLITS, Rows, Split, key_hash, row_check
@@ -147,7 +147,7 @@ class SplitReader:
         data = self.map(int(row["shard"]))[start : start + length]
         if len(data) != length:
             raise SampleError(f"{self.place(index, role)}: the tar ends before the member does")
-        if zlib.crc32(data) != int(row[f"{role}_crc32"]):
+        if zlib_ng.crc32(data) != int(row[f"{role}_crc32"]):
             raise SampleError(f"{self.place(index, role)}: the bytes do not fit their checksum; build the set again")
         return data
 

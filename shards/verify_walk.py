@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from shards.decode import check_stored
 from shards.findings import RejectedError
@@ -130,7 +130,7 @@ class Walker:
         for role, extension in MEMBERS[self.manifest.storage]:
             at, length = int(row[f"{role}_offset"]), int(row[f"{role}_length"])
             with memoryview(self.tar) as view, view[at : at + length] as content:
-                crc = zlib.crc32(content)
+                crc = zlib_ng.crc32(content)
             if crc != int(row[f"{role}_crc32"]):
                 yield self._problem("member", "the content does not fit its CRC-32", key, extension, at)
             end = at + length

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
+from zlib_ng import zlib_ng
 
 from shards.encode import Stored
 from shards.files import atomic_file
@@ -145,7 +145,7 @@ class _Writer:
             members.append((extension, self.position, len(content)))
             row[f"{role}_offset"] = self.position
             row[f"{role}_length"] = len(content)
-            row[f"{role}_crc32"] = zlib.crc32(content)
+            row[f"{role}_crc32"] = zlib_ng.crc32(content)
             self.write(content)
             self.write(padding(len(content)))
         row["width"], row["height"] = width, height
