@@ -53,7 +53,11 @@ _RECIPE = _options(
     click.option("--epochs", type=int, help="Epochs.  [default: unet 80, tutorial 5]"),
     click.option("--batch-size", type=int, help="Global batch, all ranks.  [default: unet 16, tutorial 32]"),
     click.option("--accumulate", type=int, help="Compute each batch in so many parts, to save memory.  [default: 1]"),
-    click.option("--lr", type=float, help="Peak learning rate.  [default: unet 0.004, tutorial 0.001]"),
+    click.option(
+        "--lr",
+        type=float,
+        help="Peak learning rate.  [default: unet 0.008, 0.004 with adam and adamw; tutorial 0.001]",
+    ),
     click.option(
         "--optimizer", type=click.Choice(["adam", "adamw", "muon"]), help="[default: unet muon, tutorial adam]"
     ),

@@ -149,7 +149,7 @@ def default_recipe(name: Name) -> Recipe:
         epochs=80,
         batch_size=16,
         optimizer="muon",
-        lr=4e-3,
+        lr=8e-3,
         schedule="onecycle",
         warmup=0.15,
         weight_decay=0.02,

@@ -22,6 +22,7 @@ from petseg.runfolder import LAST, REPORT, RunFolder, create_run, read_config, r
 from petseg.stopping import catch_stop
 from shards import ShardSet, UsageError
 
+LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
 _MODEL_FIELDS = ("widths", "stem", "blocks", "norm", "upsample", "join", "dropout", "encoder", "pretrained")
 
 
@@ -188,6 +189,8 @@ def apply_options(recipe: Recipe, running: Running, options: Mapping[str, Any]) 
     if options.get("encoder", "none") != "none":
         options.setdefault("stem", "full")  # the default belongs to our own encoder
     model = msgspec.structs.replace(model, **{key: options.pop(key) for key in _MODEL_FIELDS if key in options})
+    if recipe.optimizer == "muon" and options.get("optimizer") in ("adam", "adamw"):
+        options.setdefault("lr", LR_OF_ADAM)  # the default belongs to muon
     if options.get("optimizer") == "adam":
         options.setdefault("weight_decay", 0.0)  # the default belongs to adamw
     of_recipe = {key: options.pop(key) for key in recipe.__struct_fields__ if key in options}

@@ -149,10 +149,13 @@ def test_help_is_quick_and_names_every_default() -> None:
 
 def test_defaults_in_the_help_are_the_recipes() -> None:
     from petseg.recipe import default_recipe
+    from petseg.training import LR_OF_ADAM
 
     texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
     unet, tutorial = default_recipe("unet"), default_recipe("tutorial")
-    for name in ("size", "epochs", "batch_size", "lr", "dice_weight", "augment", "clip_norm", "optimizer"):
+    lr = f"[default: unet {unet.lr:g}, {LR_OF_ADAM:g} with adam and adamw; tutorial {tutorial.lr:g}]"
+    assert lr in (texts["lr"] or "")
+    for name in ("size", "epochs", "batch_size", "dice_weight", "augment", "clip_norm", "optimizer"):
         ours, theirs = getattr(unet, name), getattr(tutorial, name)
         words = f"unet {ours}, tutorial {theirs}" if isinstance(ours, str) else f"unet {ours:g}, tutorial {theirs:g}"
         assert f"[default: {words}]" in (texts[name] or ""), name
@@ -174,6 +177,22 @@ def test_an_encoder_needs_no_stem_beside_it() -> None:
     assert recipe.model.stem == "full"
     again, _ = apply_options(recipe, Running(shards="set"), {"encoder": "resnet18"})  # as --resume does
     assert again == recipe
+
+
+def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
+    from petseg.recipe import Running, default_recipe
+    from petseg.training import LR_OF_ADAM, apply_options
+
+    unet, running = default_recipe("unet"), Running(shards="set")
+    for optimizer in ("adam", "adamw"):
+        recipe, _ = apply_options(unet, running, {"optimizer": optimizer})
+        recipe.check()
+        assert recipe.lr == LR_OF_ADAM
+        assert apply_options(recipe, running, {"optimizer": optimizer})[0] == recipe  # as --resume does
+        assert apply_options(unet, running, {"optimizer": optimizer, "lr": 0.1})[0].lr == 0.1
+    assert apply_options(unet, running, {"optimizer": "muon"})[0] == unet
+    tutorial, _ = apply_options(default_recipe("tutorial"), running, {"optimizer": "adamw"})
+    assert tutorial.lr == default_recipe("tutorial").lr
 
 
 def test_augmentation_changes_what_is_learnt(made_up_set: Path, tmp_path: Path) -> None:
