@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "predict", "train"]
 
-# Read by torch's OpenMP (GNU's) when torch is imported, which is later. By default its threads spin for milliseconds while
-# they wait for each other: on a machine that does anything else besides, that costs several times the speed. Not to spin
-# at all costs a third of it on an idle one. A short while is good on both: docs/performance.md has the figures.
+# Read by torch's OpenMP (GNU's) when torch is imported, which is later. By default its threads spin for milliseconds
+# while they wait for each other: on a machine that does anything else besides, that costs several times the speed. Not
+# to spin at all costs a third of it on an idle one. A moment is good on both: docs/performance.md has the figures.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
