@@ -55,9 +55,8 @@ def _loader_figure(plt: Any, groups: Sequence[Section], results: Results) -> Any
                 axis.annotate("decoding alone", (limit, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
                               textcoords="offset points", fontsize=6.5, color=OTHERS)  # fmt: skip
     last = axes[-1, 0]
-    last.set_xscale("log")
     all_rates = [rate for line in results.lines for rate in line.rates]
-    last.set_xlim(min(all_rates) / 1.6, max(all_rates) * 3)
+    _rates_along(last, min(all_rates) / 1.6, max(all_rates) * 3)
     environment = results.environment
     last.set_xlabel(
         f"pictures per second (log scale; dot: median, bar: least to most of {len(results.lines[0].repeats)} repeats; "
@@ -66,7 +65,6 @@ def _loader_figure(plt: Any, groups: Sequence[Section], results: Results) -> Any
         f"{environment.cpu}, {environment.cores} cores",
         fontsize=7.5,
     )
-    last.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return figure
 
 
@@ -79,19 +77,31 @@ def _train_figure(plt: Any, lines: Sequence[TrainLine]) -> Any:
             rates.append(list(values))
             ours.append(mode == "real")
     _dots(axis, labels, rates, ours=ours, marked=[False] * len(labels))
-    axis.set_xscale("log")
+    _rates_along(axis, min(map(min, rates)) / 1.3, max(map(max, rates)) * 1.6)
     axis.set_xlabel("pictures per second (log scale; dot: median, bar: least to most)", fontsize=7.5)
     return figure
 
 
 def _build_figure(plt: Any, results: Results) -> Any:
     figure, axis = plt.subplots(figsize=(8.5, ROW_INCHES * len(results.build) + 1.3), layout="constrained")
-    labels = [line.name for line in results.build]
+    labels = [line.name.replace(", 1 workers", ", 1 worker") for line in results.build]
     ours = [line.name.startswith("petseg") for line in results.build]
     _dots(axis, labels, [line.rates for line in results.build], ours=ours, marked=[False] * len(labels))
-    axis.set_xscale("log")
+    rates = [rate for line in results.build for rate in line.rates]
+    _rates_along(axis, min(rates) / 1.3, max(rates) * 1.6)
     axis.set_xlabel("pictures per second (log scale; dot: median, bar: least to most)", fontsize=7.5)
     return figure
+
+
+def _rates_along(axis: Any, lowest: float, highest: float) -> None:
+    """Make the horizontal axis a logarithmic one of pictures per second, with as many numbers on it as can be read."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.set_xlim(lowest, highest)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if highest < 100 * lowest else (1.0,)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _dots(
