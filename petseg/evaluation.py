@@ -13,7 +13,7 @@ from torch import nn
 from petseg.device import Placement
 from petseg.distributed import World
 from petseg.inference import class_probabilities, compute_logits
-from petseg.metrics import Matrix, Scores, confusion, score
+from petseg.metrics import Matrix, Scores, confusion, likeliest_class, score
 
 if TYPE_CHECKING:
     from pipeline import Batch, Loader
@@ -54,7 +54,7 @@ class Evaluation:
 
 def count_at_network_size(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
     """Compare with the loader's masks: int64 (B, 3, 3)."""
-    return confusion(batch.mask, probabilities.argmax(dim=1))
+    return confusion(batch.mask, likeliest_class(probabilities))
 
 
 def evaluate(

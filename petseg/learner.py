@@ -17,7 +17,7 @@ from petseg.checkpoint import Checkpoint, State
 from petseg.device import Placement
 from petseg.distributed import World
 from petseg.losses import segmentation_loss
-from petseg.metrics import confusion
+from petseg.metrics import confusion, likeliest_class
 from petseg.models import build_model, place
 from petseg.muon import Muon
 from petseg.recipe import Recipe
@@ -129,7 +129,7 @@ class Learner:
                 # Ranks' gradients are averaged; their losses are shares of one sum.
                 self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-            counts += (confusion(mask, logits.detach().argmax(dim=1)) * valid.view(-1, 1, 1)).sum(dim=0)
+            counts += (confusion(mask, likeliest_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
         norm = self._update()
         if self.average is not None:
             self.average.update(self.model, step=step)

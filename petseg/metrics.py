@@ -62,6 +62,30 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     binary: BinaryScores
 
 
+def likeliest_class(scores: torch.Tensor) -> torch.Tensor:
+    """Return the class with the highest score of each pixel, the first of equals.
+
+    The same as ``scores.argmax(dim=1)`` where no score is NaN. On a CPU that takes ten times as long as the comparisons
+    here if the classes are not the fastest axis in memory: a tenth of a training step.
+
+    Args:
+        scores: logits or probabilities, floating, (B, C, H, W).
+
+    Returns:
+        int64 (B, H, W).
+    """
+    import torch
+
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=1)
+    best = scores[:, 0]
+    prediction = torch.zeros(best.shape, dtype=torch.int64)
+    for number in range(1, scores.shape[1]):
+        prediction.masked_fill_(scores[:, number] > best, number)
+        best = torch.maximum(best, scores[:, number])
+    return prediction
+
+
 def confusion(truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
     """Count, for each picture, how often each true class was taken for each class.
 

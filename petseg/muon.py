@@ -91,11 +91,17 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     if turned:  # the smaller side is multiplied with itself
         x = x.T
     gram = x @ x.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(_ROUNDS):
-        factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
-        factor.diagonal().add_(_A)
-        product = factor @ product
+    product = factor = _factor(gram)
+    for _ in range(_ROUNDS - 1):
         gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
     x = torch.mm(product, x)
     return x.T if turned else x
+
+
+def _factor(gram: torch.Tensor) -> torch.Tensor:
+    """Return the polynomial that a round multiplies with."""
+    factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+    factor.diagonal().add_(_A)
+    return factor

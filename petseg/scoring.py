@@ -14,7 +14,7 @@ import torch
 
 from petseg.distributed import World, process_group
 from petseg.evaluation import Evaluation, count_at_network_size, evaluate
-from petseg.metrics import CLASS_NAMES, confusion, score
+from petseg.metrics import CLASS_NAMES, confusion, likeliest_class, score
 from petseg.predictor import load, resize_probabilities
 from petseg.sources import read_trimap
 from shards import ShardSet, SplitReader, UsageError
@@ -99,7 +99,7 @@ def _own_size_counter(split: SplitReader) -> Callable[[Batch, torch.Tensor], tor
         for index, coarse in zip(batch.index.tolist(), probabilities, strict=True):
             truth = torch.from_numpy(np.array(read_trimap(split, index))).to(coarse.device)
             fine = resize_probabilities(coarse[None], *truth.shape)
-            matrices.append(confusion(truth[None], fine.argmax(dim=1)))
+            matrices.append(confusion(truth[None], likeliest_class(fine)))
         return torch.cat(matrices)
 
     return count
