@@ -17,6 +17,7 @@ from petseg.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.device import Placement, Precision, choose_device, choose_placement
 from petseg.images import to_rgb
 from petseg.inference import class_probabilities
+from petseg.metrics import likeliest_class
 from petseg.models import MAX_SIZE, MIN_SIZE, build_model, place
 from petseg.recipe import Recipe, recipe_from
 from petseg.runfolder import BEST, LAST
@@ -81,7 +82,7 @@ class Predictor:
 
 def _enlarge(coarse: torch.Tensor, height: int, width: int) -> Prediction:
     """Resize probabilities (3, S, S) to a picture's own size, and decide there."""
-    strips = [fine[0].argmax(dim=0).to(torch.uint8) + 1 for fine in _resized_strips(coarse[None], height, width)]
+    strips = [likeliest_class(fine)[0].to(torch.uint8) + 1 for fine in _resized_strips(coarse[None], height, width)]
     return Prediction(mask=torch.cat(strips).cpu().numpy(), coarse=coarse)
 
 

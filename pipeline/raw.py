@@ -1,8 +1,9 @@
 """``raw`` storage: a tar is a strided tensor, so a batch is gathered by offset, without any decoding.
 
 Where many reads can be made in one call (see :mod:`pipeline.ring`), the pixels of a whole batch are read straight into
-their places. Where not, and the first time, when headers and checksums are looked at, one scattering read a sample
-puts picture and trimap into their places and lets the headers between them fall into a scrap buffer.
+their places, the first time with the headers before them, which are then checked, as checksums are. Where that does not
+work, one scattering read a sample puts picture and trimap into their places and lets what is between them fall into a
+scrap buffer.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ class RawReader:
         fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
         if not fits.all():
             return False
-        heads = [np.empty((len(rows), len(header)), dtype=np.uint8) for header in self._headers]
         pieces = [
             (rows["image_offset"] + np.int64(len(self._headers[0])), images),
             (rows["trimap_offset"] + np.int64(len(self._headers[1])), trimaps),
         ]
         checked = bool(self._reader.checked(indices).all())
         if not checked:
-            pieces += [(rows["image_offset"], heads[0]), (rows["trimap_offset"], heads[1])]
+            heads, tails = (np.empty((len(rows), len(header)), dtype=np.uint8) for header in self._headers)
+            pieces += [(rows["image_offset"], heads), (rows["trimap_offset"], tails)]
         numbers = np.arange(len(rows))
         offsets, addresses, lengths = np.empty((3, len(pieces), len(rows)), dtype=np.int64)
         for place, (offset, into) in enumerate(pieces):
@@ -74,7 +75,7 @@ class RawReader:
         if not self._reader.read_at_once(shards, offsets.ravel(), addresses.ravel(), lengths.ravel()):
             return False
         if not checked:
-            for head, image, tail, trimap, row in zip(heads[0], images, heads[1], trimaps, rows, strict=True):
+            for head, image, tail, trimap, row in zip(heads, images, tails, trimaps, rows, strict=True):
                 if self._check(head, image, tail, trimap, row):
                     return False
             self._reader.mark_checked(indices)

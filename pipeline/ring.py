@@ -181,9 +181,8 @@ def ring_of_thread() -> Ring | None:
     if not is_available():
         return None
     ring: Ring | None = getattr(_local, "ring", None)
-    if (
-        ring is None or ring.closed or _local.process != os.getpid()
-    ):  # a fork shares its parent's rings, and must not use them
+    # A fork shares its parent's rings, and must not use them.
+    if ring is None or ring.closed or _local.process != os.getpid():
         try:
             ring = _local.ring = Ring()
         except OSError:
