@@ -19,6 +19,7 @@ from bench.job import Job
 from bench.parts import Parts
 from bench.process_tree import watch_memory
 from bench.train_job import TrainJob
+from petseg.openmp import settle_openmp
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -48,6 +49,7 @@ class PeerProcess:
             stdout=self._log,
             stderr=self._log,
             pass_fds=(writing,),
+            env=environment_for(type(job)),
             start_new_session=True,  # its workers end with it, and Ctrl-C reaches us alone
         )
         os.close(writing)
@@ -123,3 +125,11 @@ class PeerProcess:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"its process ended (exit {self._process.returncode}){': ' + lines[-1] if lines else ''}"
+
+
+def environment_for(kind: type[Job | TrainJob]) -> dict[str, str]:
+    """Return the environment of a peer's process: ours, and for training what ``petseg-train`` sets as well."""
+    environment = dict(os.environ)
+    if kind is TrainJob:
+        settle_openmp(environment)
+    return environment

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from petseg.cli_train import train
+from petseg.openmp import settle_openmp
 from shards.console import FriendlyCommand, PathArgument, print_json
 from shards.errors import PetsegError
 
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "predict", "train"]
 
-# Read by torch's OpenMP (GNU's) when torch is imported, which is later. By default its threads spin for milliseconds
-# while they wait for each other: on a machine that does anything else besides, that costs several times the speed. Not
-# to spin at all costs a third of it on an idle one. A moment is good on both: docs/performance.md has the figures.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+settle_openmp()  # torch is imported later, by the commands
 
 _RUN = click.argument("run", type=PathArgument())
 _SIZE = click.option("--size", type=int, help="Side of the network's pictures.  [default: as trained]")

@@ -14,10 +14,13 @@ import pytest
 
 from bench import soak
 from bench.check import CheckError
+from bench.driver import environment_for
+from bench.job import Job
 from bench.loader_settings import LoaderSettings
 from bench.results import Left
 from bench.soak import run_soak
 from bench.starts import run_starts, time_start
+from bench.train_job import TrainJob
 from bench.workspace import Workspace, open_workspace
 
 SIZE, BATCH = 16, 8
@@ -146,3 +149,22 @@ leave()
 def test_a_peers_process_cleans_up_but_is_not_taken_apart() -> None:
     found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=True)
     assert found.stdout == "cleaned up\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "spins"),
+    [
+        ({}, TrainJob, "1000"),  # as petseg-train trains
+        ({"GOMP_SPINCOUNT": "7"}, TrainJob, "7"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, TrainJob, None),
+        ({}, Job, None),
+    ],
+)
+def test_training_is_measured_with_the_trainers_threads(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], kind: type[Job | TrainJob], spins: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert environment_for(kind).get("GOMP_SPINCOUNT") == spins
