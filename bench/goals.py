@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from bench.job import PROCESSES
 from bench.loader_settings import BASELINE
 from bench.results import BuildLine, Line, Results, StartLine
 from bench.starts import BASELINE as START_BASELINE
@@ -84,22 +85,35 @@ def times_baseline(line: Line, results: Results) -> float | None:
 
 def _loader_verdicts(results: Results) -> Iterator[Verdict]:
     for goal in LOADER_GOALS:
-        wanted = (goal.storage, goal.augment, goal.mask, "warm", "cpu")
-        line = next(
-            (x for x in results.lines if x.default and (x.storage, x.augment, x.mask, x.cache, x.device) == wanted),
-            None,
-        )
+        line = fastest_of_ours(goal, results.lines)
         base = None if line is None else baseline_of(line, results)
         if line is None or base is None:
             continue
         times = spread(line.rates).median / spread(base.rates).median
+        rates = f"({spread(line.rates).median:,.0f} and {spread(base.rates).median:,.0f})"
+        how = f", {line.workers} processes" if line.engine == PROCESSES else ""
         yield Verdict(
             goal=goal.text,
             asked=f"{goal.times:g}x the tutorial",
-            measured=f"{times_text(times)} ({spread(line.rates).median:,.0f} and {spread(base.rates).median:,.0f})",
+            measured=f"{times_text(times)} {rates}{how}",
             reached=times >= goal.times * (1 - TOLERANCE),
             limited_by=_why(line, base, results),
         )
+
+
+def fastest_of_ours(goal: LoaderGoal, lines: Iterable[Line]) -> Line | None:
+    """Return our faster line that a goal is for, with the engine that is taken by itself: in threads or in processes.
+
+    The tutorial's DataLoader has its best number of workers, too.
+    """
+    wanted = (goal.storage, goal.augment, goal.mask, "warm", "cpu")
+    candidates = [
+        line
+        for line in lines
+        if (line.default or line.engine == PROCESSES)
+        and (line.storage, line.augment, line.mask, line.cache, line.device) == wanted
+    ]
+    return max(candidates, key=lambda line: spread(line.rates).median, default=None)
 
 
 def _why(line: Line, base: Line, results: Results) -> str:

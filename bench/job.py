@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+PROCESSES = "processes"  # our loader with engine torch in processes of its own, where an engine's name is asked for
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a comparison of loaders.
@@ -28,7 +30,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         cores: that this process may use.
         mask: form of the masks: ``onehot`` (B, 3, S, S) or ``index`` (B, S, S), as our Loader's.
         device: ``cpu`` or ``cuda``.
-        engine: of our own loader; empty for others.
+        engine: of our own loader, ``processes`` for engine ``torch`` in processes; empty for others.
         handicap: the part of its speed that the peer is to lose, 0 for a real measurement.
     """
 

@@ -40,6 +40,7 @@ def make_probes(stored: Stored, *, split: str, size: int, seed: int) -> list[Pro
     probes = [_reading(stored, split, seed)]
     if stored.storage in ("source", "jpeg"):
         images = [reader.read(i, "image") for i in range(count)]
+        reader.close()
         how = "libjpeg-turbo through simplejpeg, pictures alone"
         probes.append(Probe("decode", stored.storage, how, count, lambda i: decode_jpeg(images[i])))
         if stored.storage == "source":

@@ -8,13 +8,13 @@ import msgspec
 
 from bench.environment import usable_cores
 from bench.gpu import why_no_gpu
-from bench.job import Job
+from bench.job import PROCESSES, Job
 from bench.loader_settings import LoaderSettings, Pass
 from bench.peers import PEERS, PeerSpec
 from bench.results import Left, Line
 from bench.workspace import Stored, Workspace
 
-ENGINES = ("dali", "torch")
+ENGINES = ("dali", "torch", PROCESSES)
 
 
 def planned(
@@ -55,8 +55,9 @@ def line_name(peer: str, storage: str, engine: str, one: Pass, *, device: str = 
 
 def with_workers(job: Job, lines: Sequence[Line]) -> Job:
     """Keep the number of workers that the same loader was fastest with in an earlier pass, rather than try again."""
+    wanted = (job.peer, job.storage, job.engine, job.device)
     for line in lines:
-        if (line.peer, line.storage, line.device) == (job.peer, job.storage, job.device) and line.workers:
+        if (line.peer, line.storage, line.engine, line.device) == wanted and line.workers:
             return msgspec.structs.replace(job, workers=line.workers)
     return job
 

@@ -98,7 +98,8 @@ class Server:
         return built
 
     def cold_turn(self) -> dict[str, Any]:
-        """Drop the peer's files from the page cache and time one epoch."""
+        """Drop the peer's files from the page cache, and what it has read ahead of them, and time one epoch."""
+        getattr(self.peer, "rest", lambda: None)()
         files = self.peer.files()
         cache.drop(files)
         left = cache.resident(files)

@@ -109,7 +109,7 @@ def workspace_of(settings: LoaderSettings) -> AbstractContextManager[Workspace]:
 
 
 def _lay_out(reader: SplitReader, storage: str, shards: Path, folder: Path, source: Path | None) -> Stored:
-    """Write the members as files (``raw`` has no use for files), and the list of keys."""
+    """Write the members as files (``raw`` has no use for files), and the list of keys; leave no tar mapped."""
     pictures = folder / "pictures"
     for name in ("images", "trimaps"):
         (pictures / name).mkdir(parents=True)
@@ -125,6 +125,7 @@ def _lay_out(reader: SplitReader, storage: str, shards: Path, folder: Path, sour
                 name = str(reader.meta(index)["name"])
                 _link(source / "images" / f"{name}.jpg", image)
                 _link(source / "annotations" / "trimaps" / f"{name}.png", trimap)
+    reader.close()
     size = int(reader.table["image_length"].sum()) + int(reader.table["trimap_length"].sum())
     return Stored(storage=storage, shards=shards, pictures=pictures, keys=folder / "keys.txt", bytes=size)
 
@@ -150,6 +151,7 @@ def _build(reader: SplitReader, own: Stored, storage: str, size: int, folder: Pa
         text = "" if name == "test" else "".join(lines)
         (official / "annotations" / f"{name}.txt").write_text(text, encoding="ascii")
     fractions = tuple(float(name == reader.name) for name in ("train", "val", "test"))
+    reader.close()
     out = folder / f"shards-{storage}"
     options = options_from(
         storage=storage,

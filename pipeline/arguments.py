@@ -28,16 +28,29 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     raise UsageError(f"augment {augment!r} is not known; use None, 'train', 'strong' or an Augmentation")
 
 
-def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None) -> None:
+def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:
     """Raise ``UsageError`` unless each is a whole number within its bounds."""
-    for name, value, most in (
-        ("batch_size", batch_size, MAX_BATCH),
-        ("size", size, MAX_SIZE),
-        ("prefetch", prefetch, 64),
-        ("threads", 1 if threads is None else threads, 1024),
+    for name, value, least, most in (
+        ("batch_size", batch_size, 1, MAX_BATCH),
+        ("size", size, 1, MAX_SIZE),
+        ("prefetch", prefetch, 1, 64),
+        ("threads", 1 if threads is None else threads, 1, 1024),
+        ("processes", processes, 0, 64),
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise UsageError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def check_processes(processes: int, *, threads: int | None, engine: str) -> None:
+    """Raise ``UsageError`` where processes were asked for that cannot make batches."""
+    if not processes:
+        return
+    if threads is not None:
+        raise UsageError(f"threads={threads} and processes={processes}: give one of them; a process has one thread")
+    if engine != "torch":
+        raise UsageError(f"processes={processes} works with engine torch, not with {engine}; use threads")
+    if not hasattr(os, "memfd_create"):
+        raise UsageError(f"processes={processes} needs Linux; use threads")
 
 
 def check_timeout(timeout: float) -> float:

@@ -96,7 +96,7 @@ class Engine(Protocol):
     """
 
     name: str
-    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own
+    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own; 0: it does not wait
     has_device_part: bool  # whether ``start`` begins anything
     batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: a device's or DALI's
 

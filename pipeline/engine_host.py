@@ -98,11 +98,8 @@ class HostEngine:
         self._place = place
         self._options = options
         self._sharers = -(-threads // makers)  # of a batch
-        size = options.size
-        self._images = BufferPool((batch_size, size, size, 3), spare=SPARE)
-        self._masks = BufferPool(
-            (batch_size, 3, size, size) if options.onehot else (batch_size, size, size), spare=SPARE
-        )
+        self.shapes = batch_shapes(options, batch_size)
+        self._images, self._masks = (BufferPool(shape, spare=SPARE) for shape in self.shapes)
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         as_stored = options.stored_size == options.size and options.augment is None
@@ -113,8 +110,17 @@ class HostEngine:
         """Do all the work, in the calling thread and those of this engine."""
         import torch
 
-        count = len(work)
         images, masks = self._images.take(), self._masks.take()
+        self.fill(work, images, masks)
+        # The tensors must hold the lent arrays themselves, not views: see BufferPool.
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+    def fill(self, work: Work, images: Pixels, masks: Pixels) -> None:
+        """Write B samples into arrays of the :func:`batch_shapes` of this engine.
+
+        Raises:
+            DamagedSamples: some samples cannot be used; places in the batch.
+        """
         opened = self._decoder.open(work)
         damaged: dict[int, str] = {}
 
@@ -124,11 +130,9 @@ class HostEngine:
             except DamagedSamples as error:
                 damaged.update({places.start + place: reason for place, reason in error.reasons.items()})
 
-        self._workers.run(run, self._chunks(count))
+        self._workers.run(run, self._chunks(len(work)))
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
-        # The tensors must hold the lent arrays themselves, not views: see BufferPool.
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def start(self, prepared: Any) -> Any:
         """Nothing is left to do."""
@@ -189,6 +193,13 @@ class HostEngine:
 
     def _say(self, part: Work, place: int, role: str, problem: str) -> str:
         return f"{self._place(int(part.indices[place]), role)}: {problem}"
+
+
+def batch_shapes(options: Options, batch_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of a batch's pictures (B, S, S, 3) and masks (B, 3, S, S) or (B, S, S) in memory, all uint8."""
+    size = options.size
+    masks = (batch_size, 3, size, size) if options.onehot else (batch_size, size, size)
+    return (batch_size, size, size, 3), masks
 
 
 def problem_of(sample: Decoded | Problem, height: int, width: int) -> Problem:

@@ -22,6 +22,8 @@ from shards.format import Storage
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.engine_host import HostEngine
+
 EngineName = Literal["auto", "dali", "torch"]
 
 # Why ``auto`` takes the portable engine on a CPU, whether DALI is there or not; then it is not imported.
@@ -80,10 +82,16 @@ def make_engine(
     reader: MemberReader,
     batch_size: int,
     threads: int,
+    processes: int,
     prefetch: int,
+    timeout: float,
     device: torch.device,
 ) -> Engine:
-    """Return the engine ``name`` (``dali`` or ``torch``) for slices of at most ``batch_size`` samples; 0 is allowed."""
+    """Return the engine ``name`` (``dali`` or ``torch``) for slices of at most ``batch_size`` samples; 0 is allowed.
+
+    Raises:
+        PetsegError: a process cannot be started.
+    """
     if not batch_size:
         from pipeline.engine_empty import EmptyEngine
 
@@ -92,6 +100,19 @@ def make_engine(
         from pipeline.engine_dali import DaliEngine
 
         return DaliEngine(options, reader, batch_size=batch_size, threads=threads, device=device)
+    if processes:
+        from pipeline.engine_processes import ProcessEngine
+
+        return ProcessEngine(options, reader, batch_size=batch_size, processes=processes, timeout=timeout)
+    return make_host_engine(
+        name, options, reader=reader, batch_size=batch_size, threads=threads, makers=min(threads, prefetch)
+    )
+
+
+def make_host_engine(
+    name: str, options: Options, *, reader: MemberReader, batch_size: int, threads: int, makers: int
+) -> HostEngine:
+    """Return the engine that works on the CPU in this process, with the decoder that fits."""
     from pipeline.engine_host import Decoder, HostEngine
 
     decoder: Decoder
@@ -115,5 +136,5 @@ def make_engine(
         options=options,
         batch_size=batch_size,
         threads=threads,
-        makers=min(threads, prefetch),
+        makers=makers,
     )

@@ -61,7 +61,7 @@ class RawReader:
             (rows["image_offset"] + np.int64(len(self._headers[0])), images),
             (rows["trimap_offset"] + np.int64(len(self._headers[1])), trimaps),
         ]
-        checked = bool(self._reader.checked(indices).all())
+        checked = bool(self._reader.checked(indices, rows).all())
         if not checked:
             heads, tails = (np.empty((len(rows), len(header)), dtype=np.uint8) for header in self._headers)
             pieces += [(rows["image_offset"], heads), (rows["trimap_offset"], tails)]
@@ -94,7 +94,7 @@ class RawReader:
         fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
         fits &= (gaps >= 0) & (gaps <= _MAX_GAP)
         total = sum(self._lengths)
-        checked = self._reader.checked(indices)
+        checked = self._reader.checked(indices, rows)
         damaged: dict[int, str] = {}
         for place, (shard, start, gap, fit, known) in enumerate(
             zip(rows["shard"].tolist(), starts.tolist(), gaps.tolist(), fits.tolist(), checked.tolist(), strict=True)

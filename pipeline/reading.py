@@ -10,6 +10,7 @@ more than everything else for ``raw`` storage.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections import OrderedDict
@@ -47,6 +48,9 @@ class MemberReader:
     """Reads members of a split's samples; opens each tar once and keeps the latest used ones open.
 
     Everything here may be called by several threads at once.
+
+    Attributes:
+        generation: how often tars were found to be changed.
     """
 
     def __init__(self, split: SplitReader) -> None:
@@ -55,6 +59,7 @@ class MemberReader:
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._checked = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
+        self.generation = 0
 
     def encoded(
         self, indices: npt.NDArray[np.int64], rows: Rows, *, scratch: Scratch | None = None
@@ -136,9 +141,9 @@ class MemberReader:
         images: list[Bytes] = []
         trimaps: list[Bytes] = []
         damaged: dict[int, str] = {}
-        numbers = indices.tolist()
+        numbers, known = indices.tolist(), self.checked(indices, rows).tolist()
         for place, (shard, *spans) in enumerate(zip(rows["shard"].tolist(), *columns, strict=True)):
-            checked = self._checked[numbers[place]]
+            checked = known[place]
             for role, span, members in (("image", spans[:3], images), ("trimap", spans[3:], trimaps)):
                 data, problem = self._member(shard, *span, checked=checked)
                 members.append(np.frombuffer(data, dtype=np.uint8))
@@ -207,8 +212,12 @@ class MemberReader:
         path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
         return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset})"
 
-    def checked(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return which samples have been compared with their checksums; bool, the shape of ``indices``."""
+    def checked(self, indices: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.bool_]:
+        """Return which samples have been compared with their checksums; bool, the shape of ``indices``.
+
+        Their tars are opened first: one that turns out to be another than before has not been compared.
+        """
+        self.watch(rows)
         return self._checked[indices]
 
     def mark_checked(self, indices: npt.NDArray[np.int64]) -> None:
@@ -227,7 +236,15 @@ class MemberReader:
         with self._lock:
             for shard in changed:
                 self._files.pop(shard, None)
+            self.generation += bool(changed)
         return bool(changed)
+
+    def watch(self, rows: Rows) -> None:
+        """Open the tars of samples, so that :meth:`drop_changed` sees it when they change."""
+        for shard in set(rows["shard"].tolist()):
+            if shard not in self._files:
+                with contextlib.suppress(FormatError, OSError):  # who reads will say so, and of which sample
+                    self.file(shard)
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
@@ -245,6 +262,7 @@ class MemberReader:
         stamp = _stamp(stat)
         if self._stamps.setdefault(shard, stamp) != stamp:
             self._stamps[shard] = stamp
+            self.generation += 1
             self._checked[np.asarray(self.split.table["shard"]) == shard] = False
 
     def _member(self, shard: int, offset: int, length: int, crc32: int, *, checked: bool) -> tuple[bytes, str | None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import DamagedSamples, DamagePolicy
 from pipeline.engine import Engine, Work
+from pipeline.ordering import OrderAhead, no_batch_within
 from pipeline.schedule import Labels, Schedule, Step
 from pipeline.threads import ReadAhead
 from shards.errors import PetsegError
@@ -69,13 +70,13 @@ class Stream:
         self._epoch, self._number, self._endless = epoch, first, endless
         self._begun: Made | Exception | None = None
         maker = Maker(schedule, engine, policy)
-        self.ahead: ReadAhead[Step, Made] = ReadAhead(
-            maker.make,
-            schedule.steps(epoch, first, endless=endless),
-            depth=prefetch + (0 if engine.has_device_part else 1),
-            threads=engine.makers,
-            name="petseg-read",
-        )
+        steps = schedule.steps(epoch, first, endless=endless)
+        depth = prefetch + (0 if engine.has_device_part else 1)
+        self.ahead: ReadAhead[Step, Made] | OrderAhead[Step, Made]
+        if engine.makers:
+            self.ahead = ReadAhead(maker.make, steps, depth=depth, threads=engine.makers, name="petseg-read")
+        else:
+            self.ahead = OrderAhead(maker.make, steps, depth=depth)
         self._maker = maker
 
     def stands_at(self, epoch: int, number: int) -> bool:
@@ -118,10 +119,7 @@ class Stream:
         try:
             made = self.ahead.take(self._timeout)
         except TimeoutError:
-            raise PetsegError(
-                f"no batch within {self._timeout:g} seconds: the disk or a worker does not answer; "
-                "look at the storage, or give the loader a longer timeout"
-            ) from None
+            raise no_batch_within(self._timeout) from None
         return self._started(made)
 
     def _begin(self) -> None:

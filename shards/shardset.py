@@ -136,6 +136,11 @@ class SplitReader:
             self._maps[shard] = mapped
         return self._maps[shard]
 
+    def close(self) -> None:
+        """Close the maps of tars, whose pages the system cannot drop while they are mapped; a read maps them again."""
+        while self._maps:
+            self._maps.popitem()[1].close()
+
     def read(self, index: int, role: str) -> bytes:
         """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample.
 

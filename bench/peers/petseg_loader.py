@@ -6,23 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.job import Job
-from bench.peers.base import EPOCHS_DRAWN, Delivered, split_files
+from bench.job import PROCESSES, Job
+from bench.peers.base import EPOCHS_DRAWN, Delivered, split_files, usual_worker_counts
 
 
 class PetsegLoader:
-    """:class:`pipeline.Loader` with its defaults."""
+    """:class:`pipeline.Loader` with its defaults, or with processes."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._in_processes = job.engine == PROCESSES
         self._loader: Any = None
 
     def prepare(self) -> None:
         """Nothing: it reads the shard set as it is."""
 
     def worker_counts(self) -> tuple[int, ...]:
-        """None to choose: it takes as many threads as there are cores."""
-        return ()
+        """Return what is worth trying where processes make the batches; else it takes as many threads as cores."""
+        return usual_worker_counts(self.job.cores) if self._in_processes else ()
 
     def open(self, workers: int) -> None:
         """Make the loader."""
@@ -39,9 +40,14 @@ class PetsegLoader:
             augment="train" if job.augment else None,
             mask=cast(Any, job.mask),
             shuffle=True,
-            threads=workers or None,
-            engine=cast(Any, job.engine or "auto"),
+            threads=None if self._in_processes else workers or None,
+            processes=(workers or job.cores) if self._in_processes else 0,
+            engine=cast(Any, "torch" if self._in_processes else job.engine or "auto"),
         )
+
+    def rest(self) -> None:
+        """Drop what was read ahead of the next epoch."""
+        self._loader.set_epoch(self._loader.epoch + 1)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """One epoch; padding is marked with index -1."""

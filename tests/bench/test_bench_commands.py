@@ -56,9 +56,9 @@ def test_loaders_of_shards(command: Command, made_up_set: Path, tmp_path: Path) 
             "--peers", "petseg,webdataset,dali-reader,ffcv", "--json", tmp_path / "run.json")  # fmt: skip
     run = read_results(tmp_path / "run.json")
     left = {one.name: one.reason for one in run.left}
-    assert {"petseg raw dali", "petseg raw torch", "webdataset raw", "dali-reader raw"} <= {
-        line.name for line in run.lines
-    }, left
+    ours = {f"petseg raw {engine}" for engine in ("dali", "torch", "processes")}
+    assert ours | {"webdataset raw", "dali-reader raw"} <= {line.name for line in run.lines}, left
+    assert {line.workers > 0 for line in run.lines if line.engine == "processes"} == {True}
     assert {line.peer: bool(line.marks) for line in run.lines if line.peer != "ffcv"} == {
         "petseg": False, "webdataset": True, "dali-reader": True,
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_training_and_consumer(command: Command, made_up_set: Path, tmp_path: Pa
     command("petseg-bench", "train", "--shards", made_up_set, *QUICK, "--consumer-rate", "40", "--peers", "petseg",
             "--storages", "source", "--json", tmp_path / "consumer.json")  # fmt: skip
     lines = read_results(tmp_path / "consumer.json").train
-    assert len(lines) == 2
+    assert len(lines) == 3
     for one in lines:
         assert one.real_rates[0] <= 40.0
         assert one.memory_rates == (40.0,)

@@ -47,6 +47,16 @@ def test_only_the_engine_that_is_taken_by_itself_counts() -> None:
     assert told(run(tutorial(100), fast, ours("source", 200, name="slow"))) == {LOADER_GOALS[0].text: False}
 
 
+def test_the_faster_of_threads_and_processes_counts_and_is_named() -> None:
+    def processes(rate: float) -> Any:
+        return ours("jpeg", rate, name="petseg jpeg processes", engine="processes", default=False, workers=3)
+
+    (verdict,) = verdicts(run(tutorial(100), ours("jpeg", 2000), processes(3100)))
+    assert (verdict.reached, verdict.measured) == (True, "31.0x (3,100 and 100), 3 processes")
+    (verdict,) = verdicts(run(tutorial(100), ours("jpeg", 3200), processes(3100)))
+    assert (verdict.reached, verdict.measured) == (True, "32.0x (3,200 and 100)")
+
+
 def test_the_tutorial_must_have_done_the_same_work() -> None:
     base = tutorial(100)
     assert baseline_of(ours("raw", 1), run(base)) == base

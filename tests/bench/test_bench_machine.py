@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench import cache
 from bench.check import CheckError
@@ -82,6 +83,35 @@ def test_limits_are_measured_on_pictures_of_any_size(made_up_set: Path) -> None:
         folder = workspace.folder
         assert workspace.data.samples == len(list((folder / "jpeg" / "pictures" / "images").iterdir()))
     assert not folder.exists()
+
+
+def test_nothing_keeps_a_cold_loader_warm(made_up_set: Path) -> None:
+    """No tar stays mapped, so that its pages can be dropped; and what our loader has read ahead is dropped as well."""
+    from bench.limits import make_probes
+    from bench.peers.petseg_loader import PetsegLoader
+    from bench.workspace import open_workspace
+
+    with open_workspace(made_up_set, split="val", storages=("jpeg",), size=48, source=None, work=None) as workspace:
+        for stored in workspace.stored.values():
+            make_probes(stored, split="val", size=48, seed=0)
+        maps = Path("/proc/self/maps")
+        if maps.exists():
+            assert [line for line in maps.read_text().splitlines() if str(workspace.folder) in line] == []
+        shards = str(workspace.stored["jpeg"].shards)
+        samples = workspace.data.samples
+        wanted = replace(
+            job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples, size=48, batch_size=3
+        )
+        ours = PetsegLoader(wanted)
+        ours.open(0)
+        try:
+            assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(0)) == samples
+            assert ours._loader._stream is not None
+            ours.rest()
+            assert ours._loader._stream is None
+            assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(1)) == samples
+        finally:
+            ours.close()
 
 
 def job(peer: str) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 import weakref
 import zlib
@@ -234,6 +235,23 @@ def writer() -> Callable[..., Path]:
 def drawn_pair() -> Callable[..., Pair]:
     """:func:`draw_pair`."""
     return draw_pair
+
+
+@pytest.fixture(scope="session")
+def with_engine() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Makes a loader's options of those of a test, where the engine "processes" is engine torch in two processes."""
+
+    def with_engine(options: dict[str, Any]) -> dict[str, Any]:
+        if options["engine"] != "processes":
+            return options
+        if not hasattr(os, "memfd_create"):
+            pytest.skip("workers need Linux")
+        return {name: value for name, value in options.items() if name != "threads"} | {
+            "engine": "torch",
+            "processes": 2,
+        }
+
+    return with_engine
 
 
 class LentBuffers:

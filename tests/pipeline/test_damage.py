@@ -29,6 +29,8 @@ COMBINATIONS = [
     ("jpeg", "torch"),
     ("raw", "torch"),
     ("raw", "dali"),
+    ("jpeg", "processes"),
+    ("raw", "processes"),
 ]
 
 
@@ -144,6 +146,8 @@ def forged(
 @pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
 def test_a_tar_that_is_cut_off_while_it_is_read(make_set: Callable[..., Path], storage: str, engine: str) -> None:
     """The file shrinks under the loader: an error that names the sample, where a memory map would kill the process."""
+    if engine == "processes":
+        pytest.skip("all samples are read ahead of the first; there is a test of its own")
     folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48)
     good = run(folder, engine)
     path, offset, _ = shard_and_span(folder)
@@ -271,7 +275,7 @@ def test_impossible_parameters_are_named(
     monkeypatch.setattr(pipeline.schedule, "draw_parameters", spoil)
     start = time.monotonic()
     with (
-        Loader(sets[storage], batch_size=8, size=32, device="cpu", engine=engine, augment="train") as opened,
+        loader(sets[storage], engine, batch_size=8, size=32, augment="train", seed=0) as opened,
         pytest.raises(PetsegError, match=r"pet_10\.[.\w]+ \(sample 10 .*(is no number|is not in the)"),
     ):
         list(opened)
@@ -286,7 +290,11 @@ def test_the_policy_is_checked() -> None:
 
 def loader(folder: Path, engine: str, **options: Any) -> Loader:
     defaults: dict[str, Any] = {"batch_size": 5, "size": 48, "device": "cpu", "seed": 1, "prefetch": 1, "threads": 2}
-    return Loader(folder, engine=engine, **(defaults | options))  # type: ignore[arg-type]
+    options = defaults | {"engine": engine} | options
+    if engine == "processes":
+        del options["threads"]
+        options |= {"engine": "torch", "processes": 2}
+    return Loader(folder, **options)
 
 
 def run(folder: Path, engine: str) -> list[Any]:
