@@ -23,7 +23,8 @@ def test_options_of_loader(command: Command, made_up_set: Path, tmp_path: Path) 
             "--peers", "petseg", "--mask", "index", "--seed", "5", "--starts", "1", "--soak", "2", "--work", work,
             "--json", tmp_path / "run.json")  # fmt: skip
     run = read_results(tmp_path / "run.json")
-    assert {line.name for line in run.lines} == {"petseg raw dali index", "petseg raw torch index"}
+    engines = ("dali", "torch", "processes")
+    assert {line.name for line in run.lines} == {f"petseg raw {engine} index" for engine in engines}
     assert {line.mask for line in run.lines} == {"index"}
     assert [len(line.seconds) for line in run.starts] == [1, 1, 1]
     assert [line.epochs for line in run.soak] == [2]
