@@ -23,13 +23,13 @@ class DaliRunner:
     Args:
         build: returns a built pipeline for a number of samples.
         batch_size: the most samples of a run.
-        place: says where a sample is, for messages: (index, role) -> text.
+        tell: says what is wrong with a sample, and where it is: (index, role, problem) -> text.
     """
 
-    def __init__(self, build: Callable[[int], Any], *, batch_size: int, place: Callable[[int, str], str]) -> None:
+    def __init__(self, build: Callable[[int], Any], *, batch_size: int, tell: Callable[[int, str, str], str]) -> None:
         self._build = build
         self._batch_size = batch_size
-        self._place = place
+        self._tell = tell
         self._pipeline = build(batch_size)
         stop_first_at_exit()  # DALI is imported now
 
@@ -79,7 +79,7 @@ class DaliRunner:
                 pipeline.share_outputs()
                 pipeline.release_outputs()
             except (RuntimeError, ValueError) as error:
-                damaged[place] = f"{self._place(index, 'image')}: cannot be decoded: {first_reason(error)}"
+                damaged[place] = self._tell(index, "image", f"cannot be decoded: {first_reason(error)}")
                 pipeline = None
         return damaged
 

@@ -27,7 +27,7 @@ class DaliDecoder:
         self._runner = DaliRunner(
             lambda count: build_decoder(batch_size=count, threads=threads),
             batch_size=batch_size,
-            place=reader.place,
+            tell=reader.told,
         )
 
     def open(self, work: Work) -> Any:

@@ -54,10 +54,7 @@ class TurboDecoder:
         if damaged:
             indices = work.indices[places].tolist()
             raise DamagedSamples(
-                {
-                    place: f"{self._reader.place(indices[place], role)}: {text}"
-                    for place, (role, text) in damaged.items()
-                }
+                {place: self._reader.told(indices[place], role, text) for place, (role, text) in damaged.items()}
             )
 
     def decode(self, opened: Any, work: Work, places: slice) -> Iterator[tuple[Pixels, Pixels] | tuple[str, str]]:

@@ -51,7 +51,7 @@ class DaliEngine:
         self._runner = DaliRunner(
             lambda count: build_graph(options, batch_size=count, threads=threads, device_id=device_id),
             batch_size=batch_size,
-            place=reader.place,
+            tell=reader.told,
         )
 
     def prepare(self, work: Work) -> Any:

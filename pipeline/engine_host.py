@@ -72,7 +72,7 @@ class HostEngine:
     Args:
         name: of the engine.
         decoder: makes pixels.
-        place: says where a sample is, for messages: (index, role) -> text.
+        tell: says what is wrong with a sample, and where it is: (index, role, problem) -> text.
         options: what the engine is built for.
         batch_size: the most samples of a batch.
         threads: that work, all together.
@@ -86,7 +86,7 @@ class HostEngine:
         *,
         name: str,
         decoder: Decoder,
-        place: Callable[[int, str], str],
+        tell: Callable[[int, str, str], str],
         options: Options,
         batch_size: int,
         threads: int,
@@ -95,7 +95,7 @@ class HostEngine:
         self.name = name
         self.makers = makers
         self._decoder = decoder
-        self._place = place
+        self._tell = tell
         self._options = options
         self._sharers = -(-threads // makers)  # of a batch
         self.shapes = batch_shapes(options, batch_size)
@@ -122,6 +122,9 @@ class HostEngine:
             DamagedSamples: some samples cannot be used; places in the batch.
         """
         opened = self._decoder.open(work)
+        if self._sharers == 1:  # nobody to share the batch with
+            self._fill(opened, work, slice(0, len(work)), images[: len(work)], masks[: len(work)])
+            return
         damaged: dict[int, str] = {}
 
         def run(places: slice) -> None:
@@ -150,21 +153,19 @@ class HostEngine:
 
     def _chunks(self, count: int) -> list[slice]:
         """Cut a batch into parts for the threads: as even as can be."""
-        if self._sharers == 1:
-            return [slice(0, count)]
         parts = min(count, self._sharers * self._decoder.chunks_per_thread)
         return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def _fill(self, opened: Any, work: Work, places: slice, images: Pixels, masks: Pixels) -> None:
-        part = work.part(places)
         # The trimaps at output size: a class index takes the same place as a trimap value.
         small = self._scratch.take("trimaps", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
         if self._filler is not None:
             self._filler.fill(opened, work, places, images=images, trimaps=small)
         else:
-            self._fit(part, self._decoder.decode(opened, work, places), images, small)
+            self._fit(work.part(places), self._decoder.decode(opened, work, places), images, small)
         illegal = host.illegal_values(small)
         if illegal:
+            part = work.part(places)
             raise DamagedSamples(
                 {place: self._say(part, place, "trimap", "a value other than 1, 2, 3") for place in illegal}
             )
@@ -177,12 +178,11 @@ class HostEngine:
         heights, widths = stored_sizes(part.rows, self._options.stored_size)
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
-            size = heights[place], widths[place]
-            picture, trimap = sample
-            if isinstance(picture, str) or picture.shape[:2] != size or trimap.shape[:2] != size:  # type: ignore[union-attr]
-                damaged[place] = self._say(part, place, *problem_of(sample, *size))
+            problem = problem_of(sample, heights[place], widths[place])
+            if problem is not None:
+                damaged[place] = self._say(part, place, *problem)
                 continue
-            trimap = cast(Pixels, trimap)
+            picture, trimap = cast(Decoded, sample)
             top, left, height, width = boxes[place]
             box, flip = (top, left, height, width), flips[place]
             colour = None if colours is None else colours[place]
@@ -192,7 +192,7 @@ class HostEngine:
             raise DamagedSamples(damaged)
 
     def _say(self, part: Work, place: int, role: str, problem: str) -> str:
-        return f"{self._place(int(part.indices[place]), role)}: {problem}"
+        return self._tell(int(part.indices[place]), role, problem)
 
 
 def batch_shapes(options: Options, batch_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -202,10 +202,13 @@ def batch_shapes(options: Options, batch_size: int) -> tuple[tuple[int, ...], tu
     return (batch_size, size, size, 3), masks
 
 
-def problem_of(sample: Decoded | Problem, height: int, width: int) -> Problem:
+def problem_of(sample: Decoded | Problem, height: int, width: int) -> Problem | None:
     """Say what is wrong: what the decoder says, or that the size is not the table's, from which the crop was made."""
     first, second = sample
     if isinstance(first, str) or isinstance(second, str):
         return str(first), str(second)
-    problem = size_problem(first, height, width)
-    return ("image", problem) if problem else ("trimap", str(size_problem(second, height, width)))
+    for role, pixels in (("image", first), ("trimap", second)):
+        problem = size_problem(pixels, height, width)
+        if problem:
+            return role, problem
+    return None

@@ -132,7 +132,7 @@ def make_host_engine(
     return HostEngine(
         name=name,
         decoder=decoder,
-        place=reader.place,
+        tell=reader.told,
         options=options,
         batch_size=batch_size,
         threads=threads,

@@ -126,10 +126,7 @@ class RawReader:
                     damaged[place] = problem
         if damaged:
             raise DamagedSamples(
-                {
-                    place: f"{self._reader.place(int(indices[place]), 'image')}: {text}"
-                    for place, text in damaged.items()
-                }
+                {place: self._reader.told(int(indices[place]), "image", text) for place, text in damaged.items()}
             )
         if not checked.all():
             self._reader.mark_checked(indices)

@@ -148,7 +148,7 @@ class MemberReader:
                 data, problem = self._member(shard, *span, checked=checked)
                 members.append(np.frombuffer(data, dtype=np.uint8))
                 if problem:
-                    damaged.setdefault(place, f"{self.place(numbers[place], role)}: {problem}")
+                    damaged.setdefault(place, self.told(numbers[place], role, problem))
         if damaged:
             raise DamagedSamples(damaged)
         self._checked[indices] = True
@@ -211,6 +211,10 @@ class MemberReader:
         extension = dict(MEMBERS[self.split.manifest.storage])[role]
         path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
         return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset})"
+
+    def told(self, index: int, role: str, problem: str) -> str:
+        """Return what is told of a damaged sample: where it stands, and what is wrong."""
+        return f"{self.place(index, role)}: {problem}"
 
     def checked(self, indices: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.bool_]:
         """Return which samples have been compared with their checksums; bool, the shape of ``indices``.

@@ -39,9 +39,16 @@ class SlotMap:
         page = mmap.ALLOCATIONGRANULARITY
         self.stride = max(1, -(-sum(map(math.prod, shapes)) // page)) * page  # bytes of a slot
         self._arenas: dict[int, mmap.mmap] = {}
+        self._slots: dict[int, tuple[Bytes, ...]] = {}
 
     def arrays(self, slot: int) -> tuple[Bytes, ...]:
         """Return the arrays of a slot."""
+        found = self._slots.get(slot)
+        if found is None:
+            found = self._slots[slot] = self._arrays(slot)
+        return found
+
+    def _arrays(self, slot: int) -> tuple[Bytes, ...]:
         arena, start = self._arena(slot)
         found: list[Bytes] = []
         for shape in self._shapes:
@@ -54,6 +61,7 @@ class SlotMap:
         """Give a slot's memory back to the system: its arrays are zeros from now on."""
         arena, start = self._arena(slot)
         arena.madvise(mmap.MADV_REMOVE, start, self.stride)
+        self._slots.pop(slot, None)
 
     def end(self, slot: int) -> int:
         """Return how long the file must be for a slot: up to the end of its arena."""

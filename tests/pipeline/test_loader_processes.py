@@ -100,12 +100,17 @@ class Runner:
         self._process.communicate(timeout=30)
 
 
-@pytest.fixture(params=[("raw", "torch"), ("jpeg", "torch"), ("source", "dali")], ids="-".join)
-def runner(request: pytest.FixtureRequest, sets: dict[str, Path]) -> Any:
+@pytest.fixture(params=[("raw", "torch"), ("jpeg", "torch"), ("source", "dali"), ("jpeg", "processes")], ids="-".join)
+def runner(request: pytest.FixtureRequest, sets: dict[str, Path], with_engine: Any) -> Any:
     storage, engine = request.param
     flags = ("dali",) if engine == "dali" else ()
     started = Runner(*flags)
-    yield lambda **job: started.run(shards=str(sets[storage]), engine=engine, **job)
+
+    def run(*, kill_after: int | None = None, **job: Any) -> tuple[list[dict[str, Any]], bool]:
+        options = with_engine({"shards": str(sets[storage]), "engine": engine, **job})
+        return started.run(kill_after=kill_after, **options)
+
+    yield run
     started.close()
 
 
