@@ -27,7 +27,7 @@ from bench.process_tree import memory_bytes
 from bench.timing import Stopwatch
 from bench.train_job import TrainJob
 from bench.trials import climb
-from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
+from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady, next_window
 from shards.errors import PetsegError
 
 TRIAL_SECONDS = 0.3  # for each number of workers that is tried
@@ -83,7 +83,7 @@ class Server:
         while not is_steady(rates) and time.perf_counter() - started < MAX_SECONDS:
             window = self.watch.run(epochs)
             rates.append(window.rate)
-            epochs = max(1, round(WINDOW_SECONDS * window.rate / self.job.samples))
+            epochs = next_window(epochs, window.seconds, wanted=WINDOW_SECONDS)
         self.epoch_seconds = self.job.samples / rates[-1]
         return {
             "seconds": time.perf_counter() - started,
@@ -128,9 +128,12 @@ class Server:
         self.peer.open(workers)
         watch = self._stopwatch()
         try:
-            first = watch.run(1)  # starts the workers
-            epochs = max(1, round(TRIAL_SECONDS * first.rate / self.job.samples))
-            return watch.run(epochs).rate
+            watch.run(1)  # starts the workers
+            epochs, window = 1, watch.run(1)
+            while window.seconds < TRIAL_SECONDS / 2:  # what was ready before the clock started is too much of it
+                epochs = next_window(epochs, window.seconds, wanted=TRIAL_SECONDS)
+                window = watch.run(epochs)
+            return window.rate
         finally:
             self.peer.close()
 

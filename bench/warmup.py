@@ -7,6 +7,7 @@ from collections.abc import Sequence
 WINDOW_SECONDS = 0.3  # a window is one epoch, or as many as take this long
 HALF = 2  # windows that are compared with as many before them
 GAIN = 1.05  # steady: not more than 5 % faster than before
+GROWTH = 4  # a window has at most so many times the epochs of the one before
 MAX_SECONDS = 12.0  # no more than that is spent on waiting for it
 
 
@@ -22,3 +23,18 @@ def is_steady(rates: Sequence[float]) -> bool:
         return False
     late, early = rates[-HALF:], rates[-2 * HALF : -HALF]
     return sum(late) <= GAIN * sum(early)
+
+
+def next_window(epochs: int, seconds: float, *, wanted: float) -> int:
+    """Return of how many epochs the next window should be, at least 1, so that it takes as long as is wanted.
+
+    It grows step by step: a window of which most was ready before it began says nothing about the speed, and one that
+    is sized by it could take minutes.
+
+    Args:
+        epochs: of the last window.
+        seconds: that it took.
+        wanted: seconds.
+    """
+    most = GROWTH * epochs
+    return most if seconds <= 0 else max(1, min(most, round(epochs * wanted / seconds)))

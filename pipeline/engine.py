@@ -14,6 +14,10 @@ from shards.format import Rows, Storage
 if TYPE_CHECKING:
     import torch
 
+# Batches that exist besides the ``prefetch`` that are made ahead: the one that the caller still holds while the next
+# is handed over, that one, and the one after it, begun on the device or waiting to be handed over.
+IN_HAND = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

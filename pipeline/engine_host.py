@@ -60,9 +60,6 @@ class Filler(Decoder, Protocol):
         """
 
 
-SPARE = 4  # batches' worth of memory that is kept for the next ones
-
-
 class HostEngine:
     """Decodes with one of several decoders; crops, resizes, mirrors, colours and encodes the classes on the CPU.
 
@@ -77,6 +74,7 @@ class HostEngine:
         batch_size: the most samples of a batch.
         threads: that work, all together.
         makers: how many of them make a batch each.
+        spare: for how many batches memory is kept while nobody needs it.
     """
 
     has_device_part = False
@@ -91,6 +89,7 @@ class HostEngine:
         batch_size: int,
         threads: int,
         makers: int,
+        spare: int,
     ) -> None:
         self.name = name
         self.makers = makers
@@ -99,7 +98,7 @@ class HostEngine:
         self._options = options
         self._sharers = -(-threads // makers)  # of a batch
         self.shapes = batch_shapes(options, batch_size)
-        self._images, self._masks = (BufferPool(shape, spare=SPARE) for shape in self.shapes)
+        self._images, self._masks = (BufferPool(shape, spare=spare) for shape in self.shapes)
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         as_stored = options.stored_size == options.size and options.augment is None

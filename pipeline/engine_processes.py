@@ -26,7 +26,6 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from pipeline.damage import DamagedSamples
 from pipeline.engine import Options, Work
-from pipeline.engine_host import SPARE
 from pipeline.ordering import no_batch_within
 from pipeline.reading import MemberReader
 from pipeline.shared import Bytes, SharedPool
@@ -51,6 +50,7 @@ class ProcessEngine:
         reader: whose tars are watched for changes; the workers open their own.
         batch_size: the most samples of a batch.
         processes: how many.
+        spare: for how many batches memory is kept while nobody needs it.
         timeout: seconds to wait for a batch.
 
     Raises:
@@ -62,11 +62,11 @@ class ProcessEngine:
     has_device_part = False
 
     def __init__(
-        self, options: Options, reader: MemberReader, *, batch_size: int, processes: int, timeout: float
+        self, options: Options, reader: MemberReader, *, batch_size: int, processes: int, spare: int, timeout: float
     ) -> None:
         self._reader = reader
         self._timeout = timeout
-        self._pool = SharedPool(slot_shapes(options, batch_size), spare=SPARE)
+        self._pool = SharedPool(slot_shapes(options, batch_size), spare=spare)
         self.batch_bytes: int | None = self._pool.bytes_each
         self._setup = pickle.dumps(Setup(split=reader.split, options=options, batch_size=batch_size))
         self._processes = processes

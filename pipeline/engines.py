@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pipeline.engine import Engine, Options
+from pipeline.engine import IN_HAND, Engine, Options
 from pipeline.reading import MemberReader
 from shards.errors import UsageError
 from shards.format import Storage
@@ -100,17 +100,19 @@ def make_engine(
         from pipeline.engine_dali import DaliEngine
 
         return DaliEngine(options, reader, batch_size=batch_size, threads=threads, device=device)
+    spare = prefetch + IN_HAND  # all that can exist at a time: what a stream that is dropped gives back serves the next
     if processes:
         from pipeline.engine_processes import ProcessEngine
 
-        return ProcessEngine(options, reader, batch_size=batch_size, processes=processes, timeout=timeout)
+        return ProcessEngine(options, reader, batch_size=batch_size, processes=processes, spare=spare, timeout=timeout)
+    makers = min(threads, prefetch)
     return make_host_engine(
-        name, options, reader=reader, batch_size=batch_size, threads=threads, makers=min(threads, prefetch)
+        name, options, reader=reader, batch_size=batch_size, threads=threads, makers=makers, spare=spare
     )
 
 
 def make_host_engine(
-    name: str, options: Options, *, reader: MemberReader, batch_size: int, threads: int, makers: int
+    name: str, options: Options, *, reader: MemberReader, batch_size: int, threads: int, makers: int, spare: int = 0
 ) -> HostEngine:
     """Return the engine that works on the CPU in this process, with the decoder that fits."""
     from pipeline.engine_host import Decoder, HostEngine
@@ -137,4 +139,5 @@ def make_host_engine(
         batch_size=batch_size,
         threads=threads,
         makers=makers,
+        spare=spare,
     )

@@ -29,14 +29,14 @@ from pipeline.augment import Augmentation
 from pipeline.batch import Batch
 from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
-from pipeline.engine import Options
+from pipeline.engine import IN_HAND, Options
 from pipeline.engines import EngineName, choose_engine, make_engine
 from pipeline.order import Plan
 from pipeline.ranks import resolve_ranks
 from pipeline.reading import MemberReader
 from pipeline.schedule import Labels, Schedule
 from pipeline.state import check_state, make_state
-from pipeline.stream import IN_HAND, Stream
+from pipeline.stream import Stream
 from shards.errors import PetsegError, UsageError
 from shards.shardset import ShardSet
 
@@ -148,7 +148,7 @@ class Loader:
             batch_size=len(self.plan.slice),
             threads=self.threads,
             processes=processes,
-            prefetch=prefetch,
+            prefetch=self.prefetch,
             timeout=self.timeout,
             device=self.device,
         )

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench import cache
@@ -16,7 +18,7 @@ from bench.driver import PeerProcess
 from bench.environment import Started
 from bench.job import Job
 from bench.process_tree import cpu_seconds, memory_bytes, watch_memory
-from bench.warmup import is_steady
+from bench.warmup import GROWTH, is_steady, next_window
 
 
 def test_steady_means_no_longer_rising() -> None:
@@ -27,6 +29,21 @@ def test_steady_means_no_longer_rising() -> None:
     assert is_steady([100, 110, 60, 70])  # slower is not warming up
     assert not is_steady([50, 60, 90, 100])
     assert is_steady([10, 50, 100, 101, 102, 99])
+
+
+def test_a_window_that_was_ready_before_it_began_does_not_size_the_next() -> None:
+    assert next_window(1, 1e-6, wanted=0.3) == next_window(1, 0.0, wanted=0.3) == GROWTH
+    assert next_window(8, 0.3, wanted=0.3) == 8
+    assert next_window(8, 0.1, wanted=0.3) == 24
+    assert next_window(8, 40.0, wanted=0.3) == 1
+
+
+@given(st.floats(1e-7, 100), st.floats(0.01, 10))
+def test_windows_reach_the_wanted_length(epoch_seconds: float, wanted: float) -> None:
+    epochs = 1
+    for _ in range(20):
+        epochs = next_window(epochs, epochs * epoch_seconds, wanted=wanted)
+    assert epochs == 1 or wanted / 2 < epochs * epoch_seconds < 2 * wanted
 
 
 def test_page_cache_is_dropped_and_seen(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import Batch, Loader
 from pipeline.damage import DamagedSamples
+from pipeline.engine import IN_HAND
 from pipeline.order import permutation
 from shards.errors import SampleError
 
@@ -261,3 +262,26 @@ def test_memory_stays_within_what_is_told(make: Any, lent_buffers: Any, prefetch
         assert held() <= loader.buffer_bytes
     each = loader.buffer_bytes // (prefetch + 3)
     wait_until(lambda: held() >= (prefetch + 2) * each)
+
+
+def test_a_stream_that_is_dropped_leaves_its_memory_to_the_next(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs run in any order drop what was read ahead, every time: no memory is asked for again."""
+    loader = make(prefetch=3, threads=3)
+    if loader.buffer_bytes is None or loader.processes:
+        pytest.skip("this engine's memory is DALI's, or shared, for which there is a test of its own")
+    shapes, asked = loader._engine.shapes, []
+    empty = np.empty
+
+    def counted(shape: Any, *args: Any, **kwargs: Any) -> Any:
+        if shape in shapes:
+            asked.append(shape)
+        return empty(shape, *args, **kwargs)
+
+    monkeypatch.setattr(np, "empty", counted)
+    for epoch in (5, 3, 1, 4, 2, 6, 8, 0, 7):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            if batch.number == 1:
+                break
+        time.sleep(0.02)  # for all that may be made ahead
+    assert len(shapes) <= len(asked) <= len(shapes) * (3 + IN_HAND)

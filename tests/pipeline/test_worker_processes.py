@@ -28,8 +28,7 @@ if not hasattr(os, "memfd_create"):
 
 from pipeline import Batch, Loader
 from pipeline.augment import Parameters
-from pipeline.engine import Options, Work
-from pipeline.engine_host import SPARE
+from pipeline.engine import IN_HAND, Options, Work
 from pipeline.engine_processes import Crew, ProcessEngine
 from pipeline.reading import MemberReader
 from pipeline.shared import SharedPool, SlotMap, arena_of
@@ -297,7 +296,7 @@ def test_batches_that_are_kept_stay_whole_and_their_memory_goes_back(sets: dict[
         list(loader)
         left = os.fstat(engine._pool.descriptor).st_blocks * 512
         assert held > 40 * engine._pool.bytes_each
-        assert left <= (loader.prefetch + 2 + SPARE) * engine._pool.bytes_each  # one of them is `_`
+        assert left <= (2 * loader.prefetch + 2 + IN_HAND) * engine._pool.bytes_each  # one of them is `_`
         batch = next(iter(loader))
         digest_before = digest(batch)
     assert digest(batch) == digest_before  # the loader is closed, its processes are gone
