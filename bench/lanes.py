@@ -45,14 +45,14 @@ class Lane:
         epoch_seconds = self.warm["epoch_seconds"]
         try:
             if self.cache == "cold":
-                answer = self.process.ask("cold_turn")
+                answer = self.process.ask_unwatched("cold_turn")
                 found = answer["repeat"]
                 if answer["resident"] is not None:
                     self.resident = max(self.resident or 0.0, answer["resident"])
             else:
                 epochs = max(1, round(settings.seconds / epoch_seconds))
                 lead_in = max(1, round(LEAD_IN * settings.seconds / epoch_seconds))
-                found = self.process.ask("turn", epochs=epochs, lead_in=lead_in)
+                found = self.process.ask_unwatched("turn", epochs=epochs, lead_in=lead_in)
             self.repeats.append(msgspec.convert(found, Repeat))
         except CheckError as error:
             self.failed = str(error)

@@ -48,7 +48,8 @@ class Peer(Protocol):
     def epoch(self, number: int) -> Iterator[Delivered]:
         """Deliver every sample of the split once, in an order of its own for each ``number`` (0, 1, ...).
 
-        With ``job.augment``, sample i of epoch n gets our augmentation parameters of epoch ``n % EPOCHS_DRAWN``.
+        With ``job.augment``, sample i of epoch n gets our augmentation parameters of that epoch, or where they are
+        drawn beforehand, of epoch ``n % EPOCHS_DRAWN``.
         """
 
     def files(self) -> list[Path]:

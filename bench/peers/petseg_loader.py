@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.job import PROCESSES, Job
-from bench.peers.base import EPOCHS_DRAWN, Delivered, split_files, usual_worker_counts
+from bench.peers.base import Delivered, split_files, usual_worker_counts
 
 
 class PetsegLoader:
@@ -51,7 +51,7 @@ class PetsegLoader:
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """One epoch; padding is marked with index -1."""
-        self._loader.set_epoch(number % EPOCHS_DRAWN if self.job.augment else number)
+        self._loader.set_epoch(number)
         last = len(self._loader) - 1
         for batch in self._loader:
             index = batch.index.numpy()
