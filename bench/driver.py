@@ -77,7 +77,7 @@ class PeerProcess:
     def ask_unwatched(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Run one command and return its answer; the tree's memory is looked at before and after, not meanwhile.
 
-        For what is timed: a look stops each of the processes for milliseconds, which costs the fast ones a tenth.
+        For what is timed: a look stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
         with self.parts.of(do):
             before = memory_bytes(self._process.pid)

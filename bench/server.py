@@ -27,7 +27,7 @@ from bench.process_tree import memory_bytes
 from bench.timing import Stopwatch
 from bench.train_job import TrainJob
 from bench.trials import climb
-from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady, next_window
+from bench.warmup import MAX_SECONDS, WINDOW_SECONDS, is_steady
 from shards.errors import PetsegError
 
 TRIAL_SECONDS = 0.3  # for each number of workers that is tried
@@ -81,9 +81,8 @@ class Server:
         rates: list[float] = []
         epochs = 1
         while not is_steady(rates) and time.perf_counter() - started < MAX_SECONDS:
-            window = self.watch.run(epochs)
+            window, epochs = self.watch.run_about(WINDOW_SECONDS, epochs=epochs)
             rates.append(window.rate)
-            epochs = next_window(epochs, window.seconds, wanted=WINDOW_SECONDS)
         self.epoch_seconds = self.job.samples / rates[-1]
         return {
             "seconds": time.perf_counter() - started,
@@ -129,10 +128,7 @@ class Server:
         watch = self._stopwatch()
         try:
             watch.run(1)  # starts the workers
-            epochs, window = 1, watch.run(1)
-            while window.seconds < TRIAL_SECONDS / 2:  # what was ready before the clock started is too much of it
-                epochs = next_window(epochs, window.seconds, wanted=TRIAL_SECONDS)
-                window = watch.run(epochs)
+            window, _ = watch.run_about(TRIAL_SECONDS)
             return window.rate
         finally:
             self.peer.close()

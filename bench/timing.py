@@ -13,6 +13,7 @@ from bench.peers.base import Delivered, Peer
 from bench.process_tree import cpu_seconds
 from bench.results import GpuCost, Repeat
 from bench.statistics import percentile
+from bench.warmup import next_window
 
 
 class Stopwatch:
@@ -78,6 +79,27 @@ class Stopwatch:
                 moved_bytes=cuda.moved_bytes + round(pictures * self._moved_per_picture),
             ),
         )
+
+    def run_about(self, seconds: float, *, epochs: int = 1) -> tuple[Repeat, int]:
+        """Run some epochs, or more of them until they take at least half as long as is wanted.
+
+        Of a shorter window too much may have been ready before the clock started.
+
+        Args:
+            seconds: how long it should take.
+            epochs: to begin with.
+
+        Returns:
+            what the last window cost, and how many epochs the next should have.
+
+        Raises:
+            CheckError: an epoch was not of the right length.
+        """
+        while True:
+            window = self.run(epochs)
+            epochs = next_window(epochs, window.seconds, wanted=seconds)
+            if window.seconds >= seconds / 2:
+                return window, epochs
 
     def skip(self, epochs: int) -> int:
         """Give some epochs to another user of the peer; return the number of the first."""
