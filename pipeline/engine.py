@@ -100,7 +100,7 @@ class Engine(Protocol):
     """
 
     name: str
-    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own; 0: it does not wait
+    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own; 0: it only orders
     has_device_part: bool  # whether ``start`` begins anything
     batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: a device's or DALI's
 

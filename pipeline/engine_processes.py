@@ -19,13 +19,13 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from pipeline.damage import DamagedSamples
-from pipeline.engine import Options, Work
+from pipeline.engine import IN_HAND, Options, Work
 from pipeline.ordering import no_batch_within
 from pipeline.reading import MemberReader
 from pipeline.shared import Bytes, SharedPool
@@ -37,20 +37,22 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds for a process that was killed to be gone
 LOOK = 1.0  # seconds after which whoever waits for a batch looks whether all workers are still there
+ENDED = "the loader's worker processes were ended; begin a new iteration"
 
 
 class ProcessEngine:
     """Orders batches from workers, each of which makes one at a time.
 
     Nothing here runs in a thread of its own: ``prepare`` sends an order and returns at once, and ``finish`` waits for
-    the answer. Orders lie ready for whichever worker is free, so that none of them waits.
+    the answer. Orders lie ready for whichever worker is free, so that none of them waits. Only where orders of a stream
+    that was dropped are still open, ``prepare`` waits for their answers first: their memory is the next ones'.
 
     Args:
         options: what the engine is built for.
         reader: whose tars are watched for changes; the workers open their own.
         batch_size: the most samples of a batch.
         processes: how many.
-        spare: for how many batches memory is kept while nobody needs it.
+        prefetch: how many batches are made ahead, besides the one that waits to be handed over.
         timeout: seconds to wait for a batch.
 
     Raises:
@@ -62,11 +64,12 @@ class ProcessEngine:
     has_device_part = False
 
     def __init__(
-        self, options: Options, reader: MemberReader, *, batch_size: int, processes: int, spare: int, timeout: float
+        self, options: Options, reader: MemberReader, *, batch_size: int, processes: int, prefetch: int, timeout: float
     ) -> None:
         self._reader = reader
         self._timeout = timeout
-        self._pool = SharedPool(slot_shapes(options, batch_size), spare=spare)
+        self._prefetch = prefetch
+        self._pool = SharedPool(slot_shapes(options, batch_size), spare=prefetch + IN_HAND)
         self.batch_bytes: int | None = self._pool.bytes_each
         self._setup = pickle.dumps(Setup(split=reader.split, options=options, batch_size=batch_size))
         self._processes = processes
@@ -76,10 +79,11 @@ class ProcessEngine:
         """Order the batch.
 
         Raises:
-            PetsegError: a worker has ended, or there is no memory left.
+            PetsegError: a worker has ended, or none answers within the timeout, or there is no memory left.
         """
         if self._crew is None or self._crew.ended:
             self._crew = self._start()
+        self._crew.wait_for_room(self._prefetch, self._timeout)
         self._reader.watch(work.rows)
         slot, arrays = self._pool.take()
         write_work(work, arrays[2])
@@ -154,6 +158,7 @@ class Crew:
 
     def __init__(self, setup: bytes, memory: int, count: int) -> None:
         self.ended = False
+        self._why = ENDED
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._members: list[Member] = []
         self._open: dict[int, Ticket] = {}  # by slot; held until they are answered, since a worker writes there
@@ -171,6 +176,8 @@ class Crew:
         Raises:
             PetsegError: a worker has ended.
         """
+        if self.ended:
+            raise PetsegError(ENDED)
         ticket = Ticket(self, arrays)
         with self._whole():
             self._socket.send(ORDER.pack(slot, count, generation))
@@ -183,15 +190,26 @@ class Crew:
         Raises:
             PetsegError: a worker has ended, or none answers within ``timeout`` seconds.
         """
+        self._receive_until(lambda: ticket.done, timeout)
+        return cast(Trouble, pickle.loads(b"".join(ticket.said))) if ticket.said else None
+
+    def wait_for_room(self, most: int, timeout: float) -> None:
+        """Return once at most so many orders are open, whoever they are for.
+
+        Raises:
+            PetsegError: a worker has ended, or none answers within ``timeout`` seconds.
+        """
+        self._receive_until(lambda: len(self._open) <= most, timeout)
+
+    def _receive_until(self, enough: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while not ticket.done:
+        while not enough():
             with self._whole():
                 while not self._poll.poll(1000 * max(0.0, min(LOOK, deadline - time.monotonic()))):
                     self._look()
                     if time.monotonic() >= deadline:
                         raise no_batch_within(timeout)
                 self._receive()
-        return cast(Trouble, pickle.loads(b"".join(ticket.said))) if ticket.said else None
 
     def end(self) -> None:
         """End the processes; one that does not end within a few seconds is left behind."""
@@ -221,15 +239,20 @@ class Crew:
         """Whatever interrupts a conversation, Ctrl-C too, ends it: nobody knows what was said and heard."""
         try:
             if self.ended:
-                raise PetsegError("the loader's worker processes were ended; begin a new iteration")
+                raise PetsegError(self._why)
             yield
         except (EOFError, OSError):
             epitaphs = [member.epitaph() for member in self._members if member.has_ended(within=0.1)]
             self.end()
-            raise PetsegError(
+            self._why = (
                 f"a worker process of the loader ended ({epitaphs[0] if epitaphs else 'without a word'}); "
                 "if memory ran out, use fewer processes or a smaller batch"
-            ) from None
+            )
+            raise PetsegError(self._why) from None
+        except PetsegError as error:
+            self.end()
+            self._why = str(error)  # batches that were ordered earlier are asked for later, and fail for this reason
+            raise
         except BaseException:
             self.end()
             raise

@@ -100,12 +100,14 @@ def make_engine(
         from pipeline.engine_dali import DaliEngine
 
         return DaliEngine(options, reader, batch_size=batch_size, threads=threads, device=device)
-    spare = prefetch + IN_HAND  # all that can exist at a time: what a stream that is dropped gives back serves the next
     if processes:
         from pipeline.engine_processes import ProcessEngine
 
-        return ProcessEngine(options, reader, batch_size=batch_size, processes=processes, spare=spare, timeout=timeout)
+        return ProcessEngine(
+            options, reader, batch_size=batch_size, processes=processes, prefetch=prefetch, timeout=timeout
+        )
     makers = min(threads, prefetch)
+    spare = prefetch + IN_HAND  # all that can exist at a time: what a stream that is dropped gives back serves the next
     return make_host_engine(
         name, options, reader=reader, batch_size=batch_size, threads=threads, makers=makers, spare=spare
     )

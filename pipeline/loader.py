@@ -176,7 +176,8 @@ class Loader:
     def buffer_bytes(self) -> int | None:
         """The most memory for finished batches in bytes: ``prefetch`` and three more, picture and mask each.
 
-        That is for a caller who holds one batch at a time; those that are kept longer come on top. None where the
+        That is for a caller who holds one batch at a time; those that are kept longer come on top, and the memory of
+        as many again stays for the next ones after he lets them go. None where the
         whole graph is DALI's (on a GPU; on the CPU for ``raw`` with engine ``dali``), which has its own memory.
         """
         each = self._engine.batch_bytes

@@ -18,7 +18,7 @@ class OrderAhead(Generic[J, T]):
     They are handed out in the order of the jobs. After a job that failed no further one is begun.
 
     Args:
-        order: called with each job; does not wait.
+        order: called with each job; makes nothing itself.
         jobs: what to make, perhaps without an end.
         depth: how far ahead, at least 1.
     """
