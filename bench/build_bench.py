@@ -26,10 +26,10 @@ from bench.loader_settings import Note
 from bench.parts import Parts
 from bench.process_tree import Peak, memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
-from shards.build import build, options_from
+from shards.build.pack import build, options_from
 from shards.errors import UsageError
-from shards.format import STORAGES
-from shards.source import scan
+from shards.format.layout import STORAGES
+from shards.sources.pets import scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
 

@@ -19,7 +19,7 @@ from bench.job import Job
 from bench.parts import Parts
 from bench.process_tree import memory_bytes, watch_memory
 from bench.train_job import TrainJob
-from petseg.openmp import settle_openmp
+from petseg.host.openmp import settle_openmp
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 

@@ -31,7 +31,7 @@ from bench.table import (
     train_cells,
 )
 from shards.errors import UsageError
-from shards.files import write_atomically
+from shards.store.atomic import write_atomically
 
 _BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 

@@ -14,7 +14,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         peer: its name in :data:`bench.peers.PEERS`.
-        storage: what is stored, ``source``, ``jpeg`` or ``raw``; see :mod:`shards.format`.
+        storage: what is stored, ``source``, ``jpeg`` or ``raw``; see :mod:`shards.format.layout`.
         shards: the shard set in that storage.
         pictures: a folder with the split's members as files, ``images/KEY.jpg`` and ``trimaps/KEY.png``; for peers that
             read files or convert them.

@@ -18,7 +18,7 @@ from bench.loader_settings import LoaderSettings, Note
 from bench.peers import PeerSpec
 from bench.references import References
 from bench.results import Check, Left, Line, Repeat
-from pipeline.engines import choose_engine
+from pipeline.choose_engine import choose_engine
 
 LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line is marked

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.workspace import Stored
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 WINDOW_SECONDS = 0.5
 Task = Callable[[int], Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.errors import PetsegError, UsageError
-from shards.files import write_atomically
+from shards.store.atomic import write_atomically
 
 if TYPE_CHECKING:
     from bench.results import Results

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from shards.errors import FormatError
-from shards.files import write_atomically
+from shards.store.atomic import write_atomically
 
 FORMAT = "petseg-bench"
 VERSION = 1

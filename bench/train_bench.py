@@ -22,7 +22,7 @@ from bench.results import Data, GpuCost, Left, Results, TrainLine
 from bench.train_job import TrainJob
 from bench.workspace import workspace_of
 from shards.errors import UsageError
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 
 @dataclass(frozen=True, kw_only=True)

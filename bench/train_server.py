@@ -16,9 +16,9 @@ import torch
 from bench.statistics import percentile
 from bench.train_job import TrainJob
 from bench.warmup import HALF, MAX_SECONDS, is_steady
-from petseg.device import Placement, choose_device, choose_placement
-from petseg.learner import Learner, StepResult
-from petseg.recipe import default_recipe
+from petseg.host.device import Placement, choose_device, choose_placement
+from petseg.runs.recipe import default_recipe
+from petseg.training.step import Learner, StepResult
 from pipeline import Batch, Loader
 
 PREFETCH = 2

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results import Data
-from shards.build import build, options_from
+from shards.build.pack import build, options_from
 from shards.errors import UsageError
-from shards.format import SPECIES, STORAGES
-from shards.shardset import ShardSet, SplitReader
+from shards.format.dataset import ShardSet, SplitReader
+from shards.format.layout import SPECIES, STORAGES
 
 if TYPE_CHECKING:
     from bench.loader_settings import LoaderSettings

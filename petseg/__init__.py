@@ -17,26 +17,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petseg.export import export_onnx as export_onnx
-    from petseg.models import ModelConfig as ModelConfig
-    from petseg.models import build_model as build_model
-    from petseg.predictor import Prediction as Prediction
-    from petseg.predictor import Predictor as Predictor
-    from petseg.predictor import load as load
-    from petseg.scoring import score_run as score_run
-    from petseg.training import train as train
-    from petseg.weights import export_weights as export_weights
+    from petseg.exporters.onnx_model import export_onnx as export_onnx
+    from petseg.exporters.safetensors_weights import export_weights as export_weights
+    from petseg.inference.predictor import Prediction as Prediction
+    from petseg.inference.predictor import Predictor as Predictor
+    from petseg.inference.predictor import load as load
+    from petseg.inference.score_run import score_run as score_run
+    from petseg.nets.factory import build_model as build_model
+    from petseg.nets.model_config import ModelConfig as ModelConfig
+    from petseg.training.start import train as train
 
 _PLACES = {
-    "ModelConfig": "petseg.models",
-    "Prediction": "petseg.predictor",
-    "Predictor": "petseg.predictor",
-    "build_model": "petseg.models",
-    "export_onnx": "petseg.export",
-    "export_weights": "petseg.weights",
-    "load": "petseg.predictor",
-    "score_run": "petseg.scoring",
-    "train": "petseg.training",
+    "ModelConfig": "petseg.nets.model_config",
+    "Prediction": "petseg.inference.predictor",
+    "Predictor": "petseg.inference.predictor",
+    "build_model": "petseg.nets.factory",
+    "export_onnx": "petseg.exporters.onnx_model",
+    "export_weights": "petseg.exporters.safetensors_weights",
+    "load": "petseg.inference.predictor",
+    "score_run": "petseg.inference.score_run",
+    "train": "petseg.training.start",
 }
 __all__ = [
     "ModelConfig",

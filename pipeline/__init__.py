@@ -6,13 +6,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.augment import Augmentation
     from pipeline.batch import Batch
     from pipeline.loader import Loader
+    from pipeline.order.augmentation import Augmentation
 
 __all__ = ["Augmentation", "Batch", "Loader"]
 
-_HOME = {"Augmentation": "pipeline.augment", "Batch": "pipeline.batch", "Loader": "pipeline.loader"}
+_HOME = {"Augmentation": "pipeline.order.augmentation", "Batch": "pipeline.batch", "Loader": "pipeline.loader"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast, get_args
 
-from pipeline.augment import Augmentation, Preset
+from pipeline.order.augmentation import Augmentation, Preset
 from shards.errors import UsageError
 
 MAX_SIZE = 4096  # pixels a side of the output

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.augment import Augmentation, Parameters
-from shards.format import Rows, Storage
+from pipeline.order.augmentation import Augmentation, Parameters
+from shards.format.layout import Rows, Storage
 
 if TYPE_CHECKING:
     import torch

@@ -25,20 +25,20 @@ from pipeline.arguments import (
     resolve_augment,
     usable_cores,
 )
-from pipeline.augment import Augmentation
 from pipeline.batch import Batch
+from pipeline.choose_engine import EngineName, choose_engine, make_engine
 from pipeline.damage import DamagePolicy, OnError
 from pipeline.devices import resolve_device
 from pipeline.engine import IN_HAND, Options
-from pipeline.engines import EngineName, choose_engine, make_engine
-from pipeline.order import Plan
-from pipeline.ranks import resolve_ranks
-from pipeline.reading import MemberReader
-from pipeline.schedule import Labels, Schedule
+from pipeline.io.members import MemberReader
+from pipeline.order.augmentation import Augmentation
+from pipeline.order.permutation import Plan
+from pipeline.order.ranks import resolve_ranks
+from pipeline.runtime.batch_plan import Labels, Schedule
+from pipeline.runtime.prefetch import Stream
 from pipeline.state import check_state, make_state
-from pipeline.stream import Stream
 from shards.errors import PetsegError, UsageError
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 if TYPE_CHECKING:
     import torch

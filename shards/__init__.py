@@ -4,8 +4,8 @@ Nothing here imports torch or DALI.
 """
 
 from shards.errors import FormatError, PetsegError, SampleError, SourceError, UsageError
-from shards.manifest import Manifest, load_manifest
-from shards.shardset import ShardSet, SplitReader
+from shards.format.dataset import ShardSet, SplitReader
+from shards.format.manifest import Manifest, load_manifest
 
 __all__ = [
     "FormatError",

@@ -31,7 +31,7 @@ def sample(folder: Path, count: int, seed: int) -> None:
 
     It is in the official layout.
     """
-    from shards.made_up import make_pets
+    from shards.sources.synthetic.generate import make_pets
 
     with progress_bar("drawing") as progress:
         make_pets(folder, count=count, seed=seed, progress=progress)
@@ -90,9 +90,9 @@ def build(
 
     A build that was cut off goes on where it was when the same command is run again.
     """
-    from shards import build as building
-    from shards.options import options_from
-    from shards.report import build_json, build_text, finding_lines
+    from shards.build import pack as building
+    from shards.build.options import options_from
+    from shards.build.summary import build_json, build_text, finding_lines
 
     options = options_from(
         storage=storage,
@@ -128,8 +128,8 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set, and what training will see of it."""
     from rich.console import Console
 
+    from shards.format.dataset import ShardSet
     from shards.info import describe, print_info
-    from shards.shardset import ShardSet
 
     document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
     if as_json:
@@ -148,9 +148,9 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 
     Exit 1, naming shard, key, member and byte offset, where it is not.
     """
-    from shards.manifest import why_missing
-    from shards.verify import verify as check
-    from shards.workers import default_workers
+    from shards.build.executors import default_workers
+    from shards.format.manifest import why_missing
+    from shards.verify.check_set import verify as check
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
@@ -173,8 +173,8 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 @click.option("--count", type=int, default=24, show_default=True, help="Number of samples.")
 def preview(out: Path, sheet: Path, split: str | None, count: int) -> None:
     """Draw a contact sheet of pictures and trimaps."""
+    from shards.format.dataset import ShardSet
     from shards.preview import contact_sheet
-    from shards.shardset import ShardSet
 
     drawn = contact_sheet(ShardSet.open(out), sheet, split=split, count=count)
     click.echo(f"{drawn} samples in {sheet}")
@@ -188,7 +188,7 @@ def download(folder: Path, mirror: str | None) -> None:
 
     Through torchvision, with its checksums. Run it again to go on after an interruption.
     """
-    from shards import download as downloading
+    from shards.sources import download as downloading
 
     if mirror is not None:
         downloading.check_mirror(mirror)

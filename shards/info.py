@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from shards.audit.reasons import REASONS
 from shards.errors import UsageError
-from shards.format import SPLITS
-from shards.manifest import SplitEntry
-from shards.reasons import REASONS
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
+from shards.format.layout import SPLITS
+from shards.format.manifest import SplitEntry
 
 
 def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.errors import UsageError
-from shards.files import atomic_file
-from shards.format import CLASSES
-from shards.shardset import ShardSet, SplitReader
+from shards.format.dataset import ShardSet, SplitReader
+from shards.format.layout import CLASSES
+from shards.store.atomic import atomic_file
 
 MAX_COUNT: Final = 1_000  # tiles: a sheet of about 70 million pixels, 200 MB while it is drawn
 TILE: Final = 220

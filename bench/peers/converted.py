@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.job import Job
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 
 def stored_members(job: Job) -> Iterator[tuple[int, bytes, bytes]]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from bench.job import Job
 from bench.peers.base import EPOCHS_DRAWN
-from pipeline.augment import Augmentation, Parameters, colour_matrices, draw_parameters
-from pipeline.order import permutation
+from pipeline.order.augmentation import Augmentation, Parameters, colour_matrices, draw_parameters
+from pipeline.order.permutation import permutation
 
 
 class EpochSampler:
@@ -42,7 +42,7 @@ class Drawn:
     """
 
     def __init__(self, job: Job) -> None:
-        from shards.shardset import ShardSet
+        from shards.format.dataset import ShardSet
 
         shard_set = ShardSet.open(job.shards)
         reader = shard_set.split(job.split)

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from pipeline import Batch, Loader
-from pipeline.threads import ReadAhead
-from shards.shardset import ShardSet
+from pipeline.runtime.threads import ReadAhead
+from shards.format.dataset import ShardSet
 
 STORAGES = ["source", "jpeg", "raw"]
 

@@ -64,9 +64,9 @@ def test_scores_are_those_of_the_cpu(trained: Path, made_up_set: Path, command: 
 def test_the_same_weights_give_the_same_logits(trained: Path) -> None:
     import torch
 
-    from petseg.checkpoint import load_checkpoint
-    from petseg.models import build_model, place
-    from petseg.recipe import recipe_from
+    from petseg.nets.factory import build_model, place
+    from petseg.runs.checkpoint import load_checkpoint
+    from petseg.runs.recipe import recipe_from
 
     checkpoint = load_checkpoint(trained / "best.pt")
     model = build_model(recipe_from(checkpoint.config).model)

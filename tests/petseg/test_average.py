@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from petseg.average import WeightAverage, default_decay
-from petseg.models import ModelConfig, build_model
+from petseg.nets.factory import build_model
+from petseg.nets.model_config import ModelConfig
+from petseg.optim.ema import WeightAverage, default_decay
 
 
 def test_follows_the_formula_buffers_included() -> None:

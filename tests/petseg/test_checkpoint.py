@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from petseg.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
 
 def make() -> Checkpoint:

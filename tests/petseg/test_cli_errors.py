@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from petseg.cli import evaluate, export, predict, train
+from petseg.cli.commands import evaluate, export, predict, train
 
 
 def check(result, *parts: str) -> None:
@@ -126,7 +126,7 @@ def test_resuming_with_other_data(call, begun_run: Path, made_up_pets: Path, tmp
 
 
 def test_two_processes_on_one_run(call, begun_run: Path) -> None:
-    from petseg.runfolder import RunFolder
+    from petseg.runs.run_folder import RunFolder
 
     folder = RunFolder(begun_run)
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from petseg.device import cpu_threads
+from petseg.host.device import cpu_threads
 
 
 def subnormals_survive() -> bool:

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import petseg
-from petseg.checkpoint import Checkpoint, load_checkpoint
-from petseg.cli import train
-from petseg.device import choose_placement
-from petseg.distributed import World
-from petseg.evaluation import evaluate
+from petseg.cli.commands import train
+from petseg.host.device import choose_placement
+from petseg.host.distributed import World
+from petseg.inference.evaluation import evaluate
+from petseg.runs.checkpoint import Checkpoint, load_checkpoint
 
 # 24 training pictures in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
 ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 0.001 --device cpu".split()  # noqa: SIM905

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import petseg
-from petseg.cli import export
-from petseg.export import TOLERANCE, export_onnx
-from petseg.models import default_model_config
+from petseg.cli.commands import export
+from petseg.exporters.onnx_model import TOLERANCE, export_onnx
+from petseg.nets.model_config import default_model_config
 
 
 def test_takes_pictures_as_they_are_in_any_number(call, tiny_run: Path, tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_json(call, tiny_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_tutorials_network(tmp_path: Path) -> None:
-    from petseg.device import choose_placement
-    from petseg.models import build_model
-    from petseg.predictor import Predictor
-    from petseg.recipe import default_recipe
+    from petseg.host.device import choose_placement
+    from petseg.inference.predictor import Predictor
+    from petseg.nets.factory import build_model
+    from petseg.runs.recipe import default_recipe
 
     recipe = default_recipe("tutorial")
     model = build_model(default_model_config("tutorial")).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petseg.history import judged_part
+from petseg.runs.history import judged_part
 
 
 def test_validation_counts_where_there_was_any() -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from petseg.cli import train
-from petseg.device import choose_placement
-from petseg.learner import Learner
-from petseg.metrics import confusion, score
-from petseg.models import ModelConfig, default_model_config
-from petseg.recipe import Recipe, default_recipe
+from petseg.cli.commands import train
+from petseg.host.device import choose_placement
+from petseg.inference.metrics import confusion, score
+from petseg.nets.model_config import ModelConfig, default_model_config
+from petseg.runs.recipe import Recipe, default_recipe
+from petseg.training.step import Learner
 
 CPU = torch.device("cpu")
 

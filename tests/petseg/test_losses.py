@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from petseg.losses import balanced_class_weights, dice_loss, segmentation_loss
+from petseg.training.losses import balanced_class_weights, dice_loss, segmentation_loss
 
 
 def example(pictures: int = 6, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
 
-from petseg.metrics import confusion, likeliest_class, score
+from petseg.inference.metrics import confusion, likeliest_class, score
 
 CLASSES = [0, 1, 2]
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from petseg.models import TUTORIAL_WIDTHS, ModelConfig, build_model, count_parameters, default_model_config
-from petseg.normalise import MEAN, STD
+from petseg.nets.factory import build_model, count_parameters
+from petseg.nets.model_config import TUTORIAL_WIDTHS, ModelConfig, default_model_config
+from petseg.nets.normalise import MEAN, STD
 from shards.errors import PetsegError, UsageError
 
 EVERY = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from petseg.muon import Muon, orthogonalise
+from petseg.optim.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (32, 32), (3, 1)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from petseg.cli import evaluate, export, predict, train
+from petseg.cli.commands import evaluate, export, predict, train
 
 RUNS, LEARNER, RESUME, MODELS = "test_runs.py", "test_learner.py", "test_resume.py", "test_models.py"
 PREDICT, EXPORT, RANKS, HERE = "test_predict.py", "test_export.py", "test_distributed.py", "test_options.py"
@@ -105,8 +105,8 @@ def test_every_option_of_train_arrives() -> None:
     """Each option of the recipe, the network and the running changes the field of its name, and only that."""
     import msgspec
 
-    from petseg.recipe import Running, default_recipe
-    from petseg.training import apply_options
+    from petseg.runs.recipe import Running, default_recipe
+    from petseg.training.start import apply_options
 
     recipe, running = default_recipe("unet"), Running(shards="s")
     before = {**msgspec.to_builtins(recipe), **msgspec.to_builtins(running)}
@@ -132,9 +132,9 @@ def test_help_is_quick_and_names_every_default() -> None:
     import sys
 
     code = (
-        "import sys, petseg.cli\n"
+        "import sys, petseg.cli.commands\n"
         "from click.testing import CliRunner\n"
-        "for command in (petseg.cli.train, petseg.cli.evaluate, petseg.cli.predict, petseg.cli.export):\n"
+        "for command in (petseg.cli.commands.train, petseg.cli.commands.evaluate, petseg.cli.commands.predict, petseg.cli.commands.export):\n"
         "    context = command.make_context('x', [], resilient_parsing=True)\n"
         "    command.get_help(context)\n"
         "heavy = {'torch', 'matplotlib', 'nvidia', 'PIL', 'torchvision'} & set(sys.modules)\n"
@@ -148,8 +148,8 @@ def test_help_is_quick_and_names_every_default() -> None:
 
 
 def test_defaults_in_the_help_are_the_recipes() -> None:
-    from petseg.recipe import default_recipe
-    from petseg.training import LR_OF_ADAM
+    from petseg.runs.recipe import default_recipe
+    from petseg.training.start import LR_OF_ADAM
 
     texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
     unet, tutorial = default_recipe("unet"), default_recipe("tutorial")
@@ -169,8 +169,8 @@ def test_defaults_in_the_help_are_the_recipes() -> None:
 
 
 def test_an_encoder_needs_no_stem_beside_it() -> None:
-    from petseg.recipe import Running, default_recipe
-    from petseg.training import apply_options
+    from petseg.runs.recipe import Running, default_recipe
+    from petseg.training.start import apply_options
 
     recipe, _ = apply_options(default_recipe("unet"), Running(shards="set"), {"encoder": "resnet18"})
     recipe.check()
@@ -180,8 +180,8 @@ def test_an_encoder_needs_no_stem_beside_it() -> None:
 
 
 def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
-    from petseg.recipe import Running, default_recipe
-    from petseg.training import LR_OF_ADAM, apply_options
+    from petseg.runs.recipe import Running, default_recipe
+    from petseg.training.start import LR_OF_ADAM, apply_options
 
     unet, running = default_recipe("unet"), Running(shards="set")
     for optimizer in ("adam", "adamw"):
@@ -199,7 +199,7 @@ def test_augmentation_changes_what_is_learnt(made_up_set: Path, tmp_path: Path) 
     import torch
 
     import petseg
-    from petseg.checkpoint import load_checkpoint
+    from petseg.runs.checkpoint import load_checkpoint
 
     options = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 8, "threads": 1}
     heads = []

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 import petseg
-from petseg.cli import predict
-from petseg.images import COLOURS, MAX_PIXELS, indexed_mask, overlay, to_rgb
-from petseg.predict import find_pictures, plan_jobs
+from petseg.cli.commands import predict
+from petseg.inference.image_files import COLOURS, MAX_PIXELS, indexed_mask, overlay, to_rgb
+from petseg.inference.predict_files import find_pictures, plan_jobs
 from shards.errors import SampleError, UsageError
 
 
@@ -180,7 +180,7 @@ def test_drawings_show_the_classes() -> None:
 def test_strips_are_torchs_own_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from petseg import predictor
+    from petseg.inference.probabilities import predictor
 
     coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
     expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -190,7 +190,7 @@ def test_strips_are_torchs_own_resizing(size: tuple[int, int], monkeypatch: pyte
 
 
 def test_strips_of_an_overlay_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg import images
+    from petseg.inference import image_files as images
 
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
@@ -201,7 +201,7 @@ def test_strips_of_an_overlay_join_without_a_seam(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_huge_picture_is_held_alone(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg import predict as module
+    from petseg.inference import predict_files as module
 
     monkeypatch.setattr(module, "_BATCH_PIXELS", 50 * 40 * 2)
     sizes: list[int] = []

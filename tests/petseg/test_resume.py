@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import petseg
-from petseg.checkpoint import load_checkpoint
-from petseg.display import Reporter
-from petseg.stopping import InterruptedRunError
+from petseg.host.stop_signals import InterruptedRunError
+from petseg.report.console_reporter import Reporter
+from petseg.runs.checkpoint import load_checkpoint
 from shards.errors import UsageError
 
 # Everything with a state: average, dropout, momentum, growing pictures, a last batch with padding.
@@ -194,7 +194,7 @@ def test_a_finished_run_stays_as_it_is(reference: Path) -> None:
 
 def test_a_run_killed_while_its_report_was_drawn(reference: Path, tmp_path: Path, monkeypatch) -> None:
     """Ctrl-C says what is missing; resuming draws it, and does not count as training further."""
-    from petseg import pictures
+    from petseg.report import draw_run as pictures
 
     def interrupted(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
@@ -241,7 +241,7 @@ def test_sigkill_at_random_moments(
 ) -> None:
     # A fork server with torch and DALI imported: each process starts at once, so that kills fall into the training.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["petseg.trainer", "petseg.pictures", "nvidia.dali"])
+    context.set_forkserver_preload(["petseg.training.loop", "petseg.report.draw_run", "nvidia.dali"])
     generator = random.Random(0)
 
     def start(run: Path) -> Any:
@@ -273,7 +273,7 @@ def test_sigkill_at_random_moments(
 
 
 def test_a_second_signal_interrupts_at_once_but_an_echo_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg import stopping
+    from petseg.host import stop_signals as stopping
 
     now = 100.0
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now)

@@ -22,15 +22,15 @@ from safetensors.torch import load_file
 from sklearn.metrics import confusion_matrix
 
 import petseg
-from petseg.checkpoint import load_checkpoint
-from petseg.cli import evaluate, export, train
-from petseg.display import ConsoleReporter, Reporter, duration, epoch_line
-from petseg.losses import balanced_class_weights
-from petseg.models import ModelConfig
-from petseg.pictures import read_history
-from petseg.report import choose_pictures
-from petseg.sources import read_picture, read_trimap
-from petseg.stopping import DivergedError
+from petseg.cli.commands import evaluate, export, train
+from petseg.host.stop_signals import DivergedError
+from petseg.inference.stored_samples import read_picture, read_trimap
+from petseg.nets.model_config import ModelConfig
+from petseg.report.console_reporter import ConsoleReporter, Reporter, duration, epoch_line
+from petseg.report.draw_run import read_history
+from petseg.report.html_report import choose_pictures
+from petseg.runs.checkpoint import load_checkpoint
+from petseg.training.losses import balanced_class_weights
 from shards import ShardSet
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
@@ -153,7 +153,7 @@ def test_a_diverging_run_says_what_where_and_what_is_left(made_up_set: Path, tmp
 
 
 def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
-    from petseg import learner
+    from petseg.training import step as learner
 
     real = learner.learning_rate
     monkeypatch.setattr(learner, "learning_rate", lambda step, **more: real(step, **more) * (1e30 if step == 4 else 1))
@@ -167,11 +167,11 @@ def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path,
 
 
 def test_weights_that_only_validation_finds_spoilt(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
-    from petseg.learner import Learner
+    from petseg.training.step import Learner
 
     nothing = torch.tensor(float("nan"))
     monkeypatch.setattr(Learner, "validation_loss", lambda self, logits, batch: nothing)
-    monkeypatch.setattr("petseg.divergence.trial_loss", lambda *given, **more: torch.tensor(1.0))
+    monkeypatch.setattr("petseg.training.guard.trial_loss", lambda *given, **more: torch.tensor(1.0))
     with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
         petseg.train(made_up_set, run=tmp_path / "run", options=TINY)
 
@@ -180,10 +180,10 @@ def test_trying_weights_out_leaves_no_trace(made_up_set: Path, tmp_path: Path) -
     """Neither in the network nor in the run: see also test_resume, whose runs save at every step or at none."""
     from msgspec.structs import replace
 
-    from petseg.device import choose_placement
-    from petseg.learner import Learner
-    from petseg.recipe import default_recipe
-    from petseg.trial import trial_loss
+    from petseg.host.device import choose_placement
+    from petseg.runs.recipe import default_recipe
+    from petseg.training.step import Learner
+    from petseg.training.trial import trial_loss
     from pipeline import Loader
 
     recipe = replace(default_recipe("unet"), model=ModelConfig(widths=(8, 16)), batch_size=8)
@@ -340,7 +340,7 @@ def test_the_report_stands_alone(tiny_run: Path) -> None:
 
 
 def test_the_report_shows_where_prediction_and_truth_differ() -> None:
-    from petseg.thumbnails import BORDER_ONLY, INVENTED, MISSED, differences
+    from petseg.report.thumbnails import BORDER_ONLY, INVENTED, MISSED, differences
 
     truth = np.array([[0, 0, 0, 1, 1, 1, 2, 2]], np.uint8)
     seen = np.array([[0, 1, 2, 0, 1, 2, 0, 2]], np.uint8)
@@ -350,7 +350,7 @@ def test_the_report_shows_where_prediction_and_truth_differ() -> None:
 
 
 def test_best_median_and_worst() -> None:
-    from petseg.evaluation import Evaluation
+    from petseg.inference.evaluation import Evaluation
 
     matrices = np.array([np.diag([9, 9, 9]) + bad for bad in (5, 0, 3, 1, 2)])
     chosen = choose_pictures(Evaluation(matrices=matrices, loss=None), each=1)
@@ -404,7 +404,7 @@ def test_words_for_people(tiny_run: Path) -> None:
 def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
     import errno
 
-    from petseg import trainer
+    from petseg.training import loop as trainer
     from shards import PetsegError
 
     real, count = trainer.save_checkpoint, iter(range(99))
@@ -427,8 +427,8 @@ def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_pa
 def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> None:
     import shlex
 
-    from petseg.command import with_torchrun
-    from petseg.distributed import World
+    from petseg.host.distributed import World
+    from petseg.runs.command_line import with_torchrun
 
     command = json.loads((tiny_run / "config.json").read_text())["command"]
     words = shlex.split(command)

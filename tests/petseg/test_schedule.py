@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.recipe import default_recipe
-from petseg.schedule import learning_rate
-from petseg.sizes import size_of_epoch
+from petseg.optim.learning_rate import learning_rate
+from petseg.runs.recipe import default_recipe
+from petseg.training.image_sizes import size_of_epoch
 
 
 def rates(schedule: str, total: int, warmup: float = 0.25) -> list[float]:

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.buffers import BufferPool
-from shards.format import CLASSES, FORMAT, MEMBERS, SAMPLE_DTYPE, VERSION, key_hash, row_check
-from shards.manifest import (
+from pipeline.runtime.buffers import BufferPool
+from shards.format.layout import CLASSES, FORMAT, MEMBERS, SAMPLE_DTYPE, VERSION, key_hash, row_check
+from shards.format.manifest import (
     AuditEntry,
     BuildOptions,
     FileEntry,
@@ -181,7 +181,7 @@ def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 def stored_pixels(folder: Path, storage: str, index: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """A sample's stored picture and trimap by Pillow and NumPy alone, uint8 (H, W, 3) and (H, W)."""
-    from shards.shardset import ShardSet
+    from shards.format.dataset import ShardSet
 
     reader = ShardSet.open(folder).split(split)
     image, trimap = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))

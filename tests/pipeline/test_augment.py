@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.arguments import resolve_augment
-from pipeline.augment import CONTRAST_CENTRE, LUMA, Augmentation, Parameters, colour_matrices, draw_parameters
+from pipeline.order.augmentation import (
+    CONTRAST_CENTRE,
+    LUMA,
+    Augmentation,
+    Parameters,
+    colour_matrices,
+    draw_parameters,
+)
 from shards.errors import UsageError
 
 PRESET = Augmentation()

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-import pipeline.schedule
+import pipeline.runtime.batch_plan
 from pipeline import Loader
 from pipeline.damage import DamagePolicy
-from pipeline.order import permutation
+from pipeline.order.permutation import permutation
 from shards.errors import PetsegError, SampleError, UsageError
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 COUNT, BAD = 24, 10  # sample 10 stands in the second of four tars
 COMBINATIONS = [
@@ -260,7 +260,7 @@ def test_impossible_parameters_are_named(
     sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, storage: str, engine: str, damage: str
 ) -> None:
     """A NaN, or a crop that is not in the picture, never reaches native code: the sample is named, within seconds."""
-    draw = pipeline.schedule.draw_parameters
+    draw = pipeline.runtime.batch_plan.draw_parameters
 
     def spoil(*args: Any, indices: Any, **options: Any) -> Any:
         parameters = draw(*args, indices=indices, **options)
@@ -272,7 +272,7 @@ def test_impossible_parameters_are_named(
             parameters.boxes[bad, where] = value
         return parameters
 
-    monkeypatch.setattr(pipeline.schedule, "draw_parameters", spoil)
+    monkeypatch.setattr(pipeline.runtime.batch_plan, "draw_parameters", spoil)
     start = time.monotonic()
     with (
         loader(sets[storage], engine, batch_size=8, size=32, augment="train", seed=0) as opened,

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import Batch, Loader
 from pipeline.damage import DamagedSamples
-from pipeline.order import permutation
+from pipeline.order.permutation import permutation
 from shards.errors import SampleError
 
 COMBINATIONS = [(storage, engine) for storage in ("source", "jpeg", "raw") for engine in ("dali", "torch")]

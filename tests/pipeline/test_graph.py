@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pipeline import Augmentation, Loader
-from pipeline import graph as graph_module
+from pipeline.cpu.pixel_ops import nearest_places
+from pipeline.dali import graph as graph_module
+from pipeline.dali.dali_engine import DaliEngine
+from pipeline.dali.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_decoder, build_graph
 from pipeline.engine import Options
-from pipeline.engine_dali import DaliEngine
-from pipeline.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_decoder, build_graph
-from pipeline.host import nearest_places
 
 backend = pytest.importorskip("nvidia.dali.backend", reason="NVIDIA DALI is not installed")
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from pipeline import Augmentation, Batch, Loader
-from pipeline.order import permutation
+from pipeline.order.permutation import permutation
 from shards.errors import UsageError
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
 
 COMBINATIONS = [(storage, engine) for storage in ("source", "jpeg", "raw") for engine in ("dali", "torch")]
 COMBINATIONS += [("jpeg", "processes")]

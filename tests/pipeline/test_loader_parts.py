@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import host
-from pipeline.buffers import BufferPool, Scratch
-from pipeline.threads import ReadAhead, Workers
-from pipeline.trimap_png import decode_alike, decode_trimap, unfiltered
+from pipeline.cpu import pixel_ops as host
+from pipeline.cpu.mask_png import decode_alike, decode_trimap, unfiltered
+from pipeline.runtime.buffers import BufferPool, Scratch
+from pipeline.runtime.threads import ReadAhead, Workers
+from shards.audit.png_chunks import encode_unfiltered
 from shards.errors import PetsegError
-from shards.png import encode_unfiltered
 
 
 def test_workers_do_every_part_once_and_raise_what_was_raised() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.ring import is_available
+from pipeline.io.ring import is_available
 
 # A parent that has imported everything forks one child a line of input; each child runs a loader from a saved state to
 # the end of an epoch number, or to a number of batches, and writes a line a batch. Forking spares an import a child.
@@ -282,10 +282,12 @@ def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path], stuck: st
     """A disk that never answers: the timeout's message, and the process ends although a thread still waits."""
     program = """
         import sys, threading
-        import pipeline.threads
-        from pipeline import Loader, reading, ring
+        import pipeline.runtime.threads
+        from pipeline.io import members as reading
+        from pipeline.io import ring
+        from pipeline import Loader
         from shards.errors import PetsegError
-        pipeline.threads.GRACE = 0.2
+        pipeline.runtime.threads.GRACE = 0.2
         wait = lambda *_: threading.Event().wait()
         STUCK
         loader = Loader(sys.argv[1], batch_size=4, device="cpu", engine="torch", timeout=0.5)
@@ -304,7 +306,7 @@ def test_importing_the_package_is_cheap() -> None:
     program = """
         import sys
         import pipeline
-        pipeline.order if hasattr(pipeline, "order") else None
+        pipeline.order.permutation if hasattr(pipeline, "order") else None
         assert not {"torch", "nvidia.dali", "cv2", "torchvision", "numpy"} & set(sys.modules), sys.modules.keys()
     """
     process = python(program)

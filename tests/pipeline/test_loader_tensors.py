@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from pipeline import Augmentation, Loader
-from pipeline.augment import colour_matrices, draw_parameters
+from pipeline.order.augmentation import colour_matrices, draw_parameters
 
 MOST, MEAN = 3, 0.5  # levels of 255, for one picture
 EDGE = 12  # levels, at the outermost pixels, where DALI's graph shrinks a real picture
@@ -100,7 +100,7 @@ def test_colours(sets: dict[str, Path], reference: Any, storage: str, engine: st
 @pytest.mark.parametrize("engine", ["dali", "torch"])
 def test_real_pictures(real_set: Path, reference: Any, engine: str) -> None:
     """Every picture of the real set that Pillow opens, in every split."""
-    from shards.shardset import ShardSet
+    from shards.format.dataset import ShardSet
 
     for split in ShardSet.open(real_set).manifest.splits:
         for index, image, mask in load(real_set, size=128, engine=engine, split=split, shuffle=False):

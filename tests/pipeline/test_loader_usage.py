@@ -12,7 +12,7 @@ import torch
 
 from pipeline import Loader
 from pipeline.arguments import usable_cores
-from pipeline.engines import choose_engine
+from pipeline.choose_engine import choose_engine
 from shards.errors import FormatError, PetsegError, UsageError
 
 
@@ -147,7 +147,7 @@ def test_a_disk_that_does_not_answer_is_told(sets: dict[str, Path], monkeypatch:
     release = threading.Event()
     with Loader(sets["raw"], batch_size=4, device="cpu", timeout=0.2) as loader:
         monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(30))
-        monkeypatch.setattr("pipeline.threads.GRACE", 0.1)
+        monkeypatch.setattr("pipeline.runtime.threads.GRACE", 0.1)
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))
         release.set()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.hashing import derive, hash_counters, mix, uniform
-from pipeline.order import Plan, permutation
+from pipeline.order.hashing import derive, hash_counters, mix, uniform
+from pipeline.order.permutation import Plan, permutation
 
 FROZEN_ORDER = [2, 3, 0, 7, 1, 9, 8, 4, 5, 6]
 FROZEN_DIGEST = "83898b9ff168d4d2"

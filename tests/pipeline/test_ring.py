@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import Loader, reading, ring
-from pipeline.ring import ENTRIES, Ring, is_available, ring_of_thread
+from pipeline import Loader
+from pipeline.io import members as reading
+from pipeline.io import ring
+from pipeline.io.ring import ENTRIES, Ring, is_available, ring_of_thread
 
 needs_ring = pytest.mark.skipif(not is_available(), reason="no io_uring here")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.order import permutation
-from pipeline.shuffle_quality import CLASSES, SAMPLES, ideal_classes, measure
+from bench.shuffle_quality import CLASSES, SAMPLES, ideal_classes, measure
+from pipeline.order.permutation import permutation
 
 
 def test_no_shuffle_is_the_worst() -> None:

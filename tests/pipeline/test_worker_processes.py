@@ -27,16 +27,16 @@ if not hasattr(os, "memfd_create"):
     pytest.skip("workers need Linux", allow_module_level=True)
 
 from pipeline import Batch, Loader
-from pipeline.augment import Parameters
 from pipeline.engine import IN_HAND, Options, Work
-from pipeline.engine_processes import Crew, ProcessEngine
-from pipeline.reading import MemberReader
-from pipeline.shared import SharedPool, SlotMap, arena_of
-from pipeline.wire import ANSWER, MOST, RECORD, Setup, Trouble, answers, read_work, slot_shapes, write_work
-from pipeline.worker import Worker
+from pipeline.io.members import MemberReader
+from pipeline.order.augmentation import Parameters
+from pipeline.workers.process_engine import Crew, ProcessEngine
+from pipeline.workers.protocol import ANSWER, MOST, RECORD, Setup, Trouble, answers, read_work, slot_shapes, write_work
+from pipeline.workers.shared_memory import SharedPool, SlotMap, arena_of
+from pipeline.workers.worker_main import Worker
 from shards.errors import PetsegError, SampleError
-from shards.format import SAMPLE_DTYPE
-from shards.shardset import ShardSet
+from shards.format.dataset import ShardSet
+from shards.format.layout import SAMPLE_DTYPE
 
 SECONDS = 10.0  # within which whatever goes wrong must have come to an end
 
@@ -47,7 +47,7 @@ def digest(batch: Batch) -> tuple[Any, ...]:
 
 
 def children(pid: int | None = None) -> list[psutil.Process]:
-    return [one for one in psutil.Process(pid).children() if "pipeline.worker" in " ".join(one.cmdline())]
+    return [one for one in psutil.Process(pid).children() if "pipeline.workers.worker_main" in " ".join(one.cmdline())]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -412,7 +412,7 @@ def test_a_long_list_of_damage_crosses(make_set: Callable[..., Path]) -> None:
 
 
 def _work(split: Any, indices: range) -> Work:
-    from pipeline.augment import draw_parameters
+    from pipeline.order.augmentation import draw_parameters
 
     numbers = np.array(indices)
     sizes = np.full(len(numbers), 96)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.options import Options, options_from
+from shards.build.options import Options, options_from
 
 BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_sources import encoded, picture, trimap
 
-from shards import findings, jpeg, png
-from shards.audit import AuditedPair, audit_pair
-from shards.findings import RejectedError
-from shards.pictures import turn
+from shards.audit import findings
+from shards.audit import jpeg_headers as jpeg
+from shards.audit import png_chunks as png
+from shards.audit.findings import RejectedError
+from shards.audit.image import turn
+from shards.audit.pair import AuditedPair, audit_pair
 
 PICTURE, TRIMAP = picture(1), trimap(1)
 JPEG, PNG = encoded(PICTURE, "JPEG", quality=90), encoded(TRIMAP, "PNG")
@@ -360,7 +362,7 @@ def test_rejections_survive_pickling() -> None:
 
 
 def test_every_reason_about_a_file_is_caused_here() -> None:
-    from shards.reasons import REASONS
+    from shards.audit.reasons import REASONS
 
     caused = {reason for case in MENDED.values() for reason in case[2]} | {case[2] for case in LEFT_OUT.values()}
     about_files = {name for name in REASONS if name.startswith(("picture-", "trimap-", "exif-", "size-"))}

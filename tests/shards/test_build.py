@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from shard_sources import Maker, encoded, options, picture, tree, trimap
 
-import shards.workers
-from shards.build import Built, StrictError, build
+import shards.build.executors
+from shards.audit.reasons import REASONS
+from shards.build.pack import Built, StrictError, build
+from shards.build.plan import ShardTask
+from shards.build.staging import BusyError, Staging
+from shards.build.write_shard import ShardRecord, build_shard
 from shards.errors import SourceError, UsageError
-from shards.plan import ShardTask
-from shards.reasons import REASONS
-from shards.shardset import ShardSet
-from shards.staging import BusyError, Staging
-from shards.worker import ShardRecord, build_shard
+from shards.format.dataset import ShardSet
 
 AWKWARD = ["my cat 1", "a.b.c_2", "Käse_3", "猫_4", "-rf_5", "..\\..\\up_6", "..", "x" * 250, "tab\there_7"]
 
@@ -68,7 +68,7 @@ class Reversed:
     def __exit__(self, *_): pass
 os.scandir = Reversed
 from pathlib import Path
-from shards.build import build
+from shards.build.pack import build
 sys.path.insert(0, sys.argv[4])
 from shard_sources import options
 build(Path(sys.argv[1]), Path(sys.argv[3]), options("jpeg"), workers=4)  # imports all that root alone may read
@@ -125,7 +125,7 @@ def test_another_executor_can_take_the_processes_place(
 FAULTS = """
 import resource
 import numpy as np
-from shards.workers import pool
+from shards.build.executors import pool
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -197,7 +197,7 @@ def test_ctrl_c_waits_while_our_own_processes_are_started(
 THREADED = """
 import sys, threading
 from pathlib import Path
-from shards.build import build
+from shards.build.pack import build
 sys.path.insert(0, sys.argv[3])
 from shard_sources import options
 if __name__ == "__main__":
@@ -216,7 +216,7 @@ def test_a_process_with_threads_is_not_forked(tiny_pets: Path, tiny_sets: dict[s
 
 
 def test_workers_do_not_import_torch() -> None:
-    code = "import sys, shards.workers, shards.build; print([m for m in sys.modules if m in ('torch', 'nvidia')])"
+    code = "import sys, shards.build.executors, shards.build.pack; print([m for m in sys.modules if m in ('torch', 'nvidia')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -241,7 +241,7 @@ def test_names_that_no_file_system_allows(tiny_pets: Path, tmp_path: Path) -> No
 
     import msgspec
 
-    from shards.source import scan
+    from shards.sources.pets import scan
 
     names = ["../../etc/passwd", "a/b", "y" * 300, " ", "\n"]
     found = scan(tiny_pets)
@@ -331,7 +331,7 @@ def test_overwrite_swaps_whole_sets(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("shards.staging._exchange", lambda first, second: False)
+        monkeypatch.setattr("shards.build.staging._exchange", lambda first, second: False)
     made(pets, tmp_path / "out", samples_per_shard=2)
     made(pets, tmp_path / "expected", seed=5)
     build(pets, tmp_path / "out", options(seed=5), workers=1, overwrite=True)
@@ -366,13 +366,13 @@ def test_all_samples_broken_is_an_error(maker: Maker, tmp_path: Path) -> None:
 
 
 def test_two_builds_at_once_are_refused(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.staging._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("shards.build.staging._LOCK_PATIENCE", 0.1)
     with Staging.beside(tmp_path / "out").locked(), pytest.raises(BusyError, match="another build is at work"):
         made(pets, tmp_path / "out")
 
 
 def test_a_source_that_changes_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards import prepare
+    from shards.build import prepare
 
     victim = next((pets / "images").iterdir())
     real = prepare.audit_pair
@@ -393,7 +393,7 @@ def test_a_source_that_changes_is_noticed(pets: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_source_that_vanishes_is_noticed(pets: Path, tmp_path: Path) -> None:
-    from shards.source import scan
+    from shards.sources.pets import scan
 
     found = scan(pets)
     (pets / "images" / "Bengal_4.jpg").unlink()
@@ -468,7 +468,7 @@ def test_every_file_is_flushed_before_the_set_appears(
     out = tmp_path / "out"
     if cut_off:
         with monkeypatch.context() as patch:
-            patch.setattr("shards.build.assemble", fail)
+            patch.setattr("shards.build.pack.assemble", fail)
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
         assert len(list((tmp_path / "out.building" / ".work").glob("*.done"))) > 5
@@ -506,17 +506,17 @@ def test_no_thread_flushes_while_processes_are_started(
 
     if cut_off:
         with monkeypatch.context() as patch:
-            patch.setattr("shards.build.build_shard", two_shards)
+            patch.setattr("shards.build.pack.build_shard", two_shards)
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
     running: list[list[str]] = []
-    real = shards.workers._context
+    real = shards.build.executors._context
 
     def context() -> object:
         running.append([thread.name for thread in threading.enumerate() if thread.name.startswith("flush")])
         return real()
 
-    monkeypatch.setattr(shards.workers, "_context", context)
+    monkeypatch.setattr(shards.build.executors, "_context", context)
     built = build(pets, out, options(), workers=2)
     assert running == [[]]
     assert bool(built.resumed) == cut_off

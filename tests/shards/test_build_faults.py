@@ -21,8 +21,8 @@ import pytest
 import simplejpeg
 from shard_sources import Maker, encoded, fill, options, tree
 
-from shards.build import Built, StrictError, build
-from shards.shardset import ShardSet
+from shards.build.pack import Built, StrictError, build
+from shards.format.dataset import ShardSet
 
 PROGRAM = Path(sys.executable).parent / "petseg-shard"
 STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir")

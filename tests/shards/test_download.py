@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from shard_sources import options
 
-from shards.build import build
-from shards.download import MARK, at_mirror, download, official_archives
+from shards.build.pack import build
 from shards.errors import SourceError, UsageError
+from shards.sources.download import MARK, at_mirror, download, official_archives
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from pipeline import Loader
 from shards.errors import PetsegError
-from shards.format import STORAGES, index_name, shard_name, table_name
+from shards.format.dataset import ShardSet
+from shards.format.layout import STORAGES, index_name, shard_name, table_name
 from shards.info import describe
-from shards.shardset import ShardSet
-from shards.verify import verify
+from shards.verify.check_set import verify
 
 resource = pytest.importorskip("resource", reason="what a process may allocate cannot be limited here")
 

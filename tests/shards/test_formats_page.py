@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from shard_sources import Maker, options
 
-from shards.build import build
-from shards.shardset import ShardSet
+from shards.build.pack import build
+from shards.format.dataset import ShardSet
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 RECORD = struct.Struct("<IHHQQQIIIIIIIIQQ")
@@ -129,8 +129,8 @@ def test_the_example_of_the_page_is_right() -> None:
 
 
 def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None:
-    from shards.format import SAMPLE_DTYPE
-    from shards.reasons import REASONS
+    from shards.audit.reasons import REASONS
+    from shards.format.layout import SAMPLE_DTYPE
 
     text = PAGE.read_text()
     assert not [reason for reason in REASONS if f"`{reason}`" not in text]

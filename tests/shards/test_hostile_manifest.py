@@ -16,12 +16,12 @@ import pytest
 from forging import places, sealed, with_fingerprint
 
 from shards.errors import FormatError, PetsegError
-from shards.format import SAMPLE_DTYPE, row_check
+from shards.format.dataset import ShardSet
+from shards.format.layout import SAMPLE_DTYPE, row_check
+from shards.format.manifest import parse_manifest
 from shards.info import describe
-from shards.manifest import parse_manifest
 from shards.preview import contact_sheet
-from shards.shardset import ShardSet
-from shards.verify import verify
+from shards.verify.check_set import verify
 
 HUGE = (-1, 0, 1, 2**31, 2**63 - 1, 2**63, 10**30, 1e308, 1.5, None, True)
 ODD = ("", "../x", "/etc/passwd", "..", "a\0b", "train-000000.tar\n", "x" * 5_000, "é", [], {}, [1], {"train": 1})

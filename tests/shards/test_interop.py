@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from shard_sources import options
 
-from shards.build import build
-from shards.format import MEMBERS
-from shards.shardset import ShardSet, SplitReader
+from shards.build.pack import build
+from shards.format.dataset import ShardSet, SplitReader
+from shards.format.layout import MEMBERS
 
 STORAGES = ("source", "jpeg", "raw")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.format import MAX_KEY_LENGTH
-from shards.keys import assign_keys, candidate_keys, is_safe, shown
+from shards.format.keys import assign_keys, candidate_keys, is_safe, shown
+from shards.format.layout import MAX_KEY_LENGTH
 
 NAMES = st.lists(st.text(min_size=1, max_size=40), unique=True, max_size=20)
 AWKWARD = ["a b", "a.b", "Käse", "猫", "-rf", "../../etc/passwd", "x" * 300, "a\tb", "..", " ", "x-y", "a/b", "\udcff"]

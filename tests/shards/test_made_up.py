@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards.errors import SourceError, UsageError
-from shards.made_up import BREEDS, make_pets
-from shards.made_up_noise import NoiseBank
-from shards.made_up_picture import BAND, draw_picture, trimap_of
+from shards.sources.synthetic.compose import BAND, draw_picture, trimap_of
+from shards.sources.synthetic.generate import BREEDS, make_pets
+from shards.sources.synthetic.noise import NoiseBank
 
 COUNT = 30
 

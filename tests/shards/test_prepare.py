@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from shard_sources import Maker, fill, options, tree
 
-from shards import prepare
-from shards.build import build
+from shards.build import prepare
+from shards.build.pack import build
+from shards.build.plan import ShardTask, make_plan
+from shards.build.prepare import Prepared, prepared
 from shards.errors import SourceError
-from shards.plan import ShardTask, make_plan
-from shards.prepare import Prepared, prepared
-from shards.source import scan
+from shards.sources.pets import scan
 
 
 def task_of(folder: Path, storage: str = "source") -> ShardTask:
@@ -97,7 +97,7 @@ def test_foreign_files_in_threads(maker: Maker, recwarn: pytest.WarningsRecorder
     """Pillow's warnings are silenced for the process, which threads share."""
     import warnings
 
-    from shards import foreign
+    from shards.audit import transcode as foreign
 
     filters = list(warnings.filters)
     maker.add("a_1")

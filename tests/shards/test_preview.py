@@ -10,8 +10,8 @@ from PIL import Image
 from shard_sources import picture, trimap
 
 from shards.errors import SampleError
+from shards.format.dataset import ShardSet
 from shards.preview import COLOURS, HEADER, MARGIN, TILE, contact_sheet, overlay
-from shards.shardset import ShardSet
 
 
 @pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from shards.format import CLASSES, FORMAT, SAMPLE_DTYPE, VERSION, index_name, key_hash, row_check, shard_name
-from shards.manifest import (
+from shards.build.plan import raw_layout
+from shards.format.layout import CLASSES, FORMAT, SAMPLE_DTYPE, VERSION, index_name, key_hash, row_check, shard_name
+from shards.format.manifest import (
     AuditEntry,
     BuildOptions,
     FileEntry,
@@ -23,18 +24,17 @@ from shards.manifest import (
     content_fingerprint,
     dump_manifest,
 )
-from shards.plan import raw_layout
-from shards.table import table_header
-from shards.tar import BLOCK, END, header, padded
+from shards.format.table import table_header
+from shards.format.tar import BLOCK, END, header, padded
 
 SAMPLES, SHARDS, SIZE, META = 10_000_000, 500, 8, 200
 NO_SHA = "0" * 64
 
 PROBE = """
 import json, sys, time
-import shards.shardset
+import shards.format.dataset
 began = time.perf_counter()
-reader = shards.shardset.ShardSet.open(sys.argv[1]).split("train")
+reader = shards.format.dataset.ShardSet.open(sys.argv[1]).split("train")
 count = len(reader)
 row = reader.rows([count - 1, 12345])[0]
 opened = time.perf_counter() - began
@@ -130,7 +130,7 @@ def test_ten_million_samples_open_at_once(ten_million: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_verification_does_not_read_the_table(ten_million: Path) -> None:
-    from shards.verify import verify
+    from shards.verify.check_set import verify
 
     report = verify(ten_million, mode="quick")
     # The tars are hollow, so that headers after the first are missing; what matters is that 800 MB were not read.

@@ -10,7 +10,7 @@ import pytest
 from shard_sources import Maker
 
 from shards.errors import SourceError
-from shards.source import breed_of, scan
+from shards.sources.pets import breed_of, scan
 
 
 def left_out(folder: Path) -> dict[str, str]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.build.splits import apportion, official_split, random_split, shuffled, stratified
 from shards.errors import SourceError
-from shards.source import Pair, Source, Stamp
-from shards.splits import apportion, official_split, random_split, shuffled, stratified
+from shards.sources.pets import Pair, Source, Stamp
 
 STAMP = Stamp(bytes=1, changed=1)
 WEIGHTS = st.lists(st.integers(0, 20), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 0)

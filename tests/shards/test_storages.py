@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_sources import encoded, picture, trimap
 
-from shards.audit import audit_pair
-from shards.encode import encode, npy, npy_header
-from shards.shardset import ShardSet
-from shards.trimaps import nearest
+from shards.audit.mask import nearest
+from shards.audit.pair import audit_pair
+from shards.build.encode import encode, npy, npy_header
+from shards.format.dataset import ShardSet
 
 JPEG, PNG = encoded(picture(1), "JPEG", quality=90), encoded(trimap(1), "PNG")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.tar import BLOCK, END, header, index_line, index_text, padded, padding
+from shards.format.tar import BLOCK, END, header, index_line, index_text, padded, padding
 
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=80).flatmap(
     lambda key: st.sampled_from(["jpg", "trimap.png", "json"]).map(lambda ending: f"{key}.{ending}")

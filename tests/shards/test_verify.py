@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from shard_sources import Maker, fill, options, tree
 
-from shards.build import build
+from shards.build.pack import build
 from shards.errors import PetsegError
-from shards.format import ROLES
-from shards.manifest import load_manifest
-from shards.problems import MAX_PER_FILE
-from shards.shardset import ShardSet
-from shards.table import table_header, table_offset
-from shards.verify import Mode, verify
+from shards.format.dataset import ShardSet
+from shards.format.layout import ROLES
+from shards.format.manifest import load_manifest
+from shards.format.table import table_header, table_offset
+from shards.verify.check_set import Mode, verify
+from shards.verify.problems import MAX_PER_FILE
 
 STORAGES = ("source", "jpeg", "raw")
 
@@ -222,7 +222,7 @@ def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
     """Change the manifest and give it the checksum that fits."""
     import hashlib
 
-    from shards.manifest import _canonical
+    from shards.format.manifest import _canonical
 
     document = json.loads((folder / "manifest.json").read_bytes())
     change(document)
@@ -253,8 +253,8 @@ def test_a_value_that_no_checksum_can_tell_is_found(tiny_sets: dict[str, Path], 
     import hashlib
     import zlib
 
-    from shards.format import row_check
-    from shards.manifest import content_fingerprint, parse_manifest
+    from shards.format.layout import row_check
+    from shards.format.manifest import content_fingerprint, parse_manifest
 
     table_path, tar_path = copy / "train.samples.npy", copy / "train-000000.tar"
     table = np.load(table_path)
@@ -277,7 +277,7 @@ def test_a_value_that_no_checksum_can_tell_is_found(tiny_sets: dict[str, Path], 
     document = json.loads((copy / "manifest.json").read_bytes())
     import msgspec
 
-    from shards.manifest import SplitEntry
+    from shards.format.manifest import SplitEntry
 
     splits = {name: msgspec.convert(entry, SplitEntry) for name, entry in document["splits"].items()}
     fingerprint = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=splits)

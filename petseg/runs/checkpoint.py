@@ -1,0 +1,117 @@
+"""Checkpoints: written whole or not at all, read without running any code from them, checked for damage.
+
+The file is what ``torch.save`` writes: a zip whose entries carry CRC-32s. Loading allows plain values and tensors only
+(``weights_only=True``). Tensors are those of :class:`Checkpoint`; everything else travels as one JSON text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from shards.errors import PetsegError
+from shards.store.atomic import atomic_file
+
+FORMAT = "petseg-checkpoint"
+VERSION = 1
+
+State = dict[str, Any]
+
+
+class CheckpointError(PetsegError):
+    """A checkpoint is missing, damaged, or of another version."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run is at one moment.
+
+    Attributes:
+        config: the run's configuration, JSON-able.
+        position: where the run stands (see :class:`petseg.progress.Position`), JSON-able.
+        history: the metrics of finished epochs, one JSON-able object each.
+        loader: the state of the training loader, JSON-able, or None at the very start.
+        model: the network's ``state_dict``.
+        average: the averaged network's ``state_dict``, or None where there is no average.
+        optimizer: the optimiser's ``state_dict``.
+        scaler: the gradient scaler's ``state_dict`` (empty unless fp16).
+    """
+
+    config: dict[str, Any]
+    position: dict[str, Any]
+    history: list[dict[str, Any]]
+    loader: dict[str, Any] | None
+    model: State
+    average: State | None
+    optimizer: State
+    scaler: State
+
+    @property
+    def weights(self) -> State:
+        """The weights to predict with: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+
+_TENSORS = ("model", "average", "optimizer", "scaler")
+_PLAIN = ("config", "position", "history", "loader")
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint beside ``path``, flush it, and rename it into place.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; what was there before stays.
+    """
+    document: State = {name: getattr(checkpoint, name) for name in _TENSORS}
+    plain = {name: getattr(checkpoint, name) for name in _PLAIN}
+    document |= {"format": FORMAT, "version": VERSION, "plain": json.dumps(plain, allow_nan=False)}
+    # Through memory: torch turns a failing write into its own error and loses the reason (such as a full disk).
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    with atomic_file(path) as handle:
+        handle.write(buffer.getbuffer())
+
+
+def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkpoint:
+    """Read a checkpoint and check it wholly.
+
+    Args:
+        path: the file.
+        device: where the tensors go; the CPU by default.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"{path} is damaged (its part {damaged} does not fit its checksum)")
+        document = torch.load(path, map_location=device or "cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damage surfaces as any of a dozen types, from zlib to unpickling
+        raise CheckpointError(f"{path} is damaged or is no checkpoint of petseg ({_first_line(error)})") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of petseg")
+    if document.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} is of version {document.get('version')!r}, this program reads version {VERSION}; "
+            "use the program that wrote it"
+        )
+    try:
+        plain = json.loads(document["plain"])
+        return Checkpoint(**{name: document[name] for name in _TENSORS}, **{name: plain[name] for name in _PLAIN})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

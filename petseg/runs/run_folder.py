@@ -1,0 +1,120 @@
+"""The folder of a run: its files, and that no run ever overwrites another.
+
+config.json      what was asked for, with which versions, command and data
+metrics.jsonl    one JSON object a finished epoch
+last.pt          the newest checkpoint
+best.pt          the checkpoint of the best epoch, by validation mean IoU
+curves.png, gallery.png, report.html    for people
+events/          TensorBoard events, with --tensorboard
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from petseg.runs.checkpoint import CheckpointError
+from shards.errors import UsageError
+from shards.store.atomic import PARTIAL_PREFIX, write_atomically
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+LAST = "last.pt"
+BEST = "best.pt"
+CURVES = "curves.png"
+GALLERY = "gallery.png"
+REPORT = "report.html"
+_LOCK = ".lock"
+
+
+class RunFolder:
+    """A run's folder, held by this process until :meth:`close`; made by :func:`create_run` or :func:`reopen_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UsageError(f"{path} is in use: another process trains this run right now") from None
+        for litter in path.glob(f"{PARTIAL_PREFIX}*"):  # of a process that was killed while writing
+            litter.unlink(missing_ok=True)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        os.close(self._lock)
+
+    def write_config(self, document: dict[str, Any]) -> None:
+        """Write config.json."""
+        write_atomically(self / CONFIG, json.dumps(document, indent=2) + "\n")
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew, so that it always agrees with the checkpoint."""
+        write_atomically(self / METRICS, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history))
+
+
+def create_run(path: Path | None, *, model: str) -> RunFolder:
+    """Make the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``.
+
+    Raises:
+        UsageError: there is something in the folder already.
+    """
+    if path is None:
+        return RunFolder(_next_free(Path("runs"), model))
+    if (path / CONFIG).exists() or (path / LAST).exists():
+        raise UsageError(f"{path} holds a run already; go on with it with --resume, or choose another --run")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--run {path} is a file; name a folder")
+    if path.is_dir() and any(
+        entry.name != _LOCK and not entry.name.startswith(PARTIAL_PREFIX) for entry in path.iterdir()
+    ):
+        raise UsageError(f"{path} is not empty; choose another --run")
+    path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(path)
+
+
+def reopen_run(path: Path) -> RunFolder:
+    """Open the folder of a run that was begun before.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    if not (path / CONFIG).is_file():
+        raise UsageError(f"{path} holds no run to resume (no {CONFIG}); start one without --resume")
+    return RunFolder(path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a run's config.json.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        document = json.loads((path / CONFIG).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} holds no run (no {CONFIG})") from None
+    except ValueError:
+        raise CheckpointError(f"{path / CONFIG} is damaged: it is not JSON") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path / CONFIG} is damaged: it is not a JSON object")
+    return document
+
+
+def _next_free(parent: Path, model: str) -> Path:
+    number = 1
+    while True:
+        path = parent / f"{model}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path

@@ -1,0 +1,77 @@
+"""Which sample stands where: the order of an epoch and the slices of its batches, as pure arithmetic.
+
+Position p of an epoch belongs to global batch ``p // G``. Nothing here depends on the number of ranks, on threads or
+on how far a loader has read ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.order.hashing import derive, hash_counters
+
+Indices = npt.NDArray[np.int64]
+
+_PURPOSE = 1  # keeps the order's numbers apart from the augmentation's
+
+
+def permutation(seed: int, epoch: int, n: int) -> Indices:
+    """Return the order of the samples in an epoch: a permutation of 0..n-1, int64, shape (n,).
+
+    The samples are sorted by a 64-bit hash of (seed, epoch, sample). The hash is a bijection of the sample's number,
+    so there are no ties and the result does not depend on the sorting algorithm.
+    """
+    keys = hash_counters(derive(seed, epoch, _PURPOSE), np.arange(n, dtype=np.uint64))
+    return np.argsort(keys).astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How N samples fall into global batches of G, and a global batch into the slices of W ranks.
+
+    Attributes:
+        samples: N, the number of samples of the split, at least 1.
+        batch_size: G, the global batch size, at least 1.
+        rank: r, which slice this process takes, 0..W-1.
+        world_size: W, the number of processes.
+    """
+
+    samples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def batches(self) -> int:
+        """The number of batches in an epoch: N / G, rounded up."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def slice(self) -> range:
+        """This rank's places in every global batch: [G r // W, G (r + 1) // W)."""
+        return range(
+            self.batch_size * self.rank // self.world_size, self.batch_size * (self.rank + 1) // self.world_size
+        )
+
+    def valid_in_batch(self, batch: int) -> int:
+        """Return the number of samples of global batch ``batch`` that are not padding, over all ranks."""
+        return max(0, min(self.batch_size, self.samples - batch * self.batch_size))
+
+    def indices(self, order: Indices, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """Return this rank's samples of a global batch.
+
+        A last batch that is not full is padded with samples from the front of the same epoch; those are not valid.
+
+        Args:
+            order: the epoch's order, shape (N,).
+            batch: which global batch, 0..batches - 1.
+
+        Returns:
+            The sample indices, int64 (B,), and whether each counts, bool (B,); B is ``len(self.slice)``.
+        """
+        start = batch * self.batch_size
+        positions = np.arange(start + self.slice.start, start + self.slice.stop, dtype=np.int64)
+        return order[positions % self.samples], positions < self.samples

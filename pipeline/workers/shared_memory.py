@@ -1,0 +1,151 @@
+"""Memory for batches that other processes write into, used again once nobody holds it any more.
+
+It is a file without a name (``memfd_create``, Linux): nothing of it is left when the processes are gone, however they
+ended, and the size of ``/dev/shm`` does not matter. It is cut into slots, each for the arrays of a batch.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import threading
+import weakref
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import PetsegError
+
+Bytes = npt.NDArray[np.uint8]
+Shapes = tuple[tuple[int, ...], ...]
+
+FIRST_ARENA = 8  # slots; every further arena holds twice as many, so that there are few: each takes a file descriptor
+
+
+class SlotMap:
+    """The arrays in each slot of a shared file, mapped where they are first asked for.
+
+    Args:
+        descriptor: of the file, long enough for the slots that are asked for.
+        shapes: of a slot's arrays, all uint8.
+    """
+
+    def __init__(self, descriptor: int, shapes: Shapes) -> None:
+        self._descriptor = descriptor
+        self._shapes = shapes
+        page = mmap.ALLOCATIONGRANULARITY
+        self.stride = max(1, -(-sum(map(math.prod, shapes)) // page)) * page  # bytes of a slot
+        self._arenas: dict[int, mmap.mmap] = {}
+        self._slots: dict[int, tuple[Bytes, ...]] = {}
+
+    def arrays(self, slot: int) -> tuple[Bytes, ...]:
+        """Return the arrays of a slot."""
+        found = self._slots.get(slot)
+        if found is None:
+            found = self._slots[slot] = self._arrays(slot)
+        return found
+
+    def _arrays(self, slot: int) -> tuple[Bytes, ...]:
+        arena, start = self._arena(slot)
+        found: list[Bytes] = []
+        for shape in self._shapes:
+            length = math.prod(shape)
+            found.append(np.frombuffer(arena, dtype=np.uint8, count=length, offset=start).reshape(shape))
+            start += length
+        return tuple(found)
+
+    def forget(self, slot: int) -> None:
+        """Give a slot's memory back to the system: its arrays are zeros from now on."""
+        arena, start = self._arena(slot)
+        arena.madvise(mmap.MADV_REMOVE, start, self.stride)
+        self._slots.pop(slot, None)
+
+    def end(self, slot: int) -> int:
+        """Return how long the file must be for a slot: up to the end of its arena."""
+        first, slots = arena_of(slot)
+        return (first + slots) * self.stride
+
+    def _arena(self, slot: int) -> tuple[mmap.mmap, int]:
+        first, slots = arena_of(slot)
+        if first not in self._arenas:
+            self._arenas[first] = mmap.mmap(self._descriptor, slots * self.stride, offset=first * self.stride)
+        return self._arenas[first], (slot - first) * self.stride
+
+
+def arena_of(slot: int) -> tuple[int, int]:
+    """Return the first slot of the arena that a slot is in, and the arena's number of slots."""
+    arena = (slot // FIRST_ARENA + 1).bit_length() - 1
+    return FIRST_ARENA * (2**arena - 1), FIRST_ARENA * 2**arena
+
+
+class SharedPool:
+    """Lends slots; as :class:`pipeline.runtime.buffers.BufferPool` does arrays.
+
+    Args:
+        shapes: of a slot's arrays.
+        spare: how many unused slots keep their memory, at most.
+
+    Attributes:
+        descriptor: of the shared file.
+    """
+
+    def __init__(self, shapes: Shapes, *, spare: int) -> None:
+        self.descriptor = os.memfd_create("petseg-batches")
+        self._closing = weakref.finalize(self, os.close, self.descriptor)
+        self._closing.atexit = False
+        self._map = SlotMap(self.descriptor, shapes)
+        self._arrays = len(shapes)
+        self._spare = spare
+        self._unused: list[int] = []  # with memory
+        self._empty: list[int] = []  # without
+        self._numbers = count()
+        self._growing = threading.Lock()
+        self.bytes_each = self._map.stride
+
+    def take(self) -> tuple[int, tuple[Bytes, ...]]:
+        """Return a slot and its arrays, with any content; it comes back when all of these very arrays are gone.
+
+        Raises:
+            PetsegError: there is no memory left.
+        """
+        slot = self._slot()
+        tokens = [None] * (self._arrays - 1)  # whoever finds none left is the last; taking one cannot be interrupted
+        lent = tuple(array.view() for array in self._map.arrays(slot))
+        for array in lent:
+            weakref.finalize(array, self._let_go, slot, tokens).atexit = False
+        return slot, lent
+
+    def _slot(self) -> int:
+        try:
+            return self._unused.pop()  # not asked before: another thread may take the last one
+        except IndexError:
+            pass
+        try:
+            slot = self._empty.pop()
+        except IndexError:
+            slot = next(self._numbers)
+        try:
+            with self._growing:  # one at a time: a file that is cut short under a map kills whoever touches it
+                if os.fstat(self.descriptor).st_size < self._map.end(slot):
+                    os.ftruncate(self.descriptor, self._map.end(slot))
+                self._map.arrays(slot)
+            os.posix_fallocate(self.descriptor, slot * self._map.stride, self._map.stride)
+        except OSError as error:
+            self._empty.append(slot)
+            text = os.strerror(error.errno or errno.ENOMEM)
+            raise PetsegError(f"no memory for another batch of {self._map.stride:,} bytes: {text}") from None
+        return slot
+
+    def _let_go(self, slot: int, tokens: list[None]) -> None:
+        """One array of a slot is gone. May run at any time, in any thread: nothing here waits for a lock."""
+        try:
+            tokens.pop()
+        except IndexError:
+            if len(self._unused) < self._spare:
+                self._unused.append(slot)
+            else:
+                self._map.forget(slot)
+                self._empty.append(slot)

@@ -1,0 +1,98 @@
+"""Which picture goes into which split, and in which order: pure functions of names, lists, options and seed.
+
+Random choices are made by sorting names by a keyed hash, not by a library's random generator, so that they are the
+same on every machine and for every version of every library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from shards.audit.reasons import Note
+from shards.errors import SourceError
+from shards.format.keys import shown
+from shards.format.layout import SPLITS, Split
+from shards.sources.pets import Pair, Source
+
+
+def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
+    """Return names in an order that depends on the set of names, ``seed`` and ``purpose`` only."""
+    salt = f"{purpose} {seed} ".encode()
+
+    def rank(name: str) -> tuple[bytes, str]:
+        return hashlib.sha256(salt + name.encode("utf-8", "surrogateescape")).digest(), name
+
+    return sorted(names, key=rank)
+
+
+def official_split(source: Source, *, val_fraction: float, seed: int) -> tuple[dict[Split, list[Pair]], list[Note]]:
+    """Split as the lists say; val is a seeded part of trainval, with every breed's share alike.
+
+    Returns:
+        The pairs of each split (in name order) and what the lists leave out or contradict.
+
+    Raises:
+        SourceError: the source has no trainval.txt and test.txt.
+    """
+    missing = [f"{name}.txt" for name in ("trainval", "test") if name not in source.lists]
+    if missing:
+        raise SourceError(
+            f"{source.folder / 'annotations'} has no {' and no '.join(missing)}; use --split random, which needs none"
+        )
+    trainval, test = source.lists["trainval"], source.lists["test"]
+    splits: dict[Split, list[Pair]] = {name: [] for name in SPLITS}
+    notes: list[Note] = []
+    candidates: list[Pair] = []
+    for pair in source.pairs:
+        if pair.name in test:
+            splits["test"].append(pair)
+            if pair.name in trainval:
+                notes.append(Note(name=shown(pair.name), action="remark", reason="listed-twice", split="test"))
+        elif pair.name in trainval:
+            candidates.append(pair)
+        else:
+            detail = "in list.txt, but neither in trainval.txt nor in test.txt"
+            notes.append(Note(name=shown(pair.name), action="left-out", reason="not-listed", detail=detail))
+    chosen = stratified(candidates, fraction=val_fraction, seed=seed)
+    for pair in candidates:
+        splits["val" if pair.name in chosen else "train"].append(pair)
+    return splits, notes
+
+
+def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float], seed: int) -> dict[Split, list[Pair]]:
+    """Split at random by ``fractions`` (train, val, test; they add up to 1), seeded."""
+    by_name = {pair.name: pair for pair in pairs}
+    order = shuffled(by_name, seed=seed, purpose="split")
+    splits: dict[Split, list[Pair]] = {}
+    start = 0
+    for name, count in zip(SPLITS, apportion(len(order), fractions), strict=True):
+        splits[name] = [by_name[chosen] for chosen in sorted(order[start : start + count])]
+        start += count
+    return splits
+
+
+def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:
+    """Choose the names of round(fraction * n) pairs, each breed giving its share."""
+    by_breed: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        by_breed[pair.breed].append(pair.name)
+    breeds = sorted(by_breed)
+    total = round(fraction * len(pairs))
+    shares = apportion(total, [len(by_breed[breed]) / max(len(pairs), 1) for breed in breeds])
+    chosen: set[str] = set()
+    for breed, share in zip(breeds, shares, strict=True):
+        chosen.update(shuffled(by_breed[breed], seed=seed, purpose="val")[:share])
+    return chosen
+
+
+def apportion(total: int, fractions: Sequence[float]) -> list[int]:
+    """Divide ``total`` into whole numbers near ``fractions`` (adding up to 1), by largest remainder."""
+    exact = [total * fraction for fraction in fractions]
+    counts = [int(value + 1e-9) for value in exact]
+    order = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    positive = [i for i in order if fractions[i] > 0]
+    for step in range(total - sum(counts)):
+        counts[positive[step % len(positive)]] += 1
+    return counts
