@@ -1,61 +1,61 @@
-"""Training a segmentation network on a shard set, scoring it, predicting with it, exporting it.
+"""Semantic segmentation from shards to scores: the public face of the project.
 
-import petseg
+from petseg import Loader, ShardSet, build_shards, evaluate, export, predict, train
 
-run = petseg.train("pets-shards", options={"epochs": 20})
-network = petseg.load(run)
-mask = network.predict("cat.jpg").mask          # uint8 (H, W): 1 animal, 2 background, 3 border
-scores = petseg.score_run(run, "pets-shards", split="test").scores
-petseg.export_onnx(petseg.load(run, device="cpu"), "pets.onnx")
+build_shards("pets", "pets-shards")                        # images and masks, packed into tar shards
+run = train("pets-shards", options={"epochs": 20})         # the run's folder
+evaluate(run, "pets-shards", split="test").scores.mean_iou
+predict(run, ["cat.jpg"], "masks")                         # masks/cat.png
+export(run, "pets.onnx")
 
 Importing this package is cheap: torch is imported when one of its names is first used.
 """
 
-from __future__ import annotations
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 if TYPE_CHECKING:
-    from petseg.exporters.onnx_model import export_onnx as export_onnx
-    from petseg.exporters.safetensors_weights import export_weights as export_weights
+    from petseg.api import Batch as Batch
+    from petseg.api import Loader as Loader
+    from petseg.api import ShardSet as ShardSet
+    from petseg.api import build_shards as build_shards
+    from petseg.api import evaluate as evaluate
+    from petseg.api import export as export
+    from petseg.api import predict as predict
     from petseg.inference.predictor import Prediction as Prediction
     from petseg.inference.predictor import Predictor as Predictor
     from petseg.inference.predictor import load as load
-    from petseg.inference.score_run import score_run as score_run
     from petseg.nets.factory import build_model as build_model
     from petseg.nets.model_config import ModelConfig as ModelConfig
     from petseg.training.start import train as train
 
-_PLACES = {
-    "ModelConfig": "petseg.nets.model_config",
-    "Prediction": "petseg.inference.predictor",
-    "Predictor": "petseg.inference.predictor",
-    "build_model": "petseg.nets.factory",
-    "export_onnx": "petseg.exporters.onnx_model",
-    "export_weights": "petseg.exporters.safetensors_weights",
-    "load": "petseg.inference.predictor",
-    "score_run": "petseg.inference.score_run",
-    "train": "petseg.training.start",
-}
-__all__ = [
-    "ModelConfig",
-    "Prediction",
-    "Predictor",
-    "build_model",
-    "export_onnx",
-    "export_weights",
-    "load",
-    "score_run",
-    "train",
-]
+
+def _refuse_hidden_packages() -> None:
+    """Raise ImportError if a user's own pipeline.py or shards.py comes before this project's packages on sys.path."""
+    for name in ("pipeline", "shards"):
+        loaded = sys.modules.get(name)
+        spec = loaded.__spec__ if loaded is not None else find_spec(name)
+        file = spec.origin if spec is not None else getattr(loaded, "__file__", None)
+        if file is not None and Path(file).resolve().parent.parent != Path(__file__).resolve().parent.parent:
+            raise ImportError(
+                f"{file} hides petseg's own package {name!r}, because Python looks into its folder first: "
+                "rename it, or run from another folder"
+            )
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'petseg' has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+_refuse_hidden_packages()
 
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "api": ["Batch", "Loader", "ShardSet", "build_shards", "evaluate", "export", "predict"],
+        "inference.predictor": ["Prediction", "Predictor", "load"],
+        "nets.factory": ["build_model"],
+        "nets.model_config": ["ModelConfig"],
+        "training.start": ["train"],
+    },
+)
