@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from shards.sources.synthetic.breeds import Breed, Colour, shaded
 from shards.sources.synthetic.drawing import Points, Rng, blob, ellipse, limb, rotate, ruffle
 
 Kind: TypeAlias = Literal["flat", "volume", "soft", "line"]
-
 _INNER_EAR, _TONGUE, _DARK, _LIPS = (190, 140, 130), (222, 112, 118), (24, 20, 20), (70, 44, 44)
 _EARS = {
     "cat": ((0.22, -0.62), (0.5, -0.95), (0.86, -1.28), (1, -0.8), (0.97, -0.25)),
@@ -20,14 +19,9 @@ _EARS = {
     "floppy": ((0.5, -0.78), (0.95, -0.7), (1.22, 0.1), (1.15, 0.45), (0.85, 0.55), (0.74, 0)),
     "long": ((0.5, -0.78), (0.95, -0.7), (1.22, 0.1), (1.15, 1.15), (0.85, 1.25), (0.74, 0)),
 }
-_INNER_EARS = {
-    "cat": ((0.42, -0.7), (0.78, -1.1), (0.84, -0.5)),
-    "pointed": ((0.42, -0.75), (0.62, -1.28), (0.76, -0.6)),
-}
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """An outline; a ``volume`` is shaded, a ``soft`` one lies within others, a ``line`` is too thin for the mask."""
 
     points: Points
@@ -134,13 +128,14 @@ def _lying(pet: Animal, g: float, rng: Rng) -> None:
 
 def _standing(pet: Animal, g: float, rng: Rng) -> None:
     foot, stride = 1.7 + 1.3 * pet.breed.legs, rng.uniform(-0.25, 0.35)
-    for x, lean, factor in ((1.05, stride, 0.8), (3.2, -stride, 0.8), (0.8, -0.7 * stride, 1), (2.95, 0.7 * stride, 1)):
-        if x == 0.8:  # the body hides the far legs, the near ones stand before it
-            pet.tail((3.6, 0.75), (4.2, 0.3), (4.3, rng.uniform(-1.0, 0.4)))
-            belly = (3.65, 1.5), (2.4, 1.35 + 0.35 * g), (1.2, 1.45 + 0.4 * g), (0.4, 1.4)
-            pet.fur(blob((0.5, 0.35), (1.6, 0.4), (2.9, 0.35), (3.75, 0.7), *belly))
-            pet.fur(limb((1.1, 1.0), (0.1, 0.15), start=0.85 * g, end=0.66))
-        pet.leg((x, 1.2), (x + 0.1, foot - 0.7), (x + lean, foot - 0.08), start=0.4, end=0.22, factor=factor)
+    for x, lean in ((1.05, stride), (3.2, -stride)):
+        pet.leg((x, 1.2), (x + 0.1, foot - 0.7), (x + lean, foot - 0.08), start=0.4, end=0.22, factor=0.8)
+    pet.tail((3.6, 0.75), (4.2, 0.3), (4.3, rng.uniform(-1.0, 0.4)))
+    belly = (3.65, 1.5), (2.4, 1.35 + 0.35 * g), (1.2, 1.45 + 0.4 * g), (0.4, 1.4)
+    pet.fur(blob((0.5, 0.35), (1.6, 0.4), (2.9, 0.35), (3.75, 0.7), *belly))
+    pet.fur(limb((1.1, 1.0), (0.1, 0.15), start=0.85 * g, end=0.66))
+    for x, lean in ((0.8, -0.7 * stride), (2.95, 0.7 * stride)):
+        pet.leg((x, 1.2), (x + 0.1, foot - 0.7), (x + lean, foot - 0.08), start=0.4, end=0.22)
     pet.add(ellipse(0.45, 1.15, 0.36, 0.5, 0.5), pet.breed.light, 0.1, "soft")
 
 
@@ -152,9 +147,7 @@ def _curled(pet: Animal, g: float, rng: Rng) -> None:
 
 
 def _close_up(pet: Animal, g: float, rng: Rng) -> None:
-    shoulders = blob((-0.7, 0.3), (-1.3 * g, 1.4), (-1.9 * g, 3.6), (0, 3.9), mirrored=True) + np.array(
-        [rng.normal(0, 0.1), 0]
-    )
+    shoulders = blob((-0.7, 0.3), (-1.3 * g, 1.4), (-1.9 * g, 3.6), (0, rng.uniform(3.8, 4.0)), mirrored=True)
     pet.fur(shoulders, shaded(pet.breed.coat, 0.94))
     pet.close_up = True
     pet.add(ellipse(0, 1.7, 0.6 * g, 0.9), pet.breed.light, 0.1, "soft")
@@ -171,14 +164,10 @@ def _draw_cat(pet: Animal, breed: Breed, look: float, asleep: bool) -> None:
     """Draw a head from the front, centred on (0, 0), about two units wide, the face ``look`` to one side."""
     _draw_ears(pet, "cat", breed.mark if breed.pattern == "points" else breed.coat)
     pet.fur(blob((0, -0.84), (-0.62, -0.7), (-1.0, -0.05), (-0.86, 0.42), (-0.35, 0.76), (0, 0.82), mirrored=True))
-    mask = (
-        ellipse(0, 0.25, 0.55, 0.5)
-        if breed.muzzle == "mark"
-        else blob((0, -0.1), (-0.5, 0.35), (0, 0.72), mirrored=True)
-    )
-    pet.add(mask + np.array([look, 0]), getattr(breed, breed.muzzle), 0.1, "soft")
+    muzzle, top = getattr(breed, breed.muzzle), -0.25 if breed.muzzle == "mark" else -0.1
+    pet.add(blob((0, top), (-0.52, 0.32), (0, 0.74), mirrored=True) + np.array([look, 0]), muzzle, 0.1, "soft")
     for s in (-1, 1):
-        pet.add(ellipse(look + s * 0.2, 0.4, 0.26, 0.2), getattr(breed, breed.muzzle))
+        pet.add(ellipse(look + s * 0.2, 0.4, 0.26, 0.2), muzzle)
     _draw_eyes(pet, look, asleep)
     pet.add(blob((look - 0.13, 0.18), (look + 0.13, 0.18), (look, 0.33)), breed.nose)
     _draw_mouth(pet, look, 0.33, 0.22)
@@ -208,10 +197,10 @@ def _draw_dog(pet: Animal, breed: Breed, look: float, asleep: bool) -> None:
 
 def _draw_ears(pet: Animal, kind: str, colour: Colour) -> None:
     for s in (-1, 1):
-        turn = pet.rng.normal(0, 0.05)
-        pet.fur(rotate(blob(*_EARS[kind]), turn) * (s, 1), colour, 0.3)
-        if kind in _INNER_EARS:
-            pet.add(rotate(blob(*_INNER_EARS[kind]), turn) * (s, 1), _INNER_EAR)
+        ear = rotate(blob(*_EARS[kind]), pet.rng.normal(0, 0.05)) * (s, 1)
+        pet.fur(ear, colour, 0.3)
+        if kind in ("cat", "pointed"):
+            pet.add(ear.mean(axis=0) * 0.45 + ear * 0.55, _INNER_EAR)
 
 
 def _draw_eyes(pet: Animal, look: float, asleep: bool) -> None:
@@ -230,6 +219,6 @@ def _draw_eyes(pet: Animal, look: float, asleep: bool) -> None:
 
 
 def _draw_mouth(pet: Animal, x: float, y: float, width: float) -> None:
-    for s in (-1, 1):
-        path = (x, y), (x, y + 0.14), (x + s * width * 0.5, y + 0.24), (x + s * width, y + 0.16)
+    for end in (-width, width):
+        path = (x, y), (x, y + 0.14), (x + end / 2, y + 0.24), (x + end, y + 0.16)
         pet.add(limb(*path, start=0.02, end=0.016), _LIPS)

@@ -15,15 +15,14 @@ from shards.sources.synthetic.paint import paint
 from shards.sources.synthetic.scene import draw_scene, draw_thing
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-LONGEST, SHORTEST = 500, 180  # pixels, of an image's side
 
 
 def draw_image(breed: Breed, bank: TextureBank, rng: Rng) -> tuple[Canvas, Mask]:
     """Draw one animal of a breed in a random scene; return image, uint8 (H, W, 3), and exact mask, bool (H, W)."""
-    longer = LONGEST if rng.random() < 0.4 else int(rng.integers(240, LONGEST + 1))
+    longer = 500 if rng.random() < 0.4 else int(rng.integers(240, 501))
     ratio = rng.choice((0.75, 0.6667, 0.8, 1.0), p=(0.45, 0.25, 0.2, 0.1)) * rng.uniform(0.97, 1.0)
-    shorter = max(SHORTEST, round(longer * ratio))
-    shape = (shorter, longer) if rng.random() < 0.6 else (longer, shorter)
+    shape = longer, max(180, round(longer * ratio))
+    shape = shape[::-1] if rng.random() < 0.6 else shape
     animal = make_animal(breed, rng)
     scale, origin, (left, top, right, bottom) = _place(animal, np.array(shape[::-1]), rng)
     scene = draw_scene(shape, shape[0] * 0.95 if animal.close_up else bottom, bank, rng)
@@ -65,9 +64,8 @@ def _place(animal: Animal, size: Points, rng: Rng) -> tuple[float, Points, list[
 def _photograph(scene: Field, bank: TextureBank, rng: Rng) -> Canvas:
     """Light from one side, white balance, exposure, a little blur, sensor noise; float (H, W, 3) to uint8."""
     height, width = scene.shape[:2]
-    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    down, right = rng.normal(0, 0.13, 2)
-    light = 1 + down * y + right * x - rng.uniform(0, 0.12) * (x * x + y * y)
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    light = 1 + rng.normal(0, 0.13) * y + rng.normal(0, 0.13) * x - rng.uniform(0, 0.12) * (x * x + y * y)
     white = rng.normal(1, 0.05, 3) * np.exp(rng.normal(0.02, 0.14))
     if rng.random() < 0.06:  # black and white, or tinted
         scene = scene.mean(axis=2, keepdims=True)

@@ -97,19 +97,19 @@ class TextureBank:
     """
 
     def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng([seed, 0xBA4C])
-        sides = (TEXTURE_SIDE, TEXTURE_SIDE, TEXTURE_SIDE // 24, 5, 10, 20, 40, 80)
-        noise = [rng.standard_normal((side, side), dtype=np.float32) for side in sides]
-        full = [cv2.resize(field, (TEXTURE_SIDE, TEXTURE_SIDE), interpolation=cv2.INTER_CUBIC) for field in noise]
-        cloud = sum(octave / 2**k for k, octave in enumerate(full[3:]))
-        made = full[0], cv2.blur(full[0], (1, 7)), cv2.blur(full[1], (60, 1)), cloud, full[2]
-        scaled = ((field - np.mean(field)) / np.std(field) for field in made)
-        self._fields = dict(zip(("grain", "fur", "streak", "cloud", "cells"), scaled, strict=True))
+        rng, square = np.random.default_rng([seed, 0xBA4C]), (TEXTURE_SIDE, TEXTURE_SIDE)
+        grain, streak = rng.standard_normal((2, *square), dtype=np.float32)
+        coarse = [
+            rng.standard_normal((side, side), dtype=np.float32) for side in (TEXTURE_SIDE // 24, 5, 10, 20, 40, 80)
+        ]
+        cells, *octaves = (cv2.resize(field, square, interpolation=cv2.INTER_CUBIC) for field in coarse)
+        fields: dict[str, Field] = {"grain": grain, "fur": cv2.blur(grain, (1, 7)), "streak": cv2.blur(streak, (60, 1))}
+        fields |= {"cells": cells, "cloud": np.sum([field / 2**k for k, field in enumerate(octaves)], axis=0)}
+        self._fields = {name: (field - field.mean()) / field.std() for name, field in fields.items()}
 
     def cut(self, texture: str, shape: tuple[int, int], rng: Rng, zoom: float = 1.0) -> Field:
         """Return a window of ``shape`` = (height, width) at a random place, possibly flipped; ``zoom`` > 1 enlarges."""
         height, width = (max(2, round(length / max(zoom, 1.0))) for length in shape)
         top, left = rng.integers(0, (TEXTURE_SIDE - height + 1, TEXTURE_SIDE - width + 1))
         window = self._fields[texture][top : top + height, left : left + width]
-        window = window[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
-        return np.asarray(cv2.resize(window, shape[::-1]), dtype=np.float32)
+        return np.asarray(cv2.resize(window[:: rng.choice((1, -1)), :: rng.choice((1, -1))], shape[::-1]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from shards.sources.synthetic.animal import Animal
 from shards.sources.synthetic.breeds import Breed
-from shards.sources.synthetic.drawing import Canvas, Field, Points, Rng, TextureBank, Values, draw_lines, fill
+from shards.sources.synthetic.drawing import Field, Points, Rng, TextureBank, draw_lines, fill
 
 COARSE = 4  # shading is soft and is drawn this many times coarser
 
@@ -20,13 +20,16 @@ def paint(
     Units * ``scale`` + ``origin`` are pixels of an image of ``shape`` = (H, W).
     """
     breed = animal.breed
-    canvas = np.full((*shape, 4), (*breed.coat, 0), dtype=np.uint8)  # red, green, blue, weight of the pattern
+    canvas: Field = np.full((*shape, 4), (*breed.coat, 0), dtype=np.uint8)  # red, green, blue, weight of the pattern
     cover = np.zeros(shape, dtype=np.uint8)
     shade = np.full((shape[0] // COARSE + 1, shape[1] // COARSE + 1), 128, dtype=np.uint8)
     for part in animal.parts:
         points, weight = part.points * scale + origin, 255 * part.pattern
-        if part.kind == "soft":
-            _fill_softly(canvas, points, (*part.colour, weight))
+        if part.kind == "soft":  # its edge is blurred
+            stencil, blur = np.zeros(shape, dtype=np.uint8), int(np.ptp(points, axis=0).min() * 0.1) + 1
+            fill(stencil, points, (255,))
+            share = cv2.blur(stencil, (blur, blur)) / np.float32(255)
+            canvas = cv2.blendLinear(np.full_like(canvas, (*part.colour, weight)), canvas, share, 1 - share)
         elif part.kind == "line" and scale >= 25:
             draw_lines(canvas, [points], part.colour, scale / 100)
         elif part.kind != "line":
@@ -63,16 +66,3 @@ def _coat_marks(breed: Breed, shape: tuple[int, int], bank: TextureBank, rng: Rn
         edge = 0.25 * bank.cut("cloud", shape, rng)
         values, low, high, strength = 1.25 - np.abs((y - float(y0)) / scale - 0.7) + edge, 0.45, 0.9, 0.9
     return np.asarray(np.clip((values - low) / (high - low), 0, 1) * strength)
-
-
-def _fill_softly(canvas: Canvas, points: Points, colour: Values) -> None:
-    """Fill an outline with a blurred edge, within its bounding box."""
-    blur = int(np.ptp(points, axis=0).min() * 0.05) + 1
-    corners = np.array([points.min(axis=0) - 2 * blur, points.max(axis=0) + 2 * blur])
-    (left, top), (right, bottom) = np.clip(corners.astype(int), 0, canvas.shape[1::-1])
-    area = canvas[top:bottom, left:right]
-    if area.size:
-        stencil = np.zeros(area.shape[:2], dtype=np.uint8)
-        fill(stencil, points - (left, top), (255,))
-        weight = cv2.blur(stencil, (2 * blur + 1, 2 * blur + 1))[:, :, None] / np.float32(255)
-        area[:] = area + (np.array(colour) - area) * weight

@@ -49,20 +49,19 @@ def draw_thing(canvas: Canvas, x: float, floor: float, reach: float, rng: Rng) -
 
 
 def _meadow(canvas: Canvas, width: int, height: int, horizon: int, rng: Rng) -> None:
-    sky = rng.uniform((130, 170, 205), (200, 215, 245))
+    sky, near = rng.uniform((130, 170, 205), (200, 215, 245)), rng.uniform((70, 120, 50), (130, 165, 80))
     canvas[:horizon] = np.linspace(sky, (225, 228, 228), horizon)[:, None]
     for _ in range(rng.integers(2, 7)):  # bushes
         x, r = rng.uniform(0, width), rng.uniform(0.08, 0.25) * height
         fill(canvas, ellipse(x, horizon - 0.4 * r, r, 0.9 * r), rng.uniform((40, 80, 40), (90, 130, 70)))
-    near = rng.uniform((70, 120, 50), (130, 165, 80))
     canvas[horizon:] = np.linspace(near * 0.85, near, height - horizon)[:, None]
     roots = rng.uniform((0, horizon), (width, height), (260, 2))
     size = 0.01 * height + 0.03 * (roots[:, 1:] - horizon)
     blades = np.stack([roots, roots + size * rng.uniform((-0.5, -1.5), (0.5, -1.2), (260, 2))], axis=1)
     for k in range(7):
         draw_lines(canvas, blades[k::7], near * (0.7 + 0.09 * k), 1 + k % 2)
-    flowers, petal = int(rng.choice((0, 30), p=(0.6, 0.4))), _pick(rng)
-    for x, y in roots[:flowers]:
+    petal = _pick(rng)
+    for x, y in roots[: rng.choice((0, 30), p=(0.6, 0.4))]:
         fill(canvas, ellipse(x, y, 2, 2), petal)
 
 
