@@ -67,9 +67,8 @@ def _photograph(scene: Field, bank: TextureBank, rng: Rng) -> Canvas:
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     light = 1 + rng.normal(0, 0.13) * y + rng.normal(0, 0.13) * x - rng.uniform(0, 0.12) * (x * x + y * y)
     white = rng.normal(1, 0.05, 3) * np.exp(rng.normal(0.02, 0.14))
-    if rng.random() < 0.06:  # black and white, or tinted
-        scene = scene.mean(axis=2, keepdims=True)
-    lit = np.clip(scene * light.astype(np.float32)[:, :, None] * white.astype(np.float32), 0, 255)
+    mix = np.full((3, 3), 1 / 3) if rng.random() < 0.06 else np.eye(3)  # black and white, or tinted
+    lit = np.clip(cv2.transform(scene, white[:, None] * mix) * light.astype(np.float32)[:, :, None], 0, 255)
     blur = rng.choice((0.0, 0.4, 0.7), p=(0.4, 0.4, 0.2))
     if blur:
         lit = cv2.GaussianBlur(lit, (0, 0), blur)

@@ -7,7 +7,7 @@ import numpy as np
 
 from shards.sources.synthetic.animal import Animal
 from shards.sources.synthetic.breeds import Breed
-from shards.sources.synthetic.drawing import Field, Points, Rng, TextureBank, draw_lines, fill
+from shards.sources.synthetic.drawing import Field, Points, Rng, TextureBank, box, draw_lines, fill
 
 COARSE = 4  # shading is soft and is drawn this many times coarser
 
@@ -20,7 +20,9 @@ def paint(
     Units * ``scale`` + ``origin`` are pixels of an image of ``shape`` = (H, W).
     """
     breed = animal.breed
-    canvas: Field = np.full((*shape, 4), (*breed.coat, 0), dtype=np.uint8)  # red, green, blue, weight of the pattern
+    canvas: Field = np.empty((*shape, 4), dtype=np.uint8)  # red, green, blue, weight of the pattern
+    everything = box(-2, -2, shape[1] + 2, shape[0] + 2)
+    fill(canvas, everything, breed.coat, 0)
     cover = np.zeros(shape, dtype=np.uint8)
     shade = np.full((shape[0] // COARSE + 1, shape[1] // COARSE + 1), 128, dtype=np.uint8)
     for part in animal.parts:
@@ -29,7 +31,8 @@ def paint(
             stencil, blur = np.zeros(shape, dtype=np.uint8), int(np.ptp(points, axis=0).min() * 0.1) + 1
             fill(stencil, points, (255,))
             share = cv2.blur(stencil, (blur, blur)) / np.float32(255)
-            canvas = cv2.blendLinear(np.full_like(canvas, (*part.colour, weight)), canvas, share, 1 - share)
+            fill(over := np.empty_like(canvas), everything, part.colour, weight)
+            canvas = cv2.blendLinear(over, canvas, share, 1 - share)
         elif part.kind == "line" and scale >= 25:
             draw_lines(canvas, [points], part.colour, scale / 100)
         elif part.kind != "line":
