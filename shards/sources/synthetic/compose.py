@@ -69,8 +69,6 @@ def _photograph(scene: Field, bank: TextureBank, rng: Rng) -> Canvas:
     white = rng.normal(1, 0.05, 3) * np.exp(rng.normal(0.02, 0.14))
     mix = np.full((3, 3), 1 / 3) if rng.random() < 0.06 else np.eye(3)  # black and white, or tinted
     lit = np.clip(cv2.transform(scene, white[:, None] * mix) * light.astype(np.float32)[:, :, None], 0, 255)
-    blur = rng.choice((0.0, 0.4, 0.7), p=(0.4, 0.4, 0.2))
-    if blur:
-        lit = cv2.GaussianBlur(lit, (0, 0), blur)
+    lit = cv2.GaussianBlur(lit, (0, 0), rng.choice((0.1, 0.4, 0.7), p=(0.4, 0.4, 0.2)))  # 0.1: none
     lit += bank.cut("grain", (height, width), rng)[:, :, None] * np.float32(rng.uniform(1, 6))
     return np.asarray(np.clip(lit, 0, 255), dtype=np.uint8)

@@ -5,11 +5,10 @@ For trying everything without a download. The images are drawings: scores on the
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -36,8 +35,7 @@ _HEADER = """\
 """  # the official file's header, spelling included
 
 
-@dataclass(frozen=True)
-class SyntheticPets:
+class SyntheticPets(NamedTuple):
     """How many images and breeds were made, and how many of the images are in each list."""
 
     images: int
@@ -74,25 +72,21 @@ def make_pets(
         what = "is not empty" if folder.is_dir() else "is not a folder"
         raise SourceError(f"{folder} {what}; nothing was written: choose a new folder, or remove this one first")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-"))
-    try:
-        partial.chmod(0o755)
-        (partial / "images").mkdir()
-        (partial / "annotations" / "trimaps").mkdir(parents=True)
-        bank = TextureBank(seed)
-        names = [f"{BREEDS[k % len(BREEDS)].name}_{k // len(BREEDS) + 1}" for k in range(count)]  # breeds take turns
+    names = [f"{BREEDS[k % len(BREEDS)].name}_{k // len(BREEDS) + 1}" for k in range(count)]  # breeds take turns
+    bank = TextureBank(seed)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-") as work:
+        images, trimaps = Path(work, "pets", "images"), Path(work, "pets", "annotations", "trimaps")
+        images.mkdir(parents=True)
+        trimaps.mkdir(parents=True)
         for number, name in enumerate(names):
             rng = np.random.default_rng([seed, number])
             image, inside = draw_image(BREEDS[number % len(BREEDS)], bank, rng)
-            Image.fromarray(image).save(partial / "images" / f"{name}.jpg", quality=int(rng.integers(82, 96)))
-            Image.fromarray(trimap_of(inside)).save(partial / "annotations" / "trimaps" / f"{name}.png")
+            Image.fromarray(image).save(images / f"{name}.jpg", quality=int(rng.integers(82, 96)))
+            Image.fromarray(trimap_of(inside)).save(trimaps / f"{name}.png")
             if progress is not None:
                 progress(number + 1, count)
-        test = _write_lists(partial / "annotations", names, seed)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        test = _write_lists(trimaps.parent, names, seed)
+        images.parent.replace(folder)
     return SyntheticPets(count, min(count, len(BREEDS)), count - test, test)
 
 

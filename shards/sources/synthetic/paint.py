@@ -33,9 +33,9 @@ def paint(
             share = cv2.blur(stencil, (blur, blur)) / np.float32(255)
             fill(over := np.empty_like(canvas), everything, part.colour, weight)
             canvas = cv2.blendLinear(over, canvas, share, 1 - share)
-        elif part.kind == "line" and scale >= 25:
-            draw_lines(canvas, [points], part.colour, scale / 100)
-        elif part.kind != "line":
+        elif part.kind == "line":
+            draw_lines(canvas, [points] if scale >= 25 else [], part.colour, scale / 100)
+        else:
             fill(canvas, points, part.colour, weight)
             fill(cover, points, (255,))
         if part.kind == "volume":  # dark at its lower right, bright towards its upper left; blurred later
