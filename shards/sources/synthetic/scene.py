@@ -128,7 +128,7 @@ def _blanket(canvas: Canvas, width: int, height: int, horizon: int, rng: Rng) ->
     draw_lines(canvas, slanted, band, step / 3)
     level = [np.array([(0, y), (width, y + 0.1 * width)]) for y in range(-height, height, step)]
     draw_lines(canvas, level, shaded(band, 0.85), step / 4)
-    _paper(canvas[: max(0, horizon - int(0.2 * height))], rng)
+    _paper(canvas[: max(1, horizon - int(0.2 * height))], rng)
 
 
 # Each with the texture of the ground and how many things lie about at least.
