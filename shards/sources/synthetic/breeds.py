@@ -1,49 +1,41 @@
-"""The breeds of the made-up dataset: colours, coat pattern, ears, proportions."""
+"""The breeds of the synthetic dataset: colours, coat pattern, ears, proportions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Colour: TypeAlias = tuple[int, int, int]
-Pattern: TypeAlias = Literal["solid", "tabby", "spots", "patches", "points", "saddle", "brindle"]
-Ears: TypeAlias = Literal["pointed", "folded", "floppy", "long"]
+Colour: TypeAlias = tuple[float, float, float]  # red, green, blue, 0..255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Breed:
-    """What the animals of one breed have in common.
-
-    Attributes:
-        name: as in the file names; cats begin with a capital, dogs do not, as in the official dataset.
-        coat: colour of most of the fur.
-        light: colour of chest and paws (and of the muzzle, see ``muzzle``).
-        mark: colour of the pattern.
-        second_mark: colour of every other patch of ``patches``.
-        muzzle: which of the three colours the muzzle has.
-        fluff: how uneven the outline is, 0 (short hair) .. 1.
-        legs: length of the legs, 1 is usual.
-        girth: width of the body, 1 is usual.
-    """
+    """What the animals of one breed have in common; cats' names begin with a capital, as in the official dataset."""
 
     name: str
-    coat: Colour
-    light: Colour
-    mark: Colour
-    second_mark: Colour | None = None
-    pattern: Pattern = "solid"
+    coat: Colour  # most of the fur
+    light: Colour  # chest and paws
+    mark: Colour  # the pattern
+    second_mark: Colour | None = None  # every other patch
+    pattern: Literal["solid", "tabby", "spots", "patches", "points", "saddle", "brindle"] = "solid"
     muzzle: Literal["coat", "light", "mark"] = "light"
-    ears: Ears = "pointed"
+    ears: Literal["pointed", "folded", "floppy", "long"] = "pointed"
     eyes: Colour = (92, 60, 34)
     nose: Colour = (46, 38, 38)
-    fluff: float = 0.3
-    legs: float = 1.0
-    girth: float = 1.0
+    fluff: float = 0.3  # how uneven the outline is, 0 (short hair) .. 1
+    legs: float = 1.0  # their length
+    girth: float = 1.0  # width of the body
 
     @property
     def is_cat(self) -> bool:
         """Whether it is a cat (else a dog)."""
         return self.name[0].isupper()
+
+
+def shaded(colour: Colour, factor: float) -> Colour:
+    """Return the colour, darker (factor below 1) or lighter."""
+    red, green, blue = colour
+    return red * factor, green * factor, blue * factor
 
 
 _PINK: Colour = (206, 128, 122)

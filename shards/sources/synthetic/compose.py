@@ -1,149 +1,74 @@
-"""One picture of the made-up dataset with its trimap: animal and scene put together, lit, and photographed."""
+"""One image with its mask: animal and scene put together, lit, and photographed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
 
-from shards.format.layout import TRIMAP_VALUES
 from shards.sources.synthetic.animal import Animal, make_animal
 from shards.sources.synthetic.breeds import Breed
-from shards.sources.synthetic.noise import NoiseBank
-from shards.sources.synthetic.paint import Placement, paint
-from shards.sources.synthetic.scene import draw_scene, draw_thing_in_front
+from shards.sources.synthetic.drawing import Canvas, Field, Points, Rng, TextureBank
+from shards.sources.synthetic.paint import paint
+from shards.sources.synthetic.scene import draw_scene, draw_thing
 
-Rng = np.random.Generator
-Mask = npt.NDArray[np.bool_]
-LONGEST, SHORTEST = 500, 180  # pixels, of a picture's side
-BAND = 0.011  # half the width of the border, as a part of the longer side; the real one's is about that
-
-ANIMAL, BACKGROUND, BORDER = TRIMAP_VALUES
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture and its trimap.
-
-    Attributes:
-        image: uint8 (H, W, 3).
-        trimap: uint8 (H, W), 1 animal, 2 background, 3 border.
-    """
-
-    image: npt.NDArray[np.uint8]
-    trimap: npt.NDArray[np.uint8]
-
-
-def draw_picture(breed: Breed, bank: NoiseBank, rng: Rng) -> Picture:
-    """Draw one animal of a breed in a random scene."""
-    size = _random_size(rng)
+def draw_image(breed: Breed, bank: TextureBank, rng: Rng) -> tuple[Canvas, Mask]:
+    """Draw one animal of a breed in a random scene; return image, uint8 (H, W, 3), and exact mask, bool (H, W)."""
+    longer = 500 if rng.random() < 0.4 else int(rng.integers(240, 501))
+    ratio = rng.choice((0.75, 0.6667, 0.8, 1.0), p=(0.45, 0.25, 0.2, 0.1)) * rng.uniform(0.97, 1.0)
+    shape = longer, max(180, round(longer * ratio))
+    shape = shape[::-1] if rng.random() < 0.6 else shape
     animal = make_animal(breed, rng)
-    where, box = _place(animal, size, rng)
-    ground = size[1] * 0.95 if animal.ground is None else where.pixels(np.array([[0.0, animal.ground]]))[0, 1]
-    scene = draw_scene(size, float(ground), bank, rng)
-    if animal.ground is not None:
-        scene *= _shadow(size, box, float(ground))[:, :, None]
-    painted = paint(animal, breed, where=where, size=size, bank=bank, rng=rng)
-    behind = scene[painted.window]
-    behind += (painted.colour - behind) * painted.alpha[:, :, None]
-    inside = np.zeros(scene.shape[:2], dtype=bool)
-    inside[painted.window] = painted.alpha >= 0.5
-    front = draw_thing_in_front(size, box, rng) if animal.ground is not None else None
-    if front is not None:
-        cover = np.asarray(front, dtype=np.float32)
-        hidden = cover[:, :, 3] > 127
-        scene[hidden] = cover[hidden][:, :3]
-        inside = inside & ~hidden
-    return Picture(image=_photograph(scene, bank, rng), trimap=trimap_of(inside))
+    scale, origin, (left, top, right, bottom) = _place(animal, np.array(shape[::-1]), rng)
+    scene = draw_scene(shape, shape[0] * 0.95 if animal.close_up else bottom, bank, rng)
+    if not animal.close_up:  # its shadow
+        y, x = np.ogrid[: shape[0], : shape[1]]
+        depth, offset = (y - bottom) / (0.16 * (right - left)), (x - (left + right) / 2) / (0.6 * (right - left))
+        shadow = np.exp(-2 * depth**2, dtype=np.float32) * np.exp(-2 * offset**2, dtype=np.float32)
+        scene *= (1 - 0.5 * shadow)[:, :, None]
+    colour, cover = paint(animal, shape, bank, rng, scale=scale, origin=origin)
+    scene = cv2.blendLinear(colour, scene, cover, 1 - cover)
+    inside = cover >= 0.5
+    if not animal.close_up and rng.random() < 0.16:  # something hides a part of the feet
+        front = np.zeros((*shape, 4), dtype=np.uint8)
+        reach = 0.22 * min(right - left, bottom - top)
+        draw_thing(front, rng.uniform(left, right), min(bottom, shape[0]) + 0.3 * reach, reach, rng)
+        cover = front[:, :, 3] / np.float32(255)
+        scene = cv2.blendLinear(front[:, :, :3].astype(np.float32), scene, cover, 1 - cover)
+        inside &= cover < 0.5
+    return _photograph(scene, bank, rng), inside
 
 
-def trimap_of(inside: Mask) -> npt.NDArray[np.uint8]:
-    """Return the trimap of an animal's exact mask: its outline becomes a band, as wide inwards as outwards.
-
-    Beyond the picture's edge the animal is taken to go on, so that an edge that cuts it gets no border.
-
-    Args:
-        inside: bool (H, W), which pixels are the animal's.
-
-    Returns:
-        uint8 (H, W), values 1, 2, 3.
-    """
-    reach = max(2, round(BAND * max(inside.shape)))
-    grown, kept = inside, ~inside
-    for step in range(reach):  # crosses and squares in turn grow an octagon, nearly a disc
-        grown, kept = (_grow(mask, square=step % 2 == 1) for mask in (grown, kept))
-    trimap = np.full(inside.shape, BACKGROUND, dtype=np.uint8)
-    trimap[inside] = ANIMAL
-    trimap[grown & kept] = BORDER
-    return trimap
-
-
-def _grow(mask: Mask, *, square: bool) -> Mask:
-    """Dilate by one pixel: by a 3 x 3 square, or by its cross."""
-    wide = mask.copy()
-    wide[:, 1:] |= mask[:, :-1]
-    wide[:, :-1] |= mask[:, 1:]
-    across = wide if square else mask
-    tall = wide.copy()
-    tall[1:] |= across[:-1]
-    tall[:-1] |= across[1:]
-    return tall
-
-
-def _random_size(rng: Rng) -> tuple[int, int]:
-    longer = LONGEST if rng.random() < 0.4 else int(rng.integers(240, LONGEST + 1))
-    ratio = float(rng.choice((0.75, 0.6667, 0.8, 1.0), p=(0.45, 0.25, 0.2, 0.1))) * rng.uniform(0.97, 1.0)
-    shorter = max(SHORTEST, round(longer * ratio))
-    return (longer, shorter) if rng.random() < 0.6 else (shorter, longer)
-
-
-def _place(animal: Animal, size: tuple[int, int], rng: Rng) -> tuple[Placement, tuple[float, float, float, float]]:
-    """Decide where the animal stands and how large it is; return that, and its box in pixels."""
+def _place(animal: Animal, size: Points, rng: Rng) -> tuple[float, Points, list[float]]:
+    """Place an animal in an image of ``size`` (width, height): its scale, its origin, its box (x0, y0, x1, y1)."""
     points = np.concatenate([part.points for part in animal.parts])
     low, high = points.min(axis=0), points.max(axis=0)
-    span = high - low
-    if animal.ground is None:  # a close-up: the picture's lower edge cuts the shoulders
-        scale = min(size[0] * rng.uniform(0.5, 0.85) / 2.4, size[1] * rng.uniform(0.55, 0.8) / 2.8)
-        top = size[1] * rng.uniform(0.0, 0.16)
-        x = size[0] * rng.uniform(0.38, 0.62) - scale * (low[0] + high[0]) / 2
-        y = max(top, size[1] - scale * (span[1] - 0.3)) - scale * low[1]
+    if animal.close_up:  # a close-up: the image's lower edge cuts the shoulders
+        scale = (size * rng.uniform((0.5, 0.55), (0.85, 0.8)) / (2.4, 2.8)).min()
+        x = size[0] * rng.uniform(0.38, 0.62) - scale * (high - low)[0] / 2
+        y = max(size[1] * rng.uniform(0.0, 0.16), size[1] - scale * ((high - low)[1] - 0.3))
     else:
-        scale = float((np.array(size) * rng.uniform(0.62, 0.97) / span).min())
-        room = np.array(size) - scale * span
-        slack = 0.12 * scale * span[0] if rng.random() < 0.15 else 0.0  # now and then cut by an edge
-        x = rng.uniform(min(-slack, 0), room[0] + slack) - scale * low[0]
-        y = room[1] * rng.uniform(0.45, 0.97) - scale * low[1]
-    where = Placement(scale=float(scale), x=float(x), y=float(y))
-    (left, top), (right, bottom) = where.pixels(np.stack([low, high]))
-    return where, (float(left), float(top), float(right), float(bottom))
+        scale = (size * rng.uniform(0.62, 0.97) / (high - low)).min()
+        room = size - scale * (high - low)
+        slack = 0.12 * (size - room)[0] if rng.random() < 0.15 else 0.0  # now and then cut by an edge
+        x, y = rng.uniform(min(-slack, 0), room[0] + slack), room[1] * rng.uniform(0.45, 0.97)
+    origin = np.array([x, y]) - scale * low
+    return float(scale), origin, np.concatenate([low * scale + origin, high * scale + origin]).tolist()
 
 
-def _shadow(size: tuple[int, int], box: tuple[float, float, float, float], ground: float) -> npt.NDArray[np.float32]:
-    """Return what is left of the light around the animal's feet, float32 (H, W), 0.5..1."""
-    left, _, right, _ = box
-    x = (np.arange(size[0], dtype=np.float32) - (left + right) / 2) / (0.6 * (right - left))
-    y = (np.arange(size[1], dtype=np.float32) - ground) / (0.16 * (right - left))
-    return np.asarray(1 - 0.5 * np.exp(-2 * y * y)[:, None] * np.exp(-2 * x * x), dtype=np.float32)
-
-
-def _photograph(scene: npt.NDArray[np.float32], bank: NoiseBank, rng: Rng) -> npt.NDArray[np.uint8]:
+def _photograph(scene: Field, bank: TextureBank, rng: Rng) -> Canvas:
     """Light from one side, white balance, exposure, a little blur, sensor noise; float (H, W, 3) to uint8."""
     height, width = scene.shape[:2]
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, width, dtype=np.float32)
-    slope = rng.normal(0, 0.13, 2).astype(np.float32)
-    light = 1 + slope[0] * x + slope[1] * y - np.float32(rng.uniform(0, 0.12)) * (x * x + y * y)
-    white = (rng.normal(1, 0.05, 3) * np.exp(rng.normal(0.02, 0.14))).astype(np.float32)
-    if rng.random() < 0.06:
-        scene = np.repeat(scene.mean(axis=2, keepdims=True), 3, axis=2)  # black and white, or tinted
-    lit = scene * light[:, :, None]
-    lit *= white
-    image = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
-    blur = float(rng.choice((0.0, 0.5, 1.0), p=(0.4, 0.4, 0.2)))
-    if blur:
-        image = image.filter(ImageFilter.BoxBlur(blur))
-    noise = bank.cut("grain", (height, width), rng) * np.float32(rng.uniform(1, 6))
-    taken = np.asarray(image, dtype=np.float32) + noise[:, :, None]
-    return np.clip(taken, 0, 255, out=taken).astype(np.uint8)
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    light = 1 + rng.normal(0, 0.13) * y + rng.normal(0, 0.13) * x - rng.uniform(0, 0.12) * (x * x + y * y)
+    white = rng.normal(1, 0.05, 3) * np.exp(rng.normal(0.02, 0.14))
+    mix = np.full((3, 3), 1 / 3) if rng.random() < 0.06 else np.eye(3)  # black and white, or tinted
+    lit = np.clip(cv2.transform(scene, white[:, None] * mix) * light.astype(np.float32)[:, :, None], 0, 255)
+    lit = cv2.GaussianBlur(lit, (0, 0), rng.choice((0.1, 0.4, 0.7), p=(0.4, 0.4, 0.2)))  # 0.1: none
+    lit += bank.cut("grain", (height, width), rng)[:, :, None] * np.float32(rng.uniform(1, 6))
+    return np.asarray(np.clip(lit, 0, 255), dtype=np.uint8)

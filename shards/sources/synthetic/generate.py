@@ -1,28 +1,29 @@
-"""A made-up pet dataset in the official layout: drawn cats and dogs with exact trimaps, offline and seeded.
+"""Writing a synthetic dataset in the official layout of Oxford-IIIT Pet.
 
-For trying everything without a download. The pictures are drawings; what a network scores on them says nothing about
-photographs.
+For trying everything without a download. The images are drawings: scores on them say nothing about photographs.
 """
 
 from __future__ import annotations
 
-import io
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from shards.errors import SourceError, UsageError
-from shards.sources.synthetic.breeds import BREEDS, Breed
-from shards.sources.synthetic.compose import Picture, draw_picture
-from shards.sources.synthetic.noise import NoiseBank
+from shards.format.layout import TRIMAP_VALUES
+from shards.sources.synthetic.breeds import BREEDS
+from shards.sources.synthetic.compose import Mask, draw_image
+from shards.sources.synthetic.drawing import TextureBank
 from shards.store.atomic import PARTIAL_PREFIX
 
 MAX_COUNT = 100_000
+BAND = 0.011  # half the width of the border, as a part of the longer side; about that of the real dataset
 
 _HEADER = """\
 #Image CLASS-ID SPECIES BREED ID
@@ -34,147 +35,93 @@ _HEADER = """\
 """  # the official file's header, spelling included
 
 
-@dataclass(frozen=True)
-class MadeUpPets:
-    """What :func:`make_pets` made.
+class SyntheticPets(NamedTuple):
+    """How many images and breeds were made, and how many of the images are in each list."""
 
-    Attributes:
-        folder: the dataset, in the official layout.
-        pictures: number of pictures, each with a trimap.
-        breeds: number of breeds among them.
-        trainval: number of pictures in ``trainval.txt``.
-        test: number of pictures in ``test.txt``.
-    """
-
-    folder: Path
-    pictures: int
+    images: int
     breeds: int
     trainval: int
     test: int
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One line of ``list.txt``; ``number`` is the picture's place in the order of drawing."""
-
-    name: str
-    breed: int
-    number: int
-
-    @property
-    def line(self) -> str:
-        """``NAME CLASS SPECIES BREED``."""
-        breed = BREEDS[self.breed]
-        same_species = [other for other in BREEDS if other.is_cat == breed.is_cat]
-        return f"{self.name} {self.breed + 1} {1 if breed.is_cat else 2} {same_species.index(breed) + 1}"
-
-
 def make_pets(
     folder: Path, *, count: int = 240, seed: int = 0, progress: Callable[[int, int], None] | None = None
-) -> MadeUpPets:
+) -> SyntheticPets:
     """Draw a dataset of ``count`` cats and dogs.
 
     ``images/NAME.jpg`` (longer side 240..500 pixels, either orientation), ``annotations/trimaps/NAME.png`` (8-bit grey:
     1 animal, 2 background, 3 border), ``annotations/{list,trainval,test}.txt``. The official split is halved within
-    each breed. The same seed gives the same pictures (the first of a larger set are those of a smaller one), and on
+    each breed. The same seed gives the same images (the first of a larger set are those of a smaller one), and on
     the same machine and library versions the same bytes. The folder appears whole, by rename, or not at all.
 
     Args:
         folder: to be made; may exist if it is empty.
-        count: number of pictures, 1..100,000.
+        count: 1..100,000.
         seed: 0 or greater.
-        progress: called with (pictures done, pictures in all) after each picture.
+        progress: called with (images done, images in all) after each image.
 
     Raises:
         UsageError: ``count`` or ``seed`` is out of range.
         SourceError: ``folder`` exists and is not an empty folder.
-        OSError: it cannot be written.
     """
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"--count {count}: must be between 1 and {MAX_COUNT:,}")
     if seed < 0:
         raise UsageError(f"--seed {seed}: must be 0 or greater")
-    _check_target(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-"))
-    try:
-        partial.chmod(0o755)
-        entries = _entries(count)
-        _write_pictures(partial, entries, seed, progress)
-        trainval, test = _write_lists(partial, entries, seed)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    breeds = len({entry.breed for entry in entries})
-    return MadeUpPets(folder=folder, pictures=count, breeds=breeds, trainval=trainval, test=test)
-
-
-def _check_target(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
+    if any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink():
         what = "is not empty" if folder.is_dir() else "is not a folder"
         raise SourceError(f"{folder} {what}; nothing was written: choose a new folder, or remove this one first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    names = [f"{BREEDS[k % len(BREEDS)].name}_{k // len(BREEDS) + 1}" for k in range(count)]  # breeds take turns
+    bank = TextureBank(seed)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-") as work:
+        images, trimaps = Path(work, "pets", "images"), Path(work, "pets", "annotations", "trimaps")
+        images.mkdir(parents=True)
+        trimaps.mkdir(parents=True)
+        for number, name in enumerate(names):
+            rng = np.random.default_rng([seed, number])
+            image, inside = draw_image(BREEDS[number % len(BREEDS)], bank, rng)
+            Image.fromarray(image).save(images / f"{name}.jpg", quality=int(rng.integers(82, 96)))
+            Image.fromarray(trimap_of(inside)).save(trimaps / f"{name}.png")
+            if progress is not None:
+                progress(number + 1, count)
+        test = _write_lists(trimaps.parent, names, seed)
+        images.parent.replace(folder)
+    return SyntheticPets(count, min(count, len(BREEDS)), count - test, test)
 
 
-def _entries(count: int) -> list[_Entry]:
-    """Name the pictures: breeds in turn, numbered from 1 within each."""
-    return [
-        _Entry(f"{BREEDS[number % len(BREEDS)].name}_{number // len(BREEDS) + 1}", number % len(BREEDS), number)
-        for number in range(count)
-    ]
+def trimap_of(inside: Mask) -> npt.NDArray[np.uint8]:
+    """Return the trimap, uint8 (H, W), of an animal's exact mask: 1 animal, 2 background, 3 border.
+
+    The border is a band along the outline, as wide inwards as outwards; where the image's edge cuts the animal, none.
+    """
+    animal, background, border = TRIMAP_VALUES
+    reach = max(2, round(BAND * max(inside.shape)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    mask = inside.astype(np.uint8)
+    trimap = np.where(inside, np.uint8(animal), np.uint8(background))
+    trimap[cv2.dilate(mask, disc) != cv2.erode(mask, disc)] = border
+    return trimap
 
 
-def _write_pictures(
-    folder: Path, entries: list[_Entry], seed: int, progress: Callable[[int, int], None] | None
-) -> None:
-    images, trimaps = folder / "images", folder / "annotations" / "trimaps"
-    images.mkdir()
-    trimaps.mkdir(parents=True)
-    bank = NoiseBank(seed)
-    for done, entry in enumerate(entries, start=1):
-        rng = np.random.default_rng([seed, entry.number])
-        picture = draw_picture(BREEDS[entry.breed], bank, rng)
-        jpeg, png = _encode(picture, quality=int(rng.integers(82, 96)))
-        (images / f"{entry.name}.jpg").write_bytes(jpeg)
-        (trimaps / f"{entry.name}.png").write_bytes(png)
-        if progress is not None:
-            progress(done, len(entries))
+def _write_lists(folder: Path, names: list[str], seed: int) -> int:
+    """Write the three lists, NAME CLASS SPECIES BREED a line; return how many images are in the test list.
 
-
-def _encode(picture: Picture, *, quality: int) -> tuple[bytes, bytes]:
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    Image.fromarray(picture.image).save(jpeg, "JPEG", quality=quality)
-    Image.fromarray(picture.trimap).save(png, "PNG")
-    return jpeg.getvalue(), png.getvalue()
-
-
-def _write_lists(folder: Path, entries: list[_Entry], seed: int) -> tuple[int, int]:
-    """Write the three lists; return how many pictures are in trainval and in test."""
-    test = _test_names(entries, seed)
-    ordered = sorted(entries, key=lambda entry: (entry.breed, entry.name))
-    cats = sum(breed.is_cat for breed in BREEDS)
-    header = _HEADER.format(breeds=len(BREEDS), cats=cats, dogs=len(BREEDS) - cats)
-    lists = {
-        "list": header + "".join(f"{entry.line}\n" for entry in ordered),
-        "trainval": "".join(f"{entry.line}\n" for entry in ordered if entry.name not in test),
-        "test": "".join(f"{entry.line}\n" for entry in ordered if entry.name in test),
-    }
-    for name, text in lists.items():
-        (folder / "annotations" / f"{name}.txt").write_text(text, encoding="ascii")
-    return len(entries) - len(test), len(test)
-
-
-def _test_names(entries: list[_Entry], seed: int) -> set[str]:
-    """Choose half of each breed at random; of an odd number, every other breed gives the greater half."""
-    names: set[str] = set()
-    for number, _ in enumerate(BREEDS):
-        own = [entry.name for entry in entries if entry.breed == number]
+    Half of each breed, chosen at random; of an odd number, every other breed gives the greater half.
+    """
+    lists: dict[str, list[str]] = {"list": [], "trainval": [], "test": []}
+    breed_ids = {1: 0, 2: 0}  # the last of the cats, of the dogs
+    for number, breed in enumerate(BREEDS):
+        species = 1 if breed.is_cat else 2
+        breed_ids[species] += 1
+        own = names[number :: len(BREEDS)]
         order = np.random.default_rng([seed, number, 0x7E57]).permutation(len(own))
-        half = (len(own) + number % 2) // 2
-        names.update(own[i] for i in order[:half])
-    return names
-
-
-__all__ = ["BREEDS", "Breed", "MadeUpPets", "make_pets"]
+        test = {own[i] for i in order[: (len(own) + number % 2) // 2]}
+        for name in sorted(own):
+            line = f"{name} {number + 1} {species} {breed_ids[species]}\n"
+            lists["list"].append(line)
+            lists["test" if name in test else "trainval"].append(line)
+    lists["list"].insert(0, _HEADER.format(breeds=len(BREEDS), cats=breed_ids[1], dogs=breed_ids[2]))
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("".join(lines), encoding="ascii")
+    return len(lists["test"])
