@@ -14,7 +14,7 @@ from shards.audit import png_chunks as png
 from shards.audit import transcode as foreign
 from shards.audit.findings import Finding, RejectedError, check_pixels, mended
 from shards.audit.transcode import Pixels
-from shards.format.layout import TRIMAP_VALUES
+from shards.format.layout import MASK_VALUES
 
 PNG_LEVEL = 6  # zlib's; more costs time and gains little on trimaps
 
@@ -63,7 +63,7 @@ def audit_trimap(data: bytes) -> Trimap:
         values, more = _to_grey(image, None)
         findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
     least, most = int(values.min()), int(values.max())  # there are no values between 1 and 3 but the three
-    if least < TRIMAP_VALUES[0] or most > TRIMAP_VALUES[-1]:
+    if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
         raise RejectedError("trimap-values", _strange_values(np.bincount(values.reshape(-1), minlength=256).tolist()))
     packed = encode_png(values) if findings else data
     if least > 1:
@@ -78,7 +78,7 @@ def encode_png(values: Pixels) -> bytes:
 
 def class_pixels(values: Pixels) -> tuple[int, int, int]:
     """Count the pixels of each class; all are 1, 2 or 3. Comparing bytes is many times faster than a histogram."""
-    first, second = (int(np.count_nonzero(values == value)) for value in TRIMAP_VALUES[:2])
+    first, second = (int(np.count_nonzero(values == value)) for value in MASK_VALUES[:2])
     return first, second, values.size - first - second
 
 
@@ -152,7 +152,7 @@ def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
 
 
 def _strange_values(counts: list[int]) -> str:
-    strange = [value for value, count in enumerate(counts) if count and value not in TRIMAP_VALUES]
+    strange = [value for value, count in enumerate(counts) if count and value not in MASK_VALUES]
     pixels = sum(counts[value] for value in strange)
     shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
     return f"{pixels} pixels with values {shown}; 1, 2 and 3 are expected"
