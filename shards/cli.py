@@ -1,17 +1,18 @@
 """``petseg-shard``: building, checking and inspecting shard sets. Reads arguments, calls the package, prints."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from shards.console import FriendlyGroup, PathArgument, print_json
 from shards.errors import FormatError, UsageError
+from shards.format.dataset import ShardSet
+from shards.format.layout import STORAGES
+from shards.format.manifest import why_missing
 
 PATH = PathArgument()
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -41,11 +42,7 @@ def sample(folder: Path, count: int, seed: int) -> None:
 def parse_fractions(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[float, float, float] | None:
-    """Read ``0.7,0.2,0.1``.
-
-    Raises:
-        UsageError: not three numbers.
-    """
+    """Read ``0.7,0.2,0.1``; raise ``UsageError`` if it is not three numbers."""
     if text is None:
         return None
     try:
@@ -60,7 +57,7 @@ def parse_fractions(
 @click.argument("out", type=PATH)
 @click.option(
     "--storage",
-    type=click.Choice(["source", "jpeg", "raw"]),
+    type=click.Choice(STORAGES),
     default="source",
     show_default=True,
     help="source: original files; jpeg: small JPEGs; raw: pixels, no decoding.",
@@ -127,7 +124,6 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set and its training epochs."""
     from rich.console import Console
 
-    from shards.format.dataset import ShardSet
     from shards.info import describe, print_info
 
     document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
@@ -148,15 +144,15 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
     If it is not, exit with 1 and name shard, key, member and byte offset.
     """
     from shards.build.executors import default_workers
-    from shards.format.manifest import why_missing
     from shards.verify.check_set import verify as check
+    from shards.verify.problems import Mode
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
     if not out.is_dir():
         raise FormatError(why_missing(out))
     with progress_bar("verifying") as progress:
-        mode: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
+        mode: Mode = "quick" if quick else "full" if full else "default"
         report = check(out, mode=mode, workers=default_workers(), progress=progress)
     if as_json:
         print_json(report.as_json())
@@ -172,7 +168,6 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 @click.option("--count", type=int, default=24, show_default=True, help="Number of samples.")
 def preview(out: Path, sheet: Path, split: str | None, count: int) -> None:
     """Draw a contact sheet of images and masks."""
-    from shards.format.dataset import ShardSet
     from shards.preview import contact_sheet
 
     drawn = contact_sheet(ShardSet.open(out), sheet, split=split, count=count)
@@ -209,7 +204,6 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
-    with bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)

@@ -3,8 +3,6 @@
 Imports click only, so that ``--help`` answers at once.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -32,10 +30,7 @@ _ADVICE = {
 
 
 class PathArgument(click.Path):
-    """A path as a :class:`pathlib.Path`; refuses an empty one, which ``Path`` takes for the current folder.
-
-    A path is empty if a shell variable is not set: ``petseg-shard build pets "$OUT"``.
-    """
+    """A path as a :class:`pathlib.Path`; refuses an empty one, such as ``"$OUT"`` with OUT not set."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -48,10 +43,7 @@ class PathArgument(click.Path):
 
 
 class FriendlyMixin:
-    """Turns exceptions that a user can act on into one line on stderr and an exit code.
-
-    A subcommand of a :class:`FriendlyGroup` is run through the group, so that only the outermost command needs this.
-    """
+    """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; never show a traceback for an error that the user can act on."""

@@ -1,7 +1,5 @@
 """A summary of a shard set and of the epochs that training makes of it (``petseg-shard info``)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec
@@ -17,12 +15,7 @@ from shards.format.manifest import SplitEntry
 
 
 def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str, Any]:
-    """Return the summary as a JSON object.
-
-    Args:
-        shards: an opened set.
-        batch_size: the global batch, all ranks together.
-        world_size: number of ranks; must divide ``batch_size``.
+    """Return the summary as a JSON object, with the steps of a global batch that ``world_size`` ranks share.
 
     Raises:
         UsageError: ``world_size`` does not divide ``batch_size``.
@@ -93,11 +86,8 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     for breed in sorted({breed for split in splits.values() for breed in split["breeds"]}):
         breeds.add_row(breed, *(str(split["breeds"].get(breed, 0)) for split in splits.values()))
     console.print(breeds)
-    console.print(
-        f"audit: {audit['packed']} of {audit['found']} packed, {audit['mended']} repaired, "
-        f"{audit['left_out']} rejected",
-        soft_wrap=True,
-    )
+    packed = f"{audit['packed']} of {audit['found']} packed"
+    console.print(f"audit: {packed}, {audit['mended']} repaired, {audit['left_out']} rejected", soft_wrap=True)
     for reason, count in audit["reasons"].items():
         console.print(f"  {count} {reason}: {REASONS.get(reason, '')}", soft_wrap=True)
     console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)

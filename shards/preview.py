@@ -1,7 +1,5 @@
 """A contact sheet of images with their masks tinted and outlined, to see at a glance whether they match."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Final
@@ -27,16 +25,9 @@ _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 
 
 def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, count: int = 24) -> int:
-    """Draw the first samples of a split (their order is pseudo-random already) as a PNG.
+    """Draw the first samples of a split (None: of the first split) as a PNG; return their number.
 
-    Args:
-        shards: the set.
-        path: the PNG to write.
-        split: None for the set's first split.
-        count: maximum number of samples, 1..:data:`MAX_COUNT`.
-
-    Returns:
-        The number of samples drawn.
+    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already.
 
     Raises:
         UsageError: no such split, a count out of range, or a path that does not end in .png.
@@ -63,15 +54,7 @@ def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, cou
 
 
 def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Tint and outline the classes of a mask over an image.
-
-    Args:
-        image: uint8 (height, width, 3).
-        mask: uint8 (height, width), values 1, 2, 3.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
+    """Tint and outline the classes of a mask, (height, width) of 1, 2, 3, over an image, (height, width, 3)."""
     drawn = image.astype(np.float32)
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]
@@ -108,10 +91,8 @@ def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) 
 def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
     draw = ImageDraw.Draw(sheet)
     side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
-    title = (
-        f"{shards.path.resolve().name}: {number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
-    )
-    draw.text((MARGIN, 8), title, fill=_INK, font=_font(16))
+    content = f"{number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
+    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font=_font(16))
     x = MARGIN
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]

@@ -4,8 +4,6 @@ The file is canonical JSON: parsing and writing it again gives the same bytes, a
 SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it is therefore found on reading.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator
@@ -214,9 +212,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"the file name {found[:80]!r} is not {correct}"
     if not _sizes_match(manifest):
         yield f"size, largest and raw do not match {manifest.storage} storage"
-    if manifest.fingerprint != content_fingerprint(
-        storage=manifest.storage, size=manifest.size, splits=manifest.splits
-    ):
+    expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
+    if manifest.fingerprint != expected:
         yield "the fingerprint does not match the content"
 
 

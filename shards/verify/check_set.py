@@ -1,7 +1,5 @@
 """Checking whether a shard set is as it was built: manifest, tables, indices and tars against each other."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +35,6 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
     try:
         manifest = load_manifest(folder)
     except (FormatError, OSError) as error:
-        report.files = 1
         report.add([Problem(kind="manifest", file=MANIFEST_NAME, message=str(error))])
         return report
     report.files = 1 + len(manifest.files())

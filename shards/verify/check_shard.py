@@ -1,14 +1,12 @@
 """Checking one shard: every byte of its tar and index is compared with the table, the manifest or a fixed value."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import mmap
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from zlib_ng import zlib_ng
@@ -63,7 +61,7 @@ class ShardCheck:
         """The shard's part of the manifest."""
         return self.manifest.splits[self.split].shards[self.number]
 
-    def run(self, mode: Mode) -> ShardCheck:
+    def run(self, mode: Mode) -> Self:
         """Check sizes and structure (``quick``), every byte too (``default``), or decode as well (``full``)."""
         try:
             for file in (self.entry, self.entry.index):
@@ -168,15 +166,15 @@ class ShardCheck:
                 found, expected = tar[at - TAR_BLOCK : at], header(f"{key}.{extension}", length)
                 if found != expected:
                     offset = at - TAR_BLOCK + first_difference(found, expected)
-                    self._problem("header", "the tar header is damaged", key, extension, offset)
+                    self._problem("header", "the tar header is damaged", key, extension, offset=offset)
             if not contents:
                 continue
             with memoryview(tar) as view, view[at:end] as content:
                 crc = zlib_ng.crc32(content)
             if crc != int(row[f"{role}_crc32"]):
-                self._problem("member", "the content does not match its CRC-32", key, extension, at)
+                self._problem("member", "the content does not match its CRC-32", key, extension, offset=at)
             if any(tar[end : at + padded(length)]):
-                self._problem("padding", "bytes after the member are not zero", key, extension, end)
+                self._problem("padding", "bytes after the member are not zero", key, extension, offset=end)
 
     def _check_meta(self, tar: mmap.mmap, row: Any, key: str) -> None:
         at, length = member_span(row, "meta")
@@ -188,14 +186,14 @@ class ShardCheck:
             expected |= {"key": key, "split": self.split, "species": SPECIES[int(row["species"])]}
             wrong = [name for name, value in expected.items() if document[name] != value]
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            self._problem("meta", f"cannot be read: {error}", key, "json", at)
+            self._problem("meta", f"cannot be read: {error}", key, "json", offset=at)
             return
         if wrong:
-            self._problem("meta", f"contradicts the table in {', '.join(wrong)}", key, "json", at)
+            self._problem("meta", f"contradicts the table in {', '.join(wrong)}", key, "json", offset=at)
 
     def _decode(self, tar: mmap.mmap, row: Any, key: str) -> None:
-        (image_at, image_length), (mask_at, mask_length) = member_span(row, "image"), member_span(row, "trimap")
-        image, mask = tar[image_at : image_at + image_length], tar[mask_at : mask_at + mask_length]
+        spans = [member_span(row, role) for role in ("image", "trimap")]
+        image, mask = (tar[offset : offset + length] for offset, length in spans)
         original = int(row["width"]), int(row["height"])
         storage, size = self.manifest.storage, self.manifest.size
         try:
@@ -203,7 +201,8 @@ class ShardCheck:
         except RejectedError as error:
             role = "trimap" if error.reason.startswith("trimap") else "image"
             message = f"{error.reason}: {error.detail}" if error.detail else error.reason
-            self._problem("decode", message, key, dict(MEMBERS[storage])[role], member_span(row, role)[0])
+            extension, offset = dict(MEMBERS[storage])[role], member_span(row, role)[0]
+            self._problem("decode", message, key, extension, offset=offset)
             return
         self.class_pixels = [sum(pair) for pair in zip(self.class_pixels, pixels, strict=True)]
 
@@ -224,20 +223,12 @@ class ShardCheck:
             return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _problem(
-        self,
-        kind: Kind,
-        message: str,
-        key: str | None = None,
-        extension: str | None = None,
-        offset: int | None = None,
-        *,
-        file: str | None = None,
+        self, kind: Kind, message: str, key: str | None = None, extension: str | None = None, **place: Any
     ) -> None:
+        """Add a problem; ``place`` has its ``offset``, and its ``file`` if that is not the tar."""
         member = f"{key}.{extension}" if key and extension else None
-        file, shard = file or self.entry.file, self.number
-        self.problems.append(
-            Problem(kind=kind, file=file, message=message, shard=shard, key=key, member=member, offset=offset)
-        )
+        place = {"file": self.entry.file, "shard": self.number, "key": key, "member": member, **place}
+        self.problems.append(Problem(kind=kind, message=message, **place))
 
 
 def first_difference(found: bytes, expected: bytes) -> int:

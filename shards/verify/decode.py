@@ -1,7 +1,5 @@
 """Decoding what is stored, as strictly as the audit did when it was packed."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from shards.audit.findings import RejectedError

@@ -1,7 +1,5 @@
 """The result of ``verify``: problems, each with its place, and a report of them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -60,7 +58,7 @@ class Report:
     mode: Mode
     problems: list[Problem] = field(default_factory=list)  # at most MAX_PER_FILE per file
     dropped: int = 0  # how many more were found
-    files: int = 0  # number checked
+    files: int = 1  # number checked, the manifest included
     samples: int = 0  # number checked
     bytes: int = 0  # number read
     _seen: Counter[str] = field(default_factory=Counter)
