@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,8 +27,6 @@ from shards.format.dataset import ShardSet
 from shards.format.layout import STORAGES, index_name, shard_name, table_name
 from shards.info import describe
 from shards.verify.check_set import verify
-
-resource = pytest.importorskip("resource", reason="what a process may allocate cannot be limited here")
 
 SPARE_BYTES = 2 << 30  # of address space, beyond what the process has: threads take some, a forged number far more
 NESTED, DEPTH = "@nested@", 100_000
