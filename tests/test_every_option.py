@@ -30,7 +30,7 @@ def is_passed(program: str, subcommand: str, option: str) -> bool:
     """Whether a test file of the program's folder names both, as words of a command line."""
     spelt = re.compile(rf"(?<![\w-]){re.escape(option)}(?![\w-])")
     calls = re.compile(rf"\b{re.escape(subcommand)}\b")
-    texts = (path.read_text() for path in (TESTS / GROUPS[program][1]).glob("*.py"))
+    texts = (path.read_text() for path in (TESTS / GROUPS[program][1]).rglob("*.py"))
     return any(spelt.search(text) and calls.search(text) for text in texts)
 
 
