@@ -1,4 +1,4 @@
-"""The structure of a JPEG file: what its headers say, without decoding, and the EXIF mark that says to turn it.
+"""The structure of a JPEG file: what its headers say, without decoding, and the EXIF orientation.
 
 Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
 """
@@ -26,15 +26,15 @@ class JpegHeader:
     """What stands before the first scan.
 
     Attributes:
-        width: pixels, as stored (not turned).
+        width: pixels, as stored (not rotated).
         height: pixels, as stored.
-        precision: bits a channel.
+        precision: bits per channel.
         frame: the frame's marker, 0xC0 for baseline.
         sampling: (horizontal, vertical) factors of each component; its length is the number of components.
         ycc: False where the file says that its three components are RGB.
         orientation: EXIF's 1..8, 1 where there is none.
         orientation_at: byte offset of the two bytes with that number, None where there are none.
-        big_endian: byte order of those two bytes.
+        big_endian: byte order of these two bytes.
     """
 
     width: int
@@ -95,7 +95,7 @@ def read_header(data: bytes) -> JpegHeader:
     if frame is None:
         raise JpegError("no frame header before the first scan")
     marker, precision, height, width, sampling, identifiers = frame
-    # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's mark says, else components named R, G, B are RGB.
+    # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's marker says, else components named R, G, B are RGB.
     ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else identifiers != b"RGB")
     return JpegHeader(width, height, precision, marker, sampling, ycc, orientation, orientation_at, big_endian)
 
