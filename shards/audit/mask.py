@@ -14,7 +14,7 @@ from shards.audit import png_chunks as png
 from shards.audit import transcode
 from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
 from shards.audit.transcode import Pixels
-from shards.format.layout import TRIMAP_VALUES
+from shards.format.layout import MASK_VALUES
 
 PNG_LEVEL = 6  # zlib's; more costs time and gains little on masks
 
@@ -67,7 +67,7 @@ def audit_mask(data: bytes) -> AuditedMask:
         values, more = _to_gray(image, None)
         findings = [repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
     least, most = int(values.min()), int(values.max())  # between 1 and 3 there are no other values
-    if least < TRIMAP_VALUES[0] or most > TRIMAP_VALUES[-1]:
+    if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
         raise RejectedError("trimap-values", _invalid_values(values))
     packed = encode_png(values) if findings else data
     if least > 1:
@@ -82,7 +82,7 @@ def encode_png(values: Pixels) -> bytes:
 
 def class_pixels(values: Pixels) -> tuple[int, int, int]:
     """Count the pixels of each class; all are 1, 2 or 3. Comparing bytes is many times faster than a histogram."""
-    first, second = (int(np.count_nonzero(values == value)) for value in TRIMAP_VALUES[:2])
+    first, second = (int(np.count_nonzero(values == value)) for value in MASK_VALUES[:2])
     return first, second, values.size - first - second
 
 
@@ -136,6 +136,6 @@ def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
 
 def _invalid_values(values: Pixels) -> str:
     found, counts = np.unique(values, return_counts=True)
-    invalid = ~np.isin(found, TRIMAP_VALUES)
+    invalid = ~np.isin(found, MASK_VALUES)
     shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
     return f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"

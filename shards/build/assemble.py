@@ -40,7 +40,7 @@ from shards.format.manifest import (
     content_fingerprint,
     dump_manifest,
 )
-from shards.format.table import table_header
+from shards.format.npy import table_header
 from shards.store.atomic import atomic_file, write_atomically
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -14,6 +12,7 @@ from shards.audit.mask import class_pixels, encode_png, nearest
 from shards.audit.pair import AuditedPair
 from shards.audit.transcode import Pixels
 from shards.format.layout import Storage
+from shards.format.npy import npy_header
 
 DEFAULT_QUALITY = 90
 DEFAULT_SIZE = 128
@@ -73,11 +72,3 @@ def resized(pixels: Pixels | None, size: int) -> Pixels:
 def npy(pixels: Pixels) -> bytes:
     """Return the bytes of a ``.npy`` file, version 1.0."""
     return npy_header(pixels.shape) + np.ascontiguousarray(pixels).tobytes()
-
-
-@lru_cache(maxsize=8)
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a ``.npy`` file of uint8 values in C order."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()

@@ -10,13 +10,13 @@ import msgspec
 
 from shards.audit.findings import MAX_PIXELS
 from shards.audit.reasons import Note
-from shards.build.encode import npy_header
 from shards.build.options import Options
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
-from shards.format.layout import FORMAT, SPLITS, VERSION, Split, Storage
+from shards.format.layout import FORMAT, SPLITS, TAR_BLOCK, VERSION, Split, Storage
 from shards.format.manifest import RawLayout
-from shards.format.tar import BLOCK, padded
+from shards.format.npy import npy_header
+from shards.format.tar import padded
 from shards.sources.pets import Pair, Source
 
 
@@ -127,9 +127,9 @@ def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     image = padded(image_header + 3 * size * size)
     trimap = padded(trimap_header + size * size)
     return RawLayout(
-        stride=3 * BLOCK + image + trimap + padded(meta_bytes),
-        image_offset=BLOCK + image_header,
-        trimap_offset=2 * BLOCK + image + trimap_header,
+        stride=3 * TAR_BLOCK + image + trimap + padded(meta_bytes),
+        image_offset=TAR_BLOCK + image_header,
+        trimap_offset=2 * TAR_BLOCK + image + trimap_header,
     )
 
 

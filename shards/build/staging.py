@@ -18,7 +18,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,14 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import PetsegError, UsageError
-from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME
+from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME, is_set_file
 from shards.store.atomic import atomic_file, sync_file, sync_folder
 
 WORK = ".work"
 _PLAN = "plan"
 _FOLDER_MODE = 0o755
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to die
-_SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -169,12 +167,7 @@ def foreign_files(folder: Path) -> list[str]:
     """Return the names in a folder that no build puts there, sorted."""
     known = (MANIFEST_NAME, QUARANTINE_NAME, WORK)
     names = (entry.name for entry in folder.iterdir())
-    return sorted(name for name in names if name not in known and not _SET_FILE.fullmatch(name))
-
-
-def is_set_file(name: str) -> bool:
-    """Return whether a file is named like a shard, an index or a table."""
-    return _SET_FILE.fullmatch(name) is not None
+    return sorted(name for name in names if name not in known and not is_set_file(name))
 
 
 def check_target(out: Path) -> None:

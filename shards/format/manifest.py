@@ -1,6 +1,6 @@
-"""``manifest.json``: the one truth of a shard set, written last.
+"""``manifest.json``: the description of a shard set that everything else is checked against; written last.
 
-The file is canonical JSON: parsing it and writing it again gives the same bytes, and its field ``checksum`` is the
+The file is canonical JSON: parsing and writing it again gives the same bytes, and its field ``checksum`` is the
 SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it is therefore found on reading.
 """
 
@@ -28,7 +28,7 @@ from shards.format.layout import (
     shard_name,
     table_name,
 )
-from shards.format.table import table_offset
+from shards.format.npy import table_offset
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -36,11 +36,11 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all parts of a manifest share: immutable, named fields only, unknown fields refused."""
+    """Base of all parts of a manifest: immutable, keyword-only, unknown fields are refused."""
 
 
 class FileEntry(_Entry, frozen=True):
-    """A file of the set: its name (no folders), its size in bytes and its SHA-256."""
+    """A file of the set: its name (without folders), size in bytes and SHA-256."""
 
     file: FileName
     bytes: Count
@@ -55,10 +55,9 @@ class ShardEntry(FileEntry, frozen=True):
 
 
 class SplitEntry(_Entry, frozen=True):
-    """One split: its table of samples, its shards in order, and what is in it.
+    """One split: its table of samples and its shards in order.
 
-    ``class_pixels`` counts stored trimap pixels in class order (animal, background, border). ``breeds`` and
-    ``species`` count samples by name.
+    ``class_pixels`` counts stored mask pixels in class order. ``breeds`` and ``species`` count samples by name.
     """
 
     samples: Count
@@ -70,7 +69,7 @@ class SplitEntry(_Entry, frozen=True):
 
 
 class BuildOptions(_Entry, frozen=True):
-    """The options that decided the bytes. ``quality`` is None where no JPEG was encoded by choice."""
+    """The options that determine the bytes. ``quality`` is None unless the storage is ``jpeg``."""
 
     split: str
     fractions: tuple[float, float, float]
@@ -80,10 +79,10 @@ class BuildOptions(_Entry, frozen=True):
 
 
 class RawLayout(_Entry, frozen=True):
-    """Where pixels stand in a tar of ``raw`` storage, in bytes.
+    """Offsets of pixels in a tar of ``raw`` storage, in bytes, so that a tar is a strided tensor.
 
-    Sample i of a tar has its picture's first pixel at ``image_offset + i * stride`` (size x size x 3 bytes follow)
-    and its trimap's at ``trimap_offset + i * stride`` (size x size bytes), so that a tar is a strided tensor.
+    In sample i of a tar, the image (size x size x 3 bytes) starts at ``image_offset + i * stride`` and the mask
+    (size x size bytes) at ``trimap_offset + i * stride``.
     """
 
     stride: Count
@@ -92,10 +91,11 @@ class RawLayout(_Entry, frozen=True):
 
 
 class AuditEntry(_Entry, frozen=True):
-    """How the pictures of the source fared, and how often each reason came up.
+    """The result of the audit, as numbers of images.
 
-    ``found`` pictures were looked at: ``packed`` are in the set (``mended`` of them were changed safely first),
-    ``left_out`` are in the quarantine file. ``reasons`` counts by reason code, remarks on packed samples included.
+    Of ``found`` images in the source, ``packed`` are in the set (``mended`` of them were repaired first) and
+    ``left_out`` were rejected. ``reasons`` counts by reason code, warnings about packed samples included; each is a
+    line of the quarantine file.
     """
 
     found: Count
@@ -107,12 +107,12 @@ class AuditEntry(_Entry, frozen=True):
 
 
 class Manifest(_Entry, frozen=True):
-    """What a shard set is; see docs/formats.md for every field.
+    """The description of a shard set; see docs/formats.md for every field.
 
-    ``size`` is the side of stored pictures in pixels, None in ``source`` storage (the pictures' own sizes).
-    ``fingerprint`` names the content: it is equal for two sets exactly if their samples are, byte by byte and in
-    order. ``plan`` is a digest of the source's names, lists and file sizes and of the options. ``largest`` is the
-    largest width and the largest height of the pictures, in stored pixels. ``raw`` is None in other storages.
+    ``size`` is the side of stored images in pixels, None in ``source`` storage (original resolution).
+    ``fingerprint`` identifies the content: two sets have the same one exactly if their samples are the same, byte by
+    byte and in order. ``plan`` is a digest of the source's names, lists and file sizes and of the options.
+    ``largest`` is the largest width and the largest height of the stored images. ``raw`` is None in other storages.
     """
 
     format: str
@@ -136,18 +136,17 @@ class Manifest(_Entry, frozen=True):
         return sum(split.samples for split in self.splits.values())
 
     def files(self) -> list[FileEntry]:
-        """Return every file of the set but the manifest itself, in a fixed order."""
+        """Return every file of the set except the manifest itself, in a fixed order."""
         entries: list[FileEntry] = [self.audit.quarantine]
         for name in SPLITS:
             if name in self.splits:
-                split = self.splits[name]
-                entries.append(split.table)
-                entries.extend(entry for shard in split.shards for entry in (shard, shard.index))
+                entries.append(self.splits[name].table)
+                entries.extend(entry for shard in self.splits[name].shards for entry in (shard, shard.index))
         return entries
 
 
 def content_fingerprint(*, storage: Storage, size: int | None, splits: dict[Split, SplitEntry]) -> str:
-    """Return the SHA-256 (hex) that names a set's content: its storage, size, and every table and tar."""
+    """Return the SHA-256 (hex) that identifies a set's content: its storage, size, and every table and tar."""
     parts = [FORMAT, str(VERSION), storage, str(size)]
     for name in SPLITS:
         if name in splits:
@@ -167,7 +166,7 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check ``manifest.json`` of a shard set.
 
     Raises:
-        FormatError: there is none, it is of another version, or it is damaged.
+        FormatError: it is missing, of another version, or damaged.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -180,7 +179,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError``; see load_manifest."""
+    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError`` like load_manifest."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -195,16 +194,16 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     try:
         manifest = msgspec.convert(document, Manifest)
         same = dump_manifest(manifest) == data
-    except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is no valid Unicode
+    except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
         raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
     if not same:
-        raise FormatError(f"{path} is damaged or was edited: its checksum does not fit; build the set again")
-    _check_sense(manifest, path)
+        raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
+    _check_plausible(manifest, path)
     return manifest
 
 
-def _check_sense(manifest: Manifest, path: Path) -> None:
-    """Refuse a manifest that is whole but cannot be right."""
+def _check_plausible(manifest: Manifest, path: Path) -> None:
+    """Refuse a manifest that is undamaged but contradicts itself."""
     if manifest.classes != CLASSES:
         raise FormatError(f"{path}: classes {list(manifest.classes)}, this program knows {list(CLASSES)}")
     if not manifest.samples:
@@ -212,33 +211,33 @@ def _check_sense(manifest: Manifest, path: Path) -> None:
     for name, split in manifest.splits.items():
         if sum(shard.samples for shard in split.shards) != split.samples:
             raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
-        if split.table.bytes != (right := table_offset(split.samples)):  # so that no number can be beyond what is there
+        if split.table.bytes != (size := table_offset(split.samples)):  # no count can exceed what the files hold
             raise FormatError(
-                f"{path}: the table of {name!r} takes {split.table.bytes} bytes, {split.samples} samples take {right}; "
+                f"{path}: the table of {name!r} takes {split.table.bytes} bytes, {split.samples} samples take {size}; "
                 "build the set again"
             )
     _check_names(manifest, path)
     if not _sizes_fit(manifest):
-        raise FormatError(f"{path}: size, largest and raw do not fit {manifest.storage} storage; build the set again")
+        raise FormatError(f"{path}: size, largest and raw do not match {manifest.storage} storage; build the set again")
     expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
     if manifest.fingerprint != expected:
-        raise FormatError(f"{path}: the fingerprint does not fit the content; build the set again")
+        raise FormatError(f"{path}: the fingerprint does not match the content; build the set again")
 
 
 def _check_names(manifest: Manifest, path: Path) -> None:
-    """Refuse other names than a set's own: nothing outside the folder is ever read, whoever wrote the manifest."""
+    """Allow a set's own file names only, so that no manifest can make a reader open a file outside the folder."""
     expected = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
     for name, split in manifest.splits.items():
         expected.append((split.table.file, table_name(name)))
         for number, shard in enumerate(split.shards):
             expected += [(shard.file, shard_name(name, number)), (shard.index.file, index_name(name, number))]
-    for found, right in expected:
-        if found != right:
-            raise FormatError(f"{path} names a file {found[:80]!r} where {right} is expected; build the set again")
+    for found, correct in expected:
+        if found != correct:
+            raise FormatError(f"{path} names a file {found[:80]!r} where {correct} is expected; build the set again")
 
 
 def _sizes_fit(manifest: Manifest) -> bool:
-    """Return whether the sizes of what is stored can be right: readers set memory aside by them."""
+    """Return whether the sizes are possible: readers allocate memory by them."""
     size, has_layout = manifest.size, manifest.raw is not None
     if manifest.storage == "source":
         return size is None and not has_layout
@@ -247,13 +246,13 @@ def _sizes_fit(manifest: Manifest) -> bool:
 
 
 def why_missing(folder: Path) -> str:
-    """Say why a folder is no finished shard set, and what to do."""
+    """Return why a folder is not a finished shard set, and what to do."""
     if folder.is_file():
         return f"{folder} is a file; give the folder of a shard set, the one that holds {MANIFEST_NAME}"
     if not folder.exists():
         return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {folder}"
     if (folder / "annotations").is_dir():
-        return f"{folder} holds pictures, not shards; pack them first: petseg-shard build {folder} OUT"
+        return f"{folder} holds images, not shards; pack them first: petseg-shard build {folder} OUT"
     return (
         f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
         f"make one, or finish it, with: petseg-shard build SOURCE {folder}"
@@ -261,7 +260,7 @@ def why_missing(folder: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a message that may quote the file as one line without control characters, not too long."""
+    """Return a message that may quote the file as one short line without control characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
 
 

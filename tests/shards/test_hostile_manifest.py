@@ -118,7 +118,7 @@ def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, 
 )
 def test_sizes_that_do_not_fit_are_refused(tiny_sets: dict[str, Path], storage: str, changes: dict[str, Any]) -> None:
     document = json.loads((tiny_sets[storage] / "manifest.json").read_text())
-    with pytest.raises(FormatError, match=f"do not fit {storage} storage"):
+    with pytest.raises(FormatError, match=f"do not match {storage} storage"):
         parse_manifest(sealed(with_fingerprint({**document, **changes})), Path("manifest.json"))
 
 

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from shards.build.plan import raw_layout
-from shards.format.layout import CLASSES, FORMAT, SAMPLE_DTYPE, VERSION, index_name, key_hash, row_check, shard_name
+from shards.format.layout import (
+    CLASSES,
+    FORMAT,
+    SAMPLE_DTYPE,
+    TAR_BLOCK,
+    VERSION,
+    index_name,
+    key_hash,
+    row_check,
+    shard_name,
+)
 from shards.format.manifest import (
     AuditEntry,
     BuildOptions,
@@ -24,8 +34,8 @@ from shards.format.manifest import (
     content_fingerprint,
     dump_manifest,
 )
-from shards.format.table import table_header
-from shards.format.tar import BLOCK, END, header, padded
+from shards.format.npy import table_header
+from shards.format.tar import END, header, padded
 
 SAMPLES, SHARDS, SIZE, META = 10_000_000, 500, 8, 200
 NO_SHA = "0" * 64
@@ -54,9 +64,9 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.zeros(each, SAMPLE_DTYPE)
     starts = np.arange(each, dtype=np.uint64) * layout.stride
     image, trimap = padded(128 + 3 * SIZE * SIZE), padded(128 + SIZE * SIZE)
-    rows["image_offset"] = starts + BLOCK
-    rows["trimap_offset"] = starts + 2 * BLOCK + image
-    rows["meta_offset"] = starts + 3 * BLOCK + image + trimap
+    rows["image_offset"] = starts + TAR_BLOCK
+    rows["trimap_offset"] = starts + 2 * TAR_BLOCK + image
+    rows["meta_offset"] = starts + 3 * TAR_BLOCK + image + trimap
     rows["image_length"], rows["trimap_length"], rows["meta_length"] = 128 + 3 * SIZE * SIZE, 128 + SIZE * SIZE, META
     shards = []
     with (folder / "train.samples.npy").open("wb") as table:

@@ -127,7 +127,7 @@ BAD: list[tuple[list[str], str]] = [
     (["build", "PETS", "out", "--frobnicate"], "No such option"),
     (["build", "PETS"], "Missing argument"),
     (["info", "nowhere"], "no such folder"),
-    (["info", "PETS"], "holds pictures, not shards"),
+    (["info", "PETS"], "holds images, not shards"),
     (["info", "empty"], "no finished shard set"),
     (["info", "SET", "--batch-size", "7", "--world-size", "2"], "use a multiple of 2"),
     (["verify", "nowhere"], "no such folder"),

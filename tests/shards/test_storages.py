@@ -15,8 +15,9 @@ from shard_sources import encoded, picture, trimap
 
 from shards.audit.mask import nearest
 from shards.audit.pair import audit_pair
-from shards.build.encode import encode, npy, npy_header
+from shards.build.encode import encode, npy
 from shards.format.dataset import ShardSet
+from shards.format.npy import npy_header
 
 JPEG, PNG = encoded(picture(1), "JPEG", quality=90), encoded(trimap(1), "PNG")
 

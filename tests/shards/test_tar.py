@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.format.tar import BLOCK, END, header, index_line, index_text, padded, padding
+from shards.format.layout import TAR_BLOCK
+from shards.format.tar import END, header, index_line, index_text, padded, padding
 
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=80).flatmap(
     lambda key: st.sampled_from(["jpg", "trimap.png", "json"]).map(lambda ending: f"{key}.{ending}")
@@ -33,8 +34,8 @@ def test_tarfile_reads_what_is_written(members: list[tuple[str, bytes]]) -> None
 
 @given(st.integers(0, 10**6))
 def test_padding_fills_whole_blocks(size: int) -> None:
-    assert padded(size) % BLOCK == 0
-    assert padded(size) - size == len(padding(size)) < BLOCK
+    assert padded(size) % TAR_BLOCK == 0
+    assert padded(size) - size == len(padding(size)) < TAR_BLOCK
 
 
 @pytest.mark.parametrize(("name", "size"), [("x" * 101, 1), ("x", 8**11), ("x", -1)])

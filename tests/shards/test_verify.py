@@ -18,7 +18,7 @@ from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import ROLES
 from shards.format.manifest import load_manifest
-from shards.format.table import table_header, table_offset
+from shards.format.npy import table_header, table_offset
 from shards.verify.check_set import Mode, verify
 from shards.verify.problems import MAX_PER_FILE
 
@@ -160,7 +160,7 @@ def test_swapped_shards_of_equal_size_are_noticed_on_reading(tiny_sets: dict[str
     second.rename(first)
     (folder / "x").rename(second)
     reader = ShardSet.open(folder).split("train")
-    with pytest.raises(PetsegError, match=r"train-000000\.tar does not fit train\.samples\.npy"):
+    with pytest.raises(PetsegError, match=r"train-000000\.tar does not match train\.samples\.npy"):
         reader.map(0)
     assert not verify(folder, mode="quick").ok
 
@@ -176,7 +176,7 @@ def test_a_damaged_member_is_named(copy: Path) -> None:
     assert problem.member.startswith(f"{key}.trimap.")
     assert problem.offset == int(row["trimap_offset"])
     assert shard.name in problem.line()
-    with pytest.raises(PetsegError, match=rf"{key}\.trimap.*do not fit their checksum"):
+    with pytest.raises(PetsegError, match=rf"{key}\.trimap.*do not match their checksum"):
         reader.read(5, "trimap")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from shards.format.layout import TRIMAP_VALUES
+from shards.format.layout import MASK_VALUES
 from shards.sources.synthetic.animal import Animal, make_animal
 from shards.sources.synthetic.breeds import Breed
 from shards.sources.synthetic.noise import NoiseBank
@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.bool_]
 LONGEST, SHORTEST = 500, 180  # pixels, of a picture's side
 BAND = 0.011  # half the width of the border, as a part of the longer side; the real one's is about that
 
-ANIMAL, BACKGROUND, BORDER = TRIMAP_VALUES
+ANIMAL, BACKGROUND, BORDER = MASK_VALUES
 
 
 @dataclass(frozen=True)
