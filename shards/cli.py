@@ -90,7 +90,7 @@ def build(
 
     A build that was cut off goes on where it was when the same command is run again.
     """
-    from shards.build import pack as building
+    from shards.build import build_set as building
     from shards.build.options import options_from
     from shards.build.summary import build_json, build_text, finding_lines
 
@@ -110,7 +110,7 @@ def build(
                 source, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
             )
     except building.StrictError as error:
-        for line in finding_lines(error.notes):
+        for line in finding_lines(error.findings):
             click.echo(line, err=True)
         raise
     if as_json:

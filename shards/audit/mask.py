@@ -16,8 +16,6 @@ from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
 from shards.audit.transcode import Pixels
 from shards.format.layout import MASK_VALUES
 
-PNG_LEVEL = 6  # zlib's; more costs time and gains little on masks
-
 
 @dataclass(frozen=True)
 class AuditedMask:
@@ -69,15 +67,10 @@ def audit_mask(data: bytes) -> AuditedMask:
     least, most = int(values.min()), int(values.max())  # between 1 and 3 there are no other values
     if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
         raise RejectedError("trimap-values", _invalid_values(values))
-    packed = encode_png(values) if findings else data
+    packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
         findings = [*findings, Finding("remark", "no-animal")]
     return AuditedMask(packed, values, findings)
-
-
-def encode_png(values: Pixels) -> bytes:
-    """Encode uint8 (height, width) as 8-bit grayscale PNG; see :func:`shards.audit.png_chunks.encode_unfiltered`."""
-    return png.encode_unfiltered(values, level=PNG_LEVEL)
 
 
 def class_pixels(values: Pixels) -> tuple[int, int, int]:

@@ -66,8 +66,9 @@ def read_chunks(data: bytes) -> PngChunks:
     """
     if not data.startswith(SIGNATURE):
         raise PngError("no PNG signature")
-    position, kind, kinds = len(SIGNATURE), b"", set()
-    header, image_data = b"", []
+    position, kind, header = len(SIGNATURE), b"", b""
+    kinds: set[bytes] = set()
+    image_data = []
     while kind != b"IEND":
         kind, body, position = _chunk(data, position)
         if not kinds:
@@ -112,11 +113,11 @@ def decode_plain(chunks: PngChunks) -> npt.NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int) -> bytes:
+def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int = 6) -> bytes:
     """Encode uint8 (height, width) as an 8-bit grayscale PNG whose rows have no filter, in one data chunk.
 
     Filters are for photographs. Without them a mask is a third smaller and is decoded several times faster: what is
-    inflated are the values themselves. Pillow cannot be told to leave them out.
+    inflated are the values themselves. Pillow cannot leave them out. A higher ``level`` costs time and gains little.
     """
     height, width = values.shape
     rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row begins with its filter, 0: none

@@ -54,7 +54,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
         raise RejectedError(f"{what}-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
     except (MemoryError, ImportError):  # the machine's fault, not the file's
         raise
-    except Exception as error:  # noqa: BLE001 - given garbage, Pillow's parsers raise nearly anything
+    except Exception as error:  # given garbage, Pillow's parsers raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, too
             raise
         truncated = image is not None and "truncated" in str(error)

@@ -1,42 +1,40 @@
-"""Going on where a build was cut off: which shards are finished, whole, and still of the same source."""
+"""Resuming an interrupted build: which shards are finished, complete, and still of the same source."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shards.build.assemble import final_numbers
-from shards.build.plan import Plan, ShardTask
+from shards.build.plan import BuildPlan
 from shards.build.staging import Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import index_name, shard_name
 
 
-def finished_shards(staging: Staging, plan: Plan) -> dict[int, ShardRecord]:
-    """Return the records of shards that are finished and whole, by task number; remove everything else."""
+def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]:
+    """Return the records of shards that are finished and complete, by task index; remove everything else."""
     records: dict[int, ShardRecord] = {}
-    for number, task in enumerate(plan.tasks):
+    for index, task in enumerate(plan.tasks):
         record = _read_record(staging.work / record_name(task.split, task.number))
         if record is not None:
-            records[number] = record
-    if len(records) == len(plan.tasks):
-        _take_back(staging, records.values())
-    for number, task in enumerate(plan.tasks):
-        if number in records and not _is_whole(staging.work, task, records[number]):
-            del records[number]
+            records[index] = record
+    if len(records) == len(plan.tasks):  # the build may have been killed while it gave the files their final names
+        for source, target in moves(staging, list(records.values())):
+            if target.exists() and not source.exists():
+                target.rename(source)
     keep = {"plan"}
-    for record in records.values():
-        keep.update(part_names(record))
-        keep.add(record_name(record.split, record.number))
-    for entry in staging.work.iterdir():
-        if entry.name not in keep:
-            remove(entry)
-    for entry in staging.folder.iterdir():
-        if entry != staging.work:
+    for index, task in enumerate(plan.tasks):
+        if index in records and task.stamps == records[index].stamps and _is_complete(staging.work, records[index]):
+            keep.update(part_names(records[index]), [record_name(task.split, task.number)])
+        else:
+            records.pop(index, None)
+    for entry in [*staging.work.iterdir(), *staging.folder.iterdir()]:
+        if entry != staging.work and not (entry.parent == staging.work and entry.name in keep):
             remove(entry)
     return records
 
@@ -48,18 +46,7 @@ def _read_record(path: Path) -> ShardRecord | None:
         return None
 
 
-def _take_back(staging: Staging, records: Iterable[ShardRecord]) -> None:
-    """Undo the moves of ``build``, where a kill came between them."""
-    for source, target in moves(staging, list(records)):
-        if target.exists() and not source.exists():
-            target.rename(source)
-
-
-def _is_whole(work: Path, task: ShardTask, record: ShardRecord) -> bool:
-    """Return whether a finished shard is what its record says, and its source is what it was."""
-    stamps = tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples)
-    if stamps != record.stamps:
-        return False
+def _is_complete(work: Path, record: ShardRecord) -> bool:
     tar, index = part_names(record)
     return _has(work / tar, record.tar_bytes, record.sha256) and _has(
         work / index, record.index_bytes, record.index_sha256

@@ -362,7 +362,7 @@ def test_rejections_survive_pickling() -> None:
 
 
 def test_every_reason_about_a_file_is_caused_here() -> None:
-    from shards.audit.reasons import REASONS
+    from shards.audit.findings import REASONS
 
     caused = {reason for case in MENDED.values() for reason in case[2]} | {case[2] for case in LEFT_OUT.values()}
     about_files = {name for name in REASONS if name.startswith(("picture-", "trimap-", "exif-", "size-"))}

@@ -20,8 +20,8 @@ import pytest
 from shard_sources import Maker, encoded, options, picture, tree, trimap
 
 import shards.build.executors
-from shards.audit.reasons import REASONS
-from shards.build.pack import Built, StrictError, build
+from shards.audit.findings import REASONS
+from shards.build.build_set import Built, StrictError, build
 from shards.build.plan import ShardTask
 from shards.build.staging import BusyError, Staging
 from shards.build.write_shard import ShardRecord, build_shard
@@ -68,7 +68,7 @@ class Reversed:
     def __exit__(self, *_): pass
 os.scandir = Reversed
 from pathlib import Path
-from shards.build.pack import build
+from shards.build.build_set import build
 sys.path.insert(0, sys.argv[4])
 from shard_sources import options
 build(Path(sys.argv[1]), Path(sys.argv[3]), options("jpeg"), workers=4)  # imports all that root alone may read
@@ -197,7 +197,7 @@ def test_ctrl_c_waits_while_our_own_processes_are_started(
 THREADED = """
 import sys, threading
 from pathlib import Path
-from shards.build.pack import build
+from shards.build.build_set import build
 sys.path.insert(0, sys.argv[3])
 from shard_sources import options
 if __name__ == "__main__":
@@ -216,7 +216,7 @@ def test_a_process_with_threads_is_not_forked(tiny_pets: Path, tiny_sets: dict[s
 
 
 def test_workers_do_not_import_torch() -> None:
-    code = "import sys, shards.build.executors, shards.build.pack; print([m for m in sys.modules if m in ('torch', 'nvidia')])"
+    code = "import sys, shards.build.executors, shards.build.build_set; print([m for m in sys.modules if m in ('torch', 'nvidia')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -468,7 +468,7 @@ def test_every_file_is_flushed_before_the_set_appears(
     out = tmp_path / "out"
     if cut_off:
         with monkeypatch.context() as patch:
-            patch.setattr("shards.build.pack.assemble", fail)
+            patch.setattr("shards.build.build_set.assemble", fail)
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
         assert len(list((tmp_path / "out.building" / ".work").glob("*.done"))) > 5
@@ -506,7 +506,7 @@ def test_no_thread_flushes_while_processes_are_started(
 
     if cut_off:
         with monkeypatch.context() as patch:
-            patch.setattr("shards.build.pack.build_shard", two_shards)
+            patch.setattr("shards.build.build_set.build_shard", two_shards)
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
     running: list[list[str]] = []

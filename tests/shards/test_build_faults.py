@@ -21,7 +21,7 @@ import pytest
 import simplejpeg
 from shard_sources import Maker, encoded, fill, options, tree
 
-from shards.build.pack import Built, StrictError, build
+from shards.build.build_set import Built, StrictError, build
 from shards.format.dataset import ShardSet
 
 PROGRAM = Path(sys.executable).parent / "petseg-shard"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from shard_sources import options
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.errors import SourceError, UsageError
 from shards.sources.download import MARK, at_mirror, download, official_archives
 

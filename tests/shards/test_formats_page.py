@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from shard_sources import Maker, options
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.format.dataset import ShardSet
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -129,7 +129,7 @@ def test_the_example_of_the_page_is_right() -> None:
 
 
 def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None:
-    from shards.audit.reasons import REASONS
+    from shards.audit.findings import REASONS
     from shards.format.layout import SAMPLE_DTYPE
 
     text = PAGE.read_text()

@@ -10,7 +10,7 @@ import pytest
 from shard_sources import Maker, fill, options, tree
 
 from shards.build import prepare
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.build.plan import ShardTask, make_plan
 from shards.build.prepare import Prepared, prepared
 from shards.errors import SourceError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from shard_sources import Maker, fill, options, tree
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import ROLES
