@@ -3,8 +3,6 @@
 This is the lowest module of the project: every other package may use it, and it imports nothing.
 """
 
-from __future__ import annotations
-
 
 class PetsegError(Exception):
     """A problem that the user can act on; the command line prints it as one line and exits with ``exit_code``.

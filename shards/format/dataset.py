@@ -1,14 +1,12 @@
 """Opening a finished shard set and reading its samples, in constant time and memory for any number of samples."""
 
-from __future__ import annotations
-
 import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,43 +18,6 @@ from shards.format.layout import MEMBERS, SPLITS, TAR_BLOCK, Rows, Split, key_ha
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import open_table, table_offset
 from shards.format.tar import image_header
-
-
-@dataclass(frozen=True)
-class ShardSet:
-    """A shard set on disk; made by :meth:`open`.
-
-    Attributes:
-        path: the folder.
-        manifest: its content: splits, shards, options.
-    """
-
-    path: Path
-    manifest: Manifest
-
-    @classmethod
-    def open(cls, path: str | Path) -> ShardSet:
-        """Open a set: check the manifest, and that every file of it exists with the right size.
-
-        Raises:
-            FormatError: no set, another version, damage, or a file that is missing or has a wrong size.
-        """
-        folder = Path(path)
-        manifest = load_manifest(folder)
-        for entry in manifest.files():
-            check_size(folder, entry)
-        return cls(path=folder, manifest=manifest)
-
-    def split(self, name: str) -> SplitReader:
-        """Return the reader of one split.
-
-        Raises:
-            UsageError: the set has no such split.
-        """
-        if name not in self.manifest.splits:
-            existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
-            raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")
-        return SplitReader(folder=self.path, name=name, manifest=self.manifest)
 
 
 @dataclass(frozen=True)
@@ -93,10 +54,7 @@ class SplitReader:
         return np.cumsum([0, *(shard.samples for shard in self.entry.shards)], dtype=np.int64)
 
     def rows(self, indices: Any) -> Rows:
-        """Return the records of some samples, each checked against its checksum.
-
-        Args:
-            indices: integers, shape (n,), in 0..len - 1.
+        """Return the records of some samples (integers in 0..len - 1, shape (n,)), each checked by its checksum.
 
         Raises:
             FormatError: a record is damaged.
@@ -163,8 +121,8 @@ class SplitReader:
         shard = int(row["shard"])
         offset, name, key = self._header(row, self.map(shard))
         if key is None:
-            path = self.shard_path(shard)
-            raise SampleError(f"{path}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
+            tar = self.shard_path(shard)
+            raise SampleError(f"{tar}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:
@@ -181,10 +139,9 @@ class SplitReader:
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""
         for key in candidate_keys(name):
-            for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))):
-                found = int(index)
-                if self.key(found) == key and (key == name or self.meta(found)["name"] == shown(name)):
-                    return found
+            for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))).tolist():
+                if self.key(index) == key and (key == name or self.meta(index)["name"] == shown(name)):
+                    return int(index)
         return None
 
     def place(self, index: int, role: str) -> str:
@@ -205,9 +162,8 @@ class SplitReader:
             offset, name, key = self._header(row, mapped)
             if int(row["shard"]) != shard or key is None:
                 raise FormatError(
-                    f"{self.shard_path(shard)} does not match {self.entry.table.file}: byte {offset} should be the "
-                    f"start of sample {index}, but holds {name[:40]!r}; run petseg-shard verify, then build the set "
-                    "again"
+                    f"{self.shard_path(shard)} does not match {self.entry.table.file}: sample {index} should start at "
+                    f"byte {offset}, not {name[:40]!r}; run petseg-shard verify, then build the set again"
                 )
 
     def _header(self, row: Any, mapped: mmap.mmap) -> tuple[int, bytes, str | None]:
@@ -219,6 +175,38 @@ class SplitReader:
         if not 0 <= index < len(self):
             raise UsageError(f"sample {index} is outside 0..{len(self) - 1} of split {self.name!r}")
         return self.rows([index])[0]
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A shard set on disk: its folder and its manifest. Made by :meth:`open`."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a set: check the manifest, and that every file of it exists with the right size.
+
+        Raises:
+            FormatError: no set, another version, damage, or a file that is missing or has a wrong size.
+        """
+        folder = Path(path)
+        manifest = load_manifest(folder)
+        for entry in manifest.files():
+            check_size(folder, entry)
+        return cls(path=folder, manifest=manifest)
+
+    def split(self, name: str) -> SplitReader:
+        """Return the reader of one split.
+
+        Raises:
+            UsageError: the set has no such split.
+        """
+        if name not in self.manifest.splits:
+            existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
+            raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")
+        return SplitReader(folder=self.path, name=name, manifest=self.manifest)
 
 
 def check_size(folder: Path, entry: FileEntry) -> None:

@@ -5,8 +5,6 @@ at white space, and a leading dash or ``../`` is dangerous when the tar is unpac
 other name becomes a readable stem and part of its SHA-256. The original name is in ``KEY.json``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata
@@ -25,11 +23,7 @@ def is_safe(name: str) -> bool:
 
 
 def candidate_keys(name: str) -> list[str]:
-    """Return the keys that a name may have, most preferred first; almost always the first is used.
-
-    Args:
-        name: the image's name without its extension, any text.
-    """
+    """Return the keys that an image's name (any text) may have, most preferred first; usually the first is used."""
     if is_safe(name):
         return [name]
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()

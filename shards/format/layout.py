@@ -3,8 +3,6 @@
 Everything here is part of the format: a change needs a new :data:`VERSION`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -68,7 +66,6 @@ SAMPLE_DTYPE: Final = np.dtype(
 assert SAMPLE_DTYPE.itemsize == 80
 
 _CHECKED_WORDS = 9
-
 Rows: TypeAlias = npt.NDArray[Any]
 
 
@@ -82,13 +79,9 @@ _MULTIPLIERS = np.array([key_hash(f"petseg-shards row {i}") | 1 for i in range(_
 
 
 def row_check(rows: Rows) -> npt.NDArray[np.uint64]:
-    """Return the correct ``check`` field of each row: the sum of nine words, each times an odd constant, mod 2**64.
+    """Return the correct ``check`` field, uint64 (n,), of records of :data:`SAMPLE_DTYPE`, shape (n,).
 
-    Args:
-        rows: records of :data:`SAMPLE_DTYPE`, shape (n,).
-
-    Returns:
-        uint64, shape (n,).
+    It is the sum of a record's first nine 64-bit words, each times an odd constant, modulo 2**64.
     """
     words = np.ascontiguousarray(rows).view("<u8").reshape(-1, _CHECKED_WORDS + 1)
     with np.errstate(over="ignore"):

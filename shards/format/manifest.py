@@ -4,10 +4,9 @@ The file is canonical JSON: parsing and writing it again gives the same bytes, a
 SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it is therefore found on reading.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,27 +54,24 @@ class ShardEntry(FileEntry, frozen=True):
 
 
 class SplitEntry(_Entry, frozen=True):
-    """One split: its table of samples and its shards in order.
-
-    ``class_pixels`` counts stored mask pixels in class order. ``breeds`` and ``species`` count samples by name.
-    """
+    """One split: its table of samples and its shards in order."""
 
     samples: Count
     table: FileEntry
     shards: tuple[ShardEntry, ...]
-    class_pixels: tuple[Count, Count, Count]
-    breeds: dict[str, Count]
+    class_pixels: tuple[Count, Count, Count]  # of the stored masks, in class order
+    breeds: dict[str, Count]  # samples by name
     species: dict[str, Count]
 
 
 class BuildOptions(_Entry, frozen=True):
-    """The options that determine the bytes. ``quality`` is None unless the storage is ``jpeg``."""
+    """The options that determine the bytes."""
 
     split: str
     fractions: tuple[float, float, float]
     seed: int
     samples_per_shard: int
-    quality: int | None
+    quality: int | None  # None unless the storage is `jpeg`
 
 
 class RawLayout(_Entry, frozen=True):
@@ -91,39 +87,32 @@ class RawLayout(_Entry, frozen=True):
 
 
 class AuditEntry(_Entry, frozen=True):
-    """The result of the audit, as numbers of images.
+    """The result of the audit, as numbers of images."""
 
-    Of ``found`` images in the source, ``packed`` are in the set (``mended`` of them were repaired first) and
-    ``left_out`` were rejected. ``reasons`` counts by reason code, warnings about packed samples included; each is a
-    line of the quarantine file.
-    """
-
-    found: Count
-    packed: Count
-    mended: Count
-    left_out: Count
-    reasons: dict[str, Count]
+    found: Count  # in the source
+    packed: Count  # in the set
+    mended: Count  # packed after a repair
+    left_out: Count  # rejected
+    reasons: dict[str, Count]  # by reason code, warnings included; each is a line of the quarantine file
     quarantine: FileEntry
 
 
 class Manifest(_Entry, frozen=True):
     """The description of a shard set; see docs/formats.md for every field.
 
-    ``size`` is the side of stored images in pixels, None in ``source`` storage (original resolution).
     ``fingerprint`` identifies the content: two sets have the same one exactly if their samples are the same, byte by
     byte and in order. ``plan`` is a digest of the source's names, lists and file sizes and of the options.
-    ``largest`` is the largest width and the largest height of the stored images. ``raw`` is None in other storages.
     """
 
     format: str
     version: int
     storage: Storage
-    size: int | None
+    size: int | None  # side of the stored images in pixels; None in `source` storage (original resolution)
     classes: tuple[str, ...]
     options: BuildOptions
     splits: dict[Split, SplitEntry]
-    largest: tuple[Count, Count]
-    raw: RawLayout | None
+    largest: tuple[Count, Count]  # the largest width and the largest height of the stored images
+    raw: RawLayout | None  # None in other storages
     audit: AuditEntry
     versions: dict[str, str]
     plan: Sha256
@@ -198,51 +187,43 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
-    _check_plausible(manifest, path)
+    for contradiction in _contradictions(manifest):
+        raise FormatError(f"{path}: {contradiction}; build the set again")
     return manifest
 
 
-def _check_plausible(manifest: Manifest, path: Path) -> None:
-    """Refuse a manifest that is undamaged but contradicts itself."""
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what cannot be right in an undamaged manifest, so that none makes a reader look outside the folder."""
     if manifest.classes != CLASSES:
-        raise FormatError(f"{path}: classes {list(manifest.classes)}, this program knows {list(CLASSES)}")
+        yield f"classes {list(manifest.classes)}, this program knows {list(CLASSES)}"
     if not manifest.samples:
-        raise FormatError(f"{path}: the set holds no samples; build it again")
-    for name, split in manifest.splits.items():
-        if sum(shard.samples for shard in split.shards) != split.samples:
-            raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
-        if split.table.bytes != (size := table_offset(split.samples)):  # no count can exceed what the files hold
-            raise FormatError(
-                f"{path}: the table of {name!r} takes {split.table.bytes} bytes, {split.samples} samples take {size}; "
-                "build the set again"
-            )
-    _check_names(manifest, path)
-    if not _sizes_fit(manifest):
-        raise FormatError(f"{path}: size, largest and raw do not match {manifest.storage} storage; build the set again")
+        yield "the set holds no samples"
+    names = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
+    for split, entry in manifest.splits.items():
+        if sum(shard.samples for shard in entry.shards) != entry.samples:
+            yield f"the shards of {split!r} do not add up to {entry.samples} samples"
+        if entry.table.bytes != (size := table_offset(entry.samples)):  # no count can exceed what the files hold
+            yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {size}"
+        names.append((entry.table.file, table_name(split)))
+        for number, shard in enumerate(entry.shards):
+            names += [(shard.file, shard_name(split, number)), (shard.index.file, index_name(split, number))]
+    for found, correct in names:
+        if found != correct:
+            yield f"the file name {found[:80]!r} is not {correct}"
+    if not _sizes_match(manifest):
+        yield f"size, largest and raw do not match {manifest.storage} storage"
     expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
     if manifest.fingerprint != expected:
-        raise FormatError(f"{path}: the fingerprint does not match the content; build the set again")
+        yield "the fingerprint does not match the content"
 
 
-def _check_names(manifest: Manifest, path: Path) -> None:
-    """Allow a set's own file names only, so that no manifest can make a reader open a file outside the folder."""
-    expected = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
-    for name, split in manifest.splits.items():
-        expected.append((split.table.file, table_name(name)))
-        for number, shard in enumerate(split.shards):
-            expected += [(shard.file, shard_name(name, number)), (shard.index.file, index_name(name, number))]
-    for found, correct in expected:
-        if found != correct:
-            raise FormatError(f"{path} names a file {found[:80]!r} where {correct} is expected; build the set again")
-
-
-def _sizes_fit(manifest: Manifest) -> bool:
+def _sizes_match(manifest: Manifest) -> bool:
     """Return whether the sizes are possible: readers allocate memory by them."""
     size, has_layout = manifest.size, manifest.raw is not None
     if manifest.storage == "source":
         return size is None and not has_layout
-    fits = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
-    return fits and has_layout == (manifest.storage == "raw")
+    possible = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
+    return possible and has_layout == (manifest.storage == "raw")
 
 
 def why_missing(folder: Path) -> str:

@@ -5,8 +5,6 @@ not parsed: a damaged header cannot mislead a reader, and its bytes do not depen
 what ``numpy.save`` writes (a test checks this), and ``numpy.load`` reads them.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from functools import lru_cache

@@ -4,8 +4,6 @@ The standard library's ``tarfile`` reads what is written here (tests compare hea
 hand because ``TarInfo.tobuf`` takes longer than the checksums of a sample.
 """
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Sequence
 
@@ -25,12 +23,8 @@ _FIXED_SUM = sum(_HEADER_TAIL) + sum(_HEADER_OWNER) + sum(_NO_TIME) + 8 * ord(" 
 def header(name: str, size: int) -> bytes:
     """Return the 512-byte header of a regular file.
 
-    Args:
-        name: ASCII, at most 100 bytes.
-        size: bytes, below 8 GiB.
-
     Raises:
-        ValueError: the name or size does not fit a plain header.
+        ValueError: ``name`` is not ASCII or longer than 100 bytes, or ``size`` is not within 0..8 GiB.
     """
     encoded = name.encode("ascii")
     if len(encoded) > TAR_NAME_BYTES or not 0 <= size <= _MAX_MEMBER:
@@ -41,13 +35,9 @@ def header(name: str, size: int) -> bytes:
 
 
 def image_header(tar: mmap.mmap, offset: int, *, storage: Storage, hashed: int) -> tuple[bytes, str | None]:
-    """Return the name in the header of a sample's image, and the sample's key.
+    """Return the name in the header (at byte ``offset``) of a sample's image, and the sample's key.
 
-    Args:
-        tar: the whole tar.
-        offset: byte at which the header starts.
-        storage: of the set; decides the extension.
-        hashed: the ``key_hash`` of the sample's record. The key is None if the name does not match it.
+    The key is None if the name does not match ``storage`` or ``hashed``, the ``key_hash`` of the sample's record.
     """
     name = tar[offset : offset + TAR_NAME_BYTES].split(b"\0", 1)[0]
     key, _, extension = name.decode("ascii", "replace").partition(".")
@@ -71,10 +61,5 @@ def index_text(samples: Sequence[str]) -> str:
 
 
 def index_line(key: str, members: Sequence[tuple[str, int, int]]) -> str:
-    """Return a sample's line: extension, offset, size and name of each member.
-
-    Args:
-        key: the sample's key.
-        members: (extension, byte offset of its content in the tar, size in bytes) of each member.
-    """
+    """Return a sample's line from (extension, byte offset of the content in the tar, size in bytes) of its members."""
     return " ".join(f"{extension} {offset} {size} {key}.{extension}" for extension, offset, size in members)

@@ -21,25 +21,23 @@ MARK = ".downloaded.json"  # written last: which archives are unpacked here
 _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 
 
-def official_archives() -> tuple[tuple[str, str], ...]:
-    """Return the addresses of the dataset's archives and their MD5, from torchvision."""
-    from torchvision.datasets import OxfordIIITPet
-
-    return tuple((str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES)
-
-
-def at_mirror(archives: Sequence[tuple[str, str]], mirror: str) -> tuple[tuple[str, str], ...]:
-    """Return the same archives at another address, ``mirror``/FILE.
+def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
+    """Return the addresses of the dataset's archives (at ``mirror``/FILE, if given) and their MD5, from torchvision.
 
     Raises:
         UsageError: the mirror is not an http, https or file address.
     """
-    check_mirror(mirror)
-    return tuple((f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives)
+    if mirror is not None:
+        _check_mirror(mirror)  # before torchvision is imported, which takes seconds
+    from torchvision.datasets import OxfordIIITPet
+
+    archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]
+    if mirror is not None:
+        archives = [(f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives]
+    return tuple(archives)
 
 
-def check_mirror(mirror: str) -> None:
-    """Raise ``UsageError`` unless a mirror is an address of a kind that can be read."""
+def _check_mirror(mirror: str) -> None:
     try:
         parts = urlsplit(mirror)
         complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)

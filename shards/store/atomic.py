@@ -1,7 +1,5 @@
 """Atomic writing: a file is written under another name, flushed to the disk and renamed, so it is never partial."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile

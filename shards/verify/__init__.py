@@ -3,7 +3,7 @@
 :func:`verify` is the entry point; the other modules check one shard, one tar and one sample.
 """
 
-from shards.verify.check_set import Mode, verify
-from shards.verify.problems import Kind, Problem, Report
+from shards.verify.check_set import verify
+from shards.verify.problems import Kind, Mode, Problem, Report
 
 __all__ = ["Kind", "Mode", "Problem", "Report", "verify"]

@@ -1,14 +1,11 @@
 """Checking whether a shard set is as it was built: manifest, tables, indices and tars against each other."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,11 +13,9 @@ from shards.errors import FormatError
 from shards.format.layout import MANIFEST_NAME, SPLITS, Rows, Split, is_set_file, row_check
 from shards.format.manifest import Manifest, load_manifest
 from shards.format.npy import open_table, table_offset
-from shards.verify.check_shard import check_file, check_shard, check_shard_quickly
-from shards.verify.check_tar import ShardCheck
-from shards.verify.problems import Problem, Report
+from shards.verify.check_shard import ShardCheck, check_file
+from shards.verify.problems import Mode, Problem, Report
 
-Mode: TypeAlias = Literal["quick", "default", "full"]
 Progress: TypeAlias = Callable[[int, int], None]
 _CHUNK = 1 << 20
 
@@ -40,13 +35,12 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
     try:
         manifest = load_manifest(folder)
     except (FormatError, OSError) as error:
-        report.files = 1
         report.add([Problem(kind="manifest", file=MANIFEST_NAME, message=str(error))])
         return report
     report.files = 1 + len(manifest.files())
     report.add(_stray_files(folder, manifest))
     report.add(_check_quarantine(folder, manifest, quick=quick))
-    jobs: list[Callable[[], ShardCheck]] = []
+    checks: list[ShardCheck] = []
     for split in SPLITS:
         if split in manifest.splits:
             table, problems = _check_table(folder, manifest, split, quick=quick)
@@ -55,32 +49,17 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             for number, shard in enumerate(manifest.splits[split].shards):
                 rows = None if table is None else table[start : start + shard.samples]
                 start += shard.samples
-                jobs.append(partial(_check_shard, folder, manifest, split, number, rows, mode=mode))
-    checks: list[ShardCheck] = []
+                checks.append(ShardCheck(folder, manifest, split, number, rows))
     with ThreadPoolExecutor(max(workers, 1)) as executor:
-        for done, check in enumerate(executor.map(lambda job: job(), jobs), start=1):
-            checks.append(check)
+        for done, check in enumerate(executor.map(lambda check: check.run(mode), checks), start=1):
             report.add(check.problems)
             if progress is not None:
-                progress(done, len(jobs))
+                progress(done, len(checks))
     report.samples = manifest.samples
     report.bytes = 0 if quick else sum(entry.bytes for entry in manifest.files())
     if not quick and report.ok:
         report.add(_check_counts(manifest, checks, decoded=mode == "full"))
     return report
-
-
-def _check_shard(
-    folder: Path, manifest: Manifest, split: Split, number: int, rows: Rows | None, *, mode: Mode
-) -> ShardCheck:
-    try:
-        if mode == "quick":
-            return check_shard_quickly(folder, manifest, split, number, rows)
-        return check_shard(folder, manifest, split, number, rows, decode=mode == "full")
-    except Exception as error:  # noqa: BLE001 - a check that fails on damaged data is a problem to report, not a crash
-        message = f"cannot be checked: {type(error).__name__}: {error}"
-        file = manifest.splits[split].shards[number].file
-        return ShardCheck(split, [Problem(kind="missing", file=file, message=message, shard=number)])
 
 
 def _check_table(folder: Path, manifest: Manifest, split: Split, *, quick: bool) -> tuple[Rows | None, list[Problem]]:
@@ -119,19 +98,19 @@ def _check_quarantine(folder: Path, manifest: Manifest, *, quick: bool) -> list[
 def _check_counts(manifest: Manifest, checks: Iterable[ShardCheck], *, decoded: bool) -> Iterator[Problem]:
     """Compare the manifest's counts with those of the samples; only of a set without other problems."""
     for name, split in manifest.splits.items():
-        total = ShardCheck(name)
-        for check in checks:
-            if check.split == name:
-                total.breeds += check.breeds
-                total.species += check.species
-                total.class_pixels = [sum(pair) for pair in zip(total.class_pixels, check.class_pixels, strict=True)]
-        pairs: dict[str, tuple[object, object]] = {
-            "breeds": (split.breeds, dict(total.breeds)),
-            "species": (split.species, dict(total.species)),
-        }
+        own = [check for check in checks if check.split == name]
+        breeds, species = Counter[str](), Counter[str]()
+        for check in own:
+            breeds += check.breeds
+            species += check.species
+        pairs: list[tuple[str, Any, Any]] = [
+            ("breeds", split.breeds, dict(breeds)),
+            ("species", split.species, dict(species)),
+        ]
         if decoded:
-            pairs["class_pixels"] = (list(split.class_pixels), total.class_pixels)
-        for what, (claimed, counted) in pairs.items():
+            pixels = [sum(check.class_pixels[index] for check in own) for index in range(len(manifest.classes))]
+            pairs.append(("class_pixels", list(split.class_pixels), pixels))
+        for what, claimed, counted in pairs:
             if claimed != counted:
                 message = f"{what} of {name}: the manifest says {claimed}, the samples say {counted}"
                 yield Problem(kind="count", file=MANIFEST_NAME, message=message)

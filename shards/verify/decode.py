@@ -1,7 +1,5 @@
 """Decoding what is stored, as strictly as the audit did when it was packed."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from shards.audit.findings import RejectedError
@@ -13,17 +11,9 @@ from shards.format.npy import npy_header
 def check_stored(
     image: bytes, mask: bytes, *, storage: Storage, size: int | None, original: tuple[int, int]
 ) -> tuple[int, int, int]:
-    """Decode a stored sample completely.
+    """Decode a stored sample completely and return the mask's pixels of each class.
 
-    Args:
-        image: the image's member.
-        mask: the mask's member.
-        storage: of the set.
-        size: of the set, None in ``source`` storage.
-        original: (width, height) of the source image, pixels.
-
-    Returns:
-        The mask's pixels of each class.
+    ``size`` is that of the set; ``original`` is the (width, height) of the source image in pixels.
 
     Raises:
         RejectedError: something does not decode, or has a wrong size.

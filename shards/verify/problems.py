@@ -1,7 +1,5 @@
 """The result of ``verify``: problems, each with its place, and a report of them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -23,8 +21,10 @@ Kind: TypeAlias = Literal[
     "stray",  # a file is named like a part of the set, but is not one
 ]
 
+Mode: TypeAlias = Literal["quick", "default", "full"]
+
 MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first places are enough
-_CONCLUSIONS: Final = {
+_CONCLUSIONS: Final[dict[Mode, str]] = {
     "quick": "sizes and structure are right (contents were not read)",
     "default": "every byte is what was packed",
     "full": "every byte is what was packed, and every sample decodes",
@@ -33,25 +33,15 @@ _CONCLUSIONS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something wrong, and its place.
-
-    Attributes:
-        kind: the kind of problem.
-        file: the file's name in the set.
-        message: what is wrong.
-        shard: number of the shard in its split.
-        key: the sample's key.
-        member: the member's file name in the tar.
-        offset: byte in ``file``.
-    """
+    """Something wrong, and its place."""
 
     kind: Kind
-    file: str
+    file: str  # name in the set
     message: str
-    shard: int | None = None
-    key: str | None = None
-    member: str | None = None
-    offset: int | None = None
+    shard: int | None = None  # number in its split
+    key: str | None = None  # of the sample
+    member: str | None = None  # file name in the tar
+    offset: int | None = None  # byte in `file`
 
     def line(self) -> str:
         """Return the problem as one line of text, the place first."""
@@ -62,25 +52,15 @@ class Problem:
 
 @dataclass
 class Report:
-    """The outcome of a verification.
-
-    Attributes:
-        path: the set's folder.
-        mode: ``quick``, ``default`` or ``full``.
-        problems: the problems found, at most :data:`MAX_PER_FILE` per file.
-        dropped: how many more were found.
-        files: number of files checked.
-        samples: number of samples checked.
-        bytes: number of bytes read.
-    """
+    """The outcome of a verification."""
 
     path: str
-    mode: str
-    problems: list[Problem] = field(default_factory=list)
-    dropped: int = 0
-    files: int = 0
-    samples: int = 0
-    bytes: int = 0
+    mode: Mode
+    problems: list[Problem] = field(default_factory=list)  # at most MAX_PER_FILE per file
+    dropped: int = 0  # how many more were found
+    files: int = 1  # number checked, the manifest included
+    samples: int = 0  # number checked
+    bytes: int = 0  # number read
     _seen: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -18,7 +18,7 @@ from shard_sources import options
 from shards.build.build_set import build
 from shards.cli import main
 from shards.errors import SourceError, UsageError
-from shards.sources.download import MARK, at_mirror, download, official_archives
+from shards.sources.download import MARK, download, official_archives
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -122,10 +122,10 @@ def test_a_server_that_breaks_off_is_named(tmp_path: Path) -> None:
 def test_the_archives_are_torchvisions() -> None:
     names = [url.rsplit("/", 1)[1] for url, _ in official_archives()]
     assert names == ["images.tar.gz", "annotations.tar.gz"]
-    moved = at_mirror(official_archives(), "http://mirror/pets/")
+    moved = official_archives("http://mirror/pets/")
     assert moved[0] == ("http://mirror/pets/images.tar.gz", official_archives()[0][1])
     with pytest.raises(UsageError, match="--mirror"):
-        at_mirror(official_archives(), "mirror/pets")
+        official_archives("mirror/pets")
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str, str]:

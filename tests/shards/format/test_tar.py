@@ -6,7 +6,7 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.format.layout import TAR_BLOCK
@@ -17,6 +17,7 @@ NAMES = st.text("abcXYZ019_-", min_size=1, max_size=80).flatmap(
 )
 
 
+@settings(max_examples=50)
 @given(NAMES, st.integers(0, 8**11 - 1))
 def test_header_is_what_tarfile_writes(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
@@ -24,6 +25,7 @@ def test_header_is_what_tarfile_writes(name: str, size: int) -> None:
     assert header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6))
 def test_tarfile_reads_what_is_written(members: list[tuple[str, bytes]]) -> None:
     data = b"".join(header(name, len(body)) + body + padding(len(body)) for name, body in members) + END
