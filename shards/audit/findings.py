@@ -66,7 +66,7 @@ class Finding(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class SampleFinding(msgspec.Struct, frozen=True, kw_only=True):
+class SampleFinding(msgspec.Struct, frozen=True):
     """A finding with the sample that it is about: a line of ``quarantine.jsonl``, fields in the order of the file."""
 
     name: str

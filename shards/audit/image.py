@@ -20,14 +20,10 @@ _MAX_JPEG_SIDE = 65_500
 
 @dataclass(frozen=True)
 class AuditedImage:
-    """An image that can be packed.
+    """An image that can be packed, with its size as packed, and what was repaired.
 
-    Attributes:
-        jpeg: a plain JPEG; the original bytes where nothing was repaired. None where only pixels were wanted.
-        pixels: uint8 (height, width, 3), RGB, where they were asked for or had to be made.
-        width: pixels, as packed.
-        height: pixels, as packed.
-        findings: repairs.
+    ``jpeg`` is a plain JPEG, the original bytes where nothing was repaired; None where only pixels were wanted.
+    ``pixels`` are uint8 (height, width, 3), RGB, where they were asked for or had to be made.
     """
 
     jpeg: bytes | None
@@ -39,10 +35,6 @@ class AuditedImage:
 
 def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> AuditedImage:
     """Decode an image strictly, and repair what can be repaired safely.
-
-    With ``pixels`` False a JPEG's coefficients are all decoded and checked, but only an eighth of luminance is turned
-    into pixels: damage shows in the coefficients, and what follows is arithmetic that cannot fail. Tests compare the
-    verdicts on damaged files with those of decoding in full.
 
     Args:
         data: the file's content.
@@ -81,17 +73,9 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
 
 
 def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: str) -> bytes:
-    """Encode uint8 (height, width, 3) RGB pixels as a baseline JPEG with libjpeg-turbo.
-
-    Args:
-        pixels: the image.
-        quality: 1..100.
-        subsampling: of chroma, "444" (none) or "420".
-    """
-    encoded = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling=subsampling
-    )
-    return bytes(encoded)
+    """Encode uint8 (height, width, 3) RGB as a baseline JPEG; quality 1..100, subsampling "444" (none) or "420"."""
+    pixels = np.ascontiguousarray(pixels)
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling))
 
 
 def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
@@ -106,7 +90,11 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _check(data: bytes) -> Pixels:
-    """Decode a JPEG's coefficients strictly, at the smallest scale there is; raises ValueError where it is damaged."""
+    """Decode a JPEG strictly at the smallest scale; raises ValueError where it is damaged.
+
+    All coefficients are decoded and checked, but only an eighth of luminance is turned into pixels: damage shows in the
+    coefficients, and what follows is arithmetic that cannot fail. Tests compare the verdicts with full decoding.
+    """
     pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
     return pixels
 
@@ -167,10 +155,7 @@ def _check_rare(data: bytes, header: jpeg.JpegHeader) -> Finding:
 
 
 def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
-    """Return the JPEG without superfluous bytes at the end of its data, or None where that is not all its damage.
-
-    Every pixel is then what was encoded: the shorter file decodes without any warning.
-    """
+    """Return the JPEG without extra bytes at the end of its data if it then decodes without any warning, else None."""
     found = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
     end = data.rfind(b"\xff\xd9")
     if found is None or end < 0:

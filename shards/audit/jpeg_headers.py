@@ -23,27 +23,16 @@ class JpegError(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What precedes the first scan.
+    """What precedes the first scan."""
 
-    Attributes:
-        width: pixels, as stored (not rotated).
-        height: pixels, as stored.
-        precision: bits per channel.
-        frame: the frame's marker, 0xC0 for baseline.
-        sampling: (horizontal, vertical) factors of each component; its length is the number of components.
-        ycc: False where the file says that its three components are RGB.
-        orientation: EXIF's 1..8, 1 where there is none.
-        orientation_at: byte offset of the two bytes with that number, None where there are none.
-    """
-
-    width: int
+    width: int  # pixels, as stored (not rotated)
     height: int
-    precision: int
-    frame: int
-    sampling: tuple[tuple[int, int], ...]
-    ycc: bool
-    orientation: int
-    orientation_at: int | None
+    precision: int  # bits per channel
+    frame: int  # the frame's marker, 0xC0 for baseline
+    sampling: tuple[tuple[int, int], ...]  # (horizontal, vertical) factors of each component
+    ycc: bool  # False where the file says that its three components are RGB
+    orientation: int  # EXIF's 1..8, 1 where there is none
+    orientation_at: int | None  # byte offset of the two bytes with that number
 
     @property
     def common(self) -> bool:

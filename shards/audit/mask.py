@@ -19,12 +19,9 @@ from shards.format.layout import MASK_VALUES
 
 @dataclass(frozen=True)
 class AuditedMask:
-    """A mask that can be packed.
+    """A mask that can be packed: ``values`` are uint8 (height, width), 1, 2, 3; with repairs and warnings.
 
-    Attributes:
-        png: an 8-bit grayscale PNG; the original bytes where nothing was repaired.
-        values: uint8 (height, width), 1, 2, 3.
-        findings: repairs and warnings.
+    ``png`` is an 8-bit grayscale PNG, the original bytes where nothing was repaired.
     """
 
     png: bytes

@@ -32,25 +32,15 @@ class PngError(ValueError):
 
 @dataclass(frozen=True)
 class PngChunks:
-    """What a PNG's chunks say, once all of them are found undamaged.
-
-    Attributes:
-        width: pixels.
-        height: pixels.
-        depth: bits per channel.
-        color: PNG's color type, 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGB with alpha.
-        interlaced: Adam7.
-        harmless: no chunk may change how the values are decoded.
-        image_data: the contents of the IDAT chunks, in order.
-    """
+    """What a PNG's chunks say, once all of them are found undamaged."""
 
     width: int
     height: int
-    depth: int
-    color: int
+    depth: int  # bits per channel
+    color: int  # PNG's color type: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGB with alpha
     interlaced: bool
-    harmless: bool
-    image_data: tuple[bytes, ...]
+    harmless: bool  # no chunk may change how the values are decoded
+    image_data: tuple[bytes, ...]  # the contents of the IDAT chunks, in order
 
     @property
     def plain(self) -> bool:

@@ -120,11 +120,9 @@ def _table(records: Sequence[ShardRecord]) -> Rows:
 def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows) -> SplitEntry:
     shards = []
     for number, record in enumerate(records):
-        index = FileEntry(file=index_name(name, number), bytes=record.index_bytes, sha256=record.index_sha256)
+        tar, index = record.tar, msgspec.structs.replace(record.index, file=index_name(name, number))
         file = shard_name(name, number)
-        shards.append(
-            ShardEntry(file=file, bytes=record.tar_bytes, sha256=record.sha256, samples=record.samples, index=index)
-        )
+        shards.append(ShardEntry(file=file, bytes=tar.bytes, sha256=tar.sha256, samples=record.samples, index=index))
     pixels = np.array([record.class_pixels for record in records], np.int64).sum(axis=0).tolist()
     return SplitEntry(
         samples=len(table),

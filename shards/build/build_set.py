@@ -16,7 +16,7 @@ from shards.build.assemble import assemble, write_manifest
 from shards.build.executors import build_in_order
 from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan
-from shards.build.resume import finished_shards, moves, part_names
+from shards.build.resume import finished_shards, moves
 from shards.build.staging import Staging, check_target
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
@@ -39,27 +39,16 @@ class StrictError(PetsegError):
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A finished build.
-
-    Attributes:
-        path: the set's folder.
-        manifest: what the set is.
-        resumed: number of shards that an earlier, interrupted build had finished.
-        already_complete: a complete set of the same source and options existed; nothing was done.
-        ignored: files of the source that are not part of a dataset.
-        discarded: unfinished work of another source or other options was discarded.
-        audited: images that this call audited, whether packed or rejected; not those of ``resumed`` shards.
-        seconds: how long the call took, from scanning the source to the finished set on the disk.
-    """
+    """A finished build."""
 
     path: Path
     manifest: Manifest
-    resumed: int = 0
-    already_complete: bool = False
-    ignored: int = 0
-    discarded: bool = False
-    audited: int = 0
-    seconds: float = 0.0
+    resumed: int = 0  # shards that an earlier, interrupted build had finished
+    already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
+    ignored: int = 0  # files of the source that are not part of a dataset
+    discarded: bool = False  # unfinished work of another source or other options was discarded
+    audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
+    seconds: float = 0.0  # from scanning the source to the finished set on the disk
 
 
 def build(
@@ -102,17 +91,12 @@ def build(
     plan = make_plan(found, options)
     staging = Staging.beside(out)
 
-    def result(
-        manifest: Manifest, *, complete: bool = False, resumed: int = 0, audited: int = 0, discarded: bool = False
-    ) -> BuildResult:
-        seconds = time.perf_counter() - start
-        return BuildResult(out, manifest, resumed, complete, found.ignored, discarded, audited, seconds)
-
     with staging.locked(), _explained(staging):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)
         if manifest is not None:
             staging.discard()
-            return result(manifest, complete=True)
+            seconds = time.perf_counter() - start
+            return BuildResult(out, manifest, already_complete=True, ignored=found.ignored, seconds=seconds)
         discarded = staging.prepare(plan.digest)
         records: dict[int, ShardRecord] = {}
         resumed = audited = 0
@@ -130,7 +114,8 @@ def build(
             raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built")
         staging.publish()
         staging.clean_up()
-    return result(manifest, resumed=resumed, audited=audited, discarded=discarded)
+    seconds = time.perf_counter() - start
+    return BuildResult(out, manifest, resumed, False, found.ignored, discarded, audited, seconds)
 
 
 def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict: bool) -> Manifest | None:
@@ -181,8 +166,9 @@ def _build_missing(
             if not flushes:
                 flushes.append(flusher.submit(staging.flush_plan))
             while unflushed:
-                names = part_names(unflushed.pop())
-                flushes.extend(flusher.submit(sync_file, staging.work / name) for name in names)
+                shard = unflushed.pop()
+                flushes.append(flusher.submit(sync_file, staging.work / shard.tar.file))
+                flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
 
         # The first flush waits for the first shard: processes are forked only where no other thread runs.
         with closing(
@@ -212,9 +198,8 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     if strict and findings:
         staging.discard()
         raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
-    small = [manifest.audit.quarantine.file, *(split.table.file for split in manifest.splits.values())]
-    with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the shards are flushed already
-        list(flusher.map(sync_file, [staging.folder / name for name in small]))
+    for entry in (manifest.audit.quarantine, *(split.table for split in manifest.splits.values())):
+        sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
     write_manifest(staging.folder, manifest)
 
@@ -224,24 +209,19 @@ def _explained(staging: Staging) -> Iterator[None]:
     """Say what an interrupted build keeps and how to resume; leave no files where nothing was finished."""
     try:
         yield
-    except BrokenProcessPool:
+    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
         kept = staging.keep_finished()
-        message = ["a worker process was killed, perhaps for lack of memory", *([kept] if kept else [])]
-        message.append("run the same command again, with a smaller --workers if it happens again")
-        raise PetsegError("; ".join(message)) from None
-    except KeyboardInterrupt as error:
-        kept = staging.keep_finished()
-        error.add_note(f"{kept}; run the same command again to resume" if kept else "nothing was finished yet")
-        raise
-    except OSError as error:
-        kept = staging.keep_finished()
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            error.filename = str(staging.folder)
-        if kept:
-            error.add_note(kept)
-        raise
-    except PetsegError:
-        staging.keep_finished()
+        if isinstance(error, BrokenProcessPool):
+            what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(kept)}{kept}"
+            advice = "run the same command again, with a smaller --workers if it happens again"
+            raise PetsegError(f"{what}; {advice}") from None
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{kept}; run the same command again to resume" if kept else "nothing was finished yet")
+        elif isinstance(error, OSError):
+            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                error.filename = str(staging.folder)
+            if kept:
+                error.add_note(kept)
         raise
 
 

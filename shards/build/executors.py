@@ -42,14 +42,9 @@ def default_workers() -> int:
 def build_in_order(
     tasks: Sequence[ShardTask], order: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
-    """Build shards, started in the given order; yield each task's index with the shard's record once it is finished.
+    """Build shards, started in ``order`` (indices of tasks); yield each index with the shard's record once it is finished.
 
-    Args:
-        tasks: of the plan.
-        order: indices of the tasks to build.
-        folder: where to.
-        workers: processes; None: as many as the cores that this process may use.
-        executor: used instead of processes of ours.
+    They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
     """
     cores = workers or default_workers()
     if executor is not None:

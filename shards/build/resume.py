@@ -14,6 +14,7 @@ from shards.build.plan import BuildPlan
 from shards.build.staging import Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import index_name, shard_name
+from shards.format.manifest import FileEntry
 
 
 def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]:
@@ -29,10 +30,12 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
                 target.rename(source)
     keep = {"plan"}
     for index, task in enumerate(plan.tasks):
-        if index in records and task.stamps == records[index].stamps and _is_complete(staging.work, records[index]):
-            keep.update(part_names(records[index]), [record_name(task.split, task.number)])
-        else:
-            records.pop(index, None)
+        record = records.pop(index, None)
+        if record is None or task.stamps != record.stamps:
+            continue
+        if all(_is_unchanged(staging.work, entry) for entry in (record.tar, record.index)):
+            records[index] = record
+            keep |= {record.tar.file, record.index.file, record_name(task.split, task.number)}
     for entry in [*staging.work.iterdir(), *staging.folder.iterdir()]:
         if entry != staging.work and not (entry.parent == staging.work and entry.name in keep):
             remove(entry)
@@ -46,18 +49,11 @@ def _read_record(path: Path) -> ShardRecord | None:
         return None
 
 
-def _is_complete(work: Path, record: ShardRecord) -> bool:
-    tar, index = part_names(record)
-    return _has(work / tar, record.tar_bytes, record.sha256) and _has(
-        work / index, record.index_bytes, record.index_sha256
-    )
-
-
-def _has(path: Path, size: int, sha256: str) -> bool:
+def _is_unchanged(folder: Path, entry: FileEntry) -> bool:
     try:
-        with path.open("rb") as handle:
-            return os.fstat(handle.fileno()).st_size == size and (
-                hashlib.file_digest(handle, "sha256").hexdigest() == sha256
+        with (folder / entry.file).open("rb") as handle:
+            return os.fstat(handle.fileno()).st_size == entry.bytes and (
+                hashlib.file_digest(handle, "sha256").hexdigest() == entry.sha256
             )
     except FileNotFoundError:
         return False
@@ -69,11 +65,5 @@ def moves(staging: Staging, records: Sequence[ShardRecord]) -> Iterator[tuple[Pa
     for record in records:
         if record.samples:
             number = numbers[record.split, record.number]
-            finals = (shard_name(record.split, number), index_name(record.split, number))
-            for part, final in zip(part_names(record), finals, strict=True):
-                yield staging.work / part, staging.folder / final
-
-
-def part_names(record: ShardRecord) -> tuple[str, str]:
-    """Return the names of a shard's tar and index while the build runs."""
-    return shard_name(record.split, record.number), index_name(record.split, record.number)
+            yield staging.work / record.tar.file, staging.folder / shard_name(record.split, number)
+            yield staging.work / record.index.file, staging.folder / index_name(record.split, number)

@@ -42,17 +42,11 @@ class BusyError(PetsegError):
 
 @dataclass(frozen=True)
 class Staging:
-    """The folders of one build.
+    """The folders of one build."""
 
-    Attributes:
-        out: where the finished set goes.
-        folder: ``OUT.building``.
-        replaced: where an old set is for a moment while it is replaced.
-    """
-
-    out: Path
-    folder: Path
-    replaced: Path
+    out: Path  # where the finished set goes
+    folder: Path  # ``OUT.building``
+    replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
     def beside(cls, out: Path) -> Staging:
@@ -85,12 +79,9 @@ class Staging:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the staging folder, created if it does not exist; two builds of one set exclude each other.
+        """Create and lock the staging folder; raises ``BusyError`` where another build holds it.
 
         The lock is on the folder itself and ends with the process and its workers, so no lock file is left.
-
-        Raises:
-            BusyError: another build holds it.
         """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -100,12 +91,9 @@ class Staging:
             yield
 
     def prepare(self, digest: str) -> bool:
-        """Prepare the work folder for the plan with this digest; discard the work of another plan.
+        """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.
 
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
-
-        Returns:
-            Whether work of another plan was discarded.
 
         Raises:
             UsageError: the folder holds something that no build created.
@@ -130,11 +118,7 @@ class Staging:
         sync_folder(self.work)
 
     def publish(self) -> None:
-        """Give the complete set, which is flushed already, its name; an old set is swapped as a whole.
-
-        Raises:
-            OSError: the rename is not possible (OUT is a mount point, a file).
-        """
+        """Give the complete set, which is flushed already, its name; an old set is swapped as a whole."""
         if not self.out.exists() or not any(self.out.iterdir()):
             self.folder.rename(self.out)
         elif not _exchange(self.folder, self.out):
@@ -214,23 +198,17 @@ def _lock_folder(folder: Path) -> int:
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         folder.mkdir(exist_ok=True)
-        try:
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError, BlockingIOError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
-        try:
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_ino == folder.stat().st_ino:
+            if os.fstat(handle).st_ino == folder.stat().st_ino:  # else the other build has just published it
+                stack.pop_all()
                 return handle
-            os.close(handle)  # the other build has just published it
-        except FileNotFoundError:
-            os.close(handle)
-        except BlockingIOError:
-            os.close(handle)
-            if time.monotonic() > deadline:
-                message = f"another build is at work in {folder}; wait for it to end, or choose another folder"
-                raise BusyError(message) from None
-            time.sleep(0.05)
+            continue
+        if time.monotonic() > deadline:
+            raise BusyError(f"another build is at work in {folder}; wait for it to end, or choose another folder")
+        time.sleep(0.05)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -240,8 +218,7 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
 

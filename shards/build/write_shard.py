@@ -23,6 +23,7 @@ from shards.build.plan import PlannedSample, ShardTask, meta_json
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
+from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padding
 from shards.sources.pets import FileStamp, Pair
 from shards.store.atomic import atomic_file
@@ -34,18 +35,17 @@ MAX_THREADS = 8  # they share the interpreter's lock; processes do not, and ther
 class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a build needs to know about a finished shard; if the record exists, tar and index are complete.
 
-    ``rows`` are the records of the table (shards.format.layout.SAMPLE_DTYPE) with shard number 0. ``stamps`` are those
-    of the source files, to notice a source that changed before an interrupted build is resumed.
+    ``tar`` and ``index`` have their names during the build. ``rows`` are the records of the table
+    (shards.format.layout.SAMPLE_DTYPE) with shard number 0. ``stamps`` are those of the source files, to notice a
+    source that changed before an interrupted build is resumed.
     """
 
     split: Split
     number: int
     samples: int
     repaired: int
-    tar_bytes: int
-    sha256: str
-    index_bytes: int
-    index_sha256: str
+    tar: FileEntry
+    index: FileEntry
     rows: bytes
     class_pixels: tuple[int, ...]
     breeds: dict[str, int]
@@ -57,21 +57,13 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """A sample that was read, audited and encoded.
-
-    Attributes:
-        sample: which.
-        findings: why it is rejected, or its repairs and warnings.
-        encoded: what is stored; None where it is rejected.
-        meta: its ``KEY.json``; empty where it is rejected.
-        size: (width, height) of the image as audited, pixels; (0, 0) where it is rejected.
-    """
+    """A sample that was read, audited and encoded; ``encoded`` is None where it is rejected."""
 
     sample: PlannedSample
     findings: list[Finding]
     encoded: EncodedSample | None = None
-    meta: bytes = b""
-    size: tuple[int, int] = (0, 0)
+    meta: bytes = b""  # its ``KEY.json``
+    size: tuple[int, int] = (0, 0)  # (width, height) of the image as audited, pixels
 
 
 def record_name(split: Split, number: int) -> str:
@@ -94,7 +86,7 @@ def build_shard(
 
     Args:
         task: what to pack.
-        folder: where to.
+        folder: where to pack it.
         pause: called before every sample; may raise to stop the build.
         threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
@@ -122,10 +114,8 @@ def build_shard(
 def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generator[PreparedSample]:
     """Yield a shard's samples in order, each prepared.
 
-    Args:
-        task: the shard.
-        threads: how many to use from now on; asked before every sample. As long as it is one, everything happens in
-            the caller's thread. At most one sample more than threads is in flight.
+    ``threads`` is asked before every sample how many to use from now on. As long as it is one, everything happens in the
+    caller's thread. At most one sample more than threads is in flight.
     """
     with ThreadPoolExecutor(MAX_THREADS, "prepare") as pool:  # starts a thread when one is needed, not before
         in_flight: deque[Future[PreparedSample]] = deque()
@@ -146,11 +136,7 @@ def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generato
 
 
 def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
-    """Read, audit and encode a sample.
-
-    Raises:
-        SourceError: a file vanished, cannot be read, or has changed.
-    """
+    """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
     image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
     mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
     try:
@@ -164,11 +150,7 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
 
 
 def read_unchanged(path: str, stamp: FileStamp) -> bytes:
-    """Read a source file, and make sure that it is the one that was planned.
-
-    Raises:
-        SourceError: it vanished, cannot be read, or has changed.
-    """
+    """Read a source file; raises ``SourceError`` if it vanished, cannot be read, or has changed since the plan."""
     try:
         with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path
             before = FileStamp.of(os.fstat(handle.fileno()))
@@ -207,19 +189,14 @@ class _ShardWriter:
         """Append a sample, unless it is rejected; add its findings."""
         name = shown(prepared.sample.pair.name)
         for found in prepared.findings:
-            finding = SampleFinding(
-                name=name, action=found.action, reason=found.reason, detail=found.detail, split=self.task.split
-            )
-            self.findings.append(finding)
-        if prepared.encoded is None:
+            self.findings.append(SampleFinding(name, found.action, found.reason, found.detail, self.task.split))
+        sample, encoded = prepared.sample, prepared.encoded
+        if encoded is None:
             return
         self.repaired += any(finding.action == "mended" for finding in prepared.findings)
-        self._append(prepared.sample, prepared.encoded, prepared.meta, prepared.size)
-
-    def _append(self, sample: PlannedSample, encoded: EncodedSample, meta: bytes, size: tuple[int, int]) -> None:
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
-        contents = (encoded.image, encoded.mask, meta)
+        contents = (encoded.image, encoded.mask, prepared.meta)
         for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
             self.write(header(f"{sample.key}.{extension}", len(content)))
             members.append((extension, self.position, len(content)))
@@ -228,7 +205,7 @@ class _ShardWriter:
             row[f"{role}_crc32"] = zlib_ng.crc32(content)
             self.write(content)
             self.write(padding(len(content)))
-        row["width"], row["height"] = size
+        row["width"], row["height"] = prepared.size
         row["class_id"], row["species"] = sample.pair.class_id, sample.pair.species
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
@@ -245,10 +222,12 @@ class _ShardWriter:
             number=task.number,
             samples=len(self.rows),
             repaired=self.repaired,
-            tar_bytes=self.position,
-            sha256=self.digest.hexdigest(),
-            index_bytes=len(index),
-            index_sha256=hashlib.sha256(index).hexdigest(),
+            tar=FileEntry(
+                file=shard_name(task.split, task.number), bytes=self.position, sha256=self.digest.hexdigest()
+            ),
+            index=FileEntry(
+                file=index_name(task.split, task.number), bytes=len(index), sha256=hashlib.sha256(index).hexdigest()
+            ),
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
             breeds=dict(Counter(pair.breed for pair in self.packed)),

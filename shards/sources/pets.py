@@ -51,21 +51,13 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PetsSource:
-    """What a scan found.
-
-    Attributes:
-        folder: where.
-        pairs: complete pairs that a list names, or all where there are no lists; sorted by name.
-        lists: the names in the list of each split (``trainval``, ``test``).
-        findings: what was rejected so far, and why.
-        ignored: number of files that are not part of the dataset.
-    """
+    """What a scan found."""
 
     folder: Path
-    pairs: tuple[Pair, ...]
-    lists: dict[str, frozenset[str]]
-    findings: tuple[SampleFinding, ...]
-    ignored: int
+    pairs: tuple[Pair, ...]  # complete pairs that a list names, or all where there are no lists; sorted by name
+    lists: dict[str, frozenset[str]]  # the names in the list of each split (``trainval``, ``test``)
+    findings: tuple[SampleFinding, ...]  # what was rejected so far, and why
+    ignored: int  # number of files that are not part of the dataset
 
 
 def scan(folder: Path) -> PetsSource:
@@ -99,7 +91,7 @@ def _scan(folder: Path) -> PetsSource:
         image, mask = images.get(name), masks.get(name)
         reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
         if image is None or mask is None or reason:
-            findings.append(SampleFinding(name=shown(name), action="left-out", reason=reason))
+            findings.append(SampleFinding(shown(name), "left-out", reason))
             continue
         class_id, species = numbers.get(name, (0, 0))
         pairs.append(
