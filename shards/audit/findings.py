@@ -15,7 +15,6 @@ Action: TypeAlias = Literal["left-out", "mended", "remark"]
 MAX_PIXELS = 2**26  # 67 million: above any photograph that one would train on, below what exhausts memory
 
 REASONS: Final[dict[str, str]] = {
-    # about the folder
     "not-listed": "no list names the image",
     "listed-but-missing": "a list names an image that does not exist",
     "listed-twice": "both trainval.txt and test.txt name the image; it is kept in test only",
@@ -23,7 +22,6 @@ REASONS: Final[dict[str, str]] = {
     "trimap-without-picture": "there is no image of this name",
     "picture-not-a-file": "the image is a folder or a special file",
     "trimap-not-a-file": "the mask is a folder or a special file",
-    # about an image
     "picture-empty": "the image file is empty",
     "picture-unknown-format": "the image file has no known format",
     "picture-corrupt": "the image data is damaged",
@@ -38,7 +36,6 @@ REASONS: Final[dict[str, str]] = {
     "picture-stray-bytes": "extra bytes at the end of the JPEG data; removed",
     "exif-turned": "EXIF says that the image must be rotated, and only then the mask fits; rotated",
     "exif-ignored": "EXIF says that the image must be rotated, but the mask fits without; the tag was removed",
-    # about a mask
     "trimap-empty": "the mask file is empty",
     "trimap-unknown-format": "the mask file has no known format",
     "trimap-corrupt": "the mask data is damaged",
@@ -51,9 +48,7 @@ REASONS: Final[dict[str, str]] = {
     "trimap-extras": "the mask carries data that may change how it is decoded; stored without",
     "trimap-values": "the mask has values other than 1, 2 and 3",
     "no-animal": "no pixel of the mask is animal (value 1)",
-    # about both
     "size-mismatch": "image and mask differ in size",
-    # about the set
     "duplicate-across-splits": "the same image is also in another split: a leak",
 }
 

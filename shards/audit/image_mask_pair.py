@@ -12,24 +12,21 @@ from shards.format.layout import Storage
 
 @dataclass(frozen=True)
 class AuditedPair:
-    """An image and a mask of the same size; ``findings`` lists repairs and warnings, the image's first."""
+    """An image and a mask of the same size."""
 
     image: AuditedImage
     mask: AuditedMask
 
     @property
     def findings(self) -> list[Finding]:
-        """Repairs and warnings."""
+        """Repairs and warnings, the image's first."""
         return [*self.image.findings, *self.mask.findings]
 
 
 def audit_pair(image: bytes, mask: bytes, *, storage: Storage) -> AuditedPair:
-    """Decode an image and its mask completely, check them, and repair what can be repaired safely.
+    """Decode the content of an image file and its mask file completely, and repair what can be repaired safely.
 
-    Args:
-        image: the image file's content.
-        mask: the mask file's content.
-        storage: decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``).
+    ``storage`` decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``).
 
     Raises:
         RejectedError: the pair cannot be packed, and why.

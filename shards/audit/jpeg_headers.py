@@ -109,8 +109,6 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
         return marker, position, position
     if marker == 0xD9:
         raise JpegError("the file ends before its first scan")
-    if position + 2 > end:
-        raise JpegError("the file ends inside its headers")
     length = int.from_bytes(data[position : position + 2], "big")
     if length < 2 or position + length > end:
         raise JpegError("the file ends inside its headers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +15,10 @@ import simplejpeg
 from shards.audit.duplicates import duplicates_across_splits
 from shards.audit.findings import SampleFinding
 from shards.build.plan import BuildPlan
-from shards.build.write_shard import ShardRecord
+from shards.build.write_shard import ShardRecord, write_file
 from shards.format.layout import (
     CLASSES,
     FORMAT,
-    MANIFEST_NAME,
     QUARANTINE_NAME,
     SAMPLE_DTYPE,
     SPLITS,
@@ -32,17 +30,8 @@ from shards.format.layout import (
     shard_name,
     table_name,
 )
-from shards.format.manifest import (
-    AuditEntry,
-    FileEntry,
-    Manifest,
-    ShardEntry,
-    SplitEntry,
-    content_fingerprint,
-    dump_manifest,
-)
+from shards.format.manifest import AuditEntry, Manifest, ShardEntry, SplitEntry, content_fingerprint
 from shards.format.npy import table_header
-from shards.store.atomic import atomic_file, write_atomically
 
 
 def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int]:
@@ -84,7 +73,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         mended=sum(record.repaired for record in records),
         left_out=plan.found - packed,
         reasons=dict(sorted(Counter(finding.reason for finding in findings).items())),
-        quarantine=_write(folder / QUARANTINE_NAME, lines.encode("ascii")),
+        quarantine=write_file(folder / QUARANTINE_NAME, lines.encode("ascii")),
     )
     options = plan.options
     manifest = Manifest(
@@ -105,11 +94,6 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
     return manifest, findings
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json``: the last file of a set."""
-    write_atomically(folder / MANIFEST_NAME, dump_manifest(manifest))
-
-
 def _table(records: Sequence[ShardRecord]) -> Rows:
     rows = np.frombuffer(b"".join(record.rows for record in records), SAMPLE_DTYPE).copy()
     rows["shard"] = np.repeat(np.arange(len(records)), [record.samples for record in records])
@@ -126,7 +110,7 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
     pixels = np.array([record.class_pixels for record in records], np.int64).sum(axis=0).tolist()
     return SplitEntry(
         samples=len(table),
-        table=_write(folder / table_name(name), table_header(len(table)) + table.tobytes()),
+        table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
         shards=tuple(shards),
         class_pixels=(pixels[0], pixels[1], pixels[2]),
         breeds=_sum(record.breeds for record in records),
@@ -134,14 +118,5 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
     )
 
 
-def _write(path: Path, data: bytes) -> FileEntry:
-    with atomic_file(path, sync=False) as handle:
-        handle.write(data)
-    return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(sorted(total.items()))
+    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))

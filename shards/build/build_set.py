@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.build.assemble import assemble, write_manifest
+from shards.build.assemble import assemble
 from shards.build.executors import build_in_order
 from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan
@@ -21,9 +21,9 @@ from shards.build.staging import Staging, check_target
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
-from shards.format.manifest import Manifest, load_manifest
+from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.pets import PetsSource, scan
-from shards.store.atomic import sync_file, sync_folder
+from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
@@ -201,7 +201,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     for entry in (manifest.audit.quarantine, *(split.table for split in manifest.splits.values())):
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
-    write_manifest(staging.folder, manifest)
+    write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def default_workers() -> int:
 def build_in_order(
     tasks: Sequence[ShardTask], order: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
-    """Build shards, started in ``order`` (indices of tasks); yield each index with the shard's record once it is finished.
+    """Build shards, started in ``order`` (indices of tasks); yield each index with the shard's record when it is done.
 
     They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
     """

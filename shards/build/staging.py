@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.build.write_shard import RECORD_ENDING
+from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME, is_set_file
-from shards.store.atomic import PARTIAL_PREFIX, atomic_file, sync_file, sync_folder
+from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"
 _PLAN = "plan"
@@ -108,8 +108,7 @@ class Staging:
         self.folder.chmod(_FOLDER_MODE)
         self.work.mkdir(exist_ok=True)
         if not same:
-            with atomic_file(self.work / _PLAN, sync=False) as handle:
-                handle.write(digest.encode("ascii"))
+            write_file(self.work / _PLAN, digest.encode("ascii"))
         return discarded
 
     def flush_plan(self) -> None:

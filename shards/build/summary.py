@@ -10,6 +10,7 @@ from shards.build.build_set import BuildResult
 from shards.format.layout import QUARANTINE_NAME, SPLITS
 
 SHOWN_FINDINGS = 50
+_WORDS = {"mended": "repaired", "left_out": "rejected"}  # the fields keep their names
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def build_json(built: BuildResult) -> dict[str, Any]:
 def build_text(built: BuildResult) -> str:
     """Return the outcome of a build for people."""
     document = build_json(built)
+    splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
+    size = f"{document['bytes'] / 1e6:.1f} MB"
     lines = []
     if built.already_complete:
         lines.append(f"{built.path} is already complete: same names, lists, sizes and options; nothing was done")
@@ -48,26 +51,19 @@ def build_text(built: BuildResult) -> str:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
         lines.append(f"resumed with {built.resumed} shards that were already finished")
-    splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
     lines.append(
-        f"{document['samples']} of {document['found']} images in {document['shards']} shards "
-        f"({document['bytes'] / 1e6:.1f} MB): {splits}"
+        f"{document['samples']} of {document['found']} images in {document['shards']} shards ({size}): {splits}"
     )
     if built.audited:
         rate = built.audited / built.seconds
         lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
-    if document["mended"]:
-        lines.append(f"{document['mended']} repaired")
-    if document["left_out"]:
-        lines.append(f"{document['left_out']} rejected")
-    for reason, count in document["reasons"].items():
-        lines.append(f"  {count:>6}  {reason}: {REASONS[reason]}")
+    lines += [f"{document[field]} {word}" for field, word in _WORDS.items() if document[field]]
+    lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if document["reasons"]:
         lines.append(f"each is a line of {built.path / QUARANTINE_NAME}")
     if built.ignored:
         lines.append(f"{built.ignored} files that are not part of the dataset were ignored")
-    lines.append(f"look at it: petseg-shard preview {built.path} sheet.png")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} sheet.png"])
 
 
 def finding_lines(findings: Sequence[SampleFinding]) -> Iterator[str]:

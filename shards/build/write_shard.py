@@ -102,20 +102,24 @@ def build_shard(
                 pause()
                 writer.add(prepared)
         writer.write(END)
-    index = index_text(writer.index).encode("ascii")
-    with atomic_file(target / index_name(task.split, task.number), sync=False) as handle:
-        handle.write(index)
+    index = write_file(target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"))
     record = writer.record(index)
-    with atomic_file(target / record_name(task.split, task.number), sync=False) as handle:
-        handle.write(msgspec.msgpack.encode(record))
+    write_file(target / record_name(task.split, task.number), msgspec.msgpack.encode(record))
     return record
+
+
+def write_file(path: Path, data: bytes) -> FileEntry:
+    """Write a file, complete or not at all, without flushing it to the disk."""
+    with atomic_file(path, sync=False) as handle:
+        handle.write(data)
+    return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generator[PreparedSample]:
     """Yield a shard's samples in order, each prepared.
 
-    ``threads`` is asked before every sample how many to use from now on. As long as it is one, everything happens in the
-    caller's thread. At most one sample more than threads is in flight.
+    ``threads`` is called before every sample: how many to use from now on. As long as it is one, everything happens in
+    the caller's thread. At most one sample more than threads is in flight.
     """
     with ThreadPoolExecutor(MAX_THREADS, "prepare") as pool:  # starts a thread when one is needed, not before
         in_flight: deque[Future[PreparedSample]] = deque()
@@ -214,20 +218,16 @@ class _ShardWriter:
         self.class_pixels += encoded.class_pixels
         self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
 
-    def record(self, index: bytes) -> ShardRecord:
+    def record(self, index: FileEntry) -> ShardRecord:
         """Return the shard's record, once the tar is complete."""
-        task = self.task
+        task, name = self.task, shard_name(self.task.split, self.task.number)
         return ShardRecord(
             split=task.split,
             number=task.number,
             samples=len(self.rows),
             repaired=self.repaired,
-            tar=FileEntry(
-                file=shard_name(task.split, task.number), bytes=self.position, sha256=self.digest.hexdigest()
-            ),
-            index=FileEntry(
-                file=index_name(task.split, task.number), bytes=len(index), sha256=hashlib.sha256(index).hexdigest()
-            ),
+            tar=FileEntry(file=name, bytes=self.position, sha256=self.digest.hexdigest()),
+            index=index,
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
             breeds=dict(Counter(pair.breed for pair in self.packed)),

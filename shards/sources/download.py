@@ -46,7 +46,7 @@ def _check_mirror(mirror: str) -> None:
     if parts.scheme not in ("http", "https", "file"):
         raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
     if not complete or any(letter <= " " or letter > "~" for letter in mirror):
-        raise UsageError(f"--mirror {mirror!r} does not have the form http://HOST/PATH; write %20 for a space")
+        raise UsageError(f"--mirror {mirror!r} is not an address of the form http://HOST/PATH; write %20 for a space")
 
 
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:
