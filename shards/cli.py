@@ -95,7 +95,7 @@ def build(
 
     To resume an interrupted build, run the same command again.
     """
-    from shards.build import pack as building
+    from shards.build import build_set as building
     from shards.build.options import options_from
     from shards.build.summary import build_json, build_text, finding_lines
 
@@ -106,7 +106,7 @@ def build(
                 source, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
             )
     except building.StrictError as error:
-        for line in finding_lines(error.notes):
+        for line in finding_lines(error.findings):
             click.echo(line, err=True)
         raise
     if as_json:
@@ -184,12 +184,7 @@ def download(folder: Path, mirror: str | None) -> None:
     """
     from shards.sources import download as downloading
 
-    if mirror is not None:
-        downloading.check_mirror(mirror)
-    archives = downloading.official_archives()
-    if mirror is not None:
-        archives = downloading.at_mirror(archives, mirror)
-    if not downloading.download(folder, archives=archives):
+    if not downloading.download(folder, archives=downloading.official_archives(mirror)):
         click.echo(f"{folder} already holds the dataset")
     click.echo(f"pack it with: petseg-shard build {folder} OUT")
 

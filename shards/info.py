@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shards.audit.reasons import REASONS
+from shards.audit.findings import REASONS
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.layout import SPLITS

@@ -3,7 +3,7 @@
 import numpy as np
 
 from shards.audit.findings import RejectedError
-from shards.audit.pair import audit_pair
+from shards.audit.image_mask_pair import audit_pair
 from shards.format.layout import Storage
 from shards.format.npy import npy_header
 
@@ -25,9 +25,9 @@ def check_stored(
         if finding.action == "mended":  # what is packed must need no repair
             raise RejectedError(finding.reason, finding.detail)
     expected = original if size is None else (size, size)
-    if pair.trimap.size != expected:
-        raise RejectedError("size-mismatch", f"{pair.trimap.size} pixels, expected {expected}")
-    return pair.trimap.class_pixels
+    if pair.mask.size != expected:
+        raise RejectedError("size-mismatch", f"{pair.mask.size} pixels, expected {expected}")
+    return pair.mask.class_pixels
 
 
 def _check_raw(image: bytes, mask: bytes, size: int) -> tuple[int, int, int]:

@@ -45,13 +45,13 @@ def test_the_whole_path(command: Command, run: Command, tiny_pets: Path, tmp_pat
     """Build and verify with the installed command, in processes of their own; the rest in this one."""
     out, sheet = tmp_path / "out", tmp_path / "sheet.png"
     built = command("petseg-shard", "build", tiny_pets, out, "--samples-per-shard", "8", "--workers", "2")
-    assert "30 of 30 pictures in 5 shards" in built.stdout
+    assert "30 of 30 images in 5 shards" in built.stdout
     assert "train 16, val 4, test 10" in built.stdout
     assert not built.stderr
     assert "every byte is what was packed" in command("petseg-shard", "verify", out).stdout
     run("preview", out, sheet, "--count", "7", "--split", "test")
     assert Image.open(sheet).width > 300
-    assert "complete already" in run("build", tiny_pets, out, "--samples-per-shard", "8").stdout
+    assert "already complete" in run("build", tiny_pets, out, "--samples-per-shard", "8").stdout
 
 
 @pytest.mark.parametrize("storage", ["jpeg", "raw"])
@@ -149,11 +149,11 @@ BAD: list[tuple[list[str], str]] = [
     (["sample", "out", "--count", "0"], "--count"),
     (["download", "out", "--mirror", "ftp://x"], "does not begin with http"),
     (["download", "out", "--mirror", ""], "does not begin with http"),
-    (["download", "out", "--mirror", "http://[::1"], "is no address"),
-    (["download", "out", "--mirror", "http://x:port/"], "is no address"),
+    (["download", "out", "--mirror", "http://[::1"], "is not an address"),
+    (["download", "out", "--mirror", "http://x:port/"], "is not an address"),
     (["download", "out", "--mirror", "http://"], "http://HOST/PATH"),
     (["download", "out", "--mirror", "http://my host/"], "write %20 for a space"),
-    (["download", "out", "--mirror", "http://host/\n"], "is no address"),
+    (["download", "out", "--mirror", "http://host/\n"], "is not an address"),
     (["preview", "SET", "."], "does not end in .png"),
     (["preview", "SET", "sheet.png", "--count", "1001"], "a sheet holds 1 to 1,000 samples"),
     (["preview", "SET", "sheet.png", "--count", str(10**30)], "a sheet holds 1 to 1,000 samples"),
@@ -202,7 +202,7 @@ def test_bad_input_gives_one_clear_line(
 def test_a_build_reports_its_throughput(run: Command, tiny_pets: Path, tmp_path: Path) -> None:
     """Seconds and images per second of this call; in the report only, since the same set has the same bytes."""
     text = run("build", tiny_pets, tmp_path / "one", "--workers", "1").stdout
-    assert re.search(r"\n30 pictures audited in \d+\.\d s, [\d,]+ pictures/s\n", text)
+    assert re.search(r"\n30 images audited in \d+\.\d s, [\d,]+ images/s\n", text)
     document = json.loads(run("build", tiny_pets, tmp_path / "two", "--json", "--workers", "1").stdout)
     assert document["audited"] == 30
     assert 0 < document["seconds"] < 60

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from shard_sources import Maker, options
 
-from shards.audit.reasons import REASONS
-from shards.build.pack import build
+from shards.audit.findings import REASONS
+from shards.build.build_set import build
 from shards.format.dataset import ShardSet
 from shards.format.layout import SAMPLE_DTYPE
 

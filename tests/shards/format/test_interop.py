@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from shard_sources import options
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.layout import MEMBERS
 

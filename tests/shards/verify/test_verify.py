@@ -16,7 +16,7 @@ import pytest
 from forging import sealed, with_fingerprint
 from shard_sources import Maker, fill, options, tree
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import ROLES, row_check
