@@ -207,19 +207,19 @@ def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None
 def test_odd_but_ordinary_jpegs_decode_in_dali(maker: Any, tmp_path: Path) -> None:
     """Progressive, grey, EXIF, every chroma subsampling, and everything that had to be repaired."""
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
+    from audit.test_audit_pair import REPAIRED
     from nvidia.dali import fn
     from shard_sources import encoded, picture
-    from test_audit import MENDED
 
     ordinary: list[dict[str, Any]] = [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}]
     for number, given in enumerate(ordinary):
         maker.add(f"ordinary_{number}", image=encoded(picture(1), "JPEG", **given), seed=1)
     maker.add("grey_1", image=encoded(picture(1)[..., 0], "JPEG"), seed=1)
-    for number, (image, mask, _) in enumerate(MENDED.values()):
-        maker.add(f"mended_{number}", image=image, mask=mask)
+    for number, (image, mask, _) in enumerate(REPAIRED.values()):
+        maker.add(f"repaired_{number}", image=image, mask=mask)
     build(maker.folder, tmp_path / "out", options(split="random", fractions=(1, 0, 0)), workers=1)
     reader = ShardSet.open(tmp_path / "out").split("train")
-    assert len(reader) == len(ordinary) + 1 + len(MENDED)
+    assert len(reader) == len(ordinary) + 1 + len(REPAIRED)
 
     @dali.pipeline_def(batch_size=len(reader), num_threads=2, device_id=None)
     def graph() -> Any:
