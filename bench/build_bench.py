@@ -26,7 +26,8 @@ from bench.loader_settings import Note
 from bench.parts import Parts
 from bench.process_tree import Peak, memory_bytes, watch_memory
 from bench.results import BuildLine, Data, Limit, Results
-from shards.build.pack import build, options_from
+from shards.build.build_set import build
+from shards.build.options import options_from
 from shards.errors import UsageError
 from shards.format.layout import STORAGES
 from shards.sources.pets import scan
@@ -151,14 +152,14 @@ def usable_pairs(source: Path) -> list[Files]:
     """
     found = []
     for pair in scan(source).pairs:
-        image, trimap = Path(pair.image), Path(pair.trimap)
+        image, trimap = Path(pair.image), Path(pair.mask)
         try:
             with Image.open(image) as opened, Image.open(trimap) as opened_trimap:
                 fits = opened.format == "JPEG" and opened_trimap.format == "PNG"
         except OSError:
             fits = False  # petseg-shard build leaves it out as well, and says so there
         if fits:
-            found.append(Files(pair.name, image, trimap, pair.image_stamp.bytes + pair.trimap_stamp.bytes))
+            found.append(Files(pair.name, image, trimap, pair.image_stamp.bytes + pair.mask_stamp.bytes))
     if not found:
         raise UsageError(f"{source} has no picture with a trimap; petseg-shard build says why")
     return found

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results import Data
-from shards.build.pack import build, options_from
+from shards.build.build_set import build
+from shards.build.options import options_from
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.layout import SPECIES, STORAGES

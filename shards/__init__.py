@@ -1,4 +1,4 @@
-"""Offline: a folder of pictures and trimaps becomes a shard set, a folder that can be trusted.
+"""Offline preparation: a dataset of images and masks becomes a shard set that can be verified.
 
 Nothing here imports torch or DALI.
 """

@@ -1,9 +1,7 @@
-"""What every command of the project shares: how errors, interrupts and JSON reach the terminal.
+"""Shared by all command lines: how errors, interrupts and JSON reach the terminal.
 
-Used by the ``cli`` modules of all four packages. Imports click only, so that ``--help`` answers at once.
+Imports click only, so that ``--help`` answers at once.
 """
-
-from __future__ import annotations
 
 import errno
 import json
@@ -18,33 +16,37 @@ import click
 from shards.errors import PetsegError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose a folder that you may write to",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, a file was expected",
+    errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
+}
 
 
 class PathArgument(click.Path):
-    """A path as a :class:`pathlib.Path`; refuses an empty text, which ``Path`` takes for the present folder.
-
-    An empty text is what a shell makes of a variable that is not set: ``petseg-shard build pets "$OUT"``.
-    """
+    """A path as a :class:`pathlib.Path`; refuses an empty one, such as ``"$OUT"`` with OUT not set."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path; fail where there is none."""
+        """Return the path; fail if it is empty."""
         if value == "":
-            self.fail("the path is empty; for the present folder, write .", param, ctx)
+            self.fail("the path is empty; for the current folder, write .", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class FriendlyMixin:
-    """Turns exceptions that a user can act on into one line on stderr and an exit code.
-
-    A subcommand of a :class:`FriendlyGroup` is run through the group, so that only the outermost command
-    needs this.
-    """
+    """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command; never show a traceback for an error that a person can act on."""
+        """Run the command; never show a traceback for an error that the user can act on."""
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)  # type: ignore[misc]
@@ -52,13 +54,13 @@ class FriendlyMixin:
             show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
-            # click turns KeyboardInterrupt into Abort; the notes are on what it was raised from.
+            # click turns KeyboardInterrupt into Abort; the notes are on the exception that it was raised from.
             notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
             fail("; ".join(["interrupted", *notes]), INTERRUPTED)
         except PetsegError as error:
             fail(str(error), error.exit_code)
         except BrokenPipeError:
-            # The reader of our output went away (`petseg-shard info | head`): nothing to report.
+            # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
@@ -83,7 +85,7 @@ def fail(message: str, exit_code: int) -> None:
 
 
 def show(error: click.ClickException) -> None:
-    """Print click's own error, such as an unknown option, as one line with where help is; help itself as it is."""
+    """Print click's own error, such as an unknown option, as one line that says where to find help."""
     message = error.format_message()
     if "\n" in message or not isinstance(error, click.UsageError):
         error.show()
@@ -96,18 +98,7 @@ def show(error: click.ClickException) -> None:
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system refused, where, and what to do, in one line."""
     where = f" ({error.filename})" if error.filename else ""
-    advice = {
-        errno.ENOSPC: "the disk is full; free some space and run the same command again",
-        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-        errno.EACCES: "permission denied; choose a folder that you may write to",
-        errno.EPERM: "permission denied; choose a folder that you may write to",
-        errno.EROFS: "the file system is read-only; choose a folder that you may write to",
-        errno.ENOENT: "no such file or folder",
-        errno.ENOTDIR: "not a folder",
-        errno.EISDIR: "is a folder, a file was expected",
-        errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
-    }.get(error.errno or 0)
-    return f"{advice or error.strerror or error}{where}"
+    return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
 
 
 def print_json(document: Mapping[str, Any]) -> None:

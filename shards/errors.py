@@ -1,15 +1,13 @@
-"""Errors meant for people: what is wrong, where, and what to do about it.
+"""Errors for users: what is wrong, where, and what to do about it.
 
 This is the lowest module of the project: every other package may use it, and it imports nothing.
 """
-
-from __future__ import annotations
 
 
 class PetsegError(Exception):
     """A problem that the user can act on; the command line prints it as one line and exits with ``exit_code``.
 
-    Anything that is not a ``PetsegError`` (or an ``OSError``, whose text already names the file) is a bug.
+    Any exception other than a ``PetsegError`` or an ``OSError`` (whose text names the file already) is a bug.
     """
 
     exit_code = 1
@@ -22,7 +20,7 @@ class UsageError(PetsegError):
 
 
 class SourceError(PetsegError):
-    """The folder of pictures cannot be used."""
+    """The source dataset cannot be used."""
 
 
 class FormatError(PetsegError):

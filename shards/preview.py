@@ -1,6 +1,4 @@
-"""A contact sheet: one look shows whether trimaps fit their pictures. Classes tinted and outlined, keys below."""
-
-from __future__ import annotations
+"""A contact sheet of images with their masks tinted and outlined, to see at a glance whether they match."""
 
 import io
 from pathlib import Path
@@ -15,33 +13,24 @@ from shards.format.dataset import ShardSet, SplitReader
 from shards.format.layout import CLASSES
 from shards.store.atomic import atomic_file
 
-MAX_COUNT: Final = 1_000  # tiles: a sheet of about 70 million pixels, 200 MB while it is drawn
+MAX_COUNT: Final = 1_000  # a sheet of about 70 million pixels, 200 MB while it is drawn
 TILE: Final = 220
 MARGIN: Final = 12
 CAPTION: Final = 34  # two lines below a tile
 HEADER: Final = 58
-# No animal is of these colours, and people with any colour vision tell them apart; the background stays as it is.
+# Colours that no animal has and that every kind of colour vision can distinguish; the background is not tinted.
 COLOURS: Final = {"animal": (204, 80, 160), "background": None, "border": (0, 158, 255)}
 _TINT: Final = {"animal": 0.35, "border": 0.55}
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 
-Picture = npt.NDArray[np.uint8]
-
 
 def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, count: int = 24) -> int:
-    """Draw the first samples of a split (their order is pseudo-random already) as a PNG.
+    """Draw the first samples of a split (None: of the first split) as a PNG; return their number.
 
-    Args:
-        shards: the set.
-        path: the PNG to write.
-        split: None for the set's first split.
-        count: how many samples at most; up to :data:`MAX_COUNT`.
-
-    Returns:
-        The number of samples drawn.
+    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already.
 
     Raises:
-        UsageError: no such split, a count out of bounds, or a path that does not end in .png.
+        UsageError: no such split, a count out of range, or a path that does not end in .png.
         SampleError: a sample is damaged.
     """
     if path.suffix.lower() != ".png":
@@ -64,58 +53,46 @@ def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, cou
     return number
 
 
-def overlay(picture: Picture, trimap: Picture) -> Picture:
-    """Tint and outline the classes of a trimap over a picture.
-
-    Args:
-        picture: uint8 (height, width, 3).
-        trimap: uint8 (height, width), values 1, 2, 3.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    drawn = picture.astype(np.float32)
+def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Tint and outline the classes of a mask, (height, width) of 1, 2, 3, over an image, (height, width, 3)."""
+    drawn = image.astype(np.float32)
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]
         if colour is not None:
-            area = trimap == value
+            area = mask == value
             drawn[area] += (np.array(colour, np.float32) - drawn[area]) * _TINT[name]
     for value, name in ((3, "border"), (1, "animal")):  # the animal's outline on top
-        drawn[_outline(trimap == value)] = COLOURS[name]
+        drawn[_outline(mask == value)] = COLOURS[name]
     return drawn.round().astype(np.uint8)
 
 
 def decoded(reader: SplitReader, index: int) -> tuple[Image.Image, Image.Image]:
-    """Return a stored sample's picture (mode "RGB") and trimap (mode "L") in any storage."""
-    image, trimap = (reader.read(index, role) for role in ("image", "trimap"))
+    """Return a stored sample's image (mode "RGB") and mask (mode "L") in any storage."""
+    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
     if reader.manifest.storage == "raw":
-        arrays = [np.load(io.BytesIO(data), allow_pickle=False) for data in (image, trimap)]
-        return Image.fromarray(arrays[0]), Image.fromarray(arrays[1])
-    return Image.open(io.BytesIO(image)).convert("RGB"), Image.open(io.BytesIO(trimap))
+        return Image.fromarray(np.load(image)), Image.fromarray(np.load(mask))
+    return Image.open(image).convert("RGB"), Image.open(mask)
 
 
 def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) -> None:
-    picture, trimap = decoded(reader, index)
-    scale = TILE / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    small = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
-    mask = np.asarray(trimap.resize(size, Image.Resampling.NEAREST))
-    tile = Image.fromarray(overlay(small, mask))
-    sheet.paste(tile, (x + (TILE - size[0]) // 2, y + TILE - size[1]))
+    image, mask = decoded(reader, index)
+    scale = TILE / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    classes = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+    sheet.paste(Image.fromarray(overlay(pixels, classes)), (x + (TILE - size[0]) // 2, y + TILE - size[1]))
     meta = reader.meta(index)
     draw = ImageDraw.Draw(sheet)
-    draw.text((x, y + TILE + 3), _fitted(reader.key(index), 12), fill=_INK, font=_font(12))
-    what = f"{meta['breed']}, {meta['width']} x {meta['height']}"
-    draw.text((x, y + TILE + 18), _fitted(what, 11), fill=_FAINT, font=_font(11))
+    draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font=_font(12))
+    details = f"{meta['breed']}, {meta['width']} x {meta['height']}"
+    draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font=_font(11))
 
 
 def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
     draw = ImageDraw.Draw(sheet)
     side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
-    title = (
-        f"{shards.path.resolve().name}: {number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
-    )
-    draw.text((MARGIN, 8), title, fill=_INK, font=_font(16))
+    content = f"{number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
+    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font=_font(16))
     x = MARGIN
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]
@@ -128,7 +105,7 @@ def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: i
 
 
 def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return the pixels of an area that touch something else (not the picture's edge)."""
+    """Return the pixels of an area that touch another class (not the image's edge)."""
     inner = area.copy()
     inner[1:] &= area[:-1]
     inner[:-1] &= area[1:]
@@ -141,7 +118,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _fitted(text: str, size: int) -> str:
+def _shortened(text: str, size: int) -> str:
     font = _font(size)
     if font.getlength(text) <= TILE:
         return text

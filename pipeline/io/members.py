@@ -27,8 +27,8 @@ from pipeline.damage import DamagedSamples
 from pipeline.io.ring import ring_of_thread
 from pipeline.runtime.buffers import Scratch
 from shards.errors import FormatError, PetsegError, SampleError
-from shards.format.dataset import TAR_BLOCK, SplitReader, check_size
-from shards.format.layout import MEMBERS, Rows, key_hash
+from shards.format.dataset import SplitReader, check_size
+from shards.format.layout import MEMBERS, TAR_BLOCK, Rows, key_hash
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,70 +1,48 @@
-"""The same picture in two splits: a leak that makes a test result too good."""
+"""The same image in two splits: a leak that makes a test result too good."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from shards.format.layout import Rows, Split, shard_name
+from shards.audit.findings import SampleFinding
+from shards.format.layout import Rows, Split, member_span, shard_name
 
 
-@dataclass(frozen=True, order=True)
-class Location:
-    """A sample: its split, its row in the split's table, and its original name."""
+def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
+    """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
-    split: Split
-    row: int
-    name: str
-
-
-def across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[list[Location]]:
-    """Yield groups of samples with the very same stored picture that are not all in one split.
-
-    Checksums and lengths in the tables name the candidates; their bytes are then compared.
+    Checksums and lengths in the tables give the candidates; their bytes are then compared.
 
     Args:
-        folder: where the tars lie.
+        folder: where the tars are.
         tables: the records of each split.
     """
-    if len(tables) < 2:
-        return
-    names = list(tables)
-    marks = np.concatenate(
-        [
-            rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)
-            for rows in tables.values()
-        ]
-    )
-    owner = np.concatenate([np.full(len(tables[name]), i) for i, name in enumerate(names)])
-    row = np.concatenate([np.arange(len(tables[name])) for name in names])
-    order = np.argsort(marks, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], marks[order][1:] != marks[order][:-1]]))
-    lowest = np.minimum.reduceat(owner[order], starts)
-    highest = np.maximum.reduceat(owner[order], starts)
-    ends = np.append(starts[1:], len(order))
-    for group in np.flatnonzero(lowest != highest):
-        members = order[starts[group] : ends[group]]
-        candidates = [(names[owner[i]], int(row[i])) for i in members]
-        yield from _equal(folder, tables, candidates)
+    marks = {
+        split: rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)
+        for split, rows in tables.items()
+    }
+    values, splits = np.unique(np.concatenate([np.unique(mark) for mark in marks.values()]), return_counts=True)
+    candidates = {split: np.flatnonzero(np.isin(mark, values[splits > 1])) for split, mark in marks.items()}
+    groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
+    for split, rows in sorted(candidates.items()):
+        for row in rows:
+            groups[_read(folder, split, tables[split][row], "image")].append((split, int(row)))
+    for group in groups.values():
+        if len({split for split, _ in group}) > 1:
+            names = [str(json.loads(_read(folder, split, tables[split][row], "meta"))["name"]) for split, row in group]
+            for number, (split, _) in enumerate(group):
+                others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
+                detail = f"the same picture as {', '.join(others)}"
+                yield SampleFinding(names[number], "remark", "duplicate-across-splits", detail, split)
 
 
-def _equal(folder: Path, tables: Mapping[Split, Rows], candidates: list[tuple[Split, int]]) -> Iterator[list[Location]]:
-    by_content: dict[bytes, list[Location]] = defaultdict(list)
-    for split, row in candidates:
-        name = str(json.loads(_member(folder, tables, split, row, "meta"))["name"])
-        by_content[_member(folder, tables, split, row, "image")].append(Location(split, row, name))
-    for group in by_content.values():
-        if len({location.split for location in group}) > 1:
-            yield sorted(group)
-
-
-def _member(folder: Path, tables: Mapping[Split, Rows], split: Split, row: int, role: str) -> bytes:
-    record = tables[split][row]
-    with (folder / shard_name(split, int(record["shard"]))).open("rb") as handle:
-        handle.seek(int(record[f"{role}_offset"]))
-        return handle.read(int(record[f"{role}_length"]))
+def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:
+    offset, length = member_span(row, role)
+    with (folder / shard_name(split, int(row["shard"]))).open("rb") as handle:
+        handle.seek(offset)
+        return handle.read(length)

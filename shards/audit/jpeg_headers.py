@@ -1,4 +1,4 @@
-"""The structure of a JPEG file: what its headers say, without decoding, and the EXIF mark that says to turn it.
+"""The structure of a JPEG file: what its headers say, without decoding, and the EXIF orientation.
 
 Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
 """
@@ -23,29 +23,16 @@ class JpegError(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What stands before the first scan.
+    """What precedes the first scan."""
 
-    Attributes:
-        width: pixels, as stored (not turned).
-        height: pixels, as stored.
-        precision: bits a channel.
-        frame: the frame's marker, 0xC0 for baseline.
-        sampling: (horizontal, vertical) factors of each component; its length is the number of components.
-        ycc: False where the file says that its three components are RGB.
-        orientation: EXIF's 1..8, 1 where there is none.
-        orientation_at: byte offset of the two bytes with that number, None where there are none.
-        big_endian: byte order of those two bytes.
-    """
-
-    width: int
+    width: int  # pixels, as stored (not rotated)
     height: int
-    precision: int
-    frame: int
-    sampling: tuple[tuple[int, int], ...]
-    ycc: bool
-    orientation: int
-    orientation_at: int | None
-    big_endian: bool
+    precision: int  # bits per channel
+    frame: int  # the frame's marker, 0xC0 for baseline
+    sampling: tuple[tuple[int, int], ...]  # (horizontal, vertical) factors of each component
+    ycc: bool  # False where the file says that its three components are RGB
+    orientation: int  # EXIF's 1..8, 1 where there is none
+    orientation_at: int | None  # byte offset of the two bytes with that number
 
     @property
     def common(self) -> bool:
@@ -54,13 +41,7 @@ class JpegHeader:
             return False
         if len(self.sampling) == 1:
             return True
-        chroma = self.sampling[1:]
-        return (
-            len(self.sampling) == 3
-            and self.ycc
-            and self.sampling[0] in _COMMON_SAMPLING
-            and all(factor == (1, 1) for factor in chroma)
-        )
+        return self.ycc and self.sampling[0] in _COMMON_SAMPLING and self.sampling[1:] == ((1, 1), (1, 1))
 
 
 def read_header(data: bytes) -> JpegHeader:
@@ -74,7 +55,7 @@ def read_header(data: bytes) -> JpegHeader:
     frame: tuple[int, int, int, int, tuple[tuple[int, int], ...], bytes] | None = None
     adobe_transform: int | None = None
     jfif = False
-    orientation, orientation_at, big_endian = 1, None, False
+    orientation, orientation_at = 1, None
     position = 2
     while True:
         marker, start, end = _segment(data, position)
@@ -88,16 +69,16 @@ def read_header(data: bytes) -> JpegHeader:
         elif marker == 0xE0 and body.startswith(b"JFIF\0"):
             jfif = True
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation_at is None:
-            orientation, orientation_at, big_endian = _orientation(data, start + 6, end)
+            orientation, orientation_at = _orientation(data, start + 6, end)
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             adobe_transform = body[11]
         position = end
     if frame is None:
         raise JpegError("no frame header before the first scan")
     marker, precision, height, width, sampling, identifiers = frame
-    # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's mark says, else components named R, G, B are RGB.
+    # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's marker counts, else names R, G, B mean RGB.
     ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else identifiers != b"RGB")
-    return JpegHeader(width, height, precision, marker, sampling, ycc, orientation, orientation_at, big_endian)
+    return JpegHeader(width, height, precision, marker, sampling, ycc, orientation, orientation_at)
 
 
 def without_orientation(data: bytes, header: JpegHeader) -> bytes:
@@ -106,10 +87,11 @@ def without_orientation(data: bytes, header: JpegHeader) -> bytes:
     Raises:
         ValueError: the header has no orientation.
     """
-    if header.orientation_at is None:
+    at = header.orientation_at
+    if at is None:
         raise ValueError("the JPEG has no EXIF orientation")
-    mark = struct.pack(">H" if header.big_endian else "<H", 1)
-    return data[: header.orientation_at] + mark + data[header.orientation_at + 2 :]
+    normal = b"\0\1" if data[at] == 0 else b"\1\0"  # in the byte order of the number that is there
+    return data[:at] + normal + data[at + 2 :]
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
@@ -117,7 +99,7 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     end = len(data)
     if position >= end or data[position] != 0xFF:
         raise JpegError(f"no marker at byte {position}")
-    while position < end and data[position] == 0xFF:  # fill bytes may stand before a marker
+    while position < end and data[position] == 0xFF:  # fill bytes may precede a marker
         position += 1
     if position >= end:
         raise JpegError("the file ends inside its headers")
@@ -127,8 +109,6 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
         return marker, position, position
     if marker == 0xD9:
         raise JpegError("the file ends before its first scan")
-    if position + 2 > end:
-        raise JpegError("the file ends inside its headers")
     length = int.from_bytes(data[position : position + 2], "big")
     if length < 2 or position + length > end:
         raise JpegError("the file ends inside its headers")
@@ -144,9 +124,9 @@ def _frame(body: bytes) -> tuple[int, int, int, tuple[tuple[int, int], ...], byt
     return precision, height, width, sampling, bytes(component[0] for component in components)
 
 
-def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None, bool]:
-    """Find the orientation in the first TIFF directory of an EXIF segment; (1, None, False) where there is none."""
-    none = (1, None, False)
+def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None]:
+    """Find the orientation in the first TIFF directory of an EXIF segment; (1, None) where there is none."""
+    none = (1, None)
     mark = data[tiff : tiff + 2]
     if mark not in (b"II", b"MM") or tiff + 8 > end:
         return none
@@ -158,6 +138,6 @@ def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None, boo
     (entries,) = struct.unpack_from(order + "H", data, first - 2)
     for at in range(first, min(first + 12 * entries, end - 11), 12):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", data, at)
-        if tag == _ORIENTATION_TAG and kind == _SHORT and count == 1:
-            return (value, at + 8, order == ">") if 1 <= value <= 8 else none
+        if (tag, kind, count) == (_ORIENTATION_TAG, _SHORT, 1):
+            return (value, at + 8) if 1 <= value <= 8 else none
     return none

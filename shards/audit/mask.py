@@ -1,4 +1,4 @@
-"""The audit of a trimap: every pixel is 1, 2 or 3, and what is packed is an 8-bit grey PNG."""
+"""The audit of a mask: every pixel is 1, 2 or 3, and what is packed is an 8-bit grayscale PNG."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from shards.audit import png_chunks as png
-from shards.audit import transcode as foreign
-from shards.audit.findings import Finding, RejectedError, check_pixels, mended
+from shards.audit import transcode
+from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
 from shards.audit.transcode import Pixels
-from shards.format.layout import TRIMAP_VALUES
-
-PNG_LEVEL = 6  # zlib's; more costs time and gains little on trimaps
+from shards.format.layout import MASK_VALUES
 
 
 @dataclass(frozen=True)
-class Trimap:
-    """A trimap that is fit to be packed.
+class AuditedMask:
+    """A mask that can be packed: ``values`` are uint8 (height, width), 1, 2, 3; with repairs and warnings.
 
-    Attributes:
-        png: an 8-bit grey PNG; the original bytes where nothing had to be mended.
-        values: uint8 (height, width), 1, 2, 3.
-        findings: what was mended, and remarks.
+    ``png`` is an 8-bit grayscale PNG, the original bytes where nothing was repaired.
     """
 
     png: bytes
@@ -35,7 +30,7 @@ class Trimap:
 
     @cached_property
     def class_pixels(self) -> tuple[int, int, int]:
-        """Pixels of each class, in class order; counted when asked for, as ``raw`` storage counts what it stores."""
+        """Pixels of each class, in class order; counted on demand, as ``raw`` storage counts what it stores."""
         return class_pixels(self.values)
 
     @property
@@ -45,114 +40,92 @@ class Trimap:
         return width, height
 
 
-def audit_trimap(data: bytes) -> Trimap:
-    """Decode a trimap wholly, check every value, and mend its form where its values are beyond doubt.
+def audit_mask(data: bytes) -> AuditedMask:
+    """Decode a mask completely, check every value, and repair its encoding where its values are beyond doubt.
 
     Raises:
-        RejectedError: the trimap is damaged or has other values than 1, 2, 3.
+        RejectedError: the mask is damaged or has values other than 1, 2, 3.
     """
     findings: list[Finding] = []
     if data.startswith(png.SIGNATURE):
-        header = _check_png(data)
-        if header.plain:
-            values = _decode_plain(data, header)
-        else:
-            values, findings = _to_grey(foreign.open_image(data, what="trimap"), header)
+        try:
+            chunks = png.read_chunks(data)
+            check_pixels(chunks.width, chunks.height, "trimap")
+            if chunks.plain:
+                values = png.decode_plain(chunks)
+            else:
+                values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
+        except png.PngError as error:
+            raise RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
     else:
-        image = foreign.open_image(data, what="trimap")
-        values, more = _to_grey(image, None)
-        findings = [mended("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
-    least, most = int(values.min()), int(values.max())  # there are no values between 1 and 3 but the three
-    if least < TRIMAP_VALUES[0] or most > TRIMAP_VALUES[-1]:
-        raise RejectedError("trimap-values", _strange_values(np.bincount(values.reshape(-1), minlength=256).tolist()))
-    packed = encode_png(values) if findings else data
+        image = transcode.open_image(data, what="trimap")
+        values, more = _to_gray(image, None)
+        findings = [repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
+    least, most = int(values.min()), int(values.max())  # between 1 and 3 there are no other values
+    if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
+        raise RejectedError("trimap-values", _invalid_values(values))
+    packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
         findings = [*findings, Finding("remark", "no-animal")]
-    return Trimap(packed, values, findings)
-
-
-def encode_png(values: Pixels) -> bytes:
-    """Encode uint8 (height, width) values as an 8-bit grey PNG; see :func:`shards.audit.png_chunks.encode_unfiltered`."""
-    return png.encode_unfiltered(values, level=PNG_LEVEL)
+    return AuditedMask(packed, values, findings)
 
 
 def class_pixels(values: Pixels) -> tuple[int, int, int]:
     """Count the pixels of each class; all are 1, 2 or 3. Comparing bytes is many times faster than a histogram."""
-    first, second = (int(np.count_nonzero(values == value)) for value in TRIMAP_VALUES[:2])
+    first, second = (int(np.count_nonzero(values == value)) for value in MASK_VALUES[:2])
     return first, second, values.size - first - second
 
 
 def nearest(values: Pixels, size: int) -> Pixels:
-    """Resize (height, width) to (size, size), each pixel from the source pixel under its centre.
+    """Resize (height, width) to (size, size), each pixel from the source pixel under its center.
 
-    The same rule as the pipeline's: source index ``floor((i + 0.5) * n / size)``, in whole numbers.
+    The same rule as the pipeline's: source index ``floor((i + 0.5) * n / size)``, in integers.
     """
     rows, columns = ((2 * np.arange(size, dtype=np.int64) + 1) * length // (2 * size) for length in values.shape)
     return np.asarray(values[rows].take(columns, axis=1))  # row by row is faster than pixel by pixel
 
 
-def _check_png(data: bytes) -> png.PngHeader:
-    try:
-        header = png.read_header(data)
-    except png.PngError as error:
-        raise _rejected(error) from None
-    check_pixels(header.width, header.height, "trimap")
-    return header
-
-
-def _decode_plain(data: bytes, header: png.PngHeader) -> Pixels:
-    try:
-        return png.decode_plain(data, header)
-    except png.PngError as error:
-        raise _rejected(error) from None
-
-
-def _rejected(error: png.PngError) -> RejectedError:
-    return RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error))
-
-
-def _to_grey(image: Image.Image, header: png.PngHeader | None) -> tuple[Pixels, list[Finding]]:
-    """Return one channel of values, and what was changed for that."""
+def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, list[Finding]]:
+    """Return one channel of values, and what was changed to get it."""
     if image.mode == "P":
-        return _checked(np.asarray(image)), [mended("trimap-palette")]
+        return _to_uint8(np.asarray(image)), [repaired("trimap-palette")]
     findings = []
-    if header is not None and not header.harmless:
-        findings.append(mended("trimap-extras"))
-    if header is not None and header.interlaced:
-        findings.append(mended("trimap-extras", "interlaced; stored plainly"))
-    if header is not None and header.depth != 8:
-        findings.append(mended("trimap-depth", f"{header.depth} bits a pixel; stored with 8"))
+    if chunks is not None and not chunks.harmless:
+        findings.append(repaired("trimap-extras"))
+    if chunks is not None and chunks.interlaced:
+        findings.append(repaired("trimap-extras", "interlaced; stored plainly"))
+    if chunks is not None and chunks.depth != 8:
+        findings.append(repaired("trimap-depth", f"{chunks.depth} bits a pixel; stored with 8"))
     values = np.asarray(image)
     if values.ndim == 3:
         values = _one_channel(image, values)
-        findings.append(mended("trimap-channels", f"{len(image.getbands())} channels that agree; stored as one"))
-    if header is not None and header.colour == png.GREY and header.depth < 8:
-        # Pillow spreads small grey values over 0..255; the file's own values are the trimap's.
-        step = 255 // (2**header.depth - 1)
+        findings.append(repaired("trimap-channels", f"{len(image.getbands())} channels that agree; stored as one"))
+    if chunks is not None and chunks.color == png.GRAY and chunks.depth < 8:
+        # Pillow spreads small gray values over 0..255; the file's own values are the mask's.
+        step = 255 // (2**chunks.depth - 1)
         values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
-    return _checked(values), findings
+    return _to_uint8(values), findings
 
 
-def _checked(values: npt.NDArray[Any]) -> Pixels:
-    """Return values as uint8; reject what does not fit."""
+def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
     return np.ascontiguousarray(values.astype(np.uint8))
 
 
 def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
-    """Return the values that all colour channels share; an alpha channel must be opaque."""
+    """Return the values that all color channels share; an alpha channel must be opaque."""
     bands = image.getbands()
-    colours = [index for index, band in enumerate(bands) if band != "A"]
-    if any((values[..., index] != values[..., colours[0]]).any() for index in colours):
+    colors = [index for index, band in enumerate(bands) if band != "A"]
+    if any((values[..., index] != values[..., colors[0]]).any() for index in colors):
         raise RejectedError("trimap-channels", f"{len(bands)} channels that differ")
     if "A" in bands and (values[..., bands.index("A")] != 255).any():
         raise RejectedError("trimap-channels", "transparent pixels")
-    return values[..., colours[0]]
+    return values[..., colors[0]]
 
 
-def _strange_values(counts: list[int]) -> str:
-    strange = [value for value, count in enumerate(counts) if count and value not in TRIMAP_VALUES]
-    pixels = sum(counts[value] for value in strange)
-    shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
-    return f"{pixels} pixels with values {shown}; 1, 2 and 3 are expected"
+def _invalid_values(values: Pixels) -> str:
+    found, counts = np.unique(values, return_counts=True)
+    invalid = ~np.isin(found, MASK_VALUES)
+    shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
+    return f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import PIL
 import simplejpeg
 
-from shards.audit.duplicates import Location, across_splits
-from shards.audit.reasons import Note
-from shards.build.plan import Plan
-from shards.build.write_shard import ShardRecord
+from shards.audit.duplicates import duplicates_across_splits
+from shards.audit.findings import SampleFinding
+from shards.build.plan import BuildPlan
+from shards.build.write_shard import ShardRecord, write_file
 from shards.format.layout import (
     CLASSES,
     FORMAT,
-    MANIFEST_NAME,
     QUARANTINE_NAME,
     SAMPLE_DTYPE,
     SPLITS,
@@ -31,17 +30,8 @@ from shards.format.layout import (
     shard_name,
     table_name,
 )
-from shards.format.manifest import (
-    AuditEntry,
-    FileEntry,
-    Manifest,
-    ShardEntry,
-    SplitEntry,
-    content_fingerprint,
-    dump_manifest,
-)
-from shards.format.table import table_header
-from shards.store.atomic import atomic_file, write_atomically
+from shards.format.manifest import AuditEntry, Manifest, ShardEntry, SplitEntry, content_fingerprint
+from shards.format.npy import table_header
 
 
 def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int]:
@@ -55,7 +45,7 @@ def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int
     return numbers
 
 
-def assemble(folder: Path, plan: Plan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[Note]]:
+def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
     """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
 
     The manifest itself is not written, and nothing is flushed to the disk yet.
@@ -63,30 +53,27 @@ def assemble(folder: Path, plan: Plan, records: Sequence[ShardRecord]) -> tuple[
     Returns:
         The manifest, and every finding in the order of the quarantine file.
     """
-    numbers = final_numbers(records)
     splits: dict[Split, SplitEntry] = {}
-    tables: dict[Split, list[Rows]] = {}
+    tables: dict[Split, Rows] = {}
     for name in SPLITS:
-        chosen = sorted(
-            (record for record in records if record.split == name and record.samples), key=lambda r: r.number
-        )
+        chosen = [record for record in records if record.split == name and record.samples]
         if chosen:
-            tables[name] = [_rows(record, numbers[name, record.number]) for record in chosen]
+            chosen.sort(key=lambda record: record.number)
+            tables[name] = _table(chosen)
             splits[name] = _split_entry(folder, name, chosen, tables[name])
-    notes = [*plan.notes, *(note for record in records for note in record.notes)]
-    notes += _leaks(folder, tables)
-    notes.sort(key=lambda note: (note.name, note.reason, note.split or "", note.detail))
-    quarantine = "".join(json.dumps(_line(note)) + "\n" for note in notes).encode("ascii")
-    with atomic_file(folder / QUARANTINE_NAME, sync=False) as handle:
-        handle.write(quarantine)
+    findings = [*plan.findings, *(finding for record in records for finding in record.findings)]
+    if len(tables) > 1:
+        findings += duplicates_across_splits(folder, tables)
+    findings.sort(key=lambda finding: (finding.name, finding.reason, finding.split or "", finding.detail))
+    lines = "".join(json.dumps(msgspec.to_builtins(finding)) + "\n" for finding in findings)
     packed = sum(split.samples for split in splits.values())
     audit = AuditEntry(
         found=plan.found,
         packed=packed,
-        mended=sum(record.mended for record in records),
+        mended=sum(record.repaired for record in records),
         left_out=plan.found - packed,
-        reasons=dict(sorted(Counter(note.reason for note in notes).items())),
-        quarantine=_entry(QUARANTINE_NAME, quarantine),
+        reasons=dict(sorted(Counter(finding.reason for finding in findings).items())),
+        quarantine=write_file(folder / QUARANTINE_NAME, lines.encode("ascii")),
     )
     options = plan.options
     manifest = Manifest(
@@ -97,98 +84,39 @@ def assemble(folder: Path, plan: Plan, records: Sequence[ShardRecord]) -> tuple[
         classes=CLASSES,
         options=options.for_manifest(),
         splits=splits,
-        largest=(max(r.largest[0] for r in records), max(r.largest[1] for r in records)),
+        largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
         audit=audit,
-        versions=library_versions(),
+        versions={"numpy": np.__version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
         plan=plan.digest,
         fingerprint=content_fingerprint(storage=options.storage, size=options.size, splits=splits),
     )
-    return manifest, notes
+    return manifest, findings
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json``: the last file of a set."""
-    write_atomically(folder / MANIFEST_NAME, dump_manifest(manifest))
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a set's bytes."""
-    return {"numpy": np.__version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
-
-
-def _rows(record: ShardRecord, number: int) -> Rows:
-    rows = np.frombuffer(record.rows, SAMPLE_DTYPE).copy()
-    rows["shard"] = number
+def _table(records: Sequence[ShardRecord]) -> Rows:
+    rows = np.frombuffer(b"".join(record.rows for record in records), SAMPLE_DTYPE).copy()
+    rows["shard"] = np.repeat(np.arange(len(records)), [record.samples for record in records])
     rows["check"] = row_check(rows)
     return rows
 
 
-def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tables: Sequence[Rows]) -> SplitEntry:
+def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows) -> SplitEntry:
     shards = []
     for number, record in enumerate(records):
-        index = FileEntry(file=index_name(name, number), bytes=record.index_bytes, sha256=record.index_sha256)
+        tar, index = record.tar, msgspec.structs.replace(record.index, file=index_name(name, number))
         file = shard_name(name, number)
-        shards.append(
-            ShardEntry(file=file, bytes=record.tar_bytes, sha256=record.sha256, samples=record.samples, index=index)
-        )
+        shards.append(ShardEntry(file=file, bytes=tar.bytes, sha256=tar.sha256, samples=record.samples, index=index))
     pixels = np.array([record.class_pixels for record in records], np.int64).sum(axis=0).tolist()
     return SplitEntry(
-        samples=sum(record.samples for record in records),
-        table=_write_table(folder / table_name(name), tables),
+        samples=len(table),
+        table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
         shards=tuple(shards),
         class_pixels=(pixels[0], pixels[1], pixels[2]),
-        breeds=_added(record.breeds for record in records),
-        species=_added(record.species for record in records),
+        breeds=_sum(record.breeds for record in records),
+        species=_sum(record.species for record in records),
     )
 
 
-def _write_table(path: Path, tables: Sequence[Rows]) -> FileEntry:
-    """Write the rows of all shards as one ``.npy`` file."""
-    digest, size = hashlib.sha256(), 0
-    with atomic_file(path, sync=False) as handle:
-        for part in (table_header(sum(map(len, tables))), *(rows.tobytes() for rows in tables)):
-            handle.write(part)
-            digest.update(part)
-            size += len(part)
-    return FileEntry(file=path.name, bytes=size, sha256=digest.hexdigest())
-
-
-def _leaks(folder: Path, tables: dict[Split, list[Rows]]) -> Iterator[Note]:
-    """Yield a remark for every sample whose picture is in another split, too."""
-    joined = {name: np.concatenate(rows) for name, rows in tables.items()}
-    for group in across_splits(folder, joined):
-        for location in group:
-            others = ", ".join(f"{other.name} in {other.split}" for other in group if other != location)
-            yield _leak(location, others)
-
-
-def _leak(location: Location, others: str) -> Note:
-    return Note(
-        name=location.name,
-        action="remark",
-        reason="duplicate-across-splits",
-        detail=f"the same picture as {others}",
-        split=location.split,
-    )
-
-
-def _line(note: Note) -> dict[str, str | None]:
-    return {
-        "name": note.name,
-        "action": note.action,
-        "reason": note.reason,
-        "detail": note.detail,
-        "split": note.split,
-    }
-
-
-def _entry(name: str, data: bytes) -> FileEntry:
-    return FileEntry(file=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(sorted(total.items()))
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))

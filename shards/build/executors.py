@@ -1,61 +1,37 @@
-"""The processes that build shards: they stop at a word, and never outlive the build."""
+"""Where shards are built: in this process, in worker processes that never outlive the build, in a user's executor."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from ctypes import c_int
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
 
-_PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEPT_BYTES = 32 << 20  # the most that glibc takes for the second; pixels of larger pictures go back at once
 _shared: _Shared | None = None
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 
 class StoppedError(Exception):
-    """The build was interrupted; the shard in the making is given up."""
+    """The build was interrupted; the unfinished shard is abandoned."""
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What the workers see change. ``threads`` is a c_int: how many threads each shard may use."""
+    """What worker processes watch. ``threads`` is a c_int: how many threads each shard may use."""
 
     stop: Event
     threads: Any
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Processes that build shards, and what they are told meanwhile."""
-
-    executor: Executor
-    cores: int
-    _shared: _Shared
-
-    def share(self, shards: int) -> None:
-        """Let so many unfinished shards share the cores: the last ones get threads, for cores without a shard."""
-        self._shared.threads.value = -(-self.cores // max(shards, 1))
-
-
-def build_in_process(task: ShardTask, folder: str) -> ShardRecord:
-    """Build a shard in one of :class:`Workers`."""
-    return build_shard(task, folder, pause=_check_stop, threads=_threads)
 
 
 def default_workers() -> int:
@@ -63,46 +39,75 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextlib.contextmanager
-def pool(cores: int, shards: int) -> Iterator[Workers]:
-    """Provide processes for :func:`build_in_process`, to build so many shards with so many cores.
+def build_in_order(
+    tasks: Sequence[ShardTask], order: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
+) -> Generator[tuple[int, ShardRecord]]:
+    """Build shards, started in ``order`` (indices of tasks); yield each index with the shard's record when it is done.
 
-    When the block is left by an exception, the workers give up their shards at the next sample.
+    They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
     """
+    cores = workers or default_workers()
+    if executor is not None:
+        yield from _submitted(executor, build_shard, tasks, order, folder, submitting=contextlib.nullcontext())
+    elif cores == 1:
+        for index in order:
+            yield index, build_shard(tasks[index], folder)
+    elif order:
+        yield from _in_processes(tasks, order, folder, cores)
+
+
+def _submitted(
+    executor: Executor,
+    function: Callable[[ShardTask, str], ShardRecord],
+    tasks: Sequence[ShardTask],
+    order: Sequence[int],
+    folder: str,
+    *,
+    submitting: contextlib.AbstractContextManager[None],
+) -> Iterator[tuple[int, ShardRecord]]:
+    futures: dict[Future[ShardRecord], int] = {}
+    try:
+        with submitting:
+            for index in order:
+                futures[executor.submit(function, tasks[index], folder)] = index
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def _in_processes(
+    tasks: Sequence[ShardTask], order: Sequence[int], folder: str, cores: int
+) -> Iterator[tuple[int, ShardRecord]]:
+    """Build shards in worker processes, which abandon their shards at the next sample if this is left early."""
     context = _context()
     shared = _Shared(context.Event(), context.RawValue(c_int, 1))
-    executor = _Processes(min(cores, shards), mp_context=context, initializer=_start_worker, initargs=(shared,))
-    workers = Workers(executor, cores, shared)
-    workers.share(shards)
+    pool = ProcessPoolExecutor(
+        min(cores, len(order)), mp_context=context, initializer=_start_worker, initargs=(shared,)
+    )
     try:
-        yield workers
+        unfinished = len(order)
+        shared.threads.value = -(-cores // unfinished)
+        for result in _submitted(pool, _build_in_worker, tasks, order, folder, submitting=_interrupts_held()):
+            unfinished -= 1  # the last shards get threads, for the cores without a shard
+            shared.threads.value = -(-cores // max(unfinished, 1))
+            yield result
     except BaseException:
         shared.stop.set()
         raise
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-class _Processes(ProcessPoolExecutor):
-    """Starts its processes when work is submitted, and lets Ctrl-C wait meanwhile."""
-
-    def submit(
-        self, fn: Callable[_Arguments, _Result], /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
-    ) -> Future[_Result]:
-        with _interrupts_held():
-            return super().submit(fn, *args, **kwargs)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended.
+    """Let Ctrl-C wait while processes start.
 
-    For starting processes: what is interrupted in the middle of a fork, Python ignores, and the new process would be
-    interrupted before it knows that it must leave this to the build.
+    Python ignores what interrupts the middle of a fork, and the new process would be interrupted before it knows that
+    it must leave this to the build.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: no forks, and no signals to hold
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -112,31 +117,16 @@ def _interrupts_held() -> Iterator[None]:
 
 def _context() -> BaseContext:
     """Fork where it is safe, because it starts at once; else a server that was forked early."""
-    lone = threading.active_count() == 1 and "torch" not in sys.modules
-    method = "fork" if lone and sys.platform == "linux" else "forkserver"
-    return multiprocessing.get_context(method)
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
 
 
 def _start_worker(shared: _Shared) -> None:
-    """Leave Ctrl-C to the build, and die with it."""
-    global _shared  # noqa: PLW0603 - an initializer has no other way to hand something to the tasks
+    """Leave Ctrl-C to the build, and end with it."""
+    global _shared  # noqa: PLW0603 - an initializer has no other way to pass something to the tasks
     _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _keep_memory()
     threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
-
-
-def _keep_memory() -> None:
-    """Keep freed memory for the next picture: its pages would be taken from the system, and cleared, every time.
-
-    Only here, in processes of our own: a caller's is not ours to set up. Without glibc, nothing changes.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def _follow_parent() -> None:
@@ -145,6 +135,10 @@ def _follow_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _build_in_worker(task: ShardTask, folder: str) -> ShardRecord:
+    return build_shard(task, folder, pause=_check_stop, threads=_threads)
 
 
 def _check_stop() -> None:

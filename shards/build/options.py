@@ -1,4 +1,4 @@
-"""What a user may ask of a build, its defaults, and which combinations make sense."""
+"""The options of a build, their defaults, and which combinations are allowed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks for. ``size`` and ``quality`` are None where the storage does not use them."""
+class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """All options that decide a set's bytes. ``size`` and ``quality`` are None where the storage does not use them.
+
+    Raises:
+        UsageError: a value is out of range, or two do not go together.
+    """
 
     storage: Storage = "source"
     size: int | None = None
@@ -24,15 +28,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     samples_per_shard: int = 128
 
+    def __post_init__(self) -> None:
+        if self.storage == "source":
+            if self.size is not None or self.quality is not None:
+                raise UsageError(
+                    "--size and --quality need --storage jpeg or raw: source storage keeps images as they are"
+                )
+        elif self.size is None or not 1 <= self.size <= MAX_SIZE:
+            raise UsageError(f"--size {self.size} is outside 1..{MAX_SIZE}")
+        if self.storage != "jpeg" and self.quality is not None:
+            raise UsageError("--quality needs --storage jpeg")
+        if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
+            raise UsageError(f"--quality {self.quality} is outside 1..100")
+        if self.samples_per_shard < 1:
+            raise UsageError(f"--samples-per-shard {self.samples_per_shard} is not a positive number")
+        if self.split not in ("official", "random"):
+            raise UsageError(f"--split {self.split!r} is neither official nor random")
+        if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
+            shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
+            raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
+
     def for_manifest(self) -> BuildOptions:
-        """Return the part that the manifest keeps beside storage and size."""
-        return BuildOptions(
-            split=self.split,
-            fractions=self.fractions,
-            seed=self.seed,
-            samples_per_shard=self.samples_per_shard,
-            quality=self.quality,
-        )
+        """Return the part that the manifest keeps next to storage and size."""
+        return BuildOptions(**{name: getattr(self, name) for name in BuildOptions.__struct_fields__})
 
 
 def options_from(
@@ -45,7 +63,7 @@ def options_from(
     val_fraction: float | None,
     seed: int,
     samples_per_shard: int,
-) -> Options:
+) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
 
     Raises:
@@ -58,41 +76,17 @@ def options_from(
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         fractions = (1 - val, val, 0.0)
-    if storage != "source":
-        size = DEFAULT_SIZE if size is None else size
-    if storage == "jpeg":
-        quality = DEFAULT_QUALITY if quality is None else quality
-    fractions = fractions or DEFAULT_FRACTIONS
-    options = Options(
+    if storage != "source" and size is None:
+        size = DEFAULT_SIZE
+    if storage == "jpeg" and quality is None:
+        quality = DEFAULT_QUALITY
+    train, val, test = fractions or DEFAULT_FRACTIONS
+    return PackOptions(
         storage=storage,  # type: ignore[arg-type]
         size=size,
         quality=quality,
         split=split,
-        fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
+        fractions=(float(train), float(val), float(test)),
         seed=seed,
         samples_per_shard=samples_per_shard,
     )
-    check_options(options)
-    return options
-
-
-def check_options(options: Options) -> None:
-    """Raise ``UsageError`` for options that make no sense or do not fit together."""
-    if options.storage == "source":
-        if options.size is not None or options.quality is not None:
-            raise UsageError(
-                "--size and --quality need --storage jpeg or raw: source storage keeps pictures as they are"
-            )
-    elif options.size is None or not 1 <= options.size <= MAX_SIZE:
-        raise UsageError(f"--size {options.size} is outside 1..{MAX_SIZE}")
-    if options.storage != "jpeg" and options.quality is not None:
-        raise UsageError("--quality needs --storage jpeg")
-    if options.storage == "jpeg" and not 1 <= (options.quality or 0) <= 100:
-        raise UsageError(f"--quality {options.quality} is outside 1..100")
-    if options.samples_per_shard < 1:
-        raise UsageError(f"--samples-per-shard {options.samples_per_shard} is not a positive number")
-    if options.split not in ("official", "random"):
-        raise UsageError(f"--split {options.split!r} is neither official nor random")
-    if any(not 0 <= fraction <= 1 for fraction in options.fractions) or abs(sum(options.fractions) - 1) > 1e-6:
-        shown_fractions = ",".join(f"{fraction:g}" for fraction in options.fractions)
-        raise UsageError(f"fractions {shown_fractions} must be between 0 and 1 and add up to 1")

@@ -1,4 +1,4 @@
-"""The plan of a build: which sample goes into which shard, in which order. Every shard is a function of it alone."""
+"""The plan of a build: which sample goes into which shard, in which order. Every shard depends on its task only."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS
-from shards.audit.reasons import Note
-from shards.build.encode import npy_header
-from shards.build.options import Options
+from shards.audit.findings import MAX_PIXELS, SampleFinding
+from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
-from shards.format.layout import FORMAT, SPLITS, VERSION, Split, Storage
+from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split, Storage
 from shards.format.manifest import RawLayout
-from shards.format.tar import BLOCK, padded
-from shards.sources.pets import Pair, Source
+from shards.format.npy import npy_header
+from shards.format.tar import padded
+from shards.sources.pets import FileStamp, Pair, PetsSource
 
 
 class PlannedSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,34 +40,39 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
     quality: int | None
     meta_bytes: int | None
 
+    @property
+    def stamps(self) -> tuple[tuple[FileStamp, FileStamp], ...]:
+        """Of each sample's image and mask file."""
+        return tuple((sample.pair.image_stamp, sample.pair.mask_stamp) for sample in self.samples)
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All shards to be built, what was left out before any picture was opened, and a digest of both.
 
-    The digest covers names, lists, file sizes and options; not where the source lies, nor any time.
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All shards to be built, the findings before any image was opened, and a digest of both.
+
+    The digest covers names, lists, file sizes and options; not where the source is, nor any time.
     """
 
-    options: Options
+    options: PackOptions
     tasks: tuple[ShardTask, ...]
-    notes: tuple[Note, ...]
+    findings: tuple[SampleFinding, ...]
     found: int
     raw: RawLayout | None
     digest: str
 
 
-def make_plan(source: Source, options: Options) -> Plan:
+def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     """Divide a source into splits and shards.
 
-    Within a split, samples stand in a seeded pseudo-random order, so that a reader that goes through the shards
-    one after the other sees all breeds mixed.
+    Within a split, samples are in a seeded pseudo-random order, so that a reader that goes through the shards one after
+    the other sees all breeds mixed.
 
     Raises:
         SourceError: the official split is asked for and the lists are missing.
     """
-    notes = list(source.notes)
+    findings = list(source.findings)
     if options.split == "official":
         splits, more = official_split(source, val_fraction=options.fractions[1], seed=options.seed)
-        notes += more
+        findings += more
     else:
         splits = random_split(source.pairs, fractions=options.fractions, seed=options.seed)
     keys = assign_keys(pair.name for pair in source.pairs)
@@ -91,14 +95,14 @@ def make_plan(source: Source, options: Options) -> Plan:
                 )
             )
     packable = sum(len(task.samples) for task in tasks)
-    left_out = {note.name for note in notes if note.action == "left-out"}
-    return Plan(
+    rejected = {finding.name for finding in findings if finding.action == "left-out"}
+    return BuildPlan(
         options=options,
         tasks=tuple(tasks),
-        notes=tuple(notes),
-        found=packable + len(left_out),
+        findings=tuple(findings),
+        found=packable + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
-        digest=_digest(options, tasks, notes),
+        digest=_digest(options, tasks, findings),
     )
 
 
@@ -109,7 +113,7 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
         "key": sample.key,
         "name": shown(pair.name),
         "breed": pair.breed,
-        "species": ("unknown", "cat", "dog")[pair.species],
+        "species": SPECIES[pair.species],
         "class_id": pair.class_id,
         "split": split,
         "width": width,
@@ -122,47 +126,38 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
 
 
 def raw_layout(size: int, meta_bytes: int) -> RawLayout:
-    """Return where the pixels of the samples stand in a ``raw`` tar: the same distance apart throughout."""
-    image_header, trimap_header = len(npy_header((size, size, 3))), len(npy_header((size, size)))
+    """Return where the pixels of the samples are in a ``raw`` tar: at the same distance throughout."""
+    image_header, mask_header = len(npy_header((size, size, 3))), len(npy_header((size, size)))
     image = padded(image_header + 3 * size * size)
-    trimap = padded(trimap_header + size * size)
+    mask = padded(mask_header + size * size)
     return RawLayout(
-        stride=3 * BLOCK + image + trimap + padded(meta_bytes),
-        image_offset=BLOCK + image_header,
-        trimap_offset=2 * BLOCK + image + trimap_header,
+        stride=3 * TAR_BLOCK + image + mask + padded(meta_bytes),
+        image_offset=TAR_BLOCK + image_header,
+        trimap_offset=2 * TAR_BLOCK + image + mask_header,
     )
 
 
-def _longest_meta(source: Source, keys: dict[str, str]) -> int:
+def _longest_meta(source: PetsSource, keys: dict[str, str]) -> int:
     """Return the length of the longest ``KEY.json`` that the plan can produce."""
-    return max(
-        len(
-            meta_json(
-                PlannedSample(key=keys[pair.name], pair=pair),
-                split="train",  # the longest of the three names
-                width=MAX_PIXELS,
-                height=MAX_PIXELS,
-                length=None,
-            )
-        )
-        for pair in source.pairs
-    )
+    samples = (PlannedSample(key=keys[pair.name], pair=pair) for pair in source.pairs)
+    most = MAX_PIXELS  # no side is longer; and "train" is the longest name of a split
+    return max(len(meta_json(sample, split="train", width=most, height=most, length=None)) for sample in samples)
 
 
-def _digest(options: Options, tasks: list[ShardTask], notes: list[Note]) -> str:
-    """Return the SHA-256 (hex) of all that decides the set, but for the content of the files."""
+def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:
+    """Return the SHA-256 (hex) of all that decides the set, except the content of the files."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
 
     def add(document: Any) -> None:
         digest.update(json.dumps(document, ensure_ascii=True).encode() + b"\n")
 
     add(msgspec.to_builtins(options))
-    for note in notes:
-        add([note.name, note.action, note.reason, note.split])
+    for finding in findings:
+        add([finding.name, finding.action, finding.reason, finding.split])
     for task in tasks:
         add([task.split, task.number, task.meta_bytes])
         for sample in task.samples:
             pair = sample.pair
-            sizes = [pair.image_stamp.bytes, pair.trimap_stamp.bytes]
+            sizes = [pair.image_stamp.bytes, pair.mask_stamp.bytes]
             add([sample.key, pair.name, *sizes, pair.class_id, pair.species])
     return digest.hexdigest()

@@ -1,42 +1,43 @@
-"""Going on where a build was cut off: which shards are finished, whole, and still of the same source."""
+"""Resuming an interrupted build: which shards are finished, complete, and still of the same source."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shards.build.assemble import final_numbers
-from shards.build.plan import Plan, ShardTask
+from shards.build.plan import BuildPlan
 from shards.build.staging import Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import index_name, shard_name
+from shards.format.manifest import FileEntry
 
 
-def finished_shards(staging: Staging, plan: Plan) -> dict[int, ShardRecord]:
-    """Return the records of shards that are finished and whole, by task number; remove everything else."""
+def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]:
+    """Return the records of shards that are finished and complete, by task index; remove everything else."""
     records: dict[int, ShardRecord] = {}
-    for number, task in enumerate(plan.tasks):
+    for index, task in enumerate(plan.tasks):
         record = _read_record(staging.work / record_name(task.split, task.number))
         if record is not None:
-            records[number] = record
-    if len(records) == len(plan.tasks):
-        _take_back(staging, records.values())
-    for number, task in enumerate(plan.tasks):
-        if number in records and not _is_whole(staging.work, task, records[number]):
-            del records[number]
+            records[index] = record
+    if len(records) == len(plan.tasks):  # the build may have been killed while it gave the files their final names
+        for source, target in moves(staging, list(records.values())):
+            if target.exists() and not source.exists():
+                target.rename(source)
     keep = {"plan"}
-    for record in records.values():
-        keep.update(part_names(record))
-        keep.add(record_name(record.split, record.number))
-    for entry in staging.work.iterdir():
-        if entry.name not in keep:
-            remove(entry)
-    for entry in staging.folder.iterdir():
-        if entry != staging.work:
+    for index, task in enumerate(plan.tasks):
+        record = records.pop(index, None)
+        if record is None or task.stamps != record.stamps:
+            continue
+        if all(_is_unchanged(staging.work, entry) for entry in (record.tar, record.index)):
+            records[index] = record
+            keep |= {record.tar.file, record.index.file, record_name(task.split, task.number)}
+    for entry in [*staging.work.iterdir(), *staging.folder.iterdir()]:
+        if entry != staging.work and not (entry.parent == staging.work and entry.name in keep):
             remove(entry)
     return records
 
@@ -48,29 +49,11 @@ def _read_record(path: Path) -> ShardRecord | None:
         return None
 
 
-def _take_back(staging: Staging, records: Iterable[ShardRecord]) -> None:
-    """Undo the moves of ``build``, where a kill came between them."""
-    for source, target in moves(staging, list(records)):
-        if target.exists() and not source.exists():
-            target.rename(source)
-
-
-def _is_whole(work: Path, task: ShardTask, record: ShardRecord) -> bool:
-    """Return whether a finished shard is what its record says, and its source is what it was."""
-    stamps = tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples)
-    if stamps != record.stamps:
-        return False
-    tar, index = part_names(record)
-    return _has(work / tar, record.tar_bytes, record.sha256) and _has(
-        work / index, record.index_bytes, record.index_sha256
-    )
-
-
-def _has(path: Path, size: int, sha256: str) -> bool:
+def _is_unchanged(folder: Path, entry: FileEntry) -> bool:
     try:
-        with path.open("rb") as handle:
-            return os.fstat(handle.fileno()).st_size == size and (
-                hashlib.file_digest(handle, "sha256").hexdigest() == sha256
+        with (folder / entry.file).open("rb") as handle:
+            return os.fstat(handle.fileno()).st_size == entry.bytes and (
+                hashlib.file_digest(handle, "sha256").hexdigest() == entry.sha256
             )
     except FileNotFoundError:
         return False
@@ -82,11 +65,5 @@ def moves(staging: Staging, records: Sequence[ShardRecord]) -> Iterator[tuple[Pa
     for record in records:
         if record.samples:
             number = numbers[record.split, record.number]
-            finals = (shard_name(record.split, number), index_name(record.split, number))
-            for part, final in zip(part_names(record), finals, strict=True):
-                yield staging.work / part, staging.folder / final
-
-
-def part_names(record: ShardRecord) -> tuple[str, str]:
-    """Return the names of a shard's tar and index while the build runs."""
-    return shard_name(record.split, record.number), index_name(record.split, record.number)
+            yield staging.work / record.tar.file, staging.folder / shard_name(record.split, number)
+            yield staging.work / record.index.file, staging.folder / index_name(record.split, number)

@@ -1,4 +1,4 @@
-"""Which picture goes into which split, and in which order: pure functions of names, lists, options and seed.
+"""Which image goes into which split, and in which order: pure functions of names, lists, options and seed.
 
 Random choices are made by sorting names by a keyed hash, not by a library's random generator, so that they are the
 same on every machine and for every version of every library.
@@ -10,11 +10,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from shards.audit.reasons import Note
+from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
-from shards.sources.pets import Pair, Source
+from shards.sources.pets import Pair, PetsSource
 
 
 def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
@@ -27,11 +27,13 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
     return sorted(names, key=rank)
 
 
-def official_split(source: Source, *, val_fraction: float, seed: int) -> tuple[dict[Split, list[Pair]], list[Note]]:
-    """Split as the lists say; val is a seeded part of trainval, with every breed's share alike.
+def official_split(
+    source: PetsSource, *, val_fraction: float, seed: int
+) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
+    """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
 
     Returns:
-        The pairs of each split (in name order) and what the lists leave out or contradict.
+        The pairs of each split (in name order) and what the lists omit or contradict.
 
     Raises:
         SourceError: the source has no trainval.txt and test.txt.
@@ -43,22 +45,22 @@ def official_split(source: Source, *, val_fraction: float, seed: int) -> tuple[d
         )
     trainval, test = source.lists["trainval"], source.lists["test"]
     splits: dict[Split, list[Pair]] = {name: [] for name in SPLITS}
-    notes: list[Note] = []
+    findings: list[SampleFinding] = []
     candidates: list[Pair] = []
     for pair in source.pairs:
         if pair.name in test:
             splits["test"].append(pair)
             if pair.name in trainval:
-                notes.append(Note(name=shown(pair.name), action="remark", reason="listed-twice", split="test"))
+                findings.append(SampleFinding(shown(pair.name), "remark", "listed-twice", split="test"))
         elif pair.name in trainval:
             candidates.append(pair)
         else:
             detail = "in list.txt, but neither in trainval.txt nor in test.txt"
-            notes.append(Note(name=shown(pair.name), action="left-out", reason="not-listed", detail=detail))
+            findings.append(SampleFinding(shown(pair.name), "left-out", "not-listed", detail))
     chosen = stratified(candidates, fraction=val_fraction, seed=seed)
     for pair in candidates:
         splits["val" if pair.name in chosen else "train"].append(pair)
-    return splits, notes
+    return splits, findings
 
 
 def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float], seed: int) -> dict[Split, list[Pair]]:
@@ -74,7 +76,7 @@ def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float]
 
 
 def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:
-    """Choose the names of round(fraction * n) pairs, each breed giving its share."""
+    """Choose the names of round(fraction * n) pairs, the same share of each breed."""
     by_breed: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
         by_breed[pair.breed].append(pair.name)

@@ -1,8 +1,8 @@
-"""Where a set is while it is being built, so that a kill at any moment costs nothing that was finished.
+"""Where a set is while it is being built, so that a kill at any moment loses no finished shard.
 
-``OUT.building`` stands beside OUT and becomes OUT by one rename when it is complete. Inside it, ``.work`` holds the
-finished shards with their records and the plan's digest; it goes last of all, so that whatever a kill left behind
-says how far the build had come:
+``OUT.building`` is next to OUT and becomes OUT by one rename when it is complete. Inside it, ``.work`` holds the
+finished shards with their records and the plan's digest; it is removed last, so that whatever a kill leaves shows how
+far the build had come:
 
 ====================================  ===================================================
 ``OUT.building`` without manifest     shards are being built; records say which are done
@@ -18,52 +18,41 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
-from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME
-from shards.store.atomic import atomic_file, sync_file, sync_folder
+from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME, is_set_file
+from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"
 _PLAN = "plan"
 _FOLDER_MODE = 0o755
-_LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to die
-_SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
+_LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class BusyError(PetsegError):
-    """Another build is at work on the same set."""
+    """Another build is using the same OUT."""
 
 
 @dataclass(frozen=True)
 class Staging:
-    """The folders of one build.
+    """The folders of one build."""
 
-    Attributes:
-        out: where the finished set goes.
-        folder: ``OUT.building``.
-        replaced: where an old set is for a moment while it is replaced.
-    """
-
-    out: Path
-    folder: Path
-    replaced: Path
+    out: Path  # where the finished set goes
+    folder: Path  # ``OUT.building``
+    replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
     def beside(cls, out: Path) -> Staging:
-        """Return the staging folder of ``out``; follows symbolic links, so that a link to a set stays one."""
+        """Return the staging folder of ``out``; follows symbolic links, so that a link to a set remains one."""
         real = Path(os.path.realpath(out))
-        return cls(
-            out=real,
-            folder=real.with_name(real.name + ".building"),
-            replaced=real.with_name(real.name + ".replaced"),
-        )
+        return cls(real, real.with_name(f"{real.name}.building"), real.with_name(f"{real.name}.replaced"))
 
     @property
     def work(self) -> Path:
@@ -72,68 +61,63 @@ class Staging:
 
     @property
     def complete(self) -> bool:
-        """Whether the set is complete and waits to be published."""
+        """Whether the set is complete and can be published."""
         return (self.folder / MANIFEST_NAME).exists()
+
+    @property
+    def published(self) -> bool:
+        """Whether OUT is a set whose build was killed before it had cleaned up."""
+        return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
+
+    @property
+    def plan(self) -> str:
+        """The digest of the plan that the work folder belongs to, or an empty text."""
+        try:
+            return (self.work / _PLAN).read_bytes().decode("ascii", "replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the staging folder, made if need be; two builds of one set exclude each other.
+        """Create and lock the staging folder; raises ``BusyError`` where another build holds it.
 
-        The lock is on the folder itself and dies with the process and its workers, so no lock file is left behind.
-
-        Raises:
-            BusyError: another build holds it.
+        The lock is on the folder itself and ends with the process and its workers, so no lock file is left.
         """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, _lock_folder(self.folder))
-            if self.out.is_dir():  # an old set: after the swap it stands in the staging folder's place
+            if self.out.is_dir():  # an old set: after the swap it takes the staging folder's place
                 stack.callback(os.close, _lock_folder(self.out))
             yield
 
     def prepare(self, digest: str) -> bool:
-        """Make the work folder ready for the plan with this digest; forget the work of another plan.
+        """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.
 
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
 
-        Returns:
-            Whether work of another plan was thrown away.
-
         Raises:
-            UsageError: the folder holds something that no build put there.
+            UsageError: the folder holds something that no build created.
         """
         strangers = foreign_files(self.folder)
         if strangers and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files of somebody else ({_few(strangers)}); move them away")
-        same = self.planned() == digest
-        forgotten = not same and any(self.folder.iterdir())
+            raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
+        same = self.plan == digest
+        discarded = not same and any(self.folder.iterdir())
         if not same:
             empty(self.folder)
         self.folder.chmod(_FOLDER_MODE)
         self.work.mkdir(exist_ok=True)
         if not same:
-            with atomic_file(self.work / _PLAN, sync=False) as handle:
-                handle.write(digest.encode("ascii"))
-        return forgotten
+            write_file(self.work / _PLAN, digest.encode("ascii"))
+        return discarded
 
     def flush_plan(self) -> None:
         """Flush what :meth:`prepare` has written to the disk; may run while shards are built."""
         sync_file(self.work / _PLAN)
         sync_folder(self.work)
 
-    def planned(self) -> str:
-        """Return the digest of the plan that the work folder is of, or an empty text."""
-        try:
-            return (self.work / _PLAN).read_bytes().decode("ascii", "replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return ""
-
     def publish(self) -> None:
-        """Give the complete set, which is flushed already, its name; an old set is swapped as a whole.
-
-        Raises:
-            OSError: the rename is not possible (OUT is a mount point, a file).
-        """
+        """Give the complete set, which is flushed already, its name; an old set is swapped as a whole."""
         if not self.out.exists() or not any(self.out.iterdir()):
             self.folder.rename(self.out)
         elif not _exchange(self.folder, self.out):
@@ -141,14 +125,10 @@ class Staging:
             self.folder.rename(self.out)
         sync_folder(self.out.parent)
 
-    def published(self) -> bool:
-        """Whether OUT is a set whose build was killed before it had cleaned up."""
-        return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
-
     def clean_up(self, *, keep_folder: bool = False) -> None:
         """Remove what is left after :meth:`publish`: an old set, then the work folder.
 
-        ``keep_folder`` only empties the staging folder, which a build that goes on holds locked.
+        ``keep_folder`` only empties the staging folder, because the build that goes on holds its lock.
         """
         for old in (self.folder, self.replaced):
             if old.is_dir():
@@ -164,25 +144,28 @@ class Staging:
             empty(self.folder)
             self.folder.rmdir()
 
+    def keep_finished(self) -> str:
+        """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
+        if not self.folder.is_dir():
+            return ""
+        for partial in [*self.work.glob(f"{PARTIAL_PREFIX}*"), *self.folder.glob(f"{PARTIAL_PREFIX}*")]:
+            partial.unlink(missing_ok=True)
+        finished = len(list(self.work.glob(f"*{RECORD_ENDING}")))
+        if finished or self.complete:
+            return f"{finished} finished shards are kept in {self.folder}"
+        if self.plan or not any(self.folder.iterdir()):
+            self.discard()
+        return ""
+
 
 def foreign_files(folder: Path) -> list[str]:
-    """Return the names in a folder that no build puts there, sorted."""
+    """Return the names in a folder that no build creates, sorted."""
     known = (MANIFEST_NAME, QUARANTINE_NAME, WORK)
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(name for name in names if name not in known and not _SET_FILE.fullmatch(name))
-
-
-def is_set_file(name: str) -> bool:
-    """Return whether a file is named like a shard, an index or a table."""
-    return _SET_FILE.fullmatch(name) is not None
+    return sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
 
 
 def check_target(out: Path) -> None:
-    """Refuse an OUT that is a file or holds something else than a shard set.
-
-    Raises:
-        UsageError: and why.
-    """
+    """Raise ``UsageError`` for an OUT that is a file or holds something other than a shard set."""
     if Path(os.path.realpath(out)).is_symlink():
         raise UsageError(f"{out} is a link that leads in a circle; name a folder that does not exist yet")
     if out.exists() and not out.is_dir():
@@ -190,19 +173,19 @@ def check_target(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         strangers = foreign_files(out)
         if strangers or not (out / MANIFEST_NAME).exists():
-            what = f"files that are no part of a shard set ({_few(strangers)})" if strangers else "no finished set"
+            what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
 def empty(folder: Path) -> None:
-    """Remove everything in a folder, the manifest first, so that a half-emptied set is none."""
+    """Remove everything in a folder, the manifest first, so that a half-emptied set is not taken for one."""
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     for entry in sorted(folder.iterdir()):
         remove(entry)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
+    """Remove a file or a folder with everything in it, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -210,27 +193,21 @@ def remove(path: Path) -> None:
 
 
 def _lock_folder(folder: Path) -> int:
-    """Make, open and lock a folder; return its file descriptor."""
+    """Create, open and lock a folder; return its file descriptor."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         folder.mkdir(exist_ok=True)
-        handle = -1
-        try:
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError, BlockingIOError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_ino == folder.stat().st_ino:
+            if os.fstat(handle).st_ino == folder.stat().st_ino:  # else the other build has just published it
+                stack.pop_all()
                 return handle
-            os.close(handle)  # the other build has just published it
-        except FileNotFoundError:
-            if handle >= 0:
-                os.close(handle)
-        except BlockingIOError:
-            os.close(handle)
-            if time.monotonic() > deadline:
-                raise BusyError(
-                    f"another build is at work in {folder}; wait for it to end, or choose another folder"
-                ) from None
-            time.sleep(0.05)
+            continue
+        if time.monotonic() > deadline:
+            raise BusyError(f"another build is at work in {folder}; wait for it to end, or choose another folder")
+        time.sleep(0.05)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -240,8 +217,7 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,42 +16,54 @@ import msgspec
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.reasons import Note
-from shards.build.encode import Stored
-from shards.build.plan import PlannedSample, ShardTask
-from shards.build.prepare import Prepared, prepared
+from shards.audit.findings import Finding, RejectedError, SampleFinding
+from shards.audit.image_mask_pair import audit_pair
+from shards.build.encode import EncodedSample, encode
+from shards.build.plan import PlannedSample, ShardTask, meta_json
+from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
+from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padding
-from shards.sources.pets import Stamp
+from shards.sources.pets import FileStamp, Pair
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
+MAX_THREADS = 8  # they share the interpreter's lock; processes do not, and there is one for every shard
 
 
 class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a build needs to know of a finished shard; its presence says that tar and index are whole.
+    """What a build needs to know about a finished shard; if the record exists, tar and index are complete.
 
-    ``rows`` are the records of the table (shards.format.layout.SAMPLE_DTYPE) with shard number 0. ``stamps`` are those of
-    the files that went in, to notice a source that changed before an interrupted build goes on.
+    ``tar`` and ``index`` have their names during the build. ``rows`` are the records of the table
+    (shards.format.layout.SAMPLE_DTYPE) with shard number 0. ``stamps`` are those of the source files, to notice a
+    source that changed before an interrupted build is resumed.
     """
 
     split: Split
     number: int
     samples: int
-    mended: int
-    left_out: int
-    tar_bytes: int
-    sha256: str
-    index_bytes: int
-    index_sha256: str
+    repaired: int
+    tar: FileEntry
+    index: FileEntry
     rows: bytes
     class_pixels: tuple[int, ...]
     breeds: dict[str, int]
     species: dict[str, int]
     largest: tuple[int, int]
-    notes: tuple[Note, ...]
-    stamps: tuple[tuple[Stamp, Stamp], ...]
+    findings: tuple[SampleFinding, ...]
+    stamps: tuple[tuple[FileStamp, FileStamp], ...]
+
+
+@dataclass(frozen=True)
+class PreparedSample:
+    """A sample that was read, audited and encoded; ``encoded`` is None where it is rejected."""
+
+    sample: PlannedSample
+    findings: list[Finding]
+    encoded: EncodedSample | None = None
+    meta: bytes = b""  # its ``KEY.json``
+    size: tuple[int, int] = (0, 0)  # (width, height) of the image as audited, pixels
 
 
 def record_name(split: Split, number: int) -> str:
@@ -61,85 +75,132 @@ def build_shard(
     task: ShardTask,
     folder: str,
     *,
-    pause: Callable[[], None] | None = None,
-    threads: Callable[[], int] | None = None,
+    pause: Callable[[], None] = lambda: None,
+    threads: Callable[[], int] = lambda: 1,
 ) -> ShardRecord:
-    """Build a shard's tar, index and record in ``folder``, in this order, each whole or not at all.
+    """Build a shard's tar, index and record in ``folder``, in this order, each complete or not at all.
 
     They are not flushed to the disk here, because a core that waits for the disk decodes nothing. The build does that
-    meanwhile, before it publishes; and a build that goes on after a power cut compares finished shards with their
+    meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards with their
     records byte by byte.
 
     Args:
         task: what to pack.
-        folder: where to.
+        folder: where to pack it.
         pause: called before every sample; may raise to stop the build.
-        threads: how many to use, see :func:`shards.build.prepare.prepared`; None: only the caller's. The bytes are the same.
+        threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
     Raises:
-        SourceError: a file of the source vanished, cannot be read, or changed since the plan was made.
+        SourceError: a source file vanished, cannot be read, or changed since the plan was made.
         OSError: the target cannot be written.
     """
     target = Path(folder)
     with atomic_file(target / shard_name(task.split, task.number), sync=False) as handle:
-        writer = _Writer(handle=handle, task=task)
-        with closing(prepared(task, threads=threads or _one)) as samples:
-            for ready in samples:
-                if pause is not None:
-                    pause()
-                writer.add(ready)
+        writer = _ShardWriter(handle=handle, task=task)
+        with closing(prepared_samples(task, threads=threads)) as samples:
+            for prepared in samples:
+                pause()
+                writer.add(prepared)
         writer.write(END)
-    index = index_text(writer.index).encode("ascii")
-    with atomic_file(target / index_name(task.split, task.number), sync=False) as handle:
-        handle.write(index)
+    index = write_file(target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"))
     record = writer.record(index)
-    with atomic_file(target / record_name(task.split, task.number), sync=False) as handle:
-        handle.write(msgspec.msgpack.encode(record))
+    write_file(target / record_name(task.split, task.number), msgspec.msgpack.encode(record))
     return record
 
 
+def write_file(path: Path, data: bytes) -> FileEntry:
+    """Write a file, complete or not at all, without flushing it to the disk."""
+    with atomic_file(path, sync=False) as handle:
+        handle.write(data)
+    return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generator[PreparedSample]:
+    """Yield a shard's samples in order, each prepared.
+
+    ``threads`` is called before every sample: how many to use from now on. As long as it is one, everything happens in
+    the caller's thread. At most one sample more than threads is in flight.
+    """
+    with ThreadPoolExecutor(MAX_THREADS, "prepare") as pool:  # starts a thread when one is needed, not before
+        in_flight: deque[Future[PreparedSample]] = deque()
+        try:
+            for sample in task.samples:
+                number = min(threads(), MAX_THREADS)
+                if number > 1:
+                    in_flight.append(pool.submit(prepare, task, sample))
+                while len(in_flight) > (number if number > 1 else 0):
+                    yield in_flight.popleft().result()
+                if number <= 1:
+                    yield prepare(task, sample)
+            while in_flight:
+                yield in_flight.popleft().result()
+        finally:
+            for future in in_flight:
+                future.cancel()
+
+
+def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
+    """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
+    image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
+    mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
+    try:
+        pair = audit_pair(image, mask, storage=task.storage)
+        encoded = encode(pair, storage=task.storage, size=task.size, quality=task.quality)
+    except RejectedError as error:
+        return PreparedSample(sample, [Finding("left-out", error.reason, error.detail)])
+    width, height = pair.image.width, pair.image.height
+    meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
+    return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
+
+
+def read_unchanged(path: str, stamp: FileStamp) -> bytes:
+    """Read a source file; raises ``SourceError`` if it vanished, cannot be read, or has changed since the plan."""
+    try:
+        with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path
+            before = FileStamp.of(os.fstat(handle.fileno()))
+            data = handle.readall()
+            after = FileStamp.of(os.fstat(handle.fileno()))
+    except OSError as error:
+        reason = "vanished" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise SourceError(f"{path} {reason}; fix this and run the same command again") from None
+    if not stamp == before == after or len(data) != stamp.bytes:
+        raise SourceError(f"{path} changed while the set was being built; run the same command again")
+    return data
+
+
 @dataclass
-class _Writer:
-    """A tar in the making, with everything that is counted on the way."""
+class _ShardWriter:
+    """Writes a tar, and counts what the record needs."""
 
     handle: BinaryIO
     task: ShardTask
     position: int = 0
-    mended: int = 0
-    left_out: int = 0
+    repaired: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
+    packed: list[Pair] = field(default_factory=list)
     class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
-    breeds: Counter[str] = field(default_factory=Counter)
-    species: Counter[str] = field(default_factory=Counter)
     largest: tuple[int, int] = (0, 0)
-    notes: list[Note] = field(default_factory=list)
+    findings: list[SampleFinding] = field(default_factory=list)
 
     def write(self, data: bytes) -> None:
         self.handle.write(data)
         self.digest.update(data)
         self.position += len(data)
 
-    def add(self, ready: Prepared) -> None:
-        """Append a sample, or note why it is left out."""
-        name = shown(ready.sample.pair.name)
-        for finding in ready.findings:
-            note = Note(
-                name=name, action=finding.action, reason=finding.reason, detail=finding.detail, split=self.task.split
-            )
-            self.notes.append(note)
-        if ready.stored is None:
-            self.left_out += 1
+    def add(self, prepared: PreparedSample) -> None:
+        """Append a sample, unless it is rejected; add its findings."""
+        name = shown(prepared.sample.pair.name)
+        for found in prepared.findings:
+            self.findings.append(SampleFinding(name, found.action, found.reason, found.detail, self.task.split))
+        sample, encoded = prepared.sample, prepared.encoded
+        if encoded is None:
             return
-        self.mended += any(finding.action == "mended" for finding in ready.findings)
-        self._append(ready.sample, ready.stored, ready.meta, ready.width, ready.height)
-
-    def _append(self, sample: PlannedSample, stored: Stored, meta: bytes, width: int, height: int) -> None:
-        pair = sample.pair
+        self.repaired += any(finding.action == "mended" for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
-        contents = (stored.image, stored.trimap, meta)
+        contents = (encoded.image, encoded.mask, prepared.meta)
         for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
             self.write(header(f"{sample.key}.{extension}", len(content)))
             members.append((extension, self.position, len(content)))
@@ -148,38 +209,30 @@ class _Writer:
             row[f"{role}_crc32"] = zlib_ng.crc32(content)
             self.write(content)
             self.write(padding(len(content)))
-        row["width"], row["height"] = width, height
-        row["class_id"], row["species"] = pair.class_id, pair.species
+        row["width"], row["height"] = prepared.size
+        row["class_id"], row["species"] = sample.pair.class_id, sample.pair.species
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
-        self.class_pixels += stored.class_pixels
-        self.breeds[pair.breed] += 1
-        self.species[SPECIES[pair.species]] += 1
-        self.largest = (max(self.largest[0], stored.width), max(self.largest[1], stored.height))
+        self.packed.append(sample.pair)
+        self.class_pixels += encoded.class_pixels
+        self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
 
-    def record(self, index: bytes) -> ShardRecord:
-        """Return what the build needs to know, once the tar is complete."""
-        task = self.task
+    def record(self, index: FileEntry) -> ShardRecord:
+        """Return the shard's record, once the tar is complete."""
+        task, name = self.task, shard_name(self.task.split, self.task.number)
         return ShardRecord(
             split=task.split,
             number=task.number,
             samples=len(self.rows),
-            mended=self.mended,
-            left_out=self.left_out,
-            tar_bytes=self.position,
-            sha256=self.digest.hexdigest(),
-            index_bytes=len(index),
-            index_sha256=hashlib.sha256(index).hexdigest(),
+            repaired=self.repaired,
+            tar=FileEntry(file=name, bytes=self.position, sha256=self.digest.hexdigest()),
+            index=index,
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
-            breeds=dict(self.breeds),
-            species=dict(self.species),
+            breeds=dict(Counter(pair.breed for pair in self.packed)),
+            species=dict(Counter(SPECIES[pair.species] for pair in self.packed)),
             largest=self.largest,
-            notes=tuple(self.notes),
-            stamps=tuple((sample.pair.image_stamp, sample.pair.trimap_stamp) for sample in task.samples),
+            findings=tuple(self.findings),
+            stamps=task.stamps,
         )
-
-
-def _one() -> int:
-    return 1

@@ -1,11 +1,10 @@
-"""The constants of a shard set: names, values, the record of one sample. See docs/formats.md.
+"""The constants of a shard set: file names, mask values, the record of one sample. See docs/formats.md.
 
-Everything here is part of the format: a change is a new :data:`VERSION`.
+Everything here is part of the format: a change needs a new :data:`VERSION`.
 """
 
-from __future__ import annotations
-
 import hashlib
+import re
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -20,12 +19,13 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 Storage: TypeAlias = Literal["source", "jpeg", "raw"]
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 
-# Class order is channel order: trimap value v stands in channel v - 1.
+# Class order is channel order: mask value v is channel v - 1.
 CLASSES: Final = ("animal", "background", "border")
-TRIMAP_VALUES: Final = (1, 2, 3)
+MASK_VALUES: Final = (1, 2, 3)
 
 MANIFEST_NAME: Final = "manifest.json"
 QUARANTINE_NAME: Final = "quarantine.jsonl"
+_SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
 
 # The members of a sample, in tar order, by storage: (role, extension).
 MEMBERS: Final[dict[Storage, tuple[tuple[str, str], ...]]] = {
@@ -34,13 +34,15 @@ MEMBERS: Final[dict[Storage, tuple[tuple[str, str], ...]]] = {
     "raw": (("image", "image.npy"), ("trimap", "trimap.npy"), ("meta", "json")),
 }
 ROLES: Final = ("image", "trimap", "meta")
-MAX_SIZE: Final = 4096  # of stored pictures, pixels a side, in `jpeg` and `raw` storage
-MAX_KEY_LENGTH: Final = 80  # the longest member name stays under the 100 bytes of a plain tar header
+MAX_SIZE: Final = 4096  # of stored images, pixels per side, in `jpeg` and `raw` storage
+TAR_BLOCK: Final = 512  # bytes; headers and members of a tar start at multiples of it
+TAR_NAME_BYTES: Final = 100  # a tar header starts with the member's name
+MAX_KEY_LENGTH: Final = 80  # the longest member name stays below TAR_NAME_BYTES
 
-SPECIES: Final = ("unknown", "cat", "dog")  # the number is the dataset's own: 1 cat, 2 dog
+SPECIES: Final = ("unknown", "cat", "dog")  # the dataset's own numbers: 1 cat, 2 dog
 
-# One sample, 80 bytes, little endian. Offsets are those of a member's first byte in its tar (its header stands
-# 512 bytes before), lengths are in bytes, CRCs are zlib's over the member's bytes. `check` covers the other 72.
+# One sample, 80 bytes, little endian. Offsets are those of a member's first byte in its tar (its header is 512 bytes
+# before), lengths are in bytes, CRCs are zlib's over the member's bytes. `check` covers the other 72 bytes.
 SAMPLE_DTYPE: Final = np.dtype(
     [
         ("shard", "<u4"),
@@ -55,7 +57,7 @@ SAMPLE_DTYPE: Final = np.dtype(
         ("image_crc32", "<u4"),
         ("trimap_crc32", "<u4"),
         ("meta_crc32", "<u4"),
-        ("width", "<u4"),  # of the picture in the source, pixels
+        ("width", "<u4"),  # of the source image, pixels
         ("height", "<u4"),
         ("key_hash", "<u8"),
         ("check", "<u8"),
@@ -64,37 +66,31 @@ SAMPLE_DTYPE: Final = np.dtype(
 assert SAMPLE_DTYPE.itemsize == 80
 
 _CHECKED_WORDS = 9
-# Odd multipliers make the sum change with any single flipped bit: 2^k times an odd number is not 0 mod 2^64.
-_MULTIPLIERS = np.array(
-    [
-        int.from_bytes(hashlib.sha256(f"petseg-shards row {i}".encode()).digest()[:8], "little") | 1
-        for i in range(_CHECKED_WORDS)
-    ],
-    dtype=np.uint64,
-)
-
 Rows: TypeAlias = npt.NDArray[Any]
 
 
+def key_hash(key: str) -> int:
+    """Return the first eight bytes of the SHA-256 of a key, as an unsigned little-endian number."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+
+
+# Odd multipliers make the sum change with any single flipped bit: 2^k times an odd number is not 0 mod 2^64.
+_MULTIPLIERS = np.array([key_hash(f"petseg-shards row {i}") | 1 for i in range(_CHECKED_WORDS)], dtype=np.uint64)
+
+
 def row_check(rows: Rows) -> npt.NDArray[np.uint64]:
-    """Return the value that the ``check`` field of each row should have.
+    """Return the correct ``check`` field, uint64 (n,), of records of :data:`SAMPLE_DTYPE`, shape (n,).
 
-    The record's first nine 64-bit words, each times an odd constant, summed modulo 2**64.
-
-    Args:
-        rows: records of :data:`SAMPLE_DTYPE`, shape (n,).
-
-    Returns:
-        uint64, shape (n,).
+    It is the sum of a record's first nine 64-bit words, each times an odd constant, modulo 2**64.
     """
     words = np.ascontiguousarray(rows).view("<u8").reshape(-1, _CHECKED_WORDS + 1)
     with np.errstate(over="ignore"):
         return np.asarray((words[:, :_CHECKED_WORDS] * _MULTIPLIERS).sum(axis=1, dtype=np.uint64))
 
 
-def key_hash(key: str) -> int:
-    """Return the first eight bytes of SHA-256 of a key, as an unsigned little-endian number."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+def member_span(row: Any, role: str) -> tuple[int, int]:
+    """Return (offset, length) in bytes of a member (``image``, ``trimap`` or ``meta``) in its tar."""
+    return int(row[f"{role}_offset"]), int(row[f"{role}_length"])
 
 
 def shard_name(split: Split, number: int) -> str:
@@ -110,3 +106,8 @@ def index_name(split: Split, number: int) -> str:
 def table_name(split: Split) -> str:
     """Return the file name of a split's table of samples: ``train.samples.npy``."""
     return f"{split}.samples.npy"
+
+
+def is_set_file(name: str) -> bool:
+    """Return whether a file is named like a shard, an index or a table."""
+    return _SET_FILE.fullmatch(name) is not None

@@ -1,13 +1,12 @@
-"""``manifest.json``: the one truth of a shard set, written last.
+"""``manifest.json``: the description of a shard set that everything else is checked against; written last.
 
-The file is canonical JSON: parsing it and writing it again gives the same bytes, and its field ``checksum`` is the
+The file is canonical JSON: parsing and writing it again gives the same bytes, and its field ``checksum`` is the
 SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it is therefore found on reading.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from shards.format.layout import (
     shard_name,
     table_name,
 )
-from shards.format.table import table_offset
+from shards.format.npy import table_offset
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -36,11 +35,11 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all parts of a manifest share: immutable, named fields only, unknown fields refused."""
+    """Base of all parts of a manifest: immutable, keyword-only, unknown fields are refused."""
 
 
 class FileEntry(_Entry, frozen=True):
-    """A file of the set: its name (no folders), its size in bytes and its SHA-256."""
+    """A file of the set: its name (without folders), size in bytes and SHA-256."""
 
     file: FileName
     bytes: Count
@@ -55,35 +54,31 @@ class ShardEntry(FileEntry, frozen=True):
 
 
 class SplitEntry(_Entry, frozen=True):
-    """One split: its table of samples, its shards in order, and what is in it.
-
-    ``class_pixels`` counts stored trimap pixels in class order (animal, background, border). ``breeds`` and
-    ``species`` count samples by name.
-    """
+    """One split: its table of samples and its shards in order."""
 
     samples: Count
     table: FileEntry
     shards: tuple[ShardEntry, ...]
-    class_pixels: tuple[Count, Count, Count]
-    breeds: dict[str, Count]
+    class_pixels: tuple[Count, Count, Count]  # of the stored masks, in class order
+    breeds: dict[str, Count]  # samples by name
     species: dict[str, Count]
 
 
 class BuildOptions(_Entry, frozen=True):
-    """The options that decided the bytes. ``quality`` is None where no JPEG was encoded by choice."""
+    """The options that determine the bytes."""
 
     split: str
     fractions: tuple[float, float, float]
     seed: int
     samples_per_shard: int
-    quality: int | None
+    quality: int | None  # None unless the storage is `jpeg`
 
 
 class RawLayout(_Entry, frozen=True):
-    """Where pixels stand in a tar of ``raw`` storage, in bytes.
+    """Offsets of pixels in a tar of ``raw`` storage, in bytes, so that a tar is a strided tensor.
 
-    Sample i of a tar has its picture's first pixel at ``image_offset + i * stride`` (size x size x 3 bytes follow)
-    and its trimap's at ``trimap_offset + i * stride`` (size x size bytes), so that a tar is a strided tensor.
+    In sample i of a tar, the image (size x size x 3 bytes) starts at ``image_offset + i * stride`` and the mask
+    (size x size bytes) at ``trimap_offset + i * stride``.
     """
 
     stride: Count
@@ -92,38 +87,32 @@ class RawLayout(_Entry, frozen=True):
 
 
 class AuditEntry(_Entry, frozen=True):
-    """How the pictures of the source fared, and how often each reason came up.
+    """The result of the audit, as numbers of images."""
 
-    ``found`` pictures were looked at: ``packed`` are in the set (``mended`` of them were changed safely first),
-    ``left_out`` are in the quarantine file. ``reasons`` counts by reason code, remarks on packed samples included.
-    """
-
-    found: Count
-    packed: Count
-    mended: Count
-    left_out: Count
-    reasons: dict[str, Count]
+    found: Count  # in the source
+    packed: Count  # in the set
+    mended: Count  # packed after a repair
+    left_out: Count  # rejected
+    reasons: dict[str, Count]  # by reason code, warnings included; each is a line of the quarantine file
     quarantine: FileEntry
 
 
 class Manifest(_Entry, frozen=True):
-    """What a shard set is; see docs/formats.md for every field.
+    """The description of a shard set; see docs/formats.md for every field.
 
-    ``size`` is the side of stored pictures in pixels, None in ``source`` storage (the pictures' own sizes).
-    ``fingerprint`` names the content: it is equal for two sets exactly if their samples are, byte by byte and in
-    order. ``plan`` is a digest of the source's names, lists and file sizes and of the options. ``largest`` is the
-    largest width and the largest height of the pictures, in stored pixels. ``raw`` is None in other storages.
+    ``fingerprint`` identifies the content: two sets have the same one exactly if their samples are the same, byte by
+    byte and in order. ``plan`` is a digest of the source's names, lists and file sizes and of the options.
     """
 
     format: str
     version: int
     storage: Storage
-    size: int | None
+    size: int | None  # side of the stored images in pixels; None in `source` storage (original resolution)
     classes: tuple[str, ...]
     options: BuildOptions
     splits: dict[Split, SplitEntry]
-    largest: tuple[Count, Count]
-    raw: RawLayout | None
+    largest: tuple[Count, Count]  # the largest width and the largest height of the stored images
+    raw: RawLayout | None  # None in other storages
     audit: AuditEntry
     versions: dict[str, str]
     plan: Sha256
@@ -136,18 +125,17 @@ class Manifest(_Entry, frozen=True):
         return sum(split.samples for split in self.splits.values())
 
     def files(self) -> list[FileEntry]:
-        """Return every file of the set but the manifest itself, in a fixed order."""
+        """Return every file of the set except the manifest itself, in a fixed order."""
         entries: list[FileEntry] = [self.audit.quarantine]
         for name in SPLITS:
             if name in self.splits:
-                split = self.splits[name]
-                entries.append(split.table)
-                entries.extend(entry for shard in split.shards for entry in (shard, shard.index))
+                entries.append(self.splits[name].table)
+                entries.extend(entry for shard in self.splits[name].shards for entry in (shard, shard.index))
         return entries
 
 
 def content_fingerprint(*, storage: Storage, size: int | None, splits: dict[Split, SplitEntry]) -> str:
-    """Return the SHA-256 (hex) that names a set's content: its storage, size, and every table and tar."""
+    """Return the SHA-256 (hex) that identifies a set's content: its storage, size, and every table and tar."""
     parts = [FORMAT, str(VERSION), storage, str(size)]
     for name in SPLITS:
         if name in splits:
@@ -167,7 +155,7 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check ``manifest.json`` of a shard set.
 
     Raises:
-        FormatError: there is none, it is of another version, or it is damaged.
+        FormatError: it is missing, of another version, or damaged.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -180,7 +168,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError``; see load_manifest."""
+    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError`` like load_manifest."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -195,65 +183,57 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     try:
         manifest = msgspec.convert(document, Manifest)
         same = dump_manifest(manifest) == data
-    except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is no valid Unicode
+    except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
         raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
     if not same:
-        raise FormatError(f"{path} is damaged or was edited: its checksum does not fit; build the set again")
-    _check_sense(manifest, path)
+        raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
+    for contradiction in _contradictions(manifest):
+        raise FormatError(f"{path}: {contradiction}; build the set again")
     return manifest
 
 
-def _check_sense(manifest: Manifest, path: Path) -> None:
-    """Refuse a manifest that is whole but cannot be right."""
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what cannot be right in an undamaged manifest, so that none makes a reader look outside the folder."""
     if manifest.classes != CLASSES:
-        raise FormatError(f"{path}: classes {list(manifest.classes)}, this program knows {list(CLASSES)}")
+        yield f"classes {list(manifest.classes)}, this program knows {list(CLASSES)}"
     if not manifest.samples:
-        raise FormatError(f"{path}: the set holds no samples; build it again")
-    for name, split in manifest.splits.items():
-        if sum(shard.samples for shard in split.shards) != split.samples:
-            raise FormatError(f"{path}: the shards of {name!r} do not add up to {split.samples} samples")
-        if split.table.bytes != (right := table_offset(split.samples)):  # so that no number can be beyond what is there
-            raise FormatError(
-                f"{path}: the table of {name!r} takes {split.table.bytes} bytes, {split.samples} samples take {right}; "
-                "build the set again"
-            )
-    _check_names(manifest, path)
-    if not _sizes_fit(manifest):
-        raise FormatError(f"{path}: size, largest and raw do not fit {manifest.storage} storage; build the set again")
+        yield "the set holds no samples"
+    names = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
+    for split, entry in manifest.splits.items():
+        if sum(shard.samples for shard in entry.shards) != entry.samples:
+            yield f"the shards of {split!r} do not add up to {entry.samples} samples"
+        if entry.table.bytes != (size := table_offset(entry.samples)):  # no count can exceed what the files hold
+            yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {size}"
+        names.append((entry.table.file, table_name(split)))
+        for number, shard in enumerate(entry.shards):
+            names += [(shard.file, shard_name(split, number)), (shard.index.file, index_name(split, number))]
+    for found, correct in names:
+        if found != correct:
+            yield f"the file name {found[:80]!r} is not {correct}"
+    if not _sizes_match(manifest):
+        yield f"size, largest and raw do not match {manifest.storage} storage"
     expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
     if manifest.fingerprint != expected:
-        raise FormatError(f"{path}: the fingerprint does not fit the content; build the set again")
+        yield "the fingerprint does not match the content"
 
 
-def _check_names(manifest: Manifest, path: Path) -> None:
-    """Refuse other names than a set's own: nothing outside the folder is ever read, whoever wrote the manifest."""
-    expected = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
-    for name, split in manifest.splits.items():
-        expected.append((split.table.file, table_name(name)))
-        for number, shard in enumerate(split.shards):
-            expected += [(shard.file, shard_name(name, number)), (shard.index.file, index_name(name, number))]
-    for found, right in expected:
-        if found != right:
-            raise FormatError(f"{path} names a file {found[:80]!r} where {right} is expected; build the set again")
-
-
-def _sizes_fit(manifest: Manifest) -> bool:
-    """Return whether the sizes of what is stored can be right: readers set memory aside by them."""
+def _sizes_match(manifest: Manifest) -> bool:
+    """Return whether the sizes are possible: readers allocate memory by them."""
     size, has_layout = manifest.size, manifest.raw is not None
     if manifest.storage == "source":
         return size is None and not has_layout
-    fits = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
-    return fits and has_layout == (manifest.storage == "raw")
+    possible = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
+    return possible and has_layout == (manifest.storage == "raw")
 
 
 def why_missing(folder: Path) -> str:
-    """Say why a folder is no finished shard set, and what to do."""
+    """Return why a folder is not a finished shard set, and what to do."""
     if folder.is_file():
         return f"{folder} is a file; give the folder of a shard set, the one that holds {MANIFEST_NAME}"
     if not folder.exists():
         return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {folder}"
     if (folder / "annotations").is_dir():
-        return f"{folder} holds pictures, not shards; pack them first: petseg-shard build {folder} OUT"
+        return f"{folder} holds images, not shards; pack them first: petseg-shard build {folder} OUT"
     return (
         f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
         f"make one, or finish it, with: petseg-shard build SOURCE {folder}"
@@ -261,7 +241,7 @@ def why_missing(folder: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a message that may quote the file as one line without control characters, not too long."""
+    """Return a message that may quote the file as one short line without control characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
 
 

@@ -1,19 +1,20 @@
-"""The bytes of a tar: plain POSIX (ustar) headers without time, user or host, and DALI's index of it.
+"""Tar headers (plain POSIX ustar, without time, user or host) and DALI's index of a tar.
 
-The standard library's ``tarfile`` reads what is written here (tests compare header by header); writing is done by
+The standard library's ``tarfile`` reads what is written here (tests compare header by header); headers are built by
 hand because ``TarInfo.tobuf`` takes longer than the checksums of a sample.
 """
 
-from __future__ import annotations
-
+import mmap
 from collections.abc import Sequence
 
-BLOCK = 512
-END = bytes(2 * BLOCK)  # two empty blocks end a tar
+from shards.format.keys import is_safe
+from shards.format.layout import MEMBERS, TAR_BLOCK, TAR_NAME_BYTES, Storage, key_hash
+
+END = bytes(2 * TAR_BLOCK)  # two empty blocks end a tar
 INDEX_VERSION = "v1.2"
 _MAX_MEMBER = 8**11 - 1  # the size field has eleven octal digits
 
-_HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(BLOCK - 265)
+_HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(TAR_BLOCK - 265)
 _HEADER_OWNER = b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, user, group
 _NO_TIME = b"00000000000\0"
 _FIXED_SUM = sum(_HEADER_TAIL) + sum(_HEADER_OWNER) + sum(_NO_TIME) + 8 * ord(" ")
@@ -22,41 +23,43 @@ _FIXED_SUM = sum(_HEADER_TAIL) + sum(_HEADER_OWNER) + sum(_NO_TIME) + 8 * ord(" 
 def header(name: str, size: int) -> bytes:
     """Return the 512-byte header of a regular file.
 
-    Args:
-        name: ASCII, at most 100 bytes.
-        size: bytes, below 8 GiB.
-
     Raises:
-        ValueError: the name or size does not fit a plain header.
+        ValueError: ``name`` is not ASCII or longer than 100 bytes, or ``size`` is not within 0..8 GiB.
     """
     encoded = name.encode("ascii")
-    if len(encoded) > 100 or not 0 <= size <= _MAX_MEMBER:
+    if len(encoded) > TAR_NAME_BYTES or not 0 <= size <= _MAX_MEMBER:
         raise ValueError(f"{name!r} with {size} bytes does not fit a plain tar header")
     length = b"%011o\0" % size
     checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(length))
-    return encoded.ljust(100, b"\0") + _HEADER_OWNER + length + _NO_TIME + checksum + _HEADER_TAIL
+    return encoded.ljust(TAR_NAME_BYTES, b"\0") + _HEADER_OWNER + length + _NO_TIME + checksum + _HEADER_TAIL
+
+
+def image_header(tar: mmap.mmap, offset: int, *, storage: Storage, hashed: int) -> tuple[bytes, str | None]:
+    """Return the name in the header (at byte ``offset``) of a sample's image, and the sample's key.
+
+    The key is None if the name does not match ``storage`` or ``hashed``, the ``key_hash`` of the sample's record.
+    """
+    name = tar[offset : offset + TAR_NAME_BYTES].split(b"\0", 1)[0]
+    key, _, extension = name.decode("ascii", "replace").partition(".")
+    matches = extension == MEMBERS[storage][0][1] and is_safe(key) and key_hash(key) == hashed
+    return name, key if matches else None
 
 
 def padding(size: int) -> bytes:
     """Return the zero bytes that fill a member up to whole blocks."""
-    return bytes(-size % BLOCK)
+    return bytes(-size % TAR_BLOCK)
 
 
 def padded(size: int) -> int:
-    """Return a member's size in whole blocks, in bytes, without its header."""
-    return size + -size % BLOCK
+    """Return a member's size in bytes, rounded up to whole blocks, without its header."""
+    return size + -size % TAR_BLOCK
 
 
 def index_text(samples: Sequence[str]) -> str:
-    """Return DALI's index (v1.2) of a tar from one :func:`index_line` a sample; the same as ``wds2idx`` writes."""
+    """Return DALI's index (v1.2) of a tar from one :func:`index_line` per sample; the same as ``wds2idx`` writes."""
     return "".join([f"{INDEX_VERSION} {len(samples)}\n", *(f"{line}\n" for line in samples)])
 
 
 def index_line(key: str, members: Sequence[tuple[str, int, int]]) -> str:
-    """Return a sample's line: extension, offset, size and name of each member.
-
-    Args:
-        key: the sample's key.
-        members: (extension, byte offset of its content in the tar, size in bytes) of each member.
-    """
+    """Return a sample's line from (extension, byte offset of the content in the tar, size in bytes) of its members."""
     return " ".join(f"{extension} {offset} {size} {key}.{extension}" for extension, offset, size in members)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
-import os
 import socket
 import sys
 import tarfile
@@ -18,57 +18,53 @@ from shards.errors import SourceError, UsageError
 from shards.store.atomic import write_atomically
 
 MARK = ".downloaded.json"  # written last: which archives are unpacked here
-_SILENCE = 60.0  # seconds without a byte after which a connection is given up
+_TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 
 
-def official_archives() -> tuple[tuple[str, str], ...]:
-    """Return the addresses of the dataset's archives and their MD5, as torchvision has them."""
-    with _quiet_in_pipes():
-        from torchvision.datasets import OxfordIIITPet
-
-    return tuple((str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES)
-
-
-def at_mirror(archives: Sequence[tuple[str, str]], mirror: str) -> tuple[tuple[str, str], ...]:
-    """Return the same archives at another address, ``mirror``/FILE.
+def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
+    """Return the addresses of the dataset's archives (at ``mirror``/FILE, if given) and their MD5, from torchvision.
 
     Raises:
-        UsageError: the mirror is no http, https or file address.
+        UsageError: the mirror is not an http, https or file address.
     """
-    check_mirror(mirror)
-    return tuple((f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives)
+    if mirror is not None:
+        _check_mirror(mirror)  # before torchvision is imported, which takes seconds
+    from torchvision.datasets import OxfordIIITPet
+
+    archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]
+    if mirror is not None:
+        archives = [(f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives]
+    return tuple(archives)
 
 
-def check_mirror(mirror: str) -> None:
-    """Raise ``UsageError`` unless a mirror is an address of a kind that can be read."""
+def _check_mirror(mirror: str) -> None:
     try:
         parts = urlsplit(mirror)
         complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
     except ValueError as error:
-        raise UsageError(f"--mirror {mirror!r} is no address: {error}") from None
+        raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
     if parts.scheme not in ("http", "https", "file"):
         raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
     if not complete or any(letter <= " " or letter > "~" for letter in mirror):
-        raise UsageError(f"--mirror {mirror!r} is no address of the form http://HOST/PATH; write %20 for a space")
+        raise UsageError(f"--mirror {mirror!r} is not an address of the form http://HOST/PATH; write %20 for a space")
 
 
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:
     """Download and unpack the dataset into ``folder``, in the official layout.
 
-    Run again after an interruption, it keeps archives that arrived whole (by their MD5) and fetches the others.
+    Run again after an interruption, it keeps archives that arrived completely (by their MD5) and fetches the others.
 
     Args:
-        folder: made if need be.
+        folder: created if it does not exist.
         archives: (address, MD5) of each; default: :func:`official_archives`.
 
     Returns:
-        False if everything was there already.
+        False if everything existed already.
 
     Raises:
-        SourceError: no network, no such file, or content that does not fit its MD5.
+        SourceError: no network, no such file, or content that does not match its MD5.
     """
-    with _quiet_in_pipes():
-        from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_and_extract_archive
 
     archives = official_archives() if archives is None else archives
     sums = [md5 for _, md5 in archives]
@@ -76,7 +72,7 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
         return False
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:
-        with _plain_errors(url, folder):
+        with _plain_errors(url, folder), _no_progress_bar_in_pipes():
             download_and_extract_archive(url, download_root=str(folder), md5=md5)
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
     return True
@@ -90,51 +86,35 @@ def _read_mark(folder: Path) -> list[str]:
     return marked if isinstance(marked, list) else []
 
 
+def _no_progress_bar_in_pipes() -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+
+
 @contextlib.contextmanager
 def _plain_errors(url: str, folder: Path) -> Iterator[None]:
     """Turn what urllib and torchvision raise into one line; give up on a silent server."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE)
+    socket.setdefaulttimeout(_TIMEOUT)
+    again = "run the same command again"
     try:
         yield
     except KeyboardInterrupt as error:
-        error.add_note(f"what arrived whole is kept in {folder}; run the same command again to go on")
+        error.add_note(f"complete archives are kept in {folder}; {again} to resume")
         raise
-    except RuntimeError as error:  # torchvision: the MD5 does not fit
-        raise SourceError(
-            f"{url}: what arrived is not what torchvision expects ({error}); run the same command again"
-        ) from None
+    except RuntimeError as error:  # torchvision: the MD5 does not match
+        raise SourceError(f"{url}: what arrived is not what torchvision expects ({error}); {again}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise SourceError(f"{url}: the archive cannot be unpacked: {error}; run the same command again") from None
+        raise SourceError(f"{url}: the archive cannot be unpacked: {error}; {again}") from None
     except http.client.HTTPException as error:
-        raise SourceError(
-            f"cannot download {url}: the server broke off or does not speak HTTP ({type(error).__name__}: {error}); "
-            "run the same command again"
-        ) from None
+        what = f"the server broke off or does not speak HTTP ({type(error).__name__}: {error})"
+        raise SourceError(f"cannot download {url}: {what}; {again}") from None
     except OSError as error:
         if error.filename is not None and not hasattr(error, "reason") and not hasattr(error, "code"):
             raise  # about a file on this machine: the console explains it
         reason = getattr(error, "reason", None) or error
         raise SourceError(
-            f"cannot download {url}: {reason}; check the network and run the same command again, or get the dataset "
+            f"cannot download {url}: {reason}; check the network and {again}, or get the dataset "
             f"elsewhere, unpack images.tar.gz and annotations.tar.gz in {folder} and build from there"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextlib.contextmanager
-def _quiet_in_pipes() -> Iterator[None]:
-    """Leave torchvision's progress bar to terminals: tqdm looks at this variable when it is imported."""
-    if sys.stderr.isatty():
-        yield
-        return
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before

@@ -1,150 +1,137 @@
-"""The folder of pictures in the official layout: which pictures there are, and what the lists say of them.
+"""The official layout of Oxford-IIIT Pet: which images there are, and what the lists say about them.
 
 ``images/NAME.jpg``, ``annotations/trimaps/NAME.png``, ``annotations/{list,trainval,test}.txt`` with lines
-``NAME CLASS SPECIES BREED``. Litter (AppleDouble files, ``.mat`` files and the like) is counted and left alone.
+``NAME CLASS SPECIES BREED``. Other files (AppleDouble files, ``.mat`` files and the like) are counted and ignored.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from shards.audit.reasons import Note
+from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 
-PICTURE_ENDINGS = ("jpg", "jpeg")
-TRIMAP_ENDINGS = ("png",)
-TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision puts into the folder that it is given
-LISTS = ("trainval", "test", "list")
+IMAGE_ENDINGS = ("jpg", "jpeg")
+MASK_ENDINGS = ("png",)
+TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
+SPLIT_LISTS = ("trainval", "test")
 
 
-class Stamp(msgspec.Struct, frozen=True, array_like=True):
+class FileStamp(msgspec.Struct, frozen=True, array_like=True):
     """Size in bytes and time of the last change in nanoseconds: enough to notice that a file has changed."""
 
     bytes: int
     changed: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Take the stamp from what the file system says."""
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """Take the stamp from a file's status."""
         return cls(bytes=status.st_size, changed=status.st_mtime_ns)
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture and its trimap. ``lists`` are those that name it; ``class_id`` and ``species`` are 0 if unknown."""
+    """The paths of an image and its mask; ``class_id`` and ``species`` are 0 if no list gives them."""
 
     name: str
     image: str
-    trimap: str
-    image_stamp: Stamp
-    trimap_stamp: Stamp
+    mask: str
+    image_stamp: FileStamp
+    mask_stamp: FileStamp
     breed: str
     class_id: int = 0
     species: int = 0
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a scan found.
-
-    Attributes:
-        folder: where.
-        pairs: complete pairs that a list names, or all where there are no lists; sorted by name.
-        lists: the names that each list of a split (``trainval``, ``test``) holds.
-        notes: what was left out so far, and why.
-        ignored: number of files that are no part of the dataset.
-    """
+class PetsSource:
+    """What a scan found."""
 
     folder: Path
-    pairs: tuple[Pair, ...]
-    lists: dict[str, frozenset[str]]
-    notes: tuple[Note, ...]
-    ignored: int
+    pairs: tuple[Pair, ...]  # complete pairs that a list names, or all where there are no lists; sorted by name
+    lists: dict[str, frozenset[str]]  # the names in the list of each split (``trainval``, ``test``)
+    findings: tuple[SampleFinding, ...]  # what was rejected so far, and why
+    ignored: int  # number of files that are not part of the dataset
 
 
-@dataclass
-class _Listed:
-    """The lists' lines by name: (class, species), and which lists hold the name."""
-
-    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    lists: dict[str, frozenset[str]] = field(default_factory=dict)
-
-    @cached_property
-    def names(self) -> set[str]:
-        return set().union(*self.lists.values())
-
-
-def scan(folder: Path) -> Source:
-    """Look through a folder in the official layout; reads the lists and the folders, opens no picture.
+def scan(folder: Path) -> PetsSource:
+    """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
     Raises:
-        SourceError: the folder is not in the official layout, holds no picture, or something cannot be read.
+        SourceError: the folder is not in the official layout, holds no image, or something cannot be read.
     """
     try:
         return _scan(folder)
     except OSError as error:
         what = f"{error.filename or folder} cannot be read ({error.strerror})"
-        raise SourceError(f"{what}; put it right and run the same command again") from None
+        raise SourceError(f"{what}; fix this and run the same command again") from None
 
 
-def _scan(folder: Path) -> Source:
+def _scan(folder: Path) -> PetsSource:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
-    images, trimaps = folder / "images", folder / "annotations" / "trimaps"
-    _check_layout(folder, images, trimaps)
-    pictures, litter = _files_by_stem(images, PICTURE_ENDINGS)
-    masks, more_litter = _files_by_stem(trimaps, TRIMAP_ENDINGS)
-    if not pictures:
-        raise SourceError(f"{images} holds no .jpg file")
-    listed = _read_lists(folder / "annotations")
-    notes: list[Note] = []
+    _check_layout(folder)
+    images, ignored = _files_by_stem(folder / "images", IMAGE_ENDINGS)
+    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", MASK_ENDINGS)
+    if not images:
+        raise SourceError(f"{folder / 'images'} holds no .jpg file")
+    lists = _read_lists(folder / "annotations")
+    numbers: dict[str, tuple[int, int]] = {}
+    for entries in lists.values():
+        numbers = entries | numbers  # the first list that names an image counts
+    findings: list[SampleFinding] = []
     pairs: list[Pair] = []
-    for name in sorted(pictures.keys() | masks.keys() | listed.names):
-        note = _why_left_out(name, pictures.get(name), masks.get(name), listed)
-        if note is not None:
-            notes.append(note)
+    for name in sorted(images.keys() | masks.keys() | numbers.keys()):
+        image, mask = images.get(name), masks.get(name)
+        reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
+        if image is None or mask is None or reason:
+            findings.append(SampleFinding(shown(name), "left-out", reason))
             continue
-        image, trimap = pictures[name], masks[name]
-        class_id, species = listed.numbers.get(name, (0, 0))
+        class_id, species = numbers.get(name, (0, 0))
         pairs.append(
             Pair(
                 name=name,
                 image=image.path,
-                trimap=trimap.path,
-                image_stamp=Stamp.of(image.stat()),
-                trimap_stamp=Stamp.of(trimap.stat()),
+                mask=mask.path,
+                image_stamp=FileStamp.of(image.stat()),
+                mask_stamp=FileStamp.of(mask.stat()),
                 breed=breed_of(name),
                 class_id=class_id,
                 species=species,
             )
         )
     if not pairs:
-        raise SourceError(f"{folder}: no picture has a trimap and a place in the lists; {_counts(notes)}")
-    by_split: dict[str, frozenset[str]] = {
-        name: listed.lists[name] for name in ("trainval", "test") if name in listed.lists
-    }
-    return Source(folder=folder, pairs=tuple(pairs), lists=by_split, notes=tuple(notes), ignored=litter + more_litter)
+        counts = Counter(finding.reason for finding in findings)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        raise SourceError(f"{folder}: no image has a mask and an entry in the lists; {reasons}")
+    return PetsSource(
+        folder=folder,
+        pairs=tuple(pairs),
+        lists={name: frozenset(lists[name]) for name in SPLIT_LISTS if name in lists},
+        findings=tuple(findings),
+        ignored=ignored + more_ignored,
+    )
 
 
 def breed_of(name: str) -> str:
-    """Return the breed in a picture's name: ``american_bulldog_100`` is of ``american_bulldog``."""
+    """Return the breed in an image's name: ``american_bulldog_100`` is an ``american_bulldog``."""
     stem, _, number = name.rpartition("_")
     return shown(stem) if stem and number.isdigit() else "unknown"
 
 
-def _check_layout(folder: Path, images: Path, trimaps: Path) -> None:
+def _check_layout(folder: Path) -> None:
     if not folder.exists():
         raise SourceError(
-            f"no such folder: {folder}; get the pictures with petseg-shard download, "
-            "or made-up ones with petseg-shard sample"
+            f"no such folder: {folder}; get the images with petseg-shard download, "
+            "or synthetic ones with petseg-shard sample"
         )
-    for path in (folder, images, trimaps):
+    for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
         if not path.is_dir():
             raise SourceError(
                 f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
@@ -153,35 +140,33 @@ def _check_layout(folder: Path, images: Path, trimaps: Path) -> None:
 
 
 def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os.DirEntry[str]], int]:
-    """Return the folder's entries by name without ending, and how many entries are litter."""
+    """Return the folder's entries by name without ending, and how many other entries there are."""
     found: dict[str, os.DirEntry[str]] = {}
-    litter = 0
+    ignored = 0
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             stem, _, ending = entry.name.rpartition(".")
             if entry.name.startswith("._") or not stem or ending.lower() not in endings:
-                litter += 1
+                ignored += 1
             elif stem in found:
                 raise SourceError(f"{folder} holds both {found[stem].name} and {entry.name}; remove one of them")
             else:
                 found[stem] = entry
-    return found, litter
+    return found, ignored
 
 
-def _read_lists(annotations: Path) -> _Listed:
-    listed = _Listed()
-    for list_name in LISTS:
+def _read_lists(annotations: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return (class, species) by name for each list that exists."""
+    lists: dict[str, dict[str, tuple[int, int]]] = {}
+    for list_name in (*SPLIT_LISTS, "list"):
         path = annotations / f"{list_name}.txt"
-        if not path.exists():
-            continue
-        if not path.is_file():
-            raise SourceError(f"{path} is not a file; a list of pictures was expected")
-        names = set()
-        for name, numbers in _read_list(path):
-            names.add(name)
-            listed.numbers.setdefault(name, numbers)
-        listed.lists[list_name] = frozenset(names)
-    return listed
+        if path.is_file():
+            lists[list_name] = {}
+            for name, numbers in _read_list(path):
+                lists[list_name].setdefault(name, numbers)
+        elif path.exists():
+            raise SourceError(f"{path} is not a file; a list of images was expected")
+    return lists
 
 
 def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -198,24 +183,16 @@ def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             yield text, (0, 0)
 
 
-def _why_left_out(
-    name: str, picture: os.DirEntry[str] | None, trimap: os.DirEntry[str] | None, listed: _Listed
-) -> Note | None:
-    """Return why a name cannot be packed, or None."""
-    reason = None
-    if picture is None:
-        reason = "listed-but-missing" if name in listed.names else "trimap-without-picture"
-    elif trimap is None:
-        reason = "picture-without-trimap"
-    elif listed.lists and name not in listed.names:
-        reason = "not-listed"
-    elif not picture.is_file():
-        reason = "picture-not-a-file"
-    elif not trimap.is_file():
-        reason = "trimap-not-a-file"
-    return Note(name=shown(name), action="left-out", reason=reason) if reason else None
-
-
-def _counts(notes: list[Note]) -> str:
-    reasons = [note.reason for note in notes]
-    return ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
+def _why_rejected(
+    image: os.DirEntry[str] | None, mask: os.DirEntry[str] | None, *, listed: bool, any_list: bool
+) -> str:
+    """Return the reason why a name cannot be packed, or an empty text."""
+    if image is None:
+        return "listed-but-missing" if listed else "trimap-without-picture"
+    if mask is None:
+        return "picture-without-trimap"
+    if any_list and not listed:
+        return "not-listed"
+    if not image.is_file():
+        return "picture-not-a-file"
+    return "" if mask.is_file() else "trimap-not-a-file"

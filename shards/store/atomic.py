@@ -1,6 +1,4 @@
-"""Files are written beside their place, flushed to the disk and renamed: whole, or not at all."""
-
-from __future__ import annotations
+"""Atomic writing: a file is written under another name, flushed to the disk and renamed, so it is never partial."""
 
 import contextlib
 import os
@@ -9,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-FILE_MODE = 0o644  # stated, not inherited: the same set on every machine, whatever the umask
+FILE_MODE = 0o644  # fixed, not inherited: the same set on every machine, whatever the umask
 PARTIAL_PREFIX = ".partial-"
 
 
@@ -18,10 +16,10 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
-    or the new one. On an exception the partial file is removed and ``path`` is as it was.
+    or the new one. On an exception the partial file is removed and ``path`` is unchanged.
 
     Args:
-        path: the file to be.
+        path: the file to write.
         sync: False leaves flushing to the caller (see :func:`sync_file`), who does it while other work goes on.
 
     Raises:
@@ -47,7 +45,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) as ``path``, whole or not at all; see :func:`atomic_file`."""
+    """Write ``data`` (text as UTF-8) as ``path`` atomically; see :func:`atomic_file`."""
     with atomic_file(path) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
 

@@ -1,1 +1,9 @@
-"""TODO."""
+"""Proof that a shard set is what was packed: every byte of it is checked, every problem is reported with its place.
+
+:func:`verify` is the entry point; the other modules check one shard, one tar and one sample.
+"""
+
+from shards.verify.check_set import verify
+from shards.verify.problems import Kind, Mode, Problem, Report
+
+__all__ = ["Kind", "Mode", "Problem", "Report", "verify"]

@@ -1,120 +1,238 @@
-"""Checking one tar against its records, its index and the manifest, so closely that every bit of it is compared."""
-
-from __future__ import annotations
+"""Checking one shard: every byte of its tar and index is compared with the table, the manifest or a fixed value."""
 
 import hashlib
+import json
 import mmap
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
-from shards.format.layout import Rows, Split
-from shards.format.manifest import Manifest, ShardEntry
-from shards.format.tar import END, INDEX_VERSION, index_text
-from shards.verify.problems import Problem
-from shards.verify.walk import ShardCheck, Walker, first_difference
+import numpy as np
+from zlib_ng import zlib_ng
 
-_NAME_BYTES = 100
-
-
-def check_shard_quickly(
-    folder: Path, manifest: Manifest, entry: ShardEntry, rows: Rows | None, number: int
-) -> ShardCheck:
-    """Check sizes, the first and last record and header, the tar's end and the index's first line."""
-    check = ShardCheck()
-    sizes_fit = True
-    for file in (entry, entry.index):
-        path = folder / file.file
-        size = path.stat().st_size if path.is_file() else None
-        if size != file.bytes:
-            sizes_fit = False
-            check.problems.append(_size_problem(file.file, size, file.bytes, number))
-    if not sizes_fit or rows is None:
-        return check
-    with (folder / entry.index.file).open("rb") as handle:
-        first = handle.readline(64)
-    if first != f"{INDEX_VERSION} {entry.samples}\n".encode():
-        message = f"the first line is {first!r}"
-        check.problems.append(Problem(kind="index", file=entry.index.file, message=message, shard=number, offset=0))
-    with _mapped(folder / entry.file) as tar:
-        if tar[-len(END) :] != END:
-            message = "the tar does not end with two empty blocks"
-            offset = entry.bytes - len(END)
-            check.problems.append(
-                Problem(kind="padding", file=entry.file, message=message, shard=number, offset=offset)
-            )
-        for index in sorted({0, entry.samples - 1}):
-            walker = Walker(tar=tar, manifest=manifest, entry=entry, number=number)
-            check.problems += walker.headers(rows[index])
-    return check
+from shards.audit.findings import RejectedError
+from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, member_span, row_check
+from shards.format.manifest import FileEntry, Manifest, ShardEntry
+from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
+from shards.verify.decode import check_stored
+from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
 
 
-def check_shard(
-    folder: Path, manifest: Manifest, split: Split, number: int, rows: Rows | None, *, decode: bool
-) -> ShardCheck:
-    """Compare every byte of a shard's tar and index with what records and manifest say.
+def check_file(folder: Path, entry: FileEntry, *, quick: bool, shard: int | None = None) -> list[Problem]:
+    """Check that a file exists, its size and (unless ``quick``) its SHA-256."""
 
-    Args:
-        folder: the set.
-        manifest: what it should be.
-        split: the shard's split.
-        number: the shard's number in it.
-        rows: its records; None where the table is unusable, and only the SHA-256 can be checked.
-        decode: also decode every picture and trimap.
-    """
-    entry = manifest.splits[split].shards[number]
-    check = ShardCheck()
-    for file in (entry, entry.index):
-        path = folder / file.file
-        size = path.stat().st_size if path.is_file() else None
-        if size != file.bytes:
-            check.problems.append(_size_problem(file.file, size, file.bytes, number))
-    if not (folder / entry.file).is_file() or not (folder / entry.file).stat().st_size:
-        return check
-    with _mapped(folder / entry.file) as tar:
-        found: list[Problem] = []
-        if rows is not None:
-            walker = Walker(tar=tar, manifest=manifest, entry=entry, number=number, decode=decode, check=check)
-            found = walker.walk(rows, split)
-            found += _check_index(folder, entry, number, walker.lines)
-        check.problems += found
-        if hashlib.sha256(tar).hexdigest() != entry.sha256 and not any(p.file == entry.file for p in check.problems):
-            check.problems.append(
-                Problem(kind="checksum", file=entry.file, message="its SHA-256 is not the manifest's", shard=number)
-            )
-    index = folder / entry.index.file
-    unsuspected = index.is_file() and not any(problem.file == index.name for problem in check.problems)
-    if unsuspected and hashlib.sha256(index.read_bytes()).hexdigest() != entry.index.sha256:
-        check.problems.append(
-            Problem(kind="checksum", file=index.name, message="its SHA-256 is not the manifest's", shard=number)
-        )
-    return check
+    def problem(kind: Kind, message: str, offset: int | None = None) -> list[Problem]:
+        return [Problem(kind=kind, file=entry.file, message=message, shard=shard, offset=offset)]
+
+    path = folder / entry.file
+    try:
+        if not path.is_file():
+            return problem("missing", "is missing")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return problem("size", f"has {size} bytes, the manifest says {entry.bytes}", min(size, entry.bytes))
+        if not quick:
+            with path.open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:
+                    return problem("checksum", "its SHA-256 is not the manifest's")
+    except OSError as error:
+        return problem("missing", f"cannot be read: {error.strerror}")
+    return []
 
 
-def _check_index(folder: Path, entry: ShardEntry, number: int, lines: list[str | None]) -> list[Problem]:
-    """Compare the index with the one that the tar should have."""
-    path = folder / entry.index.file
-    if not path.is_file():
-        return []
-    found = path.read_bytes()
-    known = [line for line in lines if line is not None]
-    if len(known) < len(lines):
-        return []  # the tar itself is damaged; the index's SHA-256 is checked all the same
-    expected = index_text(known).encode("ascii")
-    if found == expected:
-        return []
-    offset = first_difference(found, expected)
-    line = expected[:offset].count(b"\n")
-    key = known[line - 1].split(" ")[3].split(".")[0] if 1 <= line <= len(known) else None
-    message = f"line {line + 1} is not what the tar says"
-    return [Problem(kind="index", file=entry.index.file, message=message, shard=number, key=key, offset=offset)]
+@dataclass
+class ShardCheck:
+    """The check of one shard: call :meth:`run`, then read the problems and the sums over its samples."""
+
+    folder: Path
+    manifest: Manifest
+    split: Split
+    number: int  # of the shard in the split
+    rows: Rows | None  # the records of its samples; None if the table is unusable
+    problems: list[Problem] = field(default_factory=list)
+    breeds: Counter[str] = field(default_factory=Counter)
+    species: Counter[str] = field(default_factory=Counter)
+    class_pixels: list[int] = field(default_factory=lambda: [0, 0, 0])
+    _lines: list[str] = field(default_factory=list)  # of the index, one per sample
+
+    @property
+    def entry(self) -> ShardEntry:
+        """The shard's part of the manifest."""
+        return self.manifest.splits[self.split].shards[self.number]
+
+    def run(self, mode: Mode) -> Self:
+        """Check sizes and structure (``quick``), every byte too (``default``), or decode as well (``full``)."""
+        try:
+            for file in (self.entry, self.entry.index):
+                self.problems += check_file(self.folder, file, quick=True, shard=self.number)
+            if mode == "quick":
+                self._check_structure()
+            else:
+                self._check_contents(decode=mode == "full")
+        except Exception as error:  # noqa: BLE001 - a check that fails on damaged data is a problem to report
+            self._problem("missing", f"cannot be checked: {type(error).__name__}: {error}")
+        return self
+
+    def _check_structure(self) -> None:
+        """Check the first and last record and header, the tar's end and the index's first line."""
+        if self.problems or self.rows is None:
+            return
+        with (self.folder / self.entry.index.file).open("rb") as handle:
+            first = handle.readline(64)
+        if first != f"{INDEX_VERSION} {self.entry.samples}\n".encode():
+            self._problem("index", f"the first line is {first!r}", file=self.entry.index.file, offset=0)
+        with self._mapped() as tar:
+            if tar[-len(END) :] != END:
+                self._problem("padding", "the tar does not end with two empty blocks", offset=len(tar) - len(END))
+            for index in sorted({0, self.entry.samples - 1}):
+                row = self.rows[index]
+                if row_check(np.array([row]))[0] != row["check"] or not self._is_at(tar, row, None):
+                    self._problem("table", "a record is damaged or points outside the tar")
+                elif key := self._key(tar, row):
+                    self._check_members(tar, row, key, contents=False)
+
+    def _check_contents(self, *, decode: bool) -> None:
+        path = self.folder / self.entry.file
+        if self.rows is not None and path.is_file() and path.stat().st_size:
+            with self._mapped() as tar:
+                self._check_samples(tar, self.rows, decode=decode)
+            if len(self._lines) == len(self.rows):  # otherwise the tar is damaged
+                self._check_index()
+        for file in (self.entry, self.entry.index):
+            if not any(problem.file == file.file for problem in self.problems):
+                self.problems += check_file(self.folder, file, quick=False, shard=self.number)
+
+    def _check_samples(self, tar: mmap.mmap, rows: Rows, *, decode: bool) -> None:
+        """Check all samples and the bytes between and after them."""
+        intact = row_check(rows) == rows["check"]
+        position: int | None = 0  # where the sample should start; None if unknown
+        for index, row in enumerate(rows):
+            if intact[index] and int(row["shard"]) == self.number and self._is_at(tar, row, position):
+                self._check_sample(tar, index, row, decode=decode)
+                offset, length = member_span(row, "meta")
+                position = offset + padded(length)
+            else:
+                if intact[index]:
+                    message = f"record {index} of the shard does not point to the place of the sample"
+                    self._problem("table", message, offset=position)
+                position = None
+            if len(self.problems) > 10 * MAX_PER_FILE:
+                return
+        if position is not None and tar[position:] != END:
+            self._problem("padding", "the tar does not end with two empty blocks", offset=position)
+
+    def _check_sample(self, tar: mmap.mmap, index: int, row: Any, *, decode: bool) -> None:
+        before = len(self.problems)
+        key = self._key(tar, row)
+        self._check_members(tar, row, key)
+        if key is not None:
+            members = [(extension, *member_span(row, role)) for role, extension in MEMBERS[self.manifest.storage]]
+            self._lines.append(index_line(key, members))
+        if key is None or len(self.problems) > before:
+            return
+        self._check_meta(tar, row, key)
+        raw = self.manifest.raw
+        if raw is not None and int(row["image_offset"]) - TAR_BLOCK != index * raw.stride:
+            message = f"the sample does not start at {index} x {raw.stride} bytes"
+            self._problem("table", message, key, offset=int(row["image_offset"]))
+        if decode:
+            self._decode(tar, row, key)
+
+    def _is_at(self, tar: mmap.mmap, row: Any, position: int | None) -> bool:
+        """Return whether the members follow each other from ``position`` (None: anywhere) on, inside the tar."""
+        start = int(row["image_offset"]) - TAR_BLOCK if position is None else position
+        for role, _ in MEMBERS[self.manifest.storage]:
+            offset, length = member_span(row, role)
+            if offset != start + TAR_BLOCK:
+                return False
+            start = offset + padded(length)
+        return 0 <= start <= len(tar) - len(END)
+
+    def _key(self, tar: mmap.mmap, row: Any) -> str | None:
+        """Return the key in the first header; None (and a problem) if it is not the record's."""
+        offset = int(row["image_offset"]) - TAR_BLOCK
+        name, key = image_header(tar, offset, storage=self.manifest.storage, hashed=int(row["key_hash"]))
+        if key is None:
+            self._problem("header", f"the name {name!r} is not that of the sample", offset=offset)
+        return key
+
+    def _check_members(self, tar: mmap.mmap, row: Any, key: str | None, *, contents: bool = True) -> None:
+        """Check the headers (if the key is known), the contents and the padding of a sample's members."""
+        for role, extension in MEMBERS[self.manifest.storage]:
+            at, length = member_span(row, role)
+            end = at + length
+            if key is not None:
+                found, expected = tar[at - TAR_BLOCK : at], header(f"{key}.{extension}", length)
+                if found != expected:
+                    offset = at - TAR_BLOCK + first_difference(found, expected)
+                    self._problem("header", "the tar header is damaged", key, extension, offset=offset)
+            if not contents:
+                continue
+            with memoryview(tar) as view, view[at:end] as content:
+                crc = zlib_ng.crc32(content)
+            if crc != int(row[f"{role}_crc32"]):
+                self._problem("member", "the content does not match its CRC-32", key, extension, offset=at)
+            if any(tar[end : at + padded(length)]):
+                self._problem("padding", "bytes after the member are not zero", key, extension, offset=end)
+
+    def _check_meta(self, tar: mmap.mmap, row: Any, key: str) -> None:
+        at, length = member_span(row, "meta")
+        try:
+            document = json.loads(tar[at : at + length])
+            self.breeds[str(document["breed"])] += 1
+            self.species[str(document["species"])] += 1
+            expected: dict[str, object] = {name: int(row[name]) for name in ("width", "height", "class_id")}
+            expected |= {"key": key, "split": self.split, "species": SPECIES[int(row["species"])]}
+            wrong = [name for name, value in expected.items() if document[name] != value]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._problem("meta", f"cannot be read: {error}", key, "json", offset=at)
+            return
+        if wrong:
+            self._problem("meta", f"contradicts the table in {', '.join(wrong)}", key, "json", offset=at)
+
+    def _decode(self, tar: mmap.mmap, row: Any, key: str) -> None:
+        spans = [member_span(row, role) for role in ("image", "trimap")]
+        image, mask = (tar[offset : offset + length] for offset, length in spans)
+        original = int(row["width"]), int(row["height"])
+        storage, size = self.manifest.storage, self.manifest.size
+        try:
+            pixels = check_stored(image, mask, storage=storage, size=size, original=original)
+        except RejectedError as error:
+            role = "trimap" if error.reason.startswith("trimap") else "image"
+            message = f"{error.reason}: {error.detail}" if error.detail else error.reason
+            extension, offset = dict(MEMBERS[storage])[role], member_span(row, role)[0]
+            self._problem("decode", message, key, extension, offset=offset)
+            return
+        self.class_pixels = [sum(pair) for pair in zip(self.class_pixels, pixels, strict=True)]
+
+    def _check_index(self) -> None:
+        """Compare the index with the one that the tar should have."""
+        path = self.folder / self.entry.index.file
+        if not path.is_file():
+            return
+        found, expected = path.read_bytes(), index_text(self._lines).encode("ascii")
+        if found != expected:
+            offset = first_difference(found, expected)
+            line = expected[:offset].count(b"\n")
+            key = self._lines[line - 1].split(" ")[3].split(".")[0] if 1 <= line <= len(self._lines) else None
+            self._problem("index", f"line {line + 1} does not match the tar", key, offset=offset, file=path.name)
+
+    def _mapped(self) -> mmap.mmap:
+        with (self.folder / self.entry.file).open("rb") as handle:
+            return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _problem(
+        self, kind: Kind, message: str, key: str | None = None, extension: str | None = None, **place: Any
+    ) -> None:
+        """Add a problem; ``place`` has its ``offset``, and its ``file`` if that is not the tar."""
+        member = f"{key}.{extension}" if key and extension else None
+        place = {"file": self.entry.file, "shard": self.number, "key": key, "member": member, **place}
+        self.problems.append(Problem(kind=kind, message=message, **place))
 
 
-def _size_problem(file: str, size: int | None, expected: int, number: int) -> Problem:
-    if size is None:
-        return Problem(kind="missing", file=file, message="is missing", shard=number)
-    message = f"has {size} bytes, the manifest says {expected}"
-    return Problem(kind="size", file=file, message=message, shard=number, offset=min(size, expected))
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as handle:
-        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+def first_difference(found: bytes, expected: bytes) -> int:
+    """Return the first byte at which two byte strings differ, or the length of the shorter one."""
+    length = min(len(found), len(expected))
+    different = np.flatnonzero(np.frombuffer(found, np.uint8, length) != np.frombuffer(expected, np.uint8, length))
+    return int(different[0]) if len(different) else length

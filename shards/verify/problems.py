@@ -1,6 +1,4 @@
-"""What ``verify`` finds: one problem, and the report of all of them."""
-
-from __future__ import annotations
+"""The result of ``verify``: problems, each with its place, and a report of them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,85 +7,69 @@ from typing import Any, Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal[
     "manifest",  # manifest.json is missing, damaged, edited, or contradicts itself
-    "missing",  # a file of the set is not there, or cannot be read
-    "size",  # a file has another size than the manifest says
+    "missing",  # a file of the set does not exist or cannot be read
+    "size",  # a file's size is not the manifest's
     "checksum",  # a file's SHA-256 is not the manifest's
     "table",  # a record of the table is damaged or contradicts the tar
-    "index",  # DALI's index is not that of the tar
-    "header",  # a tar header is not the one that belongs there
+    "index",  # DALI's index does not match the tar
+    "header",  # a tar header is damaged or another sample's
     "member",  # a member's CRC-32 is not the table's
     "padding",  # bytes between members are not zero
-    "meta",  # KEY.json contradicts table or manifest
+    "meta",  # KEY.json contradicts the table or the manifest
     "decode",  # a member does not decode (--full)
     "count",  # counts in the manifest are not those of the samples
-    "stray",  # a file that is named like a part of the set, and is none
+    "stray",  # a file is named like a part of the set, but is not one
 ]
 
-MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first places say enough
+Mode: TypeAlias = Literal["quick", "default", "full"]
+
+MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first places are enough
+_CONCLUSIONS: Final[dict[Mode, str]] = {
+    "quick": "sizes and structure are right (contents were not read)",
+    "default": "every byte is what was packed",
+    "full": "every byte is what was packed, and every sample decodes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something wrong, and where.
-
-    Attributes:
-        kind: what sort of problem.
-        file: the file's name in the set.
-        message: what is wrong.
-        shard: number of the shard in its split.
-        key: the sample's key.
-        member: the member's file name in the tar.
-        offset: byte in ``file``.
-    """
+    """Something wrong, and its place."""
 
     kind: Kind
-    file: str
+    file: str  # name in the set
     message: str
-    shard: int | None = None
-    key: str | None = None
-    member: str | None = None
-    offset: int | None = None
+    shard: int | None = None  # number in its split
+    key: str | None = None  # of the sample
+    member: str | None = None  # file name in the tar
+    offset: int | None = None  # byte in `file`
 
     def line(self) -> str:
-        """Return the problem for people, the place first."""
-        place = self.file
-        if self.offset is not None:
-            place += f", byte {self.offset}"
-        if self.member or self.key:
-            place += f", {self.member or self.key}"
+        """Return the problem as one line of text, the place first."""
+        offset = None if self.offset is None else f"byte {self.offset}"
+        place = ", ".join(part for part in (self.file, offset, self.member or self.key) if part)
         return f"{place}: {self.message}"
 
 
 @dataclass
 class Report:
-    """The outcome of a verification.
-
-    Attributes:
-        path: the set's folder.
-        mode: ``quick``, ``default`` or ``full``.
-        problems: what was found, at most :data:`MAX_PER_FILE` a file.
-        dropped: how many more were found.
-        files: number of files looked at.
-        samples: number of samples looked at, one by one.
-        bytes: number of bytes read.
-    """
+    """The outcome of a verification."""
 
     path: str
-    mode: str
-    problems: list[Problem] = field(default_factory=list)
-    dropped: int = 0
-    files: int = 0
-    samples: int = 0
-    bytes: int = 0
+    mode: Mode
+    problems: list[Problem] = field(default_factory=list)  # at most MAX_PER_FILE per file
+    dropped: int = 0  # how many more were found
+    files: int = 1  # number checked, the manifest included
+    samples: int = 0  # number checked
+    bytes: int = 0  # number read
     _seen: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether no problem was found."""
         return not self.problems
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Take problems over, the first of each file."""
+        """Add problems, the first ones of each file."""
         for problem in problems:
             self._seen[problem.file] += 1
             if self._seen[problem.file] <= MAX_PER_FILE:
@@ -109,14 +91,9 @@ class Report:
         }
 
     def text(self) -> str:
-        """Return the report for people."""
+        """Return the report as text."""
         if self.ok:
-            depth = {
-                "quick": "sizes and structure fit (contents were not read)",
-                "default": "every byte is what was packed",
-                "full": "every byte is what was packed, and every sample decodes",
-            }[self.mode]
-            return f"{self.path}: {self.samples} samples in {self.files} files, {depth}"
+            return f"{self.path}: {self.samples} samples in {self.files} files, {_CONCLUSIONS[self.mode]}"
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
             lines.append(f"... and {self.dropped} more places in the same files")

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 from shard_sources import Maker, fill, options
 
-from shards.build.pack import build
+from shards.build.build_set import build
 
 
 @pytest.fixture

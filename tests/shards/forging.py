@@ -1,4 +1,4 @@
-"""Manifests as somebody would forge them who knows the format: any value, and checksum and fingerprint that fit."""
+"""Forged manifests: any value in any field, with a correct checksum and fingerprint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def sealed(document: dict[str, Any]) -> bytes:
-    """The bytes of a manifest with the checksum that fits; see docs/formats.md."""
+    """The bytes of a manifest with its correct checksum; see docs/formats.md."""
     empty = {**document, "checksum": ""}
     text = json.dumps(empty, indent=1, ensure_ascii=True) + "\n"
     return (
@@ -32,7 +32,7 @@ def sealed(document: dict[str, Any]) -> bytes:
 
 
 def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the fingerprint that fits, where it has one at all."""
+    """The document with its correct fingerprint, if one can be computed."""
 
     class Entry:
         def __init__(self, fields: dict[str, Any]) -> None:

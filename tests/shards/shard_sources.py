@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.build.options import Options, options_from
+from shards.build.options import PackOptions, options_from
 
 BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
 
@@ -85,7 +85,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def options(storage: str = "source", **changes: Any) -> Options:
+def options(storage: str = "source", **changes: Any) -> PackOptions:
     """Options with small shards; anything that ``options_from`` takes can be changed."""
     given = {
         "storage": storage,

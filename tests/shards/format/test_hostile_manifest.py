@@ -1,4 +1,4 @@
-"""Manifests that somebody has forged, checksum and all: refused or reported, never a crash, nothing read outside."""
+"""Forged manifests with a correct checksum: refused or reported, never a crash, nothing read outside the set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD = ("", "../x", "/etc/passwd", "..", "a\0b", "train-000000.tar\n", "x" * 5_00
 
 
 def use(folder: Path) -> str:
-    """Open, describe, draw and read; return what came of it."""
+    """Open, describe, draw and read; return the outcome."""
     try:
         opened = ShardSet.open(folder)
         describe(opened, batch_size=4, world_size=1)
@@ -56,7 +56,7 @@ def test_forged_values(
     cases = [(path, value) for path in places(whole) for value in (*HUGE, *ODD)]
     random.Random(7).shuffle(cases)
     seen: Counter[str] = Counter()
-    for path, value in cases[: campaign(250, len(cases))]:
+    for path, value in cases[: campaign(80, len(cases))]:
         document = json.loads(json.dumps(whole))
         inner = document
         for key in path[:-1]:
@@ -84,7 +84,7 @@ def test_only_a_sets_own_names_are_taken(tiny_sets: dict[str, Path], name: str) 
 @pytest.mark.parametrize(
     "name", ["a\nb", "\x1b[31m", "\ud800", "x" * 100_000], ids=["line", "escape", "surrogate", "long"]
 )
-def test_a_strange_name_does_not_spoil_the_message(tiny_sets: dict[str, Path], name: str) -> None:
+def test_a_strange_name_does_not_garble_the_message(tiny_sets: dict[str, Path], name: str) -> None:
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
     with pytest.raises(FormatError, match="damaged") as caught:
         parse_manifest(sealed({**document, name: 1}), Path("manifest.json"))
@@ -93,7 +93,7 @@ def test_a_strange_name_does_not_spoil_the_message(tiny_sets: dict[str, Path], n
 
 
 def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, Path]) -> None:
-    """Sums fit, and no file is looked at: an order of so many samples would be made at once."""
+    """The sums are right, and no file is read: a permutation of so many samples would be allocated at once."""
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
     split = document["splits"]["train"]
     split["shards"][0]["samples"] += 10**9
@@ -116,9 +116,9 @@ def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, 
         ("raw", {"size": 40}),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(tiny_sets: dict[str, Path], storage: str, changes: dict[str, Any]) -> None:
+def test_impossible_sizes_are_refused(tiny_sets: dict[str, Path], storage: str, changes: dict[str, Any]) -> None:
     document = json.loads((tiny_sets[storage] / "manifest.json").read_text())
-    with pytest.raises(FormatError, match=f"do not fit {storage} storage"):
+    with pytest.raises(FormatError, match=f"do not match {storage} storage"):
         parse_manifest(sealed(with_fingerprint({**document, **changes})), Path("manifest.json"))
 
 
@@ -131,14 +131,17 @@ def test_a_set_without_samples_is_refused(tiny_sets: dict[str, Path], splits: di
 
 
 @pytest.mark.parametrize("storage", ["source", "raw"])
-def test_forged_records(tiny_sets: dict[str, Path], tmp_path: Path, storage: str) -> None:
-    """Any number in a record of the table, its own checksum made to fit: an error for people, and verify sees it."""
+def test_forged_records(
+    tiny_sets: dict[str, Path], tmp_path: Path, storage: str, campaign: Callable[[int, int], int]
+) -> None:
+    """Any number in a record of the table, with a correct checksum: a clear error, and verify reports it."""
+    values = (0, 2**31, 2**63, 2**64 - 1, 1, 512, 2**15, 2**32 - 1)[: campaign(4, 8)]
     folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
     table = folder / "train.samples.npy"
     whole = np.load(table)
     for name in (name for name in SAMPLE_DTYPE.names or () if name != "check"):
         most = np.iinfo(SAMPLE_DTYPE[name]).max
-        for value in (0, 1, 512, 2**15, 2**31, 2**32 - 1, 2**63, 2**64 - 1):
+        for value in values:
             forged = whole.copy()
             forged[1][name] = min(value, most)
             forged["check"] = row_check(forged)

@@ -1,7 +1,7 @@
-"""Forged manifests by the thousand: opening, info, verify and the loader give an error for people, or work.
+"""Random forged manifests: opening, info, verify and the loader give a clear error, or work.
 
-test_hostile_manifest.py puts a fixed list of values into each field of a manifest, one at a time; here hypothesis makes
-up the values, and several faults at once, among them those that a check of sums alone would let pass.
+test_hostile_manifest.py puts a fixed list of values into each field of a manifest, one at a time; here hypothesis
+chooses the values, and several faults at once, among them those that a check of sums alone would accept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,8 +27,6 @@ from shards.format.dataset import ShardSet
 from shards.format.layout import STORAGES, index_name, shard_name, table_name
 from shards.info import describe
 from shards.verify.check_set import verify
-
-resource = pytest.importorskip("resource", reason="what a process may allocate cannot be limited here")
 
 SPARE_BYTES = 2 << 30  # of address space, beyond what the process has: threads take some, a forged number far more
 NESTED, DEPTH = "@nested@", 100_000
@@ -55,7 +54,7 @@ values = st.recursive(
 
 
 def written(document: dict[str, Any]) -> bytes:
-    """The bytes of a forged manifest; NESTED is put in as text, being too deep for Python's own writer."""
+    """The bytes of a forged manifest; NESTED is inserted as text because it is too deep for Python's JSON writer."""
     data = sealed(with_fingerprint(document))
     return data.replace(json.dumps(NESTED).encode(), b"[" * DEPTH + b"1" + b"]" * DEPTH)
 
@@ -75,7 +74,7 @@ def forged(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         draw(
             st.sampled_from(
-                [replace_value, other_number, other_number, other_text, drop_or_add, spoil_split, spoil_shards]
+                [replace_value, other_number, other_number, other_text, drop_or_add, corrupt_split, corrupt_shards]
             )
         )(draw, document)
     return document
@@ -92,20 +91,20 @@ def replace_value(draw: st.DrawFn, document: dict[str, Any]) -> None:
 
 
 def other_number(draw: st.DrawFn, document: dict[str, Any]) -> None:
-    """A number that a count may be, where no sum or file gives it away: sizes, layouts, pixels, the audit's counts."""
+    """A plausible count that no sum or file contradicts: sizes, layouts, pixels, the audit's counts."""
     inner, key = draw(st.sampled_from([place for place in leaves(document) if type(place[0][place[1]]) is int]))
     inner[key] = draw(st.one_of(st.integers(0, 9), st.integers(0, 2**63 - 1), st.just(inner[key] + 1)))
 
 
 def other_text(draw: st.DrawFn, document: dict[str, Any]) -> None:
-    """A word that stands elsewhere in the manifest, or a made-up one: storages, names of files, hashes."""
+    """A word from elsewhere in the manifest, or a random one: storages, names of files, hashes."""
     found = [place for place in leaves(document) if type(place[0][place[1]]) is str]
     inner, key = draw(st.sampled_from(found))
     inner[key] = draw(st.one_of(st.sampled_from([place[0][place[1]] for place in found]), texts))
 
 
 def leaves(document: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Where single values stand: the container, and the key within it."""
+    """The places of single values: the container, and the key within it."""
     found = []
     for path in places(document):
         inner: Any = document
@@ -132,7 +131,7 @@ def drop_or_add(draw: st.DrawFn, document: dict[str, Any]) -> None:
         holder[draw(texts)] = draw(values)
 
 
-def spoil_split(draw: st.DrawFn, document: dict[str, Any]) -> None:
+def corrupt_split(draw: st.DrawFn, document: dict[str, Any]) -> None:
     """Splits that are copies of others, and splits that vanish, under names that are or are not a split's."""
     splits = document.get("splits")
     with contextlib.suppress(AttributeError, KeyError, TypeError, IndexError):  # an earlier fault is in the way
@@ -142,18 +141,18 @@ def spoil_split(draw: st.DrawFn, document: dict[str, Any]) -> None:
         splits[other] = renamed(found, other) if draw(st.booleans()) else found
 
 
-def spoil_shards(draw: st.DrawFn, document: dict[str, Any]) -> None:
-    """Shards twice, none, in another order, and counts of samples whose sums fit all the same."""
+def corrupt_shards(draw: st.DrawFn, document: dict[str, Any]) -> None:
+    """Shards twice, none, in another order, and counts of samples whose sums are still right."""
     with contextlib.suppress(AttributeError, KeyError, TypeError, IndexError, ValueError):
         name = draw(st.sampled_from(sorted(document["splits"])))
         split = document["splits"][name]
         shards = split["shards"]
-        what = draw(st.sampled_from(["twice", "none", "turned", "moved", "more", "huge"]))
+        what = draw(st.sampled_from(["twice", "none", "reversed", "moved", "more", "huge"]))
         if what == "twice":
             shards.append(copy.deepcopy(draw(st.sampled_from(shards))))
         elif what == "none":
             shards.clear()
-        elif what == "turned":
+        elif what == "reversed":
             shards.reverse()
         elif what == "moved":
             shards[0]["samples"] -= 1
@@ -206,7 +205,7 @@ def outcome(use: Callable[[Path], object], folder: Path) -> str:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("storage", STORAGES)
-def test_what_a_forged_manifest_leads_to(
+def test_a_forged_manifest_is_refused_or_harmless(
     tiny_sets: dict[str, Path], tmp_path: Path, storage: str, campaign: Callable[[int, int], int]
 ) -> None:
     folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
@@ -216,7 +215,7 @@ def test_what_a_forged_manifest_leads_to(
     seen: Counter[str] = Counter()
 
     @settings(
-        max_examples=campaign(120, 5_000), database=None, derandomize=True, phases=[Phase.generate, Phase.shrink],
+        max_examples=campaign(40, 5_000), database=None, derandomize=True, phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(forged(whole))
@@ -230,7 +229,7 @@ def test_what_a_forged_manifest_leads_to(
         seen[f"verify {'finds nothing' if report.ok else 'finds it'}"] += 1
         unchecked = [problem.message for problem in report.problems if "cannot be checked" in problem.message]
         assert not unchecked, unchecked
-        assert opened == "works" or not report.ok  # what cannot be opened is no whole set
+        assert opened == "works" or not report.ok  # what cannot be opened is not intact
 
     check()
     print(storage, dict(seen))  # noqa: T201 - shown with pytest -rP

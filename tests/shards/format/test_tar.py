@@ -6,16 +6,18 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.format.tar import BLOCK, END, header, index_line, index_text, padded, padding
+from shards.format.layout import TAR_BLOCK
+from shards.format.tar import END, header, index_line, index_text, padded, padding
 
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=80).flatmap(
     lambda key: st.sampled_from(["jpg", "trimap.png", "json"]).map(lambda ending: f"{key}.{ending}")
 )
 
 
+@settings(max_examples=50)
 @given(NAMES, st.integers(0, 8**11 - 1))
 def test_header_is_what_tarfile_writes(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
@@ -23,6 +25,7 @@ def test_header_is_what_tarfile_writes(name: str, size: int) -> None:
     assert header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6))
 def test_tarfile_reads_what_is_written(members: list[tuple[str, bytes]]) -> None:
     data = b"".join(header(name, len(body)) + body + padding(len(body)) for name, body in members) + END
@@ -33,8 +36,8 @@ def test_tarfile_reads_what_is_written(members: list[tuple[str, bytes]]) -> None
 
 @given(st.integers(0, 10**6))
 def test_padding_fills_whole_blocks(size: int) -> None:
-    assert padded(size) % BLOCK == 0
-    assert padded(size) - size == len(padding(size)) < BLOCK
+    assert padded(size) % TAR_BLOCK == 0
+    assert padded(size) - size == len(padding(size)) < TAR_BLOCK
 
 
 @pytest.mark.parametrize(("name", "size"), [("x" * 101, 1), ("x", 8**11), ("x", -1)])

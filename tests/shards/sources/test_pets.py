@@ -1,4 +1,4 @@
-"""Scanning a folder: lists, litter, and every reason that a name is left out."""
+"""Scanning a folder: lists, other files, and every reason to reject a name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shards.errors import SourceError
 from shards.sources.pets import breed_of, scan
 
 
-def left_out(folder: Path) -> dict[str, str]:
-    return {note.name: note.reason for note in scan(folder).notes}
+def rejected(folder: Path) -> dict[str, str]:
+    return {finding.name: finding.reason for finding in scan(folder).findings}
 
 
 def test_lists_and_numbers(maker: Maker) -> None:
@@ -39,7 +39,7 @@ def test_every_reason_of_a_folder(maker: Maker) -> None:
     (maker.folder / "images" / "folder_1.jpg").mkdir()
     maker.write("folder_2", b"x", None)
     (maker.folder / "annotations" / "trimaps" / "folder_2.png").mkdir()
-    assert left_out(maker.folder) == {
+    assert rejected(maker.folder) == {
         "unlisted_1": "not-listed",
         "no_mask_1": "picture-without-trimap",
         "no_picture_1": "trimap-without-picture",
@@ -50,7 +50,7 @@ def test_every_reason_of_a_folder(maker: Maker) -> None:
     }
 
 
-def test_litter_is_counted_and_left_alone(maker: Maker) -> None:
+def test_other_files_are_counted_and_ignored(maker: Maker) -> None:
     maker.add("a_1")
     maker.lists(test=["a_1"], trainval=[])
     for path in ("images/a_1.mat", "images/._a_1.jpg", "images/.DS_Store", "annotations/trimaps/._a_1.png"):
@@ -58,7 +58,7 @@ def test_litter_is_counted_and_left_alone(maker: Maker) -> None:
     found = scan(maker.folder)
     assert found.ignored == 4
     assert [pair.name for pair in found.pairs] == ["a_1"]
-    assert not found.notes
+    assert not found.findings
 
 
 def test_without_lists_everything_counts(maker: Maker) -> None:
@@ -107,7 +107,7 @@ def test_unusable_folders_say_what_is_wrong(tmp_path: Path, maker: Maker) -> Non
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
-def test_a_list_that_is_no_file(pets: Path, kind: str) -> None:
+def test_a_list_that_is_not_a_file(pets: Path, kind: str) -> None:
     """A pipe must not make the scan wait for a writer."""
     path = pets / "annotations" / "trainval.txt"
     path.unlink()
@@ -126,4 +126,4 @@ def test_the_scan_takes_time_in_proportion(pets: Path) -> None:
     before = time.process_time()
     found = scan(pets)
     assert time.process_time() - before < 5
-    assert len(found.notes) == 20_000
+    assert len(found.findings) == 20_000

@@ -1,4 +1,4 @@
-"""What is stored in ``jpeg`` and ``raw``: pictures antialiased, trimaps nearest, one length in ``raw``."""
+"""What is stored in ``jpeg`` and ``raw``: images antialiased, masks nearest, one length in ``raw``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_sources import encoded, picture, trimap
 
+from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import nearest
-from shards.audit.pair import audit_pair
-from shards.build.encode import encode, npy, npy_header
+from shards.build.encode import encode, npy
 from shards.format.dataset import ShardSet
+from shards.format.npy import npy_header
 
 JPEG, PNG = encoded(picture(1), "JPEG", quality=90), encoded(trimap(1), "PNG")
 
@@ -38,11 +39,11 @@ def test_stored_pixels(storage: str, size: int) -> None:
     stored = encode(pair, storage=storage, size=size, quality=95)  # type: ignore[arg-type]
     exact = triangle(simplejpeg.decode_jpeg(JPEG), size)
     if storage == "raw":
-        image, values = np.load(io.BytesIO(stored.image)), np.load(io.BytesIO(stored.trimap))
+        image, values = np.load(io.BytesIO(stored.image)), np.load(io.BytesIO(stored.mask))
         assert np.abs(image.astype(float) - exact).max() <= 1.01  # rounding, twice
     else:
-        image, values = simplejpeg.decode_jpeg(stored.image), np.asarray(Image.open(io.BytesIO(stored.trimap)))
-        # chroma at half resolution costs a lot on this little picture of loud colours; luminance must be right
+        image, values = simplejpeg.decode_jpeg(stored.image), np.asarray(Image.open(io.BytesIO(stored.mask)))
+        # chroma at half resolution costs a lot on this small image of saturated colors; luminance must be right
         luminance = [0.299, 0.587, 0.114]
         assert np.abs((image.astype(float) - exact) @ luminance).mean() < 4
     assert image.shape == (size, size, 3)

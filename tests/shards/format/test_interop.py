@@ -1,4 +1,4 @@
-"""Other people's readers read our sets unchanged: webdataset, Hugging Face datasets, DALI; wds2idx, tar."""
+"""Other libraries read our sets unchanged: webdataset, Hugging Face datasets, DALI, wds2idx, tar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from shard_sources import options
 
-from shards.build.pack import build
+from shards.build.build_set import build
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.layout import MEMBERS
 
@@ -25,11 +25,22 @@ STORAGES = ("source", "jpeg", "raw")
 
 
 @pytest.fixture(scope="session")
-def real_sets(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    sets = {}
-    for storage in STORAGES:
-        sets[storage] = tmp_path_factory.mktemp("real") / storage
-        build(real_pets, sets[storage], options(storage, samples_per_shard=100))
+def real_sets(
+    real_pets: Path, tmp_path_factory: pytest.TempPathFactory, campaign: Callable[[int, int], int]
+) -> dict[str, Path]:
+    """A set of each storage with every tenth real image; with all of them in a campaign."""
+    source = tmp_path_factory.mktemp("real") / "pets"
+    for folder in ("images", "annotations/trimaps"):
+        (source / folder).mkdir(parents=True)
+    for name in ("test", "trainval"):
+        lines = (real_pets / "annotations" / f"{name}.txt").read_text().splitlines(keepends=True)[:: campaign(10, 1)]
+        (source / "annotations" / f"{name}.txt").write_text("".join(lines))
+        for key in (line.split()[0] for line in lines):
+            for path in (f"images/{key}.jpg", f"annotations/trimaps/{key}.png"):
+                shutil.copy(real_pets / path, source / path)
+    sets = {storage: source.with_name(storage) for storage in STORAGES}
+    for storage, out in sets.items():
+        build(source, out, options(storage, samples_per_shard=campaign(10, 100)), workers=2)
     return sets
 
 
@@ -57,7 +68,7 @@ def pixels(data: bytes, storage: str) -> np.ndarray:
 def test_webdataset_with_its_default_decoders(sets: dict[str, Path], storage: str) -> None:
     import webdataset
 
-    (_, image), (_, trimap), _ = MEMBERS[storage]  # type: ignore[index]
+    (_, image), (_, mask), _ = MEMBERS[storage]  # type: ignore[index]
     for reader in readers(sets[storage]):
         pipeline = webdataset.WebDataset(tars(reader), shardshuffle=False, empty_check=False).decode("pil")
         count = 0
@@ -65,7 +76,7 @@ def test_webdataset_with_its_default_decoders(sets: dict[str, Path], storage: st
             assert sample["__key__"] == reader.key(index)
             assert sample["json"] == reader.meta(index)
             assert np.array_equal(np.asarray(sample[image]), pixels(reader.read(index, "image"), storage))
-            values = np.asarray(sample[trimap])
+            values = np.asarray(sample[mask])
             expected = pixels(reader.read(index, "trimap"), storage)
             assert np.array_equal(values if values.ndim == expected.ndim else np.dstack([values] * 3), expected)
             count += 1
@@ -82,7 +93,7 @@ def test_hugging_face_datasets(
     import datasets
 
     datasets.disable_progress_bars()
-    (_, image), (_, trimap), _ = MEMBERS[storage]  # type: ignore[index]
+    (_, image), (_, mask), _ = MEMBERS[storage]  # type: ignore[index]
     reader = next(readers(sets[storage]))
     table = datasets.load_dataset("webdataset", data_files=tars(reader), split="train", cache_dir=str(tmp_path / "hf"))
     assert len(table) == len(reader)
@@ -90,7 +101,7 @@ def test_hugging_face_datasets(
         sample = table[index]
         assert sample["__key__"] == reader.key(index)
         assert sample["json"] == reader.meta(index)
-        for column, role in ((image, "image"), (trimap, "trimap")):
+        for column, role in ((image, "image"), (mask, "trimap")):
             found = np.asarray(sample[column])
             expected = pixels(reader.read(index, role), storage)
             if found.ndim == 2 and expected.ndim == 3:
@@ -178,11 +189,11 @@ def test_a_raw_tar_is_a_strided_tensor(sets: dict[str, Path]) -> None:
             count = reader.entry.shards[number].samples
             data = np.fromfile(path, np.uint8)
             images = as_strided(data[layout.image_offset :], (count, size, size, 3), (layout.stride, size * 3, 3, 1))
-            trimaps = as_strided(data[layout.trimap_offset :], (count, size, size), (layout.stride, size, 1))
+            masks = as_strided(data[layout.trimap_offset :], (count, size, size), (layout.stride, size, 1))
             for at in range(count):
                 index = int(reader.starts[number]) + at
                 assert np.array_equal(images[at], np.load(io.BytesIO(reader.read(index, "image"))))
-                assert np.array_equal(trimaps[at], np.load(io.BytesIO(reader.read(index, "trimap"))))
+                assert np.array_equal(masks[at], np.load(io.BytesIO(reader.read(index, "trimap"))))
 
 
 def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
@@ -194,43 +205,44 @@ def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_odd_but_ordinary_jpegs_decode_in_dali(maker: Any, tmp_path: Path) -> None:
-    """Progressive, grey, EXIF, every chroma subsampling, and whatever had to be mended."""
+    """Progressive, grey, EXIF, every chroma subsampling, and everything that had to be repaired."""
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
+    from audit.test_audit_pair import REPAIRED
     from nvidia.dali import fn
     from shard_sources import encoded, picture
-    from test_audit import MENDED
 
     ordinary: list[dict[str, Any]] = [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}]
     for number, given in enumerate(ordinary):
         maker.add(f"ordinary_{number}", image=encoded(picture(1), "JPEG", **given), seed=1)
     maker.add("grey_1", image=encoded(picture(1)[..., 0], "JPEG"), seed=1)
-    for number, (image, mask, _) in enumerate(MENDED.values()):
-        maker.add(f"mended_{number}", image=image, mask=mask)
+    for number, (image, mask, _) in enumerate(REPAIRED.values()):
+        maker.add(f"repaired_{number}", image=image, mask=mask)
     build(maker.folder, tmp_path / "out", options(split="random", fractions=(1, 0, 0)), workers=1)
     reader = ShardSet.open(tmp_path / "out").split("train")
-    assert len(reader) == len(ordinary) + 1 + len(MENDED)
+    assert len(reader) == len(ordinary) + 1 + len(REPAIRED)
 
     @dali.pipeline_def(batch_size=len(reader), num_threads=2, device_id=None)
     def graph() -> Any:
         paths = tars(reader)
-        image, trimap = fn.readers.webdataset(
+        image, mask = fn.readers.webdataset(
             paths=paths, index_paths=[path.replace(".tar", ".idx") for path in paths], ext=["jpg", "trimap.png"]
         )
-        return fn.decoders.image(image), fn.decoders.image(trimap, output_type=dali.types.GRAY)
+        return fn.decoders.image(image), fn.decoders.image(mask, output_type=dali.types.GRAY)
 
     pipeline = graph()
     pipeline.build()
-    images, trimaps = pipeline.run()
+    images, masks = pipeline.run()
     for index in range(len(reader)):
         assert np.asarray(images[index]).shape == (44, 60, 3)
         expected = np.asarray(Image.open(io.BytesIO(reader.read(index, "trimap"))))
-        assert np.array_equal(np.asarray(trimaps[index])[..., 0], expected)
+        assert np.array_equal(np.asarray(masks[index])[..., 0], expected)
 
 
 def test_meta_is_one_json_object(tiny_sets: dict[str, Path]) -> None:
     for folder in tiny_sets.values():
         for reader in readers(folder):
-            assert {len(reader.read(index, "meta")) for index in range(len(reader))}
+            lengths = {len(reader.read(index, "meta")) for index in range(len(reader))}
+            assert (len(lengths) == 1) == (reader.manifest.storage == "raw")
             for index in range(len(reader)):
                 text = reader.read(index, "meta")
                 assert text.isascii()

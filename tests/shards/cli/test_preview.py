@@ -1,7 +1,8 @@
-"""The contact sheet: every tile shows its classes where the trimap has them."""
+"""The contact sheet: every tile shows its classes where the mask has them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,6 @@ def test_overlay_leaves_the_background_alone() -> None:
 
 
 def test_a_damaged_sample_is_named(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
     reader = ShardSet.open(folder).split("train")
     row = reader.rows([0])[0]

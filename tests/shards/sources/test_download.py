@@ -7,18 +7,18 @@ import functools
 import hashlib
 import http.server
 import io
-import subprocess
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from shard_sources import options
 
-from shards.build.pack import build
+from shards.build.build_set import build
+from shards.cli import main
 from shards.errors import SourceError, UsageError
-from shards.sources.download import MARK, at_mirror, download, official_archives
+from shards.sources.download import MARK, download, official_archives
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -92,7 +92,7 @@ def test_wrong_content_is_refused(archives: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "images").exists()
 
 
-def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     for name in ("images.tar.gz", "annotations.tar.gz"):
         (tmp_path / "served" / name).write_bytes(io.BytesIO(b"\x1f\x8bgarbage" * 9).getvalue())
@@ -122,26 +122,34 @@ def test_a_server_that_breaks_off_is_named(tmp_path: Path) -> None:
 def test_the_archives_are_torchvisions() -> None:
     names = [url.rsplit("/", 1)[1] for url, _ in official_archives()]
     assert names == ["images.tar.gz", "annotations.tar.gz"]
-    moved = at_mirror(official_archives(), "http://mirror/pets/")
+    moved = official_archives("http://mirror/pets/")
     assert moved[0] == ("http://mirror/pets/images.tar.gz", official_archives()[0][1])
     with pytest.raises(UsageError, match="--mirror"):
-        at_mirror(official_archives(), "mirror/pets")
+        official_archives("mirror/pets")
 
 
-def test_without_a_network(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    """A port that nobody listens at stands for the missing network."""
-    result = command("petseg-shard", "download", tmp_path / "pets", "--mirror", "http://127.0.0.1:9/x", check=False)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "Connection refused; check the network and run the same command again" in result.stderr
-    assert not result.stdout
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str, str]:
+    """Run petseg-shard in this process, which has imported torchvision; return exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as end:
+        main.main([str(argument) for argument in arguments])
+    return end.value.code, *capsys.readouterr()
+
+
+def test_without_a_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A port that nobody listens on stands for the missing network."""
+    code, output, errors = command(capsys, "download", tmp_path / "pets", "--mirror", "http://127.0.0.1:9/x")
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert "Connection refused; check the network and run the same command again" in errors
+    assert not output
 
 
 def test_the_command_with_a_mirror_that_serves_something_else(
-    command: Callable[..., subprocess.CompletedProcess[str]], archives: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], archives: Path, tmp_path: Path
 ) -> None:
     with server(archives) as (base, _):
-        result = command("petseg-shard", "download", tmp_path / "pets", "--mirror", base, check=False)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert "not what torchvision expects" in result.stderr
+        code, _, errors = command(capsys, "download", tmp_path / "pets", "--mirror", base)
+    assert code == 1
+    assert errors.startswith("Error: ")  # no progress bar before it
+    assert errors.count("\n") == 1, errors
+    assert "not what torchvision expects" in errors

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from shard_sources import Maker, options
 
-from shards.build.pack import build
+from shards.audit.findings import REASONS
+from shards.build.build_set import build
 from shards.format.dataset import ShardSet
+from shards.format.layout import SAMPLE_DTYPE
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "formats.md"
 RECORD = struct.Struct("<IHHQQQIIIIIIIIQQ")
 LENGTHS = ("image_length", "trimap_length", "meta_length")
 FIELDS = ("shard", "class_id", "species", "image_offset", "trimap_offset", "meta_offset", *LENGTHS)
@@ -92,7 +94,7 @@ def samples_of(folder: Path, name: str) -> Iterator[tuple[str, dict[str, bytes],
 
 
 @pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
-def test_the_pages_reader_reads_what_ours_does(tiny_sets: dict[str, Path], storage: str) -> None:
+def test_the_reader_of_the_page_reads_what_ours_does(tiny_sets: dict[str, Path], storage: str) -> None:
     folder = tiny_sets[storage]
     for name in manifest_of(folder)["splits"]:
         reader = ShardSet.open(folder).split(name)
@@ -129,9 +131,6 @@ def test_the_example_of_the_page_is_right() -> None:
 
 
 def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None:
-    from shards.audit.reasons import REASONS
-    from shards.format.layout import SAMPLE_DTYPE
-
     text = PAGE.read_text()
     assert not [reason for reason in REASONS if f"`{reason}`" not in text]
     assert not [field for field in manifest_of(tiny_sets["raw"]) if f"`{field}`" not in text]

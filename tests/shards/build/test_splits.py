@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,15 +11,15 @@ from hypothesis import strategies as st
 
 from shards.build.splits import apportion, official_split, random_split, shuffled, stratified
 from shards.errors import SourceError
-from shards.sources.pets import Pair, Source, Stamp
+from shards.sources.pets import FileStamp, Pair, PetsSource
 
-STAMP = Stamp(bytes=1, changed=1)
+STAMP = FileStamp(bytes=1, changed=1)
 WEIGHTS = st.lists(st.integers(0, 20), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 0)
 
 
 def pairs(count: int) -> list[Pair]:
     return [
-        Pair(name=f"b{i % 4}_{i}", image="", trimap="", image_stamp=STAMP, trimap_stamp=STAMP, breed=f"b{i % 4}")
+        Pair(name=f"b{i % 4}_{i}", image="", mask="", image_stamp=STAMP, mask_stamp=STAMP, breed=f"b{i % 4}")
         for i in range(count)
     ]
 
@@ -62,21 +63,20 @@ def test_val_is_stratified(count: int, fraction: float) -> None:
         assert abs(taken[breed] - round(fraction * count) * size / count) < 1 + 1e-6
 
 
-def source(lists: dict[str, set[str]]) -> Source:
-    from pathlib import Path
-
+def source(lists: dict[str, set[str]]) -> PetsSource:
     frozen = {name: frozenset(names) for name, names in lists.items()}
-    return Source(folder=Path("x"), pairs=tuple(pairs(12)), lists=frozen, notes=(), ignored=0)
+    return PetsSource(folder=Path("x"), pairs=tuple(pairs(12)), lists=frozen, findings=(), ignored=0)
 
 
 def test_official_split_follows_the_lists() -> None:
     names = [pair.name for pair in pairs(12)]
     given_lists = source({"trainval": set(names[:7]), "test": set(names[6:11])})
-    splits, notes = official_split(given_lists, val_fraction=0.5, seed=0)
+    splits, findings = official_split(given_lists, val_fraction=0.5, seed=0)
     assert {pair.name for pair in splits["test"]} == set(names[6:11])  # the one in both lists is tested on only
     assert len(splits["val"]) == 3
     assert {pair.name for pair in splits["train"] + splits["val"]} == set(names[:6])
-    assert [(note.name, note.reason) for note in notes] == [(names[6], "listed-twice"), (names[11], "not-listed")]
+    found = [(finding.name, finding.reason) for finding in findings]
+    assert found == [(names[6], "listed-twice"), (names[11], "not-listed")]
 
 
 def test_official_split_needs_the_lists() -> None:

@@ -1,0 +1,230 @@
+"""Building a shard set: plan, build the shards in parallel, assemble, publish; and resuming an interrupted build."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.audit.findings import REASONS, SampleFinding
+from shards.build.assemble import assemble
+from shards.build.executors import build_in_order
+from shards.build.options import PackOptions
+from shards.build.plan import BuildPlan, make_plan
+from shards.build.resume import finished_shards, moves
+from shards.build.staging import Staging, check_target
+from shards.build.write_shard import ShardRecord
+from shards.errors import FormatError, PetsegError, UsageError
+from shards.format.layout import MANIFEST_NAME
+from shards.format.manifest import Manifest, dump_manifest, load_manifest
+from shards.sources.pets import PetsSource, scan
+from shards.store.atomic import sync_file, sync_folder, write_atomically
+
+Progress = Callable[[int, int], None]
+_FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
+
+
+class StrictError(PetsegError):
+    """``--strict`` was given, and the audit found something. ``findings`` says what."""
+
+    def __init__(self, message: str, findings: Sequence[SampleFinding] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build."""
+
+    path: Path
+    manifest: Manifest
+    resumed: int = 0  # shards that an earlier, interrupted build had finished
+    already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
+    ignored: int = 0  # files of the source that are not part of a dataset
+    discarded: bool = False  # unfinished work of another source or other options was discarded
+    audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
+    seconds: float = 0.0  # from scanning the source to the finished set on the disk
+
+
+def build(
+    source: Path | PetsSource,
+    out: Path,
+    options: PackOptions,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Build a shard set from a folder in the official layout.
+
+    Args:
+        source: the folder, or what :func:`shards.sources.pets.scan` found in it.
+        out: the set's folder; it appears when the set is complete.
+        options: what decides the bytes.
+        workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
+            that runs threads or has imported torch they are not forked from it but started afresh, so that a script
+            needs Python's usual ``if __name__ == "__main__":``.
+        executor: replaces the processes, for instance by a cluster's; its workers must see the same folders.
+        overwrite: replace a finished set, as a whole.
+        strict: fail, and publish nothing, if the audit finds anything.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        UsageError: options do not go together, or OUT holds something else.
+        SourceError: the source cannot be used, or changed meanwhile.
+        StrictError: see ``strict``.
+        BusyError: another build is using the same OUT.
+        OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call resumes.
+    """
+    start = time.perf_counter()
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not a positive number")
+    check_target(out)
+    found = source if isinstance(source, PetsSource) else scan(source)
+    plan = make_plan(found, options)
+    staging = Staging.beside(out)
+
+    with staging.locked(), _explained(staging):
+        manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)
+        if manifest is not None:
+            staging.discard()
+            seconds = time.perf_counter() - start
+            return BuildResult(out, manifest, already_complete=True, ignored=found.ignored, seconds=seconds)
+        discarded = staging.prepare(plan.digest)
+        records: dict[int, ShardRecord] = {}
+        resumed = audited = 0
+        if staging.complete:
+            sync_folder(staging.folder)  # a power cut may have come before that
+        else:
+            records = finished_shards(staging, plan)
+            resumed = len(records)
+            audited = sum(len(task.samples) for index, task in enumerate(plan.tasks) if index not in records)
+            _build_missing(plan, staging, records, workers=workers, executor=executor, progress=progress)
+            _complete(plan, staging, records, strict=strict)
+        manifest = load_manifest(staging.folder)
+        if strict and manifest.audit.reasons:  # an interrupted build without --strict had come this far
+            staging.discard()
+            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built")
+        staging.publish()
+        staging.clean_up()
+    seconds = time.perf_counter() - start
+    return BuildResult(out, manifest, resumed, False, found.ignored, discarded, audited, seconds)
+
+
+def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict: bool) -> Manifest | None:
+    """Return the manifest of a finished set that the same build has made; None if there is work to do."""
+    if not (staging.out / MANIFEST_NAME).exists():
+        return None
+    just_published = staging.published
+    if just_published:
+        staging.clean_up(keep_folder=True)
+    try:
+        manifest = load_manifest(staging.out)
+    except FormatError as error:
+        if overwrite:
+            return None
+        raise UsageError(f"{error} (--overwrite replaces it)") from None
+    if overwrite and not (just_published and manifest.plan == plan.digest):
+        return None
+    if manifest.plan != plan.digest:
+        raise UsageError(
+            f"{staging.out} holds a finished set of another source or other options; "
+            "use --overwrite to replace it, or choose another folder"
+        )
+    if strict and manifest.audit.reasons:
+        raise StrictError(f"{staging.out} was built without --strict: {describe_reasons(manifest.audit.reasons)}")
+    return manifest
+
+
+def _build_missing(
+    plan: BuildPlan,
+    staging: Staging,
+    records: dict[int, ShardRecord],
+    *,
+    workers: int | None,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> None:
+    """Build the missing shards, the largest first, add their records, and flush all shards to the disk."""
+    sizes = [len(task.samples) for task in plan.tasks]
+    missing = sorted((index for index in range(len(sizes)) if index not in records), key=lambda index: -sizes[index])
+    done = sum(sizes[index] for index in records)
+    if progress is not None:
+        progress(done, sum(sizes))
+    with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
+        flushes: list[Future[None]] = []
+        unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
+
+        def flush() -> None:
+            if not flushes:
+                flushes.append(flusher.submit(staging.flush_plan))
+            while unflushed:
+                shard = unflushed.pop()
+                flushes.append(flusher.submit(sync_file, staging.work / shard.tar.file))
+                flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
+
+        # The first flush waits for the first shard: processes are forked only where no other thread runs.
+        with closing(
+            build_in_order(plan.tasks, missing, str(staging.work), workers=workers, executor=executor)
+        ) as results:
+            for index, record in results:
+                records[index] = record
+                unflushed.append(record)
+                flush()
+                done += sizes[index]
+                if progress is not None:
+                    progress(done, sum(sizes))
+        flush()
+        for future in flushes:
+            future.result()
+
+
+def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord], *, strict: bool) -> None:
+    """Move the shards to their final names and write tables, quarantine file and manifest."""
+    ordered = [records[index] for index in sorted(records)]
+    for source, target in moves(staging, ordered):
+        source.rename(target)
+    manifest, findings = assemble(staging.folder, plan, ordered)
+    if not manifest.samples:
+        staging.discard()
+        raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
+    if strict and findings:
+        staging.discard()
+        raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
+    for entry in (manifest.audit.quarantine, *(split.table for split in manifest.splits.values())):
+        sync_file(staging.folder / entry.file)  # the shards are flushed already
+    sync_folder(staging.folder)
+    write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
+
+
+@contextmanager
+def _explained(staging: Staging) -> Iterator[None]:
+    """Say what an interrupted build keeps and how to resume; leave no files where nothing was finished."""
+    try:
+        yield
+    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
+        kept = staging.keep_finished()
+        if isinstance(error, BrokenProcessPool):
+            what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(kept)}{kept}"
+            advice = "run the same command again, with a smaller --workers if it happens again"
+            raise PetsegError(f"{what}; {advice}") from None
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{kept}; run the same command again to resume" if kept else "nothing was finished yet")
+        elif isinstance(error, OSError):
+            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                error.filename = str(staging.folder)
+            if kept:
+                error.add_note(kept)
+        raise
+
+
+def describe_reasons(reasons: dict[str, int]) -> str:
+    """Return counts by reason in one line: ``2 not-listed (no list names the image), ...``."""
+    return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())

@@ -1,0 +1,44 @@
+"""Builds in processes of their own, to kill and disturb."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAM = Path(sys.executable).parent / "petseg-shard"
+
+
+def start(source: Path, out: Path, *more: str, **named: object) -> subprocess.Popen[str]:
+    arguments = [PROGRAM, "build", source, out, "--samples-per-shard", "4", "--workers", "2", *more]
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **named
+    )
+
+
+def wait_for_a_shard(out: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a shard is finished, and the build is not."""
+    deadline = time.monotonic() + 30
+    while not list(out.with_name(f"{out.name}.building").glob(".work/*.done")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def assert_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in _state(pid) for pid in pids):
+        assert time.monotonic() < deadline, "worker processes outlive their build"
+        time.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"

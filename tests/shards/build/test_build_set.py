@@ -1,0 +1,250 @@
+"""A set as a function of its source: the same bytes from any machine, and everything that is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+from shard_sources import Maker, encoded, options, picture, tree, trimap
+
+from shards.audit.findings import REASONS
+from shards.build import write_shard
+from shards.build.build_set import BuildResult, StrictError, build
+from shards.errors import SourceError, UsageError
+from shards.format.dataset import ShardSet
+from shards.sources.pets import scan
+
+AWKWARD = ["my cat 1", "a.b.c_2", "Käse_3", "猫_4", "-rf_5", "..\\..\\up_6", "..", "x" * 250, "tab\there_7"]
+
+
+def made(folder: Path, out: Path, **changes: object) -> BuildResult:
+    return build(folder, out, options(**changes), workers=1)  # type: ignore[arg-type]
+
+
+def test_samples_are_what_the_source_holds(tiny_pets: Path, tiny_sets: dict[str, Path]) -> None:
+    opened = ShardSet.open(tiny_sets["source"])
+    names = []
+    for split in opened.manifest.splits:
+        reader = opened.split(split)
+        for index in range(len(reader)):
+            meta = reader.meta(index)
+            names.append(meta["name"])
+            assert meta["split"] == split
+            assert reader.read(index, "image") == (tiny_pets / "images" / f"{meta['name']}.jpg").read_bytes()
+            masks = tiny_pets / "annotations" / "trimaps"
+            assert reader.read(index, "trimap") == (masks / f"{meta['name']}.png").read_bytes()
+            row = reader.rows([index])[0]
+            assert (row["width"], row["height"]) == (meta["width"], meta["height"]) == (60, 44)
+    assert sorted(names) == sorted(path.stem for path in (tiny_pets / "images").iterdir())
+
+
+def test_samples_are_shuffled(tiny_sets: dict[str, Path]) -> None:
+    reader = ShardSet.open(tiny_sets["source"]).split("train")
+    keys = [reader.key(index) for index in range(len(reader))]
+    assert keys != sorted(keys)
+
+
+ELSEWHERE = """
+import os, sys
+os.umask(0o077)
+real = os.scandir
+class Reversed:
+    def __init__(self, path): self.entries = list(real(path))[::-1]
+    def __enter__(self): return iter(self.entries)
+    def __exit__(self, *_): pass
+os.scandir = Reversed
+from dataclasses import replace
+from pathlib import Path
+from shards.build.build_set import build
+sys.path.insert(0, sys.argv[4])
+from shard_sources import options
+build(Path(sys.argv[1]), Path(sys.argv[3]), options("jpeg"), workers=4)  # imports all that root alone may read
+if len(sys.argv) > 5:
+    os.setgid(65534); os.setuid(65534)
+for storage in ("source", "jpeg", "raw"):
+    build(Path(sys.argv[1]), Path(sys.argv[2]) / storage, options(storage), workers=4)
+"""
+
+
+def test_the_same_bytes_anywhere(tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    """Four workers, the folder read backwards, another time zone, umask, user, working folder and hash seed."""
+    out = tmp_path / "elsewhere"
+    out.mkdir()
+    copy = tmp_path / "copied pets"
+    shutil.copytree(tiny_pets, copy)  # other times of change, another path
+    arguments = [
+        sys.executable,
+        "-c",
+        ELSEWHERE,
+        str(copy),
+        str(out),
+        str(tmp_path / "warm"),
+        str(Path(__file__).parents[1]),
+    ]
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.getuid() == 0 and folder.stat().st_uid == 0 and folder != Path("/") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    if os.getuid() == 0:
+        os.chown(out, 65534, 65534)
+        arguments.append("as nobody")
+    environment = {**os.environ, "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "LC_ALL": "C", "HOME": "/nowhere"}
+    subprocess.run(arguments, check=True, env=environment, cwd="/", timeout=120)
+    for storage, folder in tiny_sets.items():
+        assert tree(folder) == tree(out / storage)
+        assert {path.stat().st_mode & 0o777 for path in (out / storage).iterdir()} == {0o644}
+
+
+def test_nothing_about_the_machine_is_in_a_set(tiny_pets: Path, tiny_sets: dict[str, Path]) -> None:
+    text = (tiny_sets["raw"] / "manifest.json").read_text()
+    assert str(tiny_pets) not in text
+    assert os.uname().nodename not in text
+    assert "workers" not in text
+
+
+def test_awkward_names_are_packed_and_found_again(maker: Maker, tmp_path: Path) -> None:
+    for name in AWKWARD:
+        maker.add(name)
+    built = made(maker.folder, tmp_path / "out", split="random", fractions=(1.0, 0.0, 0.0))
+    assert built.manifest.samples == len(AWKWARD)
+    reader = ShardSet.open(tmp_path / "out").split("train")
+    for number, name in enumerate(AWKWARD):
+        index = reader.find(name)
+        assert index is not None, name
+        assert reader.meta(index)["name"] == name
+        assert reader.find(reader.key(index)) == index
+        assert reader.read(index, "image") == encoded(picture(number), "JPEG", quality=90)
+    assert reader.find("nobody") is None
+
+
+def test_names_that_no_file_system_allows(tiny_pets: Path, tmp_path: Path) -> None:
+    """From Python, a source may name its pairs as it likes."""
+    names = ["../../etc/passwd", "a/b", "y" * 300, " ", "\n"]
+    found = scan(tiny_pets)
+    pairs = tuple(msgspec.structs.replace(p, name=n) for p, n in zip(found.pairs, names, strict=False))
+    source = replace(found, pairs=pairs, lists={}, findings=())
+    build(source, tmp_path / "out", options(split="random", fractions=(0, 0, 1)), workers=1)
+    reader = ShardSet.open(tmp_path / "out").split("test")
+    assert sorted(reader.meta(index)["name"] for index in range(len(reader))) == sorted(names)
+    assert all(reader.find(name) is not None for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def faulty(maker: Maker) -> Path:
+    for number in range(6):
+        maker.add(f"a_{number}")
+    maker.add("cut_1", image=encoded(picture(1), "JPEG")[:-30])
+    maker.add("png_1", image=encoded(picture(77), "PNG"))
+    maker.add("nobody_1", mask=encoded(np.full((44, 60), 2, np.uint8), "PNG"))
+    maker.add("twin_1", seed=0)  # the same image as a_0
+    maker.lists(test=["a_0", "a_1", "png_1", "missing_1"], trainval=["twin_1", *maker.names[2:7], "nobody_1"])
+    (maker.folder / "images" / "x.mat").write_bytes(b"")
+    return maker.folder
+
+
+def test_findings_are_counted_and_written_down(maker: Maker, tmp_path: Path) -> None:
+    built = made(faulty(maker), tmp_path / "out", val_fraction=0.0)
+    audit = built.manifest.audit
+    assert (audit.found, audit.packed, audit.mended, audit.left_out) == (11, 9, 1, 2)
+    assert built.ignored == 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["action"], line["reason"], line["split"]) for line in lines] == [
+        ("a_0", "remark", "duplicate-across-splits", "test"),
+        ("cut_1", "left-out", "picture-truncated", "train"),
+        ("missing_1", "left-out", "listed-but-missing", None),
+        ("nobody_1", "remark", "no-animal", "train"),
+        ("png_1", "mended", "picture-wrong-type", "test"),
+        ("twin_1", "remark", "duplicate-across-splits", "train"),
+    ]
+    assert "a_0 in test" in lines[-1]["detail"]
+    assert audit.reasons == {
+        "duplicate-across-splits": 2,
+        "listed-but-missing": 1,
+        "no-animal": 1,
+        "picture-truncated": 1,
+        "picture-wrong-type": 1,
+    }
+    assert set(audit.reasons) <= set(REASONS)
+
+
+def test_strict_builds_nothing(maker: Maker, tmp_path: Path) -> None:
+    faulty(maker)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StrictError, match="1 picture-truncated") as caught:
+        build(maker.folder, tmp_path / "out", options(), workers=1, strict=True)
+    assert len(caught.value.findings) == 6
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_strict_passes_a_clean_source(pets: Path, tmp_path: Path) -> None:
+    build(pets, tmp_path / "out", options(), workers=1, strict=True)
+
+
+def test_counts_are_those_of_the_samples(tiny_pets: Path, tiny_sets: dict[str, Path]) -> None:
+    for split in ShardSet.open(tiny_sets["source"]).manifest.splits.values():
+        assert sum(split.breeds.values()) == sum(split.species.values()) == split.samples
+    total = np.zeros(4, np.int64)
+    for path in (tiny_pets / "annotations" / "trimaps").iterdir():
+        total += np.bincount(np.asarray(Image.open(path)).reshape(-1), minlength=4)
+    splits = ShardSet.open(tiny_sets["source"]).manifest.splits.values()
+    assert np.sum([split.class_pixels for split in splits], axis=0).tolist() == total[1:].tolist()
+
+
+def test_shards_without_samples_leave_no_gap(maker: Maker, tmp_path: Path) -> None:
+    for number in range(12):
+        maker.add(f"a_{number}", image=b"broken" if number % 3 else None)
+    built = made(maker.folder, tmp_path / "out", split="random", fractions=(1, 0, 0), samples_per_shard=1)
+    entry = built.manifest.splits["train"]
+    assert [shard.file for shard in entry.shards] == [f"train-{number:06d}.tar" for number in range(4)]
+    reader = ShardSet.open(tmp_path / "out").split("train")
+    assert sorted(reader.key(index) for index in range(4)) == ["a_0", "a_3", "a_6", "a_9"]
+
+
+def test_all_samples_broken_is_an_error(maker: Maker, tmp_path: Path) -> None:
+    maker.add("a_1", image=b"broken")
+    with pytest.raises(UsageError, match="no sample passed the audit: 1 picture-unknown-format"):
+        made(maker.folder, tmp_path / "out", split="random")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_source_that_changes_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = next((pets / "images").iterdir())
+    real = write_shard.audit_pair
+    calls = []
+
+    def change_the_next(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            for path in (pets / "images").iterdir():
+                path.write_bytes(path.read_bytes() + b"x")
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(write_shard, "audit_pair", change_the_next)
+    with pytest.raises(SourceError, match="changed while the set was being built; run the same command again"):
+        made(pets, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+    victim.unlink()
+
+
+def test_a_source_that_vanishes_is_noticed(pets: Path, tmp_path: Path) -> None:
+    found = scan(pets)
+    (pets / "images" / "Bengal_4.jpg").unlink()
+    with pytest.raises(SourceError, match=r"Bengal_4\.jpg vanished"):
+        build(found, tmp_path / "out", options(), workers=1)
+
+
+def test_mask_values_stay(tiny_sets: dict[str, Path]) -> None:
+    for storage in ("jpeg", "raw"):
+        reader = ShardSet.open(tiny_sets[storage]).split("train")
+        data = reader.read(0, "trimap")
+        if storage == "raw":
+            assert set(data[128:]) <= {1, 2, 3}
+    assert set(np.unique(trimap(0))) == {1, 2, 3}

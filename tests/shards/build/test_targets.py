@@ -1,0 +1,106 @@
+"""What a build does to OUT: it replaces nothing but a set that it may replace; options that do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from shard_sources import Maker, fill, options, tree
+
+from shards.build.build_set import BuildResult, StrictError, build
+from shards.build.staging import BusyError, Staging
+from shards.errors import UsageError
+from shards.format.dataset import ShardSet
+
+
+def made(folder: Path, out: Path, **changes: object) -> BuildResult:
+    return build(folder, out, options(**changes), workers=1)  # type: ignore[arg-type]
+
+
+def test_a_second_build_has_nothing_to_do(pets: Path, tmp_path: Path) -> None:
+    made(pets, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert made(pets, tmp_path / "out").already_complete
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    with pytest.raises(UsageError, match="use --overwrite"):
+        made(pets, tmp_path / "out", seed=1)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_overwrite_swaps_whole_sets(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr("shards.build.staging._exchange", lambda first, second: False)
+    made(pets, tmp_path / "out", samples_per_shard=2)
+    made(pets, tmp_path / "expected", seed=5)
+    build(pets, tmp_path / "out", options(seed=5), workers=1, overwrite=True)
+    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "pets"]
+
+
+def test_a_failed_overwrite_leaves_the_old_set(maker: Maker, tmp_path: Path) -> None:
+    fill(maker, 6)
+    maker.write("unlisted_1", b"", b"")
+    made(maker.folder, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    with pytest.raises(StrictError):
+        build(maker.folder, tmp_path / "out", options(seed=5), workers=1, overwrite=True, strict=True)
+    assert tree(tmp_path / "out") == before
+
+
+def test_two_builds_at_once_are_refused(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.build.staging._LOCK_PATIENCE", 0.1)
+    with Staging.beside(tmp_path / "out").locked(), pytest.raises(BusyError, match="another build is at work"):
+        made(pets, tmp_path / "out")
+
+
+def test_targets_that_are_something_else_are_left_alone(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        made(pets, tmp_path / "file")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.doc").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"thesis\.doc"):
+            build(pets, folder, options(), overwrite=overwrite)
+    with pytest.raises(UsageError, match="not empty"):
+        made(pets, pets)
+    building = tmp_path / "out.building"
+    building.mkdir()
+    (building / "thesis.doc").write_text("mine")
+    with pytest.raises(UsageError, match="files that no build created"):
+        made(pets, tmp_path / "out")
+    assert (building / "thesis.doc").read_text() == "mine"
+
+
+def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    made(pets, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert ShardSet.open(tmp_path / "out").manifest.samples == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"storage": "source", "size": 64}, "--storage jpeg or raw"),
+        ({"storage": "raw", "quality": 50}, "--quality needs --storage jpeg"),
+        ({"storage": "raw", "size": 0}, "--size 0"),
+        ({"storage": "jpeg", "size": 99999}, "--size 99999"),
+        ({"storage": "jpeg", "quality": 101}, "--quality 101"),
+        ({"samples_per_shard": 0}, "--samples-per-shard 0"),
+        ({"fractions": (0.5, 0.5, 0.0)}, "--split random"),
+        ({"split": "random", "val_fraction": 0.5}, "--val-fraction needs"),
+        ({"split": "random", "fractions": (0.5, 0.6, 0.0)}, "add up to 1"),
+        ({"split": "random", "fractions": (1.5, -0.5, 0.0)}, "between 0 and 1"),
+        ({"split": "random", "fractions": (float("nan"), 0.5, 0.5)}, "between 0 and 1"),
+        ({"val_fraction": 2.0}, "between 0 and 1"),
+    ],
+)
+def test_options_that_do_not_go_together(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        options(**changes)  # type: ignore[arg-type]
