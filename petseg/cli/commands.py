@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from petseg.cli.train_command import train
-from petseg.host.openmp import settle_openmp
+from petseg.host.openmp import configure_openmp
 from shards.console import FriendlyCommand, PathArgument, print_json
 from shards.errors import PetsegError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "predict", "train"]
 
-settle_openmp()  # torch is imported later, by the commands
+configure_openmp()  # torch is imported later, by the commands
 
 _RUN = click.argument("run", type=PathArgument())
 _SIZE = click.option("--size", type=int, help="Side of the network's pictures.  [default: as trained]")
@@ -63,11 +63,11 @@ def evaluate(
     """
     if table is not None:
         _expect_folder_of(table, option="--csv")
-    from petseg.host.distributed import world_of_environment
+    from petseg.host.distributed import world_from_environment
     from petseg.inference.score_run import score_run, summary, write_table
     from petseg.report.console_reporter import counting
 
-    world = world_of_environment()
+    world = world_from_environment()
     with counting("pictures scored", quiet=not world.first) as advance:
         evaluation = score_run(
             run,

@@ -25,17 +25,17 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
-    def start_epoch(self, *, epoch: int, done: int, pictures: int) -> None:
-        """An epoch (from 0) begins, or goes on after ``done`` of its pictures."""
+    def start_epoch(self, *, epoch: int, done: int, images: int) -> None:
+        """An epoch (from 0) begins, or goes on after ``done`` of its images."""
 
-    def batch(self, *, pictures: int, loss: float, confusion: torch.Tensor, wait: float, left: int) -> None:
-        """A batch was trained on; ``loss`` and ``confusion`` are the epoch's so far, ``left`` the run's pictures."""
+    def batch(self, *, images: int, loss: float, confusion: torch.Tensor, wait: float, remaining: int) -> None:
+        """A batch was trained on; ``loss`` and ``confusion`` are the epoch's so far, ``remaining`` the run's images."""
 
-    def start_validation(self, *, pictures: int) -> None:
+    def start_validation(self, *, images: int) -> None:
         """Validation begins."""
 
-    def validated(self, pictures: int) -> None:
-        """So many further pictures were validated."""
+    def validated(self, images: int) -> None:
+        """So many further images were validated."""
 
     def end_epoch(self, entry: Mapping[str, Any], *, epochs: int) -> None:
         """An epoch is done; ``entry`` is its line of metrics.jsonl."""
@@ -61,34 +61,34 @@ class ConsoleReporter(Reporter):
     def note(self, text: str) -> None:  # noqa: D102
         click.echo(text, err=True)
 
-    def start_epoch(self, *, epoch: int, done: int, pictures: int) -> None:  # noqa: D102
+    def start_epoch(self, *, epoch: int, done: int, images: int) -> None:  # noqa: D102
         self._began, self._seen = time.monotonic(), 0
         if self._progress is not None:
-            self._progress.reset(self._task, total=pictures, completed=done, description=f"epoch {epoch + 1}", facts="")
+            self._progress.reset(self._task, total=images, completed=done, description=f"epoch {epoch + 1}", facts="")
 
-    def batch(self, *, pictures: int, loss: float, confusion: torch.Tensor, wait: float, left: int) -> None:  # noqa: D102
+    def batch(self, *, images: int, loss: float, confusion: torch.Tensor, wait: float, remaining: int) -> None:  # noqa: D102
         if self._progress is None:
             return
-        self._progress.advance(self._task, pictures)
-        self._seen += pictures
+        self._progress.advance(self._task, images)
+        self._seen += images
         now = time.monotonic()
         if now - self._looked < _REFRESH_SECONDS:
             return
         self._looked = now
         self._rate = self._seen / max(now - self._began, 1e-9)
         facts = (
-            f"loss {loss:.3f}  IoU {score(confusion.cpu().numpy()).mean_iou:.3f}  {self._rate:.0f} pictures/s  "
-            f"wait {wait:.0%}  {duration(left / max(self._rate, 1e-9))} left"
+            f"loss {loss:.3f}  IoU {score(confusion.cpu().numpy()).mean_iou:.3f}  {self._rate:.0f} images/s  "
+            f"wait {wait:.0%}  {duration(remaining / max(self._rate, 1e-9))} left"
         )
         self._progress.update(self._task, facts=facts)
 
-    def start_validation(self, *, pictures: int) -> None:  # noqa: D102
+    def start_validation(self, *, images: int) -> None:  # noqa: D102
         if self._progress is not None:
-            self._progress.reset(self._task, total=pictures, description="validation", facts="")
+            self._progress.reset(self._task, total=images, description="validation", facts="")
 
-    def validated(self, pictures: int) -> None:  # noqa: D102
+    def validated(self, images: int) -> None:  # noqa: D102
         if self._progress is not None:
-            self._progress.advance(self._task, pictures)
+            self._progress.advance(self._task, images)
 
     def end_epoch(self, entry: Mapping[str, Any], *, epochs: int) -> None:  # noqa: D102
         if not self._quiet:
@@ -109,7 +109,7 @@ def epoch_line(entry: Mapping[str, Any], *, epochs: int) -> str:
     loss = f"loss {entry['train']['loss']:.3f}" + (f" val {entry['val']['loss']:.3f}" if entry["val"] else "")
     return (
         f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} ({classes})  "
-        f"accuracy {part['pixel_accuracy']:.3f}  {entry['pictures_per_second']:.0f} pictures/s  "
+        f"accuracy {part['pixel_accuracy']:.3f}  {entry['pictures_per_second']:.0f} images/s  "
         f"wait {entry['wait_share']:.0%}{'  best' if entry['best'] else ''}"
     )
 
