@@ -126,7 +126,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         self._prepare_loader()
         position, loader = self.position, self._loader
-        self.reporter.start_epoch(epoch=position.epoch, done=position.pictures, pictures=loader.samples)
+        self.reporter.start_epoch(epoch=position.epoch, done=position.pictures, images=loader.samples)
         for batch in self._timed(loader):
             valid = loader.valid_in_batch(batch.number)
             result = self.learner.step(batch, global_valid=valid, step=position.step)
@@ -181,11 +181,11 @@ class Trainer:
         self._guard.check_step(pending, loss=loss, norm=norm)
         self.position.loss_sum += loss * pending.valid
         self.reporter.batch(
-            pictures=pending.valid,
+            images=pending.valid,
             loss=self.position.loss_sum / max(self.position.pictures - sum(p.valid for p in self._pending), 1),
             confusion=self._confusion,
             wait=self.position.wait_seconds / max(self.position.train_seconds, 1e-9),
-            left=self._pictures_left(),
+            remaining=self._pictures_left(),
         )
         if stop or save:
             while self._pending:
@@ -261,7 +261,7 @@ class Trainer:
     def _validate(self) -> Evaluation | None:
         if self._validation is None or not self.recipe.validates(self.position.epoch):
             return None
-        self.reporter.start_validation(pictures=self._validation.samples)
+        self.reporter.start_validation(images=self._validation.samples)
         self._validation.set_epoch(0)
         return evaluate(
             self.learner.evaluated,

@@ -140,7 +140,7 @@ def _carry_out(
             if folder is not None and trainer.history:
                 folder.write_metrics(trainer.history)
     if folder is not None:
-        from petseg.report.draw_run import draw_run
+        from petseg.report.artifacts import draw_run
 
         try:
             draw_run(path, data=data, placement=placement, seconds=trainer.position.seconds)
