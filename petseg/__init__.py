@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petseg.exporters.onnx_model import export_onnx as export_onnx
     from petseg.exporters.safetensors_weights import export_weights as export_weights
-    from petseg.inference.predictor import Prediction as Prediction
-    from petseg.inference.predictor import Predictor as Predictor
-    from petseg.inference.predictor import load as load
-    from petseg.inference.score_run import score_run as score_run
+    from petseg.inference.scoring import score_run as score_run
+    from petseg.inference.trained_network import Prediction as Prediction
+    from petseg.inference.trained_network import Predictor as Predictor
+    from petseg.inference.trained_network import load as load
     from petseg.nets.factory import build_model as build_model
     from petseg.nets.model_config import ModelConfig as ModelConfig
     from petseg.training.start import train as train
 
 _PLACES = {
     "ModelConfig": "petseg.nets.model_config",
-    "Prediction": "petseg.inference.predictor",
-    "Predictor": "petseg.inference.predictor",
+    "Prediction": "petseg.inference.trained_network",
+    "Predictor": "petseg.inference.trained_network",
     "build_model": "petseg.nets.factory",
     "export_onnx": "petseg.exporters.onnx_model",
     "export_weights": "petseg.exporters.safetensors_weights",
-    "load": "petseg.inference.predictor",
-    "score_run": "petseg.inference.score_run",
+    "load": "petseg.inference.trained_network",
+    "score_run": "petseg.inference.scoring",
     "train": "petseg.training.start",
 }
 __all__ = [

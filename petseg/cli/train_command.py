@@ -122,8 +122,8 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     """
     from petseg.host.distributed import world_from_environment
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
+    from petseg.report.artifacts import read_history
     from petseg.report.console_reporter import ConsoleReporter
-    from petseg.report.draw_run import read_history
     from petseg.runs.run_folder import read_config
     from petseg.training.start import train as start_training
 

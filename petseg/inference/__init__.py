@@ -1,1 +1,18 @@
-"""TODO."""
+"""Using a trained network: loading it, predicting image files, and scoring it on a split of a shard set.
+
+Nothing here trains; the training loop calls :func:`evaluate` to validate.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "evaluation": ["Evaluation", "evaluate"],
+        "file_jobs": ["FileJob", "plan_jobs", "predict_files"],
+        "image_files": ["find_images", "to_rgb"],
+        "metrics": ["Scores", "confusion", "predicted_class", "score"],
+        "scoring": ["score_run"],
+        "trained_network": ["Prediction", "Predictor", "load"],
+    },
+)

@@ -13,8 +13,8 @@ import msgspec
 from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads
 from petseg.host.distributed import World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals
+from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
-from petseg.report.draw_run import draw_run
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.option_fields import check_fields

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.inference.metrics import confusion, likeliest_class
+from petseg.inference.metrics import confusion, predicted_class
 from petseg.nets.batchnorm import synchronise_batch_norm
 from petseg.nets.factory import build_model, place
 from petseg.optim.ema import WeightAverage, default_decay
@@ -130,7 +130,7 @@ class TrainStep:
                 # DDP averages the ranks' gradients, but their losses are shares of one sum.
                 self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-            counts += (confusion(mask, likeliest_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
+            counts += (confusion(mask, predicted_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
         norm = self._update()
         if self.average is not None:
             self.average.update(self.model, step=step)

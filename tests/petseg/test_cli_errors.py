@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from petseg.cli.commands import evaluate, export, predict, train
+from petseg.cli import evaluate, export, predict, train
 
 
 def check(result, *parts: str) -> None:
@@ -163,11 +163,11 @@ def test_predict(call, tiny_run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "cat.png"
     Image.new("RGB", (40, 30), "red").save(picture)
     check(call(predict, tiny_run, tmp_path / "nope.jpg", "-o", out), "nope.jpg")
-    check(call(predict, tiny_run, "*.nothing", "-o", out), "no pictures match")
+    check(call(predict, tiny_run, "*.nothing", "-o", out), "no images match")
     (tmp_path / "empty").mkdir()
-    check(call(predict, tiny_run, tmp_path / "empty", "-o", out), "no pictures in")
+    check(call(predict, tiny_run, tmp_path / "empty", "-o", out), "no images in")
     check(call(predict, tmp_path / "run", picture, "-o", out), "no such run")
-    check(call(predict, tiny_run, picture, "-o", tmp_path), "overwrite one of the pictures")
+    check(call(predict, tiny_run, picture, "-o", tmp_path), "overwrite one of the images")
     check(call(predict, tiny_run, picture, "-o", out, "--batch-size", 0), "--batch-size")
     assert not out.exists()
     (tmp_path / "file").write_text("mine")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import petseg
-from petseg.cli.commands import train
+from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import petseg
-from petseg.cli.commands import export
+from petseg.cli import export
 from petseg.exporters.onnx_model import TOLERANCE, export_onnx
 from petseg.nets.model_config import default_model_config
 
@@ -36,7 +36,7 @@ def test_json(call, tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tutorials_network(tmp_path: Path) -> None:
     from petseg.host.device import choose_placement
-    from petseg.inference.predictor import Predictor
+    from petseg.inference.trained_network import Predictor
     from petseg.nets.factory import build_model
     from petseg.runs.recipe import default_recipe
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from petseg.cli.commands import train
+from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.inference.metrics import confusion, score
 from petseg.nets.model_config import ModelConfig, default_model_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from petseg.cli.commands import evaluate, export, predict, train
+from petseg.cli import evaluate, export, predict, train
 
 RUNS, LEARNER, RESUME, MODELS = "test_runs.py", "test_learner.py", "test_resume.py", "test_models.py"
 PREDICT, EXPORT, RANKS, HERE = "test_predict.py", "test_export.py", "test_distributed.py", "test_options.py"
@@ -68,8 +68,8 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--shards": SCORES,
         "--split": SCORES,
         "--batch-size": SCORES,
-        "--own-size": (RUNS, "test_scores_are_those_of_an_independent_count"),
-        "--mirror": SCORES,
+        "--original-resolution": (RUNS, "test_scores_are_those_of_an_independent_count"),
+        "--flip-tta": SCORES,
         "--csv": (RUNS, "test_scores_are_those_of_an_independent_count"),
         "--size": SCORES,
         "--device": SCORES,
@@ -82,7 +82,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--probabilities": MASKS,
         "--overwrite": (PREDICT, "test_results_are_replaced_only_when_asked"),
         "--batch-size": (HERE, "test_prediction_options"),
-        "--mirror": PYTHON,
+        "--flip-tta": PYTHON,
         "--size": (HERE, "test_prediction_options"),
         "--device": PYTHON,
         "--precision": (HERE, "test_prediction_options"),
@@ -132,9 +132,9 @@ def test_help_is_quick_and_names_every_default() -> None:
     import sys
 
     code = (
-        "import sys, petseg.cli.commands\n"
+        "import sys, petseg.cli\n"
         "from click.testing import CliRunner\n"
-        "for command in (petseg.cli.commands.train, petseg.cli.commands.evaluate, petseg.cli.commands.predict, petseg.cli.commands.export):\n"
+        "for command in (petseg.cli.train, petseg.cli.evaluate, petseg.cli.predict, petseg.cli.export):\n"
         "    context = command.make_context('x', [], resilient_parsing=True)\n"
         "    command.get_help(context)\n"
         "heavy = {'torch', 'matplotlib', 'nvidia', 'PIL', 'torchvision'} & set(sys.modules)\n"

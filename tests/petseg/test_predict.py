@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 import petseg
-from petseg.cli.commands import predict
-from petseg.inference.image_files import COLOURS, MAX_PIXELS, indexed_mask, overlay, to_rgb
-from petseg.inference.predict_files import find_pictures, plan_jobs
+from petseg.cli import predict
+from petseg.inference.class_colours import COLOURS, indexed_mask, overlay
+from petseg.inference.file_jobs import plan_jobs
+from petseg.inference.image_files import MAX_PIXELS, find_images, to_rgb
 from shards.errors import SampleError, UsageError
 
 
@@ -44,10 +45,10 @@ def test_masks_have_the_pictures_size_and_the_trimaps_values(call, tiny_run: Pat
 def test_five_lines_of_python_give_the_same(call, tiny_run: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "cat.png")
     call(predict, tiny_run, path, "-o", tmp_path / "out", "--no-overlay", "--mirror", "--device", "cpu")
-    prediction = petseg.load(tiny_run).predict(path, mirror=True)
+    prediction = petseg.load(tiny_run).predict(path, flip_tta=True)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cat.png")), prediction.mask)
     assert not (tmp_path / "out" / "cat.overlay.png").exists()
-    again = petseg.load(tiny_run / "best.pt").predict(np.asarray(Image.open(path)), mirror=True)
+    again = petseg.load(tiny_run / "best.pt").predict(np.asarray(Image.open(path)), flip_tta=True)
     np.testing.assert_array_equal(again.mask, prediction.mask)
 
 
@@ -139,9 +140,9 @@ def test_globs_folders_and_files_together(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.PNG", ".hidden.jpg"):
         picture(tmp_path / name)
     (tmp_path / "readme.md").touch()
-    found = find_pictures([str(tmp_path / "*.jpg"), str(tmp_path), str(tmp_path / "a.jpg")])
-    assert [p.name for p in found.pictures] == ["a.jpg", "b.jpg", "c.PNG"]
-    assert found.left_out == 2
+    found = find_images([str(tmp_path / "*.jpg"), str(tmp_path), str(tmp_path / "a.jpg")])
+    assert [p.name for p in found.images] == ["a.jpg", "b.jpg", "c.PNG"]
+    assert found.ignored == 2
 
 
 def test_no_output_falls_on_another_or_on_an_input(tmp_path: Path) -> None:
@@ -180,17 +181,17 @@ def test_drawings_show_the_classes() -> None:
 def test_strips_are_torchs_own_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from petseg.inference.probabilities import predictor
+    from petseg.inference import probabilities
 
     coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
     expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
     for pixels in (1, 1000, 10**9):
-        monkeypatch.setattr(predictor, "_STRIP_PIXELS", pixels)
-        torch.testing.assert_close(predictor.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
+        monkeypatch.setattr(probabilities, "_STRIP_PIXELS", pixels)
+        torch.testing.assert_close(probabilities.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_strips_of_an_overlay_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg.inference import image_files as images
+    from petseg.inference import class_colours as images
 
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
@@ -201,7 +202,7 @@ def test_strips_of_an_overlay_join_without_a_seam(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_huge_picture_is_held_alone(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg.inference import predict_files as module
+    from petseg.inference import file_jobs as module
 
     monkeypatch.setattr(module, "_BATCH_PIXELS", 50 * 40 * 2)
     sizes: list[int] = []
@@ -215,6 +216,6 @@ def test_a_huge_picture_is_held_alone(tiny_run: Path, tmp_path: Path, monkeypatc
     options = {"overlays": False, "probabilities": False, "overwrite": False}
     jobs = plan_jobs([*files, picture(tmp_path / "e.png")], tmp_path / "out", **options)
     (tmp_path / "out").mkdir()
-    assert module.predict_files(network, jobs, failed=print) == 0
+    assert module.predict_files(network, jobs, on_error=print) == 0
     assert sizes == [3, 1, 1]
     assert len(list((tmp_path / "out").iterdir())) == 5

@@ -90,7 +90,7 @@ class Interrupting(Reporter):
     def batch(self, **facts: Any) -> None:
         self._count()
 
-    def validated(self, pictures: int) -> None:
+    def validated(self, images: int) -> None:
         self._count()
 
 
@@ -194,7 +194,7 @@ def test_a_finished_run_stays_as_it_is(reference: Path) -> None:
 
 def test_a_run_killed_while_its_report_was_drawn(reference: Path, tmp_path: Path, monkeypatch) -> None:
     """Ctrl-C says what is missing; resuming draws it, and does not count as training further."""
-    from petseg.report import draw_run as pictures
+    from petseg.report import artifacts as pictures
 
     def interrupted(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
@@ -241,7 +241,7 @@ def test_sigkill_at_random_moments(
 ) -> None:
     # A fork server with torch and DALI imported: each process starts at once, so that kills fall into the training.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["petseg.training.loop", "petseg.report.draw_run", "nvidia.dali"])
+    context.set_forkserver_preload(["petseg.training.loop", "petseg.report.artifacts", "nvidia.dali"])
     generator = random.Random(0)
 
     def start(run: Path) -> Any:

@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from sklearn.metrics import confusion_matrix
 
 import petseg
-from petseg.cli.commands import evaluate, export, train
+from petseg.cli import evaluate, export, train
 from petseg.host.stop_signals import DivergedError
-from petseg.inference.stored_samples import read_picture, read_trimap
+from petseg.inference.stored_samples import read_image, read_mask
 from petseg.nets.model_config import ModelConfig
+from petseg.report.artifacts import read_history
 from petseg.report.console_reporter import ConsoleReporter, Reporter, duration, epoch_line
-from petseg.report.draw_run import read_history
-from petseg.report.html_report import choose_pictures
+from petseg.report.html_report import choose_images
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.training.losses import balanced_class_weights
 from shards import ShardSet
@@ -100,10 +100,10 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_
     split = ShardSet.open(made_up_set).split("test")
     counts = np.zeros((3, 3), np.int64)
     for index in range(len(split)):
-        mask = network.predict(read_picture(split, index)).mask - 1
-        counts += confusion_matrix(read_trimap(split, index).ravel(), mask.ravel(), labels=[0, 1, 2])
+        mask = network.predict(read_image(split, index)).mask - 1
+        counts += confusion_matrix(read_mask(split, index).ravel(), mask.ravel(), labels=[0, 1, 2])
     assert document["samples"] == len(split)
-    assert document["compared_at"] == "own size"
+    assert document["compared_at"] == "original resolution"
     # Pillow and the loader resize a few pixels differently by a level or two.
     np.testing.assert_allclose(np.array(document["confusion"]), counts, atol=0.005 * counts.sum())
     assert np.array(document["confusion"]).sum() == counts.sum()
@@ -219,7 +219,7 @@ class Counting(Reporter):
     def __init__(self) -> None:
         self.validations, self.notes = 0, list[str]()
 
-    def start_validation(self, *, pictures: int) -> None:
+    def start_validation(self, *, images: int) -> None:
         self.validations += 1
 
     def note(self, text: str) -> None:
@@ -353,9 +353,9 @@ def test_best_median_and_worst() -> None:
     from petseg.inference.evaluation import Evaluation
 
     matrices = np.array([np.diag([9, 9, 9]) + bad for bad in (5, 0, 3, 1, 2)])
-    chosen = choose_pictures(Evaluation(matrices=matrices, loss=None), each=1)
+    chosen = choose_images(Evaluation(matrices=matrices, loss=None), each=1)
     assert [(why, index) for why, index, _ in chosen] == [("best", 1), ("median", 4), ("worst", 0)]
-    assert len(choose_pictures(Evaluation(matrices=matrices[:2], loss=None))) == 2
+    assert len(choose_images(Evaluation(matrices=matrices[:2], loss=None))) == 2
 
 
 def test_weights_and_their_card(call, tiny_run: Path, tmp_path: Path) -> None:
@@ -380,17 +380,17 @@ def test_the_live_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
     reporter = ConsoleReporter()
-    reporter.start_epoch(epoch=0, done=0, pictures=100)
+    reporter.start_epoch(epoch=0, done=0, images=100)
     time.sleep(0.01)
-    reporter.batch(pictures=40, loss=1.25, confusion=torch.eye(3, dtype=torch.int64), wait=0.25, left=60)
+    reporter.batch(images=40, loss=1.25, confusion=torch.eye(3, dtype=torch.int64), wait=0.25, remaining=60)
     time.sleep(0.3)
-    reporter.start_validation(pictures=10)
+    reporter.start_validation(images=10)
     reporter.validated(10)
     reporter.end_epoch(read_history(tiny_run)[0], epochs=2)
     reporter.close()
     out, err = capfd.readouterr()
     assert "epoch 1/2" in out
-    for part in ("loss 1.250", "IoU 1.000", "pictures/s", "wait 25%", "left"):
+    for part in ("loss 1.250", "IoU 1.000", "images/s", "wait 25%", "left"):
         assert part in err
 
 
