@@ -1,4 +1,4 @@
-"""petseg-eval: its scores and its options."""
+"""The options of petseg-eval and petseg-predict, and the scores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import petseg
-from petseg.cli import evaluate
+from petseg.cli import evaluate, predict
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.report.artifacts import read_history
 from shards import ShardSet
@@ -64,3 +65,34 @@ def test_evaluation_options(call, tiny_run: Path, made_up_set: Path) -> None:
     assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
     text = call(evaluate, tiny_run, "--shards", made_up_set).out
     assert "with the border counted as animal" in text
+
+
+def test_prediction_options(call, tiny_run: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (40, 50, 3), np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    masks = {}
+    for label, arguments in {
+        "plain": [],
+        "one": ["--batch-size", 1],
+        "large": ["--size", 96],
+        "half": ["--precision", "bf16"],
+    }.items():
+        result = call(
+            predict,
+            tiny_run,
+            str(tmp_path / "*.png"),
+            "-o",
+            tmp_path / label,
+            "--no-overlay",
+            "--probabilities",
+            *arguments,
+        )
+        assert result.code == 0, result.err
+        masks[label] = np.stack(
+            [np.load(tmp_path / label / f"{name}.probabilities.npz")["probabilities"] for name in "abc"]
+        )
+    np.testing.assert_allclose(masks["one"], masks["plain"], atol=1e-5)
+    assert np.abs(masks["large"] - masks["plain"]).max() > 1e-4
+    assert 0 < np.abs(masks["half"] - masks["plain"]).max() < 0.1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import torch
 
 import petseg
 from petseg.cli import train
-from petseg.report.artifacts import read_history
+from petseg.host.device import choose_placement
+from petseg.report.artifacts import draw_run, read_history
 from petseg.report.console_reporter import Reporter
-from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from petseg.training.losses import balanced_class_weights
-from shards import ShardSet
+from shards import PetsegError, ShardSet
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
 TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
@@ -50,19 +55,14 @@ def test_the_tutorials_recipe_trains(call, made_up_set: Path, tmp_path: Path) ->
 
 
 def test_patience_stops_early(made_up_set: Path, tmp_path: Path) -> None:
-    notes: list[str] = []
-
-    class Listening(Reporter):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
+    recording = Recording()
     options = {**TINY, **STEADY, "epochs": 9, "patience": 2}  # nothing is learnt, so nothing gets better
-    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=Listening)
+    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(read_history(run)) == 3
-    assert "stopping early" in notes[-1]
+    assert "stopping early" in recording.notes[-1]
 
 
-class Counting(Reporter):
+class Recording(Reporter):
     """Counts validations and keeps notes."""
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class Counting(Reporter):
 
 def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
     """Every second epoch and the last; the weights do not notice, and the best is one of those validated."""
-    counted = Counting()
+    recording = Recording()
     options = {**TINY, "epochs": 5}
     often = petseg.train(made_up_set, run=tmp_path / "often", options=options)
     rarely = petseg.train(
-        made_up_set, run=tmp_path / "rarely", options={**options, "validate_every": 2}, make_reporter=lambda: counted
+        made_up_set, run=tmp_path / "rarely", options={**options, "validate_every": 2}, make_reporter=lambda: recording
     )
-    assert counted.validations == 3
+    assert recording.validations == 3
     history = read_history(rarely)
     assert [entry["epoch"] for entry in history if entry["val"]] == [2, 4, 5]
     for ours, theirs in zip(history, read_history(often), strict=True):
@@ -95,6 +95,8 @@ def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
     best = max(validated, key=lambda entry: entry["val"]["mean_iou"])
     assert load_checkpoint(rarely / "best.pt").position["best_epoch"] == best["epoch"]
     assert [entry["epoch"] for entry in history if entry["best"]][-1] == best["epoch"]
+    data, placement = ShardSet.open(made_up_set), choose_placement(torch.device("cpu"), "fp32")
+    draw_run(rarely, data=data, placement=placement, seconds=1.0)
     report = (rarely / "report.html").read_text()
     assert f"The weights of epoch {best['epoch']} (of 5)" in report
     row = report[report.index("<td>1</td>") : report.index("<td>2")]
@@ -102,23 +104,23 @@ def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
-def test_compiling_on_a_cpu_is_told_not_refused(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_compiling_on_a_cpu_is_noted_but_not_refused(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda network: (compiled.append(network), network)[1])
     monkeypatch.setenv("CXX", "true")  # any program that is there
-    counted = Counting()
+    recording = Recording()
     options = {**TINY, "epochs": 1, "compile": True}
-    petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: counted)
+    petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(compiled) == 1
-    assert "made steps no faster" in counted.notes[0]
+    assert "makes steps no faster" in recording.notes[0]
 
 
 def test_patience_counts_epochs_where_not_all_are_validated(made_up_set: Path, tmp_path: Path) -> None:
     options = {**TINY, **STEADY, "epochs": 9, "patience": 3, "validate_every": 2}
-    counted = Counting()
-    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: counted)
+    recording = Recording()
+    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(read_history(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
-    assert "no better epoch than 2 in 3: stopping early" in counted.notes
+    assert "no better epoch than 2 in 3: stopping early" in recording.notes
 
 
 @pytest.mark.parametrize("options", [{"checkpoint_steps": 1}, {"checkpoint_minutes": 1e-9}], ids=str)
@@ -139,6 +141,8 @@ def test_without_a_validation_split(made_up_pets: Path, tmp_path: Path, command)
     command("petseg-shard", "build", made_up_pets, out, "--split", "random", "--fractions", "1,0,0")
     run = petseg.train(out, run=tmp_path / "run", options={**TINY, "epochs": 1, "class_weights": "balanced"})
     assert read_history(run)[0]["val"] is None
+    placement = choose_placement(torch.device("cpu"), "fp32")
+    draw_run(run, data=ShardSet.open(out), placement=placement, seconds=1.0)
     assert "train split" in (run / "report.html").read_text()
     assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
 
@@ -154,23 +158,33 @@ def test_tensorboard(made_up_set: Path, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
-    import errno
+    count = iter(range(99))
 
-    from petseg.training import loop as trainer
-    from shards import PetsegError
-
-    real, count = trainer.save_checkpoint, iter(range(99))
-
-    def full(path: Path, checkpoint: Any) -> None:
+    def full(path: Path, checkpoint: Checkpoint) -> None:
         if next(count) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, checkpoint)
+        save_checkpoint(path, checkpoint)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", full)
     run = tmp_path / "run"
-    with pytest.raises(PetsegError, match=rf"No space left on device.*--resume --run {run}"):
-        petseg.train(made_up_set, run=run, options={**TINY, "checkpoint_steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("petseg.training.loop.save_checkpoint", full)
+        with pytest.raises(PetsegError, match=rf"No space left on device.*--resume --run {run}"):
+            petseg.train(made_up_set, run=run, options={**TINY, "checkpoint_steps": 1})
     assert load_checkpoint(run / "last.pt").position["step"] == 2
-    monkeypatch.undo()
     petseg.train(run=run, resume=True)
     assert len(read_history(run)) == 2
+
+
+def test_augmentation_changes_what_is_learnt(made_up_set: Path, tmp_path: Path) -> None:
+    options = {**TINY, "epochs": 1}
+    heads = []
+    for augment in ("none", "train", "strong"):
+        run = petseg.train(made_up_set, run=tmp_path / augment, options={**options, "augment": augment})
+        heads.append(load_checkpoint(run / "last.pt").model["head.weight"])
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(heads, 2))
+
+
+def test_the_other_engine_trains(call, made_up_set: Path, tmp_path: Path) -> None:
+    arguments = ["--size", "32", "--widths", "8,16", "--epochs", "1", "--engine", "torch"]
+    result = call(train, "--shards", made_up_set, "--run", tmp_path / "run", *arguments)
+    assert result.code == 0, result.err
