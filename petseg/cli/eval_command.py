@@ -1,7 +1,5 @@
 """``petseg-eval``: scores a run on a split of a shard set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +77,7 @@ def evaluate(
         _print_scores(evaluation, heading=f"{split}, at {resolution}{', with flip TTA' if flip_tta else ''}")
 
 
-def _print_scores(evaluation: Evaluation, *, heading: str) -> None:
+def _print_scores(evaluation: "Evaluation", *, heading: str) -> None:
     scores = evaluation.scores
     click.echo(f"{evaluation.samples} images of {heading}")
     click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}{'recall':>8}")

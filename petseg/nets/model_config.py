@@ -1,7 +1,5 @@
 """A network's architecture as data: :class:`ModelConfig`, its limits and its defaults."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import msgspec
