@@ -4,8 +4,8 @@ from petseg.cli.eval_command import evaluate
 from petseg.cli.export_command import export
 from petseg.cli.predict_command import predict
 from petseg.cli.train_command import train
-from petseg.host.openmp import settle_openmp
+from petseg.host.openmp import configure_openmp
 
 __all__ = ["evaluate", "export", "predict", "train"]
 
-settle_openmp()  # read when torch is imported, which the commands do later
+configure_openmp()  # read when torch is imported, which the commands do later

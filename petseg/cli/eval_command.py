@@ -50,11 +50,11 @@ def evaluate(
     """
     if table is not None:
         expect_folder_of(table, option="--csv")
-    from petseg.host.distributed import world_of_environment
+    from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
 
-    world = world_of_environment()
+    world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
         evaluation = score_run(
             run,

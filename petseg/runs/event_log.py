@@ -13,7 +13,7 @@ FOLDER = "events"
 
 
 class EventLog:
-    """Writes one point an epoch and curve; made anew when a run is resumed, from its history."""
+    """Writes one point per epoch and curve; rewritten from the history when a run is resumed."""
 
     def __init__(self, run: Path, history: list[dict[str, Any]]) -> None:
         try:
@@ -23,7 +23,7 @@ class EventLog:
                 "--tensorboard needs TensorBoard; install with: pip install 'petseg[tensorboard]'"
             ) from None
         folder = run / FOLDER
-        # The history is the truth; events that a killed process left behind may be ahead of it.
+        # The events of a killed process may be ahead of the history.
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer: Any = SummaryWriter(folder)
@@ -31,7 +31,7 @@ class EventLog:
             self.add(entry)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry of metrics.jsonl."""
+        """Write one line of metrics.jsonl."""
         epoch = entry["epoch"]
         for part in ("train", "val"):
             scores = entry[part]

@@ -105,10 +105,10 @@ def test_every_option_of_train_arrives() -> None:
     """Each option of the recipe, the network and the running changes the field of its name, and only that."""
     import msgspec
 
-    from petseg.runs.recipe import Running, default_recipe
-    from petseg.training.start import apply_options
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import apply_options
 
-    recipe, running = default_recipe("unet"), Running(shards="s")
+    recipe, running = default_recipe("unet"), RuntimeOptions(shards="s")
     before = {**msgspec.to_builtins(recipe), **msgspec.to_builtins(running)}
     outside = {"shards", "run", "resume", "model", "as_json"}
     for parameter in train.params:
@@ -149,7 +149,7 @@ def test_help_is_quick_and_names_every_default() -> None:
 
 def test_defaults_in_the_help_are_the_recipes() -> None:
     from petseg.runs.recipe import default_recipe
-    from petseg.training.start import LR_OF_ADAM
+    from petseg.runs.recipe import LR_OF_ADAM
 
     texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
     unet, tutorial = default_recipe("unet"), default_recipe("tutorial")
@@ -169,21 +169,21 @@ def test_defaults_in_the_help_are_the_recipes() -> None:
 
 
 def test_an_encoder_needs_no_stem_beside_it() -> None:
-    from petseg.runs.recipe import Running, default_recipe
-    from petseg.training.start import apply_options
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import apply_options
 
-    recipe, _ = apply_options(default_recipe("unet"), Running(shards="set"), {"encoder": "resnet18"})
+    recipe, _ = apply_options(default_recipe("unet"), RuntimeOptions(shards="set"), {"encoder": "resnet18"})
     recipe.check()
     assert recipe.model.stem == "full"
-    again, _ = apply_options(recipe, Running(shards="set"), {"encoder": "resnet18"})  # as --resume does
+    again, _ = apply_options(recipe, RuntimeOptions(shards="set"), {"encoder": "resnet18"})  # as --resume does
     assert again == recipe
 
 
 def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
-    from petseg.runs.recipe import Running, default_recipe
-    from petseg.training.start import LR_OF_ADAM, apply_options
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import LR_OF_ADAM, apply_options
 
-    unet, running = default_recipe("unet"), Running(shards="set")
+    unet, running = default_recipe("unet"), RuntimeOptions(shards="set")
     for optimizer in ("adam", "adamw"):
         recipe, _ = apply_options(unet, running, {"optimizer": optimizer})
         recipe.check()

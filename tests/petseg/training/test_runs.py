@@ -167,10 +167,10 @@ def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path,
 
 
 def test_weights_that_only_validation_finds_spoilt(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
-    from petseg.training.step import Learner
+    from petseg.training.step import TrainStep
 
     nothing = torch.tensor(float("nan"))
-    monkeypatch.setattr(Learner, "validation_loss", lambda self, logits, batch: nothing)
+    monkeypatch.setattr(TrainStep, "validation_loss", lambda self, logits, batch: nothing)
     monkeypatch.setattr("petseg.training.guard.trial_loss", lambda *given, **more: torch.tensor(1.0))
     with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
         petseg.train(made_up_set, run=tmp_path / "run", options=TINY)
@@ -182,12 +182,12 @@ def test_trying_weights_out_leaves_no_trace(made_up_set: Path, tmp_path: Path) -
 
     from petseg.host.device import choose_placement
     from petseg.runs.recipe import default_recipe
-    from petseg.training.step import Learner
+    from petseg.training.step import TrainStep
     from petseg.training.trial import trial_loss
     from pipeline import Loader
 
     recipe = replace(default_recipe("unet"), model=ModelConfig(widths=(8, 16)), batch_size=8)
-    learner = Learner(recipe, total_steps=9, placement=choose_placement(torch.device("cpu"), "fp32"))
+    learner = TrainStep(recipe, total_steps=9, placement=choose_placement(torch.device("cpu"), "fp32"))
     with Loader(made_up_set, split="train", batch_size=8, size=32, mask="index", device="cpu") as loader:
         batch = next(iter(loader))
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}

@@ -277,14 +277,14 @@ def test_a_second_signal_interrupts_at_once_but_an_echo_does_not(monkeypatch: py
 
     now = 100.0
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
-    with stopping.catch_stop() as stop:
+    with stopping.catch_stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
         os.kill(os.getpid(), signal.SIGTERM)  # a shell that signals its whole group, and then its job
         now += 1.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    with stopping.catch_stop(patient=True) as stop:
+    with stopping.catch_stop_signals(ignore_repeats=True) as stop:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
             now += 1.0

@@ -15,7 +15,7 @@ from petseg.host.device import choose_placement
 from petseg.inference.metrics import confusion, score
 from petseg.nets.model_config import ModelConfig, default_model_config
 from petseg.runs.recipe import Recipe, default_recipe
-from petseg.training.step import Learner
+from petseg.training.step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -56,11 +56,11 @@ def recipe(**changes: object) -> Recipe:
     return replace(default_recipe("unet"), model=small, size=32, batch_size=8, **changes)
 
 
-def learner(of: Recipe, steps: int = 50) -> Learner:
-    return Learner(of, total_steps=steps, placement=choose_placement(CPU, of.precision))
+def learner(of: Recipe, steps: int = 50) -> TrainStep:
+    return TrainStep(of, total_steps=steps, placement=choose_placement(CPU, of.precision))
 
 
-def weights(of: Learner) -> torch.Tensor:
+def weights(of: TrainStep) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in of.model.parameters()])
 
 
@@ -118,7 +118,7 @@ CHANGES: list[dict[str, object]] = [
 def test_every_knob_moves_the_weights(change: dict[str, object]) -> None:
     results = []
     for of in (recipe(), recipe(**change)):
-        one = Learner(
+        one = TrainStep(
             of,
             total_steps=4,
             placement=choose_placement(CPU, of.precision),
@@ -133,12 +133,12 @@ def test_every_knob_moves_the_weights(change: dict[str, object]) -> None:
 def test_the_average_is_what_is_kept() -> None:
     with_average, without = learner(recipe(ema_decay=0.5)), learner(recipe(ema_decay=0.0))
     assert without.average is None
-    assert without.evaluated is without.model
+    assert without.evaluated_model is without.model
     for step in range(3):
         with_average.step(shapes(), global_valid=8, step=step)
     assert with_average.average is not None
-    assert with_average.evaluated is with_average.average.model
-    assert not torch.equal(next(with_average.evaluated.parameters()), next(with_average.model.parameters()))
+    assert with_average.evaluated_model is with_average.average.model
+    assert not torch.equal(next(with_average.evaluated_model.parameters()), next(with_average.model.parameters()))
 
 
 WIDTHS = (8, 16, 32)
@@ -166,7 +166,7 @@ def mean_iou_after(model: ModelConfig, precision: str, *, steps: int, rate: floa
     for step in range(steps):
         one.step(pictures, global_valid=8, step=step)
     with torch.inference_mode(), one.placement.autocast():
-        predicted = one.evaluated(pictures.image).argmax(dim=1)
+        predicted = one.evaluated_model(pictures.image).argmax(dim=1)
     return score(confusion(pictures.mask, predicted).sum(0)).mean_iou
 
 
@@ -203,7 +203,7 @@ def test_the_networks_learnt_by_heart_are_all_there_are() -> None:
 
 def test_compiled_networks_are_the_same() -> None:
     plain, compiled = learner(recipe()), None
-    compiled = Learner(recipe(), total_steps=50, placement=choose_placement(CPU, "fp32"), compile_model=True)
+    compiled = TrainStep(recipe(), total_steps=50, placement=choose_placement(CPU, "fp32"), compile_model=True)
     for one in (plain, compiled):
         result = one.step(shapes(), global_valid=8, step=0)
     assert torch.isfinite(result.loss)
