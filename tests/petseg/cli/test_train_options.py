@@ -10,13 +10,13 @@ import pytest
 
 from petseg.cli import evaluate, export, predict, train
 
-RUNS, LEARNER, RESUME, MODELS = "test_runs.py", "test_learner.py", "test_resume.py", "../nets/test_models.py"
-PREDICT, EXPORT, RANKS, HERE = "../inference/test_predict_files.py", "../exporters/test_onnx_model.py", "test_distributed.py", "test_options.py"
+RUNS, LEARNER, RESUME, MODELS = "test_runs.py", "test_learner.py", "test_resume.py", "test_models.py"
+PREDICT, EXPORT, RANKS, HERE = "test_predict.py", "test_export.py", "test_distributed.py", "test_options.py"
 KNOB = (LEARNER, "test_every_knob_moves_the_weights")
 LINE = (RUNS, "test_the_command_prints_a_line_an_epoch_or_json")
 WIRED = (HERE, "test_every_option_of_train_arrives")
 SCORES = (RUNS, "test_evaluation_options")
-MASKS = (PREDICT, "test_masks_have_the_images_size_and_the_values_1_2_3")
+MASKS = (PREDICT, "test_masks_have_the_pictures_size_and_the_trimaps_values")
 PYTHON = (PREDICT, "test_five_lines_of_python_give_the_same")
 
 TESTED: dict[str, dict[str, tuple[str, str]]] = {
@@ -88,7 +88,7 @@ TESTED: dict[str, dict[str, tuple[str, str]]] = {
         "--precision": (HERE, "test_prediction_options"),
         "--json": (PREDICT, "test_results_are_replaced_only_when_asked"),
     },
-    "export": {"--size": (EXPORT, "test_takes_uint8_images_in_any_number"), "--json": (EXPORT, "test_takes_uint8_images_in_any_number")},
+    "export": {"--size": (EXPORT, "test_takes_pictures_as_they_are_in_any_number"), "--json": (EXPORT, "test_json")},
 }
 COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
 
@@ -105,7 +105,8 @@ def test_every_option_of_train_arrives() -> None:
     """Each option of the recipe, the network and the running changes the field of its name, and only that."""
     import msgspec
 
-    from petseg.runs.recipe import RuntimeOptions, apply_options, default_recipe
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import apply_options
 
     recipe, running = default_recipe("unet"), RuntimeOptions(shards="s")
     before = {**msgspec.to_builtins(recipe), **msgspec.to_builtins(running)}
@@ -147,7 +148,8 @@ def test_help_is_quick_and_names_every_default() -> None:
 
 
 def test_defaults_in_the_help_are_the_recipes() -> None:
-    from petseg.runs.recipe import LR_OF_ADAM, default_recipe
+    from petseg.runs.recipe import default_recipe
+    from petseg.runs.recipe import LR_OF_ADAM
 
     texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
     unet, tutorial = default_recipe("unet"), default_recipe("tutorial")
@@ -167,7 +169,8 @@ def test_defaults_in_the_help_are_the_recipes() -> None:
 
 
 def test_an_encoder_needs_no_stem_beside_it() -> None:
-    from petseg.runs.recipe import RuntimeOptions, apply_options, default_recipe
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import apply_options
 
     recipe, _ = apply_options(default_recipe("unet"), RuntimeOptions(shards="set"), {"encoder": "resnet18"})
     recipe.check()
@@ -177,7 +180,8 @@ def test_an_encoder_needs_no_stem_beside_it() -> None:
 
 
 def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
-    from petseg.runs.recipe import LR_OF_ADAM, RuntimeOptions, apply_options, default_recipe
+    from petseg.runs.recipe import RuntimeOptions, default_recipe
+    from petseg.runs.recipe import LR_OF_ADAM, apply_options
 
     unet, running = default_recipe("unet"), RuntimeOptions(shards="set")
     for optimizer in ("adam", "adamw"):
