@@ -78,12 +78,12 @@ def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run
     folder.mkdir()
     image_file(folder / "good.jpg")
     (folder / "bad.jpg").write_bytes(b"not an image at all")
-    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:300])
+    (folder / "torn.jpg").write_bytes((folder / "good.jpg").read_bytes()[:300])
     (folder / "notes.txt").write_text("not an image")
     result = call(predict, tiny_run, folder, "-o", tmp_path / "out")
     assert result.code == 1
     assert "bad.jpg" in result.err
-    assert "cut.jpg" in result.err
+    assert "torn.jpg" in result.err
     assert "2 of 3" in result.err
     assert "1 other files" in result.out
     assert (tmp_path / "out" / "good.png").exists()

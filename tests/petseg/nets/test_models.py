@@ -17,7 +17,6 @@ EVERY = [
     ModelConfig(widths=(8, 16, 24), join="add", upsample="transposed", norm="group"),
     ModelConfig(encoder="resnet18", join="add"),
     ModelConfig(widths=(8, 16, 24), dropout=0.5),
-    ModelConfig(encoder="resnet18"),
     ModelConfig(encoder="resnet50"),
     default_model_config("tutorial"),
     default_model_config("unet"),
