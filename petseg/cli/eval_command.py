@@ -1,7 +1,5 @@
 """``petseg-eval``: scores a run on a split of a shard set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +31,7 @@ if TYPE_CHECKING:
 @DEVICE
 @PRECISION
 @JSON
-def evaluate(
-    *,
-    run: Path,
-    shards: Path,
-    split: str,
-    original_resolution: bool,
-    flip_tta: bool,
-    table: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **options: Any) -> None:
     """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
 
     \b
@@ -58,30 +46,22 @@ def evaluate(
 
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
-        evaluation = score_run(
-            run,
-            shards,
-            split=split,
-            original_resolution=original_resolution,
-            flip_tta=flip_tta,
-            world=world,
-            after_batch=advance,
-            **options,
-        )
+        evaluation = score_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
     if table is not None:
-        write_table(evaluation, shards, split, table)
+        write_table(evaluation, shards, options["split"], table)
+    conditions = {name: options[name] for name in ("split", "original_resolution", "flip_tta")}
     if as_json:
-        print_json(summary(evaluation, split=split, original_resolution=original_resolution, flip_tta=flip_tta))
+        print_json(summary(evaluation, **conditions))
     else:
-        resolution = "the images' original resolution" if original_resolution else "the network's size"
-        _print_scores(evaluation, heading=f"{split}, at {resolution}{', with flip TTA' if flip_tta else ''}")
+        _print_scores(evaluation, **conditions)
 
 
-def _print_scores(evaluation: Evaluation, *, heading: str) -> None:
+def _print_scores(evaluation: "Evaluation", *, split: str, original_resolution: bool, flip_tta: bool) -> None:
     scores = evaluation.scores
-    click.echo(f"{evaluation.samples} images of {heading}")
+    resolution = "the images' original resolution" if original_resolution else "the network's size"
+    click.echo(f"{evaluation.samples} images of {split}, at {resolution}{', with flip TTA' if flip_tta else ''}")
     click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(CLASSES, scores.iou, scores.dice, scores.accuracy, strict=True):
         click.echo(f"{name:12}" + "".join(f"{_number(value):>8}" for value in values))

@@ -1,7 +1,5 @@
 """``petseg-export``: writes a run's network as ONNX or safetensors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``petseg-predict``: segments image files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +52,8 @@ def predict(
     from petseg.inference.trained_network import load
     from petseg.report.console_reporter import progress_count
 
-    found = find_images(images)
-    jobs = plan_jobs(found.images, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
+    files, ignored = find_images(images)
+    jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, **options)
     out.mkdir(parents=True, exist_ok=True)
     with progress_count("images predicted", total=len(jobs)) as advance:
@@ -67,10 +65,10 @@ def predict(
             on_error=lambda error: click.echo(f"skipped: {error}", err=True),
             on_done=lambda job: advance(1),
         )
+    predicted = len(jobs) - failures
     if as_json:
-        print_json({"predicted": len(jobs) - failures, "failed": failures, "ignored": found.ignored, "folder": str(out)})
+        print_json({"predicted": predicted, "failed": failures, "ignored": ignored, "folder": str(out)})
     else:
-        others = f", {found.ignored} other files ignored" if found.ignored else ""
-        click.echo(f"{len(jobs) - failures} images predicted into {out}{others}")
+        click.echo(f"{predicted} images predicted into {out}" + (f", {ignored} other files ignored" if ignored else ""))
     if failures:
         raise PetsegError(f"{failures} of {len(jobs)} images could not be read")

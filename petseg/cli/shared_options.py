@@ -1,7 +1,5 @@
 """Options that petseg-eval, petseg-predict and petseg-export share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

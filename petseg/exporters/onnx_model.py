@@ -1,7 +1,5 @@
 """Exports a network as ONNX, with its normalisation and for any batch size."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
@@ -11,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from petseg.inference.trained_network import Predictor
 from shards.errors import PetsegError, UsageError
+from shards.format.layout import CLASSES
 from shards.store.atomic import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
@@ -90,21 +88,14 @@ def _to_onnx(predictor: Predictor) -> bytes:
         )
         model = onnx.load(target)
     onnx.checker.check_model(model)
-    _describe(model, predictor)
-    return bytes(model.SerializeToString())
-
-
-def _describe(model: Any, predictor: Predictor) -> None:
-    """Add the metadata that a user of the file needs."""
     facts = {
-        "classes": "animal,background,border",
+        "classes": ",".join(CLASSES),
         "input": "uint8 RGB, 0..255, the whole image stretched to the network's size, antialiased",
         "trained_with": f"petseg {metadata.version('petseg')}",
         "architecture": predictor.recipe.model.name,
     }
-    for key, value in facts.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    onnx.helper.set_model_props(model, facts)
+    return bytes(model.SerializeToString())
 
 
 def _largest_difference(predictor: Predictor, data: bytes) -> float:
@@ -128,8 +119,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)

@@ -1,7 +1,5 @@
 """Exports a network's weights as safetensors, with a model card."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -38,13 +36,13 @@ def export_weights(predictor: Predictor, path: str | Path) -> Path:
 
 def _card(predictor: Predictor, path: Path) -> str:
     history = load_checkpoint(predictor.source).history
-    best = history[-1] if history else None
-    part = None if best is None else best["val"] or best["train"]
     scores = "not measured"
-    if best is not None and part is not None:
-        where = "validation" if best["val"] else "training"
+    if history:
+        entry = history[-1]
+        part, images = (entry["val"], "validation") if entry["val"] else (entry["train"], "training")
         iou = ", ".join("-" if value is None else f"{value:.3f}" for value in part["iou"])
-        scores = f"mean IoU {part['mean_iou']:.3f} (animal, background, border: {iou}) on the {where} images"
+        scores = f"mean IoU {part['mean_iou']:.3f} (animal, background, border: {iou}) on the {images} images"
+        scores += f", at the network's size, after epoch {entry['epoch']}"
     recipe = json.dumps(msgspec.to_builtins(predictor.recipe), indent=2)
     return f"""# {path.stem}
 
@@ -54,7 +52,7 @@ Segments a pet in an image into animal, background and border (three logits per 
   normalisation.
 - Input: uint8 or float (N, 3, H, W), RGB, 0..255; trained on whole images stretched to
   {predictor.size} x {predictor.size} pixels with an antialiasing filter.
-- Scores: {scores}, at the network's size, after epoch {best["epoch"] if best else 0}.
+- Scores: {scores}.
 - Made with: {", ".join(f"{name} {version}" for name, version in versions().items())}.
 
 ```python

@@ -1,7 +1,4 @@
-"""Using a trained network: loading it, predicting image files, and scoring it on a split of a shard set.
-
-Nothing here trains; the training loop calls :func:`evaluate` to validate.
-"""
+"""Using a trained network: loading it, predicting image files, scoring it. Training validates with it, too."""
 
 import lazy_loader
 

@@ -1,7 +1,5 @@
 """The classes' colours: indexed masks, colour maps of a mask, and overlays on an image."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image

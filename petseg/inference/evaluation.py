@@ -1,7 +1,5 @@
 """Scoring a network on every sample of a split, each exactly once, over any number of ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +23,7 @@ class Evaluation:
     """A network's results on a split.
 
     Attributes:
-        matrices: one confusion matrix per sample, in the order of the split: int64 (N, 3, 3), [true, predicted], pixels.
+        matrices: one confusion matrix per sample, in split order: int64 (N, 3, 3), [true, predicted], pixels.
         loss: mean over the samples, or None if no loss was given.
     """
 
@@ -87,11 +85,9 @@ def evaluate(
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
                 loss += loss_sum(logits, batch)
-            probabilities = (
-                class_probabilities(model, batch.image, placement=placement, flip_tta=True)
-                if flip_tta
-                else logits.softmax(dim=1)
-            )
+            probabilities = logits.softmax(dim=1)
+            if flip_tta:
+                probabilities = class_probabilities(model, batch.image, placement=placement, flip_tta=True)
             indices.append(torch.where(batch.valid.cpu(), batch.index, -1))
             matrices.append(count(batch, probabilities))
         after_batch(loader.valid_in_batch(number))

@@ -1,7 +1,5 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

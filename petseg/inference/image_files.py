@@ -1,11 +1,8 @@
 """Finding image files, and reading images of any format and mode."""
 
-from __future__ import annotations
-
 import glob
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +15,8 @@ MAX_PIXELS = 150_000_000  # a larger file is taken for a decompression bomb; Pil
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
-@dataclass(frozen=True)
-class FoundImages:
-    """The images that arguments name, and how many other files the named folders and globs contain."""
-
-    images: list[Path]
-    ignored: int
-
-
-def find_images(arguments: Sequence[str]) -> FoundImages:
-    """Resolve files, folders (not their subfolders) and globs (also ``**``).
+def find_images(arguments: Sequence[str]) -> tuple[list[Path], int]:
+    """Resolve files, folders (not their subfolders) and globs (also ``**``) to images and the number of other files.
 
     A named file is taken whatever its name; of a folder or glob, files with an image's suffix. Each file is taken once.
 
@@ -54,7 +43,7 @@ def find_images(arguments: Sequence[str]) -> FoundImages:
         ignored += len(found) - len(chosen)
         for entry in chosen:
             images.setdefault(entry.resolve(), entry)
-    return FoundImages(images=list(images.values()), ignored=ignored)
+    return list(images.values()), ignored
 
 
 def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
@@ -76,10 +65,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     path = Path(image)
     try:
         # Pillow warns from half its limit on; the size is checked here instead, before any pixel is decoded.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
+        ignore = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with ignore, Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise SampleError(f"{path}: {opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
             return _upright_rgb(opened)

@@ -8,8 +8,6 @@ and the means omit it. A class that is predicted but never true has IoU 0 and no
 the pixel accuracy are 0.
 """
 
-from __future__ import annotations
-
 import msgspec
 import numpy as np
 import numpy.typing as npt

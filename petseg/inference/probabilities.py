@@ -1,7 +1,5 @@
 """From images to class probabilities, optionally with flip TTA, and to probabilities at another resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Scoring a trained run on a split of any shard set, as ``petseg-eval`` does."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable
@@ -48,8 +46,7 @@ def score_run(
         original_resolution: compare at the masks' stored resolution instead of at the network's.
         flip_tta: average with the predictions of the horizontally flipped images.
         batch_size: images per batch; has no influence on the scores.
-        device: see :func:`petseg.load`.
-        precision: see :func:`petseg.load`.
+        device, precision: see :func:`petseg.load`.
         world: the processes that share the work (``torchrun``); all must call this, and all get the complete result.
         after_batch: called after each batch with its number of images, all processes' included.
 

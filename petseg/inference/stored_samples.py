@@ -3,8 +3,6 @@
 Independent of the training pipeline, which is faster.
 """
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

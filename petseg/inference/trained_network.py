@@ -1,7 +1,5 @@
 """Loading a trained network: an image in, a mask of the same size out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""The networks and their architecture as data: :class:`ModelConfig` describes one, :func:`build_model` builds it.
-
-Every network takes uint8 or float images (B, 3, H, W) in 0..255 and returns logits (B, 3, H, W).
-"""
+"""The networks. A :class:`ModelConfig` describes an architecture as data, and :func:`build_model` builds it."""
 
 import lazy_loader
 

@@ -3,8 +3,6 @@
 With it, training on several ranks equals training on one, and can be tested without a GPU.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -1,7 +1,5 @@
 """A U-Net whose encoder is a torchvision ResNet, optionally with its ImageNet weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

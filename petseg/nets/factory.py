@@ -4,8 +4,6 @@ Every network takes uint8 or float images (B, 3, H, W) in 0..255, of any H and W
 float logits (B, 3, H, W) in class order: animal, background, border. Its first layer is its normalisation.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

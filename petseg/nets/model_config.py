@@ -1,7 +1,5 @@
 """A network's architecture as data: :class:`ModelConfig`, its limits and its defaults."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import msgspec
@@ -60,7 +58,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
             raise UsageError(
                 "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
-                "--join, --dropout, --encoder and --pretrained are for --model unet"
+                "--skip, --dropout, --encoder and --pretrained are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 24,48,96,192,256")
@@ -76,7 +74,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
         for option, value, choices in (
             ("--encoder", self.encoder, get_args(Encoder)),
-            ("--join", self.join, get_args(Skip)),
+            ("--skip", self.join, get_args(Skip)),
             ("--stem", self.stem, get_args(Stem)),
         ):
             if value not in choices:

@@ -1,7 +1,5 @@
 """The first operation of every network: 8-bit pixels become zero-mean, unit-variance floats."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,12 +1,9 @@
 """The tutorial's network: a U-Net of three levels with 64, 128 and 256 channels.
 
-3x3 convolutions, each followed by ReLU and BatchNorm (in that order, as in the tutorial), 4x4 transposed convolutions
-of stride 2, skip connections. It differs from the tutorial in one point: it ends in a plain 1x1 convolution, which
-gives logits. The tutorial's ReLU, BatchNorm and sigmoid before the cross-entropy bound the logits, and with them the
-lowest possible loss.
+3x3 convolutions, each followed by ReLU and then BatchNorm, 4x4 transposed convolutions of stride 2, skip connections.
+Unlike the tutorial's, it ends in a plain 1x1 convolution: ReLU, BatchNorm and sigmoid before the cross-entropy would
+bound the logits, and with them the lowest possible loss.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import nn

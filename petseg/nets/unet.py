@@ -6,8 +6,6 @@ resolution and applies residual blocks. Any image size works: strided convolutio
 the encoder's sizes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Draws a finished run into its folder: curves, gallery and report."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,7 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(samples, title=title))
     evaluation = score_run(run, data.path, split=split.name, device=device, precision=precision)
-    page = render_report(
-        run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds
-    )
+    page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)
     write_atomically(run / REPORT, page)
 
 

@@ -1,7 +1,5 @@
 """A run's progress on the console: a live line on a terminal, and one plain line per epoch everywhere."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

@@ -1,11 +1,8 @@
 """The curves of a run: loss, IoU per class and learning rate over the epochs."""
 
-from __future__ import annotations
-
 import io
 from typing import Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from petseg.runs.history import History, judged_part
@@ -19,7 +16,6 @@ Kind = Literal["png", "svg"]
 def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
     """Return a PNG or an SVG of a run's curves; ``history`` is metrics.jsonl, at least one epoch."""
     figure = Figure(figsize=(13, 4), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
     loss, iou, rate = figure.subplots(1, 3)
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 3} if len(history) < 40 else {}

@@ -1,14 +1,11 @@
 """The gallery: rows of image, truth, prediction, and one grey map of the probability of each class."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -64,7 +61,6 @@ def draw_gallery(samples: Sequence[PredictedSample], *, title: str) -> bytes:
     """Return a PNG with one row per sample; at least one."""
     rows = len(samples)
     figure = Figure(figsize=(13.5, 2.35 * rows + 1.0), layout="constrained", dpi=100)
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     grid = figure.subplots(rows, len(_TITLES), squeeze=False)
     for row, sample in zip(grid, samples, strict=True):

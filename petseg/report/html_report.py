@@ -1,7 +1,5 @@
 """``report.html``: one self-contained page about a run; no script, no other file, no network."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path
@@ -24,13 +22,7 @@ from shards.format.layout import CLASSES
 
 
 def render_report(
-    run: Path,
-    *,
-    history: History,
-    predictor: Predictor,
-    split: SplitReader,
-    evaluation: Evaluation,
-    seconds: float,
+    run: Path, *, history: History, predictor: Predictor, split: SplitReader, evaluation: Evaluation, seconds: float
 ) -> str:
     """Return the page as HTML.
 
@@ -91,14 +83,13 @@ def _template() -> Template:
     environment.filters.update(
         number=lambda value: "-" if value is None else f"{value:.3f}",
         percent=lambda share: f"{share:.1%}",
-        thousands=lambda value: f"{value:,}",
         duration=duration,
     )
     return environment.get_template("report.html.jinja")
 
 
 def _shade(share: float, *, correct: bool) -> Rgb:
-    """Return the colour of a cell of the confusion matrix: towards blue for correct pixels, towards orange for wrong."""
+    """Return the colour of a cell of the confusion matrix: towards blue if correct, towards orange if not."""
     full = (120, 180, 230) if correct else (240, 160, 110)
     red, green, blue = (round(255 + share * (value - 255)) for value in full)
     return red, green, blue

@@ -1,7 +1,5 @@
 """Small images for the report, as data URLs: a sample, its truth, its prediction and where they differ."""
 
-from __future__ import annotations
-
 import base64
 import io
 

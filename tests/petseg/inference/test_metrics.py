@@ -21,7 +21,7 @@ def label_maps(classes: list[int] = CLASSES):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(label_maps(), label_maps([0, 1]), label_maps([2])))
 def test_agrees_with_scikit_learn(maps) -> None:
     truth, prediction = maps
@@ -45,7 +45,7 @@ def test_agrees_with_scikit_learn(maps) -> None:
     assert scores.mean_dice == pytest.approx(dice.mean())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(label_maps())
 def test_binary_figures_agree_with_scikit_learn(maps) -> None:
     truth, prediction = (a.ravel() for a in maps)
