@@ -19,7 +19,7 @@ from bench.job import Job
 from bench.parts import Parts
 from bench.process_tree import memory_bytes, watch_memory
 from bench.train_job import TrainJob
-from petseg.host.openmp import settle_openmp
+from petseg.host.openmp import configure_openmp
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -142,5 +142,5 @@ def environment_for(kind: type[Job | TrainJob]) -> dict[str, str]:
     """Return the environment of a peer's process: ours, and for training what ``petseg-train`` sets as well."""
     environment = dict(os.environ)
     if kind is TrainJob:
-        settle_openmp(environment)
+        configure_openmp(environment)
     return environment

@@ -18,7 +18,7 @@ from bench.train_job import TrainJob
 from bench.warmup import HALF, MAX_SECONDS, is_steady
 from petseg.host.device import Placement, choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
-from petseg.training.step import Learner, StepResult
+from petseg.training.step import StepResult, TrainStep
 from pipeline import Batch, Loader
 
 PREFETCH = 2
@@ -68,7 +68,7 @@ class TrainServer:
         )
         self.recipe.check()
         self.placement: Placement = choose_placement(choose_device(job.device), cast(Any, job.precision))
-        self.learner = Learner(self.recipe, total_steps=NEVER, placement=self.placement)
+        self.learner = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
         self.loader = Loader(
             job.shards,
             split=job.split,
@@ -171,7 +171,7 @@ class TrainServer:
 
     def _one(self, batch: Batch, valid: int) -> StepResult:
         self._step += 1
-        return self.learner.step(batch, global_valid=valid, step=self._step)
+        return self.learner.run(batch, global_valid=valid, step=self._step)
 
     def _next(self) -> tuple[Batch, int]:
         batch = next(self._batches)

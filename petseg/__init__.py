@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from petseg.api import evaluate as evaluate
     from petseg.api import export as export
     from petseg.api import predict as predict
-    from petseg.inference.predictor import Prediction as Prediction
-    from petseg.inference.predictor import Predictor as Predictor
-    from petseg.inference.predictor import load as load
+    from petseg.exporters.onnx_model import export_onnx as export_onnx
+    from petseg.exporters.safetensors_weights import export_weights as export_weights
+    from petseg.inference.scoring import score_run as score_run
+    from petseg.inference.trained_network import Prediction as Prediction
+    from petseg.inference.trained_network import Predictor as Predictor
+    from petseg.inference.trained_network import load as load
     from petseg.nets.factory import build_model as build_model
     from petseg.nets.model_config import ModelConfig as ModelConfig
     from petseg.training.start import train as train
@@ -53,7 +56,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "api": ["Batch", "Loader", "ShardSet", "build_shards", "evaluate", "export", "predict"],
-        "inference.predictor": ["Prediction", "Predictor", "load"],
+        "exporters.onnx_model": ["export_onnx"],
+        "exporters.safetensors_weights": ["export_weights"],
+        "inference.scoring": ["score_run"],
+        "inference.trained_network": ["Prediction", "Predictor", "load"],
         "nets.factory": ["build_model"],
         "nets.model_config": ["ModelConfig"],
         "training.start": ["train"],

@@ -5,7 +5,7 @@ torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
 The ``--`` keeps torchrun from taking ``--run`` for an abbreviation of its own ``--run-path``.
 """
 
-from petseg.cli.commands import train
+from petseg.cli import train
 
 if __name__ == "__main__":
     train()

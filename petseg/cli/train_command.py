@@ -1,120 +1,91 @@
-"""``petseg-train``: reads the options, calls :func:`petseg.train`, prints."""
+"""``petseg-train``: parses the options, calls :func:`petseg.train`, prints the result."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
+import msgspec
 
+from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
+from petseg.runs.option_fields import field_types, option_name
+from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.errors import UsageError
 
-_AUTO = "fitting the model"  # what a default says that --model decides; petseg.runs.recipe has the numbers
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class Widths(click.ParamType[tuple[int, ...]]):
-    """Channels of the levels: ``16,32,64``."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the numbers of a comma-separated list."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 24,48,96,192,256", param, ctx)
+# Defaults that are not one value per model.
+_DEFAULTS = {
+    "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
+    f"tutorial {default_recipe('tutorial').lr:g}",
+    "ema_decay": "unet by the run's length, tutorial 0",
+    "threads": "all cores",
+}
 
 
-def _options(*decorators: Decorator) -> Decorator:
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
 
 
-# Every option is None unless it was given: the model's defaults, or a resumed run's values, then hold.
-_WHAT = _options(
-    click.option("--shards", type=PathArgument(), help="Shard set; may be left out with --resume."),
-    click.option("--run", type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
-    click.option("--resume", is_flag=True, help="Go on with the run in --run where it stopped."),
-    click.option("--model", type=click.Choice(["unet", "tutorial"]), help="Network and recipe.  [default: unet]"),
-    click.option("--json", "as_json", is_flag=True, help="Print the last epoch's metrics as one JSON object."),
+# Every option is None unless given: then the model's default holds, or the resumed run's value.
+def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> list[click.Option]:
+    """Return an option for each field of a struct except ``skip``; ``defaults`` are unet's and tutorial's."""
+    options = []
+    for name, (kind, meta) in field_types(struct).items():
+        if name == skip:
+            continue
+        option, default = option_name(name), _DEFAULTS.get(name) or _default(name, *defaults)
+        text = f"{meta.description}  [default: {default}]"
+        if kind is bool:
+            option = f"{option}/--no-{option.removeprefix('--')}"
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+        options.append(click.Option([option, name], type=type_, default=None, help=text))
+    return options
+
+
+def _default(name: str, *defaults: msgspec.Struct) -> str:
+    texts = []
+    for value in (getattr(struct, name) for struct in defaults):
+        number = f"{value:g}" if isinstance(value, float) else str(value)
+        texts.append(("no", "yes")[value] if isinstance(value, bool) else number)
+    return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
+
+
+_RUN_OPTIONS = [
+    click.Option(["--shards"], type=PathArgument(), help="Shard set; may be omitted with --resume."),
+    click.Option(["--run"], type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
+    click.Option(["--resume"], is_flag=True, help="Continue the run in --run where it stopped."),
+    click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
+]
+_STEM = "Resolution of unet's finest level.  [default: half; full with --encoder]"
+_SKIPS = click.Choice(["concat", "sum", "add"])
+_MODEL_OPTIONS = [
+    click.Option(["--widths"], type=_widths, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
+    click.Option(["--stem"], type=click.Choice(get_args(Stem)), help=_STEM),
+    click.Option(["--blocks"], type=int, help="Residual blocks per level of unet.  [default: 1]"),
+    click.Option(["--norm"], type=click.Choice(get_args(Norm)), help="Normalisation in unet.  [default: batch]"),
+    click.Option(["--upsample"], type=click.Choice(get_args(Upsample)), help="[default: bilinear]"),
+    click.Option(["--skip", "--join", "join"], type=_SKIPS, help="Skip connections; add means sum.  [default: sum]"),
+    click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
+    click.Option(
+        ["--encoder"], type=click.Choice(get_args(Encoder)), help="A ResNet as unet's encoder.  [default: none]"
+    ),
+    click.Option(["--pretrained/--no-pretrained"], default=None, help="Start --encoder from its ImageNet weights."),
+]
+_RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
+_RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")
+
+
+@click.command(
+    cls=FriendlyCommand,
+    context_settings={"max_content_width": 110},
+    params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
-_RECIPE = _options(
-    click.option("--size", type=int, help="Side of the pictures in pixels.  [default: unet 128, tutorial 100]"),
-    click.option("--progressive/--no-progressive", default=None, help="Smaller pictures first.  [default: unet yes]"),
-    click.option("--epochs", type=int, help="Epochs.  [default: unet 80, tutorial 5]"),
-    click.option("--batch-size", type=int, help="Global batch, all ranks.  [default: unet 16, tutorial 32]"),
-    click.option("--accumulate", type=int, help="Compute each batch in so many parts, to save memory.  [default: 1]"),
-    click.option(
-        "--lr",
-        type=float,
-        help="Peak learning rate.  [default: unet 0.008, 0.004 with adam and adamw; tutorial 0.001]",
-    ),
-    click.option(
-        "--optimizer", type=click.Choice(["adam", "adamw", "muon"]), help="[default: unet muon, tutorial adam]"
-    ),
-    click.option("--schedule", type=click.Choice(["constant", "cosine", "onecycle"]), help=f"[default: {_AUTO}]"),
-    click.option("--warmup", type=float, help="Share of the steps in which onecycle rises.  [default: 0.15]"),
-    click.option("--weight-decay", type=float, help="Of adamw and muon, on kernels only.  [default: 0.02]"),
-    click.option("--dice-weight", type=float, help="Dice loss beside cross-entropy.  [default: unet 1, tutorial 0]"),
-    click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="In the loss.  [default: none]"),
-    click.option("--label-smoothing", type=float, help="Share of the truth spread over all classes.  [default: 0]"),
-    click.option(
-        "--augment",
-        type=click.Choice(["none", "train", "strong"]),
-        help="strong: for few pictures.  [default: unet strong, tutorial none]",
-    ),
-    click.option("--ema-decay", type=float, help="Of the weight average; 0: none.  [default: by the run's length]"),
-    click.option("--clip-norm", type=float, help="Longest gradient; 0: no limit.  [default: unet 1, tutorial 0]"),
-    click.option("--validate-every", type=int, help="Validate after so many epochs, and the last.  [default: 1]"),
-    click.option("--patience", type=int, help="Stop after so many epochs without gain; 0: never.  [default: 0]"),
-    click.option("--seed", type=int, help="Of weights, order, augmentation, dropout.  [default: 0]"),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="[default: auto]"),
-)
-_MODEL = _options(
-    click.option("--widths", type=Widths(), help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
-    click.option(
-        "--stem",
-        type=click.Choice(["full", "half"]),
-        help="Resolution of unet's finest level.  [default: half; full with --encoder]",
-    ),
-    click.option("--blocks", type=int, help="Residual blocks a level of unet.  [default: 1]"),
-    click.option("--norm", type=click.Choice(["batch", "group"]), help="Normalisation in unet.  [default: batch]"),
-    click.option("--upsample", type=click.Choice(["bilinear", "transposed"]), help="[default: bilinear]"),
-    click.option(
-        "--join",
-        type=click.Choice(["concat", "add"]),
-        help="How unet's decoder takes in finer features.  [default: add]",
-    ),
-    click.option("--dropout", type=float, help="Of unet's coarsest channels.  [default: 0]"),
-    click.option("--encoder", type=click.Choice(["none", "resnet18", "resnet34", "resnet50"]), help="[default: none]"),
-    click.option("--pretrained/--no-pretrained", default=None, help="Start --encoder from its ImageNet weights."),
-)
-_RUNNING = _options(
-    click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
-    click.option("--threads", type=int, help="torch's CPU threads.  [default: all cores]"),
-    click.option("--prefetch", type=int, help="Batches that the loader makes ahead.  [default: 2]"),
-    click.option("--engine", type=click.Choice(["auto", "dali", "torch"]), help="The loader's.  [default: auto]"),
-    click.option("--compile/--no-compile", default=None, help="With torch.compile; does not pay on a CPU."),
-    click.option("--checkpoint-minutes", type=float, help="last.pt within an epoch; 0: not.  [default: 5]"),
-    click.option("--checkpoint-steps", type=int, help="last.pt every so many steps; 0: not.  [default: 0]"),
-    click.option("--tensorboard/--no-tensorboard", default=None, help="Write TensorBoard events into the run."),
-)
-
-
-@click.command(cls=FriendlyCommand, context_settings={"max_content_width": 110})
-@_WHAT
-@_RECIPE
-@_MODEL
-@_RUNNING
 def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
     """Train a network on a shard set.
 
@@ -123,39 +94,35 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     petseg-train --resume --run runs/pets           after Ctrl-C, a kill, a power cut
     torchrun --nproc-per-node 4 --no-python -- petseg-train --shards pets-shards --run runs/pets
 
-    --batch-size is the global batch. The loss of the training pictures and their IoU are those seen while training on
-    them; validation uses the averaged weights. Without --resume a run that exists is never touched.
+    --batch-size is the global batch size. Training loss and IoU are measured on the training images while training on
+    them; validation uses the averaged weights. Without --resume an existing run is never changed.
     """
-    from petseg.host.distributed import world_of_environment
+    from petseg.host.distributed import world_from_environment
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
+    from petseg.report.artifacts import read_history
     from petseg.report.console_reporter import ConsoleReporter
-    from petseg.report.draw_run import read_history
-    from petseg.runs.command_line import command_line
     from petseg.runs.run_folder import read_config
-    from petseg.training.start import train as start
+    from petseg.training.start import train as start_training
 
-    if resume and run is None:
-        raise UsageError("--resume needs --run: which run is to go on?")
-    world = world_of_environment()
+    world = world_from_environment()
     try:
-        path = start(
+        path = start_training(
             shards,
             run=run,
             resume=resume,
             options={name: value for name, value in options.items() if value is not None},
-            command=command_line("petseg-train", sys.argv[1:]),
+            command=shlex.join(["petseg-train", *sys.argv[1:]]),
             make_reporter=lambda: ConsoleReporter(quiet=as_json),
         )
     except (InterruptedRunError, DivergedError) as error:
         if world.first:
             raise
-        sys.exit(error.exit_code)  # all ranks end together, and one of them says it
+        sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
     if not world.first:
         return
-    history = read_history(path)
     if as_json:
-        print_json({"run": str(path), **history[-1]})
+        print_json({"run": str(path), **read_history(path)[-1]})
     else:
         data = str(shards or read_config(path)["running"]["shards"])
-        score = command_line("petseg-eval", [str(path), "--shards", data])
-        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {score}")
+        command = shlex.join(["petseg-eval", str(path), "--shards", data])
+        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")

@@ -1,50 +1,50 @@
-"""Exporting a network: ONNX, with the normalisation inside and any number of pictures at once."""
-
-from __future__ import annotations
+"""Exports a network as ONNX, with its normalisation and for any batch size."""
 
 import contextlib
 import io
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata, util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from petseg.inference.predictor import Predictor
+from petseg.inference.trained_network import Predictor
 from shards.errors import PetsegError, UsageError
+from shards.format.layout import CLASSES
 from shards.store.atomic import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
-# Both compute in fp32, in another order of additions; logits are of the order of 10.
+# Both compute in fp32, but add in another order; logits are of the order of 10.
 TOLERANCE = 1e-3
 _OPSET = 18
 
 
 @dataclass(frozen=True)
-class Exported:
-    """An exported file: its size in bytes and the largest difference of a logit from torch's."""
+class OnnxExport:
+    """An exported file, its size in bytes, and the largest difference between a logit of it and of torch."""
 
     path: Path
     bytes: int
     largest_difference: float
 
 
-def export_onnx(predictor: Predictor, path: str | Path) -> Exported:
+def export_onnx(predictor: Predictor, path: str | Path) -> OnnxExport:
     """Write a network as ONNX and check the file with onnxruntime against torch.
 
-    Its input ``image`` is uint8 (N, 3, S, S), 0..255, red-green-blue, for any N; its output ``logits`` float32
+    Its input ``image`` is uint8 (N, 3, S, S), 0..255, RGB, for any N; its output ``logits`` float32
     (N, 3, S, S), in class order.
 
     Args:
         predictor: on the CPU, in fp32.
-        path: the file; it is there only if the check passed.
+        path: the file; written only if the check passed.
 
     Raises:
-        PetsegError: the extra is not installed, or the exported network computes something else.
+        PetsegError: the ``export`` extra is not installed, or the exported network computes something else.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -57,14 +57,12 @@ def export_onnx(predictor: Predictor, path: str | Path) -> Exported:
             f"the exported network differs from torch's by {difference:g} in a logit; nothing was written"
         )
     write_atomically(path, data)
-    return Exported(path=path, bytes=len(data), largest_difference=difference)
+    return OnnxExport(path=path, bytes=len(data), largest_difference=difference)
 
 
 def require(*packages: str) -> None:
-    """Raise ``PetsegError`` with what to install, if a package of the ``export`` extra is missing."""
-    from importlib.util import find_spec
-
-    missing = [package for package in packages if find_spec(package) is None]
+    """Raise ``PetsegError`` if a package of the ``export`` extra is missing."""
+    missing = [package for package in packages if util.find_spec(package) is None]
     if missing:
         raise PetsegError(f"exporting needs {', '.join(missing)}; install with: pip install 'petseg[export]'")
 
@@ -72,7 +70,7 @@ def require(*packages: str) -> None:
 def _to_onnx(predictor: Predictor) -> bytes:
     import onnx
 
-    # Two pictures: an example of one would let the exporter take the batch for a constant.
+    # Two images: with one, the exporter would take the batch size for a constant.
     example = torch.zeros(2, 3, predictor.size, predictor.size, dtype=torch.uint8)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
@@ -90,23 +88,14 @@ def _to_onnx(predictor: Predictor) -> bytes:
         )
         model = onnx.load(target)
     onnx.checker.check_model(model)
-    _describe(model, predictor)
-    return bytes(model.SerializeToString())
-
-
-def _describe(model: Any, predictor: Predictor) -> None:
-    """Put what a user of the file must know into it."""
-    from importlib.metadata import version
-
     facts = {
-        "classes": "animal,background,border",
-        "input": "uint8 RGB, 0..255, the whole picture squashed to the network's size, antialiased",
-        "trained_with": f"petseg {version('petseg')}",
+        "classes": ",".join(CLASSES),
+        "input": "uint8 RGB, 0..255, the whole image stretched to the network's size, antialiased",
+        "trained_with": f"petseg {metadata.version('petseg')}",
         "architecture": predictor.recipe.model.name,
     }
-    for key, value in facts.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    onnx.helper.set_model_props(model, facts)
+    return bytes(model.SerializeToString())
 
 
 def _largest_difference(predictor: Predictor, data: bytes) -> float:
@@ -125,13 +114,12 @@ def _largest_difference(predictor: Predictor, data: bytes) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporter's chatter from the user; its errors are exceptions."""
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings and output; its errors are exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)

@@ -1,6 +1,4 @@
-"""Exporting a network's weights as safetensors, with a model card for whoever gets them."""
-
-from __future__ import annotations
+"""Exports a network's weights as safetensors, with a model card."""
 
 import json
 from pathlib import Path
@@ -8,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from petseg.exporters.onnx_model import require
-from petseg.inference.predictor import Predictor
+from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.run_config import versions
@@ -16,12 +14,12 @@ from shards.store.atomic import write_atomically
 
 
 def export_weights(predictor: Predictor, path: str | Path) -> Path:
-    """Write the (averaged) weights as ``path`` and a model card beside it; return the card's path.
+    """Write the (averaged) weights to ``path`` and a model card next to it; return the card's path.
 
-    The file's metadata hold the architecture, so that ``petseg.build_model`` can rebuild the network.
+    The file's metadata contain the architecture, from which ``petseg.build_model`` rebuilds the network.
 
     Raises:
-        PetsegError: the extra is not installed.
+        PetsegError: the ``export`` extra is not installed.
     """
     path = Path(path)
     require("safetensors")
@@ -38,23 +36,23 @@ def export_weights(predictor: Predictor, path: str | Path) -> Path:
 
 def _card(predictor: Predictor, path: Path) -> str:
     history = load_checkpoint(predictor.source).history
-    best = history[-1] if history else None
-    part = None if best is None else best["val"] or best["train"]
     scores = "not measured"
-    if best is not None and part is not None:
-        where = "validation" if best["val"] else "training"
+    if history:
+        entry = history[-1]
+        part, images = (entry["val"], "validation") if entry["val"] else (entry["train"], "training")
         iou = ", ".join("-" if value is None else f"{value:.3f}" for value in part["iou"])
-        scores = f"mean IoU {part['mean_iou']:.3f} (animal, background, border: {iou}) on the {where} pictures"
+        scores = f"mean IoU {part['mean_iou']:.3f} (animal, background, border: {iou}) on the {images} images"
+        scores += f", at the network's size, after epoch {entry['epoch']}"
     recipe = json.dumps(msgspec.to_builtins(predictor.recipe), indent=2)
     return f"""# {path.stem}
 
-Segments a pet in a picture into animal, background and border (three logits a pixel, in this order).
+Segments a pet in an image into animal, background and border (three logits per pixel, in this order).
 
-- Network: `{predictor.recipe.model.name}`, {count_parameters(predictor.model):,} weights; its first operation is its
+- Network: `{predictor.recipe.model.name}`, {count_parameters(predictor.model):,} weights; it contains its
   normalisation.
-- Input: uint8 or float (N, 3, H, W), red-green-blue, 0..255; trained on whole pictures squashed to
+- Input: uint8 or float (N, 3, H, W), RGB, 0..255; trained on whole images stretched to
   {predictor.size} x {predictor.size} pixels with an antialiasing filter.
-- Scores: {scores}, at the network's size, after epoch {best["epoch"] if best else 0}.
+- Scores: {scores}.
 - Made with: {", ".join(f"{name} {version}" for name, version in versions().items())}.
 
 ```python
@@ -80,7 +78,7 @@ network.eval()
 
 ## Limits
 
-It has seen the breeds and photographs of its training set only. The border class is a few pixels wide and drawn by
-hand in the dataset: differences of a pixel or two are not errors. It finds one kind of thing, pets, and calls
-whatever resembles fur by that name.
+It was trained on the breeds and photographs of its training set only. The border class is a few pixels wide and drawn
+by hand in the dataset: differences of a pixel or two are not errors. It knows pets only, and takes anything that
+resembles fur for one.
 """

@@ -1,1 +1,10 @@
-"""TODO."""
+"""The machine and its processes: device, precision, threads, ranks and signals. Knows no networks and no runs."""
+
+import lazy_loader
+
+_NAMES = {
+    "device": ["Placement", "choose_device", "choose_placement", "cpu_threads"],
+    "distributed": ["World", "process_group", "world_from_environment"],
+    "stop_signals": ["DivergedError", "InterruptedRunError", "StopRequest", "catch_stop_signals"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

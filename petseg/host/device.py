@@ -1,9 +1,10 @@
-"""Which device and which precision: the one place where the trainer's CPU and GPU paths part."""
+"""Device, precision and CPU threads: the one place that distinguishes CPU from GPU."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -20,16 +21,10 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how the network computes.
+    """Where and how the network computes."""
 
-    Attributes:
-        device: a torch device; for CUDA with its index.
-        precision: ``fp32``, ``bf16`` or ``fp16``: what convolutions compute in. Weights, normalisation, losses and
-            metrics stay fp32.
-    """
-
-    device: torch.device
-    precision: Literal["fp32", "bf16", "fp16"]
+    device: torch.device  # for CUDA with its index
+    precision: Literal["fp32", "bf16", "fp16"]  # of convolutions; weights, normalisation, losses and metrics stay fp32
 
     @property
     def on_gpu(self) -> bool:
@@ -37,30 +32,27 @@ class Placement:
         return self.device.type == "cuda"
 
     def autocast(self) -> torch.autocast:
-        """Return a fresh context in which operations run in the chosen precision."""
+        """Return a new autocast context for this precision."""
         return torch.autocast(self.device.type, dtype=_TYPES[self.precision], enabled=self.precision != "fp32")
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return the gradient scaler: active with fp16, else one that does nothing."""
+        """Return a gradient scaler, enabled with fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    Under several processes a machine, ``auto`` and ``cuda`` give each its own GPU, by ``local_rank``.
+    With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``.
 
     Raises:
         UsageError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu(:\d+)?|cuda(:\d+)?", name):
         raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -72,7 +64,7 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
 
 
 def choose_placement(device: torch.device, precision: Precision) -> Placement:
-    """Settle the precision: ``auto`` is bf16 where the GPU has it, else fp16 on a GPU, and fp32 on the CPU.
+    """Resolve the precision: ``auto`` is fp32 on the CPU, and on a GPU bf16 where supported, else fp16.
 
     Raises:
         UsageError: the device cannot compute in this precision.
@@ -91,23 +83,23 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
 
 @contextlib.contextmanager
 def cpu_threads(threads: int | None, *, local_processes: int = 1) -> Iterator[int]:
-    """Give torch its CPU threads: ``threads``, or all cores shared among the processes of this machine.
+    """Set torch's CPU threads: ``threads``, or all cores divided among the processes of this machine.
 
-    The loader decodes a few hundred pictures a second on one core and a network on the CPU eats a few dozen, so its
-    threads idle most of the time and nothing is set aside for them. Subnormal numbers are flushed to zero: they slow
-    the CPU down manyfold and change nothing. Both end with the block: they belong to the process, not to the run.
+    No core is reserved for the loader: one core decodes hundreds of images per second, of which a network on the CPU
+    consumes a few dozen. Subnormal numbers are flushed to zero, because they slow the CPU down and change nothing.
+    Both settings are per process and are restored after the block.
 
     Yields:
         The number of threads set.
     """
     count = threads or max(1, len(os.sched_getaffinity(0)) // local_processes)
-    before, flushed = torch.get_num_threads(), _subnormals_are_flushed()
+    previous, flushed = torch.get_num_threads(), _subnormals_are_flushed()
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)
     try:
         yield count
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
         torch.set_flush_denormal(flushed)
 
 

@@ -1,4 +1,4 @@
-"""One process of one, or of several that train together (``torchrun``): gloo on CPUs, NCCL on GPUs."""
+"""The ranks that train together under ``torchrun``: gloo on CPUs, NCCL on GPUs. Without torchrun there is one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-_TIMEOUT = timedelta(minutes=10)  # a rank that has died is noticed after this long, if torchrun does not notice first
+_TIMEOUT = timedelta(minutes=10)  # until a dead rank is noticed, if torchrun does not notice first
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``size``, and ``local_rank`` of ``local_size`` on its machine."""
+    """This process: ``rank`` of ``size`` in all, ``local_rank`` of ``local_size`` on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -26,30 +26,30 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add a tensor up over all ranks, in place, and return it."""
+        """Sum a tensor over all ranks, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool, *, device: torch.device) -> bool:
-        """Return whether ``flag`` is set on any rank; all ranks must ask together."""
+        """Return whether ``flag`` is set on any rank; every rank must call this."""
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor(int(flag), device=device)).item())
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's value, in the order of ranks, on every rank. For small things and rare moments."""
+        """Return every rank's value, in the order of ranks, on every rank; pickles them, so for small values only."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def first_says(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
@@ -58,26 +58,17 @@ class World:
         return values[0]
 
 
-def world_of_environment() -> World:
-    """Read what torchrun says about this process; one process alone where it says nothing."""
-
-    def number(name: str, default: int) -> int:
-        return int(os.environ.get(name, default))
-
-    size = number("WORLD_SIZE", 1)
-    if size == 1:
+def world_from_environment() -> World:
+    """Read torchrun's environment variables; without them this is the only process."""
+    names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
-    return World(
-        rank=number("RANK", 0),
-        size=size,
-        local_rank=number("LOCAL_RANK", 0),
-        local_size=number("LOCAL_WORLD_SIZE", 1),
-    )
+    return World(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
 
 
 @contextlib.contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Join the other ranks, and leave them at the end."""
+    """Join torch's default process group for the block; nothing to do for a single process."""
     if world.size == 1:
         yield
         return

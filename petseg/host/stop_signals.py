@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish, granted between two steps; and the errors that end a run early."""
+"""Ctrl-C and SIGTERM as a request to stop between two steps, and the errors that end a run early."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 
 from shards.errors import PetsegError
 
-# A second signal so soon is the first one's echo (a shell and its job were both signalled), not another wish.
-_ECHO_SECONDS = 0.5
+# A second signal within this time repeats the first one (a shell signalled both the process group and its job).
+_REPEAT_SECONDS = 0.5
 
 
 class InterruptedRunError(PetsegError):
-    """The run was asked to stop and has written its checkpoint; exits as a shell reports the signal."""
+    """The run was stopped by a signal and has written its checkpoint; the exit code is the shell's for that signal."""
 
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
@@ -24,47 +24,43 @@ class InterruptedRunError(PetsegError):
 
 
 class DivergedError(PetsegError):
-    """The loss, or the gradient, has become NaN or enormous."""
+    """The loss or the gradient has become non-finite or far too large."""
 
 
 class StopRequest:
-    """Whether, and by which signal, the user asked to stop.
+    """True once the user has asked to stop; ``signal`` is the number of the signal, or None.
 
     Args:
-        patient: never interrupt at once. Under torchrun one Ctrl-C arrives twice, from the terminal and from torchrun,
-            which waits half a minute before it kills.
+        ignore_repeats: never interrupt at once. Under torchrun one Ctrl-C arrives twice, from the terminal and from
+            torchrun, which kills only after half a minute.
     """
 
-    def __init__(self, *, patient: bool = False) -> None:
+    def __init__(self, *, ignore_repeats: bool = False) -> None:
         self.signal: int | None = None
-        self._patient = patient
-        self._asked = 0.0
+        self._ignore_repeats = ignore_repeats
+        self._received = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
-            self.signal, self._asked = number, now
-        elif not self._patient and now - self._asked > _ECHO_SECONDS:
-            raise KeyboardInterrupt  # asked twice: stop at once, from the last checkpoint
+            self.signal, self._received = number, now
+        elif not self._ignore_repeats and now - self._received > _REPEAT_SECONDS:
+            raise KeyboardInterrupt  # the second request: stop at once, the last checkpoint stays
 
 
 @contextlib.contextmanager
-def catch_stop(*, patient: bool = False) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM within the block into a request; a second one interrupts at once.
-
-    ``patient``: see :class:`StopRequest`.
-    """
-    request = StopRequest(patient=patient)
+def catch_stop_signals(*, ignore_repeats: bool = False) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM within the block into a :class:`StopRequest`; a second interrupts at once."""
+    request = StopRequest(ignore_repeats=ignore_repeats)
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread only
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, request._ask) for number in numbers}
+    previous = {number: signal.signal(number, request._receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,10 +1,7 @@
 """Scoring a network on every sample of a split, each exactly once, over any number of ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,24 +9,22 @@ from torch import nn
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.inference.metrics import Matrix, Scores, confusion, likeliest_class, score
+from petseg.inference.metrics import Matrix, Scores, confusion, predicted_class, score
 from petseg.inference.probabilities import class_probabilities, compute_logits
+from pipeline import Batch, Loader
 
-if TYPE_CHECKING:
-    from pipeline import Batch, Loader
-
-LossSum = Callable[[torch.Tensor, "Batch"], torch.Tensor]
-# Counts pixels of a batch: (batch, probabilities float32 (B, 3, S, S)) -> int64 (B, 3, 3).
-Counter = Callable[["Batch", torch.Tensor], torch.Tensor]
+LossSum = Callable[[torch.Tensor, Batch], torch.Tensor]
+# Counts the pixels of a batch: (batch, probabilities float32 (B, 3, S, S)) -> int64 (B, 3, 3).
+Counter = Callable[[Batch, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network makes of a split.
+    """A network's results on a split.
 
     Attributes:
-        matrices: one confusion matrix a sample, in the order of the split: int64 (N, 3, 3), [true, predicted], pixels.
-        loss: mean over the samples, or None where no loss was asked for.
+        matrices: one confusion matrix per sample, in split order: int64 (N, 3, 3), [true, predicted], pixels.
+        loss: mean over the samples, or None if no loss was given.
     """
 
     matrices: Matrix
@@ -48,13 +43,13 @@ class Evaluation:
 
     @property
     def samples(self) -> int:
-        """How many samples were scored."""
+        """The number of samples."""
         return len(self.matrices)
 
 
 def count_at_network_size(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
     """Compare with the loader's masks: int64 (B, 3, 3)."""
-    return confusion(batch.mask, likeliest_class(probabilities))
+    return confusion(batch.mask, predicted_class(probabilities))
 
 
 def evaluate(
@@ -64,21 +59,21 @@ def evaluate(
     placement: Placement,
     world: World | None = None,
     loss_sum: LossSum | None = None,
-    mirror: bool = False,
+    flip_tta: bool = False,
     count: Counter = count_at_network_size,
-    after_batch: Callable[[int], None] = lambda pictures: None,
+    after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score a network; every rank must call this, and every rank gets the whole result.
+    """Score a network; every rank must call this, and every rank gets the complete result.
 
     Args:
         model: in evaluation mode, on the loader's device.
-        loader: one epoch of it is read; class-index masks.
+        loader: one epoch of it is read; masks are class indices.
         placement: decides the precision.
         world: the ranks that share the work.
-        loss_sum: gives the sum of the loss over a batch's valid samples, from its logits.
-        mirror: average with the mirrored pictures' predictions (not in the loss).
-        count: how predictions are compared with the truth.
-        after_batch: told the number of pictures after each batch, all ranks' included; may raise to break off, if it
+        loss_sum: returns the sum of the loss over a batch's valid samples, from its logits.
+        flip_tta: average with the predictions of the horizontally flipped images (not in the loss).
+        count: compares predictions with the truth.
+        after_batch: called after each batch with its number of images, all ranks' included; may raise to stop, if it
             does so on all ranks.
     """
     world = world or World()
@@ -90,11 +85,9 @@ def evaluate(
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
                 loss += loss_sum(logits, batch)
-            probabilities = (
-                class_probabilities(model, batch.image, placement=placement, mirror=True)
-                if mirror
-                else logits.softmax(dim=1)
-            )
+            probabilities = logits.softmax(dim=1)
+            if flip_tta:
+                probabilities = class_probabilities(model, batch.image, placement=placement, flip_tta=True)
             indices.append(torch.where(batch.valid.cpu(), batch.index, -1))
             matrices.append(count(batch, probabilities))
         after_batch(loader.valid_in_batch(number))
@@ -105,7 +98,7 @@ def evaluate(
 
 
 def _in_order(world: World, indices: list[torch.Tensor], matrices: list[torch.Tensor], *, samples: int) -> Matrix:
-    """Put all ranks' matrices in the order of the samples, leaving padding (index -1) out."""
+    """Put all ranks' matrices in the order of the samples, without padding (index -1)."""
     index = torch.cat(indices).numpy() if indices else np.zeros(0, np.int64)
     counts = torch.cat(matrices).cpu().numpy() if matrices else np.zeros((0, 3, 3), np.int64)
     result: Matrix = np.zeros((samples, 3, 3), np.int64)

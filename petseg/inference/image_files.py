@@ -1,92 +1,94 @@
-"""Reading anybody's pictures, and writing masks and overlays."""
+"""Finding image files, and reading images of any format and mode."""
 
-from __future__ import annotations
-
+import glob
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from shards.errors import SampleError
+from shards.errors import SampleError, UsageError
 
-Rgb = tuple[int, int, int]
-# Animal, background, border: told apart by people with any colour vision (Okabe and Ito), and in grey.
-COLOURS: tuple[Rgb, Rgb, Rgb] = ((230, 159, 0), (0, 70, 120), (255, 255, 255))
-_STRIP_PIXELS = 2_000_000
-MAX_PIXELS = 150_000_000  # beyond it a file is taken for a decompression bomb; Pillow refuses from 179 million
-_OVERLAY_STRENGTH = (0.45, 0.0, 0.9)  # of each class's colour over the picture; background stays as it is
+MAX_PIXELS = 150_000_000  # a larger file is taken for a decompression bomb; Pillow refuses from 179 million
+_GLOB_CHARACTERS = frozenset("*?[")
 
 
-def to_rgb(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """Return a picture in 8-bit RGB, turned upright by its EXIF orientation.
+def find_images(arguments: Sequence[str]) -> tuple[list[Path], int]:
+    """Resolve files, folders (not their subfolders) and globs (also ``**``) to images and the number of other files.
 
-    16-bit grey is scaled to 8 bits, and so are floating-point values (of 0..1, else taken for 0..255). Transparency is
-    laid over white; of an animation the first frame is taken.
+    A named file is taken whatever its name; of a folder or glob, files with an image's suffix. Each file is taken once.
 
     Raises:
-        SampleError: the file is not a picture, is damaged, or has more than :data:`MAX_PIXELS` pixels.
+        UsageError: an argument names nothing.
     """
-    if isinstance(picture, Image.Image):
-        return _upright_rgb(picture)
-    if not isinstance(picture, str | Path):
-        array = np.asarray(picture)
+    suffixes = Image.registered_extensions()
+    images: dict[Path, Path] = {}
+    ignored = 0
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(entry for entry in path.iterdir() if entry.is_file())
+        elif path.exists():
+            images.setdefault(path.resolve(), path)
+            continue
+        elif _GLOB_CHARACTERS & set(argument):
+            found = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())  # noqa: PTH207
+        else:
+            raise UsageError(f"no such image or folder: {argument}")
+        chosen = [entry for entry in found if entry.suffix.lower() in suffixes and not entry.name.startswith(".")]
+        if not chosen:
+            raise UsageError(f"no images in {argument}" if path.is_dir() else f"no images match {argument}")
+        ignored += len(found) - len(chosen)
+        for entry in chosen:
+            images.setdefault(entry.resolve(), entry)
+    return list(images.values()), ignored
+
+
+def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
+    """Return an image in 8-bit RGB, with its EXIF orientation applied.
+
+    16-bit grey is scaled to 8 bits, and so are floating-point values (of 0..1, else taken for 0..255). Transparent
+    pixels are blended with white; of an animation the first frame is taken.
+
+    Raises:
+        SampleError: the file is not an image, is damaged, or has more than :data:`MAX_PIXELS` pixels.
+    """
+    if isinstance(image, Image.Image):
+        return _upright_rgb(image)
+    if not isinstance(image, str | Path):
+        array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-            raise SampleError(f"a picture must be uint8 (H, W, 3), not {array.dtype} {array.shape}")
+            raise SampleError(f"an image must be uint8 (H, W, 3), not {array.dtype} {array.shape}")
         return Image.fromarray(array)
-    path = Path(picture)
+    path = Path(image)
     try:
         # Pillow warns from half its limit on; the size is checked here instead, before any pixel is decoded.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
+        ignore = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with ignore, Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise SampleError(f"{path}: {opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
             return _upright_rgb(opened)
     except FileNotFoundError:
         raise SampleError(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise SampleError(f"{path}: not a picture that Pillow can read") from None
+        raise SampleError(f"{path}: not an image that Pillow can read") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{path}: cannot be decoded ({error})") from None
 
 
-def _upright_rgb(picture: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits (or 32 with 16 used): 65535 is white
-        grey = np.asarray(picture, dtype=np.int64).clip(0, 65535) >> 8
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits (or 32 with 16 used): 65535 is white
+        grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture))
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
         scale = 255.0 if values.max() <= 1.0 else 1.0
         return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        coloured = picture.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, coloured).convert("RGB")
-    return picture.convert("RGB")
-
-
-def indexed_mask(mask: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return a mask of values 1, 2, 3 (H, W) as an indexed picture whose palette shows the classes."""
-    image = Image.fromarray(mask)
-    image.putpalette([0, 0, 0, *(value for colour in COLOURS for value in colour)])
-    return image
-
-
-def overlay(picture: Image.Image, mask: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return the picture with the animal tinted and its border drawn; mask values 1, 2, 3, shape (H, W)."""
-    palette = np.zeros((4, 3), np.float32)
-    palette[1:] = COLOURS
-    strength = np.zeros((4, 1), np.float32)
-    strength[1:, 0] = _OVERLAY_STRENGTH
-    pixels = np.asarray(picture)
-    mixed = np.empty_like(pixels)
-    rows = max(1, _STRIP_PIXELS // picture.width)
-    for start in range(0, picture.height, rows):  # strip by strip: floats of a huge picture take gigabytes
-        part = slice(start, start + rows)
-        before, classes = pixels[part].astype(np.float32), mask[part]
-        mixed[part] = (before + strength[classes] * (palette[classes] - before)).round()
-    return Image.fromarray(mixed)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

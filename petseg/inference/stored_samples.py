@@ -1,9 +1,7 @@
-"""Samples of a set as pictures and trimaps, one at a time: for evaluation at own size and for drawings.
+"""Reading single samples of a shard set as arrays, for drawings and for scores at the original resolution.
 
-The training pipeline has its own, faster way; this one is for a few samples, and independent of it.
+Independent of the training pipeline, which is faster.
 """
-
-from __future__ import annotations
 
 import io
 
@@ -13,11 +11,9 @@ from PIL import Image
 
 from shards import SampleError, SplitReader
 
-Pixels = npt.NDArray[np.uint8]
 
-
-def read_picture(split: SplitReader, index: int) -> Pixels:
-    """Return a sample's picture as stored: uint8 (H, W, 3), red-green-blue.
+def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
+    """Return a sample's image as stored: uint8 (H, W, 3), RGB.
 
     Raises:
         SampleError: it cannot be decoded.
@@ -25,8 +21,8 @@ def read_picture(split: SplitReader, index: int) -> Pixels:
     return _decode(split, index, "image", "RGB")
 
 
-def read_trimap(split: SplitReader, index: int) -> Pixels:
-    """Return a sample's trimap as class indices 0..2: uint8 (H, W).
+def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
+    """Return a sample's mask as class indices 0..2: uint8 (H, W).
 
     Raises:
         SampleError: it cannot be decoded.
@@ -34,12 +30,12 @@ def read_trimap(split: SplitReader, index: int) -> Pixels:
     return _decode(split, index, "trimap", "L") - np.uint8(1)
 
 
-def _decode(split: SplitReader, index: int, role: str, mode: str) -> Pixels:
+def _decode(split: SplitReader, index: int, role: str, mode: str) -> npt.NDArray[np.uint8]:
     data = io.BytesIO(split.read(index, role))
     try:
         if split.manifest.storage == "raw":
             return np.asarray(np.load(data, allow_pickle=False), dtype=np.uint8)
-        with Image.open(data) as picture:
-            return np.asarray(picture.convert(mode))
+        with Image.open(data) as image:
+            return np.asarray(image.convert(mode))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{split.place(index, role)}: cannot be decoded ({error})") from None

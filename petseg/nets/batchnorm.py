@@ -1,10 +1,7 @@
-"""Batch normalisation over the global batch, on CPUs.
+"""Batch normalisation over the global batch, also on CPUs, where torch's SyncBatchNorm does not run.
 
-torch's own SyncBatchNorm runs on GPUs only. This one gives the same on a CPU, so that training on several ranks
-equals training on one, and can be tested without a GPU.
+With it, training on several ranks equals training on one, and can be tested without a GPU.
 """
-
-from __future__ import annotations
 
 from typing import cast
 
@@ -14,31 +11,34 @@ from torch import nn
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm2d whose training statistics are those of all ranks' pictures together."""
+    """A BatchNorm2d whose training statistics cover the images of all ranks."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise (B, C, H, W); in evaluation exactly as BatchNorm2d does."""
+        """Normalise (B, C, H, W); in evaluation mode exactly as BatchNorm2d does."""
         if not self.training:
             return super().forward(x)
         count = x.numel() // x.shape[1] * dist.get_world_size()  # ranks' slices are equal in size
         x = x.float()
-        mean = _total(x.sum(dim=(0, 2, 3))) / count
+        mean = _all_reduce_sum(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean.view(1, -1, 1, 1)
-        variance = _total(centred.square().sum(dim=(0, 2, 3))) / count
-        self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
+        variance = _all_reduce_sum(centred.square().sum(dim=(0, 2, 3))) / count
+        self._update_running_statistics(mean.detach(), variance.detach() * count / max(count - 1, 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale.view(1, -1, 1, 1))
 
     @torch.no_grad()
-    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         momentum = 0.1 if self.momentum is None else self.momentum
         cast(torch.Tensor, self.running_mean).lerp_(mean, momentum)
         cast(torch.Tensor, self.running_var).lerp_(variance, momentum)
         cast(torch.Tensor, self.num_batches_tracked).add_(1)
 
 
-class _Total(torch.autograd.Function):
-    """The sum over the ranks. Each rank's part goes into every rank's sum, so its gradient is the sum of theirs."""
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over all ranks. Each rank's input enters every rank's sum, so its gradient is the sum of theirs.
+
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated.
+    """
 
     @staticmethod
     def forward(context: object, part: torch.Tensor) -> torch.Tensor:
@@ -48,22 +48,22 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(context: object, *gradients: torch.Tensor) -> torch.Tensor:
-        return _Total.forward(context, gradients[0])
+        return _AllReduceSum.forward(context, gradients[0])
 
 
-def _total(part: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, _Total.apply(part))
+def _all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
+    return cast(torch.Tensor, _AllReduceSum.apply(part))
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm2d of a network count the pictures of all ranks; names and weights stay."""
+    """Replace every BatchNorm2d of a network by one that covers all ranks; parameter names and values stay."""
     if device.type == "cuda":
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:
-            twin = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
-            twin.load_state_dict(child.state_dict())
-            setattr(model, name, twin.to(device))
+            replacement = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            replacement.load_state_dict(child.state_dict())
+            setattr(model, name, replacement.to(device))
         else:
             synchronise_batch_norm(child, device)
     return model

@@ -1,45 +1,44 @@
 """A network's architecture as data: :class:`ModelConfig`, its limits and its defaults."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import msgspec
 
 from shards.errors import UsageError
+from shards.format.layout import CLASSES
 
 Name = Literal["unet", "tutorial"]
 Norm = Literal["batch", "group"]
 Upsample = Literal["bilinear", "transposed"]
 Stem = Literal["full", "half"]
-Join = Literal["concat", "add"]
+Skip = Literal["concat", "add"]
 Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
 
-CLASS_COUNT = 3
-MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, of which no statistics can be taken
+CLASS_COUNT = len(CLASSES)
+MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, which has no batch statistics
 MAX_SIZE = 2048
 TUTORIAL_WIDTHS = (64, 128, 256)
 UNET_WIDTHS = (24, 48, 96, 192, 256)
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides a network's architecture; stored in every checkpoint.
+    """A network's architecture; stored in every checkpoint.
 
-    The defaults here are a plain U-Net's; :func:`default_model_config` has those of the commands.
+    The defaults here are those of a plain U-Net; :func:`default_model_config` has those of the commands.
 
     Attributes:
         name: ``unet`` or ``tutorial``.
         widths: channels of each level, finest first. ``tutorial`` always has 64, 128, 256.
-        stem: resolution of the finest level: ``full``, or ``half``, a quarter of the work, from which each pixel of the
-            last features predicts a block of 2 x 2 (Shi et al. 2016, sub-pixel convolution).
-        blocks: residual blocks a level.
-        norm: ``batch`` normalisation, or ``group`` (8 channels a group) for very small batches.
+        stem: resolution of the finest level: ``full``, or ``half``, a quarter of the work, where each pixel of the
+            last features predicts a block of 2 x 2 (sub-pixel convolution, Shi et al. 2016).
+        blocks: residual blocks per level.
+        norm: ``batch`` normalisation, or ``group`` (8 channels per group) for very small batches.
         upsample: how the decoder doubles the resolution.
-        join: how the decoder takes in the encoder's features: ``concat`` as in the first U-Net, or ``add``, which first
-            brings the coarser features to as many channels by a 1x1 convolution at their own resolution; the blocks
-            of the decoder then cost half or a third.
-        dropout: share of the coarsest level's channels dropped in training, 0..1.
-        encoder: a torchvision ResNet in place of our own encoder, or ``none``.
+        join: how a skip connection is merged: ``concat`` as in the original U-Net, or ``add``, a sum, for which a 1x1
+            convolution first maps the coarser features to as many channels at their lower resolution; the decoder's
+            blocks then cost a half or a third.
+        dropout: share of the coarsest level's channels dropped in training, 0 <= dropout < 1.
+        encoder: a torchvision ResNet as the encoder, or ``none``.
         pretrained: start that encoder from its ImageNet weights.
     """
 
@@ -49,7 +48,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     blocks: int = 1
     norm: Norm = "batch"
     upsample: Upsample = "bilinear"
-    join: Join = "concat"
+    join: Skip = "concat"
     dropout: float = 0.0
     encoder: Encoder = "none"
     pretrained: bool = False
@@ -58,8 +57,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Raise ``UsageError`` for values that no network can be built from, or that do not fit each other."""
         if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
             raise UsageError(
-                "--model tutorial is the tutorial's own network: --widths, --stem, --blocks, --norm, --upsample, "
-                "--join, --dropout, --encoder and --pretrained are for --model unet"
+                "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
+                "--skip, --dropout, --encoder and --pretrained are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 24,48,96,192,256")
@@ -73,20 +72,21 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError(f"--dropout {self.dropout}: give a share from 0 to below 1")
         if self.encoder == "none" and self.pretrained:
             raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
-        if self.encoder not in get_args(Encoder):
-            raise UsageError(f"--encoder {self.encoder}: choose from {', '.join(get_args(Encoder))}")
-        if self.join not in get_args(Join):
-            raise UsageError(f"--join {self.join}: choose from {', '.join(get_args(Join))}")
-        if self.stem not in get_args(Stem):
-            raise UsageError(f"--stem {self.stem}: choose from {', '.join(get_args(Stem))}")
+        for option, value, choices in (
+            ("--encoder", self.encoder, get_args(Encoder)),
+            ("--skip", self.join, get_args(Skip)),
+            ("--stem", self.stem, get_args(Stem)),
+        ):
+            if value not in choices:
+                raise UsageError(f"{option} {value}: choose from {', '.join(choices)}")
         if self.encoder != "none" and self.stem != "full":
-            raise UsageError("--encoder brings its own stem: leave --stem out")
+            raise UsageError("--encoder has its own stem: omit --stem")
         if self.encoder != "none" and self.widths != UNET_WIDTHS:
-            raise UsageError("--encoder brings its own widths: leave --widths out")
+            raise UsageError("--encoder has its own widths: omit --widths")
 
 
 def default_model_config(name: Name) -> ModelConfig:
-    """Return the architecture that ``--model NAME`` stands for, without any further option."""
+    """Return the architecture of ``--model NAME`` without further options."""
     if name == "tutorial":
         return ModelConfig(name=name, widths=TUTORIAL_WIDTHS)
     return ModelConfig(name=name, stem="half", join="add")

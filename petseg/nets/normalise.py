@@ -1,12 +1,10 @@
-"""The first operation of every network here: 8-bit pixels become zero-mean, unit-variance floats."""
-
-from __future__ import annotations
+"""The first operation of every network: 8-bit pixels become zero-mean, unit-variance floats."""
 
 import torch
 from torch import nn
 
 # Mean and standard deviation of ImageNet's red, green and blue, in units of an 8-bit pixel (0..255): the values
-# that torchvision's pretrained encoders were trained with, and close enough to those of pet pictures.
+# that torchvision's pretrained encoders were trained with, and close enough to those of pet images.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -14,7 +12,7 @@ STD = (58.395, 57.12, 57.375)
 class Normalise(nn.Module):
     """``(pixel - mean) / std`` per channel, in fp32 whatever the precision of the rest.
 
-    The constants are buffers, so that a checkpoint and an exported model carry them: both take a picture as it is.
+    The constants are buffers, so checkpoints and exported models contain them.
     """
 
     mean: torch.Tensor

@@ -1,12 +1,10 @@
-"""The better network: a residual U-Net (Ronneberger et al. 2015 with the residual blocks of He et al. 2015).
+"""A residual U-Net (Ronneberger et al. 2015, with the residual blocks of He et al. 2015).
 
-A level halves the resolution with a strided block (its shortcut averages before it projects, as in ResNet-D, He et
-al. 2018, so that no pixel is thrown away). The decoder doubles it again, joins the encoder's features of that level
-and mixes them in one block. Any picture size works: the decoder resizes to the size that the encoder had, and a
-strided convolution rounds up.
+Each encoder level halves the resolution with a strided block, whose shortcut averages before it projects, so that no
+pixel is dropped (ResNet-D, He et al. 2018). Each decoder level doubles it, merges the encoder's features of that
+resolution and applies residual blocks. Any image size works: strided convolutions round up, and the decoder resizes to
+the encoder's sizes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -23,7 +21,7 @@ _GROUP = 8
 class ResidualBlock(nn.Module):
     """``ReLU(norm(conv(ReLU(norm(conv(x))))) + shortcut(x))``, 3x3 convolutions, the first with the stride.
 
-    The last norm starts at zero scale, so that a fresh block is its shortcut (Goyal et al. 2017).
+    The last norm's scale starts at zero, so that a fresh block is its shortcut (Goyal et al. 2017).
     """
 
     def __init__(self, inputs: int, outputs: int, *, norm: Norm, stride: int = 1) -> None:
@@ -48,19 +46,20 @@ class ResidualBlock(nn.Module):
         return F.relu(y + self.shortcut(x), inplace=True)
 
 
-class Rise(nn.Module):
-    """One step of the decoder: double the resolution, join the encoder's features, mix."""
+class UpsamplingBlock(nn.Module):
+    """One level of the decoder: double the resolution, merge the skip connection, apply residual blocks."""
 
     def __init__(self, inputs: int, skip: int, outputs: int, *, config: ModelConfig) -> None:
         super().__init__()
         self.add = config.join == "add"
-        rise: list[nn.Module] = []
+        layers: list[nn.Module] = []
         if self.add:  # before the resolution is doubled, where it costs a quarter
-            rise += [nn.Conv2d(inputs, skip, kernel_size=1, bias=False), make_norm(config.norm, skip)]
+            layers += [nn.Conv2d(inputs, skip, kernel_size=1, bias=False), make_norm(config.norm, skip)]
         if config.upsample == "transposed":
             channels = skip if self.add else inputs
-            rise.append(nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
-        self.rise = nn.Sequential(*rise)
+            layers.append(nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1))
+        # The names rise, mix and UNetDecoder.rises stand in version 1's checkpoints.
+        self.rise = nn.Sequential(*layers)
         self.mix = nn.Sequential(
             ResidualBlock(skip if self.add else inputs + skip, outputs, norm=config.norm),
             *(ResidualBlock(outputs, outputs, norm=config.norm) for _ in range(config.blocks - 1)),
@@ -75,15 +74,15 @@ class Rise(nn.Module):
         return y
 
 
-class Decoder(nn.Module):
-    """From the coarsest features back to the finest; one decoder serves any encoder and depth."""
+class UNetDecoder(nn.Module):
+    """Upsampling blocks from the coarsest features to the finest, for an encoder of any depth."""
 
     def __init__(self, encoder: Sequence[int], outputs: Sequence[int], config: ModelConfig) -> None:
-        """Take the encoder's channels and the decoder's own, both finest first (the latter one shorter)."""
+        """Take the channels of the encoder's and of the decoder's levels, both finest first; the latter one shorter."""
         super().__init__()
         incoming = [encoder[-1], *reversed(outputs[1:])]
         self.rises = nn.ModuleList(
-            Rise(below, skip, width, config=config)
+            UpsamplingBlock(below, skip, width, config=config)
             for below, skip, width in zip(incoming, reversed(encoder[:-1]), reversed(outputs), strict=True)
         )
         self.dropout = nn.Dropout2d(config.dropout)
@@ -91,8 +90,8 @@ class Decoder(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map the encoder's features, finest first, to (B, outputs[0], H, W) at the finest resolution."""
         x: torch.Tensor = self.dropout(features[-1])
-        for rise, skip in zip(self.rises, reversed(features[:-1]), strict=True):
-            x = rise(x, skip)
+        for block, skip in zip(self.rises, reversed(features[:-1]), strict=True):
+            x = block(x, skip)
         return x
 
 
@@ -103,7 +102,7 @@ class ResidualUNet(nn.Module):
         super().__init__()
         widths, norm = config.widths, config.norm
         self.normalise = Normalise()
-        self.scale = 2 if config.stem == "half" else 1  # input pixels a side of a pixel of the finest level
+        self.scale = 2 if config.stem == "half" else 1  # input pixels per pixel of the finest level, each way
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], kernel_size=3, stride=self.scale, padding=1, bias=False),
             make_norm(norm, widths[0]),
@@ -116,14 +115,14 @@ class ResidualUNet(nn.Module):
             )
             for level, width in enumerate(widths)
         )
-        self.decoder = Decoder(widths, widths[:-1], config)
-        # Blocks of 2 x 2 need their neighbours to join without seams: 3x3.
+        self.decoder = UNetDecoder(widths, widths[:-1], config)
+        # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
         self.head = nn.Conv2d(
             widths[0], CLASS_COUNT * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map pictures (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
+        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
         x = self.stem(self.normalise(image))
         features = []
         for level in self.levels:
@@ -136,5 +135,5 @@ class ResidualUNet(nn.Module):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.BatchNorm2d | nn.GroupNorm:
-    """Return a normalisation layer for so many channels."""
+    """Return a normalisation layer for ``channels`` channels."""
     return nn.GroupNorm(channels // _GROUP, channels) if norm == "group" else nn.BatchNorm2d(channels)

@@ -1,8 +1,4 @@
-"""The exponential moving average of a network: what is validated, kept and used in its place.
-
-Batch normalisation's running statistics belong to the weights they were gathered with, so they are averaged with
-the same factor; counters are copied.
-"""
+"""The exponential moving average (EMA) of a network's weights, used for validation, checkpoints and prediction."""
 
 from __future__ import annotations
 
@@ -15,8 +11,9 @@ from torch import nn
 class WeightAverage:
     """``average = decay * average + (1 - decay) * weights`` after every step, with a warm-up.
 
-    The factor of step t is ``min(decay, (1 + t) / (10 + t))`` (as in TensorFlow's ExponentialMovingAverage), so that
-    the random start is soon forgotten.
+    The factor of step t is ``min(decay, (1 + t) / (10 + t))``, as in TensorFlow's ExponentialMovingAverage, so that the
+    random initialisation is soon forgotten. The running statistics of batch normalisation are averaged with the same
+    factor, because they belong to the weights they were measured with; integer counters are copied.
 
     Attributes:
         model: the averaged network, in evaluation mode, without gradients.
@@ -28,17 +25,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
-        """Take in the weights after optimisation step ``step`` (0 for the first)."""
+        """Update the average with the weights after optimisation step ``step`` (0 for the first)."""
         factor = min(self.decay, (1 + step) / (10 + step))
         # parameters() and buffers() come in the same order in a copy.
         pairs = [*zip(self.model.parameters(), model.parameters(), strict=True)]
-        for kept, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
-            if kept.is_floating_point():
-                pairs.append((kept, fresh))  # type: ignore[arg-type]
+        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            if average.is_floating_point():
+                pairs.append((average, current))  # type: ignore[arg-type]
             else:
-                kept.copy_(fresh)
-        averages = [kept.detach() for kept, _ in pairs]
-        torch._foreach_lerp_(averages, [fresh.detach() for _, fresh in pairs], 1.0 - factor)
+                average.copy_(current)
+        averages = [average.detach() for average, _ in pairs]
+        torch._foreach_lerp_(averages, [current.detach() for _, current in pairs], 1.0 - factor)
 
 
 def default_decay(total_steps: int) -> float:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of the step, so that there is no scheduler state to save."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 Schedule = Literal["constant", "cosine", "onecycle"]
 
-_START = 1 / 25  # where a warm-up begins, as a share of the peak (Smith and Topin 2018, as torch's OneCycleLR)
+_START = 1 / 25  # where the warm-up begins, as a share of the peak (Smith and Topin 2018, as torch's OneCycleLR)
 
 
-def learning_rate(step: int, *, total_steps: int, peak: float, schedule: Schedule, warmup: float) -> float:
+def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: Schedule, warmup: float) -> float:
     """Return the learning rate of one optimisation step.
 
-    ``constant`` is the peak all along. ``cosine`` starts at the peak and falls along half a cosine to zero.
-    ``onecycle`` first rises along half a cosine for the share ``warmup`` of all steps, then falls likewise.
+    ``constant`` is the peak throughout. ``cosine`` falls from the peak to zero along half a cosine. ``onecycle`` first
+    rises along half a cosine for the share ``warmup`` of all steps, then falls in the same way.
 
     Args:
         step: 0 for the first step.
@@ -25,10 +25,10 @@ def learning_rate(step: int, *, total_steps: int, peak: float, schedule: Schedul
     """
     if schedule == "constant":
         return peak
-    rise = warmup * total_steps if schedule == "onecycle" else 0.0
-    if step < rise:
-        return peak * (_START + (1 - _START) * _half_cosine(step / rise))
-    return peak * (1 - _half_cosine((step - rise) / max(total_steps - rise, 1)))
+    warmup_steps = warmup * total_steps if schedule == "onecycle" else 0.0
+    if step < warmup_steps:
+        return peak * (_START + (1 - _START) * _half_cosine(step / warmup_steps))
+    return peak * (1 - _half_cosine((step - warmup_steps) / max(total_steps - warmup_steps, 1)))
 
 
 def _half_cosine(share: float) -> float:

@@ -1,1 +1,14 @@
-"""TODO."""
+"""What people see of a run: progress on the console, and the curves, gallery and HTML report in the run's folder."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "artifacts": ["draw_run", "read_history"],
+        "console_reporter": ["ConsoleReporter", "Reporter"],
+        "curves": ["draw_curves"],
+        "gallery": ["draw_gallery"],
+        "html_report": ["render_report"],
+    },
+)

@@ -1,17 +1,14 @@
-"""The curves of a run: loss, IoU by class and learning rate over the epochs."""
-
-from __future__ import annotations
+"""The curves of a run: loss, IoU per class and learning rate over the epochs."""
 
 import io
 from typing import Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from petseg.runs.history import History, judged_part
 from shards.format.layout import CLASSES
 
-# Lines on white paper: the class colours of petseg.inference.image_files, the border in a grey that shows.
+# On white paper: the colours of petseg.inference.class_colours, with a visible grey for the border.
 _LINES = {"animal": "#e69f00", "background": "#004678", "border": "#7f7f7f"}
 Kind = Literal["png", "svg"]
 
@@ -19,7 +16,6 @@ Kind = Literal["png", "svg"]
 def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
     """Return a PNG or an SVG of a run's curves; ``history`` is metrics.jsonl, at least one epoch."""
     figure = Figure(figsize=(13, 4), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
     loss, iou, rate = figure.subplots(1, 3)
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 3} if len(history) < 40 else {}
@@ -53,4 +49,4 @@ def draw_curves(history: History, *, kind: Kind = "png") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     data = buffer.getvalue()
-    return data[data.index(b"<svg") :] if kind == "svg" else data  # without the XML prologue: it stands in a page
+    return data[data.index(b"<svg") :] if kind == "svg" else data  # without the XML prologue, to be embedded in HTML

@@ -1,59 +1,55 @@
-"""The gallery: picture, truth, prediction, and one grey map of probability per class, in rows."""
-
-from __future__ import annotations
+"""The gallery: rows of image, truth, prediction, and one grey map of the probability of each class."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from petseg.inference.image_files import COLOURS, Rgb
+from petseg.inference.class_colours import COLOURS, Pixels, colour_map
 from petseg.inference.metrics import confusion, score
-from petseg.inference.predictor import Prediction, Predictor
-from petseg.inference.stored_samples import Pixels, read_picture, read_trimap
+from petseg.inference.stored_samples import read_image, read_mask
+from petseg.inference.trained_network import Prediction, Predictor
 from shards import SplitReader
 from shards.format.layout import CLASSES
 
-_TITLES = ("picture", "truth", "prediction", *(f"how sure: {name}" for name in CLASSES))
+_TITLES = ("image", "truth", "prediction", *(f"probability: {name}" for name in CLASSES))
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """One sample of the gallery.
+class PredictedSample:
+    """A sample and its prediction.
 
     Attributes:
-        key: names it.
-        picture: uint8 (H, W, 3).
+        key: of the sample.
+        image: uint8 (H, W, 3).
         truth: class indices 0..2, uint8 (H, W).
         prediction: at the same size.
-        mean_iou: of this picture alone, at its own size.
+        mean_iou: of this image alone, at its original resolution.
     """
 
     key: str
-    picture: Pixels
+    image: Pixels
     truth: Pixels
     prediction: Prediction
     mean_iou: float
 
+    @property
+    def predicted(self) -> Pixels:
+        """The predicted class indices 0..2, uint8 (H, W)."""
+        return self.prediction.mask - np.uint8(1)
 
-def make_exhibit(predictor: Predictor, split: SplitReader, index: int) -> Exhibit:
+
+def predict_sample(predictor: Predictor, split: SplitReader, index: int) -> PredictedSample:
     """Read a sample and predict it."""
-    import torch
-
-    picture, truth = read_picture(split, index), read_trimap(split, index)
-    prediction = predictor.predict(picture)
+    image, truth = read_image(split, index), read_mask(split, index)
+    prediction = predictor.predict(image)
     counts = confusion(torch.from_numpy(truth[None]), torch.from_numpy(prediction.mask[None] - 1))
-    return Exhibit(
-        key=split.key(index),
-        picture=picture,
-        truth=truth,
-        prediction=prediction,
-        mean_iou=score(counts[0].numpy()).mean_iou,
-    )
+    mean_iou = score(counts[0].numpy()).mean_iou
+    return PredictedSample(key=split.key(index), image=image, truth=truth, prediction=prediction, mean_iou=mean_iou)
 
 
 def spread_indices(count: int, samples: int) -> list[int]:
@@ -61,22 +57,21 @@ def spread_indices(count: int, samples: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, samples - 1, min(count, samples)).round()})
 
 
-def draw_gallery(exhibits: Sequence[Exhibit], *, title: str) -> bytes:
-    """Return a PNG with one row an exhibit; at least one."""
-    rows = len(exhibits)
+def draw_gallery(samples: Sequence[PredictedSample], *, title: str) -> bytes:
+    """Return a PNG with one row per sample; at least one."""
+    rows = len(samples)
     figure = Figure(figsize=(13.5, 2.35 * rows + 1.0), layout="constrained", dpi=100)
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     grid = figure.subplots(rows, len(_TITLES), squeeze=False)
-    for row, exhibit in zip(grid, exhibits, strict=True):
-        maps = exhibit.prediction.probabilities
-        panels = [exhibit.picture, paint(exhibit.truth), paint(exhibit.prediction.mask - np.uint8(1)), *maps]
+    for row, sample in zip(grid, samples, strict=True):
+        maps = sample.prediction.probabilities
+        panels = [sample.image, colour_map(sample.truth), colour_map(sample.predicted), *maps]
         for axes, panel in zip(row, panels, strict=True):
             axes.imshow(panel, cmap="gray", vmin=0, vmax=1 if panel.ndim == 2 else None, aspect="equal")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("#bbbbbb")
-        row[0].set_ylabel(exhibit.key[:24], fontsize=9)
-        row[2].set_xlabel(f"mean IoU {exhibit.mean_iou:.2f}", fontsize=9)
+        row[0].set_ylabel(sample.key[:24], fontsize=9)
+        row[2].set_xlabel(f"mean IoU {sample.mean_iou:.2f}", fontsize=9)
     for axes, text in zip(grid[0], _TITLES, strict=True):
         axes.set_title(text, fontsize=10)
     patches = [
@@ -88,9 +83,3 @@ def draw_gallery(exhibits: Sequence[Exhibit], *, title: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-def paint(classes: Pixels) -> Pixels:
-    """Return class indices 0..2 (H, W) in the classes' colours: uint8 (H, W, 3)."""
-    palette: tuple[Rgb, ...] = COLOURS
-    return np.array(palette, np.uint8)[classes]

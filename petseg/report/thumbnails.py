@@ -1,6 +1,4 @@
-"""Small pictures for the report: a sample, its truth, its prediction and where they differ, as data URLs."""
-
-from __future__ import annotations
+"""Small images for the report, as data URLs: a sample, its truth, its prediction and where they differ."""
 
 import base64
 import io
@@ -8,51 +6,50 @@ import io
 import numpy as np
 from PIL import Image
 
+from petseg.inference.class_colours import Pixels, colour_map
 from petseg.inference.metrics import ANIMAL, BACKGROUND
-from petseg.inference.stored_samples import Pixels
-from petseg.report.gallery import Exhibit, paint
+from petseg.report.gallery import PredictedSample
 
-SIDE = 300  # longest side, in pixels; shown at half of it, so that they are sharp on fine screens
+SIDE = 300  # longest side, in pixels; shown at half of it, so that they are sharp on high-resolution screens
 MISSED, INVENTED, BORDER_ONLY = (213, 94, 0), (0, 114, 178), (190, 190, 190)
 
 
-def panels(exhibit: Exhibit) -> list[tuple[str, str]]:
+def panels(sample: PredictedSample) -> list[tuple[str, str]]:
     """Return (caption, data URL) of a sample's four panels."""
-    seen = exhibit.prediction.mask - np.uint8(1)
-    picture = Image.fromarray(exhibit.picture)
     return [
-        ("picture", _jpeg(picture)),
-        ("truth", _png(paint(exhibit.truth))),
-        ("prediction", _png(paint(seen))),
-        ("differences", _png(differences(exhibit.truth, seen))),
+        ("image", _jpeg(sample.image)),
+        ("truth", _png(colour_map(sample.truth))),
+        ("prediction", _png(colour_map(sample.predicted))),
+        ("differences", _png(differences(sample.truth, sample.predicted))),
     ]
 
 
-def differences(truth: Pixels, seen: Pixels) -> Pixels:
-    """Return uint8 (H, W, 3): white where two maps of classes (H, W) agree, else a colour that says how they differ.
+def differences(truth: Pixels, predicted: Pixels) -> Pixels:
+    """Return uint8 (H, W, 3): white where two maps of class indices (H, W) agree, elsewhere the kind of difference.
 
-    Animal taken for background, background taken for animal, and whatever concerns the border.
+    ``MISSED`` is animal predicted as background, ``INVENTED`` background predicted as animal, ``BORDER_ONLY`` a
+    difference that involves the border.
     """
     colours = np.full((*truth.shape, 3), 255, np.uint8)
-    colours[truth != seen] = BORDER_ONLY
-    colours[(truth == ANIMAL) & (seen == BACKGROUND)] = MISSED
-    colours[(truth == BACKGROUND) & (seen == ANIMAL)] = INVENTED
+    colours[truth != predicted] = BORDER_ONLY
+    colours[(truth == ANIMAL) & (predicted == BACKGROUND)] = MISSED
+    colours[(truth == BACKGROUND) & (predicted == ANIMAL)] = INVENTED
     return colours
 
 
-def _jpeg(picture: Image.Image) -> str:
-    small = picture.copy()
+def _jpeg(pixels: Pixels) -> str:
+    small = Image.fromarray(pixels)
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _url(small, "JPEG", quality=85)
+    return _data_url(small, "JPEG", quality=85)
 
 
 def _png(pixels: Pixels) -> str:
-    drawn = Image.fromarray(pixels)
-    drawn.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-    return _url(drawn.quantize(8, dither=Image.Dither.NONE), "PNG")
+    small = Image.fromarray(pixels)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
+    return _data_url(small.quantize(8, dither=Image.Dither.NONE), "PNG")
 
 
-def _url(picture: Image.Image, kind: str, **options: int) -> str:
+def _data_url(image: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    image.save(buffer, format=kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, read without running any code from them, checked for damage.
+"""Checkpoints: written atomically, checked for damage, read without executing any code from them.
 
-The file is what ``torch.save`` writes: a zip whose entries carry CRC-32s. Loading allows plain values and tensors only
-(``weights_only=True``). Tensors are those of :class:`Checkpoint`; everything else travels as one JSON text.
+The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s, read with ``weights_only=True``.
+Tensors stand under their names in :class:`Checkpoint`, everything else in one JSON text.
 """
 
 from __future__ import annotations
@@ -29,31 +29,20 @@ class CheckpointError(PetsegError):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a run is at one moment.
+    """The whole state of a run. The first four are JSON values, the others ``state_dict``s."""
 
-    Attributes:
-        config: the run's configuration, JSON-able.
-        position: where the run stands (see :class:`petseg.progress.Position`), JSON-able.
-        history: the metrics of finished epochs, one JSON-able object each.
-        loader: the state of the training loader, JSON-able, or None at the very start.
-        model: the network's ``state_dict``.
-        average: the averaged network's ``state_dict``, or None where there is no average.
-        optimizer: the optimiser's ``state_dict``.
-        scaler: the gradient scaler's ``state_dict`` (empty unless fp16).
-    """
-
-    config: dict[str, Any]
-    position: dict[str, Any]
-    history: list[dict[str, Any]]
-    loader: dict[str, Any] | None
+    config: dict[str, Any]  # the recipe
+    position: dict[str, Any]  # how far the run is: petseg.training.progress
+    history: list[dict[str, Any]]  # the metrics of finished epochs, one object each
+    loader: dict[str, Any] | None  # the training loader, or None between two epochs
     model: State
-    average: State | None
+    average: State | None  # the averaged network, if there is one
     optimizer: State
-    scaler: State
+    scaler: State  # empty unless fp16
 
     @property
     def weights(self) -> State:
-        """The weights to predict with: the average where there is one."""
+        """The weights to predict with: the average if there is one."""
         return self.model if self.average is None else self.average
 
 
@@ -62,15 +51,15 @@ _PLAIN = ("config", "position", "history", "loader")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint beside ``path``, flush it, and rename it into place.
+    """Write a checkpoint to a temporary file, flush it, and rename it into place.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; what was there before stays.
+        OSError: the disk is full or the folder cannot be written; the previous file stays.
     """
     document: State = {name: getattr(checkpoint, name) for name in _TENSORS}
     plain = {name: getattr(checkpoint, name) for name in _PLAIN}
     document |= {"format": FORMAT, "version": VERSION, "plain": json.dumps(plain, allow_nan=False)}
-    # Through memory: torch turns a failing write into its own error and loses the reason (such as a full disk).
+    # Through memory: torch replaces the error of a failing write by its own, without the reason (such as a full disk).
     buffer = io.BytesIO()
     torch.save(document, buffer)
     with atomic_file(path) as handle:
@@ -78,11 +67,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkpoint:
-    """Read a checkpoint and check it wholly.
-
-    Args:
-        path: the file.
-        device: where the tensors go; the CPU by default.
+    """Read a checkpoint and check all of it; its tensors go to ``device``, by default the CPU.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this version.
@@ -91,19 +76,16 @@ def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkp
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path} is damaged (its part {damaged} does not fit its checksum)")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} does not match its checksum")
         document = torch.load(path, map_location=device or "cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # noqa: BLE001 - damage surfaces as any of a dozen types, from zlib to unpickling
-        raise CheckpointError(f"{path} is damaged or is no checkpoint of petseg ({_first_line(error)})") from None
+    except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
+        raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of petseg")
+        raise CheckpointError(f"{path} is not a checkpoint of petseg")
     if document.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} is of version {document.get('version')!r}, this program reads version {VERSION}; "
+            f"{path} has version {document.get('version')!r}, this program reads version {VERSION}; "
             "use the program that wrote it"
         )
     try:

@@ -1,4 +1,4 @@
-"""Commands as text: what config.json keeps to repeat a run, and what messages advise."""
+"""Commands as text: for config.json, so that a run can be repeated, and for messages that say how to continue."""
 
 from __future__ import annotations
 
@@ -8,32 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from petseg.host.distributed import World
+from petseg.runs.option_fields import option_name
 
 
-def command_line(program: str, arguments: list[str]) -> str:
-    """Return a command as it can be pasted into a shell."""
-    return shlex.join([program, *arguments])
-
-
-def command_of(shards: str | Path | None, run: str | Path | None, resume: bool, options: Mapping[str, Any]) -> str:
-    """Return the ``petseg-train`` command that does what :func:`petseg.train` was asked to do from Python."""
+def equivalent_command(
+    shards: str | Path | None, run: str | Path | None, resume: bool, options: Mapping[str, Any]
+) -> str:
+    """Return the ``petseg-train`` command equivalent to a call of :func:`petseg.train`."""
     arguments = [] if shards is None else ["--shards", str(shards)]
     arguments += [] if run is None else ["--run", str(run)]
     arguments += ["--resume"] if resume else []
     for name, value in options.items():
-        option = name.replace("_", "-")
+        option = option_name(name)
         if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
+            arguments.append(option if value else option.replace("--", "--no-", 1))
         elif value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            arguments += [f"--{option}", text]
-    return command_line("petseg-train", arguments)
+            arguments += [option, ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)]
+    return shlex.join(["petseg-train", *arguments])
 
 
 def with_torchrun(command: str, world: World) -> str:
-    """Put before a command what starts it in as many processes as there are here.
+    """Return the command under torchrun, with as many processes as there are here.
 
-    On several machines it is to be started on each; HOST stands for one of them.
+    On several machines it must be started on each; HOST stands for one of them.
     """
     if world.size == 1:
         return command
@@ -43,5 +40,5 @@ def with_torchrun(command: str, world: World) -> str:
 
 
 def resume_command(run: Path, world: World) -> str:
-    """Return the command that goes on with a run, in as many processes as there are here."""
-    return with_torchrun(command_line("petseg-train", ["--resume", "--run", str(run)]), world)
+    """Return the command that continues a run, with as many processes as there are here."""
+    return with_torchrun(shlex.join(["petseg-train", "--resume", "--run", str(run)]), world)

@@ -10,10 +10,11 @@ from shards.errors import PetsegError
 from shards.format.layout import CLASSES
 
 FOLDER = "events"
+_SCORES = ("loss", "pixel_accuracy", "mean_iou", "mean_dice")
 
 
 class EventLog:
-    """Writes one point an epoch and curve; made anew when a run is resumed, from its history."""
+    """Writes one point per epoch and curve; rewritten from the history when a run is resumed."""
 
     def __init__(self, run: Path, history: list[dict[str, Any]]) -> None:
         try:
@@ -23,7 +24,7 @@ class EventLog:
                 "--tensorboard needs TensorBoard; install with: pip install 'petseg[tensorboard]'"
             ) from None
         folder = run / FOLDER
-        # The history is the truth; events that a killed process left behind may be ahead of it.
+        # The events of a killed process may be ahead of the history.
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer: Any = SummaryWriter(folder)
@@ -31,19 +32,15 @@ class EventLog:
             self.add(entry)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry of metrics.jsonl."""
-        epoch = entry["epoch"]
+        """Write one line of metrics.jsonl."""
+        values = {name: entry[name] for name in ("learning_rate", "pictures_per_second", "wait_share")}
         for part in ("train", "val"):
-            scores = entry[part]
-            if scores is None:
-                continue
-            for name in ("loss", "pixel_accuracy", "mean_iou", "mean_dice"):
-                self._writer.add_scalar(f"{name}/{part}", scores[name], epoch)
-            for label, value in zip(CLASSES, scores["iou"], strict=True):
-                if value is not None:
-                    self._writer.add_scalar(f"iou_{label}/{part}", value, epoch)
-        for name in ("learning_rate", "pictures_per_second", "wait_share"):
-            self._writer.add_scalar(name, entry[name], epoch)
+            if scores := entry[part]:
+                values |= {f"{name}/{part}": scores[name] for name in _SCORES}
+                values |= {f"iou_{label}/{part}": iou for label, iou in zip(CLASSES, scores["iou"], strict=True)}
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, entry["epoch"])
         self._writer.flush()
 
     def close(self) -> None:

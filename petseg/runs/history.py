@@ -1,4 +1,4 @@
-"""A run's history, epoch by epoch, as metrics.jsonl holds it: which part of it a run is judged by."""
+"""A run's metrics by epoch, as in metrics.jsonl, and whether its validation or its training scores count."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ History: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 def judged_part(history: History) -> tuple[Literal["val", "train"], History]:
-    """Return the part that a run is judged by, and the epochs that have it: validation, where there was any."""
+    """Return the part whose scores count, and the epochs that have it: ``val`` if any epoch was validated."""
     validated = [entry for entry in history if entry["val"]]
     return ("val", validated) if validated else ("train", history)

@@ -1,51 +1,52 @@
-"""What config.json says: all that is needed to repeat a run, and to know where it was run."""
+"""What a run is started with, and config.json, which records it together with the versions and the machine."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import msgspec
+import torch
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.runs.recipe import Recipe, Running
+from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_folder import CONFIG, RunFolder, read_config
 from shards import ShardSet
 
-_FORMAT = "petseg-run"
-_VERSION = 1
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is started with: its options, the shard set, device and precision, and the ranks."""
+
+    recipe: Recipe
+    runtime: RuntimeOptions
+    data: ShardSet
+    placement: Placement
+    world: World
 
 
-def write_config(
-    folder: RunFolder,
-    *,
-    recipe: Recipe,
-    running: Running,
-    data: ShardSet,
-    command: str,
-    placement: Placement,
-    world: World,
-) -> None:
-    """Write config.json; resuming keeps the first start and adds to ``resumed``."""
+def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
+    """Write config.json; resuming keeps the first start and appends to ``resumed``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = data.manifest
+    manifest = config.data.manifest
     document: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "recipe": msgspec.to_builtins(recipe),
-        "running": msgspec.to_builtins(running),
+        "format": "petseg-run",
+        "version": 1,
+        "recipe": msgspec.to_builtins(config.recipe),
+        "running": msgspec.to_builtins(config.runtime),
         "data": {
-            "path": str(data.path.resolve()),
+            "path": str(config.data.path.resolve()),
             "fingerprint": manifest.fingerprint,
             "storage": manifest.storage,
             "samples": {name: split.samples for name, split in manifest.splits.items()},
         },
-        "device": device_name(placement),
-        "precision": placement.precision,
-        "world_size": world.size,
+        "device": device_name(config.placement),
+        "precision": config.placement.precision,
+        "world_size": config.world.size,
         "versions": versions(),
         "command": command,
         "started": now,
@@ -59,9 +60,7 @@ def write_config(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the results depend on."""
-    import torch
-
+    """Return the versions of Python and of the packages that the results depend on."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for package in ("petseg", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow"):
         try:
@@ -72,9 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(placement: Placement) -> str:
-    """Return what computes: the GPU's name, or the CPU with its threads."""
-    import torch
-
+    """Return the GPU's name, or the CPU with its threads."""
     if placement.on_gpu:
         return torch.cuda.get_device_name(placement.device)
     return f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"

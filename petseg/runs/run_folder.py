@@ -1,10 +1,10 @@
-"""The folder of a run: its files, and that no run ever overwrites another.
+"""The folder of a run. No run overwrites another, and no two processes write one run at the same time.
 
-config.json      what was asked for, with which versions, command and data
-metrics.jsonl    one JSON object a finished epoch
+config.json      options, versions, command and data
+metrics.jsonl    one JSON object per finished epoch
 last.pt          the newest checkpoint
 best.pt          the checkpoint of the best epoch, by validation mean IoU
-curves.png, gallery.png, report.html    for people
+curves.png, gallery.png, report.html
 events/          TensorBoard events, with --tensorboard
 """
 
@@ -31,7 +31,7 @@ _LOCK = ".lock"
 
 
 class RunFolder:
-    """A run's folder, held by this process until :meth:`close`; made by :func:`create_run` or :func:`reopen_run`."""
+    """A run's folder, locked by this process until :meth:`close`; see :func:`create_run` and :func:`reopen_run`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,15 +40,15 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise UsageError(f"{path} is in use: another process trains this run right now") from None
-        for litter in path.glob(f"{PARTIAL_PREFIX}*"):  # of a process that was killed while writing
-            litter.unlink(missing_ok=True)
+            raise UsageError(f"{path} is in use: another process is training this run") from None
+        for partial in path.glob(f"{PARTIAL_PREFIX}*"):  # of a process that was killed while writing
+            partial.unlink(missing_ok=True)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def close(self) -> None:
-        """Let others use the folder."""
+        """Release the lock."""
         os.close(self._lock)
 
     def write_config(self, document: dict[str, Any]) -> None:
@@ -56,20 +56,20 @@ class RunFolder:
         write_atomically(self / CONFIG, json.dumps(document, indent=2) + "\n")
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew, so that it always agrees with the checkpoint."""
+        """Rewrite metrics.jsonl, so that it always agrees with the checkpoint."""
         write_atomically(self / METRICS, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history))
 
 
 def create_run(path: Path | None, *, model: str) -> RunFolder:
-    """Make the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``.
+    """Create the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``.
 
     Raises:
-        UsageError: there is something in the folder already.
+        UsageError: the folder is not empty.
     """
     if path is None:
         return RunFolder(_next_free(Path("runs"), model))
     if (path / CONFIG).exists() or (path / LAST).exists():
-        raise UsageError(f"{path} holds a run already; go on with it with --resume, or choose another --run")
+        raise UsageError(f"{path} already contains a run; continue it with --resume, or choose another --run")
     if path.exists() and not path.is_dir():
         raise UsageError(f"--run {path} is a file; name a folder")
     if path.is_dir() and any(
@@ -81,13 +81,13 @@ def create_run(path: Path | None, *, model: str) -> RunFolder:
 
 
 def reopen_run(path: Path) -> RunFolder:
-    """Open the folder of a run that was begun before.
+    """Open the folder of an existing run.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is none.
     """
     if not (path / CONFIG).is_file():
-        raise UsageError(f"{path} holds no run to resume (no {CONFIG}); start one without --resume")
+        raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without --resume")
     return RunFolder(path)
 
 
@@ -100,7 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         document = json.loads((path / CONFIG).read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} holds no run (no {CONFIG})") from None
+        raise CheckpointError(f"{path} contains no run (no {CONFIG})") from None
     except ValueError:
         raise CheckpointError(f"{path / CONFIG} is damaged: it is not JSON") from None
     if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""Ending a run that learns no longer: a loss or a gradient that is NaN or enormous, and where it came from."""
+"""Ends a run that has diverged: a loss or gradient that is non-finite or far too large, and in which step."""
 
 from __future__ import annotations
 
@@ -9,83 +9,66 @@ from pathlib import Path
 
 from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
-from petseg.training.step import Learner, StepResult
-from petseg.training.trial import trial_loss
+from petseg.training.step import StepResult, TrainStep
 from pipeline import Batch
 
-# Cross-entropy starts near log(3) = 1.1 and Dice is at most 1: a loss beyond this is no longer learning.
-EXPLODED = 100.0
+# Cross-entropy starts near log(3) = 1.1 and Dice is at most 1: training does not recover from a loss beyond this.
+MAX_LOSS = 100.0
 
 
 @dataclass(frozen=True)
 class LaunchedStep:
-    """A step that was launched, perhaps not yet looked at.
-
-    Attributes:
-        result: what it leaves behind.
-        batch: this rank's slice of its batch.
-        valid: valid pictures in the global batch.
-        step: which of the run, from 1.
-        epoch: from 0.
-    """
+    """A step that was launched and whose result may not have been read yet."""
 
     result: StepResult
-    batch: Batch
-    valid: int
-    step: int
-    epoch: int
+    batch: Batch  # this rank's slice
+    valid: int  # valid images in the global batch
+    step: int  # number in the run, from 1
+    epoch: int  # from 0
 
 
-class Guard:
-    """Looks at steps and at weights, and raises :class:`DivergedError` with the step, the pictures and what is left.
+class DivergenceGuard:
+    """Checks losses, gradients and weights; raises :class:`DivergedError` with the step, its images and what to do.
 
-    All ranks must call each method together.
-
-    Args:
-        learner: whose steps and weights these are.
-        world: the ranks.
-        checkpoint: the run's last.pt, for the message.
-        key: names the sample of an index of the training split.
-
-    Attributes:
-        saved_step: the step after which that checkpoint was written; 0 if there is none.
+    Every rank must call each method. ``checkpoint`` is the run's last.pt and ``saved_step`` the step after which it was
+    written, 0 if there is none; ``key`` returns the key of a training sample by its index.
     """
 
-    def __init__(self, learner: Learner, *, world: World, checkpoint: Path, key: Callable[[int], str]) -> None:
-        self._learner, self._world, self._checkpoint, self._key = learner, world, checkpoint, key
+    def __init__(self, train_step: TrainStep, *, world: World, checkpoint: Path, key: Callable[[int], str]) -> None:
+        self._train_step, self._world, self._checkpoint, self._key = train_step, world, checkpoint, key
         self.saved_step = 0
 
-    def check_step(self, step: LaunchedStep, *, loss: float, norm: float) -> None:
-        """Take in the global batch's loss and gradient norm."""
-        scaled = self._learner.scaler.is_enabled()  # fp16 overflows now and then, and its scaler skips those steps
-        if not abs(loss) <= EXPLODED:
-            raise self._in_step(f"the loss became {loss:g}", step)
+    def check_step(self, launched: LaunchedStep, *, loss: float, norm: float) -> None:
+        """Check the global batch's loss and gradient norm."""
+        scaled = self._train_step.scaler.is_enabled()  # fp16 overflows now and then; its scaler skips those steps
+        if not abs(loss) <= MAX_LOSS:
+            raise self._step_error(f"the loss became {loss:g}", launched)
         if not (scaled or norm < float("inf")):
-            raise self._in_step(f"the gradient became {norm:g}", step)
+            raise self._step_error(f"the gradient became {norm:g}", launched)
 
-    def prove_weights(self, newest: LaunchedStep) -> None:
-        """Refuse weights that the newest step has spoilt: its loss was that of the weights before it.
+    def check_weights(self, newest: LaunchedStep) -> None:
+        """Check the weights after the newest step, so that a diverged checkpoint is never written.
 
-        One more forward pass on the newest batch, which leaves no trace; so a checkpoint is a good one.
+        That step's own loss is the one before its update; so this computes the loss of its batch once more.
         """
-        loss = float(self._world.sum(trial_loss(self._learner, newest.batch, global_valid=newest.valid)))
-        if not abs(loss) <= EXPLODED:
-            raise self._in_step(f"the loss became {loss:g} right after the update", newest)
+        loss = float(self._world.sum(self._train_step.loss_without_update(newest.batch, global_valid=newest.valid)))
+        if not abs(loss) <= MAX_LOSS:
+            raise self._step_error(f"the loss became {loss:g} right after the update", newest)
 
     def check_validation(self, loss: float, *, epoch: int) -> None:
-        """Take in the validation loss of an epoch (from 0)."""
+        """Check the validation loss of an epoch (from 0)."""
         if not math.isfinite(loss):
-            raise self._ended(f"the validation loss became {loss:g} in epoch {epoch + 1}")
+            raise self._error(f"the validation loss became {loss:g} in epoch {epoch + 1}")
 
-    def _in_step(self, what: str, step: LaunchedStep) -> DivergedError:
+    def _step_error(self, what: str, step: LaunchedStep) -> DivergedError:
         indices = [index for part in self._world.gather(step.batch.index.tolist()) for index in part]
         keys = ", ".join(self._key(index) for index in dict.fromkeys(indices))
         where = f"at step {step.step} (epoch {step.epoch + 1}, batch {step.batch.number + 1})"
-        return self._ended(f"{what} {where}, pictures {keys}")
+        return self._error(f"{what} {where}, images {keys}")
 
-    def _ended(self, what: str) -> DivergedError:
+    def _error(self, what: str) -> DivergedError:
         saved = f"the last good checkpoint is {self._checkpoint} (step {self.saved_step})"
         return DivergedError(
             f"{what}; {saved if self.saved_step else 'no checkpoint was written before it'}; "
-            "start anew with a smaller --lr, or with --clip-norm 1, or with --precision fp32"
+            "start again with a smaller --lr, with --clip-norm 1, or with --precision fp32"
         )

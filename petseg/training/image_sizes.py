@@ -1,7 +1,6 @@
-"""Progressive size: small pictures while the network learns what an animal is, full ones for its outline.
+"""Progressive resizing: small images in the first epochs, full size in the last. Half the size costs a quarter.
 
-A step at half the size costs a quarter. The idea is that of Howard's fast.ai DAWNBench entries (2018) and of Tan and
-Le's EfficientNetV2 (2021).
+Howard's fast.ai entries to DAWNBench (2018); Tan and Le, EfficientNetV2 (2021).
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from petseg.runs.recipe import Recipe
 
 # (share of the epochs at which the stage ends, share of the full size)
 _STAGES = ((0.4, 0.5), (0.7, 0.75), (1.0, 1.0))
-_MULTIPLE = 16  # the U-Net's coarsest level, so that no stage is padded within the network
+_MULTIPLE = 16  # the stride of the U-Net's coarsest level, so that the network need not pad
 
 
 def size_of_epoch(recipe: Recipe, epoch: int) -> int:
-    """Return the side, in pixels, of the pictures of an epoch (counted from 0)."""
+    """Return the side, in pixels, of the images of an epoch (from 0)."""
     if not recipe.progressive:
         return recipe.size
     share = next(size for end, size in _STAGES if epoch + 1 <= end * recipe.epochs or end == 1.0)

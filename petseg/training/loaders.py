@@ -1,52 +1,44 @@
-"""What a run reads: its loaders of training and of validation pictures."""
+"""The loaders of a run's training and validation images."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from petseg.host.distributed import World
-from petseg.runs.recipe import Recipe, Running
+from petseg.runs.run_config import RunConfig
 from pipeline import Loader
-from shards import ShardSet
 
-_EVALUATION_BATCH = 2  # evaluation keeps no gradients, so it takes so many times the training batch at once
+_EVALUATION_BATCH = 2  # times the training batch: evaluation needs no memory for gradients
 
 
-def open_train_loader(
-    shards: ShardSet, recipe: Recipe, running: Running, *, size: int, device: torch.device, world: World
-) -> Loader:
-    """Return the loader of the training pictures at ``size`` pixels a side: shuffled, augmented, this rank's share."""
-    return Loader(
-        shards,
+def open_train_loader(config: RunConfig, *, size: int) -> Loader:
+    """Return this rank's loader of the training images at ``size`` pixels a side: shuffled and augmented."""
+    recipe = config.recipe
+    return _open(
+        config,
         split="train",
         batch_size=recipe.batch_size,
         size=size,
-        device=device,
         seed=recipe.seed,
-        mask="index",
         augment=None if recipe.augment == "none" else recipe.augment,
-        rank=world.rank,
-        world_size=world.size,
-        prefetch=running.prefetch,
-        engine=running.engine,
     )
 
 
-def open_validation_loader(
-    shards: ShardSet, recipe: Recipe, running: Running, *, device: torch.device, world: World
-) -> Loader | None:
-    """Return the loader of the validation pictures as they are, or None where the set has no ``val`` split."""
-    if "val" not in shards.manifest.splits:
+def open_validation_loader(config: RunConfig) -> Loader | None:
+    """Return this rank's loader of the unmodified validation images, or None if the set has no ``val`` split."""
+    if "val" not in config.data.manifest.splits:
         return None
+    batch_size = config.recipe.batch_size * _EVALUATION_BATCH
+    return _open(config, split="val", batch_size=batch_size, size=config.recipe.size)
+
+
+def _open(config: RunConfig, **arguments: Any) -> Loader:
     return Loader(
-        shards,
-        split="val",
-        batch_size=recipe.batch_size * _EVALUATION_BATCH,
-        size=recipe.size,
-        device=device,
+        config.data,
+        device=config.placement.device,
         mask="index",
-        rank=world.rank,
-        world_size=world.size,
-        prefetch=running.prefetch,
-        engine=running.engine,
+        rank=config.world.rank,
+        world_size=config.world.size,
+        prefetch=config.runtime.prefetch,
+        engine=config.runtime.engine,
+        **arguments,
     )

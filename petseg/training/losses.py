@@ -1,7 +1,7 @@
-"""The loss: cross-entropy plus soft Dice, in fp32, over the valid pictures of a global batch.
+"""The loss: cross-entropy plus soft Dice, in fp32, over the valid images of a global batch.
 
-Every term is a sum over pictures, divided by the number of valid pictures in the *global* batch. So the losses of
-ranks, or of the parts of an accumulated batch, add up to exactly what one process with the whole batch would get.
+Every term is a sum over images divided by the number of valid images in the *global* batch. So the losses of ranks, and
+of the micro-batches of gradient accumulation, add up to what one process computes for the whole batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-# Added above and below the Dice fraction, in pixels: a picture without a class gives a finite loss and gradient.
+# Added to numerator and denominator of Dice, in pixels: finite loss and gradient for an image that lacks a class.
 _SMOOTH = 1.0
 
 
@@ -23,16 +23,16 @@ def segmentation_loss(
     class_weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Return this part's share of the global batch's mean loss; the shares of all parts add up to it.
+    """Return a batch's share of the global batch's mean loss; the shares of all its parts add up to the mean.
 
     Args:
         logits: (B, 3, H, W), any float type; computed in fp32, because the sums of Dice overflow fp16.
         truth: class indices 0..2, integers, (B, H, W).
-        valid: bool (B,); False pictures are padding and count nowhere.
-        global_valid: number of valid pictures in the global batch (all ranks, all parts), at least 1.
-        dice_weight: weight of the Dice term beside the cross-entropy's 1.
+        valid: bool (B,); False marks padding, which counts nowhere.
+        global_valid: number of valid images in the global batch (all ranks, all micro-batches), at least 1.
+        dice_weight: weight of the Dice term; the cross-entropy's is 1.
         class_weights: float (3,), mean 1, or None; for the cross-entropy.
-        label_smoothing: share of each pixel's truth that is spread over all classes.
+        label_smoothing: share of each pixel's target that is spread over all classes.
 
     Returns:
         A scalar, float32.
@@ -41,15 +41,15 @@ def segmentation_loss(
     per_pixel = F.cross_entropy(
         logits, truth.long(), weight=class_weights, label_smoothing=label_smoothing, reduction="none"
     )
-    per_picture = per_pixel.mean(dim=(1, 2))
+    per_image = per_pixel.mean(dim=(1, 2))
     if dice_weight:
-        per_picture = per_picture + dice_weight * dice_loss(logits, truth)
-    # where, not a product: whatever stands in a padded picture, even a NaN, must not reach the sum.
-    return torch.where(valid, per_picture, 0.0).sum() / global_valid
+        per_image = per_image + dice_weight * dice_loss(logits, truth)
+    # torch.where rather than a product: not even a NaN in a padded image may reach the sum.
+    return torch.where(valid, per_image, 0.0).sum() / global_valid
 
 
 def dice_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return one minus the soft Dice of each picture, averaged over its classes: float32 (B,).
+    """Return one minus the soft Dice of each image, averaged over the classes: float32 (B,).
 
     Milletari et al. 2016 (V-Net), without the squares: ``(2 sum(p t) + s) / (sum(p) + sum(t) + s)``, s = 1 pixel.
     """
@@ -62,10 +62,7 @@ def dice_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_class_weights(class_pixels: tuple[int, int, int]) -> torch.Tensor:
-    """Return weights (3,) of mean 1 in proportion to the inverse root of each class's share of the pixels.
-
-    The root is the usual middle way between no weights and the full inverse, which overrates the rare class.
-    """
+    """Return weights (3,) with mean 1, proportional to the inverse square root of each class's share of the pixels."""
     counts = torch.tensor(class_pixels, dtype=torch.float64).clamp(min=1)
     weights = (counts / counts.sum()).rsqrt()
     return (weights / weights.mean()).float()

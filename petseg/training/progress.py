@@ -1,60 +1,40 @@
-"""Where a run stands: how far it is, what was best, and what the present epoch has counted so far."""
+"""How far a run is: steps and epochs done, the best epoch, and the running totals of the current epoch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 
-class Position(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The part of a run's state that is numbers; travels in every checkpoint as JSON.
+class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The numeric state of a run; stored in every checkpoint as JSON, under ``position``."""
 
-    Attributes:
-        epoch: the present epoch, from 0.
-        phase: what comes next in it: ``train`` (further batches), or ``validate`` (all batches are done).
-        step: optimisation steps done in the whole run.
-        finished: nothing is left to do.
-        best_score: the best epoch's validation mean IoU, or None before the first.
-        best_epoch: that epoch, from 1 as people count.
-        stale_epochs: epochs since then, when an epoch was last judged.
-        seconds: wall time spent on the run, all its parts together.
-        loss_sum: the present epoch's sum of batch losses times their valid pictures.
-        pictures: the present epoch's valid pictures so far.
-        confusion: the present epoch's confusion matrix of the training pictures, as they were when trained on.
-        train_seconds: the present epoch's time in training, of which ...
-        wait_seconds: ... so much was spent waiting for the loader.
-    """
-
-    epoch: int = 0
-    phase: Literal["train", "validate"] = "train"
-    step: int = 0
+    epoch: int = 0  # the current epoch, from 0
+    phase: Literal["train", "validate"] = "train"  # what comes next: more batches, or the end of the epoch
+    step: int = 0  # optimisation steps done in the whole run
     finished: bool = False
-    best_score: float | None = None
-    best_epoch: int = 0
-    stale_epochs: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    pictures: int = 0
-    confusion: list[list[int]] = msgspec.field(default_factory=lambda: [[0, 0, 0] for _ in range(3)])
-    train_seconds: float = 0.0
-    wait_seconds: float = 0.0
+    best_score: float | None = None  # mean IoU of the best epoch, None before the first
+    best_epoch: int = 0  # from 1
+    stale_epochs: int = 0  # epochs between the best one and the last one scored
+    seconds: float = 0.0  # wall time of the run, over all resumptions
+    # Totals of the current epoch:
+    loss_sum: float = 0.0  # batch losses times their valid images
+    images: int = msgspec.field(default=0, name="pictures")  # valid images; the name in version 1's files
+    confusion: list[list[int]] = msgspec.field(default_factory=lambda: [[0, 0, 0] for _ in range(3)])  # while training
+    train_seconds: float = 0.0  # including ...
+    wait_seconds: float = 0.0  # ... the time spent waiting for the loader
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch with nothing counted."""
+        """Start an epoch with all totals zero."""
         self.epoch, self.phase = epoch, "train"
-        self.loss_sum, self.pictures, self.train_seconds, self.wait_seconds = 0.0, 0, 0.0, 0.0
+        self.loss_sum, self.images, self.train_seconds, self.wait_seconds = 0.0, 0, 0.0, 0.0
         self.confusion = [[0, 0, 0] for _ in range(3)]
 
-    def judge(self, value: float) -> bool:
-        """Take in an epoch's score; return whether it is the best so far."""
-        if self.best_score is None or value > self.best_score:
-            self.best_score, self.best_epoch, self.stale_epochs = value, self.epoch + 1, 0
+    def update_best(self, score: float) -> bool:
+        """Record the current epoch's score; return whether it is the best so far."""
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_epoch, self.stale_epochs = score, self.epoch + 1, 0
             return True
         self.stale_epochs = self.epoch + 1 - self.best_epoch
         return False
-
-
-def position_from(document: dict[str, Any]) -> Position:
-    """Read a position from a checkpoint's JSON."""
-    return msgspec.convert(document, Position)

@@ -1,4 +1,4 @@
-"""Starting and resuming a run: everything around the loop of :mod:`petseg.training.loop`."""
+"""Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import Any
 import msgspec
 
 from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads
-from petseg.host.distributed import World, process_group, world_of_environment
-from petseg.host.stop_signals import catch_stop
-from petseg.nets.model_config import default_model_config
+from petseg.host.distributed import World, process_group, world_from_environment
+from petseg.host.stop_signals import catch_stop_signals
+from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from petseg.runs.command_line import command_of, resume_command, with_torchrun
-from petseg.runs.recipe import Recipe, Running, default_recipe, differences, recipe_from
-from petseg.runs.run_config import write_config
+from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
+from petseg.runs.option_fields import check_fields
+from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
+from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
+from petseg.training.loop import TrainingLoop
 from shards import ShardSet, UsageError
-
-LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
-_MODEL_FIELDS = ("widths", "stem", "blocks", "norm", "upsample", "join", "dropout", "encoder", "pretrained")
 
 
 def train(
@@ -35,16 +34,17 @@ def train(
     command: str | None = None,
     make_reporter: Callable[[], Reporter] = Reporter,
 ) -> Path:
-    """Train a network on a shard set, or go on with a run that was broken off.
+    """Train a network on a shard set, or resume an interrupted run.
 
     Args:
-        shards: the shard set; when resuming, None for the one that the run was begun with.
-        run: the run's folder; None for the next free ``runs/MODEL-NNN``. Needed to resume.
-        resume: go on from the run's last.pt instead of starting anew.
+        shards: the shard set; when resuming, None for the one the run was started with.
+        run: the run's folder; None for the next free ``runs/MODEL-NNN``. Required to resume.
+        resume: continue from the run's last.pt instead of starting a new run.
         options: what differs from the defaults: fields of :class:`petseg.runs.recipe.Recipe`,
-            :class:`petseg.runs.recipe.Running` and :class:`petseg.nets.model_config.ModelConfig` (``model`` is the network's name).
-        command: what would repeat this, for config.json; None for the ``petseg-train`` command of these arguments.
-        make_reporter: makes what is told of progress; silence by default. Called on rank 0, once all is checked.
+            :class:`petseg.runs.recipe.RuntimeOptions` and :class:`petseg.nets.model_config.ModelConfig` (``model`` is
+            the network's name).
+        command: the command that repeats this, for config.json; None for the equivalent ``petseg-train`` command.
+        make_reporter: creates the receiver of progress and notes; called on rank 0, after all checks.
 
     Returns:
         The run's folder.
@@ -54,195 +54,124 @@ def train(
             checkpoint was written) or diverged.
     """
     options = dict(options or {})
-    world = world_of_environment()
-    command = with_torchrun(command or command_of(shards, run, resume, options), world)
+    world = world_from_environment()
+    command = with_torchrun(command or equivalent_command(shards, run, resume, options), world)
+    path = None if run is None else Path(run)
     checkpoint = None
     if resume:
-        if run is None:
-            raise UsageError("--resume needs --run: which run is to go on?")
-        recipe, running, checkpoint = _kept(Path(run), shards, options)
-        if _finished(checkpoint) and (Path(run) / REPORT).is_file():
-            return _tell_finished(Path(run), make_reporter() if world.first else Reporter())
+        if path is None:
+            raise UsageError("--resume needs --run, the folder of the run to continue")
+        recipe, runtime, checkpoint = _read_run(path, shards, options)
+        if _finished(checkpoint) and (path / REPORT).is_file():
+            reporter = make_reporter() if world.first else Reporter()
+            reporter.note(
+                f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs"
+            )
+            reporter.close()
+            return path
     else:
-        recipe, running = _asked(shards, options)
-    placement = _check(recipe, running, world)
-    data = ShardSet.open(running.shards)
+        if shards is None:
+            raise UsageError("--shards is missing: the folder that petseg-shard build created")
+        runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
+        recipe, runtime = apply_options(default_recipe(options.get("model", "unet")), runtime, options)
+    placement = _check(recipe, runtime, world)
+    data = ShardSet.open(runtime.shards)
     if "train" not in data.manifest.splits:
-        raise UsageError(f"{running.shards} has no train split; build the set with one to train on it")
-    if resume:
-        _check_data(Path(run or ""), data)
-    with cpu_threads(running.threads, local_processes=world.local_size):
+        raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
+    if resume and path is not None:
+        _check_fingerprint(path, data)
+    with cpu_threads(runtime.threads, local_processes=world.local_size):
+        config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
         if world.first:
-            folder = (
-                reopen_run(Path(run or ""))
-                if resume
-                else create_run(None if run is None else Path(run), model=recipe.model.name)
-            )
+            folder = reopen_run(path) if resume and path is not None else create_run(path, model=recipe.model.name)
             if not _finished(checkpoint):
-                write_config(
-                    folder, recipe=recipe, running=running, data=data, command=command, placement=placement, world=world
-                )
+                write_config(folder, config, command=command)
         reporter = make_reporter() if world.first else Reporter()
         try:
-            return _carry_out(
-                recipe=recipe,
-                running=running,
-                data=data,
-                folder=folder,
-                placement=placement,
-                world=world,
-                reporter=reporter,
-                checkpoint=checkpoint,
-            )
+            return _train(config, folder=folder, reporter=reporter, checkpoint=checkpoint)
         finally:
             reporter.close()
             if folder is not None:
                 folder.close()
 
 
-def _carry_out(
-    *,
-    recipe: Recipe,
-    running: Running,
-    data: ShardSet,
-    folder: RunFolder | None,
-    placement: Placement,
-    world: World,
-    reporter: Reporter,
-    checkpoint: Checkpoint | None,
-) -> Path:
-    from petseg.training.loop import Trainer
-
-    with process_group(world, placement.device), catch_stop(patient=world.size > 1) as stop:
-        path: Path = world.first_says(None if folder is None else folder.path)
-        trainer = Trainer(
-            recipe=recipe,
-            running=running,
-            shards=data,
-            folder=folder,
-            name=path,
-            placement=placement,
-            world=world,
-            reporter=reporter,
-            stop=stop,
-            resume_from=checkpoint,
-        )
-        if running.compile and not placement.on_gpu:
-            reporter.note("--compile: on a CPU it took most of a minute and made steps no faster (docs/training.md)")
-        if trainer.position.finished:
-            reporter.note(f"{path} is finished ({len(trainer.history)} epochs); only its report is still to be drawn")
+def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, checkpoint: Checkpoint | None) -> Path:
+    world, placement = config.world, config.placement
+    with process_group(world, placement.device), catch_stop_signals(ignore_repeats=world.size > 1) as stop:
+        path: Path = world.broadcast(None if folder is None else folder.path)
+        loop = TrainingLoop(config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint)
+        if config.runtime.compile and not placement.on_gpu:
+            reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
+        if loop.progress.finished:
+            reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
         elif checkpoint is not None:
-            reporter.note(f"going on in epoch {trainer.position.epoch + 1}, after step {trainer.position.step}")
+            reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
         try:
-            trainer.run()
+            loop.run()
         finally:
-            if folder is not None and trainer.history:
-                folder.write_metrics(trainer.history)
+            if folder is not None and loop.history:
+                folder.write_metrics(loop.history)
     if folder is not None:
-        from petseg.report.draw_run import draw_run
-
         try:
-            draw_run(path, data=data, placement=placement, seconds=trainer.position.seconds)
+            draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
         except KeyboardInterrupt as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
     return path
 
 
-def _asked(shards: str | Path | None, options: Mapping[str, Any]) -> tuple[Recipe, Running]:
-    """Return what a new run is to do."""
-    if shards is None:
-        raise UsageError("--shards is missing: the folder that petseg-shard build made")
-    recipe, running = default_recipe(options.get("model", "unet")), Running(shards=str(Path(shards).absolute()))
-    return apply_options(recipe, running, options)
-
-
-def _check(recipe: Recipe, running: Running, world: World) -> Placement:
-    """Refuse what cannot be carried out here, before anything is written; return where it is computed."""
+def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
+    """Refuse options that are impossible here, before anything is written; return device and precision."""
     recipe.check()
-    running.check()
-    device = choose_device(running.device, local_rank=world.local_rank)
+    check_fields(runtime)
+    device = choose_device(runtime.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
     compiler = os.environ.get("CXX", "g++")
-    if running.compile and not placement.on_gpu and shutil.which(compiler) is None:
-        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; leave --compile out")
-    if recipe.batch_size % world.size:
-        raise UsageError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {world.size} processes")
-    if recipe.accumulate > recipe.batch_size // world.size:
-        share = recipe.batch_size // world.size
-        raise UsageError(f"--accumulate {recipe.accumulate}: a process has only {share} pictures of a batch")
+    if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
+        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")
+    share, remainder = divmod(recipe.batch_size, world.size)
+    if remainder:
+        raise UsageError(f"--batch-size {recipe.batch_size} cannot be divided evenly among {world.size} processes")
+    if recipe.accumulate > share:
+        raise UsageError(f"--accumulate {recipe.accumulate}: each process has only {share} images of a batch")
     return placement
 
 
-def apply_options(recipe: Recipe, running: Running, options: Mapping[str, Any]) -> tuple[Recipe, Running]:
-    """Return both with the given fields changed; field names as in :func:`train`.
-
-    Raises:
-        UsageError: there is no such field.
-    """
-    options = dict(options)
-    model = recipe.model
-    name = options.pop("model", model.name)
-    if name != model.name:
-        model = default_model_config(name)
-    if options.get("encoder", "none") != "none":
-        options.setdefault("stem", "full")  # the default belongs to our own encoder
-    model = msgspec.structs.replace(model, **{key: options.pop(key) for key in _MODEL_FIELDS if key in options})
-    if recipe.optimizer == "muon" and options.get("optimizer") in ("adam", "adamw"):
-        options.setdefault("lr", LR_OF_ADAM)  # the default belongs to muon
-    if options.get("optimizer") == "adam":
-        options.setdefault("weight_decay", 0.0)  # the default belongs to adamw
-    of_recipe = {key: options.pop(key) for key in recipe.__struct_fields__ if key in options}
-    of_running = {key: options.pop(key) for key in running.__struct_fields__ if key in options}
-    if options:
-        raise UsageError(f"no such option: {', '.join(sorted(options))}")
-    return (
-        msgspec.structs.replace(recipe, model=model, **of_recipe),
-        msgspec.structs.replace(running, **of_running),
-    )
-
-
-def _kept(
+def _read_run(
     run: Path, shards: str | Path | None, options: Mapping[str, Any]
-) -> tuple[Recipe, Running, Checkpoint | None]:
-    """Return what a run was begun with, changed where it may be, and its last checkpoint if it has one."""
+) -> tuple[Recipe, RuntimeOptions, Checkpoint | None]:
+    """Return an existing run's options, changed where that is allowed, and its last checkpoint if it has one."""
     if not run.is_dir():
         raise UsageError(f"no such run: {run}; start it without --resume")
-    config = read_config(run)
+    document = read_config(run)
     try:
-        recipe = recipe_from(config["recipe"])
-        running = msgspec.convert(config["running"], Running)
+        recipe = recipe_from(document["recipe"])
+        runtime = msgspec.convert(document["running"], RuntimeOptions)
     except (KeyError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{run / 'config.json'} is damaged, or of another version ({error})") from None
     checkpoint = load_checkpoint(run / LAST) if (run / LAST).exists() else None
     if checkpoint is not None:
         recipe = recipe_from(checkpoint.config)
-    asked, running = apply_options(recipe, running, options)
-    if wrong := differences(recipe, asked):
+    requested, runtime = apply_options(recipe, runtime, options)
+    if found := differences(recipe, requested):
         raise UsageError(
-            f"{run} cannot be resumed with another recipe: {'; '.join(wrong)}. Leave these options out to go on, or "
+            f"{run} cannot be resumed with another recipe: {'; '.join(found)}. Omit these options to continue, or "
             "start a new run with them"
         )
     if shards is not None:
-        running = msgspec.structs.replace(running, shards=str(Path(shards).absolute()))
-    return recipe, running, checkpoint
+        runtime = msgspec.structs.replace(runtime, shards=str(Path(shards).absolute()))
+    return recipe, runtime, checkpoint
 
 
 def _finished(checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and bool(checkpoint.position["finished"])
 
 
-def _tell_finished(run: Path, reporter: Reporter) -> Path:
-    reporter.note(f"{run} is finished already; nothing to do. To train for longer, start a new run with more --epochs")
-    reporter.close()
-    return run
-
-
-def _check_data(run: Path, data: ShardSet) -> None:
-    begun = read_config(run).get("data", {}).get("fingerprint")
-    if begun != data.manifest.fingerprint:
+def _check_fingerprint(run: Path, data: ShardSet) -> None:
+    started_with = read_config(run).get("data", {}).get("fingerprint")
+    if started_with != data.manifest.fingerprint:
         raise UsageError(
-            f"{run} was begun with other data: {data.path} has fingerprint {data.manifest.fingerprint[:12]}, the run "
-            f"{str(begun)[:12]}; name its set with --shards, or start a new run"
+            f"{run} was started with other data: {data.path} has fingerprint {data.manifest.fingerprint[:12]}, the run "
+            f"{str(started_with)[:12]}; name its set with --shards, or start a new run"
         )

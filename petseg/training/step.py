@@ -1,70 +1,48 @@
-"""One optimisation step: forward, loss, backward, update, average. Knows nothing of epochs, files or screens."""
+"""One optimisation step: forward, loss, backward, update, weight average. Knows nothing of epochs, files or output."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.inference.metrics import confusion, likeliest_class
+from petseg.inference.metrics import confusion, predicted_class
 from petseg.nets.batchnorm import synchronise_batch_norm
 from petseg.nets.factory import build_model, place
 from petseg.optim.ema import WeightAverage, default_decay
-from petseg.optim.learning_rate import learning_rate
+from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
 from petseg.runs.checkpoint import Checkpoint, State
 from petseg.runs.recipe import Recipe
 from petseg.training.losses import segmentation_loss
+from pipeline import Batch
 
-# Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch calls it otherwise.
-_NAMES = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
-_WITHOUT_BUFFERS: dict[str, Any] = {_BUFFERS: False}
-
-
-class LabelledBatch(Protocol):
-    """What a step needs of a batch; ``pipeline.Batch`` with class-index masks is one.
-
-    ``image`` uint8 (B, 3, S, S), ``mask`` class indices uint8 (B, S, S), ``valid`` bool (B,), on one device.
-    """
-
-    @property
-    def image(self) -> torch.Tensor: ...  # noqa: D102
-    @property
-    def mask(self) -> torch.Tensor: ...  # noqa: D102
-    @property
-    def valid(self) -> torch.Tensor: ...  # noqa: D102
+# Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch renames the argument.
+_DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves behind, on the device, not waited for.
+    """The results of a step, on the device, not synchronised."""
 
-    Attributes:
-        loss: this rank's share of the global batch's mean loss: float32 scalar.
-        confusion: this rank's valid pixels, [true, predicted]: int64 (3, 3).
-        grad_norm: 2-norm of the global batch's gradient before clipping: float32 scalar.
-    """
-
-    loss: torch.Tensor
-    confusion: torch.Tensor
-    grad_norm: torch.Tensor
+    loss: torch.Tensor  # this rank's share of the global batch's mean loss: float32 scalar
+    confusion: torch.Tensor  # this rank's valid pixels, [true, predicted]: int64 (3, 3)
+    grad_norm: torch.Tensor  # 2-norm of the global batch's gradient before clipping: float32 scalar
 
 
-class Learner:
-    """A network with all that a step changes: weights, average, optimiser, scaler.
+class TrainStep:
+    """A network (``model``) with everything that a step changes: its average or None, optimiser, gradient scaler.
 
-    Attributes:
-        model: the network being trained.
-        average: its moving average, or None.
-        total_steps: steps in the whole run; the learning rate follows from it.
+    ``total_steps`` is the number of steps in the whole run, on which the learning rate depends.
     """
 
     def __init__(
@@ -88,84 +66,87 @@ class Learner:
         place(self.model, placement.device)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = placement.scaler()
-        self._class_weights = None if class_weights is None else class_weights.to(placement.device)
+        self._loss = functools.partial(
+            segmentation_loss,
+            dice_weight=recipe.dice_weight,
+            class_weights=None if class_weights is None else class_weights.to(placement.device),
+            label_smoothing=recipe.label_smoothing,
+        )
         self._network = self._wrap(compile_model)
 
     def _wrap(self, compile_model: bool) -> nn.Module:
         network = self.model
         if self.world.size > 1:
             ids = [self.placement.device] if self.placement.on_gpu else None
-            network = nn.parallel.DistributedDataParallel(network, device_ids=ids, **_WITHOUT_BUFFERS)
+            arguments: dict[str, Any] = {"device_ids": ids, _BUFFERS: False}
+            network = nn.parallel.DistributedDataParallel(network, **arguments)
         return cast(nn.Module, torch.compile(network)) if compile_model else network
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The network to validate and to keep: the average where there is one; in evaluation mode."""
+    def evaluated_model(self) -> nn.Module:
+        """The network to validate and to predict with: the average if there is one; in evaluation mode."""
         return (self.model if self.average is None else self.average.model).eval()
 
-    def step(self, batch: LabelledBatch, *, global_valid: int, step: int) -> StepResult:
+    def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
         """Take one optimisation step.
 
         Args:
-            batch: this rank's slice of the global batch.
-            global_valid: number of valid pictures in the global batch.
-            step: which step of the run, 0 for the first.
+            batch: this rank's slice of the global batch, with class-index masks.
+            global_valid: number of valid images in the global batch.
+            step: number of the step in the run, from 0.
         """
         self.model.train()
-        # Random state is arithmetic too: dropout depends on (seed, step, rank), so there is none to save.
+        # Dropout depends on (seed, step, rank) only, so there is no random state to save.
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 65_536 + self.world.rank & (2**63 - 1))
-        self._set_rate(step)
+        self._set_learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.placement.device)
         counts = torch.zeros(3, 3, dtype=torch.int64, device=self.placement.device)
-        parts = list(self._parts(batch))
-        for number, (image, mask, valid) in enumerate(parts, start=1):
-            with self._sync(last=number == len(parts)):
+        chunks = [tensor.chunk(self.recipe.accumulate) for tensor in (batch.image, batch.mask, batch.valid)]
+        micro_batches = list(zip(*chunks, strict=True))
+        for number, (image, mask, valid) in enumerate(micro_batches, start=1):
+            with self._gradient_sync(last=number == len(micro_batches)):
                 with self.placement.autocast():
                     logits = self._network(image)
-                part = self._loss(logits, mask, valid, global_valid)
-                # Ranks' gradients are averaged; their losses are shares of one sum.
+                part = self._loss(logits, mask, valid, global_valid=global_valid)
+                # DDP averages the ranks' gradients, but their losses are shares of one sum.
                 self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-            counts += (confusion(mask, likeliest_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
+            counts += (confusion(mask, predicted_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
         norm = self._update()
         if self.average is not None:
             self.average.update(self.model, step=step)
         return StepResult(loss=loss, confusion=counts, grad_norm=norm)
 
-    def _parts(self, batch: LabelledBatch) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        count = self.recipe.accumulate
-        yield from zip(batch.image.chunk(count), batch.mask.chunk(count), batch.valid.chunk(count), strict=True)
-
-    def _sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    def _gradient_sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are reduced over the ranks with the last micro-batch only."""
         if self.world.size > 1 and not last:
-            return cast("contextlib.AbstractContextManager[None]", self._network.no_sync())  # type: ignore[operator]
+            return self._network.no_sync()  # type: ignore[operator, no-any-return]
         return contextlib.nullcontext()
 
-    def _loss(self, logits: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
-        return segmentation_loss(
-            logits,
-            mask,
-            valid,
-            global_valid=count,
-            dice_weight=self.recipe.dice_weight,
-            class_weights=self._class_weights,
-            label_smoothing=self.recipe.label_smoothing,
-        )
+    def validation_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the *sum* of the training loss over a batch's valid images: float32 scalar."""
+        return self._loss(logits, batch.mask, batch.valid, global_valid=1)
 
-    def validation_loss(self, logits: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
-        """Return the *sum* of the training loss over a batch's valid pictures: float32 scalar."""
-        return self._loss(logits, batch.mask, batch.valid, 1)
+    @torch.no_grad()
+    def loss_without_update(self, batch: Batch, *, global_valid: int) -> torch.Tensor:
+        """Return this rank's share of the loss that the next step would meet on a batch: float32 scalar.
 
-    def _set_rate(self, step: int) -> None:
-        rate = learning_rate(
-            step,
-            total_steps=self.total_steps,
-            peak=self.recipe.lr,
-            schedule=self.recipe.schedule,
-            warmup=self.recipe.warmup,
+        Computed as in training (batch statistics, dropout, precision), but leaves the network unchanged. Every rank
+        must call this, because batch statistics are those of all ranks.
+        """
+        model = self.model.train()
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a forward pass changes them
+        with self.placement.autocast():
+            logits = functional_call(model, buffers, (batch.image,))
+        return self.validation_loss(logits, batch) / global_valid
+
+    def _set_learning_rate(self, step: int) -> None:
+        recipe = self.recipe
+        rate = learning_rate_at(
+            step, total_steps=self.total_steps, peak=recipe.lr, schedule=recipe.schedule, warmup=recipe.warmup
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -174,12 +155,12 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.scaler.step(self.optimizer)  # skipped by the scaler where fp16 overflowed
+        self.scaler.step(self.optimizer)  # the scaler skips a step that overflowed in fp16
         self.scaler.update()
         return norm.detach()
 
     def state(self) -> dict[str, State | None]:
-        """Return the parts of a :class:`Checkpoint` that are tensors."""
+        """Return the tensors of a :class:`Checkpoint`."""
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
@@ -188,7 +169,7 @@ class Learner:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint of the same recipe."""
+        """Restore the state from a checkpoint of the same recipe."""
         self.model.load_state_dict(checkpoint.model)
         if self.average is not None and checkpoint.average is not None:
             self.average.model.load_state_dict(checkpoint.average)
@@ -197,8 +178,8 @@ class Learner:
             self.scaler.load_state_dict(checkpoint.scaler)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam, or AdamW or Muon with the decay on convolution kernels only: scales and biases do not decay."""
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Adam, or AdamW or Muon with weight decay on convolution kernels only, not on scales and biases."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=recipe.lr)
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]

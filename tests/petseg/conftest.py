@@ -1,4 +1,4 @@
-"""What the trainer's tests share: commands called in this process, and a small trained run."""
+"""Fixtures of petseg's tests: commands called in this process, a small trained run, training without a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result:
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """``call(command, *arguments)``: a click command as the shell would run it, without a process of its own."""
+    """``call(command, *arguments)``: a click command as the shell would run it, in this process."""
 
     def run(command: click.Command, *arguments: object) -> Result:
         capfd.readouterr()
@@ -42,6 +42,16 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code=int(exit_.value.code or 0), out=out, err=err)
 
     return run
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a run's report takes longer than a tiny training; here only the report's file is created."""
+
+    def draw(run: Path, **arguments: object) -> None:
+        (run / "report.html").write_text("not drawn")
+
+    monkeypatch.setattr("petseg.training.start.draw_run", draw)
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,25 @@
-"""Scoring a trained run on a split of any shard set: what petseg-eval does."""
-
-from __future__ import annotations
+"""Scoring a trained run on a split of any shard set, as ``petseg-eval`` does."""
 
 import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
+from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
-from petseg.inference.evaluation import Evaluation, count_at_network_size, evaluate
-from petseg.inference.metrics import CLASS_NAMES, confusion, likeliest_class, score
-from petseg.inference.predictor import load, resize_probabilities
-from petseg.inference.stored_samples import read_trimap
+from petseg.inference.evaluation import Counter, Evaluation, count_at_network_size, evaluate
+from petseg.inference.metrics import confusion, predicted_class, score
+from petseg.inference.probabilities import resize_probabilities
+from petseg.inference.stored_samples import read_mask
+from petseg.inference.trained_network import load
+from pipeline import Batch, Loader
 from shards import ShardSet, SplitReader, UsageError
+from shards.format.layout import CLASSES
 from shards.store.atomic import write_atomically
-
-if TYPE_CHECKING:
-    from pipeline import Batch
 
 
 def score_run(
@@ -30,13 +28,13 @@ def score_run(
     *,
     split: str = "test",
     size: int | None = None,
-    own_size: bool = False,
-    mirror: bool = False,
+    original_resolution: bool = False,
+    flip_tta: bool = False,
     batch_size: int = 32,
     device: str = "auto",
-    precision: Any = "auto",
+    precision: Precision = "auto",
     world: World | None = None,
-    after_batch: Callable[[int], None] = lambda pictures: None,
+    after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Score a run on every sample of a split.
 
@@ -44,25 +42,22 @@ def score_run(
         run: a run's folder, or a checkpoint.
         shards: a shard set.
         split: of that set.
-        size: side of the pictures given to the network; None for the size of its training.
-        own_size: compare at the trimaps' stored resolution instead of at the network's.
-        mirror: average with the mirrored pictures' predictions.
-        batch_size: pictures at a time; has no influence on the scores.
-        device: see :func:`petseg.load`.
-        precision: see :func:`petseg.load`.
-        world: the processes that share the work (``torchrun``); all must call this, and all get the whole result.
-        after_batch: told the number of pictures after each batch, all processes' together.
+        size: side of the images given to the network, pixels; None for the size of its training.
+        original_resolution: compare at the masks' stored resolution instead of at the network's.
+        flip_tta: average with the predictions of the horizontally flipped images.
+        batch_size: images per batch; has no influence on the scores.
+        device, precision: see :func:`petseg.load`.
+        world: the processes that share the work (``torchrun``); all must call this, and all get the complete result.
+        after_batch: called after each batch with its number of images, all processes' included.
 
     Raises:
         PetsegError: no such run, set or split, or an option that does not fit.
     """
-    from pipeline import Loader
-
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: give a number from 1")
     world = world or World()
     if batch_size % world.size:
-        raise UsageError(f"--batch-size {batch_size} cannot be shared evenly by {world.size} processes")
+        raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
     reader = data.split(split)
@@ -85,44 +80,47 @@ def score_run(
             loader,
             placement=predictor.placement,
             world=world,
-            mirror=mirror,
-            count=_own_size_counter(reader) if own_size else count_at_network_size,
+            flip_tta=flip_tta,
+            count=_original_resolution_counter(reader) if original_resolution else count_at_network_size,
             after_batch=after_batch,
         )
 
 
-def _own_size_counter(split: SplitReader) -> Callable[[Batch, torch.Tensor], torch.Tensor]:
-    """Return a counter that resizes each sample's probabilities to its trimap and compares there."""
+def _original_resolution_counter(split: SplitReader) -> Counter:
+    """Return a counter that resizes each sample's probabilities to its stored mask and compares there."""
 
     def count(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
         matrices = []
         for index, coarse in zip(batch.index.tolist(), probabilities, strict=True):
-            truth = torch.from_numpy(np.array(read_trimap(split, index))).to(coarse.device)
+            truth = torch.from_numpy(read_mask(split, index)).to(coarse.device)
             fine = resize_probabilities(coarse[None], *truth.shape)
-            matrices.append(confusion(truth[None], likeliest_class(fine)))
+            matrices.append(confusion(truth[None], predicted_class(fine)))
         return torch.cat(matrices)
 
     return count
 
 
-def summary(evaluation: Evaluation, *, split: str, own_size: bool, mirror: bool) -> dict[str, Any]:
+def summary(evaluation: Evaluation, *, split: str, original_resolution: bool, flip_tta: bool) -> dict[str, Any]:
     """Return the JSON object of ``petseg-eval --json``."""
     return {
         **msgspec.to_builtins(evaluation.scores),
         "samples": evaluation.samples,
         "split": split,
-        "compared_at": "own size" if own_size else "network size",
-        "mirror": mirror,
+        "compared_at": "original resolution" if original_resolution else "network size",
+        "flip_tta": flip_tta,
         "confusion": evaluation.matrix.tolist(),
     }
 
 
 def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
-    """Write a CSV with one line a sample: key, mean IoU, of each class IoU and accuracy (or nothing), accuracy."""
+    """Write a CSV with one line per sample: index, key, mean IoU, IoU and recall of each class, pixel accuracy.
+
+    The columns of the recall are named ``accuracy_CLASS``. A score that does not exist is an empty cell.
+    """
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{kind}_{name}" for kind in ("iou", "accuracy") for name in CLASS_NAMES]
+    columns = [f"{kind}_{name}" for kind in ("iou", "accuracy") for name in CLASSES]
     writer.writerow(["index", "key", "mean_iou", *columns, "pixel_accuracy"])
     for index, matrix in enumerate(evaluation.matrices):
         scores = score(matrix)

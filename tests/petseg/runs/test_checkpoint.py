@@ -70,7 +70,7 @@ def test_another_version_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="version 99"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of petseg"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of petseg"):
         load_checkpoint(path)
 
 

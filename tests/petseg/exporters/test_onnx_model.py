@@ -1,3 +1,6 @@
+"""Exported ONNX models, run with onnxruntime."""
+
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +9,19 @@ import pytest
 import torch
 
 import petseg
-from petseg.cli.commands import export
+from petseg.cli import export
 from petseg.exporters.onnx_model import TOLERANCE, export_onnx
-from petseg.nets.model_config import default_model_config
+from petseg.host.device import choose_placement
+from petseg.inference.trained_network import Predictor
+from petseg.nets.factory import build_model
+from petseg.runs.recipe import default_recipe
 
 
-def test_takes_pictures_as_they_are_in_any_number(call, tiny_run: Path, tmp_path: Path) -> None:
+def test_takes_uint8_images_in_any_number(call, tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    result = call(export, tiny_run, path, "--size", "48")
+    result = call(export, tiny_run, path, "--size", "48", "--json")
     assert result.code == 0, result.err
+    assert json.loads(result.out)["bytes"] == path.stat().st_size
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     network = petseg.load(tiny_run, device="cpu", precision="fp32")
     for count in (1, 2, 5):
@@ -26,22 +33,14 @@ def test_takes_pictures_as_they_are_in_any_number(call, tiny_run: Path, tmp_path
     assert session.get_modelmeta().custom_metadata_map["classes"] == "animal,background,border"
 
 
-def test_json(call, tiny_run: Path, tmp_path: Path) -> None:
-    import json
-
-    document = json.loads(call(export, tiny_run, tmp_path / "net.onnx", "--json").out)
-    assert document["bytes"] == (tmp_path / "net.onnx").stat().st_size
-
-
 @pytest.mark.slow
-def test_the_tutorials_network(tmp_path: Path) -> None:
-    from petseg.host.device import choose_placement
-    from petseg.inference.predictor import Predictor
-    from petseg.nets.factory import build_model
-    from petseg.runs.recipe import default_recipe
-
-    recipe = default_recipe("tutorial")
-    model = build_model(default_model_config("tutorial")).eval()
+def test_tutorial_network(tmp_path: Path) -> None:
     placement = choose_placement(torch.device("cpu"), "fp32")
-    predictor = Predictor(model, recipe=recipe, placement=placement, source=tmp_path, size=50)  # 50: is padded
+    predictor = Predictor(
+        build_model("tutorial").eval(),
+        recipe=default_recipe("tutorial"),
+        placement=placement,
+        source=tmp_path,
+        size=50,  # is padded
+    )
     assert export_onnx(predictor, tmp_path / "t.onnx").largest_difference < TOLERANCE

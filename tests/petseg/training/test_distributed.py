@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -10,13 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import petseg
-from petseg.cli.commands import train
+from petseg.cli import evaluate as evaluate_command
+from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate
@@ -50,7 +51,7 @@ def two_ranks(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run of two ranks that nothing interrupted."""
     run = tmp_path_factory.mktemp("two") / "run"
     result = torchrun(2, "petseg-train", "--shards", made_up_set, "--run", run, *ARGUMENTS)
-    assert result.stdout.count("val IoU") == 7  # one of the ranks speaks
+    assert result.stdout.count("val IoU") == 7  # one of the ranks prints
     assert "Warning" not in result.stderr
     return run
 
@@ -82,15 +83,25 @@ def test_two_ranks_equal_one(two_ranks: Path, made_up_set: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_micro_batches_on_two_ranks_equal_one_batch(call, made_up_set: Path, tmp_path: Path) -> None:
-    """Four parts of a batch, two on each rank; group normalisation, whose statistics are those of a picture."""
-    arguments = ["--norm", "group", *ARGUMENTS, "--epochs", "3"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    torchrun(2, "petseg-train", "--shards", made_up_set, "--run", parts, *arguments, "--accumulate", "2")
-    assert call(train, "--shards", made_up_set, "--run", whole, *arguments).code == 0
-    a, b = load_checkpoint(whole / "last.pt"), load_checkpoint(parts / "last.pt")
-    assert a.position["step"] == b.position["step"] == 9
-    assert_close(a, b)
+def test_steps_on_two_ranks_equal_steps_on_one(tmp_path: Path) -> None:
+    """The same losses, gradient norms and weights, also with two micro-batches on each rank."""
+    path = Path(__file__).with_name("rank_steps.py")
+    spec = importlib.util.spec_from_file_location("rank_steps", path)
+    assert spec is not None
+    assert spec.loader is not None
+    rank_steps = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rank_steps)
+    torchrun(2, sys.executable, path, tmp_path / "results.pt")
+    results = torch.load(tmp_path / "results.pt")
+    for norm in rank_steps.CASES:
+        one, two = rank_steps.run_steps(norm, World(), accumulate=1), results[norm]
+        assert torch.equal(one["start"], two["start"])
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        for (theirs,), ours in zip(one["norms"], two["norms"], strict=True):
+            assert ours[0] == ours[1] == pytest.approx(theirs, rel=1e-4)
+        change = (one["end"] - one["start"]).norm()
+        assert change > 0.01
+        assert (two["end"] - one["end"]).norm() < 1e-3 * change
 
 
 @pytest.mark.slow
@@ -114,14 +125,16 @@ def test_one_signal_ends_two_ranks_cleanly(
     (os.killpg if everybody else os.kill)(process.pid, number)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
-    told = [line for line in error.splitlines() if line.startswith("Error: stopped in epoch")]
-    assert len(told) == 1, error  # one of the ranks says it
-    assert "petseg/" not in error  # torchrun ends with a traceback of its own; none of ours
+    reported = [line for line in error.splitlines() if line.startswith("Error: stopped in epoch")]
+    assert len(reported) == 1, error  # one of the ranks reports it
+    assert "petseg/" not in error  # torchrun prints a traceback of its own; there is none of ours
     kept = load_checkpoint(run / "last.pt")
     assert not kept.position["finished"]
-    advice = shlex.split(told[0].split("go on with: ")[1])
+    advice = shlex.split(reported[0].split("continue with: ")[1])
     start = ["torchrun", "--nproc-per-node", "2", "--no-python", "--"]
     assert advice == [*start, "petseg-train", "--resume", "--run", str(run)]
+    if not everybody:
+        return  # how the run was stopped makes no difference to how it is resumed
     torchrun(2, *advice[5:])
     ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks / "last.pt")
     assert ours.position["step"] == theirs.position["step"]
@@ -131,34 +144,20 @@ def test_one_signal_ends_two_ranks_cleanly(
 
 
 @pytest.mark.slow
-def test_two_ranks_score_exactly_as_one(tiny_run: Path, made_up_set: Path, tmp_path: Path, command: Any) -> None:
-    def score(ranks: int, table: Path) -> subprocess.CompletedProcess[str]:
-        arguments = [
-            "petseg-eval",
-            tiny_run,
-            "--shards",
-            made_up_set,
-            "--json",
-            "--csv",
-            table,
-            "--own-size",
-            "--mirror",
-        ]
-        return torchrun(ranks, *arguments) if ranks > 1 else command(*arguments)
-
-    one, two = score(1, tmp_path / "one.csv"), score(2, tmp_path / "two.csv")
-    assert json.loads(two.stdout) == json.loads(one.stdout)
-    assert json.loads(one.stdout)["samples"] > 20
+def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+    arguments = [tiny_run, "--shards", made_up_set, "--json", "--own-size", "--mirror", "--csv"]
+    two = torchrun(2, "petseg-eval", *arguments, tmp_path / "two.csv").stdout
+    one = call(evaluate_command, *arguments, tmp_path / "one.csv").out
+    assert json.loads(two) == json.loads(one)
+    assert json.loads(one)["samples"] > 20
     assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
 
 
-@pytest.mark.slow
-def test_a_batch_that_cannot_be_shared(made_up_set: Path, tmp_path: Path) -> None:
-    result = torchrun(
-        2, "petseg-train", "--shards", made_up_set, "--run", tmp_path / "run", "--batch-size", "9", check=False
-    )
-    assert result.returncode != 0
-    assert "cannot be shared evenly by 2" in result.stderr
+def test_a_batch_that_cannot_be_divided(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = call(train, "--shards", made_up_set, "--run", tmp_path / "run", "--batch-size", "9")
+    assert result.code != 0
+    assert "cannot be divided evenly among 2" in result.err
     assert not (tmp_path / "run").exists()
 
 

@@ -17,25 +17,41 @@ EVERY = [
     ModelConfig(widths=(8, 16, 24), join="add", upsample="transposed", norm="group"),
     ModelConfig(encoder="resnet18", join="add"),
     ModelConfig(widths=(8, 16, 24), dropout=0.5),
-    ModelConfig(encoder="resnet18"),
+    ModelConfig(encoder="resnet50"),
     default_model_config("tutorial"),
     default_model_config("unet"),
 ]
 
 
 @pytest.mark.parametrize("config", EVERY, ids=str)
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (100, 52)])
-def test_any_size_gives_logits_of_that_size(config: ModelConfig, height: int, width: int) -> None:
+def test_any_size_gives_logits_of_that_size(config: ModelConfig) -> None:
     model = build_model(config).eval()
-    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
-    with torch.no_grad():
-        logits = model(image)
-        assert logits.shape == (2, 3, height, width)
-        assert logits.dtype == torch.float32
-        assert torch.isfinite(logits).all()
-        # Bytes and floats are the same picture, and pictures of a batch do not see each other.
-        torch.testing.assert_close(model(image.float()), logits)
-        torch.testing.assert_close(model(image[:1]), logits[:1], rtol=1e-4, atol=1e-4)
+    for height, width in [(32, 32), (33, 47), (100, 52)]:
+        image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+        with torch.no_grad():
+            logits = model(image)
+            assert logits.shape == (2, 3, height, width)
+            assert logits.dtype == torch.float32
+            assert torch.isfinite(logits).all()
+            # uint8 and float give the same, and images of a batch are independent.
+            torch.testing.assert_close(model(image.float()), logits)
+            torch.testing.assert_close(model(image[:1]), logits[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_are_named_as_in_checkpoints_of_version_1() -> None:
+    unet = build_model(ModelConfig(widths=(8, 16), join="add", upsample="transposed")).state_dict()
+    assert {
+        name.removesuffix(".weight") for name in unet if name.startswith("decoder") and name.endswith("weight")
+    } == {
+        *(f"decoder.rises.0.rise.{layer}" for layer in (0, 1, 2)),
+        *(f"decoder.rises.0.mix.0.{layer}" for layer in ("conv1", "norm1", "conv2", "norm2")),
+    }
+    tops = {name.split(".")[0] for name in unet}
+    assert tops == {"normalise", "stem", "levels", "decoder", "head"}
+    tutorial = {name.split(".")[0] for name in build_model("tutorial").state_dict()}
+    assert tutorial == {"normalise", "down1", "down2", "bottom", "rise2", "up2", "rise1", "up1", "head"}
+    encoder = {name.split(".")[0] for name in build_model(ModelConfig(encoder="resnet18")).state_dict()}
+    assert encoder == {*tops, "full"}
 
 
 def test_normalisation_is_the_first_operation() -> None:
@@ -46,7 +62,7 @@ def test_normalisation_is_the_first_operation() -> None:
     assert {"normalise.mean", "normalise.std"} <= set(model.state_dict())
 
 
-def test_the_tutorials_network_is_the_tutorials() -> None:
+def test_tutorial_network_is_that_of_the_tutorial() -> None:
     model = build_model("tutorial")
     kernels = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     assert [(m.out_channels, m.kernel_size[0]) for m in kernels if isinstance(m, nn.ConvTranspose2d)] == [
@@ -109,7 +125,7 @@ def test_weights_that_cannot_be_fetched_give_advice(monkeypatch: pytest.MonkeyPa
 
 
 def test_pretrained_weights_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """A stand-in for the download: weights of torchvision's own network, found where torch keeps them."""
+    """Instead of a download: weights of a torchvision network, in torch's cache."""
     from torchvision import models
 
     reference = models.resnet18(weights=None)

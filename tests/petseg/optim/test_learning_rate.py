@@ -2,14 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.optim.learning_rate import learning_rate
+from petseg.optim.learning_rate import learning_rate_at
 from petseg.runs.recipe import default_recipe
 from petseg.training.image_sizes import size_of_epoch
 
 
 def rates(schedule: str, total: int, warmup: float = 0.25) -> list[float]:
     return [
-        learning_rate(step, total_steps=total, peak=1.0, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+        learning_rate_at(step, total_steps=total, peak=1.0, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
         for step in range(total)
     ]
 
@@ -40,7 +40,7 @@ def test_onecycle_agrees_with_torch() -> None:
         theirs.append(other.get_last_lr()[0])
         optimizer.step()
         other.step()
-    ours = [learning_rate(s, total_steps=100, peak=1.0, schedule="onecycle", warmup=0.25) for s in range(101)]
+    ours = [learning_rate_at(s, total_steps=100, peak=1.0, schedule="onecycle", warmup=0.25) for s in range(101)]
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -51,7 +51,7 @@ def test_onecycle_agrees_with_torch() -> None:
     schedule=st.sampled_from(["constant", "cosine", "onecycle"]),
 )
 def test_always_between_zero_and_the_peak(step: int, total: int, warmup: float, schedule: str) -> None:
-    rate = learning_rate(min(step, total - 1), total_steps=total, peak=0.1, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+    rate = learning_rate_at(min(step, total - 1), total_steps=total, peak=0.1, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
     assert 0 <= rate <= 0.1 + 1e-12
 
 

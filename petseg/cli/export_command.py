@@ -1,0 +1,43 @@
+"""``petseg-export``: writes a run's network as ONNX or safetensors."""
+
+from pathlib import Path
+
+import click
+
+from petseg.cli.shared_options import JSON, RUN, SIZE, expect_folder_of
+from shards.console import FriendlyCommand, PathArgument, print_json
+
+
+@click.command(cls=FriendlyCommand)
+@RUN
+@click.argument("file", type=PathArgument())
+@SIZE
+@JSON
+def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
+    """Write RUN's network to FILE: as ONNX (FILE.onnx), or its weights with a model card (FILE.safetensors, FILE.md).
+
+    The ONNX network takes uint8 images, any number at once; it contains the normalisation.
+
+    \b
+    petseg-export runs/pets pets.onnx
+    petseg-export runs/pets pets.safetensors
+    """
+    expect_folder_of(file, option="FILE")
+    from petseg.exporters.onnx_model import export_onnx
+    from petseg.exporters.safetensors_weights import export_weights
+    from petseg.inference.trained_network import load
+
+    predictor = load(run, device="cpu", precision="fp32", size=size)
+    if file.suffix == ".safetensors":
+        card = export_weights(predictor, file)
+        facts: dict[str, str | float] = {"card": str(card)}
+        text = f"its model card is {card}"
+    else:
+        difference = export_onnx(predictor, file).largest_difference
+        facts = {"largest_difference": difference}
+        text = f"onnxruntime's logits differ from torch's by at most {difference:.1e}"
+    size_bytes = file.stat().st_size
+    if as_json:
+        print_json({"file": str(file), "bytes": size_bytes, **facts})
+    else:
+        click.echo(f"{file}: {size_bytes:,} bytes; {text}")

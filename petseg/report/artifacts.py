@@ -1,0 +1,39 @@
+"""Draws a finished run into its folder: curves, gallery and report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from petseg.host.device import Placement
+from petseg.inference.scoring import score_run
+from petseg.inference.trained_network import load
+from petseg.runs.run_folder import CURVES, GALLERY, METRICS, REPORT
+from shards import ShardSet
+from shards.store.atomic import write_atomically
+
+_GALLERY_ROWS = 6
+
+
+def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float) -> None:
+    """Draw a finished run with its best weights; ``seconds`` is its wall time."""
+    # These import matplotlib, which read_history does not need.
+    from petseg.report.curves import draw_curves
+    from petseg.report.gallery import draw_gallery, predict_sample, spread_indices
+    from petseg.report.html_report import render_report
+
+    history = read_history(run)
+    split = data.split("val" if "val" in data.manifest.splits else "train")
+    device, precision = str(placement.device), placement.precision
+    predictor = load(run, device=device, precision=precision)
+    write_atomically(run / CURVES, draw_curves(history))
+    samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
+    title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
+    write_atomically(run / GALLERY, draw_gallery(samples, title=title))
+    evaluation = score_run(run, data.path, split=split.name, device=device, precision=precision)
+    page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)
+    write_atomically(run / REPORT, page)
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl."""
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]

@@ -1,0 +1,201 @@
+"""Every option of petseg-train arrives in the run's configuration, and is read there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+import torch
+
+from petseg.cli import train
+from petseg.host.distributed import World
+from petseg.host.stop_signals import StopRequest
+from petseg.report.console_reporter import Reporter
+from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
+from petseg.runs.run_config import RunConfig
+from petseg.runs.run_folder import create_run
+from petseg.training import start
+from petseg.training.loop import TrainingLoop
+
+# Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
+# changes with it.
+VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
+    "size": (["--size", "96"], 96, {}),
+    "progressive": (["--no-progressive"], False, {}),
+    "epochs": (["--epochs", "7"], 7, {}),
+    "batch_size": (["--batch-size", "12"], 12, {}),
+    "accumulate": (["--accumulate", "3"], 3, {}),
+    "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
+    "lr": (["--lr", "0.5"], 0.5, {}),
+    "schedule": (["--schedule", "cosine"], "cosine", {}),
+    "warmup": (["--warmup", "0.3"], 0.3, {}),
+    "weight_decay": (["--weight-decay", "0.7"], 0.7, {}),
+    "dice_weight": (["--dice-weight", "2.5"], 2.5, {}),
+    "class_weights": (["--class-weights", "balanced"], "balanced", {}),
+    "label_smoothing": (["--label-smoothing", "0.25"], 0.25, {}),
+    "augment": (["--augment", "train"], "train", {}),
+    "ema_decay": (["--ema-decay", "0.75"], 0.75, {}),
+    "clip_norm": (["--clip-norm", "4"], 4.0, {}),
+    "validate_every": (["--validate-every", "5"], 5, {}),
+    "patience": (["--patience", "6"], 6, {}),
+    "seed": (["--seed", "8"], 8, {}),
+    "precision": (["--precision", "bf16"], "bf16", {}),
+    "widths": (["--widths", "16,32,64"], (16, 32, 64), {}),
+    "stem": (["--stem", "full"], "full", {}),
+    "blocks": (["--blocks", "2"], 2, {}),
+    "norm": (["--norm", "group"], "group", {}),
+    "upsample": (["--upsample", "transposed"], "transposed", {}),
+    "join": (["--skip", "concat"], "concat", {}),
+    "dropout": (["--dropout", "0.125"], 0.125, {}),
+    "encoder": (["--encoder", "resnet18"], "resnet18", {"stem": "full"}),
+    "pretrained": (["--encoder", "resnet18", "--pretrained"], True, {"stem": "full", "encoder": "resnet18"}),
+    "device": (["--device", "cpu"], "cpu", {}),
+    "threads": (["--threads", "3"], 3, {}),
+    "prefetch": (["--prefetch", "9"], 9, {}),
+    "engine": (["--engine", "torch"], "torch", {}),
+    "compile": (["--compile"], True, {}),
+    "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
+    "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
+    "tensorboard": (["--tensorboard"], True, {}),
+}
+OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json"}  # tested where commands are run
+
+
+class Started(Exception):
+    """The training loop would start now, with this configuration and this number of CPU threads."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.threads = config, torch.get_num_threads()
+
+
+@pytest.fixture
+def configure(made_up_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``configure(*arguments)``: what a petseg-train command line hands to the training loop."""
+
+    def start_loop(config: RunConfig, **arguments: Any) -> None:
+        raise Started(config)
+
+    monkeypatch.setattr(start, "_train", start_loop)
+    monkeypatch.setenv("CXX", "true")  # --compile looks for a compiler; any program will do
+
+    def configure(*arguments: str) -> Started:
+        with pytest.raises(Started) as started:
+            train.main(args=["--shards", str(made_up_set), "--run", str(tmp_path / "run"), *arguments])
+        return started.value
+
+    return configure
+
+
+def fields(config: RunConfig) -> dict[str, Any]:
+    recipe, runtime = msgspec.structs.asdict(config.recipe), msgspec.structs.asdict(config.runtime)
+    model = msgspec.structs.asdict(recipe.pop("model"))
+    assert not recipe.keys() & model.keys() | runtime.keys() & {*recipe, *model}
+    return {**recipe, **model, **runtime}
+
+
+def test_the_table_names_every_option() -> None:
+    assert {p.name for p in train.params if isinstance(p, click.Option)} == {*VALUES, *OTHER_OPTIONS}
+
+
+@pytest.mark.parametrize("field", VALUES)
+def test_every_option_arrives(configure, made_up_set: Path, tmp_path: Path, field: str) -> None:
+    arguments, value, others = VALUES[field]
+    runtime = RuntimeOptions(shards=str(made_up_set))
+    placement = start._check(default_recipe("unet"), runtime, World())
+    before = fields(
+        RunConfig(recipe=default_recipe("unet"), runtime=runtime, data=None, placement=placement, world=None)
+    )
+    assert before[field] != value
+    started = configure(*arguments)
+    after = fields(started.config)
+    assert {name: value for name, value in after.items() if before[name] != value} == {field: value, **others}
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    flat = {**written["recipe"]["model"], **written["recipe"], **written["running"]}
+    assert flat[field] == (list(value) if isinstance(value, tuple) else value)
+    if field == "precision":
+        assert started.config.placement.precision == value
+    if field == "threads":
+        assert started.threads == value
+    if field == "device":
+        assert str(started.config.placement.device) == value
+
+
+def test_the_model_decides_the_recipe(configure) -> None:
+    assert configure("--model", "tutorial").config.recipe == default_recipe("tutorial")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--skip", "sum"], "add"),
+        (["--skip", "add"], "add"),
+        (["--join", "add"], "add"),
+        (["--join", "concat"], "concat"),
+    ],
+    ids=" ".join,
+)
+def test_spellings_of_the_skip_connection(configure, arguments: list[str], field: str) -> None:
+    arguments = ["--model", "unet", *arguments]
+    assert configure(*arguments).config.recipe.model.join == field
+
+
+def test_every_option_is_read(made_up_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training reads each field at least once: the loop all but those that belong to the start."""
+    read = set[str]()
+
+    class ReadRecipe(Recipe):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    class ReadRuntime(RuntimeOptions):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    options = {"size": 32, "widths": (8, 16), "epochs": 1, "optimizer": "adamw", "threads": 1}
+    recipe, runtime = apply_options(default_recipe("unet"), RuntimeOptions(shards=str(made_up_set)), options)
+    placement = start._check(recipe, runtime, World())
+    config = RunConfig(
+        recipe=ReadRecipe(**msgspec.structs.asdict(recipe)),
+        runtime=ReadRuntime(**msgspec.structs.asdict(runtime)),
+        data=start.ShardSet.open(made_up_set),
+        placement=placement,
+        world=World(),
+    )
+    folder = create_run(tmp_path / "run", model="unet")
+    read.clear()
+    arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
+    TrainingLoop(config, folder=folder, **arguments).run()
+    folder.close()
+    at_the_start = {"precision", "shards", "device", "threads"}  # checked above
+    assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
+
+
+def test_help_states_the_defaults() -> None:
+    texts = {p.name: p.help or "" for p in train.params if isinstance(p, click.Option)}
+    for name, default in {
+        "size": "unet 128, tutorial 100",
+        "progressive": "unet yes, tutorial no",
+        "epochs": "unet 80, tutorial 5",
+        "batch_size": "unet 16, tutorial 32",
+        "accumulate": "1",
+        "optimizer": "unet muon, tutorial adam",
+        "lr": "unet 0.008, 0.004 with adam and adamw; tutorial 0.001",
+        "dice_weight": "unet 1, tutorial 0",
+        "augment": "unet strong, tutorial none",
+        "clip_norm": "unet 1, tutorial 0",
+        "widths": "24,48,96,192,256",
+        "stem": "half; full with --encoder",
+        "join": "sum",
+        "threads": "all cores",
+        "checkpoint_minutes": "5",
+    }.items():
+        assert texts[name].endswith(f"[default: {default}]"), name
+    for parameter in train.params:
+        if isinstance(parameter, click.Option) and not parameter.is_flag:
+            assert "[default: " in texts[parameter.name] or parameter.name == "shards", parameter.name

@@ -1,0 +1,139 @@
+"""Predicting: from Python, and files with petseg-predict."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import petseg
+from petseg.cli import predict
+from petseg.inference import file_jobs, probabilities
+from petseg.inference.class_colours import COLOURS
+from petseg.inference.file_jobs import plan_jobs
+from petseg.inference.image_files import to_rgb
+from shards.errors import UsageError
+
+
+def image_file(path: Path, size: tuple[int, int] = (50, 40), **options) -> Path:
+    generator = np.random.default_rng(1)
+    Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path, **options)
+    return path
+
+
+def test_masks_have_the_images_size_and_the_values_1_2_3(call, tiny_run: Path, tmp_path: Path) -> None:
+    image_file(tmp_path / "cat.jpg", (61, 37))
+    result = call(predict, tiny_run, tmp_path / "cat.jpg", "-o", tmp_path / "out", "--probabilities")
+    assert result.code == 0, result.err
+    with Image.open(tmp_path / "out" / "cat.png") as mask:
+        assert mask.mode == "P"
+        assert mask.size == (61, 37)
+        assert mask.getpalette()[3:12] == [v for colour in COLOURS for v in colour]
+        values = np.asarray(mask)
+    assert set(np.unique(values)) <= {1, 2, 3}
+    with np.load(tmp_path / "out" / "cat.probabilities.npz") as file:
+        probabilities = file["probabilities"]
+    assert probabilities.shape == (3, 37, 61)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-4)
+    np.testing.assert_array_equal(probabilities.argmax(0) + 1, values)
+    with Image.open(tmp_path / "out" / "cat.overlay.png") as drawn:
+        assert drawn.size == (61, 37)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "cat.overlay.png",
+        "cat.png",
+        "cat.probabilities.npz",
+    ]
+
+
+def test_five_lines_of_python_give_the_same(call, tiny_run: Path, tmp_path: Path) -> None:
+    path = image_file(tmp_path / "cat.png")
+    call(predict, tiny_run, path, "-o", tmp_path / "out", "--no-overlay", "--flip-tta", "--device", "cpu")
+    prediction = petseg.load(tiny_run).predict(path, flip_tta=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cat.png")), prediction.mask)
+    assert not (tmp_path / "out" / "cat.overlay.png").exists()
+    again = petseg.load(tiny_run / "best.pt").predict(np.asarray(Image.open(path)), flip_tta=True)
+    np.testing.assert_array_equal(again.mask, prediction.mask)
+
+
+def test_batches_do_not_change_a_mask(tiny_run: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = [Image.fromarray(generator.integers(0, 256, (30 + i, 60 - i, 3), dtype=np.uint8)) for i in range(5)]
+    network = petseg.load(tiny_run, precision="fp32", size=48)
+    together = network.predict_batch(images)
+    for one, alone in zip(together, (network.predict(p) for p in images), strict=True):
+        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
+
+
+def test_exif_orientation_is_applied(tiny_run: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = image_file(tmp_path / "phone.jpg", (60, 40), exif=exif)
+    assert to_rgb(path).size == (40, 60)
+    assert petseg.load(tiny_run).predict(path).mask.shape == (60, 40)
+
+
+def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image_file(folder / "good.jpg")
+    (folder / "bad.jpg").write_bytes(b"not an image at all")
+    (folder / "torn.jpg").write_bytes((folder / "good.jpg").read_bytes()[:300])
+    (folder / "notes.txt").write_text("not an image")
+    result = call(predict, tiny_run, folder, "-o", tmp_path / "out")
+    assert result.code == 1
+    assert "bad.jpg" in result.err
+    assert "torn.jpg" in result.err
+    assert "2 of 3" in result.err
+    assert "1 other files" in result.out
+    assert (tmp_path / "out" / "good.png").exists()
+
+
+def test_no_output_overwrites_another_or_an_input(tmp_path: Path) -> None:
+    options = {"overlays": True, "probabilities": False, "overwrite": False}
+    with pytest.raises(UsageError, match="both become"):
+        plan_jobs([tmp_path / "a" / "cat.jpg", tmp_path / "b" / "cat.png"], tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="both become"):
+        plan_jobs([tmp_path / "cat.jpg", tmp_path / "cat.overlay.jpg"], tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="overwrite one of"):
+        plan_jobs([tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "cat.png"], tmp_path, **options)
+
+
+def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
+    path = image_file(tmp_path / "cat.jpg")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cat.png").write_text("drawn by hand")
+    result = call(predict, tiny_run, path, "-o", out)
+    assert result.code == 2
+    assert "--overwrite" in result.err
+    assert (out / "cat.png").read_text() == "drawn by hand"
+    assert call(predict, tiny_run, path, "-o", out, "--overwrite", "--json").code == 0
+    assert Image.open(out / "cat.png").mode == "P"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 90), (90, 5), (31, 33), (32, 32), (301, 257)])
+def test_strips_equal_torchs_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
+    expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
+    for pixels in (1, 1000, 10**9):
+        monkeypatch.setattr(probabilities, "_STRIP_PIXELS", pixels)
+        torch.testing.assert_close(probabilities.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_huge_image_is_a_batch_of_its_own(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_jobs, "_BATCH_PIXELS", 50 * 40 * 2)
+    sizes: list[int] = []
+    network = petseg.load(tiny_run)
+    real = network.predict_batch
+    monkeypatch.setattr(network, "predict_batch", lambda p, **given: (sizes.append(len(p)), real(p, **given))[1])
+    files = [
+        image_file(tmp_path / f"{name}.png", size)
+        for name, size in zip("abcd", [(50, 40)] * 3 + [(300, 200)], strict=True)
+    ]
+    options = {"overlays": False, "probabilities": False, "overwrite": False}
+    jobs = plan_jobs([*files, image_file(tmp_path / "e.png")], tmp_path / "out", **options)
+    (tmp_path / "out").mkdir()
+    assert file_jobs.predict_files(network, jobs, on_error=print) == 0
+    assert sizes == [3, 1, 1]
+    assert len(list((tmp_path / "out").iterdir())) == 5

@@ -1,0 +1,98 @@
+"""The options of petseg-eval and petseg-predict, and the scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+import petseg
+from petseg.cli import evaluate, predict
+from petseg.inference.stored_samples import read_image, read_mask
+from petseg.report.artifacts import read_history
+from shards import ShardSet
+
+TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
+TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
+
+
+def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+    """Predict every image at its original resolution with the Python API and count with scikit-learn."""
+    table = tmp_path / "table.csv"
+    result = call(evaluate, tiny_run, "--shards", made_up_set, "--own-size", "--json", "--csv", table)
+    document = json.loads(result.out)
+    network = petseg.load(tiny_run)
+    split = ShardSet.open(made_up_set).split("test")
+    counts = np.zeros((3, 3), np.int64)
+    for index in range(len(split)):
+        mask = network.predict(read_image(split, index)).mask - 1
+        counts += confusion_matrix(read_mask(split, index).ravel(), mask.ravel(), labels=[0, 1, 2])
+    assert document["samples"] == len(split)
+    assert document["compared_at"] == "original resolution"
+    # Pillow and the loader resize a few pixels differently by a level or two.
+    np.testing.assert_allclose(np.array(document["confusion"]), counts, atol=0.005 * counts.sum())
+    assert np.array(document["confusion"]).sum() == counts.sum()
+    rows = list(csv.DictReader(table.open()))
+    assert [row["key"] for row in rows] == [split.key(index) for index in range(len(split))]
+    assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
+
+
+def test_evaluation_options(call, tiny_run: Path, made_up_set: Path) -> None:
+    def scores(*arguments: object) -> dict[str, Any]:
+        result = call(evaluate, tiny_run, "--shards", made_up_set, "--json", *arguments)
+        assert result.code == 0, result.err
+        document: dict[str, Any] = json.loads(result.out)
+        return document
+
+    plain = scores()
+    assert {"mean_iou", "iou", "pixel_accuracy", "samples"} <= set(plain)
+    assert len(plain["iou"]) == 3
+    assert scores("--batch-size", 7)["confusion"] == plain["confusion"]
+    exact = scores("--device", "cpu", "--precision", "fp32")["confusion"]
+    assert exact == plain["confusion"] or torch.cuda.is_available()
+    assert scores("--device", "cpu", "--precision", "bf16")["confusion"] != exact
+    assert scores("--mirror")["confusion"] != plain["confusion"]
+    assert sum(map(sum, scores("--size", 48)["confusion"])) == plain["samples"] * 48 * 48
+    val = scores("--split", "val")
+    best = max(read_history(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
+    assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
+    text = call(evaluate, tiny_run, "--shards", made_up_set).out
+    assert "with the border counted as animal" in text
+
+
+def test_prediction_options(call, tiny_run: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (40, 50, 3), np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    masks = {}
+    for label, arguments in {
+        "plain": [],
+        "one": ["--batch-size", 1],
+        "large": ["--size", 96],
+        "half": ["--precision", "bf16"],
+    }.items():
+        result = call(
+            predict,
+            tiny_run,
+            str(tmp_path / "*.png"),
+            "-o",
+            tmp_path / label,
+            "--no-overlay",
+            "--probabilities",
+            *arguments,
+        )
+        assert result.code == 0, result.err
+        masks[label] = np.stack(
+            [np.load(tmp_path / label / f"{name}.probabilities.npz")["probabilities"] for name in "abc"]
+        )
+    np.testing.assert_allclose(masks["one"], masks["plain"], atol=1e-5)
+    assert np.abs(masks["large"] - masks["plain"]).max() > 1e-4
+    assert 0 < np.abs(masks["half"] - masks["plain"]).max() < 0.1

@@ -1,0 +1,87 @@
+"""Options as structs: what belongs together, what is refused, and that version 1's files are read unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from petseg.runs.option_fields import check_fields
+from petseg.runs.recipe import LR_OF_ADAM, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
+from petseg.training.progress import Progress
+from shards.errors import UsageError
+
+UNET, RUNTIME = default_recipe("unet"), RuntimeOptions(shards="set")
+
+
+def test_an_encoder_needs_no_stem_option() -> None:
+    recipe, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18"})
+    recipe.check()
+    assert recipe.model.stem == "full"
+    assert apply_options(recipe, RUNTIME, {"encoder": "resnet18"})[0] == recipe  # as --resume does
+
+
+def test_each_optimizer_has_a_default_learning_rate() -> None:
+    for optimizer in ("adam", "adamw"):
+        recipe, _ = apply_options(UNET, RUNTIME, {"optimizer": optimizer})
+        recipe.check()
+        assert recipe.lr == LR_OF_ADAM
+        assert apply_options(recipe, RUNTIME, {"optimizer": optimizer})[0] == recipe  # as --resume does
+        assert apply_options(UNET, RUNTIME, {"optimizer": optimizer, "lr": 0.1})[0].lr == 0.1
+    assert apply_options(UNET, RUNTIME, {"optimizer": "muon"})[0] == UNET
+    tutorial, _ = apply_options(default_recipe("tutorial"), RUNTIME, {"optimizer": "adamw"})
+    assert tutorial.lr == default_recipe("tutorial").lr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sgd"}, "--optimizer sgd: choose from adam, adamw, muon"),
+        ({"epochs": "7"}, "--epochs 7: give a whole number from 1 to 1000000"),
+        ({"lr": float("nan")}, "--lr nan: give a number above 0"),
+        ({"batch_size": 8, "accumulate": 9}, "--accumulate 9: give a whole number from 1 to 8"),
+        ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes -1: give a number of at least 0"),
+        ({"tensorboard": 3}, "--tensorboard 3: expected bool"),
+        ({"widths": "8,16"}, "--widths 8,16: expected tuple"),
+        ({"colour": 1}, "no such option: colour"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_values_from_python_are_refused(options: dict[str, Any], message: str) -> None:
+    def apply_and_check() -> None:
+        recipe, runtime = apply_options(UNET, RUNTIME, options)
+        recipe.check()
+        check_fields(runtime)
+
+    with pytest.raises(UsageError) as error:
+        apply_and_check()
+    assert message in str(error.value)
+
+
+def test_differences_name_the_options() -> None:
+    other, _ = apply_options(UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5})
+    assert differences(UNET, other) == [
+        "--skip is add, not concat",
+        "--epochs is 80, not 7",
+        "--ema-decay is None, not 0.5",
+    ]
+    assert differences(UNET, UNET) == []
+
+
+def test_the_files_of_version_1_are_read_and_written_unchanged() -> None:
+    model = {"name": "unet", "widths": [24, 48], "stem": "half", "blocks": 1, "norm": "batch", "upsample": "bilinear"}
+    model |= {"join": "add", "dropout": 0.0, "encoder": "none", "pretrained": False}
+    recipe = {"model": model, "size": 128, "progressive": True, "epochs": 80, "batch_size": 16, "accumulate": 1}
+    recipe |= {"optimizer": "muon", "lr": 0.008, "schedule": "onecycle", "warmup": 0.15, "weight_decay": 0.02}
+    recipe |= {"dice_weight": 1.0, "class_weights": "none", "label_smoothing": 0.0, "augment": "strong"}
+    recipe |= {"ema_decay": None, "clip_norm": 1.0, "validate_every": 1, "patience": 0, "seed": 0, "precision": "auto"}
+    running = {"shards": "/s", "device": "auto", "threads": None, "prefetch": 2, "engine": "auto", "compile": False}
+    running |= {"checkpoint_minutes": 5.0, "checkpoint_steps": 0, "tensorboard": False}
+    position = {"epoch": 1, "phase": "train", "step": 30, "finished": False, "best_score": 0.25, "best_epoch": 1}
+    position |= {"stale_epochs": 0, "seconds": 9.5, "loss_sum": 40.5, "pictures": 80}
+    position |= {"confusion": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "train_seconds": 3.5, "wait_seconds": 0.5}
+    assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == recipe
+    assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == running
+    assert msgspec.to_builtins(msgspec.convert(position, Progress)) == position
+    assert msgspec.convert(position, Progress).images == 80

@@ -1,0 +1,67 @@
+"""What a run writes into its folder, and how folders are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from petseg.cli import train
+from petseg.report.artifacts import read_history
+from petseg.runs.checkpoint import load_checkpoint
+from shards import ShardSet
+
+TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
+TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
+
+
+def test_a_run_says_what_it_was(tiny_run: Path, made_up_set: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["recipe"]["size"] == 32
+    assert config["data"]["fingerprint"] == ShardSet.open(made_up_set).manifest.fingerprint
+    assert {"torch", "petseg", "python", "nvidia-dali-cuda120"} <= set(config["versions"])
+    assert config["precision"] == ("fp32" if not torch.cuda.is_available() else config["precision"])
+    history = read_history(tiny_run)
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    for entry in history:
+        for part in ("train", "val"):
+            assert 0 <= entry[part]["mean_iou"] <= 1
+            assert entry[part]["loss"] > 0
+            assert len(entry[part]["iou"]) == len(entry[part]["dice"]) == 3
+    best = max(history, key=lambda entry: entry["val"]["mean_iou"])
+    assert load_checkpoint(tiny_run / "best.pt").position["best_epoch"] == best["epoch"]
+    for name in ("curves.png", "gallery.png"):
+        with Image.open(tiny_run / name) as image:
+            assert min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
+
+
+@pytest.mark.usefixtures("no_report")
+def test_runs_get_the_next_free_name(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        result = call(train, "--shards", made_up_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
+        assert result.code == 0, result.err
+        assert (tmp_path / "runs" / f"unet-00{number}" / "best.pt").is_file()
+
+
+def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> None:
+    import shlex
+
+    from petseg.host.distributed import World
+    from petseg.runs.command_line import with_torchrun
+
+    command = json.loads((tiny_run / "config.json").read_text())["command"]
+    words = shlex.split(command)
+    assert words[0] == "petseg-train"
+    context = train.make_context("petseg-train", words[1:])  # it is one that the shell's command takes
+    assert context.params["shards"] == made_up_set
+    assert context.params["widths"] == (8, 16)
+    assert context.params["lr"] == 0.01
+    four = with_torchrun(command, World(rank=0, size=4, local_rank=0, local_size=2))
+    place = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 2"
+    assert four == f"torchrun {place} --no-python -- {command}"

@@ -1,0 +1,63 @@
+"""Optimisation steps on this rank's share of fixed batches; under torchrun it writes their results to a file.
+
+Plain SGD without clipping: Adam, Muon and clipping would hide a gradient that is wrong by a factor.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from msgspec.structs import replace
+
+from petseg.host.device import choose_placement
+from petseg.host.distributed import World, process_group, world_from_environment
+from petseg.nets.model_config import ModelConfig
+from petseg.runs.recipe import default_recipe
+from petseg.training.step import TrainStep
+
+CPU = torch.device("cpu")
+CASES = {"batch": 1, "group": 2}  # normalisation: micro-batches (whose statistics must be those of single images)
+STEPS, BATCH = 3, 8
+
+
+def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
+    """Return the steps' losses and gradient norms, the weights before and after, and the number of images."""
+    model = ModelConfig(widths=(8, 16), norm=norm)  # type: ignore[arg-type]
+    recipe = replace(default_recipe("unet"), model=model, size=32, batch_size=BATCH, accumulate=accumulate, lr=0.1)
+    recipe = replace(recipe, schedule="constant", clip_norm=0.0, ema_decay=0.0)
+    with mock.patch(
+        "petseg.training.step.build_optimizer", lambda net, recipe: torch.optim.SGD(net.parameters(), lr=recipe.lr)
+    ):
+        train_step = TrainStep(recipe, total_steps=STEPS, placement=choose_placement(CPU, "fp32"), world=world)
+    start = weights(train_step)
+    losses, norms = [], []
+    share = slice(world.rank * BATCH // world.size, (world.rank + 1) * BATCH // world.size)
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        batch = SimpleNamespace(
+            image=torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)[share],
+            mask=torch.randint(0, 3, (BATCH, 32, 32), generator=generator, dtype=torch.uint8)[share],
+            valid=(torch.arange(BATCH) < BATCH - 1)[share],
+        )
+        result = train_step.run(batch, global_valid=BATCH - 1, step=step)
+        losses.append(float(world.sum(result.loss.clone())))
+        norms.append(world.gather(float(result.grad_norm)))
+    return {"losses": losses, "norms": norms, "start": start, "end": weights(train_step)}
+
+
+def weights(train_step: TrainStep) -> torch.Tensor:
+    """Return all weights as one vector."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in train_step.model.parameters()])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    world = world_from_environment()
+    with process_group(world, CPU):
+        results = {norm: run_steps(norm, world, accumulate=parts) for norm, parts in CASES.items()}
+    if world.first:
+        torch.save(results, sys.argv[1])
