@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 import msgspec
 
+from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
 from shards.console import FriendlyCommand, PathArgument, print_json
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
@@ -26,44 +24,27 @@ _DEFAULTS = {
 }
 
 
-class Widths(click.ParamType[tuple[int, ...]]):
-    """Channels of the levels: ``16,32,64``."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the numbers of a comma-separated list."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 24,48,96,192,256", param, ctx)
-
-
-def _apply(*decorators: Decorator) -> Decorator:
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
 
 
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
-def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> Decorator:
+def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> list[click.Option]:
     """Return an option for each field of a struct except ``skip``; ``defaults`` are unet's and tutorial's."""
-    decorators = []
+    options = []
     for name, (kind, meta) in field_types(struct).items():
         if name == skip:
             continue
         option, default = option_name(name), _DEFAULTS.get(name) or _default(name, *defaults)
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
-            spellings = f"{option}/--no-{option.removeprefix('--')}"
-            decorators.append(click.option(spellings, name, default=None, help=text))
-        else:
-            type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
-            decorators.append(click.option(option, name, type=type_, help=text))
-    return _apply(*decorators)
+            option = f"{option}/--no-{option.removeprefix('--')}"
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+        options.append(click.Option([option, name], type=type_, default=None, help=text))
+    return options
 
 
 def _default(name: str, *defaults: msgspec.Struct) -> str:
@@ -74,41 +55,37 @@ def _default(name: str, *defaults: msgspec.Struct) -> str:
     return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
 
 
-_RUN_OPTIONS = _apply(
-    click.option("--shards", type=PathArgument(), help="Shard set; may be omitted with --resume."),
-    click.option("--run", type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
-    click.option("--resume", is_flag=True, help="Continue the run in --run where it stopped."),
-    click.option("--model", type=click.Choice(["unet", "tutorial"]), help="Network and recipe.  [default: unet]"),
-    click.option("--json", "as_json", is_flag=True, help="Print the last epoch's metrics as one JSON object."),
-)
-_MODEL_OPTIONS = _apply(
-    click.option("--widths", type=Widths(), help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
-    click.option(
-        "--stem",
-        type=click.Choice(["full", "half"]),
-        help="Resolution of unet's finest level.  [default: half; full with --encoder]",
+_RUN_OPTIONS = [
+    click.Option(["--shards"], type=PathArgument(), help="Shard set; may be omitted with --resume."),
+    click.Option(["--run"], type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
+    click.Option(["--resume"], is_flag=True, help="Continue the run in --run where it stopped."),
+    click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
+]
+_STEM = "Resolution of unet's finest level.  [default: half; full with --encoder]"
+_SKIPS = click.Choice(["concat", "sum", "add"])
+_MODEL_OPTIONS = [
+    click.Option(["--widths"], type=_widths, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
+    click.Option(["--stem"], type=click.Choice(get_args(Stem)), help=_STEM),
+    click.Option(["--blocks"], type=int, help="Residual blocks per level of unet.  [default: 1]"),
+    click.Option(["--norm"], type=click.Choice(get_args(Norm)), help="Normalisation in unet.  [default: batch]"),
+    click.Option(["--upsample"], type=click.Choice(get_args(Upsample)), help="[default: bilinear]"),
+    click.Option(["--skip", "--join", "join"], type=_SKIPS, help="Skip connections; add means sum.  [default: sum]"),
+    click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
+    click.Option(
+        ["--encoder"], type=click.Choice(get_args(Encoder)), help="A ResNet as unet's encoder.  [default: none]"
     ),
-    click.option("--blocks", type=int, help="Residual blocks per level of unet.  [default: 1]"),
-    click.option("--norm", type=click.Choice(["batch", "group"]), help="Normalisation in unet.  [default: batch]"),
-    click.option("--upsample", type=click.Choice(["bilinear", "transposed"]), help="[default: bilinear]"),
-    click.option(
-        "--skip",
-        "--join",
-        "join",
-        type=click.Choice(["concat", "sum", "add"]),
-        help="Skip connections of unet; add is another word for sum.  [default: sum]",
-    ),
-    click.option("--dropout", type=float, help="Of unet's coarsest channels.  [default: 0]"),
-    click.option("--encoder", type=click.Choice(["none", "resnet18", "resnet34", "resnet50"]), help="[default: none]"),
-    click.option("--pretrained/--no-pretrained", default=None, help="Start --encoder from its ImageNet weights."),
-)
+    click.Option(["--pretrained/--no-pretrained"], default=None, help="Start --encoder from its ImageNet weights."),
+]
+_RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
+_RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")
 
 
-@click.command(cls=FriendlyCommand, context_settings={"max_content_width": 110})
-@_RUN_OPTIONS
-@_field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
-@_MODEL_OPTIONS
-@_field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")
+@click.command(
+    cls=FriendlyCommand,
+    context_settings={"max_content_width": 110},
+    params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
+)
 def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
     """Train a network on a shard set.
 

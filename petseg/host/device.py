@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -20,15 +21,10 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how the network computes.
+    """Where and how the network computes."""
 
-    Attributes:
-        device: a torch device; for CUDA with its index.
-        precision: of convolutions. Weights, normalisation, losses and metrics stay fp32.
-    """
-
-    device: torch.device
-    precision: Literal["fp32", "bf16", "fp16"]
+    device: torch.device  # for CUDA with its index
+    precision: Literal["fp32", "bf16", "fp16"]  # of convolutions; weights, normalisation, losses and metrics stay fp32
 
     @property
     def on_gpu(self) -> bool:
@@ -54,12 +50,9 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu(:\d+)?|cuda(:\d+)?", name):
         raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

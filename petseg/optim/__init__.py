@@ -1,15 +1,6 @@
-"""Optimisation: the Muon optimiser, the learning-rate schedules, and the moving average of the weights.
-
-Nothing here knows about data, runs or files.
-"""
+"""Optimisation: the Muon optimiser, learning-rate schedules, and the moving average of the weights. Knows no data."""
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "ema": ["WeightAverage", "default_decay"],
-        "learning_rate": ["Schedule", "learning_rate_at"],
-        "muon": ["Muon"],
-    },
-)
+_NAMES = {"ema": ["WeightAverage"], "learning_rate": ["learning_rate_at"], "muon": ["Muon"]}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

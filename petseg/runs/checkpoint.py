@@ -29,27 +29,16 @@ class CheckpointError(PetsegError):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole state of a run. The first four are JSON values, the others are ``state_dict``s.
+    """The whole state of a run. The first four are JSON values, the others ``state_dict``s."""
 
-    Attributes:
-        config: the recipe.
-        position: how far the run is (see :class:`petseg.training.progress.Progress`).
-        history: the metrics of finished epochs, one object each.
-        loader: the state of the training loader, or None between two epochs.
-        model: the network.
-        average: the averaged network, or None where there is no average.
-        optimizer: the optimiser.
-        scaler: the gradient scaler; empty unless fp16.
-    """
-
-    config: dict[str, Any]
-    position: dict[str, Any]
-    history: list[dict[str, Any]]
-    loader: dict[str, Any] | None
+    config: dict[str, Any]  # the recipe
+    position: dict[str, Any]  # how far the run is: petseg.training.progress
+    history: list[dict[str, Any]]  # the metrics of finished epochs, one object each
+    loader: dict[str, Any] | None  # the training loader, or None between two epochs
     model: State
-    average: State | None
+    average: State | None  # the averaged network, if there is one
     optimizer: State
-    scaler: State
+    scaler: State  # empty unless fp16
 
     @property
     def weights(self) -> State:
@@ -87,12 +76,9 @@ def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkp
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path} is damaged ({damaged} does not match its checksum)")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} does not match its checksum")
         document = torch.load(path, map_location=device or "cpu", weights_only=True)
-    except CheckpointError:
-        raise
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
         raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

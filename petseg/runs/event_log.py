@@ -10,6 +10,7 @@ from shards.errors import PetsegError
 from shards.format.layout import CLASSES
 
 FOLDER = "events"
+_SCORES = ("loss", "pixel_accuracy", "mean_iou", "mean_dice")
 
 
 class EventLog:
@@ -32,18 +33,14 @@ class EventLog:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Write one line of metrics.jsonl."""
-        epoch = entry["epoch"]
+        values = {name: entry[name] for name in ("learning_rate", "pictures_per_second", "wait_share")}
         for part in ("train", "val"):
-            scores = entry[part]
-            if scores is None:
-                continue
-            for name in ("loss", "pixel_accuracy", "mean_iou", "mean_dice"):
-                self._writer.add_scalar(f"{name}/{part}", scores[name], epoch)
-            for label, value in zip(CLASSES, scores["iou"], strict=True):
-                if value is not None:
-                    self._writer.add_scalar(f"iou_{label}/{part}", value, epoch)
-        for name in ("learning_rate", "pictures_per_second", "wait_share"):
-            self._writer.add_scalar(name, entry[name], epoch)
+            if scores := entry[part]:
+                values |= {f"{name}/{part}": scores[name] for name in _SCORES}
+                values |= {f"iou_{label}/{part}": iou for label, iou in zip(CLASSES, scores["iou"], strict=True)}
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, entry["epoch"])
         self._writer.flush()
 
     def close(self) -> None:

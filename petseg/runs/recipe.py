@@ -40,22 +40,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dice_weight: Annotated[float, Meta(ge=0, le=1000, description="Weight of the Dice loss; cross-entropy has 1.")] = (
         0.0
     )
-    class_weights: Annotated[
-        Literal["none", "balanced"], Meta(description="balanced: rare classes weigh more in the cross-entropy.")
-    ] = "none"
+    class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
     ema_decay: Annotated[float, Meta(ge=0, le=0.999999, description="Of the weight average; 0: none.")] | None = 0.0
     clip_norm: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0: no limit.")] = 0.0
-    validate_every: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Validate every N epochs and after the last.")
-    ] = 1
-    patience: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Stop after N epochs without a better score; 0: never.")
-    ] = 0
-    seed: Annotated[
-        int, Meta(ge=0, le=2**63 - 1, description="Seed of weights, sample order, augmentation and dropout.")
-    ] = 0
+    validate_every: Annotated[int, Meta(ge=1, description="Validate every N epochs and after the last.")] = 1
+    patience: Annotated[int, Meta(ge=0, description="Stop after N epochs without a better score; 0: never.")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Of weights, order, augmentation, dropout.")] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Meta(description="Of convolutions.")] = "auto"
 
     def validates(self, epoch: int) -> bool:
@@ -85,9 +77,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prefetch: Annotated[int, Meta(ge=1, le=64, description="Batches that the loader prepares in advance.")] = 2
     engine: Annotated[Literal["auto", "dali", "torch"], Meta(description="The loader's engine.")] = "auto"
     compile: Annotated[bool, Meta(description="Use torch.compile; not worthwhile on a CPU.")] = False
-    checkpoint_minutes: Annotated[
-        float, Meta(ge=0, description="Write last.pt every N minutes within an epoch; 0: never.")
-    ] = 5.0
+    checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
     tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False
 

@@ -18,36 +18,20 @@ MAX_LOSS = 100.0
 
 @dataclass(frozen=True)
 class LaunchedStep:
-    """A step that was launched and whose result may not have been read yet.
-
-    Attributes:
-        result: its results.
-        batch: this rank's slice of its batch.
-        valid: valid images in the global batch.
-        step: its number in the run, from 1.
-        epoch: from 0.
-    """
+    """A step that was launched and whose result may not have been read yet."""
 
     result: StepResult
-    batch: Batch
-    valid: int
-    step: int
-    epoch: int
+    batch: Batch  # this rank's slice
+    valid: int  # valid images in the global batch
+    step: int  # number in the run, from 1
+    epoch: int  # from 0
 
 
 class DivergenceGuard:
     """Checks losses, gradients and weights; raises :class:`DivergedError` with the step, its images and what to do.
 
-    Every rank must call each method.
-
-    Args:
-        train_step: whose steps and weights are checked.
-        world: the ranks.
-        checkpoint: the run's last.pt, for the message.
-        key: returns the key of a training sample by its index.
-
-    Attributes:
-        saved_step: the step after which that checkpoint was written; 0 if there is none.
+    Every rank must call each method. ``checkpoint`` is the run's last.pt and ``saved_step`` the step after which it was
+    written, 0 if there is none; ``key`` returns the key of a training sample by its index.
     """
 
     def __init__(self, train_step: TrainStep, *, world: World, checkpoint: Path, key: Callable[[int], str]) -> None:

@@ -33,13 +33,8 @@ from shards import PetsegError
 class TrainingLoop:
     """One run, from its current progress to its end.
 
-    Args:
-        config: what the run was started with.
-        folder: the run's folder on rank 0, None on the others.
-        path: the folder's path, for messages, on every rank.
-        reporter: receives progress and notes.
-        stop: set when the user asks to stop.
-        resume_from: a checkpoint of this recipe, or None.
+    ``folder`` is the run's folder on rank 0 and None on the others, ``path`` its path on every rank; ``resume_from`` is
+    a checkpoint of the same recipe, or None.
     """
 
     def __init__(

@@ -62,10 +62,7 @@ def dice_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_class_weights(class_pixels: tuple[int, int, int]) -> torch.Tensor:
-    """Return weights (3,) with mean 1, proportional to the inverse square root of each class's share of the pixels.
-
-    The square root lies between no weights and the full inverse, which overweights the rare class.
-    """
+    """Return weights (3,) with mean 1, proportional to the inverse square root of each class's share of the pixels."""
     counts = torch.tensor(class_pixels, dtype=torch.float64).clamp(min=1)
     weights = (counts / counts.sum()).rsqrt()
     return (weights / weights.mean()).float()

@@ -39,13 +39,12 @@ def train(
     Args:
         shards: the shard set; when resuming, None for the one the run was started with.
         run: the run's folder; None for the next free ``runs/MODEL-NNN``. Required to resume.
-        resume: continue from the run's last.pt instead of starting anew.
+        resume: continue from the run's last.pt instead of starting a new run.
         options: what differs from the defaults: fields of :class:`petseg.runs.recipe.Recipe`,
             :class:`petseg.runs.recipe.RuntimeOptions` and :class:`petseg.nets.model_config.ModelConfig` (``model`` is
             the network's name).
         command: the command that repeats this, for config.json; None for the equivalent ``petseg-train`` command.
-        make_reporter: creates the receiver of progress and notes, by default a silent one. Called on rank 0, after all
-            checks.
+        make_reporter: creates the receiver of progress and notes; called on rank 0, after all checks.
 
     Returns:
         The run's folder.
@@ -64,15 +63,23 @@ def train(
             raise UsageError("--resume needs --run, the folder of the run to continue")
         recipe, runtime, checkpoint = _read_run(path, shards, options)
         if _finished(checkpoint) and (path / REPORT).is_file():
-            return _report_finished(path, make_reporter() if world.first else Reporter())
+            reporter = make_reporter() if world.first else Reporter()
+            reporter.note(
+                f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs"
+            )
+            reporter.close()
+            return path
     else:
-        recipe, runtime = _new_options(shards, options)
+        if shards is None:
+            raise UsageError("--shards is missing: the folder that petseg-shard build created")
+        runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
+        recipe, runtime = apply_options(default_recipe(options.get("model", "unet")), runtime, options)
     placement = _check(recipe, runtime, world)
     data = ShardSet.open(runtime.shards)
     if "train" not in data.manifest.splits:
         raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
     if resume and path is not None:
-        _check_data(path, data)
+        _check_fingerprint(path, data)
     with cpu_threads(runtime.threads, local_processes=world.local_size):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
@@ -112,13 +119,6 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
     return path
-
-
-def _new_options(shards: str | Path | None, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
-    if shards is None:
-        raise UsageError("--shards is missing: the folder that petseg-shard build created")
-    runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
-    return apply_options(default_recipe(options.get("model", "unet")), runtime, options)
 
 
 def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
@@ -168,13 +168,7 @@ def _finished(checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and bool(checkpoint.position["finished"])
 
 
-def _report_finished(run: Path, reporter: Reporter) -> Path:
-    reporter.note(f"{run} is already finished; nothing to do. To train for longer, start a new run with more --epochs")
-    reporter.close()
-    return run
-
-
-def _check_data(run: Path, data: ShardSet) -> None:
+def _check_fingerprint(run: Path, data: ShardSet) -> None:
     started_with = read_config(run).get("data", {}).get("fingerprint")
     if started_with != data.manifest.fingerprint:
         raise UsageError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,48 +23,26 @@ from petseg.optim.muon import Muon
 from petseg.runs.checkpoint import Checkpoint, State
 from petseg.runs.recipe import Recipe
 from petseg.training.losses import segmentation_loss
+from pipeline import Batch
 
 # Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch renames the argument.
 _DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 _BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 
 
-class LabelledBatch(Protocol):
-    """What a step reads of a batch, such as a ``pipeline.Batch`` with class-index masks.
-
-    ``image`` uint8 (B, 3, S, S), ``mask`` class indices uint8 (B, S, S), ``valid`` bool (B,), on one device.
-    """
-
-    @property
-    def image(self) -> torch.Tensor: ...  # noqa: D102
-    @property
-    def mask(self) -> torch.Tensor: ...  # noqa: D102
-    @property
-    def valid(self) -> torch.Tensor: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class StepResult:
-    """The results of a step, on the device, not synchronised.
+    """The results of a step, on the device, not synchronised."""
 
-    Attributes:
-        loss: this rank's share of the global batch's mean loss: float32 scalar.
-        confusion: this rank's valid pixels, [true, predicted]: int64 (3, 3).
-        grad_norm: 2-norm of the global batch's gradient before clipping: float32 scalar.
-    """
-
-    loss: torch.Tensor
-    confusion: torch.Tensor
-    grad_norm: torch.Tensor
+    loss: torch.Tensor  # this rank's share of the global batch's mean loss: float32 scalar
+    confusion: torch.Tensor  # this rank's valid pixels, [true, predicted]: int64 (3, 3)
+    grad_norm: torch.Tensor  # 2-norm of the global batch's gradient before clipping: float32 scalar
 
 
 class TrainStep:
-    """A network together with everything that a step changes: weights, weight average, optimiser, gradient scaler.
+    """A network (``model``) with everything that a step changes: its average or None, optimiser, gradient scaler.
 
-    Attributes:
-        model: the network being trained.
-        average: its moving average, or None.
-        total_steps: steps in the whole run; the learning rate depends on it.
+    ``total_steps`` is the number of steps in the whole run, on which the learning rate depends.
     """
 
     def __init__(
@@ -89,7 +68,12 @@ class TrainStep:
         self.average = WeightAverage(self.model, decay=decay) if decay else None
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = placement.scaler()
-        self._class_weights = None if class_weights is None else class_weights.to(placement.device)
+        self._loss = functools.partial(
+            segmentation_loss,
+            dice_weight=recipe.dice_weight,
+            class_weights=None if class_weights is None else class_weights.to(placement.device),
+            label_smoothing=recipe.label_smoothing,
+        )
         self._network = self._wrap(compile_model)
 
     def _wrap(self, compile_model: bool) -> nn.Module:
@@ -105,11 +89,11 @@ class TrainStep:
         """The network to validate and to predict with: the average if there is one; in evaluation mode."""
         return (self.model if self.average is None else self.average.model).eval()
 
-    def run(self, batch: LabelledBatch, *, global_valid: int, step: int) -> StepResult:
+    def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
         """Take one optimisation step.
 
         Args:
-            batch: this rank's slice of the global batch.
+            batch: this rank's slice of the global batch, with class-index masks.
             global_valid: number of valid images in the global batch.
             step: number of the step in the run, from 0.
         """
@@ -126,7 +110,7 @@ class TrainStep:
             with self._gradient_sync(last=number == len(micro_batches)):
                 with self.placement.autocast():
                     logits = self._network(image)
-                part = self._loss(logits, mask, valid, global_valid)
+                part = self._loss(logits, mask, valid, global_valid=global_valid)
                 # DDP averages the ranks' gradients, but their losses are shares of one sum.
                 self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
@@ -139,26 +123,15 @@ class TrainStep:
     def _gradient_sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are reduced over the ranks with the last micro-batch only."""
         if self.world.size > 1 and not last:
-            return cast("contextlib.AbstractContextManager[None]", self._network.no_sync())  # type: ignore[operator]
+            return self._network.no_sync()  # type: ignore[operator, no-any-return]
         return contextlib.nullcontext()
 
-    def _loss(self, logits: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
-        return segmentation_loss(
-            logits,
-            mask,
-            valid,
-            global_valid=count,
-            dice_weight=self.recipe.dice_weight,
-            class_weights=self._class_weights,
-            label_smoothing=self.recipe.label_smoothing,
-        )
-
-    def validation_loss(self, logits: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
+    def validation_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the *sum* of the training loss over a batch's valid images: float32 scalar."""
-        return self._loss(logits, batch.mask, batch.valid, 1)
+        return self._loss(logits, batch.mask, batch.valid, global_valid=1)
 
     @torch.no_grad()
-    def loss_without_update(self, batch: LabelledBatch, *, global_valid: int) -> torch.Tensor:
+    def loss_without_update(self, batch: Batch, *, global_valid: int) -> torch.Tensor:
         """Return this rank's share of the loss that the next step would meet on a batch: float32 scalar.
 
         Computed as in training (batch statistics, dropout, precision), but leaves the network unchanged. Every rank
@@ -171,12 +144,9 @@ class TrainStep:
         return self.validation_loss(logits, batch) / global_valid
 
     def _set_learning_rate(self, step: int) -> None:
+        recipe = self.recipe
         rate = learning_rate_at(
-            step,
-            total_steps=self.total_steps,
-            peak=self.recipe.lr,
-            schedule=self.recipe.schedule,
-            warmup=self.recipe.warmup,
+            step, total_steps=self.total_steps, peak=recipe.lr, schedule=recipe.schedule, warmup=recipe.warmup
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate

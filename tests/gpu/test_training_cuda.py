@@ -1,4 +1,4 @@
-"""Training, scoring and predicting on CUDA, beside the CPU. Never run where this was written; see README."""
+"""Training, scoring and predicting on CUDA, compared with the CPU."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_every_model_trains_in_every_precision(
     assert all(0 <= epoch["val"]["mean_iou"] <= 1 for epoch in epochs)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_scores_are_those_of_the_cpu(trained: Path, made_up_set: Path, command: Any, mirror: bool) -> None:
+@pytest.mark.parametrize("flip", [False, True])
+def test_scores_are_those_of_the_cpu(trained: Path, made_up_set: Path, command: Any, flip: bool) -> None:
     def scores(device: str) -> dict[str, Any]:
-        options = ["--device", device, "--precision", "fp32", "--json", *(["--mirror"] if mirror else [])]
+        options = ["--device", device, "--precision", "fp32", "--json", *(["--flip-tta"] if flip else [])]
         result: dict[str, Any] = json.loads(command("petseg-eval", trained, "--shards", made_up_set, *options).stdout)
         return result
 
@@ -83,8 +83,8 @@ def test_the_same_weights_give_the_same_logits(trained: Path) -> None:
     torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-3)
 
 
-def test_an_interrupted_run_goes_on(made_up_set: Path, tmp_path: Path, command: Any) -> None:
-    """It goes on to the end; that the weights are the same bits is promised on the CPU only."""
+def test_an_interrupted_run_continues(made_up_set: Path, tmp_path: Path, command: Any) -> None:
+    """It continues to the end; that the weights are the same bits is promised on the CPU only."""
     run = tmp_path / "run"
     options = ["--size", "64", "--epochs", "40", "--device", "cuda", "--checkpoint-steps", "1"]
     program = Path(sys.executable).parent / "petseg-train"
@@ -104,14 +104,14 @@ def test_an_interrupted_run_goes_on(made_up_set: Path, tmp_path: Path, command: 
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 40
 
 
-def test_predicting_on_cuda_gives_the_pictures_own_size(
+def test_predicting_on_cuda_gives_masks_of_the_original_resolution(
     trained: Path, made_up_pets: Path, tmp_path: Path, command: Any
 ) -> None:
     import numpy as np
     from PIL import Image
 
-    picture = sorted((made_up_pets / "images").glob("*.jpg"))[0]
-    command("petseg-predict", trained, picture, "-o", tmp_path / "masks", "--device", "cuda")
-    with Image.open(picture) as image, Image.open(tmp_path / "masks" / f"{picture.stem}.png") as mask:
+    path = sorted((made_up_pets / "images").glob("*.jpg"))[0]
+    command("petseg-predict", trained, path, "-o", tmp_path / "masks", "--device", "cuda")
+    with Image.open(path) as image, Image.open(tmp_path / "masks" / f"{path.stem}.png") as mask:
         assert mask.size == image.size
         assert set(np.unique(np.asarray(mask))) <= {1, 2, 3}

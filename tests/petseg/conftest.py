@@ -32,7 +32,7 @@ class Result:
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """``call(command, *arguments)``: a click command as the shell would run it, without a process of its own."""
+    """``call(command, *arguments)``: a click command as the shell would run it, in this process."""
 
     def run(command: click.Command, *arguments: object) -> Result:
         capfd.readouterr()

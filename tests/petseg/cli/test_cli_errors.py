@@ -101,7 +101,7 @@ def test_compiling_without_a_compiler(call, made_up_set: Path, tmp_path: Path, m
 
 def test_a_run_is_never_overwritten(call, made_up_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "last.pt").read_bytes()
-    check(call(train, "--shards", made_up_set, "--run", tiny_run), "holds a run already", "--resume")
+    check(call(train, "--shards", made_up_set, "--run", tiny_run), "already contains a run", "--resume")
     assert (tiny_run / "last.pt").read_bytes() == before
 
 
@@ -111,26 +111,26 @@ def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> Non
 
 
 @pytest.fixture
-def begun_run(tiny_run: Path, tmp_path: Path) -> Path:
+def started_run(tiny_run: Path, tmp_path: Path) -> Path:
     """A run that was killed before its first checkpoint."""
-    run = tmp_path / "begun"
+    run = tmp_path / "started"
     run.mkdir()
     shutil.copy(tiny_run / "config.json", run)
     return run
 
 
-def test_resuming_with_other_data(call, begun_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
+def test_resuming_with_other_data(call, started_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
     other = tmp_path / "other"
     command("petseg-shard", "build", made_up_pets, other, "--split", "random", "--seed", "5")
-    check(call(train, "--resume", "--run", begun_run, "--shards", other), "other data")
+    check(call(train, "--resume", "--run", started_run, "--shards", other), "other data")
 
 
-def test_two_processes_on_one_run(call, begun_run: Path) -> None:
+def test_two_processes_on_one_run(call, started_run: Path) -> None:
     from petseg.runs.run_folder import RunFolder
 
-    folder = RunFolder(begun_run)
+    folder = RunFolder(started_run)
     try:
-        check(call(train, "--resume", "--run", begun_run), "in use")
+        check(call(train, "--resume", "--run", started_run), "in use")
     finally:
         folder.close()
 
@@ -160,18 +160,18 @@ def test_evaluate(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> No
 
 def test_predict(call, tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    picture = tmp_path / "cat.png"
-    Image.new("RGB", (40, 30), "red").save(picture)
+    image = tmp_path / "cat.png"
+    Image.new("RGB", (40, 30), "red").save(image)
     check(call(predict, tiny_run, tmp_path / "nope.jpg", "-o", out), "nope.jpg")
     check(call(predict, tiny_run, "*.nothing", "-o", out), "no images match")
     (tmp_path / "empty").mkdir()
     check(call(predict, tiny_run, tmp_path / "empty", "-o", out), "no images in")
-    check(call(predict, tmp_path / "run", picture, "-o", out), "no such run")
-    check(call(predict, tiny_run, picture, "-o", tmp_path), "overwrite one of the images")
-    check(call(predict, tiny_run, picture, "-o", out, "--batch-size", 0), "--batch-size")
+    check(call(predict, tmp_path / "run", image, "-o", out), "no such run")
+    check(call(predict, tiny_run, image, "-o", tmp_path), "overwrite one of the images")
+    check(call(predict, tiny_run, image, "-o", out, "--batch-size", 0), "--batch-size")
     assert not out.exists()
     (tmp_path / "file").write_text("mine")
-    check(call(predict, tiny_run, picture, "-o", tmp_path / "file"), "file")
+    check(call(predict, tiny_run, image, "-o", tmp_path / "file"), "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -24,7 +24,7 @@ TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-
 
 
 def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
-    """Predict every picture at its own size with the Python API and count with scikit-learn."""
+    """Predict every image at its original resolution with the Python API and count with scikit-learn."""
     table = tmp_path / "table.csv"
     result = call(evaluate, tiny_run, "--shards", made_up_set, "--own-size", "--json", "--csv", table)
     document = json.loads(result.out)

@@ -46,10 +46,10 @@ def test_the_report_stands_alone(tiny_run: Path) -> None:
     page = _Page()
     page.feed(text)
     assert page.open == []
-    pictures = [link for link in page.links if not link.startswith("#")]  # within the curves, SVG refers to itself
-    assert len(pictures) == 4 * text.count("<figcaption>") == 4 * 6
-    assert all(link.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for link in pictures)
-    for link in pictures:
+    images = [link for link in page.links if not link.startswith("#")]  # within the curves, SVG refers to itself
+    assert len(images) == 4 * text.count("<figcaption>") == 4 * 6
+    assert all(link.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for link in images)
+    for link in images:
         with Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))) as shown:
             assert max(shown.size) <= 300
     for part in ("Mean IoU", "Confusion", "worst", "median", "best", "accuracy", "fingerprint", "waiting", "stall"):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
@@ -34,11 +35,12 @@ def test_a_run_says_what_it_was(tiny_run: Path, made_up_set: Path) -> None:
     best = max(history, key=lambda entry: entry["val"]["mean_iou"])
     assert load_checkpoint(tiny_run / "best.pt").position["best_epoch"] == best["epoch"]
     for name in ("curves.png", "gallery.png"):
-        with Image.open(tiny_run / name) as picture:
-            assert min(picture.size) > 300
-            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
+        with Image.open(tiny_run / name) as image:
+            assert min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
 
 
+@pytest.mark.usefixtures("no_report")
 def test_runs_get_the_next_free_name(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from petseg.training.losses import balanced_class_weights, dice_loss, segmentation_loss
 
 
-def example(pictures: int = 6, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def example(images: int = 6, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(pictures, 3, size, size, generator=generator) * 3
-    truth = torch.randint(0, 3, (pictures, size, size), generator=generator, dtype=torch.uint8)
-    return logits, truth, torch.ones(pictures, dtype=torch.bool)
+    logits = torch.randn(images, 3, size, size, generator=generator) * 3
+    truth = torch.randint(0, 3, (images, size, size), generator=generator, dtype=torch.uint8)
+    return logits, truth, torch.ones(images, dtype=torch.bool)
 
 
 def test_cross_entropy_is_torchs() -> None:
@@ -23,7 +23,7 @@ def test_cross_entropy_is_torchs() -> None:
 
 
 def test_dice_is_the_formula() -> None:
-    logits, truth, _ = example(pictures=1)
+    logits, truth, _ = example(images=1)
     p, t = logits.softmax(1)[0].double(), truth[0]
     expected = 0.0
     for c in range(3):
@@ -57,9 +57,9 @@ def test_padding_counts_nowhere_not_even_as_nan() -> None:
     logits, truth, valid = example()
     valid[5] = False
     expected = segmentation_loss(logits[:5], truth[:5], valid[:5], global_valid=5)
-    spoilt = logits.clone()
-    spoilt[5] = float("nan")
-    torch.testing.assert_close(segmentation_loss(spoilt, truth, valid, global_valid=5), expected)
+    damaged = logits.clone()
+    damaged[5] = float("nan")
+    torch.testing.assert_close(segmentation_loss(damaged, truth, valid, global_valid=5), expected)
     leaf = logits.clone().requires_grad_()
     segmentation_loss(leaf, truth, valid, global_valid=5).backward()
     assert leaf.grad is not None

@@ -172,9 +172,13 @@ def test_the_average_is_what_is_evaluated() -> None:
     assert not torch.equal(next(with_average.evaluated_model.parameters()), next(with_average.model.parameters()))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("plain_sgd")
-def test_a_compiled_network_takes_the_same_steps() -> None:
+def test_a_compiled_network_takes_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch, campaign: Callable[[int, int], int]
+) -> None:
+    """Compiled to C++ with --campaign only: that takes minutes, and is torch's part."""
+    if not campaign(0, 1):
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, compiled = make_step(sgd_recipe()), make_step(sgd_recipe(), compile_model=True)
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
     start = weights(plain).clone()
@@ -200,7 +204,7 @@ SMALL += [ModelConfig(widths=WIDTHS, blocks=2), ModelConfig(widths=WIDTHS, dropo
 DEFAULT |= {(16, "fp32"), (17, "bf16")}
 LARGE = [ModelConfig(), ModelConfig(encoder="resnet18"), default_model_config("tutorial")]
 LARGE += [ModelConfig(encoder="resnet34", join="add"), ModelConfig(encoder="resnet50")]
-LARGE_DEFAULT = {(0, "bf16"), (1, "fp32"), (2, "fp32"), (4, "fp32")}
+LARGE_DEFAULT = {(0, "bf16"), (1, "fp32"), (2, "fp32")}  # the deeper encoders take minutes
 
 
 def title(config: ModelConfig) -> str:
