@@ -1,8 +1,8 @@
-"""``python -m petseg``: petseg-train as a module, for where the command is not on the path, also under torchrun.
+"""``python -m petseg``: petseg-train where the command is not on the path, also under torchrun.
 
 torchrun --nproc-per-node 4 -m -- petseg --shards pets-shards --run runs/pets
 
-The ``--`` keeps torchrun from taking ``--run`` for an abbreviation of its own ``--run-path``.
+Without the ``--``, torchrun takes ``--run`` for an abbreviation of its option ``--run-path``.
 """
 
 from petseg.cli import train
