@@ -6,7 +6,7 @@ import msgspec
 
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
-from shards.format.layout import MAX_SIZE, Storage
+from shards.format.layout import MAX_SIZE, STORAGES, Storage
 from shards.format.manifest import BuildOptions
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
@@ -29,6 +29,8 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_shard: int = 128
 
     def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise UsageError(f"--storage {self.storage!r}: choose from {', '.join(STORAGES)}")
         if self.storage == "source":
             if self.size is not None or self.quality is not None:
                 raise UsageError(

@@ -1,0 +1,201 @@
+"""The functions of the public face: each does what the command of its name does."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.batch import Batch
+from pipeline.loader import Loader
+from shards.errors import PetsegError, UsageError
+from shards.format.dataset import ShardSet
+from shards.format.layout import Storage
+
+if TYPE_CHECKING:
+    from petseg.host.device import Precision
+    from petseg.inference.evaluation import Evaluation
+    from shards.build.build_set import BuildResult
+
+__all__ = ["Batch", "FilePredictions", "Loader", "ShardSet", "build_shards", "evaluate", "export", "predict"]
+
+
+def build_shards(
+    source: str | Path,
+    out: str | Path,
+    *,
+    storage: Storage = "source",
+    size: int | None = None,
+    quality: int | None = None,
+    split: str = "official",
+    fractions: tuple[float, float, float] | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    samples_per_shard: int = 128,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+) -> "BuildResult":
+    """Pack a dataset in the official layout into a shard set, as ``petseg-shard build``.
+
+    Args:
+        source: the dataset's folder.
+        out: the set's folder; it appears when the set is complete. An interrupted build is resumed by the same call.
+        storage: ``source`` keeps the original files; ``jpeg`` and ``raw`` hold images and masks at ``size``.
+        size: side of the stored images in pixels, 1..2048; None for the default of ``jpeg`` and ``raw``.
+        quality: of ``jpeg``, 1..100; None for the default.
+        split: ``official`` for the dataset's own lists, or ``random``.
+        fractions: shares of train, val and test of a random split; they add up to 1.
+        val_fraction: share of the official training images that becomes the val split.
+        seed: of the random split and of the order within the shards.
+        samples_per_shard: from 1.
+        workers: processes; None for the cores that this process may use. The bytes do not depend on it.
+        executor: replaces the processes; its workers must see the same folders.
+        overwrite: replace a finished set.
+        strict: fail, and publish nothing, if the audit rejects or repairs anything.
+
+    Raises:
+        UsageError: options do not go together, or ``out`` holds something else.
+        SourceError: the source cannot be used.
+        StrictError: see ``strict``.
+        OSError: the disk is full, or ``out`` cannot be written.
+    """
+    from shards.build.build_set import build
+    from shards.build.options import options_from
+
+    options = options_from(
+        storage=storage,
+        size=size,
+        quality=quality,
+        split=split,
+        fractions=fractions,
+        val_fraction=val_fraction,
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+    )
+    return build(
+        Path(source), Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict
+    )
+
+
+def evaluate(
+    run: str | Path,
+    shards: str | Path,
+    *,
+    split: str = "test",
+    size: int | None = None,
+    original_resolution: bool = False,
+    flip_tta: bool = False,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: "Precision" = "auto",
+) -> "Evaluation":
+    """Score a run on every sample of a split, as ``petseg-eval``; see :func:`petseg.inference.scoring.score_run`.
+
+    Raises:
+        PetsegError: no such run, set or split, or an option that does not fit.
+    """
+    from petseg.inference.scoring import score_run
+
+    return score_run(
+        run,
+        shards,
+        split=split,
+        size=size,
+        original_resolution=original_resolution,
+        flip_tta=flip_tta,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePredictions:
+    """What :func:`predict` did.
+
+    Attributes:
+        images: the image files that were predicted.
+        failed: one error for each image file that could not be read.
+        ignored: number of other files in the named folders.
+    """
+
+    images: tuple[Path, ...]
+    failed: tuple[PetsegError, ...]
+    ignored: int
+
+
+def predict(
+    run: str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlays: bool = True,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    batch_size: int = 8,
+    flip_tta: bool = False,
+    size: int | None = None,
+    device: str = "auto",
+    precision: "Precision" = "auto",
+) -> FilePredictions:
+    """Segment image files at their original resolution and write the masks, as ``petseg-predict``.
+
+    Args:
+        run: a run's folder, or a checkpoint.
+        images: files, folders or glob patterns, or one of them.
+        out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing.
+        overlays: also write the images with their masks drawn over them.
+        probabilities: also write float32 (3, H, W).
+        overwrite: replace existing results.
+        batch_size: images per batch, from 1.
+        flip_tta: average with the predictions of the horizontally flipped images.
+        size: side of the images given to the network, pixels; None for the size of its training.
+        device, precision: see :func:`petseg.load`.
+
+    Raises:
+        PetsegError: no such run or images, or a result exists already. An image that cannot be read does not raise:
+            it is listed in the result.
+    """
+    from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
+    from petseg.inference.image_files import find_images
+    from petseg.inference.trained_network import load
+
+    if batch_size < 1:
+        raise UsageError(f"batch_size {batch_size}: give a number from 1")
+    names = [images] if isinstance(images, str | Path) else images
+    files, ignored = find_images([str(name) for name in names])
+    jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
+    predictor = load(run, size=size, device=device, precision=precision)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    done: list[FileJob] = []
+    failed: list[PetsegError] = []
+    predict_files(
+        predictor, jobs, batch_size=batch_size, flip_tta=flip_tta, on_error=failed.append, on_done=done.append
+    )
+    return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
+
+
+def export(run: str | Path, file: str | Path, *, size: int | None = None) -> Path:
+    """Write a run's network, as ``petseg-export``: ``FILE.onnx``, or ``FILE.safetensors`` with a model card.
+
+    Args:
+        run: a run's folder, or a checkpoint.
+        file: the file to write; its suffix decides the format.
+        size: side of the network's images in pixels; None for the size of its training.
+
+    Raises:
+        PetsegError: no such run, another suffix, the ``export`` extra is not installed, or the check of the exported
+            network failed.
+    """
+    from petseg.exporters.onnx_model import export_onnx
+    from petseg.exporters.safetensors_weights import export_weights
+    from petseg.inference.trained_network import load
+
+    predictor = load(run, device="cpu", precision="fp32", size=size)
+    if Path(file).suffix == ".safetensors":
+        export_weights(predictor, file)
+    else:
+        export_onnx(predictor, file)
+    return Path(file)
