@@ -1,4 +1,4 @@
-"""Which slice of every batch is ours: rank and world size, given or taken from torch.distributed."""
+"""Rank and world size: given, or taken from torch.distributed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
     """Return (rank, world size): as given, else torch.distributed's where it is initialised, else (0, 1).
 
     Raises:
-        UsageError: only one of the two is given, or they do not fit.
+        UsageError: only one of the two is given, or they are inconsistent.
     """
     if (rank is None) != (world_size is None):
         raise UsageError("give both rank and world_size, or neither")
@@ -23,7 +23,7 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
 
 
 def _distributed_ranks() -> tuple[int, int]:
-    if "torch.distributed" not in sys.modules:  # nobody can have initialised it
+    if "torch.distributed" not in sys.modules:  # not imported, so not initialised
         return 0, 1
     import torch.distributed as dist
 
