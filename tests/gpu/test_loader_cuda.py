@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline import Batch, Loader
-from pipeline.runtime.threads import ReadAhead
+from pipeline.runtime.threads import PrefetchQueue
 from shards.format.dataset import ShardSet
 
 STORAGES = ["source", "jpeg", "raw"]
@@ -164,15 +164,15 @@ def test_damage_is_named_and_replaced(storages: dict[str, Path], tmp_path: Path,
 def reading_seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Processor seconds that the reading thread has spent on each batch."""
     spent: list[float] = []
-    make_one = ReadAhead._make_one
+    make_one = PrefetchQueue._make_one
 
-    def timed(self: ReadAhead[Any, Any]) -> bool:
+    def timed(self: PrefetchQueue[Any, Any]) -> bool:
         start = time.thread_time()
         more = make_one(self)
         spent.append(time.thread_time() - start)
         return more
 
-    monkeypatch.setattr(ReadAhead, "_make_one", timed)
+    monkeypatch.setattr(PrefetchQueue, "_make_one", timed)
     return spent
 
 

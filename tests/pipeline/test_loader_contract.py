@@ -168,7 +168,7 @@ def test_evaluation_on_any_number_of_ranks_counts_the_same(make: Any, batch_size
             if loader.processes and batch_size != 11:
                 pytest.skip("many processes to start; one size is enough")
             for batch in loader:
-                assert len(batch) == len(loader.plan.slice)
+                assert len(batch) == len(loader.slices.slice)
                 truth = batch.mask[batch.valid].long().flatten()
                 guess = (batch.image[batch.valid].float().mean(1) // 86).long().flatten()
                 matrix += torch.bincount(truth * 3 + guess, minlength=9).view(3, 3).numpy()
@@ -257,7 +257,7 @@ def test_a_state_that_does_not_fit_says_what_differs(make: Any, change: dict[str
 
 @pytest.mark.parametrize("state", [None, {}, [], {"version": 2}, "text"])
 def test_what_is_no_state_is_refused(make: Any, state: Any) -> None:
-    with pytest.raises(UsageError, match="no loader state"):
+    with pytest.raises(UsageError, match="not a loader state"):
         make().load_state_dict(state)
 
 
@@ -300,5 +300,5 @@ def test_no_thread_is_left_behind(make: Any) -> None:
 
 def test_the_engine_says_what_it_is(make: Any) -> None:
     assert make().engine in ("dali", "torch")
-    assert make().engine_reason == "asked for"
-    assert make(engine="auto").engine_reason != "asked for"
+    assert make().engine_reason == "requested"
+    assert make(engine="auto").engine_reason != "requested"

@@ -28,13 +28,13 @@ from shards.errors import FormatError, PetsegError, UsageError
         ({"prefetch": 0}, "prefetch must"),
         ({"threads": 0}, "threads must"),
         ({"split": "validation"}, "no split 'validation'; it has: train"),
-        ({"device": "cuda:99"}, "not there"),
-        ({"device": "tpu"}, "not known; use auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "not available"),
+        ({"device": "tpu"}, "unknown; use auto, cpu, cuda or cuda:N"),
         ({"device": "meta"}, "not supported"),
         ({"mask": "rgb"}, "use onehot or index"),
-        ({"augment": "wild"}, "augment 'wild' is not known"),
+        ({"augment": "wild"}, "augment 'wild' is unknown"),
         ({"engine": "tensorflow"}, "use auto, dali or torch"),
-        ({"world_size": 3, "rank": 0}, "does not divide by the 3 ranks"),
+        ({"world_size": 3, "rank": 0}, "is not divisible by the 3 ranks"),
         ({"world_size": 2}, "both rank and world_size"),
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
         ({"world_size": 100, "rank": 0}, "some would get nothing"),
@@ -79,11 +79,11 @@ def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.Mo
 
     with_dali = reasons()
     assert with_dali == {
-        "source": ("torch", "on the CPU, libjpeg-turbo decodes large pictures as fast as DALI, in less memory"),
-        "jpeg": ("torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"),
+        "source": ("torch", "on the CPU, libjpeg-turbo decodes large images as fast as DALI, in less memory"),
+        "jpeg": ("torch", "on the CPU, libjpeg-turbo decodes small images faster than DALI"),
         "raw": ("torch", "raw storage needs no decoding"),
     }
-    assert choose_engine("dali", device_type="cpu", storage="source") == ("dali", "asked for")
+    assert choose_engine("dali", device_type="cpu", storage="source") == ("dali", "requested")
     assert choose_engine("auto", device_type="cuda", storage="source") == ("dali", "decodes on the GPU")
 
     hide_dali(monkeypatch, ModuleNotFoundError("No module named 'nvidia.dali'", name="nvidia.dali"))

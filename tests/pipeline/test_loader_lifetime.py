@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.io.ring import is_available
+from pipeline.io.io_uring import is_available
 
 # A parent that has imported everything forks one child a line of input; each child runs a loader from a saved state to
 # the end of an epoch number, or to a number of batches, and writes a line a batch. Forking spares an import a child.
@@ -274,7 +274,7 @@ def test_a_fork_with_the_loader_of_its_parent_ends_with_a_message(sets: dict[str
 @pytest.mark.parametrize(
     "stuck",
     [
-        "reading.read_at, reading.ring_of_thread = wait, lambda: None",
+        "reading.read_at, reading.thread_ring = wait, lambda: None",
         pytest.param("ring.Ring.read = wait", marks=pytest.mark.skipif(not is_available(), reason="no io_uring here")),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_stuck_read_does_not_keep_the_process(sets: dict[str, Path], stuck: st
         import sys, threading
         import pipeline.runtime.threads
         from pipeline.io import members as reading
-        from pipeline.io import ring
+        from pipeline.io import io_uring
         from pipeline import Loader
         from shards.errors import PetsegError
         pipeline.runtime.threads.GRACE = 0.2
