@@ -69,7 +69,7 @@ def test_a_negative_epoch_is_refused(sets: dict[str, Path]) -> None:
         loader.set_epoch(-1)
 
 
-def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_engine_and_gives_the_reason(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def reasons() -> dict[str, tuple[str, str]]:
         said = {}
         for storage, folder in sets.items():
@@ -143,11 +143,11 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
         assert usable_cores() == share
 
 
-def test_a_disk_that_does_not_answer_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     with Loader(sets["raw"], batch_size=4, device="cpu", timeout=0.2) as loader:
         monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(30))
-        monkeypatch.setattr("pipeline.runtime.threads.GRACE", 0.1)
+        monkeypatch.setattr("pipeline.runtime.threads.STOP_SECONDS", 0.1)
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))
         release.set()

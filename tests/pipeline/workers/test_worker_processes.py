@@ -66,9 +66,9 @@ def epochs(loader: Loader, count: int) -> None:
             pass
 
 
-@pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
 @pytest.mark.parametrize(
-    ("augment", "mask", "size"), [(None, "onehot", 96), ("train", "index", 96), ("train", "onehot", 40)]
+    ("storage", "augment", "mask", "size"),
+    [("jpeg", None, "onehot", 96), ("raw", "train", "index", 96), ("source", "train", "onehot", 40)],
 )
 def test_the_batches_are_those_of_threads(
     sets: dict[str, Path], storage: str, augment: Any, mask: Any, size: int
