@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.order.augmentation import Augmentation, Preset
@@ -32,11 +33,7 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device that a name stands for; "auto" is the current CUDA device, or the CPU where there is none.
-
-    Raises:
-        UsageError: the name is unknown, or the device does not exist.
-    """
+    """Return the device that a name stands for; "auto" is the current CUDA device, or the CPU where there is none."""
     import torch
 
     if device == "auto":
@@ -56,6 +53,27 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if number >= count:
         raise UsageError(f"device cuda:{number} is not available: PyTorch finds {count} CUDA device(s)")
     return torch.device("cuda", number)
+
+
+def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return (rank, world size): as given, else torch.distributed's where it is initialised, else (0, 1)."""
+    if (rank is None) != (world_size is None):
+        raise UsageError("give both rank and world_size, or neither")
+    if rank is None or world_size is None:
+        return _distributed_ranks()
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} of world_size {world_size}: world_size must be at least 1, rank 0..world_size-1")
+    return rank, world_size
+
+
+def _distributed_ranks() -> tuple[int, int]:
+    if "torch.distributed" not in sys.modules:  # not imported, so not initialised
+        return 0, 1
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:

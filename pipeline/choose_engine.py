@@ -73,9 +73,6 @@ def make_engine(
     """Return the engine ``name`` (``dali`` or ``torch``).
 
     A rank whose slice is empty (``options.batch_size`` is 0) needs neither DALI nor processes to make empty batches.
-
-    Raises:
-        PetsegError: a process cannot be started.
     """
     if name == "dali" and options.batch_size:
         from pipeline.dali.dali_engine import DaliEngine

@@ -17,8 +17,7 @@ log = logging.getLogger("petseg.loader")
 class DamagedSamples(Exception):  # noqa: N818 - a list of samples, never shown to the user
     """Samples of one batch that cannot be used; caught by the loader, which knows the policy.
 
-    Attributes:
-        reasons: by position in the batch: a message with the sample's location and what is wrong with it.
+    ``reasons`` has, by position in the batch, a message with the sample's location and what is wrong with it.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -32,15 +31,11 @@ class DamagePolicy:
 
     Batches are prepared in advance, by several threads; what they find counts when its batch is delivered, in order.
 
-    Attributes:
-        on_error: ``stop``: the first one raises; ``replace``: another sample takes its place, marked invalid.
-        budget: how many different samples may be replaced before the loader stops all the same.
-        damaged: by sample index: what is wrong, in all batches delivered since the loader was created.
     """
 
-    on_error: OnError
-    budget: int
-    damaged: dict[int, str] = field(default_factory=dict)
+    on_error: OnError  # stop: the first one raises; replace: another sample takes its place, marked invalid
+    budget: int  # how many different samples may be replaced before the loader stops all the same
+    damaged: dict[int, str] = field(default_factory=dict)  # by sample index: what is wrong, in all delivered batches
     _undelivered: set[int] = field(default_factory=set)  # found, in batches that were not delivered yet
 
     def __post_init__(self) -> None:
@@ -50,11 +45,7 @@ class DamagePolicy:
             raise UsageError(f"max_damaged must be a whole number of 0 or more, not {self.budget!r}")
 
     def may_replace(self, found: Mapping[int, str]) -> bool:
-        """Record the damaged samples of a batch in preparation (reasons by sample index).
-
-        Returns:
-            False if they exceed the budget: :meth:`admit` will raise.
-        """
+        """Record the damaged samples of a batch (reasons by index); False if :meth:`admit` will raise for them."""
         self._undelivered.update(found)
         return self.on_error == "replace" and len({*self.damaged, *found}) <= self.budget
 

@@ -21,42 +21,21 @@ IN_FLIGHT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What an engine is built for.
-
-    Attributes:
-        storage: how samples are stored.
-        stored_size: side of a stored image in pixels, None where each has its own size.
-        size: side S of the output in pixels.
-        onehot: one-hot masks instead of class indices.
-        augment: which operations the parameters may ask for; None: none.
-        batch_size: the maximum number of samples in a batch.
-        threads: that work in this process, in all.
-        prefetch: how many batches are prepared in advance.
-    """
+    """What an engine is built for."""
 
     storage: Storage
-    stored_size: int | None
-    size: int
-    onehot: bool
-    augment: Augmentation | None
-    batch_size: int
-    threads: int
-    prefetch: int
+    stored_size: int | None  # side of a stored image in pixels, None where each has its own size
+    size: int  # side S of the output in pixels
+    onehot: bool  # one-hot masks instead of class indices
+    augment: Augmentation | None  # which operations the parameters may ask for
+    batch_size: int  # the maximum number of samples in a batch
+    threads: int  # that work in this process, in all
+    prefetch: int  # how many batches are prepared in advance
 
     @property
-    def crop(self) -> bool:
-        """Whether boxes may differ from the whole image."""
-        return self.augment is not None and self.augment.area is not None
-
-    @property
-    def flip(self) -> bool:
-        """Whether samples may be flipped."""
-        return self.augment is not None and self.augment.flip > 0
-
-    @property
-    def colour(self) -> bool:
-        """Whether colours may change."""
-        return self.augment is not None and self.augment.colour
+    def operations(self) -> Augmentation:
+        """The augmentation, with every operation off if there is none."""
+        return self.augment or Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
 
     @property
     def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -72,16 +51,10 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchWork:
-    """Everything that determines the tensors of one batch of B samples.
+    """Everything that determines the tensors of one batch of B samples."""
 
-    Attributes:
-        indices: of the samples in the split, int64 (B,).
-        rows: their records in the set's table, (B,).
-        parameters: what is applied to each.
-    """
-
-    indices: npt.NDArray[np.int64]
-    rows: Rows
+    indices: npt.NDArray[np.int64]  # of the samples in the split, (B,)
+    rows: Rows  # their records in the set's table, (B,)
     parameters: Parameters
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from pipeline.arguments import (
     check_values,
     resolve_augment,
     resolve_device,
+    resolve_ranks,
     usable_cores,
 )
 from pipeline.batch import Batch
@@ -31,7 +32,6 @@ from pipeline.engine import IN_FLIGHT, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
-from pipeline.order.ranks import resolve_ranks
 from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import check_state, make_state
@@ -65,9 +65,9 @@ class Loader:
             works: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
         prefetch: how many batches are prepared in advance, at least 1; across the end of an epoch, too.
         threads: for decoding; None: one per usable core, shared between the ranks of a machine.
-        processes: how many worker processes make batches instead, each one at a time (Linux; engine ``torch``);
-            0: none. Useful where batches are needed faster than threads of one interpreter can make them; each takes
-            about 60 MiB and a tenth of a second to start. At least twice as many batches are prefetched.
+        processes: how many worker processes make batches instead of threads (Linux; engine ``torch``); useful where
+            batches are needed faster than threads of one interpreter can make them. At least twice as many batches
+            are prefetched.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was chosen and why.
         on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it.
@@ -126,7 +126,6 @@ class Loader:
         self._stream: BatchStream | None = None  # outlives an iteration: it has prefetched the next epoch
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
         self._iterated = False
-        self._reader = MemberReader(self.split)
         self._process = os.getpid()
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
@@ -141,12 +140,11 @@ class Loader:
             threads=self.threads,
             prefetch=self.prefetch,
         )
+        reader = self._reader = MemberReader(self.split)
         self._engine = make_engine(
-            self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
+            self.engine, options, reader, device=self.device, processes=processes, timeout=timeout
         )
-        self._plan = BatchPlan(
-            reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
-        )
+        self._plan = BatchPlan(reader=reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle)
         self._bound = {
             "fingerprint": manifest.fingerprint,
             "split": self.split.name,
@@ -172,8 +170,8 @@ class Loader:
     def buffer_bytes(self) -> int | None:
         """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them, image and mask each.
 
-        That is for a caller who holds one batch at a time; batches that are kept longer come on top, and as much memory
-        again stays reserved after they are dropped. None with engine ``dali``, which has its own memory.
+        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped. None
+        with engine ``dali``, which has its own memory.
         """
         each = self._engine.batch_bytes
         return None if each is None else (self.prefetch + IN_FLIGHT) * each
@@ -199,7 +197,7 @@ class Loader:
         self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader stands, as plain JSON values: the batches delivered, not those prefetched."""
+        """Return the loader's position as plain JSON values: the batches delivered, not those prefetched."""
         epoch, batch = self.epoch, self._delivered
         if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
             epoch, batch = epoch + 1, 0
@@ -225,7 +223,18 @@ class Loader:
         if self._reader.files.drop_changed():  # what was prefetched may be of a file that does not exist any more
             self._drop_stream()
         if self._stream is None:
-            self._start_stream(first)
+            self._stream = BatchStream(
+                self._plan,
+                self._engine,
+                self._policy,
+                timeout=self.timeout,
+                epoch=self.epoch,
+                first=first,
+                # Training prefetches the next epoch; otherwise one pass may be all that is wanted, but not after a second.
+                endless=self.shuffle or self._iterated,
+            )
+            # A loader that is dropped without being closed leaves no thread and no memory behind.
+            self._cancel = weakref.finalize(self, self._stream.queue.cancel)
         self._iterated = True
         self._iteration = object()
         return self._iterate(self._iteration)
@@ -271,27 +280,7 @@ class Loader:
             self._drop_stream()
         self.epoch, self._first, self._delivered = epoch, batch, batch
 
-    def _start_stream(self, first: int) -> None:
-        """Start to prefetch.
-
-        Training continues into the next epoch while the last batches of one are delivered. One pass over a split in its
-        stored order may be all that is wanted; from the second pass on, it continues as well.
-        """
-        self._stream = BatchStream(
-            self._plan,
-            self._engine,
-            self._policy,
-            prefetch=self.prefetch,
-            timeout=self.timeout,
-            epoch=self.epoch,
-            first=first,
-            endless=self.shuffle or self._iterated,
-        )
-        # A loader that is dropped without being closed leaves no thread and no memory behind.
-        self._cancel = weakref.finalize(self, self._stream.queue.cancel)
-
     def _drop_stream(self) -> None:
-        """Stop prefetching, and drop what was prefetched."""
         if self._stream is not None:
             if self._cancel is not None:
                 self._cancel.detach()

@@ -117,7 +117,7 @@ class CpuEngine:
     ) -> None:
         """Crop, resize, flip and colour each sample right after decoding, while its pixels are in the CPU's cache."""
         boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
-        colours = pixel_ops.colour_transforms(part.parameters) if self._options.colour else None
+        colours = pixel_ops.colour_transforms(part.parameters) if self._options.operations.colour else None
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
             if isinstance(sample, str):

@@ -120,9 +120,7 @@ def decode_image(data: Bytes, memory: Pixels) -> Pixels | str:
 
     Strict, as the audit of a set is: libjpeg would fill what is missing with grey and go on.
 
-    Args:
-        data: the JPEG.
-        memory: where the pixels go, uint8 (H * W * 3,).
+    The pixels are put into ``memory``, uint8 (H * W * 3,).
     """
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, buffer=memory)  # type: ignore[no-any-return]

@@ -41,11 +41,7 @@ def decode_mask(data: Bytes) -> Pixels | str:
 
 
 def decode_masks(encoded: list[Bytes], out: Pixels) -> bool:
-    """Decode unfiltered masks of one size, (N, H, W), all of them together.
-
-    Returns:
-        False if any is of another kind or size, or damaged; ``out`` is then incomplete.
-    """
+    """Decode unfiltered masks of one size into (N, H, W), all of them together; return whether that works for all."""
     height, width = out.shape[1:]
     inflated: list[Bytes] = []
     for data in encoded:

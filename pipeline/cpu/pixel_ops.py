@@ -64,11 +64,7 @@ def shrink(region: Pixels, size: int) -> Pixels:
 def transform_mask(mask: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
     """Crop a mask, stretch it to the size of ``out`` by the nearest pixel, and flip it.
 
-    Args:
-        mask: uint8 (H, W), any values.
-        box: top, left, height, width in whole pixels.
-        flip: horizontally.
-        out: uint8 (S, S), written to.
+    The arguments are those of :func:`transform_image`, with ``mask`` (H, W) and ``out`` (S, S).
     """
     top, left, height, width = box
     size = out.shape[0]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.dali.graph import build_graph, graph_inputs
 from pipeline.damage import DamagedSamples
@@ -15,9 +17,6 @@ from pipeline.engine import BatchWork, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.runtime.threads import stop_first_at_exit
-
-if TYPE_CHECKING:
-    import torch
 
 Inputs = Mapping[str, Any]
 
@@ -73,9 +72,6 @@ class DaliEngine:
 
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Hand over the outputs of the oldest run: waits for it on the CPU, not on the GPU."""
-        import torch
-        from torch.utils.dlpack import from_dlpack
-
         work, inputs = started
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         with self._guard(work, inputs):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from nvidia.dali import fn, pipeline_def, types
 
 from pipeline.engine import EngineOptions
 from pipeline.order.augmentation import Parameters
@@ -29,23 +30,19 @@ def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | Non
         options: what the graph does, and in how many threads.
         batch_size: B, the maximum number of samples in a run.
         device_id: the CUDA device's number; None: CPU only, where DALI needs no CUDA.
-
-    Raises:
-        RuntimeError: DALI refuses, for example for lack of device memory.
     """
-    from nvidia.dali import fn, pipeline_def, types
 
     def graph() -> tuple[Any, Any]:
         image, mask = load_pixels(options, device_id)
-        if options.crop:
+        if options.operations.area:
             start = fn.external_source(name="crop_start", dtype=types.INT32, ndim=1)
             shape = fn.external_source(name="crop_shape", dtype=types.INT32, ndim=1)
             image, mask = crop(image, start, shape), crop(mask, start, shape)
         image, mask = resize_image(image, options.size), resize_mask(mask, options.size)
-        if options.flip:
+        if options.operations.flip:
             flipped = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
             image, mask = fn.flip(image, horizontal=flipped), fn.flip(mask, horizontal=flipped)
-        if options.colour:
+        if options.operations.colour:
             image = twist_colour(image)
         return image, encode_classes(mask, onehot=options.onehot)
 
@@ -62,8 +59,6 @@ def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | Non
 
 def load_pixels(options: EngineOptions, device_id: int | None) -> tuple[Any, Any]:
     """Stored bytes to pixels on the device, (H, W, 3) and (H, W, 1): the one place where CPU and GPU differ."""
-    from nvidia.dali import fn, types
-
     if options.storage != "raw":
         return decode("image", device_id, types.RGB), decode("mask", device_id, types.GRAY)
     image = fn.external_source(name="image", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
@@ -73,8 +68,6 @@ def load_pixels(options: EngineOptions, device_id: int | None) -> tuple[Any, Any
 
 def decode(name: str, device_id: int | None, output_type: Any) -> Any:
     """Encoded bytes to pixels (H, W, C)."""
-    from nvidia.dali import fn, types
-
     return fn.decoders.image(
         fn.external_source(name=name, dtype=types.UINT8, ndim=1, no_copy=True),
         device="cpu" if device_id is None else "mixed",
@@ -86,15 +79,11 @@ def decode(name: str, device_id: int | None, output_type: Any) -> Any:
 
 def crop(pixels: Any, start: Any, shape: Any) -> Any:
     """Cut a box of whole pixels out of each image."""
-    from nvidia.dali import fn
-
     return fn.slice(pixels, start, shape, axes=[0, 1], normalized_anchor=False, normalized_shape=False)
 
 
 def resize_image(image: Any, size: int) -> Any:
     """Stretch to size x size with a triangle filter, antialiased when shrinking."""
-    from nvidia.dali import fn, types
-
     return fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
 
 
@@ -104,8 +93,6 @@ def resize_mask(mask: Any, size: int) -> Any:
     ``(i + 0.5) in / out`` is a whole number or at least 1 / (2 out) away from the next one. The region is shifted by
     half of that, 1 / (4 out), so that rounding in single precision can never change the result.
     """
-    from nvidia.dali import fn, types
-
     start = fn.external_source(name="near_start", dtype=types.FLOAT, ndim=1)
     end = fn.external_source(name="near_end", dtype=types.FLOAT, ndim=1)
     return fn.resize(mask, size=[size, size], interp_type=types.INTERP_NN, roi_start=start, roi_end=end)
@@ -113,16 +100,12 @@ def resize_mask(mask: Any, size: int) -> Any:
 
 def twist_colour(image: Any) -> Any:
     """Change saturation, contrast and brightness by each sample's factors; see ``augmentation.colour_matrices``."""
-    from nvidia.dali import fn, types
-
     twist = fn.external_source(name="twist", dtype=types.FLOAT, ndim=1)
     return fn.color_twist(image, brightness=twist[0], contrast=twist[1], saturation=twist[2])
 
 
 def encode_classes(mask: Any, *, onehot: bool) -> Any:
     """Values 1, 2, 3 (H, W, 1) to class indices 0, 1, 2 (H, W), or to one-hot planes (3, H, W)."""
-    from nvidia.dali import fn, types
-
     classes = fn.squeeze(mask, axes=[2]) - types.Constant(1, dtype=types.UINT8)
     return fn.one_hot(classes, num_classes=3, axis=0, dtype=types.UINT8) if onehot else classes
 
@@ -130,11 +113,7 @@ def encode_classes(mask: Any, *, onehot: bool) -> Any:
 def graph_inputs(options: EngineOptions, *, images: Any, masks: Any, parameters: Parameters) -> dict[str, Any]:
     """Return what is fed into the graph for one batch, by input name; B values each.
 
-    Args:
-        options: those that the graph was built with.
-        images: encoded bytes, or pixels (B, H, W, 3).
-        masks: encoded bytes, or values (B, H, W, 1).
-        parameters: of the samples.
+    Images and masks are encoded bytes, or pixels (B, H, W, 3) and values (B, H, W, 1).
     """
     boxes = parameters.boxes
     shift = np.float32(1 / (4 * options.size))
@@ -144,11 +123,11 @@ def graph_inputs(options: EngineOptions, *, images: Any, masks: Any, parameters:
         "near_start": np.full((len(boxes), 2), shift, dtype=np.float32),
         "near_end": boxes[:, 2:].astype(np.float32) + shift,
     }
-    if options.crop:
+    if options.operations.area:
         inputs["crop_start"] = np.ascontiguousarray(boxes[:, :2])
         inputs["crop_shape"] = np.ascontiguousarray(boxes[:, 2:])
-    if options.flip:
+    if options.operations.flip:
         inputs["flip"] = parameters.flip.astype(np.int32)
-    if options.colour:
+    if options.operations.colour:
         inputs["twist"] = np.stack([parameters.brightness, parameters.contrast, parameters.saturation], axis=1)
     return inputs

@@ -54,11 +54,7 @@ Result = npt.NDArray[np.int32]
 
 
 class Ring:
-    """One thread's ring. No read is in flight any more when :meth:`read` returns or raises.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
+    """One thread's ring; ``OSError`` where the kernel refuses. After :meth:`read` no read is in flight."""
 
     def __init__(self) -> None:
         parameters = np.zeros(30, dtype=np.uint32)
@@ -105,9 +101,6 @@ class Ring:
 
         Returns:
             Bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
-
-        Raises:
-            OSError: the kernel refuses the call itself.
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):
@@ -186,23 +179,14 @@ def is_available() -> bool:
 
 
 def _call(number: int, *arguments: int) -> int:
-    """Make a system call, without the interpreter lock.
-
-    Raises:
-        OSError: it fails.
-    """
-    result = int(_libc().syscall(number, *(ctypes.c_long(argument) for argument in arguments)))
+    """Make a system call, without the interpreter lock; ``OSError`` if it fails."""
+    result = int(_libc.syscall(number, *(ctypes.c_long(argument) for argument in arguments)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
 
 
-@cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    return libc
-
-
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 _local = threading.local()

@@ -21,11 +21,7 @@ NAME_BYTES = 100  # the name field of a tar header
 
 
 class MemberReader:
-    """Reads members of a split's samples. Thread-safe.
-
-    Attributes:
-        files: the tars; say which samples have been verified.
-    """
+    """Reads members of a split's samples. Thread-safe."""
 
     def __init__(self, split: SplitReader) -> None:
         self.split = split
@@ -36,11 +32,7 @@ class MemberReader:
     ) -> tuple[list[Bytes], list[Bytes]]:
         """Return the encoded images and masks of samples.
 
-        Args:
-            indices: of the samples.
-            rows: their records.
-            scratch: where the bytes may be put: they are valid until the same thread's next call; None: memory of
-                their own.
+        With ``scratch``, they are valid until the same thread's next call.
 
         Raises:
             DamagedSamples: some cannot be read in full, are empty, or do not match their checksums.
@@ -66,7 +58,7 @@ class MemberReader:
             lengths: in bytes, more than 0, (N,).
 
         Returns:
-            Whether every piece was read in full. If not, any of them may be incomplete.
+            Whether every piece was read in full.
         """
         ring = thread_ring()
         if ring is None:

@@ -34,13 +34,7 @@ class RawReader:
         self._lengths = len(self._headers[0]) + size * size * 3, len(self._headers[1]) + size * size
 
     def gather(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, masks: Pixels) -> None:
-        """Write the pixels of B samples into arrays.
-
-        Args:
-            indices: of the samples, (B,).
-            rows: their records, (B,).
-            images: uint8 (B, size, size, 3), contiguous, written to.
-            masks: uint8 (B, size, size), contiguous, written to; values 1, 2, 3.
+        """Write the pixels of B samples into contiguous arrays, uint8 (B, size, size, 3) and (B, size, size).
 
         Raises:
             DamagedSamples: some cannot be read in full, have another shape, or do not match their checksums.
@@ -49,11 +43,7 @@ class RawReader:
             self._gather_one_by_one(indices, rows, images, masks)
 
     def _gather_together(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> bool:
-        """Read all pixels in one call, and the headers before them where they are yet to be verified.
-
-        Returns:
-            False if that does not work, or something is wrong; reading sample by sample finds out what.
-        """
+        """Read all pixels in one call, with the headers before them if these are not verified yet; False on failure."""
         fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
         if not fits.all():
             return False

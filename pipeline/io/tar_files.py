@@ -81,11 +81,7 @@ class TarFiles:
                 self._files.popitem(last=False)
 
     def drop_changed(self) -> bool:
-        """Close tars that were changed or replaced since they were opened, so that their samples are verified again.
-
-        Returns:
-            Whether there were any.
-        """
+        """Close tars that have changed since they were opened, to verify their samples again; return whether any."""
         with self._lock:
             opened = [(shard, self._stamps[shard]) for shard in self._files]
         changed = [shard for shard, stamp in opened if self._stamp_now(shard) not in (stamp, None)]

@@ -5,6 +5,5 @@ Nothing in here does I/O or keeps state; everything is a function of seed, epoch
 
 from pipeline.order.augmentation import Augmentation, Parameters, draw_parameters
 from pipeline.order.permutation import BatchSlices, permutation
-from pipeline.order.ranks import resolve_ranks
 
-__all__ = ["Augmentation", "BatchSlices", "Parameters", "draw_parameters", "permutation", "resolve_ranks"]
+__all__ = ["Augmentation", "BatchSlices", "Parameters", "draw_parameters", "permutation"]

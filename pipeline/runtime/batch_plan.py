@@ -33,21 +33,13 @@ class BatchIndices:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """A pure function of its attributes.
-
-    Attributes:
-        reader: of the split's members.
-        slices: how samples are divided into batches.
-        options: of the engine.
-        seed: of the order and of the augmentation.
-        shuffle: whether each epoch has its own order.
-    """
+    """A pure function of its attributes."""
 
     reader: MemberReader
     slices: BatchSlices
     options: EngineOptions
-    seed: int
-    shuffle: bool
+    seed: int  # of the order and of the augmentation
+    shuffle: bool  # whether each epoch has its own order
 
     @property
     def same_every_epoch(self) -> bool:
@@ -55,22 +47,12 @@ class BatchPlan:
         return not self.shuffle and self.options.augment is None
 
     def batches(self, epoch: int, first: int, *, endless: bool) -> Iterator[tuple[BatchIndices, BatchWork]]:
-        """Yield the batches of an epoch from number ``first`` on; with ``endless``, those of all later epochs too.
-
-        Raises:
-            PetsegError: the table of samples is damaged, or parameters were drawn that cannot be applied.
-        """
+        """Yield the batches of an epoch from number ``first`` on; with ``endless``, those of all later epochs too."""
         while True:
             yield from self._epoch(epoch, first)
             if not endless:
                 return
             epoch, first = epoch + 1, 0
-
-    def order(self, epoch: int) -> Indices:
-        """Return the order of an epoch, int64 (N,)."""
-        if self.shuffle:
-            return permutation(self.seed, epoch, self.slices.samples)
-        return np.arange(self.slices.samples, dtype=np.int64)
 
     def work(self, indices: Indices, epoch: int) -> BatchWork:
         """Return what an engine has to do for samples (B,) in an epoch."""
@@ -90,7 +72,8 @@ class BatchPlan:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[BatchIndices, BatchWork]]:
         """Indices and work are made for many batches at once."""
-        order = self.order(epoch)
+        count = self.slices.samples
+        order = permutation(self.seed, epoch, count) if self.shuffle else np.arange(count, dtype=np.int64)
         width = len(self.slices.slice)
         at_once = max(1, BLOCK // max(1, width))  # the width is 0 with more ranks than samples in a batch
         for start in range(first, self.slices.batches, at_once):

@@ -15,22 +15,13 @@ from pipeline.io.scratch import Bytes
 
 
 class BufferPool:
-    """Arrays of one shape.
-
-    Args:
-        shape: of each.
-        spare: the maximum number of unused ones that are kept.
-    """
+    """Arrays of one shape, of which at most ``spare`` unused ones are kept."""
 
     def __init__(self, shape: tuple[int, ...], *, spare: int) -> None:
+        self.bytes_each = math.prod(shape)
         self._shape = shape
         self._spare = spare
         self._unused: list[Bytes] = []
-
-    @property
-    def bytes_each(self) -> int:
-        """The size of an array in bytes."""
-        return math.prod(self._shape)
 
     def take(self) -> Bytes:
         """Return an uninitialised array, uint8 of the pool's shape; it returns to the pool when it is gone.

@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedBatch:
-    """A batch that is prepared.
-
-    Attributes:
-        samples: that are in it now.
-        prepared: by the engine; None where there are more damaged samples than may be replaced.
-        found: by sample index: what is wrong with those that were replaced.
-    """
+    """A batch that is prepared, perhaps with samples that replace others."""
 
     samples: BatchIndices
-    prepared: Any
-    found: dict[int, str]
+    prepared: Any  # by the engine; None where there are more damaged samples than may be replaced
+    found: dict[int, str]  # by sample index: what is wrong with those that were replaced
 
 
 class BatchStream:
@@ -43,8 +37,7 @@ class BatchStream:
         plan: what they hold.
         engine: makes tensors.
         policy: for damaged samples.
-        prefetch: how many batches are prepared in advance.
-        timeout: how long to wait for one, in seconds.
+        timeout: how long to wait for a batch, in seconds.
         epoch: of the first batch.
         first: its number in that epoch.
         endless: whether to go on with the next epoch; else the stream ends with this one.
@@ -56,7 +49,6 @@ class BatchStream:
         engine: Engine,
         policy: DamagePolicy,
         *,
-        prefetch: int,
         timeout: float,
         epoch: int,
         first: int,
@@ -67,7 +59,7 @@ class BatchStream:
         self._started: PreparedBatch | Exception | None = None
         self._maker = BatchMaker(plan, engine, policy)
         batches = plan.batches(epoch, first, endless=endless)
-        depth = prefetch + (0 if engine.has_device_part else 1)
+        depth = plan.options.prefetch + (0 if engine.has_device_part else 1)
         make = self._maker.make
         self.queue: PrefetchQueue[Any, PreparedBatch] | RequestQueue[Any, PreparedBatch]
         if engine.makers:
@@ -82,12 +74,7 @@ class BatchStream:
         return self._number == number and (self._epoch == epoch or self._plan.same_every_epoch)
 
     def take(self) -> tuple[BatchIndices, torch.Tensor, torch.Tensor]:
-        """Return samples, image and mask of the next batch. After an exception the stream cannot be used any more.
-
-        Raises:
-            SampleError: a sample is damaged and the policy is to stop.
-            PetsegError: a batch takes longer than the timeout.
-        """
+        """Return samples, image and mask of the next batch. After an exception the stream cannot be used any more."""
         started, self._started = self._started, None
         batch = started or self._next()
         if isinstance(batch, Exception):

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 J = TypeVar("J")
 T = TypeVar("T")
+Jobs = queue.SimpleQueue[Callable[[], None] | None]
 Result = tuple[T | None, BaseException | None]
 
 STOP_SECONDS = 5.0  # that a thread is given to finish what it is doing
@@ -26,15 +27,10 @@ _running: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class WorkerThreads:
-    """Runs a function over the parts of a piece of work: fork and join, with the calling thread as one of the workers.
-
-    Args:
-        count: how many threads work at a time, at least 1.
-        name: of the threads.
-    """
+    """Runs a function over the parts of a piece of work in ``count`` threads, of which the caller's is one."""
 
     def __init__(self, count: int, *, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=_work, args=(self._jobs,), name=f"{name}-{number}", daemon=True)
             for number in range(count - 1)
@@ -86,7 +82,7 @@ class WorkerThreads:
         self._threads = []
 
 
-def _end(jobs: queue.SimpleQueue[Callable[[], None] | None], count: int) -> None:
+def _end(jobs: Jobs, count: int) -> None:
     for _ in range(count):
         jobs.put(None)
 
@@ -95,7 +91,7 @@ def _nothing(_: object) -> None:
     """Replace a function that has done its work."""
 
 
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+def _work(jobs: Jobs) -> None:
     while (job := jobs.get()) is not None:
         job()
         del job
@@ -106,12 +102,7 @@ class PrefetchQueue(Generic[J, T]):
 
     They are returned in the order of the jobs. After a job that failed no further one is started.
 
-    Args:
-        make: called with each job, in some thread.
-        jobs: what to make, possibly without end; advanced by one thread at a time.
-        depth: at least 1.
-        threads: how many make results at a time.
-        name: of the threads.
+    ``jobs`` may be endless; it is advanced by one thread at a time.
     """
 
     def __init__(self, make: Callable[[J], T], jobs: Iterator[J], *, depth: int, threads: int = 1, name: str) -> None:

@@ -8,7 +8,9 @@ and replies are exchanged.
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import torch
 
 from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, EngineOptions
@@ -18,9 +20,6 @@ from pipeline.workers.shared_memory import SharedPool
 from pipeline.workers.worker_pool import PendingBatch, WorkerPool
 from shards.errors import PetsegError
 
-if TYPE_CHECKING:
-    import torch
-
 
 class ProcessEngine:
     """Requests batches from worker processes, each of which makes one at a time.
@@ -28,15 +27,7 @@ class ProcessEngine:
     It has no threads: ``prepare`` sends a request and returns at once, and ``finish`` waits for the reply. Whichever
     worker is free takes the next request. Only where requests of a dropped stream are still pending, ``prepare`` waits
     for their replies first: the new requests need their memory.
-
-    Args:
-        options: what the engine is built for.
-        reader: whose tars are watched for changes; the workers open their own.
-        processes: how many.
-        timeout: seconds to wait for a batch.
-
-    Raises:
-        PetsegError: a process cannot be started.
+    The workers open tars of their own; those of ``reader`` are watched for changes.
     """
 
     name = "torch"
@@ -54,11 +45,7 @@ class ProcessEngine:
         self._pool: WorkerPool | None = self._start_pool()
 
     def prepare(self, work: BatchWork) -> PendingBatch:
-        """Request the batch.
-
-        Raises:
-            PetsegError: a worker has ended, none replies within the timeout, or out of memory.
-        """
+        """Request the batch; raises ``PetsegError`` if a worker has ended or does not reply, or out of memory."""
         if self._pool is None or self._pool.ended:
             self._pool = self._start_pool()
         self._pool.wait_for_room(self._prefetch, self._timeout)
@@ -72,14 +59,7 @@ class ProcessEngine:
         return prepared
 
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wait for the batch that was requested.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; positions in the batch.
-            PetsegError: a worker has ended or failed, or none replies within the timeout.
-        """
-        import torch
-
+        """Wait for the batch that was requested; raises ``PetsegError`` as ``prepare`` does."""
         batch = cast(PendingBatch, started)
         failure = batch.pool.wait_for(batch, self._timeout)
         if failure is not None:

@@ -38,28 +38,18 @@ MAX_MESSAGE: Final = 1 << 15  # bytes: a socket holds many of these at once
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
-    """What a worker process receives first.
-
-    Attributes:
-        split: whose samples.
-        options: of the loader's engine.
-    """
+    """What a worker process receives first."""
 
     split: SplitReader
-    options: EngineOptions
+    options: EngineOptions  # of the loader
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchFailure:
-    """Why a batch was not made.
+    """Why a batch was not made."""
 
-    Attributes:
-        damaged: by position in the batch: what is wrong with samples.
-        error: any other error, in one line.
-    """
-
-    damaged: dict[int, str]
-    error: str = ""
+    damaged: dict[int, str]  # by position in the batch: what is wrong with samples
+    error: str = ""  # any other error, in one line
 
 
 def slot_shapes(options: EngineOptions) -> tuple[tuple[int, ...], ...]:

@@ -27,9 +27,7 @@ FIRST_ARENA = 8  # slots; each further arena is twice as large, so that there ar
 class SlotMap:
     """The arrays in each slot of a shared file, mapped when first requested.
 
-    Args:
-        descriptor: of the file, which must be long enough.
-        shapes: of a slot's arrays, all uint8.
+    The file must be long enough; ``shapes`` are those of a slot's arrays, all uint8.
     """
 
     def __init__(self, descriptor: int, shapes: Shapes) -> None:
@@ -83,12 +81,7 @@ def arena_of(slot: int) -> tuple[int, int]:
 class SharedPool:
     """Lends slots, as :class:`pipeline.runtime.buffers.BufferPool` lends arrays.
 
-    Args:
-        shapes: of a slot's arrays.
-        spare: the maximum number of unused slots that keep their memory.
-
-    Attributes:
-        descriptor: of the shared file.
+    At most ``spare`` unused slots keep their memory. ``descriptor`` is the shared file's.
     """
 
     def __init__(self, shapes: Shapes, *, spare: int) -> None:

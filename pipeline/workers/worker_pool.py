@@ -31,19 +31,12 @@ PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds the package ``
 
 @dataclass(eq=False)
 class PendingBatch:
-    """A request that was sent.
-
-    Attributes:
-        pool: to which.
-        arrays: filled once the reply is there: images, masks; and the records.
-        done: whether the reply is complete.
-        parts: of the reply so far.
-    """
+    """A request that was sent to a pool."""
 
     pool: WorkerPool
-    arrays: tuple[Bytes, ...]
-    done: bool = False
-    parts: list[bytes] = field(default_factory=list)
+    arrays: tuple[Bytes, ...]  # images, masks, records; filled once the reply is complete
+    done: bool = False  # whether the reply is complete
+    parts: list[bytes] = field(default_factory=list)  # of the reply so far
 
 
 class WorkerPool:
@@ -51,16 +44,12 @@ class WorkerPool:
 
     If one of them ends, nobody knows which request it had taken: then all are ended.
 
+    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time.
+
     Args:
-        setup: pickled: what they receive first.
+        setup: a pickled ``WorkerSetup``.
         memory: file descriptor of the shared memory.
         count: how many.
-
-    Attributes:
-        ended: whether it cannot be used any more.
-
-    Raises:
-        PetsegError: a process cannot be started.
     """
 
     def __init__(self, setup: bytes, memory: int, count: int) -> None:
@@ -78,11 +67,7 @@ class WorkerPool:
         self._poll.register(self._socket, select.POLLIN)
 
     def request(self, slot: int, arrays: tuple[Bytes, ...], *, count: int, generation: int) -> PendingBatch:
-        """Request the batch whose work is written in a slot.
-
-        Raises:
-            PetsegError: a worker has ended.
-        """
+        """Request the batch whose work is written in a slot."""
         if self.ended:
             raise PetsegError(ENDED)
         batch = PendingBatch(self, arrays)
@@ -92,20 +77,12 @@ class WorkerPool:
         return batch
 
     def wait_for(self, batch: PendingBatch, timeout: float) -> BatchFailure | None:
-        """Return what is wrong with a batch once the reply is there; None: it is complete.
-
-        Raises:
-            PetsegError: a worker has ended, or none replies within ``timeout`` seconds.
-        """
+        """Return what is wrong with a batch once the reply is there; None: nothing."""
         self._receive_until(lambda: batch.done, timeout)
         return cast(BatchFailure, pickle.loads(b"".join(batch.parts))) if batch.parts else None
 
     def wait_for_room(self, most: int, timeout: float) -> None:
-        """Return once at most ``most`` requests are pending, including those of a stream that was dropped.
-
-        Raises:
-            PetsegError: a worker has ended, or none replies within ``timeout`` seconds.
-        """
+        """Return once at most ``most`` requests are pending, including those of a stream that was dropped."""
         self._receive_until(lambda: len(self._pending) <= most, timeout)
 
     def end(self) -> None:
@@ -171,11 +148,7 @@ class WorkerProcess:
 
     @classmethod
     def start(cls, setup: bytes, connection: int, memory: int) -> WorkerProcess:
-        """Start a worker, without waiting for it.
-
-        Raises:
-            PetsegError: it cannot be started.
-        """
+        """Start a worker, without waiting for it."""
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             with tempfile.TemporaryFile() as stdin:  # a pipe would have to be written to until the worker reads
