@@ -15,16 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.arguments import (
-    check_numbers,
-    check_processes,
-    check_slices,
-    check_values,
-    resolve_augment,
-    resolve_device,
-    resolve_ranks,
-    usable_cores,
-)
+from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
 from pipeline.damage import DamagePolicy, OnError
@@ -101,24 +92,25 @@ class Loader:
         max_damaged: int = 10,
         timeout: float = 120,
     ) -> None:
-        check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads, processes=processes)
-        check_values(seed=seed, mask=mask, timeout=timeout)
+        arguments.check_numbers(
+            batch_size=batch_size, size=size, prefetch=prefetch, threads=threads, processes=processes
+        )
+        arguments.check_values(seed=seed, mask=mask, timeout=timeout)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.split = self.shards.split(split)
         if not len(self.split):
             raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
-        self.rank, self.world_size = resolve_ranks(rank=rank, world_size=world_size)
+        self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
         self.shuffle = split == "train" if shuffle is None else shuffle
-        check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
-        self.slices = BatchSlices(
-            samples=len(self.split), batch_size=batch_size, rank=self.rank, world_size=self.world_size
-        )
+        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        ranks = {"rank": self.rank, "world_size": self.world_size}
+        self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, **ranks)
         self.batch_size, self.size, self.seed, self.mask, self.timeout = batch_size, size, seed, mask, timeout
         self.processes, self.prefetch = processes, max(prefetch, 2 * processes)
-        self.augment = resolve_augment(augment)
+        self.augment = arguments.resolve_augment(augment)
         self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
-        self.device = resolve_device(device)
-        self.threads = threads or usable_cores()
+        self.device = arguments.resolve_device(device)
+        self.threads = threads or arguments.usable_cores()
         self.epoch = 0
         self._delivered = 0  # batches of the current epoch that the caller has received
         self._first = 0  # where the next iteration starts
@@ -129,7 +121,7 @@ class Loader:
         self._process = os.getpid()
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
-        check_processes(processes, threads=threads, engine=self.engine)
+        arguments.check_processes(processes, threads=threads, engine=self.engine)
         options = EngineOptions(
             storage=manifest.storage,
             stored_size=manifest.size,
@@ -230,8 +222,7 @@ class Loader:
                 timeout=self.timeout,
                 epoch=self.epoch,
                 first=first,
-                # Training prefetches the next epoch; otherwise one pass may be all that is wanted, but not after a second.
-                endless=self.shuffle or self._iterated,
+                endless=self.shuffle or self._iterated,  # in evaluation, one pass may be all that is wanted
             )
             # A loader that is dropped without being closed leaves no thread and no memory behind.
             self._cancel = weakref.finalize(self, self._stream.queue.cancel)

@@ -112,8 +112,9 @@ def test_a_worker_that_is_killed_is_told_and_the_loader_can_go_on(folder: Path) 
 
 
 def test_a_worker_that_hangs_runs_into_the_timeout(folder: Path) -> None:
-    with make(folder, timeout=3) as loader:
-        next(iter(loader))
+    with make(folder) as loader:
+        next(iter(loader))  # with more time, since the processes have to start
+        loader._engine._timeout = 3
         for one in children():
             one.suspend()
         start = time.monotonic()
@@ -228,6 +229,32 @@ def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
 def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], told: str) -> None:
     with pytest.raises(PetsegError, match=told):
         make(sets["raw"], **options)
+
+
+def test_workers_find_this_package_and_no_module_of_the_users(folder: Path, tmp_path: Path) -> None:
+    """A program in a folder that has modules of these names, found only through ``sys.path``, as in a notebook."""
+    for name in ("pipeline.py", "shards.py", "io.py", "engine.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module was imported')")
+    program = """
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        from pipeline import Loader
+        from pipeline.workers import worker_pool
+        with Loader(sys.argv[1], batch_size=12, device="cpu", processes=1) as loader:
+            print(len(list(loader)))
+    """
+    root = Path(__file__).resolve().parents[3]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for extra in ({}, {"PYTHONPATH": "."}):
+        process = subprocess.run(
+            [sys.executable, "-P", "-c", textwrap.dedent(program), str(folder), str(root)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment | extra,
+            check=False,
+        )
+        assert (process.returncode, process.stdout, process.stderr) == (0, "4\n", "")
 
 
 def test_where_there_is_no_shared_memory_it_is_said(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
