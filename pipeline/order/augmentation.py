@@ -84,17 +84,11 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What is applied to each sample of a batch of B.
+    """What is applied to each sample of a batch of B."""
 
-    Attributes:
-        boxes: the crop in stored pixels: top, left, height, width; int32 (B, 4).
-        flip: whether the result is flipped horizontally; bool (B,).
-        brightness, contrast, saturation: factors, 1 changes nothing; float32 (B,).
-    """
-
-    boxes: Boxes
-    flip: npt.NDArray[np.bool_]
-    brightness: npt.NDArray[np.float32]
+    boxes: Boxes  # the crop in stored pixels: top, left, height, width; (B, 4)
+    flip: npt.NDArray[np.bool_]  # whether the result is flipped horizontally, (B,)
+    brightness: npt.NDArray[np.float32]  # a factor, as the next two; 1 changes nothing; (B,)
     contrast: npt.NDArray[np.float32]
     saturation: npt.NDArray[np.float32]
 

@@ -87,8 +87,8 @@ FORGERIES: dict[str, Callable[[Any], dict[str, bytes]]] = {
     "truncated image": lambda pair: {"image": pair.image[: len(pair.image) // 2]},
     "garbage": lambda pair: {"image": bytes(range(256)) * 8},
     "empty image": lambda pair: {"image": b""},
-    "empty mask": lambda pair: {"trimap": b""},
-    "truncated mask": lambda pair: {"trimap": pair.trimap[: len(pair.trimap) // 2]},
+    "empty mask": lambda pair: {"mask": b""},
+    "truncated mask": lambda pair: {"mask": pair.mask[: len(pair.mask) // 2]},
 }
 
 
@@ -103,17 +103,17 @@ def test_members_that_cannot_be_decoded(
 
 
 def other_value(pair: Any) -> dict[str, bytes]:
-    values = np.asarray(Image.open(io.BytesIO(pair.trimap))).copy()
+    values = np.asarray(Image.open(io.BytesIO(pair.mask))).copy()
     values[:] = 4
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
-    return {"trimap": buffer.getvalue()}
+    return {"mask": buffer.getvalue()}
 
 
 def other_size(pair: Any) -> dict[str, bytes]:
-    picture = Image.open(io.BytesIO(pair.image)).resize((31, 33))
+    image = Image.open(io.BytesIO(pair.image)).resize((31, 33))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG")
+    image.save(buffer, "JPEG")
     return {"image": buffer.getvalue()}
 
 
@@ -135,8 +135,8 @@ def forged(
     pairs = [drawn_pair(storage, 48, 48 if size else 60, seed) for seed in range(COUNT)]
     good = run(writer(tmp_path / "good", pairs, storage=storage, size=size), engine)
     pair = pairs[BAD]
-    changed = {"image": pair.image, "trimap": pair.trimap} | forge(pair)
-    pairs[BAD] = type(pair)(changed["image"], changed["trimap"], pair.height, pair.width)
+    changed = {"image": pair.image, "mask": pair.mask} | forge(pair)
+    pairs[BAD] = type(pair)(changed["image"], changed["mask"], pair.height, pair.width)
     return writer(tmp_path / "forged", pairs, storage=storage, size=size), good
 
 

@@ -184,12 +184,12 @@ def fail_in_epoch_1(loader: Loader, monkeypatch: pytest.MonkeyPatch, number: int
     batch = permutation(5, 1, 40)[number * 12 : number * 12 + 12]
     prepare = loader._engine.prepare
 
-    def spoiled(work: Any) -> Any:
+    def damaged_once(work: Any) -> Any:
         if np.array_equal(work.indices, batch):
             raise DamagedSamples({0: f"sample {bad} is bad"})
         return prepare(work)
 
-    monkeypatch.setattr(loader._engine, "prepare", spoiled)
+    monkeypatch.setattr(loader._engine, "prepare", damaged_once)
     return bad
 
 

@@ -24,6 +24,7 @@ from pipeline.order.augmentation import colour_matrices, draw_parameters
 
 MOST, MEAN = 3, 0.5  # levels of 255, for one image
 EDGE = 12  # levels, at the outermost pixels, where DALI's graph shrinks a real image
+EDGE_ORIGINAL = 24  # likewise, from its original resolution
 EDGE_NOISE = 48  # likewise, of the test sets' noise
 # DALI's graph is the same for ``source`` and ``jpeg``.
 COMBINATIONS = [(storage, "torch") for storage in ("source", "jpeg", "raw")] + [("source", "dali"), ("raw", "dali")]
@@ -65,7 +66,7 @@ def test_whole_images(sets: dict[str, Path], reference: Any, storage: str, engin
 def test_crops_and_flips(sets: dict[str, Path], reference: Any, storage: str, engine: str, size: int) -> None:
     samples = load(sets[storage], size=size, engine=engine, augment=GEOMETRY, seed=9, mask="index")
     for index, image, mask in samples:
-        pixels, trimap = reference.stored(sets[storage], storage, index)
+        pixels, values = reference.stored(sets[storage], storage, index)
         drawn = draw_parameters(
             GEOMETRY,
             seed=9,
@@ -75,7 +76,7 @@ def test_crops_and_flips(sets: dict[str, Path], reference: Any, storage: str, en
             widths=np.array([pixels.shape[1]]),
         )
         expected, classes = reference.expected(
-            pixels, trimap, size, box=drawn.boxes[0].tolist(), flip=bool(drawn.flip[0])
+            pixels, values, size, box=drawn.boxes[0].tolist(), flip=bool(drawn.flip[0])
         )
         assert_images_agree(image, expected, index, edge=EDGE_NOISE if engine == "dali" else MOST)
         assert np.array_equal(mask, classes), index
@@ -85,12 +86,12 @@ def test_crops_and_flips(sets: dict[str, Path], reference: Any, storage: str, en
 def test_colours(sets: dict[str, Path], reference: Any, storage: str, engine: str) -> None:
     strong = Augmentation(area=None, flip=0, brightness=0.5, contrast=0.5, saturation=0.8)
     for index, image, _ in load(sets[storage], size=64, engine=engine, augment=strong):
-        pixels, trimap = reference.stored(sets[storage], storage, index)
+        pixels, values = reference.stored(sets[storage], storage, index)
         drawn = draw_parameters(
             strong, seed=0, epoch=0, indices=np.array([index]), heights=np.ones(1, int), widths=np.ones(1, int)
         )
         matrix, offset = (x[0].astype(float) for x in colour_matrices(drawn))
-        expected, _ = reference.expected(pixels, trimap, 64)
+        expected, _ = reference.expected(pixels, values, 64)
         wanted = np.clip(np.rint(expected.astype(float) @ matrix.T + offset), 0, 255)
         stretch = max(1.0, np.abs(matrix).sum(axis=1).max())
         difference = np.abs(image.astype(float) - wanted)
@@ -105,9 +106,9 @@ def test_real_images(real_set: Path, reference: Any, engine: str) -> None:
 
     for split in ShardSet.open(real_set).manifest.splits:
         for index, image, mask in load(real_set, size=128, engine=engine, split=split, shuffle=False):
-            pixels, trimap = reference.stored(real_set, "source", index, split)
-            expected, classes = reference.expected(pixels, trimap, 128)
-            assert_images_agree(image, expected, (split, index), edge=EDGE if engine == "dali" else MOST)
+            pixels, values = reference.stored(real_set, "source", index, split)
+            expected, classes = reference.expected(pixels, values, 128)
+            assert_images_agree(image, expected, (split, index), edge=EDGE_ORIGINAL if engine == "dali" else MOST)
             assert np.array_equal(mask.argmax(0), classes), (split, index)
             assert (mask.sum(0) == 1).all()
 

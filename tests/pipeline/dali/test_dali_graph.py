@@ -55,7 +55,7 @@ def test_the_list_of_operators_is_that_of_the_graph(storage: str) -> None:
 def test_the_graph_agrees_with_the_torch_engine(
     sets: dict[str, Path], storage: str, augment: Any, size: int, mask: Any
 ) -> None:
-    """Same masks; same pictures but for the outermost rows and columns, where DALI repeats edge pixels."""
+    """Same masks; same images but for the outermost rows and columns, where DALI repeats edge pixels."""
     common: dict[str, Any] = {"batch_size": 8, "size": size, "augment": augment, "mask": mask}
     with (
         Loader(sets[storage], device="cpu", engine="dali", **common) as graph,

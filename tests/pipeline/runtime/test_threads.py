@@ -42,21 +42,21 @@ def test_workers_work_at_the_same_time() -> None:
     workers.stop()
 
 
-def test_reading_ahead_is_bounded_and_in_order() -> None:
+def test_prefetching_is_bounded_and_in_order() -> None:
     made: list[int] = []
 
     def make(number: int) -> int:
         made.append(number)
         return number * number
 
-    ahead = PrefetchQueue(make, iter(range(10)), depth=3, name="test")
+    prefetched = PrefetchQueue(make, iter(range(10)), depth=3, name="test")
     time.sleep(0.2)
     assert made == [0, 1, 2]
-    assert ahead.take(5) == 0
+    assert prefetched.take(5) == 0
     time.sleep(0.2)
     assert made == [0, 1, 2, 3]
-    assert [ahead.take(5) for _ in range(9)] == [n * n for n in range(1, 10)]
-    ahead.stop()
+    assert [prefetched.take(5) for _ in range(9)] == [n * n for n in range(1, 10)]
+    prefetched.stop()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -72,21 +72,21 @@ def test_several_threads_make_and_the_order_stays(threads: int) -> None:
         going[0] -= 1
         return number
 
-    ahead = PrefetchQueue(make, iter(range(40)), depth=4, threads=threads, name="test")
-    assert [ahead.take(5) for _ in range(40)] == list(range(40))
-    ahead.stop()
+    prefetched = PrefetchQueue(make, iter(range(40)), depth=4, threads=threads, name="test")
+    assert [prefetched.take(5) for _ in range(40)] == list(range(40))
+    prefetched.stop()
     assert going == [0]
 
 
 def test_several_threads_are_bounded_together() -> None:
     begun: list[int] = []
-    ahead = PrefetchQueue(begun.append, iter(range(100)), depth=3, threads=5, name="test")
+    prefetched = PrefetchQueue(begun.append, iter(range(100)), depth=3, threads=5, name="test")
     for taken in range(4):
         time.sleep(0.1)
         assert sorted(begun) == list(range(3 + taken))
-        ahead.take(5)
-    assert ahead.take_ready() is None
-    ahead.stop()
+        prefetched.take(5)
+    assert prefetched.take_ready() is None
+    prefetched.stop()
 
 
 def test_what_came_before_a_failure_is_handed_out() -> None:
@@ -100,24 +100,24 @@ def test_what_came_before_a_failure_is_handed_out() -> None:
         time.sleep(0.1)
         return number
 
-    ahead = PrefetchQueue(make, iter(range(100)), depth=8, threads=3, name="test")
-    assert [ahead.take(5) for _ in range(3)] == [0, 1, 2]
+    prefetched = PrefetchQueue(make, iter(range(100)), depth=8, threads=3, name="test")
+    assert [prefetched.take(5) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError, match="three"):
-        ahead.take(5)
-    ahead.stop()
+        prefetched.take(5)
+    prefetched.stop()
     assert max(begun) < 7
 
 
-def test_jobs_that_cannot_be_told_fail_in_their_turn() -> None:
+def test_an_error_of_the_job_iterator_is_raised_in_its_turn() -> None:
     def jobs() -> Iterator[int]:
         yield from range(3)
         raise OSError("no table")
 
-    ahead = PrefetchQueue(lambda number: number, jobs(), depth=9, threads=2, name="test")
-    assert [ahead.take(5) for _ in range(3)] == [0, 1, 2]
+    prefetched = PrefetchQueue(lambda number: number, jobs(), depth=9, threads=2, name="test")
+    assert [prefetched.take(5) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="no table"):
-        ahead.take(5)
-    ahead.stop()
+        prefetched.take(5)
+    prefetched.stop()
 
 
 def test_threads_end_with_a_pool_that_is_dropped() -> None:
@@ -133,28 +133,28 @@ def test_threads_end_with_a_pool_that_is_dropped() -> None:
 
 def test_waiting_for_what_is_not_made_in_time_ends() -> None:
     release = threading.Event()
-    ahead = PrefetchQueue(lambda _: release.wait(30), iter(range(2)), depth=1, name="test")
+    prefetched = PrefetchQueue(lambda _: release.wait(30), iter(range(2)), depth=1, name="test")
     start = time.monotonic()
     with pytest.raises(TimeoutError):
-        ahead.take(0.05)
+        prefetched.take(0.05)
     with pytest.raises(TimeoutError):
-        ahead.take(1.3)
+        prefetched.take(1.3)
     assert 1.3 < time.monotonic() - start < 5
     release.set()
-    ahead.stop()
+    prefetched.stop()
 
 
-def test_reading_ahead_raises_where_it_failed() -> None:
+def test_prefetching_raises_where_it_failed() -> None:
     def make(number: int) -> int:
         if number == 2:
             raise KeyError("two")
         return number
 
-    ahead = PrefetchQueue(make, iter(range(10)), depth=5, name="test")
-    assert [ahead.take(5), ahead.take(5)] == [0, 1]
+    prefetched = PrefetchQueue(make, iter(range(10)), depth=5, name="test")
+    assert [prefetched.take(5), prefetched.take(5)] == [0, 1]
     with pytest.raises(KeyError, match="two"):
-        ahead.take(5)
-    ahead.stop()
+        prefetched.take(5)
+    prefetched.stop()
 
 
 def test_memory_comes_back_only_when_no_tensor_shares_it() -> None:

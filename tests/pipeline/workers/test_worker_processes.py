@@ -95,7 +95,7 @@ def test_no_process_is_left_by_a_loader_that_is_dropped(folder: Path) -> None:
     assert eventually(lambda: children() == [])
 
 
-def test_a_worker_that_is_killed_is_told_and_the_loader_can_go_on(folder: Path) -> None:
+def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Path) -> None:
     with make(folder, batch_size=4) as loader:
         wanted = [digest(batch) for batch in loader]
         loader.set_epoch(0)
@@ -218,7 +218,7 @@ def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"processes": -1}, "processes must be a whole number from 0 to 64, not -1"),
         ({"processes": True}, "processes must be a whole number"),
@@ -226,8 +226,8 @@ def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
         ({"processes": 2, "engine": "dali"}, "works with engine torch"),
     ],
 )
-def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], told: str) -> None:
-    with pytest.raises(PetsegError, match=told):
+def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PetsegError, match=message):
         make(sets["raw"], **options)
 
 
@@ -257,19 +257,19 @@ def test_workers_find_this_package_and_no_module_of_the_users(folder: Path, tmp_
         assert (process.returncode, process.stdout, process.stderr) == (0, "4\n", "")
 
 
-def test_where_there_is_no_shared_memory_it_is_said(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_without_shared_memory_are_refused(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(PetsegError, match="processes=2 needs Linux; use threads"):
         make(sets["raw"])
 
 
-def test_a_process_that_cannot_be_started_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_started_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(PetsegError, match="a worker process of the loader cannot be started: No such file"):
         make(sets["raw"])
 
 
-def test_what_a_process_said_last_is_told() -> None:
+def test_the_last_output_of_a_process_is_reported() -> None:
     pool = SharedPool(((4,),), spare=1)
     workers = WorkerPool(b"no setup", pool.descriptor, 1)
     batch = workers.request(*pool.take(), count=1, generation=0)
@@ -279,7 +279,7 @@ def test_what_a_process_said_last_is_told() -> None:
         workers.request(*pool.take(), count=1, generation=0)
 
 
-def test_memory_that_is_used_up_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exhausted_memory_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
