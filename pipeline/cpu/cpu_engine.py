@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cpu import pixel_ops
-from pipeline.cpu.decoders import RawDecoder, SampleDecoder, TurboDecoder
 from pipeline.cpu.pixel_ops import Pixels
+from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
 from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, EngineOptions
 from pipeline.io.members import MemberReader
