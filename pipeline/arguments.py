@@ -1,22 +1,26 @@
-"""A loader's arguments: what is wrong with them, in one clear line each, and what their defaults stand for."""
+"""A loader's arguments: errors in one clear line each, and what their defaults stand for."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, cast, get_args
+import sys
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.order.augmentation import Augmentation, Preset
 from shards.errors import UsageError
 
-MAX_SIZE = 4096  # pixels a side of the output
+if TYPE_CHECKING:
+    import torch
+
+MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks_here = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
-    return max(1, cores // max(1, int(ranks_here) if ranks_here.isdecimal() else 1))
+    local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
+    return max(1, cores // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
@@ -25,7 +29,51 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
         return augment
     if augment in get_args(Preset):
         return Augmentation.preset(cast("Preset", augment))
-    raise UsageError(f"augment {augment!r} is not known; use None, 'train', 'strong' or an Augmentation")
+    raise UsageError(f"augment {augment!r} is unknown; use None, 'train', 'strong' or an Augmentation")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that a name stands for; "auto" is the current CUDA device, or the CPU where there is none."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UsageError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {str(device)!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {str(device)!r} is not available: PyTorch finds no CUDA; use cpu or auto")
+    number = torch.cuda.current_device() if chosen.index is None else chosen.index
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise UsageError(f"device cuda:{number} is not available: PyTorch finds {count} CUDA device(s)")
+    return torch.device("cuda", number)
+
+
+def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return (rank, world size): as given, else torch.distributed's where it is initialised, else (0, 1)."""
+    if (rank is None) != (world_size is None):
+        raise UsageError("give both rank and world_size, or neither")
+    if rank is None or world_size is None:
+        return _distributed_ranks()
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} of world_size {world_size}: world_size must be at least 1, rank 0..world_size-1")
+    return rank, world_size
+
+
+def _distributed_ranks() -> tuple[int, int]:
+    if "torch.distributed" not in sys.modules:  # not imported, so not initialised
+        return 0, 1
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:
@@ -41,8 +89,18 @@ def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | N
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
+def check_values(*, seed: Any, mask: Any, timeout: float) -> None:
+    """Raise ``UsageError`` unless each has a meaning."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UsageError(f"seed must be a whole number, not {seed!r}")
+    if mask not in ("onehot", "index"):
+        raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+
+
 def check_processes(processes: int, *, threads: int | None, engine: str) -> None:
-    """Raise ``UsageError`` where processes were asked for that cannot make batches."""
+    """Raise ``UsageError`` where worker processes are requested that cannot be used."""
     if not processes:
         return
     if threads is not None:
@@ -53,15 +111,8 @@ def check_processes(processes: int, *, threads: int | None, engine: str) -> None
         raise UsageError(f"processes={processes} needs Linux; use threads")
 
 
-def check_timeout(timeout: float) -> float:
-    """Return a number of seconds that one can wait for."""
-    if not 0 < timeout < float("inf"):
-        raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-    return timeout
-
-
 def check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:
-    """Raise ``UsageError`` where, in training, some rank would not get as much as the others."""
+    """Raise ``UsageError`` where, in training, ranks would get slices of different lengths."""
     if shuffle and world_size > batch_size:
         raise UsageError(
             f"batch_size {batch_size} (global) is smaller than the {world_size} ranks: some would get nothing; for "
@@ -69,18 +120,6 @@ def check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:
         )
     if shuffle and batch_size % world_size:
         raise UsageError(
-            f"batch_size {batch_size} (global) does not divide by the {world_size} ranks; for shuffled training "
+            f"batch_size {batch_size} (global) is not divisible by the {world_size} ranks; for shuffled training "
             f"use {batch_size // world_size * world_size} or {(batch_size // world_size + 1) * world_size}"
         )
-
-
-def check_seed(seed: Any) -> None:
-    """Raise ``UsageError`` unless the seed is a whole number."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UsageError(f"seed must be a whole number, not {seed!r}")
-
-
-def check_mask(mask: Any) -> None:
-    """Raise ``UsageError`` unless the form of the masks is known."""
-    if mask not in ("onehot", "index"):
-        raise UsageError(f"mask {mask!r} is not known; use onehot or index")

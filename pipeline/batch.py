@@ -16,7 +16,7 @@ class Batch:
     B is the same for all batches of a rank; it is 0 where an evaluation has more ranks than samples in a global batch.
 
     Attributes:
-        image: uint8 (B, 3, S, S), channels_last, red-green-blue, 0..255, on the loader's device.
+        image: uint8 (B, 3, S, S), channels_last, RGB, 0..255, on the loader's device.
         mask: uint8 on the same device: one-hot (B, 3, S, S), contiguous, channels animal, background, border;
             or the class index (B, S, S), 0, 1, 2 in the same order.
         index: int64 (B,) on the CPU: which sample of the split.

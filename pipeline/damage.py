@@ -1,4 +1,4 @@
-"""Samples that cannot be used, and what is done about them while a loader runs."""
+"""Damaged samples, and the policy for them while a loader runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ OnError = Literal["stop", "replace"]
 log = logging.getLogger("petseg.loader")
 
 
-class DamagedSamples(Exception):  # noqa: N818 - it names samples, and never reaches the user
+class DamagedSamples(Exception):  # noqa: N818 - a list of samples, never shown to the user
     """Samples of one batch that cannot be used; caught by the loader, which knows the policy.
 
-    Attributes:
-        reasons: by position in the batch: where the sample is and what is wrong with it, for people.
+    ``reasons`` has, by position in the batch, a message with the sample's location and what is wrong with it.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -30,47 +29,39 @@ class DamagedSamples(Exception):  # noqa: N818 - it names samples, and never rea
 class DamagePolicy:
     """Counts damaged samples and decides when to stop.
 
-    Batches are made ahead, by several threads; what they find counts when its batch is delivered, in order.
+    Batches are prepared in advance, by several threads; what they find counts when its batch is delivered, in order.
 
-    Attributes:
-        on_error: ``stop``: the first one raises; ``replace``: another sample takes its place, marked invalid.
-        budget: how many different samples may be replaced before the loader stops all the same.
-        damaged: by sample index: what is wrong, of all in batches that were delivered since the loader was made.
     """
 
-    on_error: OnError
-    budget: int
-    damaged: dict[int, str] = field(default_factory=dict)
-    _ahead: set[int] = field(default_factory=set)  # found, in batches that were not delivered yet
+    on_error: OnError  # stop: the first one raises; replace: another sample takes its place, marked invalid
+    budget: int  # how many different samples may be replaced before the loader stops all the same
+    damaged: dict[int, str] = field(default_factory=dict)  # by sample index: what is wrong, in all delivered batches
+    _undelivered: set[int] = field(default_factory=set)  # found, in batches that were not delivered yet
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "replace"):
-            raise UsageError(f"on_error {self.on_error!r} is not known; use stop or replace")
+            raise UsageError(f"on_error {self.on_error!r} is unknown; use stop or replace")
         if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 0:
             raise UsageError(f"max_damaged must be a whole number of 0 or more, not {self.budget!r}")
 
     def may_replace(self, found: Mapping[int, str]) -> bool:
-        """Take note of the damaged samples of a batch in the making (reasons by sample index).
-
-        Returns:
-            False if they are more than may be replaced: :meth:`admit` will raise.
-        """
-        self._ahead.update(found)
+        """Record the damaged samples of a batch (reasons by index); False if :meth:`admit` will raise for them."""
+        self._undelivered.update(found)
         return self.on_error == "replace" and len({*self.damaged, *found}) <= self.budget
 
     def is_known(self, index: int) -> bool:
-        """Whether a sample has been found to be damaged, delivered or not."""
-        return index in self.damaged or index in self._ahead
+        """Whether a sample was found to be damaged, delivered or not."""
+        return index in self.damaged or index in self._undelivered
 
     def forget(self) -> None:
         """Forget what was found in batches that will not be delivered."""
-        self._ahead.clear()
+        self._undelivered.clear()
 
     def admit(self, found: Mapping[int, str]) -> None:
-        """Count the damaged samples (reasons by sample index) of a batch that is to be delivered.
+        """Count the damaged samples (reasons by sample index) of a batch that is about to be delivered.
 
         Raises:
-            SampleError: the policy is to stop, or the budget is used up.
+            SampleError: the policy is to stop, or the budget is exceeded.
         """
         if not found:
             return

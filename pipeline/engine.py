@@ -1,4 +1,4 @@
-"""What an engine is: it turns the work of one batch into tensors."""
+"""The interface of an engine, which turns the work of one batch into tensors."""
 
 from __future__ import annotations
 
@@ -14,101 +14,86 @@ from shards.format.layout import Rows, Storage
 if TYPE_CHECKING:
     import torch
 
-# Batches that exist besides the ``prefetch`` that are made ahead: the one that the caller still holds while the next
-# is handed over, that one, and the one after it, begun on the device or waiting to be handed over.
-IN_HAND = 3
+# Batches that exist besides the ``prefetch`` that are prepared in advance: the one that the caller still holds while
+# the next is handed over, that one, and the one after it, started on the device or waiting to be handed over.
+IN_FLIGHT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What an engine is built for.
-
-    Attributes:
-        storage: how samples are stored.
-        stored_size: side of a stored picture in pixels, None where each has its own.
-        size: side of the output in pixels.
-        onehot: masks as one-hot planes instead of a class index.
-        augment: which kinds of change the parameters may ask for; None: none.
-    """
+class EngineOptions:
+    """What an engine is built for."""
 
     storage: Storage
-    stored_size: int | None
-    size: int
-    onehot: bool
-    augment: Augmentation | None
+    stored_size: int | None  # side of a stored image in pixels, None where each has its own size
+    size: int  # side S of the output in pixels
+    onehot: bool  # one-hot masks instead of class indices
+    augment: Augmentation | None  # which operations the parameters may ask for
+    batch_size: int  # the maximum number of samples in a batch
+    threads: int  # that work in this process, in all
+    prefetch: int  # how many batches are prepared in advance
 
     @property
-    def crop(self) -> bool:
-        """Whether boxes may differ from the whole picture."""
-        return self.augment is not None and self.augment.area is not None
+    def operations(self) -> Augmentation:
+        """The augmentation, with every operation off if there is none."""
+        return self.augment or Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
 
     @property
-    def flip(self) -> bool:
-        """Whether samples may be mirrored."""
-        return self.augment is not None and self.augment.flip > 0
+    def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes in memory of a batch's images (B, S, S, 3) and masks (B, 3, S, S) or (B, S, S), both uint8."""
+        count, size = self.batch_size, self.size
+        return (count, size, size, 3), (count, 3, size, size) if self.onehot else (count, size, size)
 
     @property
-    def colour(self) -> bool:
-        """Whether colours may change."""
-        return self.augment is not None and self.augment.colour
+    def spare(self) -> int:
+        """For how many batches memory is kept: all that can exist at a time; a dropped stream's serves the next one."""
+        return self.prefetch + IN_FLIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """All that decides the tensors of one batch of B samples.
+class BatchWork:
+    """Everything that determines the tensors of one batch of B samples."""
 
-    Attributes:
-        indices: which samples of the split, int64 (B,).
-        rows: their records in the set's table, (B,).
-        parameters: what is done to each.
-    """
-
-    indices: npt.NDArray[np.int64]
-    rows: Rows
+    indices: npt.NDArray[np.int64]  # of the samples in the split, (B,)
+    rows: Rows  # their records in the set's table, (B,)
     parameters: Parameters
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def part(self, places: slice) -> Work:
+    def part(self, positions: slice) -> BatchWork:
         """Return the work of some of the samples."""
-        parameters = replace(self.parameters, **{name: value[places] for name, value in vars(self.parameters).items()})
-        return Work(indices=self.indices[places], rows=self.rows[places], parameters=parameters)
+        values = {name: value[positions] for name, value in vars(self.parameters).items()}
+        parameters = replace(self.parameters, **values)
+        return BatchWork(indices=self.indices[positions], rows=self.rows[positions], parameters=parameters)
 
 
-def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[list[int], list[int]]:
-    """Return the heights and widths of stored pictures in pixels, as the table has them."""
-    if stored_size is not None:
-        return [stored_size] * len(rows), [stored_size] * len(rows)
-    return rows["height"].tolist(), rows["width"].tolist()
-
-
-def size_problem(pixels: npt.NDArray[np.uint8], height: int, width: int) -> str | None:
-    """Compare what was decoded, (H, W, ...), with the size in the table; None if they are the same."""
-    if pixels.shape[:2] == (height, width):
-        return None
-    return f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the table says {width} x {height}"
+def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the heights and widths of stored images in pixels according to the table, int64 (B,) each."""
+    if stored_size is None:
+        return rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+    sides = np.full(len(rows), stored_size)
+    return sides, sides
 
 
 class Engine(Protocol):
-    """Work in, tensors out, in the same order.
+    """Turns work into tensors, in the same order.
 
-    ``prepare`` runs in the loader's reading threads, ahead of time. ``start`` and ``finish`` run in the thread that
-    iterates; ``start`` is called for the next batch before the training step on the present one, so that a device
-    has something to do meanwhile. ``prepare`` and ``finish`` raise :class:`pipeline.damage.DamagedSamples` for samples
-    that cannot be used; the engine can then be used again.
+    ``prepare`` runs in the loader's prefetch threads, in advance. ``start`` and ``finish`` run in the thread that
+    iterates; ``start`` is called for the next batch before the training step on the present one, so that the device
+    overlaps both. ``prepare`` and ``finish`` raise :class:`pipeline.damage.DamagedSamples` for samples that cannot be
+    used; the engine stays usable.
     """
 
     name: str
-    makers: int  # how many threads may be in ``prepare`` at a time, each with a batch of its own; 0: it only orders
-    has_device_part: bool  # whether ``start`` begins anything
-    batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: a device's or DALI's
+    makers: int  # how many threads may be in ``prepare`` at a time, each with its own batch; 0: it returns at once
+    has_device_part: bool  # whether ``start`` does anything
+    batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: owned by DALI
 
-    def prepare(self, work: Work) -> Any:
-        """Do what can be done on the host; whatever it returns is handed to ``start``."""
+    def prepare(self, work: BatchWork) -> Any:
+        """Do the host's part; the result is passed to ``start``."""
 
     def start(self, prepared: Any) -> Any:
-        """Begin the device's part without waiting; whatever it returns is handed to ``finish``."""
+        """Start the device's part without waiting; the result is passed to ``finish``."""
 
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image, uint8 (B, 3, S, S), and the mask, as :class:`pipeline.Batch` describes them."""

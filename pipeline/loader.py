@@ -1,6 +1,6 @@
 """The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
 
-from pipeline import Loader
+from petseg import Loader
 
 with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
     for batch in loader:  # one epoch
@@ -15,27 +15,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.arguments import (
-    check_mask,
-    check_numbers,
-    check_processes,
-    check_seed,
-    check_slices,
-    check_timeout,
-    resolve_augment,
-    usable_cores,
-)
+from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
 from pipeline.damage import DamagePolicy, OnError
-from pipeline.devices import resolve_device
-from pipeline.engine import IN_HAND, Options
+from pipeline.engine import IN_FLIGHT, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
-from pipeline.order.permutation import Plan
-from pipeline.order.ranks import resolve_ranks
-from pipeline.runtime.batch_plan import Labels, Schedule
-from pipeline.runtime.prefetch import Stream
+from pipeline.order.permutation import BatchSlices
+from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
+from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import check_state, make_state
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
@@ -47,38 +36,38 @@ if TYPE_CHECKING:
 class Loader:
     """Batches of one split of a shard set.
 
-    Iterating runs one epoch, the one that :attr:`epoch` (from 0) names, and then moves on to the next. An epoch that is
-    broken off is started again from its first batch by the next ``iter()``; to go on where it stopped, hand
+    Iterating runs the epoch that :attr:`epoch` (from 0) names, and then moves on to the next. An epoch that is
+    interrupted starts again from its first batch with the next ``iter()``; to continue where it stopped, pass
     :meth:`state_dict` to :meth:`load_state_dict`. Only one iteration can run at a time.
 
     Args:
         shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
         split: ``train``, ``val`` or ``test``.
         batch_size: the global batch: all ranks together.
-        size: side of the output in pixels; whole pictures (or crops) are squashed to size x size.
-        device: ``auto`` (CUDA if there, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        size: side of the output in pixels; whole images (or crops) are stretched to size x size.
+        device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
         mask: ``onehot``: uint8 (B, 3, S, S); ``index``: uint8 (B, S, S).
-        augment: None, a preset (``"train"``, or ``"strong"`` for few pictures and many epochs), or an
+        augment: None, a preset (``"train"``, or ``"strong"`` for few images and many epochs), or an
             :class:`pipeline.Augmentation`.
         shuffle: whether each epoch has its own order; None: for ``train`` only.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation any number
-            will do: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
-        prefetch: how many batches are read ahead, at least 1; over the end of an epoch, too.
-        threads: that decode; None: as many as the process may use cores, shared between the ranks of a machine.
-        processes: how many processes make batches instead, each one at a time (Linux; engine ``torch``); 0: none. Worth
-            it where batches are wanted faster than threads with one interpreter can make them; each takes about
-            60 MiB and a tenth of a second to start. At least twice as many batches are read ahead.
-        engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was taken and why.
+            works: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
+        prefetch: how many batches are prepared in advance, at least 1; across the end of an epoch, too.
+        threads: for decoding; None: one per usable core, shared between the ranks of a machine.
+        processes: how many worker processes make batches instead of threads (Linux; engine ``torch``); useful where
+            batches are needed faster than threads of one interpreter can make them. At least twice as many batches
+            are prefetched.
+        engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was chosen and why.
         on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it.
         max_damaged: with ``replace``, how many different samples may be damaged before the loader stops all the same.
         timeout: seconds to wait for a batch before giving up.
 
     Raises:
-        UsageError: an argument is wrong or does not fit another one.
-        FormatError: no shard set, or a damaged one.
+        UsageError: an argument is invalid, alone or with another one.
+        FormatError: not a shard set, or a damaged one.
     """
 
     def __init__(
@@ -103,64 +92,61 @@ class Loader:
         max_damaged: int = 10,
         timeout: float = 120,
     ) -> None:
-        check_numbers(batch_size=batch_size, size=size, prefetch=prefetch, threads=threads, processes=processes)
-        check_seed(seed)
-        check_mask(mask)
+        arguments.check_numbers(
+            batch_size=batch_size, size=size, prefetch=prefetch, threads=threads, processes=processes
+        )
+        arguments.check_values(seed=seed, mask=mask, timeout=timeout)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.split = self.shards.split(split)
         if not len(self.split):
             raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
-        self.rank, self.world_size = resolve_ranks(rank=rank, world_size=world_size)
+        self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
         self.shuffle = split == "train" if shuffle is None else shuffle
-        check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
-        self.plan = Plan(samples=len(self.split), batch_size=batch_size, rank=self.rank, world_size=self.world_size)
-        self.batch_size, self.size, self.seed, self.mask = batch_size, size, seed, mask
-        self.processes = processes
-        self.prefetch = max(prefetch, 2 * processes)
-        self.timeout = check_timeout(timeout)
-        self.augment = resolve_augment(augment)
+        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        ranks = {"rank": self.rank, "world_size": self.world_size}
+        self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, **ranks)
+        self.batch_size, self.size, self.seed, self.mask, self.timeout = batch_size, size, seed, mask, timeout
+        self.processes, self.prefetch = processes, max(prefetch, 2 * processes)
+        self.augment = arguments.resolve_augment(augment)
         self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
-        self.device = resolve_device(device)
-        self.threads = threads or usable_cores()
+        self.device = arguments.resolve_device(device)
+        self.threads = threads or arguments.usable_cores()
         self.epoch = 0
-        self._delivered = 0  # batches of the present epoch that the caller has got
+        self._delivered = 0  # batches of the current epoch that the caller has received
         self._first = 0  # where the next iteration starts
-        self._run: weakref.ref[Run] | None = None  # weak: a loader that nobody holds any more goes at once
-        self._stream: Stream | None = None  # outlives an iteration: it has read on into the next epoch
-        self._unstopped: weakref.finalize | None = None  # type: ignore[type-arg]
+        self._iteration: object | None = None  # identifies the current iteration
+        self._stream: BatchStream | None = None  # outlives an iteration: it has prefetched the next epoch
+        self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
         self._iterated = False
-        self._reader = MemberReader(self.split)
         self._process = os.getpid()
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
-        check_processes(processes, threads=threads, engine=self.engine)
-        options = Options(
+        arguments.check_processes(processes, threads=threads, engine=self.engine)
+        options = EngineOptions(
             storage=manifest.storage,
             stored_size=manifest.size,
             size=size,
             onehot=mask == "onehot",
             augment=self.augment,
-        )
-        self._engine = make_engine(
-            self.engine,
-            options,
-            reader=self._reader,
-            batch_size=len(self.plan.slice),
+            batch_size=len(self.slices.slice),
             threads=self.threads,
-            processes=processes,
             prefetch=self.prefetch,
-            timeout=self.timeout,
-            device=self.device,
         )
-        self._schedule = Schedule(
-            split=self.split,
-            reader=self._reader,
-            plan=self.plan,
-            seed=seed,
-            shuffle=self.shuffle,
-            augment=self.augment,
-            stored_size=manifest.size,
+        reader = self._reader = MemberReader(self.split)
+        self._engine = make_engine(
+            self.engine, options, reader, device=self.device, processes=processes, timeout=timeout
         )
+        self._plan = BatchPlan(reader=reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle)
+        self._bound = {
+            "fingerprint": manifest.fingerprint,
+            "split": self.split.name,
+            "samples": self.samples,
+            "seed": seed,
+            "batch_size": batch_size,
+            "size": size,
+            "shuffle": self.shuffle,
+            "augment": None if self.augment is None else self.augment.to_json(),
+        }
 
     @property
     def damaged(self) -> Mapping[int, str]:
@@ -170,26 +156,25 @@ class Loader:
     @property
     def samples(self) -> int:
         """The number of samples of the split."""
-        return self.plan.samples
+        return self.slices.samples
 
     @property
     def buffer_bytes(self) -> int | None:
-        """The most memory for finished batches in bytes: ``prefetch`` and three more, picture and mask each.
+        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them, image and mask each.
 
-        That is for a caller who holds one batch at a time; those that are kept longer come on top, and the memory of
-        as many again stays for the next ones after he lets them go. None where the
-        whole graph is DALI's (on a GPU; on the CPU for ``raw`` with engine ``dali``), which has its own memory.
+        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped. None
+        with engine ``dali``, which has its own memory.
         """
         each = self._engine.batch_bytes
-        return None if each is None else (self.prefetch + IN_HAND) * each
+        return None if each is None else (self.prefetch + IN_FLIGHT) * each
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return self.plan.batches
+        return self.slices.batches
 
     def valid_in_batch(self, batch: int) -> int:
         """Return how many samples of a global batch are not padding, over all ranks."""
-        return self.plan.valid_in_batch(batch)
+        return self.slices.valid_in_batch(batch)
 
     def key(self, index: int) -> str:
         """Return the key of a sample, as in ``KEY.jpg``."""
@@ -204,21 +189,21 @@ class Loader:
         self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader stands, as plain JSON values: the batches delivered, not those read ahead."""
+        """Return the loader's position as plain JSON values: the batches delivered, not those prefetched."""
         epoch, batch = self.epoch, self._delivered
-        if batch == len(self):  # the last batch is out, though the caller's loop has not noticed the end yet
+        if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
             epoch, batch = epoch + 1, 0
-        return make_state(epoch=epoch, batch=batch, bound=self._bound())
+        return make_state(epoch=epoch, batch=batch, bound=self._bound)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state: the next iteration starts with the batch after the last one delivered.
+        """Continue from a saved state: the next iteration starts with the batch after the last one delivered.
 
         The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
 
         Raises:
             UsageError: the state belongs to another set, split, seed, batch size, size or augmentation.
         """
-        epoch, batch = check_state(state, batches=len(self), bound=self._bound())
+        epoch, batch = check_state(state, batches=len(self), bound=self._bound)
         self._go_to(epoch, batch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -227,21 +212,30 @@ class Loader:
         first = self._first
         self._go_to(self.epoch, first)
         self._first = 0
-        if self._reader.drop_changed():  # what was read ahead may be of a file that is no longer there
+        if self._reader.files.drop_changed():  # what was prefetched may be of a file that does not exist any more
             self._drop_stream()
         if self._stream is None:
-            self._start_stream(first)
+            self._stream = BatchStream(
+                self._plan,
+                self._engine,
+                self._policy,
+                timeout=self.timeout,
+                epoch=self.epoch,
+                first=first,
+                endless=self.shuffle or self._iterated,  # in evaluation, one pass may be all that is wanted
+            )
+            # A loader that is dropped without being closed leaves no thread and no memory behind.
+            self._cancel = weakref.finalize(self, self._stream.queue.cancel)
         self._iterated = True
-        run = Run(self)
-        self._run = weakref.ref(run)
-        return run
+        self._iteration = object()
+        return self._iterate(self._iteration)
 
     def close(self) -> None:
-        """Stop, and release threads, files and buffers. Tensors already handed over stay whole."""
-        self._end_run()
+        """Stop, and release threads, files and buffers. Tensors already delivered stay intact."""
+        self._iteration = None
         self._drop_stream()
         self._engine.close()
-        self._reader.close()
+        self._reader.files.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -249,122 +243,58 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self) -> Batch | None:
-        """Return the next batch of the present iteration, None at its end; for :class:`Run`."""
+    def _iterate(self, iteration: object) -> Iterator[Batch]:
+        yield from iter(lambda: self._take(iteration), None)  # which holds on to no batch
+
+    def _take(self, iteration: object) -> Batch | None:
+        """Return the next batch of an iteration, None at its end."""
+        if iteration is not self._iteration:
+            raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
         self._check_process()
         if self._delivered == len(self):
-            self.epoch, self._delivered, self._run = self.epoch + 1, 0, None
+            self.epoch, self._delivered, self._iteration = self.epoch + 1, 0, None
             return None
         assert self._stream is not None
         try:
-            labels, image, mask = self._stream.take()
+            samples, image, mask = self._stream.take()
         except BaseException:
-            self._end_run()
+            self._iteration = None
             self._drop_stream()
             raise
-        self._delivered = labels.number + 1
-        return self._batch(labels, image, mask)
+        self._delivered = samples.number + 1
+        return self._make_batch(samples, image, mask)
 
     def _go_to(self, epoch: int, batch: int) -> None:
-        """End the present iteration; the next one starts with this batch. What was read ahead is kept if it fits."""
-        self._end_run()
-        if self._stream is not None and not self._stream.stands_at(epoch, batch):
+        """End the current iteration; the next one starts with this batch. What was prefetched is kept if it fits."""
+        self._iteration = None
+        if self._stream is not None and not self._stream.is_at(epoch, batch):
             self._drop_stream()
         self.epoch, self._first, self._delivered = epoch, batch, batch
 
-    def _start_stream(self, first: int) -> None:
-        """Begin to read ahead.
-
-        Training goes on into the next epoch while the last batches of one are delivered. One pass over a split in its
-        stored order may be all that is wanted; from the second pass on, it goes on as well.
-        """
-        self._stream = Stream(
-            self._schedule,
-            self._engine,
-            self._policy,
-            prefetch=self.prefetch,
-            timeout=self.timeout,
-            epoch=self.epoch,
-            first=first,
-            endless=self.shuffle or self._iterated,
-        )
-        # A loader that is dropped without being closed leaves no thread and no memory behind.
-        self._unstopped = weakref.finalize(self, self._stream.ahead.cancel)
-
     def _drop_stream(self) -> None:
-        """Stop reading ahead, and forget what was read."""
         if self._stream is not None:
-            if self._unstopped is not None:
-                self._unstopped.detach()
+            if self._cancel is not None:
+                self._cancel.detach()
             stream, self._stream = self._stream, None
             stream.stop()
 
-    def _end_run(self) -> None:
-        """End the present iteration, if there is one: an engine works for one at a time."""
-        run = self._run() if self._run is not None else None
-        self._run = None
-        if run is not None:
-            run.ended = True
-
     def _check_process(self) -> None:
-        """Raise ``PetsegError`` in a child of the process that made the loader: its threads stayed behind."""
+        """Raise ``PetsegError`` in a child of the process that created the loader: its threads are not there."""
         if os.getpid() != self._process:
             raise PetsegError(
-                "this process was forked after its loader was made, and a fork has none of the loader's threads; "
-                "make the loader in the process that uses it"
+                "this process was forked after its loader was created, and a fork has none of the loader's threads; "
+                "create the loader in the process that uses it"
             )
 
-    def _batch(self, labels: Labels, image: torch.Tensor, mask: torch.Tensor) -> Batch:
+    def _make_batch(self, samples: BatchIndices, image: torch.Tensor, mask: torch.Tensor) -> Batch:
         import torch
 
-        valid = torch.from_numpy(labels.valid)
+        valid = torch.from_numpy(samples.valid)
         return Batch(
-            image=image,
-            mask=mask,
-            index=torch.from_numpy(labels.indices),
+            image=image.to(self.device),  # changes nothing, except for batches of no samples
+            mask=mask.to(self.device),
+            index=torch.from_numpy(samples.indices),
             valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
             epoch=self.epoch,
-            number=labels.number,
+            number=samples.number,
         )
-
-    def _bound(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.shards.manifest.fingerprint,
-            "split": self.split.name,
-            "samples": self.samples,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "size": self.size,
-            "shuffle": self.shuffle,
-            "augment": None if self.augment is None else self.augment.to_json(),
-        }
-
-
-class Run:
-    """One iteration of a loader: an iterator that can be ended from outside, and then says so.
-
-    Attributes:
-        ended: by something else than its own end.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader: Loader | None = loader
-        self.ended = False
-
-    def __iter__(self) -> Run:
-        return self
-
-    def __next__(self) -> Batch:
-        if self._loader is None:
-            raise StopIteration
-        if self.ended:
-            raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
-        try:
-            batch = self._loader.take()
-        except BaseException:
-            self._loader = None
-            raise
-        if batch is None:
-            self._loader = None
-            raise StopIteration
-        return batch

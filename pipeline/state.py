@@ -1,4 +1,4 @@
-"""Where a loader stands: a few numbers, and what they are bound to."""
+"""The state of a loader: where it stands, and what that is valid for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shards.errors import UsageError
 
 VERSION = 1
 
-# What a saved state must agree in with the loader that takes it over, and how to say it.
+# What a saved state must have in common with the loader that loads it, with names for messages.
 BOUND = {
     "fingerprint": "the shard set's content",
     "split": "split",
@@ -23,26 +23,26 @@ BOUND = {
 
 
 def make_state(*, epoch: int, batch: int, bound: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a loader's state as plain JSON values: the next batch to deliver, and what it belongs to."""
+    """Return a loader's state as plain JSON values: the next batch to deliver, and what it is valid for."""
     return {"version": VERSION, "epoch": epoch, "batch": batch, **{name: bound[name] for name in BOUND}}
 
 
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (epoch, batch) of a saved state that fits.
+    """Return (epoch, batch) of a saved state.
 
     Raises:
-        UsageError: it is no loader's state, or belongs to another set, seed, batch size, ...: says what differs.
+        UsageError: it is not a loader's state, or belongs to another set, seed, batch size, ...: says what differs.
     """
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         version = state.get("version") if isinstance(state, Mapping) else None
-        raise UsageError(f"this is no loader state of version {VERSION} (version: {version!r})")
-    differing = [
+        raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")
+    differences = [
         f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"
         for name, label in BOUND.items()
         if state.get(name) != bound[name]
     ]
-    if differing:
-        raise UsageError("the saved loader state does not fit this loader; " + "; ".join(differing))
+    if differences:
+        raise UsageError("the saved loader state does not fit this loader; " + "; ".join(differences))
     epoch, batch = state.get("epoch"), state.get("batch")
     if _is_count(epoch) and _is_count(batch) and batch <= batches:
         return epoch, batch

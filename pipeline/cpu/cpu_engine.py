@@ -1,143 +1,87 @@
-"""The engine on the CPU: whatever decodes, the operations on pixels are those of :mod:`pipeline.cpu.pixel_ops`, in threads."""
+"""The CPU engine: a decoder for the storage, then the operations of :mod:`pipeline.cpu.pixel_ops`, in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from pipeline.cpu import pixel_ops as host
+from pipeline.cpu import pixel_ops
+from pipeline.cpu.pixel_ops import Pixels
+from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
 from pipeline.damage import DamagedSamples
-from pipeline.engine import Options, Work, size_problem, stored_sizes
-from pipeline.runtime.buffers import BufferPool, Scratch
-from pipeline.runtime.threads import Workers
+from pipeline.engine import BatchWork, EngineOptions
+from pipeline.io.members import MemberReader
+from pipeline.io.raw_reader import RawReader
+from pipeline.io.scratch import Scratch
+from pipeline.runtime.buffers import BufferPool
+from pipeline.runtime.threads import WorkerThreads
 
 if TYPE_CHECKING:
     import torch
 
-Pixels = host.Pixels
 
+class CpuEngine:
+    """Decodes, crops, resizes, flips, colours and encodes the classes on the CPU.
 
-Decoded = tuple[Pixels, Pixels]  # a picture (H, W, 3) and a trimap (H, W) with values 1, 2, 3
-Problem = tuple[str, str]  # the member's role, and what is wrong with it
-
-
-class Decoder(Protocol):
-    """Turns samples into pixels on the host."""
-
-    chunks_per_thread: int  # several where samples cost unequal time
-    fills: bool  # whether there is a ``fill``
-
-    def open(self, work: Work) -> Any:
-        """Do what is done for a whole batch at once; whatever it returns is handed to ``decode``.
-
-        Called by several threads, each for a batch of its own.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; places in the batch.
-        """
-
-    def decode(self, opened: Any, work: Work, places: slice) -> Iterator[Decoded | Problem]:
-        """Yield the samples at some places of the batch, in order; called by several threads.
-
-        Pixels are valid until the next sample is asked for.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; places count from the start of the slice.
-        """
-
-    def close(self) -> None:
-        """Release threads and memory."""
-
-
-class Filler(Decoder, Protocol):
-    """A decoder that can put pixels straight into a batch where they are wanted as they are stored."""
-
-    def fill(self, opened: Any, work: Work, places: slice, *, images: Pixels, trimaps: Pixels) -> None:
-        """Write n samples, uint8 (n, S, S, 3) and (n, S, S); called by several threads.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; places count from the start of the slice.
-        """
-
-
-class HostEngine:
-    """Decodes with one of several decoders; crops, resizes, mirrors, colours and encodes the classes on the CPU.
-
-    Handing work from thread to thread costs more than some of the work. So each of a few threads makes a batch of its
-    own; only where there are more threads than batches ahead do several share one.
-
-    Args:
-        name: of the engine.
-        decoder: makes pixels.
-        tell: says what is wrong with a sample, and where it is: (index, role, problem) -> text.
-        options: what the engine is built for.
-        batch_size: the most samples of a batch.
-        threads: that work, all together.
-        makers: how many of them make a batch each.
-        spare: for how many batches memory is kept while nobody needs it.
+    Handing work from thread to thread costs more than some of the work. So each of a few threads makes a whole batch;
+    only where there are more threads than prefetched batches do several share one.
     """
 
+    name = "torch"
     has_device_part = False
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        decoder: Decoder,
-        tell: Callable[[int, str, str], str],
-        options: Options,
-        batch_size: int,
-        threads: int,
-        makers: int,
-        spare: int,
-    ) -> None:
-        self.name = name
-        self.makers = makers
-        self._decoder = decoder
-        self._tell = tell
+    def __init__(self, options: EngineOptions, reader: MemberReader) -> None:
+        self._decoder: SampleDecoder
+        if options.storage == "raw" and options.stored_size is not None:
+            self._decoder = RawDecoder(RawReader(reader, size=options.stored_size))
+        else:
+            self._decoder = TurboDecoder(reader, stored_size=options.stored_size)
         self._options = options
-        self._sharers = -(-threads // makers)  # of a batch
-        self.shapes = batch_shapes(options, batch_size)
-        self._images, self._masks = (BufferPool(shape, spare=spare) for shape in self.shapes)
+        self._describe = reader.describe
+        self.makers = min(options.threads, options.prefetch)
+        self._sharers = -(-options.threads // self.makers)  # of a batch
+        self.shapes = options.batch_shapes
+        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in self.shapes)
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
-        as_stored = options.stored_size == options.size and options.augment is None
-        self._filler = cast(Filler, decoder) if as_stored and decoder.fills else None
-        self._workers = Workers(threads - makers + 1, name="petseg-decode")
+        self._as_stored = options.stored_size == options.size and options.augment is None and self._decoder.fills
+        self._threads = WorkerThreads(options.threads - self.makers + 1, name="petseg-decode")
 
-    def prepare(self, work: Work) -> Any:
+    def prepare(self, work: BatchWork) -> Any:
         """Do all the work, in the calling thread and those of this engine."""
         import torch
 
         images, masks = self._images.take(), self._masks.take()
         self.fill(work, images, masks)
-        # The tensors must hold the lent arrays themselves, not views: see BufferPool.
+        # The tensors must hold the arrays themselves, not views: see BufferPool.
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
-    def fill(self, work: Work, images: Pixels, masks: Pixels) -> None:
-        """Write B samples into arrays of the :func:`batch_shapes` of this engine.
+    def fill(self, work: BatchWork, images: Pixels, masks: Pixels) -> None:
+        """Write B samples into arrays of the engine's ``shapes``; B may be 0.
 
         Raises:
-            DamagedSamples: some samples cannot be used; places in the batch.
+            DamagedSamples: some samples cannot be used; positions in the batch.
         """
+        if not len(work):
+            return
         opened = self._decoder.open(work)
-        if self._sharers == 1:  # nobody to share the batch with
+        if self._sharers == 1:
             self._fill(opened, work, slice(0, len(work)), images[: len(work)], masks[: len(work)])
             return
         damaged: dict[int, str] = {}
 
-        def run(places: slice) -> None:
+        def run(positions: slice) -> None:
             try:
-                self._fill(opened, work, places, images[places], masks[places])
+                self._fill(opened, work, positions, images[positions], masks[positions])
             except DamagedSamples as error:
-                damaged.update({places.start + place: reason for place, reason in error.reasons.items()})
+                damaged.update({positions.start + position: reason for position, reason in error.reasons.items()})
 
-        self._workers.run(run, self._chunks(len(work)))
+        self._threads.run(run, self._chunks(len(work)))
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
 
     def start(self, prepared: Any) -> Any:
-        """Nothing is left to do."""
+        """Return what ``prepare`` made: there is no device part."""
         return prepared
 
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,67 +91,43 @@ class HostEngine:
 
     def close(self) -> None:
         """End the threads."""
-        self._workers.stop()
-        self._decoder.close()
+        self._threads.stop()
 
     def _chunks(self, count: int) -> list[slice]:
-        """Cut a batch into parts for the threads: as even as can be."""
+        """Divide a batch among the threads as evenly as possible."""
         parts = min(count, self._sharers * self._decoder.chunks_per_thread)
         return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
-    def _fill(self, opened: Any, work: Work, places: slice, images: Pixels, masks: Pixels) -> None:
-        # The trimaps at output size: a class index takes the same place as a trimap value.
-        small = self._scratch.take("trimaps", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
-        if self._filler is not None:
-            self._filler.fill(opened, work, places, images=images, trimaps=small)
+    def _fill(self, opened: Any, work: BatchWork, positions: slice, images: Pixels, masks: Pixels) -> None:
+        # Mask values at output size. A class index needs as much memory as a value, so it is converted in place.
+        values = self._scratch.take("values", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
+        if self._as_stored:
+            self._decoder.fill(opened, work, positions, images=images, masks=values)
         else:
-            self._fit(work.part(places), self._decoder.decode(opened, work, places), images, small)
-        illegal = host.illegal_values(small)
-        if illegal:
-            part = work.part(places)
-            raise DamagedSamples(
-                {place: self._say(part, place, "trimap", "a value other than 1, 2, 3") for place in illegal}
-            )
-        host.write_mask(small, masks)
+            samples = self._decoder.decode(opened, work, positions)
+            self._transform(work.part(positions), samples, images, values)
+        invalid = pixel_ops.invalid_masks(values)
+        if invalid:
+            indices, problem = work.indices[positions].tolist(), "a value other than 1, 2, 3"
+            raise DamagedSamples({place: self._describe(indices[place], "trimap", problem) for place in invalid})
+        pixel_ops.encode_mask(values, masks)
 
-    def _fit(self, part: Work, samples: Iterator[Decoded | Problem], images: Pixels, small: Pixels) -> None:
-        """Crop, resize, mirror and colour each sample as it is decoded, while its pixels are still in the cache."""
+    def _transform(
+        self, part: BatchWork, samples: Iterator[tuple[Pixels, Pixels] | str], images: Pixels, values: Pixels
+    ) -> None:
+        """Crop, resize, flip and colour each sample right after decoding, while its pixels are in the CPU's cache."""
         boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
-        colours = host.colour_transforms(part.parameters) if self._options.colour else None
-        heights, widths = stored_sizes(part.rows, self._options.stored_size)
+        colours = pixel_ops.colour_transforms(part.parameters) if self._options.operations.colour else None
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
-            problem = problem_of(sample, heights[place], widths[place])
-            if problem is not None:
-                damaged[place] = self._say(part, place, *problem)
+            if isinstance(sample, str):
+                damaged[place] = sample
                 continue
-            picture, trimap = cast(Decoded, sample)
+            image, mask = sample
             top, left, height, width = boxes[place]
             box, flip = (top, left, height, width), flips[place]
             colour = None if colours is None else colours[place]
-            host.fit_picture(picture, box, flip=flip, colour=colour, out=images[place])
-            host.fit_trimap(trimap, box, flip=flip, out=small[place])
+            pixel_ops.transform_image(image, box, flip=flip, colour=colour, out=images[place])
+            pixel_ops.transform_mask(mask, box, flip=flip, out=values[place])
         if damaged:
             raise DamagedSamples(damaged)
-
-    def _say(self, part: Work, place: int, role: str, problem: str) -> str:
-        return self._tell(int(part.indices[place]), role, problem)
-
-
-def batch_shapes(options: Options, batch_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of a batch's pictures (B, S, S, 3) and masks (B, 3, S, S) or (B, S, S) in memory, all uint8."""
-    size = options.size
-    masks = (batch_size, 3, size, size) if options.onehot else (batch_size, size, size)
-    return (batch_size, size, size, 3), masks
-
-
-def problem_of(sample: Decoded | Problem, height: int, width: int) -> Problem | None:
-    """Say what is wrong: what the decoder says, or that the size is not the table's, from which the crop was made."""
-    first, second = sample
-    if isinstance(first, str) or isinstance(second, str):
-        return str(first), str(second)
-    for role, pixels in (("image", first), ("trimap", second)):
-        problem = size_problem(pixels, height, width)
-        if problem:
-            return role, problem
-    return None

@@ -1,7 +1,7 @@
-"""Trimaps from PNG: a short way for the plain kind that the project writes itself, OpenCV for all others.
+"""Masks from PNG: a fast path for the unfiltered kind that the project writes itself, OpenCV for all others.
 
-An 8-bit grey PNG whose rows are stored without a filter is nothing but a deflated array with one byte before each row.
-Inflating it and cutting these bytes off takes a third of the time of a PNG library.
+An 8-bit greyscale PNG whose rows are stored without a filter is a deflated array with one byte before each row.
+Inflating it and dropping these bytes takes a third of the time of a PNG library.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from pipeline.cpu.pixel_ops import Pixels
-from pipeline.io.members import Bytes
+from pipeline.io.scratch import Bytes
 
 # Signature, then the header chunk: length 13, "IHDR", width, height, 8 bits, grey, deflate, filters, no interlace, CRC.
 _HEAD = struct.Struct(">8s4s4sII5sI")
-_SIGNATURE, _HEADER_LENGTH, _PLAIN = b"\x89PNG\r\n\x1a\n", b"\0\0\0\r", b"\x08\0\0\0\0"
+_SIGNATURE, _HEADER_LENGTH, _GREY_8 = b"\x89PNG\r\n\x1a\n", b"\0\0\0\r", b"\x08\0\0\0\0"
 _CHUNK = struct.Struct(">I4s")
 
-MAX_SHRINK = 1032  # deflate cannot shrink anything by more than that
+MAX_RATIO = 1032  # the best that deflate can compress
 LARGE = 1 << 16  # bytes of pixels
 
 
-def decode_trimap(data: Bytes) -> Pixels | str:
-    """Return a trimap's values, uint8 (H, W), or what is wrong with it."""
-    values = unfiltered(data)
+def decode_mask(data: Bytes) -> Pixels | str:
+    """Return the values of a mask, uint8 (H, W), or what is wrong with it."""
+    values = decode_unfiltered(data)
     if values is not None:
         return values
     try:
@@ -36,23 +36,19 @@ def decode_trimap(data: Bytes) -> Pixels | str:
     if pixels is None:
         return "cannot be decoded"
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        return f"not an 8-bit picture of one channel ({pixels.dtype}, shape {pixels.shape})"
+        return f"not an 8-bit image of one channel ({pixels.dtype}, shape {pixels.shape})"
     return pixels  # type: ignore[return-value]
 
 
-def decode_alike(encoded: list[Bytes], out: Pixels) -> bool:
-    """Decode trimaps that are all of the plain kind and of one size, (N, H, W): all of them together.
-
-    Returns:
-        False if any is of another kind or size, or damaged; ``out`` is then not whole.
-    """
+def decode_masks(encoded: list[Bytes], out: Pixels) -> bool:
+    """Decode unfiltered masks of one size into (N, H, W), all of them together; return whether that works for all."""
     height, width = out.shape[1:]
     inflated: list[Bytes] = []
     for data in encoded:
-        plain = find_plain(data)
-        if plain is None or plain[:2] != (height, width):
+        parsed = parse_png(data)
+        if parsed is None or parsed[:2] != (height, width):
             return False
-        one = inflate_unfiltered(plain[2], height * (width + 1))
+        one = inflate_unfiltered(parsed[2], height * (width + 1))
         if one is None:
             return False
         inflated.append(one)
@@ -61,30 +57,30 @@ def decode_alike(encoded: list[Bytes], out: Pixels) -> bool:
     return not rows[:, :, 0].any()
 
 
-def unfiltered(data: Bytes) -> Pixels | None:
-    """Return the values of a plain grey PNG without row filters, in one data chunk; None if it is anything else."""
-    plain = find_plain(data)
-    if plain is None:
+def decode_unfiltered(data: Bytes) -> Pixels | None:
+    """Return the values of an 8-bit greyscale PNG without row filters, in one data chunk; None for any other."""
+    parsed = parse_png(data)
+    if parsed is None:
         return None
-    height, width, body = plain
+    height, width, body = parsed
     rows = inflate_unfiltered(body, height * (width + 1))
     if rows is None or rows[:: width + 1].any():
         return None
     return rows.reshape(height, width + 1)[:, 1:]
 
 
-def find_plain(data: Bytes) -> tuple[int, int, memoryview] | None:
-    """Return height, width and the deflated rows of an 8-bit grey PNG; None if it has another form.
+def parse_png(data: Bytes) -> tuple[int, int, memoryview] | None:
+    """Return height, width and the deflated rows of an 8-bit greyscale PNG; None if it has another form.
 
-    What it has after the first data chunk is not looked at: rows that are not in there are missed when counted.
+    What follows the first data chunk is ignored: rows that are missing are noticed when counted.
     """
     if len(data) < _HEAD.size + _CHUNK.size:
         return None
     signature, length, kind, width, height, form, _ = _HEAD.unpack_from(data.data)
     body_length, body_kind = _CHUNK.unpack_from(data.data, _HEAD.size)
-    if (signature, length, kind, form, body_kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR", _PLAIN, b"IDAT"):
+    if (signature, length, kind, form, body_kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR", _GREY_8, b"IDAT"):
         return None
-    if height * (width + 1) > MAX_SHRINK * body_length:
+    if height * (width + 1) > MAX_RATIO * body_length:
         return None
     start = _HEAD.size + _CHUNK.size
     return height, width, data.data[start : start + body_length]

@@ -1,28 +1,37 @@
-"""The engine that is DALI from bytes to tensors: what runs on the GPU. Its graph runs on the CPU as well."""
+"""The engine that runs DALI's graph from bytes to tensors, on the GPU or on the CPU."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.dali.graph import build_graph, graph_inputs
-from pipeline.dali.runner import DaliRunner
-from pipeline.engine import Options, Work
+from pipeline.damage import DamagedSamples
+from pipeline.engine import BatchWork, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
+from pipeline.runtime.threads import stop_first_at_exit
 
-if TYPE_CHECKING:
-    import torch
+Inputs = Mapping[str, Any]
 
 
 class DaliEngine:
     """Runs the whole graph on one device. Tensors are handed over through DLPack, without a copy.
 
-    On the GPU the host reads bytes ahead, schedules a run before the training step on the batch before it, and binds
+    On the GPU the host reads bytes ahead, schedules a run before the training step on the previous batch, and binds
     the outputs to the stream that is current where the batch is taken: work queued there waits for them, the host does
-    not, and the memory is used again only after that stream is done with it.
+    not, and the memory is reused only after that stream has finished with it.
+
+    DALI aborts a whole pipeline for one bad sample and does not say which. The engine then tries the samples of the
+    batch one by one on a pipeline of one, names those that fail, and builds a new pipeline to go on with. What matches
+    its checksum and can be decoded is used as it is: unlike the CPU engine, the graph does not compare mask values and
+    image sizes with what the set should hold; ``petseg-shard verify`` does.
     """
 
     name = "dali"
@@ -30,62 +39,95 @@ class DaliEngine:
     has_device_part = True
     batch_bytes: int | None = None
 
-    def __init__(
-        self,
-        options: Options,
-        reader: MemberReader,
-        *,
-        batch_size: int,
-        threads: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, options: EngineOptions, reader: MemberReader, *, device: torch.device) -> None:
         self._options = options
         self._device = device
         self._reader = reader
-        # DALI reads the inputs where they lie, and a device may still be at it when the outputs are bound.
+        # DALI reads the inputs in place, and a device may still do so when the outputs are bound.
         self._kept: deque[Any] = deque(maxlen=2)
-        self._raw = (
-            RawReader(reader, size=options.stored_size) if options.storage == "raw" and options.stored_size else None
-        )
-        device_id = device.index if device.type == "cuda" else None
-        self._runner = DaliRunner(
-            lambda count: build_graph(options, batch_size=count, threads=threads, device_id=device_id),
-            batch_size=batch_size,
-            tell=reader.told,
-        )
+        raw = options.storage == "raw" and options.stored_size
+        self._raw = RawReader(reader, size=raw) if raw else None
+        self._pipeline = self._build(options.batch_size)
+        stop_first_at_exit()  # DALI is imported now
 
-    def prepare(self, work: Work) -> Any:
+    def prepare(self, work: BatchWork) -> Any:
         """Gather the graph's inputs on the host."""
         images: Any
-        trimaps: Any
+        masks: Any
         if self._raw:
             side = self._raw.size
             images = np.empty((len(work), side, side, 3), dtype=np.uint8)
-            trimaps = np.empty((len(work), side, side, 1), dtype=np.uint8)
-            self._raw.gather(work.indices, work.rows, images=images, trimaps=trimaps)
+            masks = np.empty((len(work), side, side, 1), dtype=np.uint8)
+            self._raw.gather(work.indices, work.rows, images=images, masks=masks)
         else:
-            images, trimaps = self._reader.encoded(work.indices, work.rows)
-        return work, graph_inputs(self._options, images=images, trimaps=trimaps, parameters=work.parameters)
+            images, masks = self._reader.encoded(work.indices, work.rows)
+        return work, graph_inputs(self._options, images=images, masks=masks, parameters=work.parameters)
 
     def start(self, prepared: Any) -> Any:
-        """Schedule the run; decoding goes on while the caller trains."""
+        """Schedule the run; decoding overlaps the caller's training step."""
         work, inputs = prepared
-        with self._runner.guard(work, inputs):
-            self._runner.schedule(inputs)
+        with self._guard(work, inputs):
+            schedule(self._pipeline, inputs)
         return prepared
 
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hand over the outputs of the oldest run."""
-        import torch
-        from torch.utils.dlpack import from_dlpack
-
+        """Hand over the outputs of the oldest run: waits for it on the CPU, not on the GPU."""
         work, inputs = started
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        with self._runner.guard(work, inputs):
+        with self._guard(work, inputs):
             self._kept.append(inputs)
-            image, mask = (from_dlpack(output.as_tensor()) for output in self._runner.outputs(stream))
+            outputs = self._pipeline.share_outputs(stream)
+            self._pipeline.release_outputs()
+            image, mask = (from_dlpack(output.as_tensor()) for output in outputs)
         return image.permute(0, 3, 1, 2), mask
 
     def close(self) -> None:
-        """Drop the pipeline; tensors already handed over stay whole."""
-        self._runner.close()
+        """Drop the pipeline with its threads and buffers; tensors already handed over stay intact."""
+        self._pipeline = None
+
+    def _build(self, batch_size: int) -> Any:
+        device_id = self._device.index if self._device.type == "cuda" else None
+        return build_graph(self._options, batch_size=batch_size, device_id=device_id)
+
+    @contextmanager
+    def _guard(self, work: BatchWork, inputs: Inputs) -> Iterator[None]:
+        """Turn a failure of the pipeline inside the block into ``DamagedSamples``, where samples also fail alone."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            self._pipeline = None
+            damaged = self._probe(work, inputs)
+            self._pipeline = self._build(self._options.batch_size)
+            if not damaged:
+                raise
+            raise DamagedSamples(damaged) from error
+
+    def _probe(self, work: BatchWork, inputs: Inputs) -> dict[int, str]:
+        damaged: dict[int, str] = {}
+        pipeline = None
+        for place, index in enumerate(work.indices.tolist()):
+            pipeline = pipeline or self._build(1)
+            try:
+                schedule(pipeline, {name: value[place : place + 1] for name, value in inputs.items()})
+                pipeline.share_outputs()
+                pipeline.release_outputs()
+            except (RuntimeError, ValueError) as error:
+                damaged[place] = self._reader.describe(index, "image", f"cannot be decoded: {first_reason(error)}")
+                pipeline = None
+        return damaged
+
+
+def schedule(pipeline: Any, inputs: Inputs) -> None:
+    """Feed a batch and start the run."""
+    for name, value in inputs.items():
+        pipeline.feed_input(name, value)
+    pipeline.schedule_run()
+
+
+def first_reason(error: Exception) -> str:
+    """Return the line of DALI's long message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        if "rror in" not in line and not line.startswith(("Traceback", "Stacktrace", "[frame")):
+            return line[:200]
+    return lines[0][:200] if lines else "DALI failed"

@@ -1,8 +1,8 @@
-"""Training augmentation: what is done to a sample is a pure function of (seed, epoch, sample).
+"""Training augmentation: the parameters of a sample are a pure function of (seed, epoch, sample).
 
-Only parameters are drawn here. The engines apply them, so that every engine and device does the same thing, and the
-picture and its trimap share one geometry by construction. Each part can be switched off by itself, which leaves the
-numbers of the other parts as they are.
+Parameters are only drawn here and applied by the engines, so that every engine and device produces the same result, and
+an image and its mask share one geometry by construction. Turning one operation off does not change the random numbers
+of the others.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from pipeline.order.hashing import derive, uniform
 from shards.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.integer]
 Boxes = npt.NDArray[np.int32]
 
 Preset = Literal["train", "strong"]
 
-_PURPOSE = 2  # keeps these numbers apart from the order's
+_PURPOSE = 2  # keeps these random numbers apart from those of the order
 
-# One stream of random numbers for each decision; part of the promise "same seed, same pictures".
+# One stream of random numbers for each decision; part of the promise "same seed, same images".
 _AREA, _RATIO, _TOP, _LEFT, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
 _DECISIONS = 8
 
-# Weights of red, green and blue in grey (ITU-R BT.601), and the grey around which contrast is stretched.
+# Weights of red, green and blue in grey (ITU-R BT.601), and the grey level that contrast is scaled around.
 LUMA = (0.299, 0.587, 0.114)
 CONTRAST_CENTRE = 128.0
 
@@ -37,11 +38,11 @@ class Augmentation:
     """How strongly training samples are varied. The defaults are the preset ``"train"``.
 
     Attributes:
-        area: the part of the picture's area that a random crop keeps, (least, most) in (0, 1]; None: no crop.
-        ratio: the crop's stretch, (least, most): its width / height over that of the whole picture, drawn
-            log-uniformly. A side is never longer than the picture's.
-        flip: the probability of a left-right mirror image.
-        brightness: the pixel values are multiplied by 1 - b to 1 + b; 0: off.
+        area: the fraction of the image's area that a random crop keeps, (min, max) in (0, 1]; None: no crop.
+        ratio: aspect ratio of the crop relative to that of the whole image, (min, max), drawn log-uniformly. A side is
+            never longer than the image's.
+        flip: the probability of a horizontal flip.
+        brightness: pixel values are multiplied by a factor in 1 - b to 1 + b; 0: off.
         contrast: likewise the distance from mid grey (128).
         saturation: likewise the distance of a colour from its own grey.
     """
@@ -55,9 +56,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UsageError(f"augmentation: area must be (least, most) with 0 < least <= most <= 1, not {self.area}")
+            raise UsageError(f"augmentation: area must be (min, max) with 0 < min <= max <= 1, not {self.area}")
         if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
-            raise UsageError(f"augmentation: ratio must be (least, most) with 0 < least <= most, not {self.ratio}")
+            raise UsageError(f"augmentation: ratio must be (min, max) with 0 < min <= max, not {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise UsageError(f"augmentation: flip is a probability in 0..1, not {self.flip}")
         for name in ("brightness", "contrast", "saturation"):
@@ -66,41 +67,28 @@ class Augmentation:
 
     @classmethod
     def preset(cls, name: Preset) -> Augmentation:
-        """Return a preset: ``train``, mild, or ``strong``, for few pictures and many epochs."""
+        """Return a preset: ``train``, mild, or ``strong``, for few images and many epochs."""
         if name == "train":
             return cls()
         return cls(area=(0.2, 1.0), ratio=(2 / 3, 1.5), brightness=0.4, contrast=0.4, saturation=0.8)
 
     @property
     def colour(self) -> bool:
-        """Whether any of the colour parts is on."""
+        """Whether any of the colour operations is on."""
         return bool(self.brightness or self.contrast or self.saturation)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
-        return {
-            "area": None if self.area is None else list(self.area),
-            "ratio": list(self.ratio),
-            "flip": self.flip,
-            "brightness": self.brightness,
-            "contrast": self.contrast,
-            "saturation": self.saturation,
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What is done to each sample of a batch of B.
+    """What is applied to each sample of a batch of B."""
 
-    Attributes:
-        boxes: the crop in stored pixels: top, left, height, width; int32 (B, 4).
-        flip: whether the result is mirrored; bool (B,).
-        brightness, contrast, saturation: factors, 1 changes nothing; float32 (B,).
-    """
-
-    boxes: Boxes
-    flip: npt.NDArray[np.bool_]
-    brightness: npt.NDArray[np.float32]
+    boxes: Boxes  # the crop in stored pixels: top, left, height, width; (B, 4)
+    flip: npt.NDArray[np.bool_]  # whether the result is flipped horizontally, (B,)
+    brightness: npt.NDArray[np.float32]  # a factor, as the next two; 1 changes nothing; (B,)
     contrast: npt.NDArray[np.float32]
     saturation: npt.NDArray[np.float32]
 
@@ -110,25 +98,23 @@ def draw_parameters(
     *,
     seed: int,
     epoch: int,
-    indices: npt.NDArray[np.integer],
-    heights: npt.NDArray[np.integer],
-    widths: npt.NDArray[np.integer],
+    indices: Integers,
+    heights: Integers,
+    widths: Integers,
 ) -> Parameters:
-    """Return what is done to each of B samples; without augmentation: the whole picture as it is.
+    """Return the parameters of B samples; without augmentation: the whole image, unchanged.
 
     Args:
         augmentation: None for evaluation.
         seed: any integer.
         epoch: counted from 0.
-        indices: which samples, (B,).
-        heights: of the stored pictures in pixels, (B,).
-        widths: likewise.
+        indices: of the samples, (B,).
+        heights, widths: of the stored images in pixels, (B,).
     """
-    count = len(indices)
-    one = np.ones(count, dtype=np.float32)
+    one = np.ones(len(indices), dtype=np.float32)
     whole = np.stack([0 * heights, 0 * widths, heights, widths], axis=1).astype(np.int32)
     if augmentation is None:
-        return Parameters(boxes=whole, flip=np.zeros(count, bool), brightness=one, contrast=one, saturation=one)
+        return Parameters(boxes=whole, flip=np.zeros(len(one), bool), brightness=one, contrast=one, saturation=one)
 
     keys = np.array([derive(seed, epoch, _PURPOSE, decision) for decision in range(_DECISIONS)], dtype=np.uint64)
     random = uniform(keys[:, None], indices)
@@ -141,12 +127,10 @@ def draw_parameters(
     )
 
 
-def find_impossible(
-    parameters: Parameters, *, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
-) -> tuple[int, str] | None:
-    """Return the place of the first sample whose parameters no engine could apply, and what is wrong with them.
+def find_invalid(parameters: Parameters, *, heights: Integers, widths: Integers) -> tuple[int, str] | None:
+    """Return the position of the first sample whose parameters cannot be applied, and what is wrong with them.
 
-    Native code would read beyond a picture for a box that does not lie in it, and turn a NaN into any pixel.
+    Native code would read beyond an image for a box that is not inside it, and turn a NaN into any pixel.
     """
     top, left, box_heights, box_widths = parameters.boxes.astype(np.int64).T
     inside = (np.minimum(top, left) >= 0) & (np.minimum(box_heights, box_widths) >= 1)
@@ -155,23 +139,18 @@ def find_impossible(
     finite = np.isfinite(factors).all(axis=0)
     if inside.all() and finite.all():
         return None
-    place = int(np.argmin(inside & finite))
-    if not inside[place]:
-        box = parameters.boxes[place].tolist()
-        return (
-            place,
-            f"its crop {box} (top, left, height, width) is not in the {widths[place]} x {heights[place]} picture",
-        )
-    return place, f"its brightness, contrast or saturation is no number: {factors[:, place].tolist()}"
+    position = int(np.argmin(inside & finite))
+    if inside[position]:
+        return position, f"brightness, contrast or saturation is not finite: {factors[:, position].tolist()}"
+    box, size = parameters.boxes[position].tolist(), f"{widths[position]} x {heights[position]}"
+    return position, f"crop {box} (top, left, height, width) is not inside the {size} image"
 
 
-def crop_boxes(
-    augmentation: Augmentation, random: Floats, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
-) -> Boxes:
-    """Return random boxes (top, left, height, width) in whole pixels within pictures; int32 (B, 4).
+def crop_boxes(augmentation: Augmentation, random: Floats, heights: Integers, widths: Integers) -> Boxes:
+    """Return random boxes (top, left, height, width) in whole pixels within images; int32 (B, 4).
 
-    The recipe is that of Inception's random resized crop (Szegedy et al., 2015) relative to the picture's own shape,
-    without rejection: a side that would not fit is cut to the picture's.
+    Inception's random resized crop (Szegedy et al., 2015) relative to the image's own aspect ratio, without rejection:
+    a side that would not fit is cut to the image's.
     """
     assert augmentation.area is not None
     least, most = augmentation.area
@@ -201,9 +180,9 @@ def colour_matrices(parameters: Parameters) -> tuple[npt.NDArray[np.float32], np
     return matrix.astype(np.float32), offset.astype(np.float32)
 
 
-def _pixels(part: Floats, length: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Return a part of a length in whole pixels, at least 1 and at most the length."""
-    return np.clip(np.floor(part * length + 0.5), 1, length).astype(np.int32)
+def _pixels(fraction: Floats, length: Integers) -> npt.NDArray[np.int32]:
+    """Return a fraction of a length in whole pixels, at least 1 and at most the length."""
+    return np.clip(np.floor(fraction * length + 0.5), 1, length).astype(np.int32)
 
 
 def _factor(strength: float, random: Floats) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a value is a pure function of its key and counters, not of how many were drawn before.
+"""Counter-based random numbers: a value is a pure function of its key and counter, not of how many were drawn before.
 
 The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
 Generators", OOPSLA 2014, variant 13 of Stafford's mixers). It is a bijection of 64-bit numbers.
@@ -12,13 +12,13 @@ import numpy.typing as npt
 UInt64s = npt.NDArray[np.uint64]
 
 _MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: multiples of it visit every 64-bit number once
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: its multiples visit every 64-bit number once
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 
 def mix(values: UInt64s) -> UInt64s:
-    """Return the SplitMix64 finaliser of each number; uint64, same shape. A bijection."""
+    """Return the SplitMix64 finaliser of each number; uint64, same shape."""
     z = values ^ (values >> np.uint64(30))
     z = z * np.uint64(_MIX_1)
     z ^= z >> np.uint64(27)
@@ -28,14 +28,14 @@ def mix(values: UInt64s) -> UInt64s:
 
 
 def mix_one(value: int) -> int:
-    """Return the SplitMix64 finaliser of one number; the same as :func:`mix`, without an array's overhead."""
+    """Return the SplitMix64 finaliser of one number: :func:`mix` without the overhead of an array."""
     z = (value ^ (value >> 30)) * _MIX_1 & _MASK
     z = (z ^ (z >> 27)) * _MIX_2 & _MASK
     return z ^ (z >> 31)
 
 
 def derive(*parts: int) -> int:
-    """Return a 64-bit key from integers, of which the order matters (seed, epoch, purpose, ...)."""
+    """Return a 64-bit key from integers whose order matters (seed, epoch, purpose, ...)."""
     key = 0
     for part in parts:
         key = mix_one((key + _GOLDEN + part) * _GOLDEN & _MASK)
@@ -43,9 +43,7 @@ def derive(*parts: int) -> int:
 
 
 def hash_counters(key: int | UInt64s, counters: npt.NDArray[np.integer]) -> UInt64s:
-    """Return a 64-bit hash of each counter under ``key``.
-
-    For one key, different counters (modulo 2**64) give different hashes: the map is a bijection.
+    """Return a 64-bit hash of each counter under ``key``; different counters (modulo 2**64) never collide.
 
     Args:
         key: from :func:`derive`; or several, in a shape that broadcasts with ``counters``.

@@ -1,7 +1,7 @@
-"""Which sample stands where: the order of an epoch and the slices of its batches, as pure arithmetic.
+"""The order of an epoch and the slices of its batches, as pure arithmetic.
 
-Position p of an epoch belongs to global batch ``p // G``. Nothing here depends on the number of ranks, on threads or
-on how far a loader has read ahead.
+Position p of an epoch belongs to global batch ``p // G``. Nothing here depends on the number of ranks or threads, or on
+how far a loader has prefetched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.order.hashing import derive, hash_counters
 
 Indices = npt.NDArray[np.int64]
 
-_PURPOSE = 1  # keeps the order's numbers apart from the augmentation's
+_PURPOSE = 1  # keeps these random numbers apart from those of the augmentation
 
 
 def permutation(seed: int, epoch: int, n: int) -> Indices:
@@ -29,8 +29,8 @@ def permutation(seed: int, epoch: int, n: int) -> Indices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How N samples fall into global batches of G, and a global batch into the slices of W ranks.
+class BatchSlices:
+    """How N samples are divided into global batches of G, and a global batch into the slices of W ranks.
 
     Attributes:
         samples: N, the number of samples of the split, at least 1.
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def slice(self) -> range:
-        """This rank's places in every global batch: [G r // W, G (r + 1) // W)."""
+        """This rank's positions in every global batch: [G r // W, G (r + 1) // W)."""
         return range(
             self.batch_size * self.rank // self.world_size, self.batch_size * (self.rank + 1) // self.world_size
         )
@@ -63,14 +63,14 @@ class Plan:
     def indices(self, order: Indices, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Return this rank's samples of a global batch.
 
-        A last batch that is not full is padded with samples from the front of the same epoch; those are not valid.
+        An incomplete last batch is padded with samples from the start of the same epoch; those are not valid.
 
         Args:
             order: the epoch's order, shape (N,).
             batch: which global batch, 0..batches - 1.
 
         Returns:
-            The sample indices, int64 (B,), and whether each counts, bool (B,); B is ``len(self.slice)``.
+            The sample indices, int64 (B,), and whether each is valid, bool (B,); B is ``len(self.slice)``.
         """
         start = batch * self.batch_size
         positions = np.arange(start + self.slice.start, start + self.slice.stop, dtype=np.int64)

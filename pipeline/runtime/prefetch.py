@@ -1,20 +1,20 @@
-"""Batches are made ahead by threads, and handed out in order, over the edges of epochs.
+"""Batches are prepared in advance and delivered in order, across the ends of epochs.
 
-Nothing here decides which samples a batch holds; see :mod:`pipeline.runtime.batch_plan`.
+Which samples a batch holds is decided by :mod:`pipeline.runtime.batch_plan`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import DamagedSamples, DamagePolicy
-from pipeline.engine import Engine, Work
-from pipeline.runtime.batch_plan import Labels, Schedule, Step
-from pipeline.runtime.order_ahead import OrderAhead, no_batch_within
-from pipeline.runtime.threads import ReadAhead
+from pipeline.engine import BatchWork, Engine
+from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
+from pipeline.runtime.request_queue import RequestQueue, batch_timeout_error
+from pipeline.runtime.threads import PrefetchQueue
 from shards.errors import PetsegError
 
 if TYPE_CHECKING:
@@ -22,29 +22,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A batch that is prepared.
+class PreparedBatch:
+    """A batch that is prepared, perhaps with samples that replace others."""
 
-    Attributes:
-        step: what it was made from, with the samples that are in it now.
-        prepared: by the engine; None where there are more damaged samples than may be replaced.
-        found: by sample index: what is wrong with those that were replaced.
-    """
-
-    step: Step
-    prepared: Any
-    found: dict[int, str]
+    samples: BatchIndices
+    prepared: Any  # by the engine; None where there are more damaged samples than may be replaced
+    found: dict[int, str]  # by sample index: what is wrong with those that were replaced
 
 
-class Stream:
-    """The batches from one on, in order, epoch after epoch.
+class BatchStream:
+    """The batches from a given one on, in order, epoch after epoch.
 
     Args:
-        schedule: what they hold.
+        plan: what they hold.
         engine: makes tensors.
-        policy: what happens to damaged samples.
-        prefetch: how many batches are made ahead.
-        timeout: how long to wait for one, in seconds.
+        policy: for damaged samples.
+        timeout: how long to wait for a batch, in seconds.
         epoch: of the first batch.
         first: its number in that epoch.
         endless: whether to go on with the next epoch; else the stream ends with this one.
@@ -52,149 +45,138 @@ class Stream:
 
     def __init__(
         self,
-        schedule: Schedule,
+        plan: BatchPlan,
         engine: Engine,
         policy: DamagePolicy,
         *,
-        prefetch: int,
         timeout: float,
         epoch: int,
         first: int,
         endless: bool,
     ) -> None:
-        self._schedule, self._engine, self._policy, self._timeout = schedule, engine, policy, timeout
+        self._plan, self._engine, self._policy, self._timeout = plan, engine, policy, timeout
         self._epoch, self._number, self._endless = epoch, first, endless
-        self._begun: Made | Exception | None = None
-        maker = Maker(schedule, engine, policy)
-        steps = schedule.steps(epoch, first, endless=endless)
-        depth = prefetch + (0 if engine.has_device_part else 1)
-        self.ahead: ReadAhead[Step, Made] | OrderAhead[Step, Made]
+        self._started: PreparedBatch | Exception | None = None
+        self._maker = BatchMaker(plan, engine, policy)
+        batches = plan.batches(epoch, first, endless=endless)
+        depth = plan.options.prefetch + (0 if engine.has_device_part else 1)
+        make = self._maker.make
+        self.queue: PrefetchQueue[Any, PreparedBatch] | RequestQueue[Any, PreparedBatch]
         if engine.makers:
-            self.ahead = ReadAhead(maker.make, steps, depth=depth, threads=engine.makers, name="petseg-read")
+            self.queue = PrefetchQueue(make, batches, depth=depth, threads=engine.makers, name="petseg-prefetch")
         else:
-            self.ahead = OrderAhead(maker.make, steps, depth=depth)
-        self._maker = maker
+            self.queue = RequestQueue(make, batches, depth=depth)
 
-    def stands_at(self, epoch: int, number: int) -> bool:
+    def is_at(self, epoch: int, number: int) -> bool:
         """Whether the next batch is this one."""
-        if self._number == self._schedule.plan.batches:
+        if self._number == self._plan.slices.batches:
             return False  # it has ended
-        return self._number == number and (self._epoch == epoch or self._schedule.alike)
+        return self._number == number and (self._epoch == epoch or self._plan.same_every_epoch)
 
-    def take(self) -> tuple[Labels, torch.Tensor, torch.Tensor]:
-        """Return labels, image and mask of the next batch.
-
-        Once this has raised, the stream is of no use any more.
-
-        Raises:
-            SampleError: a sample is damaged and the policy says stop.
-            PetsegError: a batch takes longer than the timeout.
-        """
-        begun, self._begun = self._begun, None
-        made = begun or self._next()
-        if isinstance(made, Exception):
-            raise made
-        labels, image, mask = self._finish(made)
+    def take(self) -> tuple[BatchIndices, torch.Tensor, torch.Tensor]:
+        """Return samples, image and mask of the next batch. After an exception the stream cannot be used any more."""
+        started, self._started = self._started, None
+        batch = started or self._next()
+        if isinstance(batch, Exception):
+            raise batch
+        samples, image, mask = self._finish(batch)
         if self._engine.has_device_part:
-            self._begin()
+            self._start_next()
         self._number += 1
-        if self._number == self._schedule.plan.batches and self._endless:
+        if self._number == self._plan.slices.batches and self._endless:
             self._epoch, self._number = self._epoch + 1, 0
-        return labels, image, mask
+        return samples, image, mask
 
     def stop(self) -> None:
-        """Make nothing more, and drop what is made; gives batches in the making a few seconds to end."""
-        self.ahead.stop()
+        """Prepare nothing more, and drop what is prepared; waits a few seconds for batches in preparation."""
+        self.queue.stop()
         self._policy.forget()
-        begun, self._begun = self._begun, None
-        if isinstance(begun, Made) and begun.prepared is not None:  # so that it is not taken for the next one
-            with contextlib.suppress(DamagedSamples):
-                self._engine.finish(begun.prepared)
+        started, self._started = self._started, None
+        if isinstance(started, PreparedBatch) and started.prepared is not None:
+            with contextlib.suppress(DamagedSamples):  # finished, so that it is not taken for the next one
+                self._engine.finish(started.prepared)
 
-    def _next(self) -> Made:
+    def _next(self) -> PreparedBatch:
         try:
-            made = self.ahead.take(self._timeout)
+            batch = self.queue.take(self._timeout)
         except TimeoutError:
-            raise no_batch_within(self._timeout) from None
-        return self._started(made)
+            raise batch_timeout_error(self._timeout) from None
+        return self._start(batch)
 
-    def _begin(self) -> None:
-        """Start the device's part of the batch after this one if that is ready; what fails is told in its turn."""
+    def _start_next(self) -> None:
+        """Start the device's part of the next batch if that is ready; an error is raised in its turn."""
         try:
-            made = self.ahead.take_ready()
-            self._begun = None if made is None else self._started(made)
+            batch = self.queue.take_ready()
+            self._started = None if batch is None else self._start(batch)
         except Exception as error:  # noqa: BLE001 - raised in its turn
-            self._begun = error
+            self._started = error
 
-    def _started(self, made: Made) -> Made:
-        if made.prepared is None:
-            return made
-        return Made(step=made.step, prepared=self._engine.start(made.prepared), found=made.found)
+    def _start(self, batch: PreparedBatch) -> PreparedBatch:
+        if batch.prepared is None:
+            return batch
+        return replace(batch, prepared=self._engine.start(batch.prepared))
 
-    def _finish(self, made: Made) -> tuple[Labels, torch.Tensor, torch.Tensor]:
-        self._policy.admit(made.found)
+    def _finish(self, batch: PreparedBatch) -> tuple[BatchIndices, torch.Tensor, torch.Tensor]:
+        self._policy.admit(batch.found)
         try:
-            return made.step.labels, *self._engine.finish(made.prepared)
+            return batch.samples, *self._engine.finish(batch.prepared)
         except DamagedSamples as error:
             damaged = error.reasons
-        made = self._maker.replace(made.step, damaged, self._at_once)
-        self._policy.admit(made.found)
-        return made.step.labels, *made.prepared
+        batch = self._maker.replace(batch.samples, damaged, self._make_now)
+        self._policy.admit(batch.found)
+        return batch.samples, *batch.prepared
 
-    def _at_once(self, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make_now(self, work: BatchWork) -> tuple[torch.Tensor, torch.Tensor]:
         return self._engine.finish(self._engine.start(self._engine.prepare(work)))
 
 
-class Maker:
-    """Prepares batches, replacing damaged samples; several threads may use it at once."""
+class BatchMaker:
+    """Prepares batches, replacing damaged samples. Thread-safe."""
 
-    def __init__(self, schedule: Schedule, engine: Engine, policy: DamagePolicy) -> None:
-        self._schedule, self._engine, self._policy = schedule, engine, policy
+    def __init__(self, plan: BatchPlan, engine: Engine, policy: DamagePolicy) -> None:
+        self._plan, self._engine, self._policy = plan, engine, policy
 
-    def make(self, step: Step) -> Made:
-        """Prepare one batch.
-
-        Raises:
-            SampleError: a sample is damaged and the policy is to stop.
-        """
+    def make(self, planned: tuple[BatchIndices, BatchWork]) -> PreparedBatch:
+        """Prepare one batch."""
+        samples, work = planned
         try:
-            return Made(step=step, prepared=self._engine.prepare(step.work), found={})
+            return PreparedBatch(samples=samples, prepared=self._engine.prepare(work), found={})
         except DamagedSamples as error:
             damaged = error.reasons
-        return self.replace(step, damaged, self._engine.prepare)
+        return self.replace(samples, damaged, self._engine.prepare)
 
-    def replace(self, step: Step, damaged: dict[int, str], again: Callable[[Work], Any]) -> Made:
-        """Put others in the place of damaged samples (reasons by place) until ``again`` works for all of them.
+    def replace(
+        self, samples: BatchIndices, damaged: dict[int, str], prepare: Callable[[BatchWork], Any]
+    ) -> PreparedBatch:
+        """Replace damaged samples (reasons by position) until ``prepare`` works for all of them.
 
         What was found comes with the batch, and counts when that is delivered.
         """
         found: dict[int, str] = {}
         while True:
-            found |= {int(step.labels.indices[place]): reason for place, reason in damaged.items()}
+            found |= {int(samples.indices[position]): reason for position, reason in damaged.items()}
             if not self._policy.may_replace(found):
-                return Made(step=step, prepared=None, found=found)
-            step = self._with_others(step, damaged)
+                return PreparedBatch(samples=samples, prepared=None, found=found)
+            samples = self._with_substitutes(samples, damaged)
             try:
-                work = self._schedule.work(step.labels.indices, step.labels.epoch)
-                return Made(step=step, prepared=again(work), found=found)
+                work = self._plan.work(samples.indices, samples.epoch)
+                return PreparedBatch(samples=samples, prepared=prepare(work), found=found)
             except DamagedSamples as error:
                 damaged = error.reasons
 
-    def _with_others(self, step: Step, damaged: dict[int, str]) -> Step:
-        """Put the next good sample of the epoch's order in the place of each damaged one, marked invalid."""
-        labels = step.labels
-        indices, valid = labels.indices.copy(), labels.valid.copy()
-        for place in damaged:
-            indices[place] = self._substitute(step, place)
-            valid[place] = False
-        labels = Labels(epoch=labels.epoch, number=labels.number, indices=indices, valid=valid)
-        return Step(labels=labels, work=step.work, order=step.order)
+    def _with_substitutes(self, samples: BatchIndices, damaged: dict[int, str]) -> BatchIndices:
+        """Replace each damaged sample by the next good one in the epoch's order, marked invalid."""
+        indices, valid = samples.indices.copy(), samples.valid.copy()
+        for position in damaged:
+            indices[position] = self._substitute(samples, position)
+            valid[position] = False
+        return replace(samples, indices=indices, valid=valid)
 
-    def _substitute(self, step: Step, place: int) -> int:
-        plan = self._schedule.plan
-        position = step.labels.number * plan.batch_size + plan.slice[place]
-        for distance in range(1, plan.samples):
-            candidate = int(step.order[(position + distance) % plan.samples])
+    def _substitute(self, samples: BatchIndices, position: int) -> int:
+        slices = self._plan.slices
+        start = samples.number * slices.batch_size + slices.slice[position]
+        for distance in range(1, slices.samples):
+            candidate = int(samples.order[(start + distance) % slices.samples])
             if not self._policy.is_known(candidate):
                 return candidate
         raise PetsegError("every sample of the split is damaged; run petseg-shard verify")

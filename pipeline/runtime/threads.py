@@ -1,8 +1,8 @@
-"""Threads that can neither keep a process from ending nor be waited for for ever.
+"""Threads that never keep a process from ending.
 
 ``concurrent.futures`` joins its threads when the interpreter exits, so that one read from a dead disk would hang the
-program. These are daemon threads; what still runs at exit is stopped and given a moment first, since native code that
-is cut off in the middle can crash.
+program. These are daemon threads; what is still running at exit is stopped and given a few seconds first, since native
+code that is cut off can crash.
 """
 
 from __future__ import annotations
@@ -16,57 +16,32 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from shards.errors import PetsegError
-
 J = TypeVar("J")
 T = TypeVar("T")
+Jobs = queue.SimpleQueue[Callable[[], None] | None]
 Result = tuple[T | None, BaseException | None]
 
-GRACE = 5.0  # seconds that a thread is given to finish what it is doing
-LOOK = 1.0  # seconds after which whoever waits for a thread looks whether it is still there
+STOP_SECONDS = 5.0  # that a thread is given to finish what it is doing
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def check_alive(threads: Iterable[threading.Thread]) -> None:
-    """Raise ``PetsegError`` if a thread is gone.
-
-    Threads do not survive ``os.fork``, which is how they come to be missing.
-    """
-    gone = [thread.name for thread in threads if not thread.is_alive()]
-    if gone:
-        raise PetsegError(
-            f"a worker of the loader is gone ({gone[0]}): was this process forked after the loader was made? "
-            "Make the loader in the process that uses it"
-        )
-
-
-class Workers:
-    """Runs a function over the parts of a piece of work: fork and join, the calling thread among the workers.
-
-    Args:
-        count: how many threads work at a time, at least 1.
-        name: of the threads.
-    """
+class WorkerThreads:
+    """Runs a function over the parts of a piece of work in ``count`` threads, of which the caller's is one."""
 
     def __init__(self, count: int, *, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=_work, args=(self._jobs,), name=f"{name}-{number}", daemon=True)
             for number in range(count - 1)
         ]
         for thread in self._threads:
             thread.start()
-        weakref.finalize(self, _end, self._jobs, len(self._threads)).atexit = False  # a pool that is dropped unstopped
+        weakref.finalize(self, _end, self._jobs, len(self._threads)).atexit = False  # if it is dropped without stop()
         _running.add(self)
 
     def run(self, function: Callable[[T], None], parts: Iterable[T]) -> None:
-        """Call ``function`` once for each part, and return when all are done.
-
-        Raises:
-            BaseException: the first that a call raised; the other parts are finished nevertheless.
-            PetsegError: a thread is gone.
-        """
+        """Call ``function`` once for each part; raise the first error when all are done."""
         waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
         for part in parts:
             waiting.put(part)
@@ -82,7 +57,7 @@ class Workers:
                     return
                 try:
                     function(part)
-                except BaseException as error:  # noqa: BLE001 - handed to the caller below
+                except BaseException as error:  # noqa: BLE001 - raised by the caller below
                     errors.append(error)
 
         def help_out() -> None:
@@ -92,50 +67,42 @@ class Workers:
         for _ in range(helpers):
             self._jobs.put(help_out)
         drain()
-        try:
-            for _ in range(helpers):
-                while not done.acquire(timeout=LOOK):
-                    check_alive(self._threads)
-        finally:
-            function = _nothing  # a helper may hold on to this call for a moment, but not to what it worked on
+        for _ in range(helpers):
+            done.acquire()
+        function = _nothing  # a helper may hold on to this call for a moment, but not to what it worked on
         if errors:
             raise errors[0]
 
     def stop(self) -> None:
-        """End the threads; one that does not answer within a few seconds is left behind."""
+        """End the threads; one that does not respond within a few seconds is left behind."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(GRACE)
+            thread.join(STOP_SECONDS)
         self._threads = []
 
 
-def _end(jobs: queue.SimpleQueue[Callable[[], None] | None], count: int) -> None:
+def _end(jobs: Jobs, count: int) -> None:
     for _ in range(count):
         jobs.put(None)
 
 
 def _nothing(_: object) -> None:
-    """Stand in for a function that has done its work."""
+    """Replace a function that has done its work."""
 
 
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+def _work(jobs: Jobs) -> None:
     while (job := jobs.get()) is not None:
         job()
         del job
 
 
-class ReadAhead(Generic[J, T]):
-    """Makes things ahead of time, each in one of a few threads; never more than ``depth`` that were not taken yet.
+class PrefetchQueue(Generic[J, T]):
+    """Makes results in advance, each in one of a few threads; at most ``depth`` that were not taken yet.
 
-    They are handed out in the order of the jobs. After a job that failed no further one is begun.
+    They are returned in the order of the jobs. After a job that failed no further one is started.
 
-    Args:
-        make: called with each job, in some thread.
-        jobs: what to make, perhaps without an end; advanced by one thread at a time.
-        depth: how far ahead, at least 1.
-        threads: how many make at a time.
-        name: of the threads.
+    ``jobs`` may be endless; it is advanced by one thread at a time.
     """
 
     def __init__(self, make: Callable[[J], T], jobs: Iterator[J], *, depth: int, threads: int = 1, name: str) -> None:
@@ -145,7 +112,7 @@ class ReadAhead(Generic[J, T]):
         self._claimed = 0
         self._taken = 0
         self._stopped = False
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each that may be begun
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each job that may be started
         for _ in range(depth):
             self._room.put(None)
         self._results: queue.SimpleQueue[tuple[int, Result[T]]] = queue.SimpleQueue()
@@ -159,40 +126,38 @@ class ReadAhead(Generic[J, T]):
         _running.add(self)
 
     def take(self, timeout: float) -> T:
-        """Return the next thing, or raise what making it raised.
-
-        Raises:
-            TimeoutError: it is not there after ``timeout`` seconds.
-            PetsegError: the threads are gone and have left nothing.
-        """
+        """Return the next result, or raise what making it raised; ``TimeoutError`` after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while self._taken not in self._early:
-            number, result = self._wait(deadline)
+            try:
+                number, result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise TimeoutError from None
             self._early[number] = result
-        return self._hand_over()
+        return self._next()
 
     def take_ready(self) -> T | None:
-        """Return the next thing if it is there, or raise what making it raised; None if it is not there yet."""
+        """Return the next result if it is there, or raise what making it raised; None if it is not there yet."""
         with contextlib.suppress(queue.Empty):
             while self._taken not in self._early:
                 number, result = self._results.get_nowait()
                 self._early[number] = result
-        return self._hand_over() if self._taken in self._early else None
+        return self._next() if self._taken in self._early else None
 
     def cancel(self) -> None:
-        """Begin nothing more; does not wait."""
+        """Start nothing more; does not wait."""
         self._stopped = True
         for _ in self._threads:
             self._room.put(None)
 
     def stop(self) -> None:
-        """Begin nothing more; waits a few seconds for what is being made."""
+        """Start nothing more; waits a few seconds for what is being made."""
         self.cancel()
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _hand_over(self) -> T:
+    def _next(self) -> T:
         result, error = self._early.pop(self._taken)
         self._taken += 1
         self._room.put(None)
@@ -200,24 +165,12 @@ class ReadAhead(Generic[J, T]):
             raise error
         return result  # type: ignore[return-value]
 
-    def _wait(self, deadline: float) -> tuple[int, Result[T]]:
-        while True:
-            alive = any(thread.is_alive() for thread in self._threads)  # asked first: a last result may come in between
-            left = deadline - time.monotonic()
-            try:
-                return self._results.get(timeout=max(0.0, min(left, LOOK if alive else 0.0)))
-            except queue.Empty:
-                if not alive:
-                    check_alive(self._threads)
-                if left <= LOOK:
-                    raise TimeoutError from None
-
     def _run(self) -> None:
-        while self._make_one():
+        while self._make_one():  # a separate method, so that no result is kept
             pass
 
     def _make_one(self) -> bool:
-        """Make the next thing; return whether there may be more. (A method of its own: it keeps no result alive.)"""
+        """Make the next result; return whether there may be more."""
         self._room.get()
         with self._claim:
             if self._stopped:
@@ -230,23 +183,24 @@ class ReadAhead(Generic[J, T]):
                 self.cancel()
                 return False
             except BaseException as error:  # noqa: BLE001 - raised in the thread that takes
-                self.cancel()
-                self._results.put((number, (None, error)))
-                return False
+                return self._fail(number, error)
         try:
             self._results.put((number, (self._make(job), None)))
         except BaseException as error:  # noqa: BLE001 - raised in the thread that takes
-            self.cancel()
-            self._results.put((number, (None, error)))
-            return False
+            return self._fail(number, error)
         return True
+
+    def _fail(self, number: int, error: BaseException) -> bool:
+        self.cancel()
+        self._results.put((number, (None, error)))
+        return False
 
 
 def stop_first_at_exit() -> None:
-    """At exit, stop the threads before what was registered until now.
+    """At exit, stop the threads before anything registered until now.
 
     Exit functions run last in, first out. A library that our threads use and that shuts itself down at exit (DALI)
-    must not do so under a thread that is still running: to be called once it is imported.
+    must not do so under a running thread: call this once it is imported.
     """
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)

@@ -1,7 +1,7 @@
-"""Memory for batches that other processes write into, used again once nobody holds it any more.
+"""Memory for batches that worker processes write into, reused once nothing refers to it any more.
 
 It is a file without a name (``memfd_create``, Linux): nothing of it is left when the processes are gone, however they
-ended, and the size of ``/dev/shm`` does not matter. It is cut into slots, each for the arrays of a batch.
+ended, and the size of ``/dev/shm`` does not matter. It is divided into slots, each for the arrays of a batch.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ import weakref
 from itertools import count
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.io.scratch import Bytes
 from shards.errors import PetsegError
 
-Bytes = npt.NDArray[np.uint8]
 Shapes = tuple[tuple[int, ...], ...]
 
-FIRST_ARENA = 8  # slots; every further arena holds twice as many, so that there are few: each takes a file descriptor
+FIRST_ARENA = 8  # slots; each further arena is twice as large, so that there are few: each takes a file descriptor
 
 
 class SlotMap:
-    """The arrays in each slot of a shared file, mapped where they are first asked for.
+    """The arrays in each slot of a shared file, mapped when first requested.
 
-    Args:
-        descriptor: of the file, long enough for the slots that are asked for.
-        shapes: of a slot's arrays, all uint8.
+    The file must be long enough; ``shapes`` are those of a slot's arrays, all uint8.
     """
 
     def __init__(self, descriptor: int, shapes: Shapes) -> None:
@@ -43,22 +40,22 @@ class SlotMap:
 
     def arrays(self, slot: int) -> tuple[Bytes, ...]:
         """Return the arrays of a slot."""
-        found = self._slots.get(slot)
-        if found is None:
-            found = self._slots[slot] = self._arrays(slot)
-        return found
+        arrays = self._slots.get(slot)
+        if arrays is None:
+            arrays = self._slots[slot] = self._map(slot)
+        return arrays
 
-    def _arrays(self, slot: int) -> tuple[Bytes, ...]:
+    def _map(self, slot: int) -> tuple[Bytes, ...]:
         arena, start = self._arena(slot)
-        found: list[Bytes] = []
+        arrays: list[Bytes] = []
         for shape in self._shapes:
             length = math.prod(shape)
-            found.append(np.frombuffer(arena, dtype=np.uint8, count=length, offset=start).reshape(shape))
+            arrays.append(np.frombuffer(arena, dtype=np.uint8, count=length, offset=start).reshape(shape))
             start += length
-        return tuple(found)
+        return tuple(arrays)
 
     def forget(self, slot: int) -> None:
-        """Give a slot's memory back to the system: its arrays are zeros from now on."""
+        """Return a slot's memory to the system: its arrays are zeros from now on."""
         arena, start = self._arena(slot)
         arena.madvise(mmap.MADV_REMOVE, start, self.stride)
         self._slots.pop(slot, None)
@@ -82,14 +79,9 @@ def arena_of(slot: int) -> tuple[int, int]:
 
 
 class SharedPool:
-    """Lends slots; as :class:`pipeline.runtime.buffers.BufferPool` does arrays.
+    """Lends slots, as :class:`pipeline.runtime.buffers.BufferPool` lends arrays.
 
-    Args:
-        shapes: of a slot's arrays.
-        spare: how many unused slots keep their memory, at most.
-
-    Attributes:
-        descriptor: of the shared file.
+    At most ``spare`` unused slots keep their memory. ``descriptor`` is the shared file's.
     """
 
     def __init__(self, shapes: Shapes, *, spare: int) -> None:
@@ -106,21 +98,21 @@ class SharedPool:
         self.bytes_each = self._map.stride
 
     def take(self) -> tuple[int, tuple[Bytes, ...]]:
-        """Return a slot and its arrays, with any content; it comes back when all of these very arrays are gone.
+        """Return a slot and its arrays, uninitialised; it returns to the pool when all of these very arrays are gone.
 
         Raises:
-            PetsegError: there is no memory left.
+            PetsegError: out of memory.
         """
         slot = self._slot()
-        tokens = [None] * (self._arrays - 1)  # whoever finds none left is the last; taking one cannot be interrupted
+        tokens = [None] * (self._arrays - 1)  # who finds none left is the last; taking one cannot be interrupted
         lent = tuple(array.view() for array in self._map.arrays(slot))
         for array in lent:
-            weakref.finalize(array, self._let_go, slot, tokens).atexit = False
+            weakref.finalize(array, self._give_back, slot, tokens).atexit = False
         return slot, lent
 
     def _slot(self) -> int:
         try:
-            return self._unused.pop()  # not asked before: another thread may take the last one
+            return self._unused.pop()  # not checked before: another thread may take the last one
         except IndexError:
             pass
         try:
@@ -128,7 +120,7 @@ class SharedPool:
         except IndexError:
             slot = next(self._numbers)
         try:
-            with self._growing:  # one at a time: a file that is cut short under a map kills whoever touches it
+            with self._growing:  # one at a time: truncating a mapped file kills whoever touches it
                 if os.fstat(self.descriptor).st_size < self._map.end(slot):
                     os.ftruncate(self.descriptor, self._map.end(slot))
                 self._map.arrays(slot)
@@ -139,8 +131,8 @@ class SharedPool:
             raise PetsegError(f"no memory for another batch of {self._map.stride:,} bytes: {text}") from None
         return slot
 
-    def _let_go(self, slot: int, tokens: list[None]) -> None:
-        """One array of a slot is gone. May run at any time, in any thread: nothing here waits for a lock."""
+    def _give_back(self, slot: int, tokens: list[None]) -> None:
+        """One array of a slot is gone. May run at any time, in any thread: must not wait for a lock."""
         try:
             tokens.pop()
         except IndexError:

@@ -26,13 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def storages(made_up_pets: Path, command: Any) -> dict[str, Path]:
-    """The made-up pets in each storage, all in the training split."""
+    """The synthetic pets in each storage, all in the training split."""
     return build_storages(made_up_pets, made_up_pets.parent, command)
 
 
 @pytest.fixture(scope="session")
 def large_storages(tmp_path_factory: pytest.TempPathFactory, command: Any) -> dict[str, Path]:
-    """A thousand made-up pets in each storage: enough that starting an epoch does not count for much."""
+    """A thousand synthetic pets in each storage: enough that starting an epoch does not count for much."""
     folder = tmp_path_factory.mktemp("large")
     command("petseg-shard", "sample", folder / "pets", "--count", "1024", "--seed", "8", timeout=900)
     return build_storages(folder / "pets", folder, command)

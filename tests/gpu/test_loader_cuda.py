@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline import Batch, Loader
-from pipeline.runtime.threads import ReadAhead
+from pipeline.runtime.threads import PrefetchQueue
 from shards.format.dataset import ShardSet
 
 STORAGES = ["source", "jpeg", "raw"]
@@ -36,7 +36,7 @@ def load(folder: Path, device: str, **options: Any) -> list[Batch]:
 @pytest.mark.parametrize("augment", [None, "train"])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_cuda_and_cpu_agree(storages: dict[str, Path], storage: str, augment: Any, mask: Any) -> None:
-    """Indices and masks exactly, pictures within the tolerance above."""
+    """Indices and masks exactly, images within the tolerance above."""
     cpu = load(storages[storage], "cpu", augment=augment, mask=mask)
     cuda = load(storages[storage], "cuda", augment=augment, mask=mask)
     assert len(cpu) == len(cuda)
@@ -60,15 +60,15 @@ def test_cuda_agrees_with_pillow(storages: dict[str, Path], storage: str) -> Non
     for batch in load(storages[storage], "cuda", mask="index"):
         images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.mask.cpu().numpy()
         for place, index in enumerate(batch.index.tolist()):
-            image, trimap = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
+            image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
             if storage == "raw":
-                picture, values = np.load(image), np.load(trimap)
+                pixels, values = np.load(image), np.load(mask)
             else:
-                picture, values = np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(trimap))
+                pixels, values = np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(mask))
             rows, columns = ([(2 * i + 1) * n // 256 for i in range(128)] for n in values.shape)
             assert np.array_equal(masks[place], values[np.ix_(rows, columns)] - 1), reader.key(index)
-            squashed = Image.fromarray(picture).resize((128, 128), Image.Resampling.BILINEAR)
-            assert np.abs(images[place].astype(int) - np.asarray(squashed).astype(int)).mean() <= MEAN
+            resized = Image.fromarray(pixels).resize((128, 128), Image.Resampling.BILINEAR)
+            assert np.abs(images[place].astype(int) - np.asarray(resized).astype(int)).mean() <= MEAN
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_bytes(storages: dict[str, Path], storage: 
     assert first == digest(load(storages[storage], "cuda", augment="train", prefetch=5, threads=1))
 
 
-def test_batches_stay_whole_while_later_ones_are_made(storages: dict[str, Path]) -> None:
+def test_batches_stay_intact_while_later_ones_are_made(storages: dict[str, Path]) -> None:
     """Tensors that are kept, and work queued on a stream of one's own, see the bytes of their own batch."""
     with Loader(storages["source"], batch_size=8, size=128, device="cuda", augment="train") as loader:
         stream = torch.cuda.Stream()
@@ -114,7 +114,7 @@ def device_events(loader: Loader, path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_no_pixel_returns_to_the_host(storages: dict[str, Path], tmp_path: Path, storage: str) -> None:
-    """Bytes copied from device to host during an epoch: less than one picture's for each batch."""
+    """Bytes copied from device to host during an epoch: less than one image's for each batch."""
     with Loader(storages[storage], batch_size=16, size=128, device="cuda", augment="train") as loader:
         list(loader)
         copies = [e for e in device_events(loader, tmp_path / "trace.json") if e["cat"] == "gpu_memcpy"]
@@ -164,15 +164,15 @@ def test_damage_is_named_and_replaced(storages: dict[str, Path], tmp_path: Path,
 def reading_seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Processor seconds that the reading thread has spent on each batch."""
     spent: list[float] = []
-    make_one = ReadAhead._make_one
+    make_one = PrefetchQueue._make_one
 
-    def timed(self: ReadAhead[Any, Any]) -> bool:
+    def timed(self: PrefetchQueue[Any, Any]) -> bool:
         start = time.thread_time()
         more = make_one(self)
         spent.append(time.thread_time() - start)
         return more
 
-    monkeypatch.setattr(ReadAhead, "_make_one", timed)
+    monkeypatch.setattr(PrefetchQueue, "_make_one", timed)
     return spent
 
 
@@ -187,10 +187,10 @@ def test_throughput_and_host_time(
     record_property: Any,
     capsys: Any,
 ) -> None:
-    """Pictures per second, host microseconds per picture of both threads, kernels and copies per batch.
+    """Images per second, host microseconds per image of both threads, kernels and copies per batch.
 
-    The design's claim: at 10,000 pictures a second decoding is the limit, not a host thread. The thread that iterates
-    and the one that reads may therefore spend less than 100 microseconds of processor time a picture each.
+    The design's claim: at 10,000 images a second decoding is the limit, not a host thread. The thread that iterates
+    and the one that reads may therefore spend less than 100 microseconds of processor time an image each.
     """
     with Loader(large_storages[storage], batch_size=32, size=128, device="cuda", augment=augment, prefetch=4) as loader:
         assert loader.samples >= 1000
@@ -201,9 +201,9 @@ def test_throughput_and_host_time(
     rates, iterating, reading = zip(*figures, strict=True)
     kernels = sum(event["cat"] == "kernel" for event in events) / len(loader)
     measured = {
-        "pictures_per_second": statistics.median(rates),
-        "iterating_us_per_picture": statistics.median(iterating),
-        "reading_us_per_picture": statistics.median(reading),
+        "images_per_second": statistics.median(rates),
+        "iterating_us_per_image": statistics.median(iterating),
+        "reading_us_per_image": statistics.median(reading),
         "kernels_per_batch": kernels,
         "copies_per_batch": sum(event["cat"] == "gpu_memcpy" for event in events) / len(loader),
     }
@@ -212,8 +212,8 @@ def test_throughput_and_host_time(
     with capsys.disabled():
         shown = ", ".join(f"{name} {value:,.1f}" for name, value in measured.items())
         sys.stdout.write(f"\n{storage} augment={augment}: {shown} (rates {min(rates):,.0f} to {max(rates):,.0f})\n")
-    assert measured["iterating_us_per_picture"] < 100
-    assert measured["reading_us_per_picture"] < 100
+    assert measured["iterating_us_per_image"] < 100
+    assert measured["reading_us_per_image"] < 100
 
 
 def run_epoch(loader: Loader) -> None:
@@ -222,7 +222,7 @@ def run_epoch(loader: Loader) -> None:
 
 
 def measure(loader: Loader, reading_seconds: list[float], epochs: int = 5) -> tuple[float, float, float]:
-    """Return pictures/s, and processor microseconds a picture of the thread that iterates and of the one that reads."""
+    """Return images/s, and processor microseconds an image of the thread that iterates and of the one that reads."""
     torch.cuda.synchronize()
     reading_seconds.clear()
     wall, processor = time.perf_counter(), time.thread_time()
@@ -230,10 +230,10 @@ def measure(loader: Loader, reading_seconds: list[float], epochs: int = 5) -> tu
         run_epoch(loader)
     iterating = time.thread_time() - processor
     torch.cuda.synchronize()
-    pictures = epochs * loader.samples
+    images = epochs * loader.samples
     assert len(reading_seconds) >= epochs * (len(loader) - 1)  # some may have been read before the clock started
     return (
-        pictures / (time.perf_counter() - wall),
-        iterating / pictures * 1e6,
-        sum(reading_seconds) / pictures * 1e6,
+        images / (time.perf_counter() - wall),
+        iterating / images * 1e6,
+        sum(reading_seconds) / images * 1e6,
     )

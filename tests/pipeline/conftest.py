@@ -36,10 +36,10 @@ from shards.format.manifest import (
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture with its trimap as they are stored: encoded bytes, or .npy bytes."""
+    """An image with its mask as they are stored: encoded bytes, or .npy bytes."""
 
     image: bytes
-    trimap: bytes
+    mask: bytes
     height: int
     width: int
 
@@ -57,22 +57,22 @@ def npy(value: np.ndarray) -> bytes:
 
 
 def draw_pixels(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth picture with some detail, and a trimap with every value: uint8 (H, W, 3) and (H, W)."""
+    """A smooth image with some detail, and a mask with every value: uint8 (H, W, 3) and (H, W)."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
     image = np.clip(smooth + random.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
     blocks = random.integers(1, 4, (max(2, height // 7), max(2, width // 5)), dtype=np.uint8)
-    trimap = np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)).copy()
-    return image, trimap
+    mask = np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)).copy()
+    return image, mask
 
 
 def draw_pair(storage: str, height: int, width: int, seed: int) -> Pair:
-    image, trimap = draw_pixels(height, width, seed)
+    image, mask = draw_pixels(height, width, seed)
     if storage == "raw":
-        return Pair(npy(image), npy(trimap), height, width)
+        return Pair(npy(image), npy(mask), height, width)
     jpeg = encode(Image.fromarray(image), "JPEG", quality=90, subsampling=seed % 3)
-    return Pair(jpeg, encode(Image.fromarray(trimap), "PNG"), height, width)
+    return Pair(jpeg, encode(Image.fromarray(mask), "PNG"), height, width)
 
 
 def write_set(
@@ -146,7 +146,7 @@ def write_set(
 def _add_sample(tar: tarfile.TarFile, table: np.ndarray, index: int, pair: Pair, shard: int, storage: str) -> None:
     key = f"pet_{index}"
     meta = json.dumps({"key": key}).encode()
-    data = {"image": pair.image, "trimap": pair.trimap, "meta": meta}
+    data = {"image": pair.image, "trimap": pair.mask, "meta": meta}
     row = table[index]
     for role, extension in MEMBERS[storage]:
         member = tarfile.TarInfo(f"{key}.{extension}")
@@ -180,27 +180,27 @@ def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def stored_pixels(folder: Path, storage: str, index: int, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """A sample's stored picture and trimap by Pillow and NumPy alone, uint8 (H, W, 3) and (H, W)."""
+    """A sample's stored image and mask by Pillow and NumPy alone, uint8 (H, W, 3) and (H, W)."""
     from shards.format.dataset import ShardSet
 
     reader = ShardSet.open(folder).split(split)
-    image, trimap = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
+    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
     if storage == "raw":
-        return np.load(image), np.load(trimap)
-    return np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(trimap))
+        return np.load(image), np.load(mask)
+    return np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(mask))
 
 
 def expected_sample(
-    image: np.ndarray, trimap: np.ndarray, size: int, *, box: Sequence[int] | None = None, flip: bool = False
+    image: np.ndarray, mask: np.ndarray, size: int, *, box: Sequence[int] | None = None, flip: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a loader should make of a sample, by Pillow and integer arithmetic, without colour: picture and classes."""
+    """What a loader should make of a sample, by Pillow and integer arithmetic, without colour: image and classes."""
     top, left, height, width = box or (0, 0, *image.shape[:2])
-    picture = Image.fromarray(image[top : top + height, left : left + width])
-    squashed = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    region = Image.fromarray(image[top : top + height, left : left + width])
+    resized = np.asarray(region.resize((size, size), Image.Resampling.BILINEAR))
     rows = [top + (2 * i + 1) * height // (2 * size) for i in range(size)]
     columns = [left + (2 * i + 1) * width // (2 * size) for i in range(size)]
-    classes = trimap[np.ix_(rows, columns)] - 1
-    return (squashed[:, ::-1], classes[:, ::-1]) if flip else (squashed, classes)
+    classes = mask[np.ix_(rows, columns)] - 1
+    return (resized[:, ::-1], classes[:, ::-1]) if flip else (resized, classes)
 
 
 @pytest.fixture(scope="session")

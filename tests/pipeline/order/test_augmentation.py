@@ -42,7 +42,7 @@ def same(a: Parameters, b: Parameters) -> bool:
     ratio=st.floats(1, 20),
     seed=st.integers(0, 2**32),
 )
-def test_boxes_lie_within_the_picture(height: int, width: int, least: float, ratio: float, seed: int) -> None:
+def test_boxes_lie_within_the_image(height: int, width: int, least: float, ratio: float, seed: int) -> None:
     augmentation = Augmentation(area=(least, 1.0), ratio=(1 / ratio, ratio))
     count = 50
     boxes = draw_parameters(
@@ -82,7 +82,7 @@ def test_boxes_keep_the_area_that_was_asked_for() -> None:
     seed=st.integers(0, 99),
     epoch=st.integers(0, 99),
 )
-def test_a_samples_parameters_do_not_depend_on_its_company(wanted: list[int], seed: int, epoch: int) -> None:
+def test_a_samples_parameters_do_not_depend_on_the_rest_of_the_batch(wanted: list[int], seed: int, epoch: int) -> None:
     indices = np.array(wanted)
     together = draw(PRESET, indices, seed=seed, epoch=epoch)
     for place in range(len(indices)):
@@ -122,7 +122,7 @@ def test_flips_come_half_of_the_time() -> None:
     assert draw(replace(PRESET, flip=1.0), np.arange(100)).flip.all()
 
 
-def test_no_augmentation_is_the_whole_picture() -> None:
+def test_no_augmentation_is_the_whole_image() -> None:
     parameters = draw_parameters(
         None, seed=0, epoch=0, indices=np.array([4]), heights=np.array([30]), widths=np.array([40])
     )
@@ -175,7 +175,7 @@ def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
         Augmentation(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_strong_preset_keeps_less_of_a_picture_and_changes_more_of_its_colour() -> None:
+def test_the_strong_preset_keeps_less_of_an_image_and_changes_more_of_its_colour() -> None:
     assert Augmentation.preset("train") == resolve_augment("train") == PRESET
     strong = Augmentation.preset("strong")
     assert resolve_augment("strong") == strong

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.order.hashing import derive, hash_counters, mix, uniform
-from pipeline.order.permutation import Plan, permutation
+from pipeline.order.permutation import BatchSlices, permutation
 
 FROZEN_ORDER = [2, 3, 0, 7, 1, 9, 8, 4, 5, 6]
 FROZEN_DIGEST = "83898b9ff168d4d2"
@@ -46,8 +46,8 @@ def test_the_slices_of_ranks_tile_the_global_batches(n: int, g: int, w: int, epo
     if w > g:
         return
     order = permutation(1, epoch, n)
-    whole = Plan(samples=n, batch_size=g)
-    plans = [Plan(samples=n, batch_size=g, rank=rank, world_size=w) for rank in range(w)]
+    whole = BatchSlices(samples=n, batch_size=g)
+    plans = [BatchSlices(samples=n, batch_size=g, rank=rank, world_size=w) for rank in range(w)]
     seen = []
     for batch in range(whole.batches):
         indices, valid = whole.indices(order, batch)
@@ -63,7 +63,7 @@ def test_the_slices_of_ranks_tile_the_global_batches(n: int, g: int, w: int, epo
 
 @given(n=st.integers(1, 300), g=st.integers(1, 64), w=st.integers(1, 8))
 def test_ranks_get_equal_slices_where_they_divide_the_batch(n: int, g: int, w: int) -> None:
-    lengths = {len(Plan(samples=n, batch_size=g * w, rank=rank, world_size=w).slice) for rank in range(w)}
+    lengths = {len(BatchSlices(samples=n, batch_size=g * w, rank=rank, world_size=w).slice) for rank in range(w)}
     assert lengths == {g}
 
 

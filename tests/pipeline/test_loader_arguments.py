@@ -28,13 +28,13 @@ from shards.errors import FormatError, PetsegError, UsageError
         ({"prefetch": 0}, "prefetch must"),
         ({"threads": 0}, "threads must"),
         ({"split": "validation"}, "no split 'validation'; it has: train"),
-        ({"device": "cuda:99"}, "not there"),
-        ({"device": "tpu"}, "not known; use auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "not available"),
+        ({"device": "tpu"}, "unknown; use auto, cpu, cuda or cuda:N"),
         ({"device": "meta"}, "not supported"),
         ({"mask": "rgb"}, "use onehot or index"),
-        ({"augment": "wild"}, "augment 'wild' is not known"),
+        ({"augment": "wild"}, "augment 'wild' is unknown"),
         ({"engine": "tensorflow"}, "use auto, dali or torch"),
-        ({"world_size": 3, "rank": 0}, "does not divide by the 3 ranks"),
+        ({"world_size": 3, "rank": 0}, "is not divisible by the 3 ranks"),
         ({"world_size": 2}, "both rank and world_size"),
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
         ({"world_size": 100, "rank": 0}, "some would get nothing"),
@@ -69,7 +69,7 @@ def test_a_negative_epoch_is_refused(sets: dict[str, Path]) -> None:
         loader.set_epoch(-1)
 
 
-def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_engine_and_gives_the_reason(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def reasons() -> dict[str, tuple[str, str]]:
         said = {}
         for storage, folder in sets.items():
@@ -79,11 +79,11 @@ def test_auto_chooses_and_says_why(sets: dict[str, Path], monkeypatch: pytest.Mo
 
     with_dali = reasons()
     assert with_dali == {
-        "source": ("torch", "on the CPU, libjpeg-turbo decodes large pictures as fast as DALI, in less memory"),
-        "jpeg": ("torch", "on the CPU, libjpeg-turbo decodes small pictures faster than DALI"),
+        "source": ("torch", "on the CPU, libjpeg-turbo decodes large images as fast as DALI, in less memory"),
+        "jpeg": ("torch", "on the CPU, libjpeg-turbo decodes small images faster than DALI"),
         "raw": ("torch", "raw storage needs no decoding"),
     }
-    assert choose_engine("dali", device_type="cpu", storage="source") == ("dali", "asked for")
+    assert choose_engine("dali", device_type="cpu", storage="source") == ("dali", "requested")
     assert choose_engine("auto", device_type="cuda", storage="source") == ("dali", "decodes on the GPU")
 
     hide_dali(monkeypatch, ModuleNotFoundError("No module named 'nvidia.dali'", name="nvidia.dali"))
@@ -143,11 +143,11 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
         assert usable_cores() == share
 
 
-def test_a_disk_that_does_not_answer_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     with Loader(sets["raw"], batch_size=4, device="cpu", timeout=0.2) as loader:
         monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(30))
-        monkeypatch.setattr("pipeline.runtime.threads.GRACE", 0.1)
+        monkeypatch.setattr("pipeline.runtime.threads.STOP_SECONDS", 0.1)
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))
         release.set()

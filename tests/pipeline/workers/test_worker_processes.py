@@ -6,7 +6,6 @@ import contextlib
 import gc
 import hashlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,27 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 if not hasattr(os, "memfd_create"):
     pytest.skip("workers need Linux", allow_module_level=True)
 
 from pipeline import Batch, Loader
-from pipeline.engine import IN_HAND, Options, Work
-from pipeline.io.members import MemberReader
-from pipeline.order.augmentation import Parameters
-from pipeline.workers.process_engine import Crew, ProcessEngine
-from pipeline.workers.protocol import ANSWER, MOST, RECORD, Setup, Trouble, answers, read_work, slot_shapes, write_work
-from pipeline.workers.shared_memory import SharedPool, SlotMap, arena_of
-from pipeline.workers.worker_main import Worker
+from pipeline.engine import IN_FLIGHT
+from pipeline.workers.process_engine import ProcessEngine
+from pipeline.workers.shared_memory import SharedPool
+from pipeline.workers.worker_pool import WorkerPool
 from shards.errors import PetsegError, SampleError
 from shards.format.dataset import ShardSet
-from shards.format.layout import SAMPLE_DTYPE
 
 SECONDS = 10.0  # within which whatever goes wrong must have come to an end
 
@@ -75,9 +66,9 @@ def epochs(loader: Loader, count: int) -> None:
             pass
 
 
-@pytest.mark.parametrize("storage", ["source", "jpeg", "raw"])
 @pytest.mark.parametrize(
-    ("augment", "mask", "size"), [(None, "onehot", 96), ("train", "index", 96), ("train", "onehot", 40)]
+    ("storage", "augment", "mask", "size"),
+    [("jpeg", None, "onehot", 96), ("raw", "train", "index", 96), ("source", "train", "onehot", 40)],
 )
 def test_the_batches_are_those_of_threads(
     sets: dict[str, Path], storage: str, augment: Any, mask: Any, size: int
@@ -104,7 +95,7 @@ def test_no_process_is_left_by_a_loader_that_is_dropped(folder: Path) -> None:
     assert eventually(lambda: children() == [])
 
 
-def test_a_worker_that_is_killed_is_told_and_the_loader_can_go_on(folder: Path) -> None:
+def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Path) -> None:
     with make(folder, batch_size=4) as loader:
         wanted = [digest(batch) for batch in loader]
         loader.set_epoch(0)
@@ -121,8 +112,9 @@ def test_a_worker_that_is_killed_is_told_and_the_loader_can_go_on(folder: Path) 
 
 
 def test_a_worker_that_hangs_runs_into_the_timeout(folder: Path) -> None:
-    with make(folder, timeout=3) as loader:
-        next(iter(loader))
+    with make(folder) as loader:
+        next(iter(loader))  # with more time, since the processes have to start
+        loader._engine._timeout = 3
         for one in children():
             one.suspend()
         start = time.monotonic()
@@ -226,7 +218,7 @@ def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"processes": -1}, "processes must be a whole number from 0 to 64, not -1"),
         ({"processes": True}, "processes must be a whole number"),
@@ -234,34 +226,60 @@ def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
         ({"processes": 2, "engine": "dali"}, "works with engine torch"),
     ],
 )
-def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], told: str) -> None:
-    with pytest.raises(PetsegError, match=told):
+def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PetsegError, match=message):
         make(sets["raw"], **options)
 
 
-def test_where_there_is_no_shared_memory_it_is_said(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_find_this_package_and_no_module_of_the_users(folder: Path, tmp_path: Path) -> None:
+    """A program in a folder that has modules of these names, found only through ``sys.path``, as in a notebook."""
+    for name in ("pipeline.py", "shards.py", "io.py", "engine.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module was imported')")
+    program = """
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        from pipeline import Loader
+        from pipeline.workers import worker_pool
+        with Loader(sys.argv[1], batch_size=12, device="cpu", processes=1) as loader:
+            print(len(list(loader)))
+    """
+    root = Path(__file__).resolve().parents[3]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for extra in ({}, {"PYTHONPATH": "."}):
+        process = subprocess.run(
+            [sys.executable, "-P", "-c", textwrap.dedent(program), str(folder), str(root)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment | extra,
+            check=False,
+        )
+        assert (process.returncode, process.stdout, process.stderr) == (0, "4\n", "")
+
+
+def test_processes_without_shared_memory_are_refused(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(PetsegError, match="processes=2 needs Linux; use threads"):
         make(sets["raw"])
 
 
-def test_a_process_that_cannot_be_started_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_started_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(PetsegError, match="a worker process of the loader cannot be started: No such file"):
         make(sets["raw"])
 
 
-def test_what_a_process_said_last_is_told() -> None:
+def test_the_last_output_of_a_process_is_reported() -> None:
     pool = SharedPool(((4,),), spare=1)
-    crew = Crew(b"no setup", pool.descriptor, 1)
-    ticket = crew.order(*pool.take(), count=1, generation=0)
+    workers = WorkerPool(b"no setup", pool.descriptor, 1)
+    batch = workers.request(*pool.take(), count=1, generation=0)
     with pytest.raises(PetsegError, match=r"ended \(exit 1: .*pickl"):
-        crew.wait_for(ticket, SECONDS)
-    with pytest.raises(PetsegError, match="were ended; begin a new iteration"):
-        crew.order(*pool.take(), count=1, generation=0)
+        workers.wait_for(batch, SECONDS)
+    with pytest.raises(PetsegError, match="were ended; start a new iteration"):
+        workers.request(*pool.take(), count=1, generation=0)
 
 
-def test_memory_that_is_used_up_is_told(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exhausted_memory_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -286,119 +304,20 @@ def test_batches_that_are_kept_stay_whole_and_their_memory_goes_back(sets: dict[
         assert isinstance(engine, ProcessEngine)
         for _ in loader:
             time.sleep(0.05)  # for all that may be made ahead
-            assert os.fstat(engine._pool.descriptor).st_blocks * 512 <= (loader.buffer_bytes or 0)
+            assert os.fstat(engine._memory.descriptor).st_blocks * 512 <= (loader.buffer_bytes or 0)
         kept = [batch for _ in range(10) for batch in loader]
         before = [digest(batch) for batch in kept]
         list(loader)
         assert [digest(batch) for batch in kept] == before
-        held = os.fstat(engine._pool.descriptor).st_blocks * 512
+        held = os.fstat(engine._memory.descriptor).st_blocks * 512
         del kept
         list(loader)
-        left = os.fstat(engine._pool.descriptor).st_blocks * 512
-        assert held > 40 * engine._pool.bytes_each
-        assert left <= (2 * loader.prefetch + 2 + IN_HAND) * engine._pool.bytes_each  # one of them is `_`
+        left = os.fstat(engine._memory.descriptor).st_blocks * 512
+        assert held > 40 * engine._memory.bytes_each
+        assert left <= (2 * loader.prefetch + 2 + IN_FLIGHT) * engine._memory.bytes_each  # one of them is `_`
         batch = next(iter(loader))
         digest_before = digest(batch)
     assert digest(batch) == digest_before  # the loader is closed, its processes are gone
-
-
-# The parts.
-
-
-@given(st.integers(0, 10**6))
-def test_every_slot_is_in_one_arena(slot: int) -> None:
-    first, slots = arena_of(slot)
-    assert first <= slot < first + slots
-    assert arena_of(first) == arena_of(first + slots - 1) == (first, slots)
-    assert arena_of(first + slots)[0] == first + slots
-
-
-def test_slots_do_not_overlap_and_two_maps_see_the_same() -> None:
-    shapes = ((3, 5), (7,))
-    pool = SharedPool(shapes, spare=2)
-    lent = [pool.take() for _ in range(30)]
-    for slot, arrays in lent:
-        for array in arrays:
-            array[:] = slot
-    other = SlotMap(pool.descriptor, shapes)
-    assert sorted(slot for slot, _ in lent) == list(range(30))
-    for slot, arrays in lent:
-        assert [array.shape for array in arrays] == list(shapes)
-        for ours, theirs in zip(arrays, other.arrays(slot), strict=True):
-            assert (ours == slot).all()
-            assert (theirs == slot).all()
-
-
-def test_a_slot_comes_back_with_its_last_array() -> None:
-    pool = SharedPool(((4,), (4,)), spare=4)
-    slot, (first, second) = pool.take()
-    tensors = [torch.from_numpy(first), torch.from_numpy(second)]  # they hold the arrays that were lent
-    del first, second
-    assert pool.take()[0] != slot
-    del tensors[0]
-    assert pool.take()[0] != slot
-    del tensors[0]
-    assert pool.take()[0] == slot
-
-
-@given(st.integers(0, 40), st.integers(0, 2**32))
-def test_work_crosses_unchanged(count: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    rows = np.frombuffer(random.bytes(count * SAMPLE_DTYPE.itemsize), dtype=SAMPLE_DTYPE)
-    floats = [random.random(count, dtype=np.float32) for _ in range(3)]
-    parameters = Parameters(
-        boxes=random.integers(-9, 9, (count, 4), dtype=np.int32),
-        flip=random.random(count) < 0.5,
-        brightness=floats[0],
-        contrast=floats[1],
-        saturation=floats[2],
-    )
-    work = Work(indices=random.integers(0, 2**60, count), rows=rows, parameters=parameters)
-    memory = np.empty(40 * RECORD.itemsize, dtype=np.uint8)
-    write_work(work, memory)
-    got = read_work(memory, count)
-    assert got.indices.tolist() == work.indices.tolist()
-    assert got.rows.tobytes() == rows.tobytes()
-    for name, value in vars(parameters).items():
-        found = getattr(got.parameters, name)
-        assert found.dtype == value.dtype
-        assert np.array_equal(found, value)
-
-
-@given(st.integers(0, 2**40), st.none() | st.integers(0, 200_000))
-def test_long_answers_come_in_parts(slot: int, length: int | None) -> None:
-    trouble = None if length is None else Trouble(damaged={7: "x" * length})
-    messages = answers(slot, trouble)
-    heads = [ANSWER.unpack_from(message) for message in messages]
-    assert max(map(len, messages)) <= MOST
-    assert heads == [(slot, True)] * (len(messages) - 1) + [(slot, False)]
-    said = b"".join(message[ANSWER.size :] for message in messages)
-    assert (pickle.loads(said) if said else None) == trouble
-
-
-def test_a_worker_answers_whatever_it_is_asked(sets: dict[str, Path]) -> None:
-    split = ShardSet.open(sets["raw"]).split("train")
-    options = Options(storage="raw", stored_size=96, size=96, onehot=True, augment=None)
-    pool = SharedPool(slot_shapes(options, 4), spare=1)
-    worker = Worker(Setup(split=split, options=options, batch_size=4), pool.descriptor)
-    slot, (images, _, records) = pool.take()
-    work = _work(split, range(4))
-    work.rows["image_crc32"][2] ^= 1
-    write_work(work, records)
-    damaged = worker.make(slot=slot, count=4, generation=0)
-    assert damaged is not None
-    assert list(damaged.damaged) == [2]
-    assert "pet_2" in damaged.damaged[2]
-    write_work(_work(split, range(4)), records)
-    assert worker.make(slot=slot, count=4, generation=1) is None
-    assert images.any()
-    records[:] = 255  # no work at all
-    trouble = worker.make(slot=slot, count=4, generation=1)
-    assert trouble is not None
-    assert trouble.damaged or trouble.error
-    trouble = worker.make(slot=10**6, count=4, generation=1)  # beyond the file
-    assert trouble is not None
-    assert "a worker process of the loader failed: " in trouble.error
 
 
 def test_a_long_list_of_damage_crosses(make_set: Callable[..., Path]) -> None:
@@ -409,27 +328,3 @@ def test_a_long_list_of_damage_crosses(make_set: Callable[..., Path]) -> None:
             tar.unlink()
         with pytest.raises(PetsegError, match=r"300 damaged samples|every sample of the split is damaged"):
             list(loader)
-
-
-def _work(split: Any, indices: range) -> Work:
-    from pipeline.order.augmentation import draw_parameters
-
-    numbers = np.array(indices)
-    sizes = np.full(len(numbers), 96)
-    parameters = draw_parameters(None, seed=0, epoch=0, indices=numbers, heights=sizes, widths=sizes)
-    return Work(indices=numbers, rows=split.rows(numbers).copy(), parameters=parameters)
-
-
-def test_tars_that_change_raise_the_generation(make_set: Callable[..., Path]) -> None:
-    folder = make_set(10, storage="raw", size=48)
-    split = ShardSet.open(folder).split("train")
-    reader = MemberReader(split)
-    reader.watch(split.rows(range(10)))
-    assert not reader.drop_changed()
-    assert reader.generation == 0
-    tar = sorted(folder.glob("*.tar"))[0]
-    tar.with_suffix(".new").write_bytes(tar.read_bytes())
-    tar.with_suffix(".new").replace(tar)
-    assert reader.drop_changed()
-    assert reader.generation == 1
-    reader.close()

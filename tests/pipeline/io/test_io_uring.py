@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import Loader
-from pipeline.io import members as reading
-from pipeline.io import ring
-from pipeline.io.ring import ENTRIES, Ring, is_available, ring_of_thread
+from pipeline import Batch, Loader
+from pipeline.io import io_uring, members
+from pipeline.io.io_uring import ENTRIES, Ring, is_available, thread_ring
 
 needs_ring = pytest.mark.skipif(not is_available(), reason="no io_uring here")
 
@@ -37,7 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, bytes]
 def read(descriptors: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], list[bytes]]:
     """Read pieces (offset, length); return what the kernel says of each, and the memory behind each."""
     memory = [np.zeros(length, dtype=np.uint8) for _, length in spans]
-    here = ring_of_thread()
+    here = thread_ring()
     assert here is not None
     got = here.read(
         np.array(descriptors, dtype=np.int64),
@@ -95,14 +94,14 @@ def test_from_a_file_that_is_not_in_memory(file: tuple[int, bytes]) -> None:
 @needs_ring
 def test_each_thread_has_a_ring_of_its_own_and_none_stays_open(file: tuple[int, bytes]) -> None:
     descriptor, data = file
-    mine = ring_of_thread()
-    assert ring_of_thread() is mine
+    mine = thread_ring()
+    assert thread_ring() is mine
     before = open_files()
     wrong: list[int] = []
     others: list[Ring | None] = []
 
     def work(number: int) -> None:
-        others.append(ring_of_thread())
+        others.append(thread_ring())
         for turn in range(50):
             spans = [((number * 7919 + turn * 104729 + k * 31) % (LENGTH - 900), 900) for k in range(60)]
             _, memory = read([descriptor] * 60, spans)
@@ -124,10 +123,10 @@ def test_each_thread_has_a_ring_of_its_own_and_none_stays_open(file: tuple[int, 
 @needs_ring
 def test_a_fork_gets_a_ring_of_its_own(file: tuple[int, bytes]) -> None:
     descriptor, data = file
-    mine = ring_of_thread()
+    mine = thread_ring()
     child = os.fork()
     if child == 0:
-        good = ring_of_thread() is not mine and read([descriptor], [(3, 20)]) == ([20], [data[3:23]])
+        good = thread_ring() is not mine and read([descriptor], [(3, 20)]) == ([20], [data[3:23]])
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert read([descriptor], [(3, 20)]) == ([20], [data[3:23]])
@@ -139,7 +138,7 @@ def test_what_interrupts_a_read_waits_for_it() -> None:
     source, sink = os.pipe()
     memory = np.zeros(5, dtype=np.uint8)
     one = np.ones(1, dtype=np.int64)
-    here = ring_of_thread()
+    here = thread_ring()
     assert here is not None
 
     def interrupt(*_: object) -> None:
@@ -161,7 +160,7 @@ def test_what_interrupts_a_read_waits_for_it() -> None:
         os.close(source)
         os.close(sink)
     assert here.closed
-    assert ring_of_thread() is not here
+    assert thread_ring() is not here
 
 
 @needs_ring
@@ -172,7 +171,7 @@ def test_a_call_that_is_refused_raises_and_the_next_one_is_tried_elsewhere(
         raise OSError(errno.EBUSY, "busy")
 
     expected = [(batch.index.tolist(), batch.image.clone()) for batch in load(sets["raw"])]
-    monkeypatch.setattr(ring, "_call", refuse)
+    monkeypatch.setattr(io_uring, "_call", refuse)
     for (index, image), batch in zip(expected, load(sets["raw"]), strict=True):
         assert index == batch.index.tolist()
         assert image.equal(batch.image)
@@ -183,7 +182,7 @@ def test_no_ring_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> No
     is_available.cache_clear()
     try:
         assert not is_available()
-        assert ring_of_thread() is None
+        assert thread_ring() is None
     finally:
         monkeypatch.undo()
         is_available.cache_clear()
@@ -193,7 +192,7 @@ def test_no_ring_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> No
 def test_batches_are_the_same_without_it(sets: dict[str, Path], storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs: the first looks at checksums, the second no longer."""
     expected = [(batch.image, batch.mask) for batch in load(sets[storage])]
-    monkeypatch.setattr(reading, "ring_of_thread", lambda: None)
+    monkeypatch.setattr(members, "thread_ring", lambda: None)
     found = [(batch.image, batch.mask) for batch in load(sets[storage])]
     assert len(found) == len(expected)
     for (image, mask), (other_image, other_mask) in zip(expected, found, strict=True):
@@ -205,7 +204,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def load(folder: Path) -> Iterator[reading.Any]:
+def load(folder: Path) -> Iterator[Batch]:
     with Loader(folder, batch_size=5, size=32, device="cpu", engine="torch") as loader:
         for _ in range(2):
             yield from loader

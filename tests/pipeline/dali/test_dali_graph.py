@@ -1,4 +1,4 @@
-"""DALI's whole graph, the one that runs on the GPU, run on the CPU; and that DALI has its operators for both."""
+"""The DALI graph on DALI's CPU backend; and that DALI has its operators for both devices."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from pipeline import Augmentation, Loader
 from pipeline.cpu.pixel_ops import nearest_places
 from pipeline.dali import graph as graph_module
-from pipeline.dali.dali_engine import DaliEngine
-from pipeline.dali.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_decoder, build_graph
-from pipeline.engine import Options
+from pipeline.dali.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_graph
+from pipeline.engine import EngineOptions
 
 backend = pytest.importorskip("nvidia.dali.backend", reason="NVIDIA DALI is not installed")
 
 STORAGES = ("source", "jpeg", "raw")
 
 
-def options(storage: str, **changes: Any) -> Options:
+def options(storage: str, **changes: Any) -> EngineOptions:
     stored = None if storage == "source" else 96
-    return Options(
-        **{"storage": storage, "stored_size": stored, "size": 64, "onehot": True, "augment": Augmentation()} | changes
+    return EngineOptions(
+        **{"storage": storage, "stored_size": stored, "size": 64, "onehot": True, "augment": Augmentation()}
+        | {"batch_size": 2, "threads": 1, "prefetch": 1}
+        | changes
     )
 
 
@@ -41,45 +42,26 @@ def test_every_operator_is_registered_for_both_devices() -> None:
 def test_the_list_of_operators_is_that_of_the_graph(storage: str) -> None:
     """The registration test above would prove nothing if the graph used an operator that the list leaves out."""
     named = {*OPERATORS, *DECODERS, *HOST_OPERATORS}
-    pipeline = build_graph(options(storage), batch_size=2, threads=1, device_id=None)
+    pipeline = build_graph(options(storage), batch_size=2, device_id=None)
     used = {operator._op.schema.Name() for operator in pipeline._ops}
     assert used <= named, used - named
     if storage == "source":
         assert used == named
 
 
-class WholeGraph(Loader):
-    """A loader that runs the whole graph on the CPU, for storages where the host's own operations stand in."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, device="cpu", **keywords)
-        manifest = self.shards.manifest
-        wanted = Options(
-            storage=manifest.storage,
-            stored_size=manifest.size,
-            size=self.size,
-            onehot=self.mask == "onehot",
-            augment=self.augment,
-        )
-        self._engine = DaliEngine(
-            wanted, self._reader, batch_size=self.batch_size, threads=2, device=torch.device("cpu")
-        )
-
-
-@pytest.mark.parametrize("mask", ["onehot", "index"])
-@pytest.mark.parametrize("augment", [None, "train"])
+@pytest.mark.parametrize(("mask", "augment"), [("onehot", None), ("index", "train"), ("onehot", "train")])
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("size", [64, 128])
-def test_the_whole_graph_agrees_with_the_host(
+def test_the_graph_agrees_with_the_torch_engine(
     sets: dict[str, Path], storage: str, augment: Any, size: int, mask: Any
 ) -> None:
-    """Same masks; same pictures but for the outermost rows and columns, where DALI repeats edge pixels."""
+    """Same masks; same images but for the outermost rows and columns, where DALI repeats edge pixels."""
     common: dict[str, Any] = {"batch_size": 8, "size": size, "augment": augment, "mask": mask}
     with (
-        WholeGraph(sets[storage], **common) as whole,
-        Loader(sets[storage], device="cpu", engine="torch", **common) as host,
+        Loader(sets[storage], device="cpu", engine="dali", **common) as graph,
+        Loader(sets[storage], device="cpu", engine="torch", **common) as cpu,
     ):
-        for ours, theirs in zip(whole, host, strict=True):
+        for ours, theirs in zip(graph, cpu, strict=True):
             assert ours.index.tolist() == theirs.index.tolist()
             assert torch.equal(ours.mask, theirs.mask)
             assert ours.mask.shape == theirs.mask.shape
@@ -91,8 +73,8 @@ def test_the_whole_graph_agrees_with_the_host(
             assert difference.max() <= 48
 
 
-def test_batches_of_the_graph_stay_whole_after_later_runs(sets: dict[str, Path]) -> None:
-    with WholeGraph(sets["source"], batch_size=4, size=48) as loader:
+def test_batches_of_the_graph_stay_intact_after_later_runs(sets: dict[str, Path]) -> None:
+    with Loader(sets["source"], batch_size=4, size=48, device="cpu", engine="dali") as loader:
         batches = list(loader)
         copies = [(batch.image.clone(), batch.mask.clone()) for batch in batches]
         for _ in loader:
@@ -103,7 +85,7 @@ def test_batches_of_the_graph_stay_whole_after_later_runs(sets: dict[str, Path])
 
 
 def test_dalis_nearest_is_exact_for_every_length() -> None:
-    """Ramps of every length from 1 to 700 pixels, squashed to several sizes: each output names the pixel it took."""
+    """Ramps of every length from 1 to 700 pixels, stretched to several sizes: each output names the pixel it took."""
     from nvidia.dali import fn, pipeline_def, types
 
     lengths = list(range(1, 701))
@@ -112,14 +94,14 @@ def test_dalis_nearest_is_exact_for_every_length() -> None:
 
         @pipeline_def(batch_size=len(lengths), num_threads=2, device_id=None, prefetch_queue_depth=1)
         def graph(size: int = size) -> Any:
-            return graph_module.resize_trimap(
-                fn.external_source(name="trimap", dtype=types.UINT16, ndim=3, layout="HWC"), size
+            return graph_module.resize_mask(
+                fn.external_source(name="mask", dtype=types.UINT16, ndim=3, layout="HWC"), size
             )
 
         pipeline = graph()
         pipeline.build()
         nudge = np.float32(1 / (4 * size))
-        pipeline.feed_input("trimap", ramps)
+        pipeline.feed_input("mask", ramps)
         pipeline.feed_input("near_start", np.full((len(lengths), 2), nudge, np.float32))
         pipeline.feed_input("near_end", np.array([[2, n] for n in lengths], np.float32) + nudge)
         (output,) = pipeline.run()
@@ -131,7 +113,3 @@ def test_nearest_places_are_pixel_centres() -> None:
     for length in (1, 2, 7, 128, 333, 5000):
         for size in (1, 3, 64, 128):
             assert nearest_places(length, size).tolist() == [int((i + 0.5) * length / size) for i in range(size)]
-
-
-def test_the_decoder_pipeline_needs_no_cuda() -> None:
-    assert build_decoder(batch_size=1, threads=1) is not None

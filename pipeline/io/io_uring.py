@@ -1,14 +1,13 @@
 """Many reads in one system call, with Linux's io_uring.
 
-A read of a few kilobytes that are in the page cache takes a few microseconds, and each call of ``pread`` gives up the
-interpreter's lock and takes it again: two threads that gather pictures that way spend as long waiting for one another
-as reading. Here a thread hands the kernel a whole batch of reads and gives the lock up once. From a disk, they
-are under way all at once, too.
+A read of a few kilobytes in the page cache takes microseconds, and each ``pread`` releases and reacquires the global
+interpreter lock: threads that gather samples that way mostly wait for one another. Here a thread submits a whole batch
+of reads and releases the lock once. From a disk, they are in flight all at once, too.
 
-Where io_uring cannot be had (another system, a kernel before 5.6, a container that forbids it: Docker's default
-does), :func:`ring_of_thread` returns None, and whoever asked reads one piece after the other.
+Where io_uring is not available (another system, a kernel before 5.6, a container that forbids it: Docker's default
+does), :func:`thread_ring` returns None, and the caller reads one piece after the other.
 
-The layout of what the kernel shares is that of ``include/uapi/linux/io_uring.h``, described in io_uring(7),
+The layout of what is shared with the kernel is that of ``include/uapi/linux/io_uring.h``, described in io_uring(7),
 io_uring_setup(2) and io_uring_enter(2).
 """
 
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ENTRIES = 256  # reads a call; what does not fit takes further calls
+ENTRIES = 256  # reads per call; more take further calls
 
-# Numbers of system calls: the same on all processors for which there are wheels of torch.
+# System call numbers: the same on all processors for which there are wheels of torch.
 _SETUP, _ENTER = 425, 426
 _SUBMISSIONS_OFFSET = 0x10000000
 _SINGLE_MAP = 1  # a feature: both rings in one mapping (kernel 5.4)
@@ -41,30 +40,21 @@ _READ = 22  # an operation (kernel 5.6)
 _WORD = 0xFFFFFFFF  # counters wrap around
 
 _SUBMISSION = np.dtype(
-    [
-        ("operation", "u1"),
-        ("flags", "u1"),
-        ("priority", "<u2"),
-        ("descriptor", "<i4"),
-        ("offset", "<u8"),
-        ("address", "<u8"),
-        ("length", "<u4"),
-        ("read_flags", "<u4"),
-        ("number", "<u8"),
-        ("rest", "<u8", 3),
-    ]
+    {
+        "names": ["operation", "descriptor", "offset", "address", "length", "number"],
+        "formats": ["u1", "<i4", "<u8", "<u8", "<u4", "<u8"],
+        "offsets": [0, 4, 8, 16, 24, 32],
+        "itemsize": 64,
+    }
 )
 _COMPLETION = np.dtype([("number", "<u8"), ("result", "<i4"), ("flags", "<u4")])
 
+Integers = npt.NDArray[np.integer[Any]]
 Result = npt.NDArray[np.int32]
 
 
 class Ring:
-    """One thread's ring. Nothing is being read any more when :meth:`read` returns or raises.
-
-    Raises:
-        OSError: the kernel does not give one.
-    """
+    """One thread's ring; ``OSError`` where the kernel refuses. After :meth:`read` no read is in flight."""
 
     def __init__(self) -> None:
         parameters = np.zeros(30, dtype=np.uint32)
@@ -79,14 +69,7 @@ class Ring:
         if not features & _SINGLE_MAP:
             raise OSError(errno.ENOSYS, "the kernel's io_uring is too old")
         size = max(array + 4 * entries, done + _COMPLETION.itemsize * completions)
-        rings = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        places = mmap.mmap(
-            descriptor,
-            _SUBMISSION.itemsize * entries,
-            mmap.MAP_SHARED,
-            mmap.PROT_READ | mmap.PROT_WRITE,
-            offset=_SUBMISSIONS_OFFSET,
-        )
+        rings, submissions = mmap.mmap(descriptor, size), _SUBMISSION.itemsize * entries
 
         def word(start: int) -> npt.NDArray[np.uint32]:
             return np.frombuffer(rings, dtype=np.uint32, count=1, offset=start)
@@ -96,7 +79,7 @@ class Ring:
         self._mask, self._done_mask = int(word(mask)[0]), int(word(done_mask)[0])
         self._array = np.frombuffer(rings, dtype=np.uint32, count=entries, offset=array)
         self._done = np.frombuffer(rings, dtype=_COMPLETION, count=completions, offset=done)
-        self._places = np.frombuffer(places, dtype=_SUBMISSION)
+        self._places = np.frombuffer(mmap.mmap(descriptor, submissions, offset=_SUBMISSIONS_OFFSET), dtype=_SUBMISSION)
         self._entries = entries
         self._numbers = np.arange(max(entries, completions), dtype=np.int64)
         self._places["operation"] = _READ
@@ -104,30 +87,20 @@ class Ring:
 
     @property
     def closed(self) -> bool:
-        """Whether a call has failed: a closed ring is of no more use."""
+        """Whether a call has failed: a closed ring cannot be used any more."""
         return not self._close.alive
 
-    def read(
-        self,
-        descriptors: npt.NDArray[np.integer[Any]],
-        offsets: npt.NDArray[np.integer[Any]],
-        addresses: npt.NDArray[np.integer[Any]],
-        lengths: npt.NDArray[np.integer[Any]],
-    ) -> Result:
+    def read(self, descriptors: Integers, offsets: Integers, addresses: Integers, lengths: Integers) -> Result:
         """Read N pieces of files into memory.
 
         Args:
             descriptors: of the open files, (N,).
             offsets: of the pieces in their files in bytes, (N,).
-            addresses: where each goes: memory that stays where it is, writable, (N,).
+            addresses: where each goes: writable memory that is not moved, (N,).
             lengths: in bytes, (N,).
 
         Returns:
-            Bytes read, or a negative error number, int32 (N,); fewer bytes than asked for at the end of a file, and at
-            times for no reason.
-
-        Raises:
-            OSError: the kernel refuses the call itself. Whatever is raised, nothing is being read then.
+            Bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):
@@ -148,7 +121,7 @@ class Ring:
         self._tail[0] = (first + count) & _WORD
         try:
             while (finished := self._since(self._done_tail, done_first)) < count:
-                # Waits for nothing if it cannot take all that is submitted: for the rest there is another turn.
+                # Waits for nothing if it cannot take all that is submitted: the rest is submitted by the next call.
                 with contextlib.suppress(InterruptedError):
                     self._enter(count - self._since(self._head, first), count - finished)
         except BaseException:
@@ -159,10 +132,10 @@ class Ring:
         self._done_head[0] = (done_first + count) & _WORD
 
     def _settle(self, first: int, done_first: int) -> None:
-        """Wait for what is under way, whatever happens, and close: its memory may be gone once the caller is told."""
-        while under_way := self._since(self._head, first) - self._since(self._done_tail, done_first):
+        """Wait for what is in flight, whatever happens, and close: the caller may free the memory afterwards."""
+        while in_flight := self._since(self._head, first) - self._since(self._done_tail, done_first):
             try:
-                self._enter(0, under_way)
+                self._enter(0, in_flight)
             except BaseException:  # noqa: BLE001 - a second Ctrl-C, too, has to wait for it
                 time.sleep(0.001)
         self._close()
@@ -176,8 +149,8 @@ class Ring:
         return (int(word[0]) - start) & _WORD
 
 
-def ring_of_thread() -> Ring | None:
-    """Return the calling thread's ring, made at the first call; None where there is none to be had."""
+def thread_ring() -> Ring | None:
+    """Return the calling thread's ring, created by the first call; None where io_uring is not available."""
     if not is_available():
         return None
     ring: Ring | None = getattr(_local, "ring", None)
@@ -193,7 +166,7 @@ def ring_of_thread() -> Ring | None:
 
 @cache
 def is_available() -> bool:
-    """Whether io_uring works here; found by reading a few bytes with it. ``PETSEG_IO_URING=0`` says no."""
+    """Whether io_uring works here, found by reading a few bytes with it. ``PETSEG_IO_URING=0`` disables it."""
     if not sys.platform.startswith("linux") or os.environ.get("PETSEG_IO_URING") == "0":
         return False
     with contextlib.suppress(OSError, ValueError), Path(__file__).open("rb") as file:
@@ -206,23 +179,14 @@ def is_available() -> bool:
 
 
 def _call(number: int, *arguments: int) -> int:
-    """Call the kernel, without the interpreter's lock.
-
-    Raises:
-        OSError: it refuses.
-    """
-    result = int(_libc().syscall(number, *(ctypes.c_long(argument) for argument in arguments)))
+    """Make a system call, without the interpreter lock; ``OSError`` if it fails."""
+    result = int(_libc.syscall(number, *(ctypes.c_long(argument) for argument in arguments)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
 
 
-@cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    return libc
-
-
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 _local = threading.local()

@@ -1,0 +1,126 @@
+"""Open tars of a split, and which of their samples have been verified.
+
+Files are read with ``pread`` rather than through a memory map: when a file shrinks or a disk fails underneath, a read
+returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import FormatError
+from shards.format.dataset import SplitReader, check_size
+from shards.format.layout import Rows
+
+MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
+
+
+class OpenTar:
+    """An open file, closed when nothing refers to it any more: a thread that is still reading keeps it open."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
+
+
+class TarFiles:
+    """Opens each tar once and keeps the most recently used ones open. Thread-safe.
+
+    A sample's checksum is verified the first time that it is read, and again after its tar has changed (another inode,
+    size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
+
+    Attributes:
+        generation: how often tars were found to have changed.
+    """
+
+    def __init__(self, split: SplitReader) -> None:
+        self._split = split
+        self._files: OrderedDict[int, OpenTar] = OrderedDict()
+        self._stamps: dict[int, tuple[int, ...]] = {}
+        self._verified = np.zeros(len(split), dtype=bool)
+        self._lock = Lock()
+        self.generation = 0
+
+    def open(self, shard: int) -> OpenTar:
+        """Return an open tar, to be held as long as its descriptor is used.
+
+        Raises:
+            FormatError: it is missing or its size is not the manifest's.
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            file = self._files.get(shard)
+            if file is None:
+                check_size(self._split.folder, self._split.entry.shards[shard])
+                file = OpenTar(self._split.shard_path(shard))
+                self._files[shard] = file
+                self._note_stamp(shard, _stamp(os.fstat(file.descriptor)))
+            else:
+                self._files.move_to_end(shard)
+            return file
+
+    def watch(self, rows: Rows) -> None:
+        """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""
+        for shard in set(rows["shard"].tolist()):
+            if shard not in self._files:
+                with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
+                    self.open(shard)
+
+    def trim(self) -> None:
+        """Close the least recently used files, down to the limit."""
+        with self._lock:
+            while len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)
+
+    def drop_changed(self) -> bool:
+        """Close tars that have changed since they were opened, to verify their samples again; return whether any."""
+        with self._lock:
+            opened = [(shard, self._stamps[shard]) for shard in self._files]
+        changed = [shard for shard, stamp in opened if self._stamp_now(shard) not in (stamp, None)]
+        with self._lock:
+            for shard in changed:
+                self._files.pop(shard, None)
+            self.generation += bool(changed)
+        return bool(changed)
+
+    def verified(self, indices: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.bool_]:
+        """Return which samples have been compared with their checksums; bool, the shape of ``indices``.
+
+        Their tars are opened first: one that turns out to have changed has not been compared.
+        """
+        self.watch(rows)
+        return self._verified[indices]
+
+    def mark_verified(self, indices: npt.NDArray[np.int64]) -> None:
+        """Record that these samples match their checksums."""
+        self._verified[indices] = True
+
+    def close(self) -> None:
+        """Close all files; a later read opens them again."""
+        with self._lock:
+            self._files.clear()
+
+    def _stamp_now(self, shard: int) -> tuple[int, ...] | None:
+        """Return a tar's present stamp; None if it is deleted: the open file still holds all bytes."""
+        try:
+            return _stamp(self._split.shard_path(shard).stat())
+        except OSError:
+            return None
+
+    def _note_stamp(self, shard: int, stamp: tuple[int, ...]) -> None:
+        if self._stamps.setdefault(shard, stamp) != stamp:
+            self._stamps[shard] = stamp
+            self.generation += 1
+            self._verified[np.asarray(self._split.table["shard"]) == shard] = False
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

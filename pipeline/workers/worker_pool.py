@@ -1,0 +1,199 @@
+"""The worker processes of a loader, and the socket that connects them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from pipeline.io.scratch import Bytes
+from pipeline.runtime.request_queue import batch_timeout_error
+from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchFailure
+from shards.errors import PetsegError
+
+KILL_SECONDS = 5.0  # for a process that was killed to be gone
+CHECK_SECONDS = 1.0  # between checks whether all workers are still alive while a batch is waited for
+ENDED = "the loader's worker processes were ended; start a new iteration"
+PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds the package ``pipeline``
+
+
+@dataclass(eq=False)
+class PendingBatch:
+    """A request that was sent to a pool."""
+
+    pool: WorkerPool
+    arrays: tuple[Bytes, ...]  # images, masks, records; filled once the reply is complete
+    done: bool = False  # whether the reply is complete
+    parts: list[bytes] = field(default_factory=list)  # of the reply so far
+
+
+class WorkerPool:
+    """The workers of a loader and the socket that they take requests from; ended when nothing refers to it any more.
+
+    If one of them ends, nobody knows which request it had taken: then all are ended.
+
+    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time.
+
+    Args:
+        setup: a pickled ``WorkerSetup``.
+        memory: file descriptor of the shared memory.
+        count: how many.
+    """
+
+    def __init__(self, setup: bytes, memory: int, count: int) -> None:
+        self.ended = False
+        self._reason = ENDED
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._workers: list[WorkerProcess] = []
+        self._pending: dict[int, PendingBatch] = {}  # by slot; kept until the reply, since a worker writes there
+        self._message = bytearray(MAX_MESSAGE)
+        self._kill = weakref.finalize(self, _end, self._workers, self._socket)
+        with theirs:
+            for _ in range(count):
+                self._workers.append(WorkerProcess.start(setup, theirs.fileno(), memory))
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def request(self, slot: int, arrays: tuple[Bytes, ...], *, count: int, generation: int) -> PendingBatch:
+        """Request the batch whose work is written in a slot."""
+        if self.ended:
+            raise PetsegError(ENDED)
+        batch = PendingBatch(self, arrays)
+        with self._end_on_error():
+            self._socket.send(REQUEST.pack(slot, count, generation))
+            self._pending[slot] = batch
+        return batch
+
+    def wait_for(self, batch: PendingBatch, timeout: float) -> BatchFailure | None:
+        """Return what is wrong with a batch once the reply is there; None: nothing."""
+        self._receive_until(lambda: batch.done, timeout)
+        return cast(BatchFailure, pickle.loads(b"".join(batch.parts))) if batch.parts else None
+
+    def wait_for_room(self, most: int, timeout: float) -> None:
+        """Return once at most ``most`` requests are pending, including those of a stream that was dropped."""
+        self._receive_until(lambda: len(self._pending) <= most, timeout)
+
+    def end(self) -> None:
+        """End the processes; one that does not end within a few seconds is left behind."""
+        self.ended = True
+        self._kill()
+        self._pending.clear()  # nobody writes there any more
+
+    def _receive_until(self, condition: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            with self._end_on_error():
+                while not self._poll.poll(1000 * max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))):
+                    if any(worker.has_ended() for worker in self._workers):
+                        raise EOFError
+                    if time.monotonic() >= deadline:
+                        raise batch_timeout_error(timeout)
+                self._receive()
+
+    def _receive(self) -> None:
+        """Receive a message of any pending batch, possibly one that nobody waits for any more."""
+        length = self._socket.recv_into(self._message)
+        if not length:
+            raise EOFError
+        slot, more = REPLY.unpack_from(self._message)
+        batch = self._pending[slot]
+        if length > REPLY.size:
+            batch.parts.append(bytes(self._message[REPLY.size : length]))
+        if not more:
+            batch.done = True
+            del self._pending[slot]
+
+    @contextlib.contextmanager
+    def _end_on_error(self) -> Iterator[None]:
+        """End the pool if anything, Ctrl-C included, interrupts a conversation: its state is then unknown."""
+        try:
+            if self.ended:
+                raise PetsegError(self._reason)
+            yield
+        except (EOFError, OSError):
+            reports = [worker.exit_report() for worker in self._workers if worker.has_ended(within=0.1)]
+            self.end()
+            self._reason = (
+                f"a worker process of the loader ended ({reports[0] if reports else 'without a message'}); "
+                "if memory ran out, use fewer processes or a smaller batch"
+            )
+            raise PetsegError(self._reason) from None
+        except PetsegError as error:
+            self.end()
+            self._reason = str(error)  # raised again for batches that were requested earlier and are taken later
+            raise
+        except BaseException:
+            self.end()
+            raise
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A worker process, and the file that its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    @classmethod
+    def start(cls, setup: bytes, connection: int, memory: int) -> WorkerProcess:
+        """Start a worker, without waiting for it."""
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        try:
+            with tempfile.TemporaryFile() as stdin:  # a pipe would have to be written to until the worker reads
+                stdin.write(setup)
+                stdin.seek(0)
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "pipeline.workers.worker_main", str(connection), str(memory)],
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(connection, memory),
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C reaches the loader's process alone, which ends this one
+                )
+        except OSError as error:
+            log.close()
+            raise PetsegError(f"a worker process of the loader cannot be started: {error.strerror}") from None
+        return cls(process, log)
+
+    def has_ended(self, *, within: float = 0.0) -> bool:
+        """Whether the process is gone, or is so within some seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=within)
+        return self.process.returncode is not None
+
+    def exit_report(self) -> str:
+        """Return how the process ended, with the last line of its output."""
+        code = self.process.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        return f"{how}: {lines[-1]}" if lines else how
+
+
+def _end(workers: list[WorkerProcess], connection: socket.socket) -> None:
+    for worker in workers:
+        worker.process.kill()  # it holds nothing that would be left behind
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=KILL_SECONDS)
+        worker.log.close()
+    connection.close()
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's, changed so that the worker finds this very package and torch uses one thread."""
+    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
