@@ -1,21 +1,22 @@
-# Every target sets up what it needs, in a virtual environment of its own (.venv), from Python 3.11+ and make alone.
+# Every target sets up what it needs in its own virtual environment (.venv), with nothing but Python 3.11+ and make.
 #
-#   make demo              made-up pets, shards, training, evaluation, pictures: under five minutes on two cores
-#   make demo PETS=DIR     the same on a dataset in the official layout
-#   make test              the tests              make check    ruff, formatting, types
+#   make demo              synthetic pets, shards, training, evaluation, figures: under five minutes on two cores
+#   make demo PETS=DIR     the same with a dataset in the official layout
+#   make test              the tests              make check          ruff, formatting, types
 #   make test-faults       the fault tests as long campaigns (kills, flipped bits)
-#   make bench             all benchmarks         make peers    what other loaders to measure beside
-#   make clean             removes what the targets made, the environment too
-#   make bench-compare     ten tries: is a planted handicap found, are two runs of the same thing called the same?
+#   make bench             all benchmarks         make bench-figures  their figures go into README.md and docs/
+#   make bench-compare     ten trials: does compare find a planted handicap, and no change between equal runs?
+#   make peers             installs the other loaders that the benchmarks compare with
+#   make clean             removes what the targets made, including the environment
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 PETS   ?=
-# As many epochs as two cores take for three or four minutes: of 168 made-up pictures, or of the 300 or so of a small real
-# set. A bigger dataset takes longer in proportion: lower it there, or be patient.
-# The narrow network is twice as fast as the default and enough for so few pictures.
+# As many epochs as two cores train in three or four minutes, on 168 synthetic images or on the 300 or so of a small real
+# dataset. A larger dataset takes proportionally longer: lower the number, or be patient.
+# The narrow network is twice as fast as the default and large enough for so few images.
 DEMO_EPOCHS  ?= $(if $(PETS),20,40)
 DEMO_OPTIONS ?= --widths 16,32,64,128,192 --augment train --epochs $(DEMO_EPOCHS)
 BENCH  := bench-results
@@ -23,12 +24,12 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers bench-compare demo test test-faults check format bench bench-figures bench-compare clean
+.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare clean
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^# *//'
+	@sed -n '3,10p' Makefile | sed 's/^# *//'
 
-# The stamps make the installation run once, and again when what is installed changes.
+# With the stamp files, installation runs once, and again when the dependencies change.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -42,7 +43,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-# Everything the demo makes stands in $(DEMO); it starts from nothing each time.
+# The demo writes everything to $(DEMO) and starts from scratch each time.
 demo: $(VENV)/.installed
 	rm -rf $(DEMO) && mkdir $(DEMO)
 	$(if $(PETS),,$(BIN)/petseg-shard sample $(DEMO)/pets --count 240)
@@ -51,12 +52,12 @@ demo: $(VENV)/.installed
 	$(BIN)/petseg-train --shards $(DEMO)/shards --run $(DEMO)/run $(DEMO_OPTIONS)
 	$(BIN)/petseg-eval $(DEMO)/run --shards $(DEMO)/shards
 	@echo
-	@echo "The pictures: $(DEMO)/shards.png      what was packed"
-	@echo "              $(DEMO)/run/gallery.png what the network sees in pictures it was not trained on"
-	@echo "              $(DEMO)/run/curves.png  how it learned"
-	@echo "              $(DEMO)/run/report.html all of it on one page"
+	@echo "Look at: $(DEMO)/shards.png      what was packed"
+	@echo "         $(DEMO)/run/gallery.png predictions for images that the network was not trained on"
+	@echo "         $(DEMO)/run/curves.png  losses and scores over the epochs"
+	@echo "         $(DEMO)/run/report.html everything on one page"
 
-# Two at a time: most tests use one core, and the slowest wait for processes of their own.
+# Two workers by default: most tests use one core, and the slowest wait for subprocesses.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
@@ -72,8 +73,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Everything that docs/performance.md shows; wants a machine that does nothing else. Its time: docs/performance.md.
-# `make bench PETS=DIR` measures on a real dataset. Then: make bench-figures puts the results into the documents.
+# Everything that docs/performance.md shows, which also says how long it takes. Needs a machine that does nothing else.
+# `make bench PETS=DIR` measures on a real dataset. `make bench-figures` then writes the results into the documents.
 bench: $(VENV)/.installed
 	mkdir -p $(BENCH)
 	$(if $(PETS),,test -d $(BENCH)/pets || $(BIN)/petseg-shard sample $(BENCH)/pets --count 480)
@@ -87,8 +88,8 @@ bench: $(VENV)/.installed
 	    --storages source,raw --peers petseg,tutorial,tuned --seconds 1 --repeats 3
 	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
 
-# The loaders to measure beside. Streaming asks for older numpy and xxhash, without need, and for five clouds' clients: it is
-# installed without what it asks for. FFCV is compiled, against packages of the system (docs/performance.md).
+# The loaders to compare with. Streaming requires older versions of numpy and xxhash than it needs, and the clients of five
+# clouds, so it is installed without its dependencies. FFCV is compiled, against system packages (docs/performance.md).
 peers: $(VENV)/.installed
 	$(PIP) -c constraints.txt litdata spdl cython pybind11 setuptools wheel \
 	    Brotli catalogue python-snappy transformers xxhash zstd
@@ -99,7 +100,7 @@ bench-figures:
 	$(BIN)/petseg-bench figures $(foreach name,loader cold train consumer build,$(BENCH)/$(name).json) \
 	    --into README.md --into docs/performance.md --plot docs/loader.svg
 
-# Wants a machine that does nothing else, for a quarter of an hour.
+# Needs a machine that does nothing else, for a quarter of an hour.
 bench-compare: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/bench/test_bench_commands.py -k handicap --campaign --timeout 7200
 
