@@ -291,8 +291,8 @@ class Loader:
 
         valid = torch.from_numpy(samples.valid)
         return Batch(
-            image=image.to(self.device),  # changes nothing, except for batches of no samples
-            mask=mask.to(self.device),
+            image=image if len(valid) else image.to(self.device),  # batches of no samples are made on the CPU
+            mask=mask if len(valid) else mask.to(self.device),
             index=torch.from_numpy(samples.indices),
             valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
             epoch=self.epoch,
