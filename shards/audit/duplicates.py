@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import Finding
 from shards.format.layout import Rows, Split, member_span, shard_name
 
 
-def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
+def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[Finding]:
     """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
     Checksums and lengths in the tables give the candidates; their bytes are then compared.
@@ -38,7 +38,7 @@ def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iter
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
                 detail = f"the same picture as {', '.join(others)}"
-                yield SampleFinding(names[number], "remark", "duplicate-across-splits", detail, split)
+                yield Finding(names[number], "remark", "duplicate-across-splits", detail, split)
 
 
 def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:

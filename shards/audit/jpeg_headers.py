@@ -45,11 +45,7 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Walk a JPEG's segments up to its first scan.
-
-    Raises:
-        JpegError: this is no JPEG, or it ends before its first scan.
-    """
+    """Walk a JPEG's segments up to its first scan; raises ``JpegError`` if there is none."""
     if not data.startswith(SIGNATURE):
         raise JpegError("no JPEG signature")
     frame: tuple[int, int, int, int, tuple[tuple[int, int], ...], bytes] | None = None
@@ -82,11 +78,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def without_orientation(data: bytes, header: JpegHeader) -> bytes:
-    """Return the JPEG with its EXIF orientation set to 1 (as stored); nothing else changes.
-
-    Raises:
-        ValueError: the header has no orientation.
-    """
+    """Return the JPEG with its EXIF orientation set to 1 (as stored); raises ``ValueError`` if it has none."""
     at = header.orientation_at
     if at is None:
         raise ValueError("the JPEG has no EXIF orientation")

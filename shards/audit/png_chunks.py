@@ -49,11 +49,7 @@ class PngChunks:
 
 
 def read_chunks(data: bytes) -> PngChunks:
-    """Check every chunk's CRC and order, and return what the chunks say.
-
-    Raises:
-        PngError: no PNG, damaged, or truncated.
-    """
+    """Check every chunk's CRC and order, and return what the chunks say; raises ``PngError`` if one is damaged."""
     if not data.startswith(SIGNATURE):
         raise PngError("no PNG signature")
     position, kind, header = len(SIGNATURE), b"", b""
@@ -77,16 +73,10 @@ def read_chunks(data: bytes) -> PngChunks:
 
 
 def decode_plain(chunks: PngChunks) -> npt.NDArray[np.uint8]:
-    """Decode a plain PNG strictly: its data inflates, the checksum is right, and it is exactly the pixels' number.
+    """Decode a plain PNG strictly to uint8 (height, width); raises ``PngError`` if its data is damaged or too short.
 
     Pillow alone would not notice a missing checksum, which stops DALI. It gets the inflated data again in uncompressed
     blocks, and only undoes the filters: inflating twice would cost a quarter more.
-
-    Returns:
-        uint8, shape (height, width).
-
-    Raises:
-        PngError: the image data is damaged or too short.
     """
     expected = (chunks.width + 1) * chunks.height
     inflate = zlib_ng.decompressobj()

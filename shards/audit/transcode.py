@@ -24,11 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def open_image(data: bytes, *, what: str) -> Image.Image:
-    """Open and decode the first image of a file with Pillow.
-
-    Args:
-        data: the file's content.
-        what: "picture" or "trimap", for the reason.
+    """Open and decode the first image of a file with Pillow; ``what`` is "picture" or "trimap", for the reason.
 
     Raises:
         RejectedError: empty, of no known format, too large, truncated or damaged.
@@ -74,8 +70,7 @@ def orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     """Return an image's pixels as uint8 (height, width, 3), and what was changed to get them.
 
-    Raises:
-        RejectedError: there is no sensible way (floating-point or 32-bit pixels).
+    Raises ``RejectedError`` for floating-point and 32-bit pixels.
     """
     findings = []
     if getattr(image, "n_frames", 1) > 1:

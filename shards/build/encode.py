@@ -21,13 +21,11 @@ DEFAULT_SIZE = 128
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """The bytes of a sample's image and mask; pixels of each class, width and height are those of what is stored."""
+    """The bytes of a sample's image and mask, and the stored mask's pixels of each class."""
 
     image: bytes
     mask: bytes
     class_pixels: tuple[int, int, int]
-    width: int
-    height: int
 
 
 def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: int | None) -> EncodedSample:
@@ -48,7 +46,7 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
     if storage == "source" or size is None:
         if image.jpeg is None:
             raise ValueError("the pair was audited for another storage")
-        return EncodedSample(image.jpeg, mask.png, mask.class_pixels, image.width, image.height)
+        return EncodedSample(image.jpeg, mask.png, mask.class_pixels)
     if image.pixels is None:
         raise ValueError("the pair was audited for another storage")
     pixels, values = stretched(image.pixels, size), nearest(mask.values, size)
@@ -56,7 +54,7 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
         data = encode_jpeg(pixels, quality=quality or DEFAULT_QUALITY, subsampling="420"), encode_unfiltered(values)
     else:
         data = npy(pixels), npy(values)
-    return EncodedSample(*data, class_pixels(values), size, size)
+    return EncodedSample(*data, class_pixels(values))
 
 
 def stretched(pixels: Pixels, size: int) -> Pixels:

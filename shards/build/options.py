@@ -66,8 +66,7 @@ def options_from(
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
 
-    Raises:
-        UsageError: options that do not go together.
+    Raises ``UsageError`` for options that do not go together.
     """
     if split == "official" and fractions is not None:
         raise UsageError("--fractions needs --split random; with --split official use --val-fraction")
