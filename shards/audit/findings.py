@@ -11,6 +11,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 Action: TypeAlias = Literal["left-out", "mended", "remark"]
+REJECTED: Final = "left-out"
+REPAIRED: Final = "mended"
+WARNING: Final = "remark"
 
 MAX_PIXELS = 2**26  # 67 million: above any photograph that one would train on, below what exhausts memory
 
@@ -85,7 +88,7 @@ class RejectedError(Exception):
 
 def repaired(reason: str, detail: str = "") -> Finding:
     """Return a finding for something that was changed safely."""
-    return Finding("", "mended", reason, detail)
+    return Finding("", REPAIRED, reason, detail)
 
 
 def check_pixels(width: int, height: int, what: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.audit import png_chunks as png
 from shards.audit import transcode
-from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.findings import WARNING, Finding, RejectedError, check_pixels, repaired
 from shards.audit.transcode import Pixels
 from shards.format.layout import MASK_VALUES
 
@@ -65,7 +65,7 @@ def audit_mask(data: bytes) -> AuditedMask:
         raise RejectedError("trimap-values", _invalid_values(values))
     packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
-        findings = [*findings, Finding("", "remark", "no-animal")]
+        findings = [*findings, Finding("", WARNING, "no-animal")]
     return AuditedMask(packed, values, findings)
 
 

@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
 from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.jpeg_headers import ORIENTATION_TAG
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255)
 
 _FILTERS = threading.Lock()  # warning filters belong to the process, not to the thread
@@ -61,7 +61,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 where there is none that can be read."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose an image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

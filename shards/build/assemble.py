@@ -38,21 +38,16 @@ from shards.format.npy import table_header
 def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int]:
     """Return the number that each shard has in the set; a shard without samples has none."""
     numbers: dict[tuple[Split, int], int] = {}
-    counts: Counter[Split] = Counter()
-    for record in sorted(records, key=lambda record: (record.split, record.number)):
-        if record.samples:
-            numbers[record.split, record.number] = counts[record.split]
-            counts[record.split] += 1
+    for split in SPLITS:
+        filled = sorted(record.number for record in records if record.split == split and record.samples)
+        numbers |= {(split, number): final for final, number in enumerate(filled)}
     return numbers
 
 
 def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[Finding]]:
-    """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
+    """Write tables and quarantine file into ``folder``, where the tars have their final names; flush nothing yet.
 
-    The manifest itself is not written, and nothing is flushed to the disk yet.
-
-    Returns:
-        The manifest, and every finding in the order of the quarantine file.
+    Returns the manifest, which is not written yet, and every finding in the order of the quarantine file.
     """
     splits: dict[Split, SplitEntry] = {}
     tables: dict[Split, Rows] = {}

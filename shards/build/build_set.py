@@ -89,7 +89,7 @@ def build(
     check_target(out)
     found = source if isinstance(source, PetsSource) else scan(source)
     plan = make_plan(found, options)
-    staging = Staging.beside(out)
+    staging = Staging.of(out)
 
     with staging.locked(), _explained(staging):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)

@@ -36,11 +36,8 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
     no class, keeps every class's share of the area, keeps the thin border (which a majority vote would remove), and
     makes the stored mask equal to the one that the pipeline computes from ``source`` storage.
 
-    Args:
-        pair: audited for this storage.
-        storage: ``source`` keeps the bytes; ``jpeg`` and ``raw`` need ``size``.
-        size: side of the stored square, pixels.
-        quality: of the JPEG in ``jpeg`` storage, 1..100 (chroma at half resolution).
+    The pair must have been audited for this storage. ``size`` is the side of the square in pixels (``jpeg``, ``raw``),
+    ``quality`` that of the JPEG in ``jpeg`` storage, 1..100 (chroma at half resolution).
     """
     image, mask = pair.image, pair.mask
     if storage == "source" or size is None:

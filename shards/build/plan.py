@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS, Finding
+from shards.audit.findings import MAX_PIXELS, REJECTED, Finding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
@@ -81,7 +81,7 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
             samples = tuple(PlannedSample(key=keys[n], pair=by_name[n]) for n in chosen)
             tasks.append(ShardTask(split=name, number=number, samples=samples, options=options, meta_bytes=meta_bytes))
     packable = sum(len(task.samples) for task in tasks)
-    rejected = {finding.name for finding in findings if finding.action == "left-out"}
+    rejected = {finding.name for finding in findings if finding.action == REJECTED}
     return BuildPlan(
         options=options,
         tasks=tuple(tasks),

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from shards.audit.findings import Finding
+from shards.audit.findings import REJECTED, WARNING, Finding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
@@ -48,12 +48,12 @@ def official_split(
         if pair.name in test:
             splits["test"].append(pair)
             if pair.name in trainval:
-                findings.append(Finding(shown(pair.name), "remark", "listed-twice", split="test"))
+                findings.append(Finding(shown(pair.name), WARNING, "listed-twice", split="test"))
         elif pair.name in trainval:
             candidates.append(pair)
         else:
             detail = "in list.txt, but neither in trainval.txt nor in test.txt"
-            findings.append(Finding(shown(pair.name), "left-out", "not-listed", detail))
+            findings.append(Finding(shown(pair.name), REJECTED, "not-listed", detail))
     chosen = stratified(candidates, fraction=val_fraction, seed=seed)
     for pair in candidates:
         splits["val" if pair.name in chosen else "train"].append(pair)

@@ -49,7 +49,7 @@ class Staging:
     replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
-    def beside(cls, out: Path) -> Staging:
+    def of(cls, out: Path) -> Staging:
         """Return the staging folder of ``out``; follows symbolic links, so that a link to a set remains one."""
         real = Path(os.path.realpath(out))
         return cls(real, real.with_name(f"{real.name}.building"), real.with_name(f"{real.name}.replaced"))

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import Finding, RejectedError
+from shards.audit.findings import REJECTED, REPAIRED, Finding, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.build.encode import EncodedSample, encode
 from shards.build.plan import PlannedSample, ShardTask, meta_json
@@ -82,11 +82,8 @@ def build_shard(
     meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards with their
     records byte by byte.
 
-    Args:
-        task: what to pack.
-        folder: where to pack it.
-        pause: called before every sample; may raise to stop the build.
-        threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
+    ``pause`` is called before every sample, and may raise to stop the build. ``threads`` says how many to use, see
+    :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
     Raises:
         SourceError: a source file vanished, cannot be read, or changed since the plan was made.
@@ -146,7 +143,7 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
         pair = audit_pair(image, mask, storage=options.storage)
         encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
     except RejectedError as error:
-        return PreparedSample(sample, [Finding("", "left-out", error.reason, error.detail)])
+        return PreparedSample(sample, [Finding("", REJECTED, error.reason, error.detail)])
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
     return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
@@ -194,7 +191,7 @@ class _ShardWriter:
         sample, encoded = prepared.sample, prepared.encoded
         if encoded is None:
             return
-        self.repaired += any(finding.action == "mended" for finding in prepared.findings)
+        self.repaired += any(finding.action == REPAIRED for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)

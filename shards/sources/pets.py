@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from shards.audit.findings import Finding
+from shards.audit.findings import REJECTED, Finding
 from shards.errors import SourceError
 from shards.format.keys import shown
 
@@ -61,8 +61,7 @@ class PetsSource:
 def scan(folder: Path) -> PetsSource:
     """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
-    Raises:
-        SourceError: the folder is not in the official layout, holds no image, or something cannot be read.
+    Raises ``SourceError`` if the folder is not in the official layout, holds no image, or something cannot be read.
     """
     try:
         return _scan(folder)
@@ -89,7 +88,7 @@ def _scan(folder: Path) -> PetsSource:
         image, mask = images.get(name), masks.get(name)
         reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
         if image is None or mask is None or reason:
-            findings.append(Finding(shown(name), "left-out", reason))
+            findings.append(Finding(shown(name), REJECTED, reason))
             continue
         class_id, species = numbers.get(name, (0, 0))
         pairs.append(
