@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import WARNING, Finding
 from shards.format.layout import Rows, Split, member_span, shard_name
 
 
-def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
+def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[Finding]:
     """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
-    Checksums and lengths in the tables give the candidates; their bytes are then compared.
-
-    Args:
-        folder: where the tars are.
-        tables: the records of each split.
+    Checksums and lengths in the tables give the candidates; their bytes in the tars in ``folder`` are then compared.
     """
     marks = {
         split: rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)
@@ -38,7 +34,7 @@ def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iter
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
                 detail = f"the same picture as {', '.join(others)}"
-                yield SampleFinding(names[number], "remark", "duplicate-across-splits", detail, split)
+                yield Finding(names[number], WARNING, "duplicate-across-splits", detail, split)
 
 
 def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:

@@ -34,12 +34,10 @@ class AuditedImage:
 
 
 def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> AuditedImage:
-    """Decode an image strictly, and repair what can be repaired safely.
+    """Decode the content of an image file strictly, and repair what can be repaired safely.
 
-    Args:
-        data: the file's content.
-        mask_size: (width, height) of its mask; decides whether the rotation that EXIF asks for is applied.
-        pixels: whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
+    ``mask_size`` is the (width, height) of its mask; it decides whether the rotation that EXIF asks for is applied.
+    ``pixels`` says whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
 
     Raises:
         RejectedError: the image cannot be packed.
@@ -95,8 +93,7 @@ def _check(data: bytes) -> Pixels:
     All coefficients are decoded and checked, but only an eighth of luminance is turned into pixels: damage shows in the
     coefficients, and what follows is arithmetic that cannot fail. Tests compare the verdicts with full decoding.
     """
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
-    return pixels
+    return np.asarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True))
 
 
 def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: Finding | None) -> AuditedImage:

@@ -12,14 +12,14 @@ from PIL import Image
 
 from shards.audit import png_chunks as png
 from shards.audit import transcode
-from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.findings import WARNING, Finding, RejectedError, check_pixels, repaired
 from shards.audit.transcode import Pixels
 from shards.format.layout import MASK_VALUES
 
 
 @dataclass(frozen=True)
 class AuditedMask:
-    """A mask that can be packed: ``values`` are uint8 (height, width), 1, 2, 3; with repairs and warnings.
+    """A mask that can be packed, with repairs and warnings; ``values`` are uint8 (height, width), 1, 2, 3.
 
     ``png`` is an 8-bit grayscale PNG, the original bytes where nothing was repaired.
     """
@@ -43,8 +43,7 @@ class AuditedMask:
 def audit_mask(data: bytes) -> AuditedMask:
     """Decode a mask completely, check every value, and repair its encoding where its values are beyond doubt.
 
-    Raises:
-        RejectedError: the mask is damaged or has values other than 1, 2, 3.
+    Raises ``RejectedError`` if the mask is damaged or has values other than 1, 2, 3.
     """
     findings: list[Finding] = []
     if data.startswith(png.SIGNATURE):
@@ -66,7 +65,7 @@ def audit_mask(data: bytes) -> AuditedMask:
         raise RejectedError("trimap-values", _invalid_values(values))
     packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
-        findings = [*findings, Finding("remark", "no-animal")]
+        findings = [*findings, Finding("", WARNING, "no-animal")]
     return AuditedMask(packed, values, findings)
 
 

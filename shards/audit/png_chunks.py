@@ -7,6 +7,7 @@ Source: W3C Portable Network Graphics Specification (Third Edition), sections 5 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 
@@ -49,11 +50,7 @@ class PngChunks:
 
 
 def read_chunks(data: bytes) -> PngChunks:
-    """Check every chunk's CRC and order, and return what the chunks say.
-
-    Raises:
-        PngError: no PNG, damaged, or truncated.
-    """
+    """Check every chunk's CRC and order, and return what the chunks say; raises ``PngError`` if one is damaged."""
     if not data.startswith(SIGNATURE):
         raise PngError("no PNG signature")
     position, kind, header = len(SIGNATURE), b"", b""
@@ -70,23 +67,17 @@ def read_chunks(data: bytes) -> PngChunks:
             image_data.append(body)
     if not image_data:
         raise PngError("no image data")
-    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", header)
     if not width or not height:
         raise PngError(f"a picture of {width} x {height} pixels")
-    return PngChunks(width, height, header[8], header[9], header[12] != 0, kinds <= _HARMLESS, tuple(image_data))
+    return PngChunks(width, height, depth, color, interlace != 0, kinds <= _HARMLESS, tuple(image_data))
 
 
 def decode_plain(chunks: PngChunks) -> npt.NDArray[np.uint8]:
-    """Decode a plain PNG strictly: its data inflates, the checksum is right, and it is exactly the pixels' number.
+    """Decode a plain PNG strictly to uint8 (height, width); raises ``PngError`` if its data is damaged or too short.
 
     Pillow alone would not notice a missing checksum, which stops DALI. It gets the inflated data again in uncompressed
     blocks, and only undoes the filters: inflating twice would cost a quarter more.
-
-    Returns:
-        uint8, shape (height, width).
-
-    Raises:
-        PngError: the image data is damaged or too short.
     """
     expected = (chunks.width + 1) * chunks.height
     inflate = zlib_ng.decompressobj()
@@ -112,7 +103,7 @@ def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int = 6) -> bytes
     height, width = values.shape
     rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = values
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, GRAY, 0, 0, 0))
+    header = struct.pack(">IIBBBBB", width, height, 8, GRAY, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b""))
     return SIGNATURE + b"".join(
         len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks

@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
 from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.jpeg_headers import ORIENTATION_TAG
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255)
 
 _FILTERS = threading.Lock()  # warning filters belong to the process, not to the thread
@@ -24,11 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def open_image(data: bytes, *, what: str) -> Image.Image:
-    """Open and decode the first image of a file with Pillow.
-
-    Args:
-        data: the file's content.
-        what: "picture" or "trimap", for the reason.
+    """Open and decode the first image of a file with Pillow; ``what`` is "picture" or "trimap", for the reason.
 
     Raises:
         RejectedError: empty, of no known format, too large, truncated or damaged.
@@ -65,7 +61,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 where there is none that can be read."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose an image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -74,8 +70,7 @@ def orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     """Return an image's pixels as uint8 (height, width, 3), and what was changed to get them.
 
-    Raises:
-        RejectedError: there is no sensible way (floating-point or 32-bit pixels).
+    Raises ``RejectedError`` for floating-point and 32-bit pixels.
     """
     findings = []
     if getattr(image, "n_frames", 1) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ import PIL
 import simplejpeg
 
 from shards.audit.duplicates import duplicates_across_splits
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import Finding
 from shards.build.plan import BuildPlan
 from shards.build.write_shard import ShardRecord, write_file
 from shards.format.layout import (
@@ -21,6 +21,7 @@ from shards.format.layout import (
     FORMAT,
     QUARANTINE_NAME,
     SAMPLE_DTYPE,
+    SPECIES,
     SPLITS,
     VERSION,
     Rows,
@@ -37,21 +38,16 @@ from shards.format.npy import table_header
 def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int]:
     """Return the number that each shard has in the set; a shard without samples has none."""
     numbers: dict[tuple[Split, int], int] = {}
-    counts: Counter[Split] = Counter()
-    for record in sorted(records, key=lambda record: (record.split, record.number)):
-        if record.samples:
-            numbers[record.split, record.number] = counts[record.split]
-            counts[record.split] += 1
+    for split in SPLITS:
+        filled = sorted(record.number for record in records if record.split == split and record.samples)
+        numbers |= {(split, number): final for final, number in enumerate(filled)}
     return numbers
 
 
-def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
-    """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
+def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[Finding]]:
+    """Write tables and quarantine file into ``folder``, where the tars have their final names; flush nothing yet.
 
-    The manifest itself is not written, and nothing is flushed to the disk yet.
-
-    Returns:
-        The manifest, and every finding in the order of the quarantine file.
+    Returns the manifest, which is not written yet, and every finding in the order of the quarantine file.
     """
     splits: dict[Split, SplitEntry] = {}
     tables: dict[Split, Rows] = {}
@@ -84,7 +80,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         classes=CLASSES,
         options=options.for_manifest(),
         splits=splits,
-        largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
+        largest=(options.size, options.size) if options.size else (_most(tables, "width"), _most(tables, "height")),
         raw=plan.raw,
         audit=audit,
         versions={"numpy": np.__version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
@@ -113,10 +109,10 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
         table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
         shards=tuple(shards),
         class_pixels=(pixels[0], pixels[1], pixels[2]),
-        breeds=_sum(record.breeds for record in records),
-        species=_sum(record.species for record in records),
+        breeds=dict(sorted(sum((Counter(record.breeds) for record in records), Counter[str]()).items())),
+        species=dict(sorted(Counter(SPECIES[number] for number in table["species"]).items())),
     )
 
 
-def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
+def _most(tables: dict[Split, Rows], name: str) -> int:
+    return max((int(table[name].max()) for table in tables.values()), default=0)

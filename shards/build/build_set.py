@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.audit.findings import REASONS, SampleFinding
+from shards.audit.findings import REASONS, Finding
 from shards.build.assemble import assemble
 from shards.build.executors import build_in_order
 from shards.build.options import PackOptions
@@ -32,7 +32,7 @@ _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for litt
 class StrictError(PetsegError):
     """``--strict`` was given, and the audit found something. ``findings`` says what."""
 
-    def __init__(self, message: str, findings: Sequence[SampleFinding] = ()) -> None:
+    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
         super().__init__(message)
         self.findings = tuple(findings)
 
@@ -89,7 +89,7 @@ def build(
     check_target(out)
     found = source if isinstance(source, PetsSource) else scan(source)
     plan = make_plan(found, options)
-    staging = Staging.beside(out)
+    staging = Staging.of(out)
 
     with staging.locked(), _explained(staging):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)

@@ -33,6 +33,10 @@ class _Shared:
     stop: Event
     threads: Any
 
+    def check_stop(self) -> None:
+        if self.stop.is_set():
+            raise StoppedError
+
 
 def default_workers() -> int:
     """Return the number of cores that this process may use."""
@@ -48,7 +52,8 @@ def build_in_order(
     """
     cores = workers or default_workers()
     if executor is not None:
-        yield from _submitted(executor, build_shard, tasks, order, folder, submitting=contextlib.nullcontext())
+        submit = executor.submit
+        yield from _submitted(order, lambda i: submit(build_shard, tasks[i], folder), contextlib.nullcontext())
     elif cores == 1:
         for index in order:
             yield index, build_shard(tasks[index], folder)
@@ -57,19 +62,15 @@ def build_in_order(
 
 
 def _submitted(
-    executor: Executor,
-    function: Callable[[ShardTask, str], ShardRecord],
-    tasks: Sequence[ShardTask],
     order: Sequence[int],
-    folder: str,
-    *,
+    submit: Callable[[int], Future[ShardRecord]],
     submitting: contextlib.AbstractContextManager[None],
 ) -> Iterator[tuple[int, ShardRecord]]:
     futures: dict[Future[ShardRecord], int] = {}
     try:
         with submitting:
             for index in order:
-                futures[executor.submit(function, tasks[index], folder)] = index
+                futures[submit(index)] = index
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:
@@ -90,7 +91,8 @@ def _in_processes(
     try:
         unfinished = len(order)
         shared.threads.value = -(-cores // unfinished)
-        for result in _submitted(pool, _build_in_worker, tasks, order, folder, submitting=_interrupts_held()):
+        submit = pool.submit
+        for result in _submitted(order, lambda i: submit(_build_in_worker, tasks[i], folder), _interrupts_held()):
             unfinished -= 1  # the last shards get threads, for the cores without a shard
             shared.threads.value = -(-cores // max(unfinished, 1))
             yield result
@@ -138,13 +140,6 @@ def _follow_parent() -> None:
 
 
 def _build_in_worker(task: ShardTask, folder: str) -> ShardRecord:
-    return build_shard(task, folder, pause=_check_stop, threads=_threads)
-
-
-def _check_stop() -> None:
-    if _shared is not None and _shared.stop.is_set():
-        raise StoppedError
-
-
-def _threads() -> int:
-    return 1 if _shared is None else int(_shared.threads.value)
+    shared = _shared
+    assert shared is not None, "a worker process starts with _start_worker"
+    return build_shard(task, folder, pause=shared.check_stop, threads=lambda: int(shared.threads.value))

@@ -68,8 +68,7 @@ def options_from(
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
 
-    Raises:
-        UsageError: options that do not go together.
+    Raises ``UsageError`` for options that do not go together.
     """
     if split == "official" and fractions is not None:
         raise UsageError("--fractions needs --split random; with --split official use --val-fraction")
@@ -78,15 +77,11 @@ def options_from(
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         fractions = (1 - val, val, 0.0)
-    if storage != "source" and size is None:
-        size = DEFAULT_SIZE
-    if storage == "jpeg" and quality is None:
-        quality = DEFAULT_QUALITY
     train, val, test = fractions or DEFAULT_FRACTIONS
     return PackOptions(
         storage=storage,  # type: ignore[arg-type]
-        size=size,
-        quality=quality,
+        size=DEFAULT_SIZE if size is None and storage != "source" else size,
+        quality=DEFAULT_QUALITY if quality is None and storage == "jpeg" else quality,
         split=split,
         fractions=(float(train), float(val), float(test)),
         seed=seed,

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS, SampleFinding
+from shards.audit.findings import MAX_PIXELS, REJECTED, Finding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
-from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split, Storage
+from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split
 from shards.format.manifest import RawLayout
 from shards.format.npy import npy_header
 from shards.format.tar import padded
@@ -35,9 +35,7 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
     split: Split
     number: int
     samples: tuple[PlannedSample, ...]
-    storage: Storage
-    size: int | None
-    quality: int | None
+    options: PackOptions
     meta_bytes: int | None
 
     @property
@@ -54,7 +52,7 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     options: PackOptions
     tasks: tuple[ShardTask, ...]
-    findings: tuple[SampleFinding, ...]
+    findings: tuple[Finding, ...]
     found: int
     raw: RawLayout | None
     digest: str
@@ -64,10 +62,7 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     """Divide a source into splits and shards.
 
     Within a split, samples are in a seeded pseudo-random order, so that a reader that goes through the shards one after
-    the other sees all breeds mixed.
-
-    Raises:
-        SourceError: the official split is asked for and the lists are missing.
+    the other sees all breeds mixed. Raises ``SourceError`` if the lists that the official split needs are missing.
     """
     findings = list(source.findings)
     if options.split == "official":
@@ -83,19 +78,10 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
         for number, start in enumerate(range(0, len(order), options.samples_per_shard)):
             chosen = order[start : start + options.samples_per_shard]
-            tasks.append(
-                ShardTask(
-                    split=name,
-                    number=number,
-                    samples=tuple(PlannedSample(key=keys[n], pair=by_name[n]) for n in chosen),
-                    storage=options.storage,
-                    size=options.size,
-                    quality=options.quality,
-                    meta_bytes=meta_bytes,
-                )
-            )
+            samples = tuple(PlannedSample(key=keys[n], pair=by_name[n]) for n in chosen)
+            tasks.append(ShardTask(split=name, number=number, samples=samples, options=options, meta_bytes=meta_bytes))
     packable = sum(len(task.samples) for task in tasks)
-    rejected = {finding.name for finding in findings if finding.action == "left-out"}
+    rejected = {finding.name for finding in findings if finding.action == REJECTED}
     return BuildPlan(
         options=options,
         tasks=tuple(tasks),
@@ -144,7 +130,7 @@ def _longest_meta(source: PetsSource, keys: dict[str, str]) -> int:
     return max(len(meta_json(sample, split="train", width=most, height=most, length=None)) for sample in samples)
 
 
-def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:
+def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[Finding]) -> str:
     """Return the SHA-256 (hex) of all that decides the set, except the content of the files."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
 

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import REJECTED, WARNING, Finding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
@@ -29,14 +29,11 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
 
 def official_split(
     source: PetsSource, *, val_fraction: float, seed: int
-) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
+) -> tuple[dict[Split, list[Pair]], list[Finding]]:
     """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
 
-    Returns:
-        The pairs of each split (in name order) and what the lists omit or contradict.
-
-    Raises:
-        SourceError: the source has no trainval.txt and test.txt.
+    Returns the pairs of each split (in name order) and what the lists omit or contradict. Raises ``SourceError`` if the
+    source has no trainval.txt or no test.txt.
     """
     missing = [f"{name}.txt" for name in ("trainval", "test") if name not in source.lists]
     if missing:
@@ -45,18 +42,18 @@ def official_split(
         )
     trainval, test = source.lists["trainval"], source.lists["test"]
     splits: dict[Split, list[Pair]] = {name: [] for name in SPLITS}
-    findings: list[SampleFinding] = []
+    findings: list[Finding] = []
     candidates: list[Pair] = []
     for pair in source.pairs:
         if pair.name in test:
             splits["test"].append(pair)
             if pair.name in trainval:
-                findings.append(SampleFinding(shown(pair.name), "remark", "listed-twice", split="test"))
+                findings.append(Finding(shown(pair.name), WARNING, "listed-twice", split="test"))
         elif pair.name in trainval:
             candidates.append(pair)
         else:
             detail = "in list.txt, but neither in trainval.txt nor in test.txt"
-            findings.append(SampleFinding(shown(pair.name), "left-out", "not-listed", detail))
+            findings.append(Finding(shown(pair.name), REJECTED, "not-listed", detail))
     chosen = stratified(candidates, fraction=val_fraction, seed=seed)
     for pair in candidates:
         splits["val" if pair.name in chosen else "train"].append(pair)

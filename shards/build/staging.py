@@ -49,7 +49,7 @@ class Staging:
     replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
-    def beside(cls, out: Path) -> Staging:
+    def of(cls, out: Path) -> Staging:
         """Return the staging folder of ``out``; follows symbolic links, so that a link to a set remains one."""
         real = Path(os.path.realpath(out))
         return cls(real, real.with_name(f"{real.name}.building"), real.with_name(f"{real.name}.replaced"))
@@ -98,9 +98,9 @@ class Staging:
         Raises:
             UsageError: the folder holds something that no build created.
         """
-        strangers = foreign_files(self.folder)
-        if strangers and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
+        foreign = foreign_files(self.folder)
+        if foreign and not self.work.is_dir():
+            raise UsageError(f"{self.folder} holds files that no build created ({foreign}); move them away")
         same = self.plan == digest
         discarded = not same and any(self.folder.iterdir())
         if not same:
@@ -158,10 +158,11 @@ class Staging:
         return ""
 
 
-def foreign_files(folder: Path) -> list[str]:
-    """Return the names in a folder that no build creates, sorted."""
+def foreign_files(folder: Path) -> str:
+    """Return the first names in a folder that no build creates, for messages; an empty text if there are none."""
     known = (MANIFEST_NAME, QUARANTINE_NAME, WORK)
-    return sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
+    names = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_target(out: Path) -> None:
@@ -171,9 +172,9 @@ def check_target(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
-        strangers = foreign_files(out)
-        if strangers or not (out / MANIFEST_NAME).exists():
-            what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
+        foreign = foreign_files(out)
+        if foreign or not (out / MANIFEST_NAME).exists():
+            what = f"files that are not part of a shard set ({foreign})" if foreign else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
@@ -220,7 +221,3 @@ def _exchange(first: Path, second: Path) -> bool:
     if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shards.audit.findings import REASONS, SampleFinding
+from shards.audit.findings import REASONS, Finding
 from shards.build.build_set import BuildResult
 from shards.format.layout import QUARANTINE_NAME, SPLITS
 
@@ -66,7 +66,7 @@ def build_text(built: BuildResult) -> str:
     return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} sheet.png"])
 
 
-def finding_lines(findings: Sequence[SampleFinding]) -> Iterator[str]:
+def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield one line per finding, the first fifty."""
     for finding in findings[:SHOWN_FINDINGS]:
         yield finding.line()

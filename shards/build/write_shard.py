@@ -16,16 +16,16 @@ import msgspec
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import Finding, RejectedError, SampleFinding
+from shards.audit.findings import REJECTED, REPAIRED, Finding, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.build.encode import EncodedSample, encode
 from shards.build.plan import PlannedSample, ShardTask, meta_json
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
+from shards.format.layout import MEMBERS, SAMPLE_DTYPE, Rows, Split, index_name, key_hash, shard_name
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padding
-from shards.sources.pets import FileStamp, Pair
+from shards.sources.pets import FileStamp
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
@@ -49,9 +49,7 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: bytes
     class_pixels: tuple[int, ...]
     breeds: dict[str, int]
-    species: dict[str, int]
-    largest: tuple[int, int]
-    findings: tuple[SampleFinding, ...]
+    findings: tuple[Finding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
 
 
@@ -84,11 +82,8 @@ def build_shard(
     meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards with their
     records byte by byte.
 
-    Args:
-        task: what to pack.
-        folder: where to pack it.
-        pause: called before every sample; may raise to stop the build.
-        threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
+    ``pause`` is called before every sample, and may raise to stop the build. ``threads`` says how many to use, see
+    :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
     Raises:
         SourceError: a source file vanished, cannot be read, or changed since the plan was made.
@@ -141,13 +136,14 @@ def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generato
 
 def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
+    options = task.options
     image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
     mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
     try:
-        pair = audit_pair(image, mask, storage=task.storage)
-        encoded = encode(pair, storage=task.storage, size=task.size, quality=task.quality)
+        pair = audit_pair(image, mask, storage=options.storage)
+        encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
     except RejectedError as error:
-        return PreparedSample(sample, [Finding("left-out", error.reason, error.detail)])
+        return PreparedSample(sample, [Finding("", REJECTED, error.reason, error.detail)])
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
     return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
@@ -179,10 +175,9 @@ class _ShardWriter:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
-    packed: list[Pair] = field(default_factory=list)
+    breeds: Counter[str] = field(default_factory=Counter)
     class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
-    largest: tuple[int, int] = (0, 0)
-    findings: list[SampleFinding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     def write(self, data: bytes) -> None:
         self.handle.write(data)
@@ -192,16 +187,15 @@ class _ShardWriter:
     def add(self, prepared: PreparedSample) -> None:
         """Append a sample, unless it is rejected; add its findings."""
         name = shown(prepared.sample.pair.name)
-        for found in prepared.findings:
-            self.findings.append(SampleFinding(name, found.action, found.reason, found.detail, self.task.split))
+        self.findings += [finding.about(name, self.task.split) for finding in prepared.findings]
         sample, encoded = prepared.sample, prepared.encoded
         if encoded is None:
             return
-        self.repaired += any(finding.action == "mended" for finding in prepared.findings)
+        self.repaired += any(finding.action == REPAIRED for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)
-        for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
+        for (role, extension), content in zip(MEMBERS[self.task.options.storage], contents, strict=True):
             self.write(header(f"{sample.key}.{extension}", len(content)))
             members.append((extension, self.position, len(content)))
             row[f"{role}_offset"] = self.position
@@ -214,9 +208,8 @@ class _ShardWriter:
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
-        self.packed.append(sample.pair)
+        self.breeds[sample.pair.breed] += 1
         self.class_pixels += encoded.class_pixels
-        self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
 
     def record(self, index: FileEntry) -> ShardRecord:
         """Return the shard's record, once the tar is complete."""
@@ -230,9 +223,7 @@ class _ShardWriter:
             index=index,
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
-            breeds=dict(Counter(pair.breed for pair in self.packed)),
-            species=dict(Counter(SPECIES[pair.species] for pair in self.packed)),
-            largest=self.largest,
+            breeds=dict(self.breeds),
             findings=tuple(self.findings),
             stamps=task.stamps,
         )

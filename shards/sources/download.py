@@ -53,13 +53,7 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
     """Download and unpack the dataset into ``folder``, in the official layout.
 
     Run again after an interruption, it keeps archives that arrived completely (by their MD5) and fetches the others.
-
-    Args:
-        folder: created if it does not exist.
-        archives: (address, MD5) of each; default: :func:`official_archives`.
-
-    Returns:
-        False if everything existed already.
+    ``archives`` are (address, MD5) of each; default: :func:`official_archives`. Returns False if everything existed.
 
     Raises:
         SourceError: no network, no such file, or content that does not match its MD5.
@@ -72,7 +66,8 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
         return False
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:
-        with _plain_errors(url, folder), _no_progress_bar_in_pipes():
+        progress_bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with _plain_errors(url, folder), contextlib.redirect_stderr(progress_bar):
             download_and_extract_archive(url, download_root=str(folder), md5=md5)
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
     return True
@@ -84,10 +79,6 @@ def _read_mark(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return marked if isinstance(marked, list) else []
-
-
-def _no_progress_bar_in_pipes() -> contextlib.AbstractContextManager[object]:
-    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
 @contextlib.contextmanager

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import REJECTED, Finding
 from shards.errors import SourceError
 from shards.format.keys import shown
 
-IMAGE_ENDINGS = ("jpg", "jpeg")
-MASK_ENDINGS = ("png",)
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
 
@@ -56,15 +54,14 @@ class PetsSource:
     folder: Path
     pairs: tuple[Pair, ...]  # complete pairs that a list names, or all where there are no lists; sorted by name
     lists: dict[str, frozenset[str]]  # the names in the list of each split (``trainval``, ``test``)
-    findings: tuple[SampleFinding, ...]  # what was rejected so far, and why
+    findings: tuple[Finding, ...]  # what was rejected so far, and why
     ignored: int  # number of files that are not part of the dataset
 
 
 def scan(folder: Path) -> PetsSource:
     """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
-    Raises:
-        SourceError: the folder is not in the official layout, holds no image, or something cannot be read.
+    Raises ``SourceError`` if the folder is not in the official layout, holds no image, or something cannot be read.
     """
     try:
         return _scan(folder)
@@ -77,21 +74,21 @@ def _scan(folder: Path) -> PetsSource:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
     _check_layout(folder)
-    images, ignored = _files_by_stem(folder / "images", IMAGE_ENDINGS)
-    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", MASK_ENDINGS)
+    images, ignored = _files_by_stem(folder / "images", ("jpg", "jpeg"))
+    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", ("png",))
     if not images:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
     lists = _read_lists(folder / "annotations")
     numbers: dict[str, tuple[int, int]] = {}
     for entries in lists.values():
         numbers = entries | numbers  # the first list that names an image counts
-    findings: list[SampleFinding] = []
+    findings: list[Finding] = []
     pairs: list[Pair] = []
     for name in sorted(images.keys() | masks.keys() | numbers.keys()):
         image, mask = images.get(name), masks.get(name)
         reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
         if image is None or mask is None or reason:
-            findings.append(SampleFinding(shown(name), "left-out", reason))
+            findings.append(Finding(shown(name), REJECTED, reason))
             continue
         class_id, species = numbers.get(name, (0, 0))
         pairs.append(

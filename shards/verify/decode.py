@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shards.audit.findings import RejectedError
+from shards.audit.findings import REPAIRED, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.format.layout import Storage
 from shards.format.npy import npy_header
@@ -22,7 +22,7 @@ def check_stored(
         return _check_raw(image, mask, size or 0)
     pair = audit_pair(image, mask, storage="source")
     for finding in pair.findings:
-        if finding.action == "mended":  # what is packed must need no repair
+        if finding.action == REPAIRED:  # what is packed must need no repair
             raise RejectedError(finding.reason, finding.detail)
     expected = original if size is None else (size, size)
     if pair.mask.size != expected:
