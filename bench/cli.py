@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.outputs import check_writable, finish, write_page, write_plot
-from shards.console import FriendlyGroup, PathArgument
+from shards.console import FriendlyGroup, PathArgument, print_json
 from shards.errors import UsageError
 
-PATH = PathArgument()
+if TYPE_CHECKING:
+    from bench.core.rounds import PartSeconds
+    from bench.results.records import Results
+
+
+class Names(click.ParamType):
+    """Names with commas between."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the parts of ``a,b,c``; nothing for an empty text."""
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+class Numbers(Names):
+    """Positive whole numbers with commas between."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers of ``1,2,4``."""
+        parts = super().convert(value, param, ctx)
+        if not all(str(part).isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r}: give positive whole numbers with commas between, such as 1,2", param, ctx)
+        return tuple(map(int, parts))
+
+
+PATH, NAMES, SIZE, COUNT = PathArgument(), Names(), click.IntRange(8, 4096), click.IntRange(1)
+SECONDS = click.FloatRange(0, 600, min_open=True)
+
+
+def choice(name: str, names: str, default: str, **more: Any) -> Callable[..., Any]:
+    """Return an option that takes one of some names."""
+    return click.option(name, type=click.Choice(names.split()), default=default, show_default=True, **more)
+
+
 SHARDS = click.option("--shards", type=PATH, required=True, help="A shard set; of source storage for all storages.")
+SPLIT = click.option("--split", default="train", show_default=True)
+SEED = click.option("--seed", default=0, show_default=True)
+WORK = click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
+REPEATS = click.option(
+    "--repeats", type=COUNT, default=5, show_default=True,
+    help="Timed repeats of each subject, in turns with the others; up to five processes share them.",
+)  # fmt: skip
 PAGE = click.option("--page", type=PATH, help="Write a self-contained HTML page.")
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
@@ -22,265 +66,197 @@ JSON = click.option("--json", "json_file", type=PATH, help="Write everything tha
 
 @click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """Measure how fast loading, training and packing are, beside what else one could use."""
+    """Measure how fast loading, training and packing are, compared with what else one could use."""
 
 
-@main.command()
-@SHARDS
-@click.option("--split", default="train", show_default=True)
-@click.option(
-    "--storages",
-    default="source,jpeg,raw",
-    show_default=True,
-    help="Which storages; those that --shards is not are built in a temporary folder.",
-)
-@click.option("--peers", default="", help="Only these loaders, by name, with commas between.  [default: all]")
-@click.option("--size", default=128, show_default=True, help="Side of the output in pixels.")
-@click.option("--batch-size", default=32, show_default=True)
-@click.option("--workers", default=0, help="Processes or threads for each loader.  [default: each takes its best]")
-@click.option("--repeats", default=5, show_default=True, help="Timed repeats of each loader, in turns with the others.")
-@click.option("--seconds", default=0.5, show_default=True, help="How long one repeat takes, in whole epochs.")
-@click.option("--augment", type=click.Choice(["none", "train", "both"]), default="both", show_default=True)
-@click.option(
-    "--mask",
-    type=click.Choice(["onehot", "index", "both"]),
-    default="both",
-    show_default=True,
-    help="Form of the masks; both: one-hot, and of raw storage, in evaluation, class indices too.",
-)
-@click.option(
-    "--cache",
-    type=click.Choice(["warm", "cold", "both"]),
-    default="warm",
-    show_default=True,
-    help="cold: drop the files from the page cache before each repeat.",
-)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--starts", default=3, show_default=True, help="Starts of a fresh process to its first batch; 0: none.")
-@click.option("--soak", default=100, show_default=True, help="Epochs in a row, to see memory grow or not; 0: none.")
-@click.option("--source", type=PATH, help="Read the pictures of file-based loaders from here, the set's own source.")
-@click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
-@click.option(
-    "--handicap", default=0.0, metavar="PART", help="Slow every loader by this part, to see that compare finds it."
-)
-@JSON
-@PAGE
-@PLOT
-def loader(
-    *, json_file: Path | None, page: Path | None, plot: Path | None, storages: str, peers: str, **options: object
-) -> None:
-    """Pictures per second of our loader and of others, over the same pictures, checked to be the same work."""
-    from bench.loader_bench import run_loader_bench
-    from bench.loader_settings import LoaderSettings
+def measuring(command: Callable[..., Results]) -> Callable[..., None]:
+    """Turn a function that measures into a command that writes its results: ``--json``, ``--page``, ``--plot``."""
 
-    check_writable(json_file=json_file, page=page, plot=plot)
-    settings = LoaderSettings(storages=split_names(storages), peers=split_names(peers), **options)  # type: ignore[arg-type]
-    with notes() as note:
-        results = run_loader_bench(settings, note=note)
-    finish(results, json_file=json_file, page=page, plot=plot)
+    def run(*, json_file: Path | None, page: Path | None, plot: Path | None, **options: Any) -> None:
+        from bench.results.outputs import Outputs
 
+        outputs = Outputs(json_file, page, plot)
+        with progress() as parts:
+            results = command(parts=parts, **options)
+        outputs.finish(results)
 
-@main.command()
-@SHARDS
-@click.option("--models", default="unet,tutorial", show_default=True, help="Which networks, with commas between.")
-@click.option("--precisions", default="auto", show_default=True, help="auto, fp32, bf16, fp16; with commas between.")
-@click.option("--split", default="train", show_default=True)
-@click.option("--size", type=int, help="Side of the pictures.  [default: each recipe's; with a consumer 128]")
-@click.option("--batch-size", type=int, help="[default: each recipe's; with a consumer 32]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--engine", type=click.Choice(["auto", "dali", "torch"]), default="auto", show_default=True)
-@click.option("--repeats", default=5, show_default=True, help="Timed repeats of each mode, in turns.")
-@click.option("--seconds", default=3.0, show_default=True, help="How long one repeat of one mode takes at least.")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--consumer-rate", type=float, help="In a network's place, take so many pictures/s from each loader in turn."
-)
-@click.option("--storages", help="With a consumer: which storages.  [default: source,jpeg,raw]")
-@click.option("--peers", help="With a consumer: only these loaders.  [default: all]")
-@JSON
-@PAGE
-@PLOT
-def train(
-    *,
-    shards: Path,
-    models: str,
-    precisions: str,
-    split: str,
-    size: int | None,
-    batch_size: int | None,
-    device: str,
-    engine: str,
-    repeats: int,
-    seconds: float,
-    seed: int,
-    consumer_rate: float | None,
-    storages: str | None,
-    peers: str | None,
-    json_file: Path | None,
-    page: Path | None,
-    plot: Path | None,
-) -> None:
-    """How much of the network's speed the loader costs: loader alone, training in memory, training for real."""
-    from bench.loader_settings import LoaderSettings
-    from bench.train_bench import TrainSettings, run_consumer_bench, run_train_bench
-
-    check_writable(json_file=json_file, page=page, plot=plot)
-    check_sizes(size=size, batch_size=batch_size)
-    with notes() as note:
-        if consumer_rate is None:
-            if storages is not None or peers is not None:
-                raise UsageError("--storages and --peers go with --consumer-rate: training uses our loader")
-            results = run_train_bench(
-                TrainSettings(
-                    shards=shards,
-                    models=split_names(models),
-                    precisions=split_names(precisions),
-                    split=split,
-                    size=size or 0,
-                    batch_size=batch_size or 0,
-                    device=device,
-                    engine=engine,
-                    repeats=repeats,
-                    seconds=seconds,
-                    seed=seed,
-                ),
-                note=note,
-            )
-        else:
-            consumer = LoaderSettings(
-                shards=shards,
-                split=split,
-                storages=split_names(storages or "source,jpeg,raw"),
-                peers=split_names(peers or ""),
-                size=size or 128,
-                batch_size=batch_size or 32,
-                device="cuda" if device == "cuda" else "cpu",
-                repeats=repeats,
-                seconds=seconds,
-                seed=seed,
-                augment="none",
-            )
-            results = run_consumer_bench(consumer, rate=consumer_rate, note=note)
-    finish(results, json_file=json_file, page=page, plot=plot)
-
-
-@main.command()
-@click.argument("source", type=PATH)
-@click.option("--storages", default="source,jpeg,raw", show_default=True)
-@click.option("--size", default=128, show_default=True, help="Side of the stored pictures, for jpeg and raw.")
-@click.option("--workers", default="", help="Numbers of processes, with commas between.  [default: 1 and all cores]")
-@click.option("--repeats", default=5, show_default=True, help="Timed repeats of each line, in turns.")
-@click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
-@JSON
-@PAGE
-@PLOT
-def build(
-    *,
-    source: Path,
-    storages: str,
-    size: int,
-    workers: str,
-    repeats: int,
-    work: Path | None,
-    json_file: Path | None,
-    page: Path | None,
-    plot: Path | None,
-) -> None:
-    """How fast SOURCE, a folder in the official layout, is packed; beside tar, webdataset's writer and a copy."""
-    from bench.build_bench import BuildSettings, run_build_bench
-
-    check_writable(json_file=json_file, page=page, plot=plot)
-    check_sizes(size=size, batch_size=None)
-    settings = BuildSettings(
-        source=source,
-        storages=split_names(storages),
-        size=size,
-        workers=whole_numbers("--workers", workers),
-        repeats=repeats,
-        work=work,
-    )
-    with notes() as note:
-        results = run_build_bench(settings, note=note)
-    finish(results, json_file=json_file, page=page, plot=plot)
-
-
-def check_sizes(*, size: int | None, batch_size: int | None) -> None:
-    """Refuse numbers that no benchmark takes.
-
-    Raises:
-        UsageError: with the option.
-    """
-    if size is not None and not 8 <= size <= 4096:
-        raise UsageError(f"--size {size}: must be from 8 to 4096")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be 1 or more")
-
-
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Return the numbers of ``1,2,4``; nothing for an empty text.
-
-    Raises:
-        UsageError: a part is not a positive whole number.
-    """
-    parts = split_names(text)
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{option} {text!r}: give positive whole numbers with commas between, such as 1,2")
-    return tuple(int(part) for part in parts)
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """Return the parts of ``a,b,c``; nothing for an empty text."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    run.__doc__ = command.__doc__
+    run.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    return main.command(command.__name__)(PLOT(PAGE(JSON(run))))
 
 
 @contextmanager
-def notes() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[PartSeconds]:
     """Show what is done now on stderr where that is a terminal."""
+    from bench.core.rounds import PartSeconds
+
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield PartSeconds()
         return
     from rich.console import Console
 
     with Console(stderr=True).status("starting") as status:
-        yield status.update
+        yield PartSeconds(status.update)
+
+
+@measuring
+@SHARDS
+@SPLIT
+@click.option(
+    "--storages", type=NAMES, default="source,jpeg,raw", show_default=True,
+    help="Which storages; those that --shards is not are built in a temporary folder.",
+)  # fmt: skip
+@click.option(
+    "--peers", type=NAMES, default="", help="Only these loaders, by name, with commas between.  [default: all]"
+)
+@click.option("--size", type=SIZE, default=128, show_default=True, help="Side of the output in pixels.")
+@click.option("--batch-size", type=COUNT, default=32, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    help="Processes or threads for each loader.  [default: each takes its best]",
+)
+@REPEATS
+@click.option(
+    "--seconds", type=SECONDS, default=0.5, show_default=True, help="How long one repeat takes, in complete epochs."
+)
+@choice("--augment", "none train both", "both")
+@choice(
+    "--mask",
+    "onehot index both",
+    "both",
+    help="Form of the masks; both: one-hot, and of raw storage, in evaluation, class indices too.",
+)
+@choice("--cache", "warm cold both", "warm", help="cold: drop the files from the page cache before each repeat.")
+@choice("--device", "cpu cuda", "cpu")
+@SEED
+@click.option(
+    "--starts",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Starts of a fresh process to its first batch; 0: none.",
+)
+@click.option(
+    "--soak",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Epochs in a row, to see whether memory grows; 0: none.",
+)
+@click.option("--source", type=PATH, help="Read the images of file-based loaders from here, the set's own source.")
+@WORK
+@click.option(
+    "--handicap",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="PART",
+    help="Slow every loader by this part, to see that compare finds it.",
+)
+def loader(*, parts: PartSeconds, **options: Any) -> Results:
+    """Images per second of petseg's loader and of others, over the same images, checked to be the same work."""
+    from bench.loader_benchmark import run_loader_benchmark
+    from bench.loader_plan import LoaderSettings
+
+    return run_loader_benchmark(LoaderSettings(**options), parts=parts)
+
+
+@measuring
+@SHARDS
+@click.option("--models", type=NAMES, default="unet,tutorial", show_default=True, help="Which networks.")
+@click.option(
+    "--precisions", type=NAMES, default="auto", show_default=True, help="auto, fp32, bf16, fp16; with commas between."
+)
+@SPLIT
+@click.option("--size", type=SIZE, help="Side of the images.  [default: each recipe's; with a consumer 128]")
+@click.option("--batch-size", type=COUNT, help="[default: each recipe's; with a consumer 32]")
+@choice("--device", "auto cpu cuda", "auto")
+@choice("--engine", "auto dali torch", "auto")
+@REPEATS
+@click.option(
+    "--seconds", type=SECONDS, default=3.0, show_default=True, help="How long one repeat of one mode takes at least."
+)
+@SEED
+@click.option(
+    "--consumer-rate",
+    type=click.FloatRange(0, 1e7, min_open=True),
+    help="In a network's place, take so many images/s from each loader in turn.",
+)
+@click.option("--storages", type=NAMES, help="With a consumer: which storages.  [default: source,jpeg,raw]")
+@click.option("--peers", type=NAMES, help="With a consumer: only these loaders.  [default: all]")
+def train(
+    *, parts: PartSeconds, consumer_rate: float | None, storages: tuple[str, ...] | None, peers: tuple[str, ...] | None,
+    models: tuple[str, ...], precisions: tuple[str, ...], device: str, engine: str, size: int | None,
+    batch_size: int | None, **options: Any,
+) -> Results:  # fmt: skip
+    """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
+    from bench.loader_plan import LoaderSettings
+    from bench.train_benchmark import TrainSettings, run_consumer_benchmark, run_train_benchmark
+
+    if consumer_rate is not None:
+        settings = LoaderSettings(
+            storages=storages or ("source", "jpeg", "raw"), peers=peers or (), size=size or 128, augment="none",
+            batch_size=batch_size or 32, device="cuda" if device == "cuda" else "cpu", **options,
+        )  # fmt: skip
+        return run_consumer_benchmark(settings, rate=consumer_rate, parts=parts)
+    if storages is not None or peers is not None:
+        raise UsageError("--storages and --peers go with --consumer-rate: training uses petseg's loader")
+    network = TrainSettings(models=models, precisions=precisions, device=device, engine=engine, size=size or 0,
+                            batch_size=batch_size or 0, **options)  # fmt: skip
+    return run_train_benchmark(network, parts=parts)
+
+
+@measuring
+@click.argument("source", type=PATH)
+@click.option("--storages", type=NAMES, default="source,jpeg,raw", show_default=True)
+@click.option("--size", type=SIZE, default=128, show_default=True, help="Side of the stored images, for jpeg and raw.")
+@click.option(
+    "--workers",
+    type=Numbers(),
+    default="",
+    help="Numbers of processes, with commas between.  [default: 1 and all cores]",
+)
+@REPEATS
+@WORK
+def build(*, parts: PartSeconds, **options: Any) -> Results:
+    """How fast SOURCE, a folder in the official layout, is packed; compared with tar, webdataset's writer and a copy."""
+    from bench.build_benchmark import BuildSettings, run_build_benchmark
+
+    return run_build_benchmark(BuildSettings(**options), parts=parts)
 
 
 @main.command()
 @click.argument("a", metavar="A.json", type=PATH)
 @click.argument("b", metavar="B.json", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.option("--fail", "fail_on_change", is_flag=True, help="Exit with 1 if a line became slower.")
-def compare(a: Path, b: Path, *, as_json: bool, fail_on_change: bool) -> int:
+@click.option("--fail", is_flag=True, help="Exit with 1 if a line became slower, or has too few repeats to show it.")
+def compare(a: Path, b: Path, *, as_json: bool, fail: bool) -> int:
     """Say what changed from A to B beyond the noise; both are files written with --json."""
-    from bench.compare import compare_results, comparison_json, comparison_text
-    from bench.results import read_results
-    from shards.console import print_json
+    from bench.results.comparison import compare_results, comparison_json, comparison_text
+    from bench.results.records import read_results
 
     comparison = compare_results(read_results(a), read_results(b))
     if as_json:
         print_json(comparison_json(comparison))
     else:
         click.echo(comparison_text(comparison))
-    slower = any(line.difference.changed and line.difference.ratio < 1 for line in comparison.lines)
-    return int(fail_on_change and slower)
+    return int(fail and not comparison.passes)
 
 
 @main.command()
 @click.argument("results", metavar="RESULTS.json", type=PATH)
-@click.option("--page", type=PATH, help="Write a self-contained HTML page.")
-@click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
+@PAGE
+@PLOT
 def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
     """Print the tables of a run again, or write its page and its figure."""
-    from bench.results import read_results
-    from bench.table import print_results
+    from bench.results.outputs import Outputs
+    from bench.results.records import read_results
+    from bench.results.rendering import print_results
 
-    found = read_results(results)
-    check_writable(json_file=None, page=page, plot=plot)
-    if page is not None:
-        write_page(found, page)
-    if plot is not None:
-        write_plot(found, plot)
+    found, outputs = read_results(results), Outputs(None, page, plot)
+    if problems := outputs.write(found):
+        raise UsageError("; ".join(problems))
     if page is None and plot is None:
         print_results(found)
 
@@ -291,15 +267,22 @@ def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
 @click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")
 def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
-    import os
+    from bench.results.documents import update_document
+    from bench.results.outputs import Outputs, write_plot
+    from bench.results.records import read_results
 
-    from bench.figures import update_document
-    from bench.results import read_results
-
+    outputs = Outputs(plot=plot)
     runs = {path.stem: read_results(path) for path in results}
-    if plot is not None:
-        write_plot(next(iter(runs.values())), plot)
+    if outputs.plot is not None:
+        write_plot(next(iter(runs.values())), outputs.plot)
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
-        blocks = update_document(document, runs, plot=address)
-        click.echo(f"{document}: {', '.join(blocks)}")
+        click.echo(f"{document}: {', '.join(update_document(document, runs, plot=address))}")
+
+
+@main.command()
+def shuffle() -> None:
+    """Print how well petseg's order, DALI's reader and webdataset shuffle a set that is sorted by class."""
+    from bench.shuffle_quality import print_shuffle_quality
+
+    print_shuffle_quality()
