@@ -1,4 +1,4 @@
-"""What one peer is asked to do: plain values, handed as JSON to the process that the peer runs in."""
+"""What a peer is asked to deliver: plain values, passed as JSON to the process that the peer runs in."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from pathlib import Path
 
 import msgspec
 
-PROCESSES = "processes"  # our loader with engine torch in processes of its own, where an engine's name is asked for
+PROCESSES = "processes"  # in place of an engine's name: petseg's loader with engine "torch" in worker processes
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a comparison of loaders.
+    """One peer on one storage.
 
     Attributes:
         peer: its name in :data:`bench.peers.PEERS`.
-        storage: what is stored, ``source``, ``jpeg`` or ``raw``; see :mod:`shards.format.layout`.
+        storage: what the shards store, ``source``, ``jpeg`` or ``raw``; see :mod:`shards.format.layout`.
         shards: the shard set in that storage.
-        pictures: a folder with the split's members as files, ``images/KEY.jpg`` and ``trimaps/KEY.png``; for peers that
-            read files or convert them.
+        files: a folder with the split's members as files, ``images/KEY.jpg`` and ``masks/KEY.png``; for peers that read
+            files.
         keys: a text file: the key of each sample of the split, in the order of its indices, one a line.
-        work: a folder of the peer's own, for what it converts the pictures into.
+        work: a folder for the peer's own copy of the data, if it needs to convert it.
         split: of the shard set.
         samples: number of samples in the split.
         size: side of the output in pixels.
-        batch_size: samples a batch.
-        augment: whether training augmentation is applied, with our parameters.
+        batch_size: samples per batch.
+        augment: whether training augmentation is applied, with petseg's parameters.
         seed: of order and augmentation.
-        workers: processes or threads; 0: the peer tries several and keeps the fastest.
+        workers: processes or threads; 0: the benchmark tries several numbers and keeps the fastest.
         cores: that this process may use.
-        mask: form of the masks: ``onehot`` (B, 3, S, S) or ``index`` (B, S, S), as our Loader's.
+        mask: form of the masks: ``onehot`` (B, 3, S, S) or ``index`` (B, S, S), as in :class:`petseg.Loader`.
         device: ``cpu`` or ``cuda``.
-        engine: of our own loader, ``processes`` for engine ``torch`` in processes; empty for others.
-        handicap: the part of its speed that the peer is to lose, 0 for a real measurement.
+        engine: of petseg's own loader, or :data:`PROCESSES`; empty for others.
+        handicap: the fraction of its speed that the benchmark takes away from the peer, 0 for a real measurement.
     """
 
     peer: str
     storage: str
     shards: str
-    pictures: str
+    files: str
     keys: str
     work: str
     split: str
@@ -63,9 +63,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.keys).read_text(encoding="ascii").splitlines()
 
     def image_path(self, key: str) -> Path:
-        """Return the file of a sample's picture."""
-        return Path(self.pictures) / "images" / f"{key}.jpg"
+        """Return the file of a sample's image."""
+        return Path(self.files) / "images" / f"{key}.jpg"
 
-    def trimap_path(self, key: str) -> Path:
-        """Return the file of a sample's trimap."""
-        return Path(self.pictures) / "trimaps" / f"{key}.png"
+    def mask_path(self, key: str) -> Path:
+        """Return the file of a sample's mask."""
+        return Path(self.files) / "masks" / f"{key}.png"
