@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Peer
 
 ALL = ("source", "jpeg", "raw")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bench.job import Job
+from bench.peers.job import Job
 
 if TYPE_CHECKING:
     import torch

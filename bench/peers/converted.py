@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.job import Job
+from bench.peers.job import Job
 from shards.format.dataset import ShardSet
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered, split_files
 from bench.peers.fast_decode import deliver
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered, usual_worker_counts
 from bench.peers.sampling import EpochSampler
 

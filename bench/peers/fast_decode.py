@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered
 from bench.peers.sampling import Drawn
 

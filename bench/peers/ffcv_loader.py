@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered, usual_worker_counts
 from bench.peers.converted import stored_members
 from bench.peers.fast_decode import FastDecoder, deliver, stack

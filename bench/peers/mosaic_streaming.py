@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import EPOCHS_DRAWN, Delivered, folder_files, usual_worker_counts
 from bench.peers.converted import stored_members
 from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.job import PROCESSES, Job
+from bench.peers.job import PROCESSES, Job
 from bench.peers.base import Delivered, split_files, usual_worker_counts
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import EPOCHS_DRAWN
 from pipeline.order.augmentation import Augmentation, Parameters, colour_matrices, draw_parameters
 from pipeline.order.permutation import permutation

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered, folder_files, usual_worker_counts
 from bench.peers.fast_decode import FastDecoder, Item, collate
 from bench.peers.sampling import EpochSampler
@@ -55,7 +55,7 @@ class SpdlThreads:
         assert self._decode is not None
         epoch, index = divmod(drawn_index, len(self._keys))
         key = self._keys[index]
-        image, trimap = self.job.image_path(key).read_bytes(), self.job.trimap_path(key).read_bytes()
+        image, trimap = self.job.image_path(key).read_bytes(), self.job.mask_path(key).read_bytes()
         return self._decode(image, trimap, index, epoch)
 
     def _collate(self, items: Sequence[Item]) -> Delivered:
@@ -63,7 +63,7 @@ class SpdlThreads:
 
     def files(self) -> list[Path]:
         """The pictures and trimaps."""
-        return folder_files(Path(self.job.pictures))
+        return folder_files(Path(self.job.files))
 
     def close(self) -> None:
         """Nothing is left open between epochs."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import Delivered, folder_files
 from bench.peers.dataloader import DataLoaderPeer
 from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver
@@ -28,7 +28,7 @@ class TunedDataset:
     def __getitem__(self, drawn_index: int) -> Item:
         epoch, index = divmod(drawn_index, len(self._keys))
         key = self._keys[index]
-        image, trimap = self._job.image_path(key).read_bytes(), self._job.trimap_path(key).read_bytes()
+        image, trimap = self._job.image_path(key).read_bytes(), self._job.mask_path(key).read_bytes()
         return self._decode(image, trimap, index, epoch)
 
 
@@ -62,7 +62,7 @@ class Tuned(DataLoaderPeer):
 
     def files(self) -> list[Path]:
         """The pictures and trimaps."""
-        return folder_files(Path(self.job.pictures))
+        return folder_files(Path(self.job.files))
 
 
 def make(job: Job) -> Tuned:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from bench.job import Job
+from bench.peers.job import Job
 from bench.peers.base import folder_files
 from bench.peers.dataloader import DataLoaderPeer
 from bench.peers.sampling import Drawn
@@ -38,7 +38,7 @@ class TutorialDataset:
         epoch, index = divmod(drawn_index, len(self._keys))
         key, size = self._keys[index], (self._job.size, self._job.size)
         image: Image.Image = Image.open(self._job.image_path(key)).convert("RGB")
-        trimap: Image.Image = Image.open(self._job.trimap_path(key))
+        trimap: Image.Image = Image.open(self._job.mask_path(key))
         if self._drawn is not None:
             top, left, height, width = self._drawn.boxes[epoch, index].tolist()
             box = (left, top, left + width, top + height)
@@ -66,7 +66,7 @@ class Tutorial(DataLoaderPeer):
 
     def files(self) -> list[Path]:
         """The pictures and trimaps."""
-        return folder_files(Path(self.job.pictures))
+        return folder_files(Path(self.job.files))
 
 
 def make(job: Job) -> Tutorial:
