@@ -1,5 +1,5 @@
 """How fast each part is, compared with what else a user could pick; what every number means stands in
-docs/performance.md. The command is ``petseg-bench``; from Python, ``compare_results(read_results(Path("a.json")), ...)``.
+docs/performance.md. The command is ``petseg-bench``; from Python, see ``run_loader_benchmark`` and ``compare_results``.
 """
 
 import lazy_loader
@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "loader_benchmark": ["run_loader_benchmark"],
-        "loader_plan": ["LoaderSettings"],
+        "settings": ["LoaderSettings"],
         "results.comparison": ["compare_results"],
         "results.records": ["Results", "read_results"],
     },

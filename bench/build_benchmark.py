@@ -25,33 +25,12 @@ from bench.core.resources import PeakMemory, memory_bytes, watch_memory
 from bench.core.rounds import PartSeconds, Subject, run_rounds
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
+from bench.settings import BuildSettings
 from shards.build.pack import build, options_from
 from shards.errors import UsageError
-from shards.format.layout import STORAGES
 from shards.sources.pets import scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildSettings:
-    """The options of ``petseg-bench build``; see its help.
-
-    Raises:
-        UsageError: an option cannot be.
-    """
-
-    source: Path
-    storages: tuple[str, ...] = STORAGES
-    size: int = 128
-    workers: tuple[int, ...] = ()
-    repeats: int = 5
-    work: Path | None = None
-
-    def __post_init__(self) -> None:
-        for storage in self.storages:
-            if storage not in STORAGES:
-                raise UsageError(f"--storages: {storage!r} is not known; there are: {', '.join(STORAGES)}")
 
 
 @dataclass(frozen=True)

@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.console import FriendlyGroup, PathArgument, print_json
+from bench.settings import PATH, BuildSettings, LoaderSettings, TrainSettings
+from shards.console import FriendlyGroup, print_json
 from shards.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.core.rounds import PartSeconds
-    from bench.results.records import Results
 
-
-class Names(click.ParamType):
-    """Names with commas between."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the parts of ``a,b,c``; nothing for an empty text."""
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-class Numbers(Names):
-    """Positive whole numbers with commas between."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the numbers of ``1,2,4``."""
-        parts = super().convert(value, param, ctx)
-        if not all(str(part).isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r}: give positive whole numbers with commas between, such as 1,2", param, ctx)
-        return tuple(map(int, parts))
-
-
-PATH, NAMES, SIZE, COUNT = PathArgument(), Names(), click.IntRange(8, 4096), click.IntRange(1)
-SECONDS = click.FloatRange(0, 600, min_open=True)
-
-
-def choice(name: str, names: str, default: str, **more: Any) -> Callable[..., Any]:
-    """Return an option that takes one of some names."""
-    return click.option(name, type=click.Choice(names.split()), default=default, show_default=True, **more)
-
-
-SHARDS = click.option("--shards", type=PATH, required=True, help="A shard set; of source storage for all storages.")
-SPLIT = click.option("--split", default="train", show_default=True)
-SEED = click.option("--seed", default=0, show_default=True)
-WORK = click.option("--work", type=PATH, help="Make temporary folders here, on the disk to be measured.")
-REPEATS = click.option(
-    "--repeats", type=COUNT, default=5, show_default=True,
-    help="Timed repeats of each subject, in turns with the others; up to five processes share them.",
-)  # fmt: skip
 PAGE = click.option("--page", type=PATH, help="Write a self-contained HTML page.")
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
@@ -67,22 +28,6 @@ JSON = click.option("--json", "json_file", type=PATH, help="Write everything tha
 @click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Measure how fast loading, training and packing are, compared with what else one could use."""
-
-
-def measuring(command: Callable[..., Results]) -> Callable[..., None]:
-    """Turn a function that measures into a command that writes its results: ``--json``, ``--page``, ``--plot``."""
-
-    def run(*, json_file: Path | None, page: Path | None, plot: Path | None, **options: Any) -> None:
-        from bench.results.outputs import Outputs
-
-        outputs = Outputs(json_file, page, plot)
-        with progress() as parts:
-            results = command(parts=parts, **options)
-        outputs.finish(results)
-
-    run.__doc__ = command.__doc__
-    run.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    return main.command(command.__name__)(PLOT(PAGE(JSON(run))))
 
 
 @contextmanager
@@ -99,131 +44,43 @@ def progress() -> Iterator[PartSeconds]:
         yield PartSeconds(status.update)
 
 
-@measuring
-@SHARDS
-@SPLIT
-@click.option(
-    "--storages", type=NAMES, default="source,jpeg,raw", show_default=True,
-    help="Which storages; those that --shards is not are built in a temporary folder.",
+def add_benchmark(name: str, settings: type[Any], text: str) -> None:
+    """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
+
+    def run(*, json_file: Path | None, page: Path | None, plot: Path | None, **options: Any) -> None:
+        from bench.results.outputs import Outputs
+
+        outputs = Outputs(json_file, page, plot)
+        wanted = settings(**options)
+        benchmark = importlib.import_module(f"bench.{name}_benchmark")
+        with progress() as parts:
+            results = getattr(benchmark, f"run_{name}_benchmark")(wanted, parts=parts)
+        outputs.finish(results)
+
+    command: Any = PLOT(PAGE(JSON(run)))
+    for field in reversed(dataclasses.fields(settings)):
+        how = dict(field.metadata)
+        if how.pop("argument", False):
+            command = click.argument(field.name, type=how["type"])(command)
+            continue
+        if field.default is not dataclasses.MISSING:
+            how["default"] = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        command = click.option(f"--{field.name.replace('_', '-')}", **how)(command)
+    main.command(name, help=text)(command)
+
+
+add_benchmark(
+    "loader", LoaderSettings,
+    "Images per second of petseg's loader and of others, over the same images, checked to be the same work.",
 )  # fmt: skip
-@click.option(
-    "--peers", type=NAMES, default="", help="Only these loaders, by name, with commas between.  [default: all]"
-)
-@click.option("--size", type=SIZE, default=128, show_default=True, help="Side of the output in pixels.")
-@click.option("--batch-size", type=COUNT, default=32, show_default=True)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=0,
-    help="Processes or threads for each loader.  [default: each takes its best]",
-)
-@REPEATS
-@click.option(
-    "--seconds", type=SECONDS, default=0.5, show_default=True, help="How long one repeat takes, in complete epochs."
-)
-@choice("--augment", "none train both", "both")
-@choice(
-    "--mask",
-    "onehot index both",
-    "both",
-    help="Form of the masks; both: one-hot, and of raw storage, in evaluation, class indices too.",
-)
-@choice("--cache", "warm cold both", "warm", help="cold: drop the files from the page cache before each repeat.")
-@choice("--device", "cpu cuda", "cpu")
-@SEED
-@click.option(
-    "--starts",
-    type=click.IntRange(0),
-    default=3,
-    show_default=True,
-    help="Starts of a fresh process to its first batch; 0: none.",
-)
-@click.option(
-    "--soak",
-    type=click.IntRange(0),
-    default=100,
-    show_default=True,
-    help="Epochs in a row, to see whether memory grows; 0: none.",
-)
-@click.option("--source", type=PATH, help="Read the images of file-based loaders from here, the set's own source.")
-@WORK
-@click.option(
-    "--handicap",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    metavar="PART",
-    help="Slow every loader by this part, to see that compare finds it.",
-)
-def loader(*, parts: PartSeconds, **options: Any) -> Results:
-    """Images per second of petseg's loader and of others, over the same images, checked to be the same work."""
-    from bench.loader_benchmark import run_loader_benchmark
-    from bench.loader_plan import LoaderSettings
-
-    return run_loader_benchmark(LoaderSettings(**options), parts=parts)
-
-
-@measuring
-@SHARDS
-@click.option("--models", type=NAMES, default="unet,tutorial", show_default=True, help="Which networks.")
-@click.option(
-    "--precisions", type=NAMES, default="auto", show_default=True, help="auto, fp32, bf16, fp16; with commas between."
-)
-@SPLIT
-@click.option("--size", type=SIZE, help="Side of the images.  [default: each recipe's; with a consumer 128]")
-@click.option("--batch-size", type=COUNT, help="[default: each recipe's; with a consumer 32]")
-@choice("--device", "auto cpu cuda", "auto")
-@choice("--engine", "auto dali torch", "auto")
-@REPEATS
-@click.option(
-    "--seconds", type=SECONDS, default=3.0, show_default=True, help="How long one repeat of one mode takes at least."
-)
-@SEED
-@click.option(
-    "--consumer-rate",
-    type=click.FloatRange(0, 1e7, min_open=True),
-    help="In a network's place, take so many images/s from each loader in turn.",
-)
-@click.option("--storages", type=NAMES, help="With a consumer: which storages.  [default: source,jpeg,raw]")
-@click.option("--peers", type=NAMES, help="With a consumer: only these loaders.  [default: all]")
-def train(
-    *, parts: PartSeconds, consumer_rate: float | None, storages: tuple[str, ...] | None, peers: tuple[str, ...] | None,
-    models: tuple[str, ...], precisions: tuple[str, ...], device: str, engine: str, size: int | None,
-    batch_size: int | None, **options: Any,
-) -> Results:  # fmt: skip
-    """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
-    from bench.loader_plan import LoaderSettings
-    from bench.train_benchmark import TrainSettings, run_consumer_benchmark, run_train_benchmark
-
-    if consumer_rate is not None:
-        settings = LoaderSettings(
-            storages=storages or ("source", "jpeg", "raw"), peers=peers or (), size=size or 128, augment="none",
-            batch_size=batch_size or 32, device="cuda" if device == "cuda" else "cpu", **options,
-        )  # fmt: skip
-        return run_consumer_benchmark(settings, rate=consumer_rate, parts=parts)
-    if storages is not None or peers is not None:
-        raise UsageError("--storages and --peers go with --consumer-rate: training uses petseg's loader")
-    network = TrainSettings(models=models, precisions=precisions, device=device, engine=engine, size=size or 0,
-                            batch_size=batch_size or 0, **options)  # fmt: skip
-    return run_train_benchmark(network, parts=parts)
-
-
-@measuring
-@click.argument("source", type=PATH)
-@click.option("--storages", type=NAMES, default="source,jpeg,raw", show_default=True)
-@click.option("--size", type=SIZE, default=128, show_default=True, help="Side of the stored images, for jpeg and raw.")
-@click.option(
-    "--workers",
-    type=Numbers(),
-    default="",
-    help="Numbers of processes, with commas between.  [default: 1 and all cores]",
-)
-@REPEATS
-@WORK
-def build(*, parts: PartSeconds, **options: Any) -> Results:
-    """How fast SOURCE, a folder in the official layout, is packed; compared with tar, webdataset's writer and a copy."""
-    from bench.build_benchmark import BuildSettings, run_build_benchmark
-
-    return run_build_benchmark(BuildSettings(**options), parts=parts)
+add_benchmark(
+    "train", TrainSettings,
+    "How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end.",
+)  # fmt: skip
+add_benchmark(
+    "build", BuildSettings,
+    "How fast SOURCE, a folder in the official layout, is packed; compared with tar, webdataset's writer and a copy.",
+)  # fmt: skip
 
 
 @main.command()
@@ -268,13 +125,12 @@ def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
 def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
     from bench.results.documents import update_document
-    from bench.results.outputs import Outputs, write_plot
+    from bench.results.outputs import Outputs
     from bench.results.records import read_results
 
-    outputs = Outputs(plot=plot)
     runs = {path.stem: read_results(path) for path in results}
-    if outputs.plot is not None:
-        write_plot(next(iter(runs.values())), outputs.plot)
+    if problems := Outputs(plot=plot).write(next(iter(runs.values()))):
+        raise UsageError("; ".join(problems))
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
         click.echo(f"{document}: {', '.join(update_document(document, runs, plot=address))}")

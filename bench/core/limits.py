@@ -26,11 +26,9 @@ class LimitSubject(Subject):
 
     part = "limits"
 
-    def __init__(
-        self, name: str, storage: str, how: str, samples: int, task: Callable[[int], Any], *, seconds: float = 0.5
-    ) -> None:
-        super().__init__(name)
-        self.storage, self.how, self.seconds = storage, how, seconds
+    def __init__(self, name: str, storage: str, how: str, samples: int, task: Callable[[int], Any]) -> None:
+        super().__init__(f"{name} {storage}")
+        self.title, self.storage, self.how, self.seconds = name, storage, how, 0.5
         self._chunks = np.array_split(np.arange(samples), max(1, min(usable_cores(), samples)))
         self._samples, self._task = samples, task
 
@@ -46,35 +44,33 @@ class LimitSubject(Subject):
 
     def line(self) -> Limit:
         """Return what was found."""
-        return Limit(name=self.name.split(":")[0], storage=self.storage, how=self.how, repeats=tuple(self.repeats))
+        return Limit(name=self.title, storage=self.storage, how=self.how, repeats=tuple(self.repeats))
 
     def _run(self, chunk: np.ndarray[Any, Any]) -> None:
         for i in chunk.tolist():
             self._task(i)
 
 
-def limits_of_storage(stored: StoredSplit, *, size: int, seed: int) -> list[LimitSubject]:
-    """Return what reading and decoding one storage takes; the names have the storage behind a colon."""
+def storage_limits(stored: StoredSplit, *, size: int, seed: int) -> list[LimitSubject]:
+    """Return what reading and decoding one storage takes."""
     reader = ShardSet.open(stored.shards).split(stored.split)
     storage, count = stored.storage, len(reader)
+    images = [reader.read(i, "image") for i in range(count)] if storage != "raw" else []
+    reader.close()
     how = "pread of each member, in random order, page cache warm"
-    found = [LimitSubject(f"read:{storage}", storage, how, count, _reading(stored, seed))]
-    if storage != "raw":
-        images = [reader.read(i, "image") for i in range(count)]
+    found = [LimitSubject("read", storage, how, count, _reading(stored, seed))]
+    if images:
         how = "libjpeg-turbo through simplejpeg, images alone"
-        found.append(LimitSubject(f"decode:{storage}", storage, how, count, lambda i: decode_jpeg(images[i])))
+        found.append(LimitSubject("decode", storage, how, count, lambda i: decode_jpeg(images[i])))
     if storage == "source":
         how = f"the same, at the smallest scale that is not below {size} pixels"
-        task = LimitSubject(f"decode, scaled:{storage}", storage, how, count, lambda i: decode_jpeg(images[i], size))
-        found.append(task)
-    reader.close()
+        found.append(LimitSubject("decode, scaled", storage, how, count, lambda i: decode_jpeg(images[i], size)))
     return found
 
 
 def copy_limit(*, size: int, samples: int) -> LimitSubject:
     """Return what writing the output's bytes once takes: image and one-hot mask of each sample."""
-    made = np.zeros((64, 6 * size * size), np.uint8)  # larger than what a core's own cache holds
-    into = np.zeros((64, 6 * size * size), np.uint8)
+    made, into = np.zeros((2, 64, 6 * size * size), np.uint8)  # larger than what a core's own cache holds
 
     def task(i: int) -> None:
         into[i % 64] = made[(i * 7) % 64]
@@ -97,8 +93,7 @@ def _reading(stored: StoredSplit, seed: int) -> Callable[[int], None]:
     tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(len(reader.entry.shards))]
 
     def task(i: int) -> None:
-        descriptor = tars[shards[i]].fileno()
         for offsets, lengths in members:
-            os.pread(descriptor, lengths[i], offsets[i])
+            os.pread(tars[shards[i]].fileno(), lengths[i], offsets[i])
 
     return task

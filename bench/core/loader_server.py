@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.core.output_check import Reference, check_epoch, collect_reference
 from bench.core.resources import drop_from_page_cache, memory_bytes, resident_share
-from bench.core.stopwatch import WINDOW_SECONDS, Stopwatch, climb, warm_up
-from bench.job import Job
+from bench.core.stopwatch import WINDOW_SECONDS, Stopwatch, warm_up
 from bench.peers import make_peer, preload
+from bench.peers.job import Job
 from bench.results.records import OutputCheck, Repeat
 
 TRIAL_SECONDS = 0.3  # for each number of workers that is tried
@@ -22,17 +22,16 @@ class LoaderServer:
 
     def __init__(self, job: Job) -> None:
         preload(job.peer)
-        self.job = job
-        self.peer = make_peer(job)
+        self.job, self.peer = job, make_peer(job)
         self.watch = Stopwatch(self.peer, job)
 
     def prepare(self) -> dict[str, Any]:
-        """Convert, choose the number of workers, open."""
+        """Convert the images, choose the number of workers, and open the peer."""
         started = time.perf_counter()
         self.peer.prepare()
         seconds = time.perf_counter() - started
-        tried = climb(self.peer.worker_counts() if not self.job.workers else (), self._trial)
-        workers = max(tried, key=lambda count: tried[count]) if tried else self.job.workers
+        tried = {count: self._try(count) for count in self.peer.worker_counts()} if not self.job.workers else {}
+        workers = max(tried, key=lambda count: tried[count], default=self.job.workers)
         self.peer.open(workers)
         return {"seconds": seconds, "workers": workers, "tried": tried}
 
@@ -49,7 +48,7 @@ class LoaderServer:
         """Compare epoch 0 with a reference."""
         return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, Reference.load(path))
 
-    def warm_up(self) -> dict[str, Any]:
+    def warm_up(self) -> tuple[float, bool, float]:
         """Run until the speed no longer rises."""
         epochs = 1
 
@@ -88,7 +87,7 @@ class LoaderServer:
         """Stop the peer."""
         self.peer.close()
 
-    def _trial(self, workers: int) -> float:
+    def _try(self, workers: int) -> float:
         self.peer.open(workers)
         watch = Stopwatch(self.peer, self.job)
         try:

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
+from msgspec.structs import replace
 
 from bench.core.output_check import judge
 from bench.core.rounds import PartSeconds, Subject
 from bench.core.subject_process import SubjectProcess, TrainJob
-from bench.job import Job
 from bench.peers import PEERS, PeerSpec
-from bench.results.records import LoaderLine, OutputCheck, Repeat
+from bench.peers.job import Job
+from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
 
 LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
@@ -35,13 +35,12 @@ class ProcessSubject(Subject):
         self._running = SubjectProcess(self.job, parts=self.spent)
         self._running.start()
 
-    def ask(self, command: str, **arguments: Any) -> Any:
+    def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run a command in the process."""
         assert self._running is not None
-        try:
-            return self._running.ask(command, **arguments)
-        finally:
-            self.peak_memory_bytes = max(self.peak_memory_bytes, self._running.peak_memory_bytes)
+        answer = self._running.ask(command, timed=timed, **arguments)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, self._running.peak_memory_bytes)
+        return answer
 
     def hang_up(self) -> None:
         """Let the process end."""
@@ -60,75 +59,68 @@ class LoaderSubject(ProcessSubject):
 
     job: Job
 
-    def __init__(
-        self, name: str, spec: PeerSpec, job: Job, *, references: References, cache: str, seconds: float
-    ) -> None:
-        super().__init__(name, job)
-        self.spec, self.cache, self.seconds = spec, cache, seconds
+    def __init__(self, work: LoaderWork, spec: PeerSpec, job: Job, *, references: References, seconds: float) -> None:
+        super().__init__(work.name, job)
+        self.work, self.spec, self.seconds = work, spec, seconds
         self._references = references
-        self.prepared: dict[str, Any] = {}
-        self.warm: dict[str, Any] = {}
-        self.check: OutputCheck | None = None
-        self.resident: float | None = None
+        self._prepared: dict[str, Any] = {}
+        self._check: OutputCheck | None = None
+        self.rate, self._steady, self._warmup_seconds = 0.0, True, 0.0
+        self._resident: float | None = None
 
     def open(self) -> None:
         """Prepare the peer, check one epoch, and warm it up."""
         prepared = self.ask("prepare")
-        if self.check is None:
-            self.prepared = prepared
-            self.job = msgspec.structs.replace(self.job, workers=prepared["workers"])
-            self.peak_memory_bytes = 0  # converting and trying numbers of workers do not count
-            assert self._running is not None
-            self._running.peak_memory_bytes = 0
-            self.check = self.ask("check", path=self._references.of(self.job))
-            differs = self.spec.image_differs(self.job.storage), self.spec.mask_differs(self.job.storage)
-            judge(self.check, image_differs=differs[0], mask_differs=differs[1])
-        warm = self.ask("warm_up")
-        self.warm = {**warm, "steady": warm["steady"] and self.warm.get("steady", True)}
+        if self._check is None:
+            self._prepared = prepared
+            self.job = replace(self.job, workers=prepared["workers"])
+            if self._running:
+                self.peak_memory_bytes = self._running.peak_memory_bytes = 0  # converting and trials do not count
+            self._check = self.ask("check", path=self._references.of(self.job))
+            image_differs, mask_differs = (
+                self.spec.image_differs(self.job.storage),
+                self.spec.mask_differs(self.job.storage),
+            )
+            judge(self._check, image_differs=image_differs, mask_differs=mask_differs)
+        self.rate, steady, seconds = self.ask("warm_up")
+        self._steady, self._warmup_seconds = self._steady and steady, max(self._warmup_seconds, seconds)
 
     def turn(self) -> Repeat:
         """Time complete epochs for about as long as is wanted; of a cold cache one."""
-        if self.cache == "cold":
+        if self.work.cache == "cold":
             repeat, resident = self.ask("cold_turn", timed=True)
             if resident is not None:
-                self.resident = max(self.resident or 0.0, resident)
+                self._resident = max(self._resident or 0.0, resident)
             return cast(Repeat, repeat)
-        epochs = self.seconds * self.warm["rate"] / self.job.samples
+        epochs = self.seconds * self.rate / self.job.samples
         lead_in = max(1, round(LEAD_IN * epochs))
         return cast(Repeat, self.ask("turn", timed=True, epochs=max(1, round(epochs)), lead_in=lead_in))
 
     def line(self) -> LoaderLine:
         """Return what was found."""
-        assert self.check is not None
-        job = self.job
+        assert self._check is not None
         return LoaderLine(
             name=self.name,
             repeats=tuple(self.repeats),
             peak_memory_bytes=self.peak_memory_bytes,
-            peer=self.spec.name,
-            storage=job.storage,
-            engine=job.engine,
-            device=job.device,
-            augment=job.augment,
-            mask=cast(Any, job.mask),
-            cache=cast(Any, self.cache),
-            workers=self.prepared["workers"],
-            tried=self.prepared["tried"],
+            work=self.work,
+            workers=self.job.workers,
+            tried=self._prepared["tried"],
             caveats=tuple(self._caveats()),
-            check=self.check,
-            warmup_seconds=self.warm["seconds"],
-            steady=self.warm["steady"],
-            prepare_seconds=self.prepared["seconds"] if self.spec.converts else None,
-            resident_before=self.resident,
+            check=self._check,
+            warmup_seconds=self._warmup_seconds,
+            steady=self._steady,
+            prepare_seconds=self._prepared["seconds"] if self.spec.converts else None,
+            resident_before=self._resident,
             spent=self.spent.rounded(),
         )
 
     def _caveats(self) -> Iterator[str]:
-        yield from self.spec.marks(self.job.storage)
-        if self.cache == "cold" and self.spec.reads_ahead:
+        yield from self.spec.caveats_on(self.job.storage)
+        if self.work.cache == "cold" and self.spec.reads_ahead:
             yield "reads ahead of being asked, so its first batches were read before the cache was dropped"
-        if self.cache == "cold" and (self.resident or 0.0) > STAYED:
-            yield f"up to {self.resident:.0%} of its files stayed in the page cache"
+        if self.work.cache == "cold" and (self._resident or 0.0) > STAYED:
+            yield f"up to {self._resident:.0%} of its files stayed in the page cache"
         if self.job.handicap:
             yield f"slowed on purpose by {self.job.handicap:.0%} (--handicap)"
 
@@ -157,7 +149,7 @@ class References:
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.npz"
         if not path.exists():
             ours = next(spec for spec in PEERS if spec.ours)
-            plain = msgspec.structs.replace(job, peer=ours.name, engine="auto", device="cpu", workers=0)
+            plain = replace(job, peer=ours.name, engine="auto", device="cpu", workers=0)
             if self._process is None:
                 self._process = self._stack.enter_context(SubjectProcess(plain))
             self._process.ask("reference", job=plain, path=path)

@@ -123,7 +123,7 @@ def judge(check: OutputCheck, *, image_differs: bool, mask_differs: bool) -> Non
     allowed = MASK_LIKE if mask_differs else 0.0
     if check.mask_difference > allowed:
         raise CheckError(
-            f"{check.mask_difference:.3%} of its mask pixels have another class than petseg's, at most {allowed:.1%} may"
+            f"{check.mask_difference:.3%} of its mask pixels have another class than petseg's; {allowed:.1%} may"
         )
 
 

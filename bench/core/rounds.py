@@ -21,21 +21,16 @@ MOST_PROCESSES = 5  # of each subject, one after another: enough for the exact r
 
 
 class PartSeconds:
-    """Adds up seconds by the name of a part of the run, and says what is done now.
-
-    Attributes:
-        seconds: of each part, in the order of first use.
-        report: takes a line that says what is done now.
-    """
+    """Adds up seconds by the name of a part of the run, and reports in a line what is done now."""
 
     def __init__(self, report: Callable[[str], None] = lambda _: None) -> None:
         self.seconds: dict[str, float] = {}
-        self.report = report
+        self._report = report
 
     @contextmanager
     def part(self, name: str, message: str = "") -> Iterator[None]:
         """Count the time that the block takes, whether it succeeds or not."""
-        self.report(message or name)
+        self._report(message or name)
         start = time.perf_counter()
         try:
             yield
@@ -43,41 +38,35 @@ class PartSeconds:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def rounded(self) -> dict[str, float]:
-        """Return the seconds of each part, to the hundredth."""
+        """Return the seconds of each part, to the hundredth, in the order of first use."""
         return {name: round(seconds, 2) for name, seconds in self.seconds.items()}
 
 
 class Subject(ABC):
-    """Something that is measured in turns with others. Any method may raise :class:`CheckError`: it is then skipped.
+    """Something that is measured in turns with others, in ``repeats``; its turns count for the ``part`` of the run.
 
-    Attributes:
-        name: unique within a run.
-        part: of the run, that its turns count for.
-        repeats: what was measured.
-        process: number of its present process.
+    Where a method raises :class:`CheckError`, the subject is closed and skipped.
     """
 
     part = "turns"
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.repeats: list[Repeat] = []
-        self.process = -1
+        self.name, self.process, self.repeats = name, 0, list[Repeat]()
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 - may stay empty
         """Start a process, as far as that can be done while others start theirs."""
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027
         """Make ready to be timed."""
 
     @abstractmethod
     def turn(self) -> Repeat:
         """Time one repeat."""
 
-    def hang_up(self) -> None:
+    def hang_up(self) -> None:  # noqa: B027
         """Let the process end without waiting for it."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """End the process."""
 
 
@@ -90,7 +79,7 @@ def run_rounds(
     """Let subjects take ``repeats`` turns each, in random order in each round, spread over several processes of each.
 
     Repeats within one process are not independent: what its memory layout or its scheduling cost, all of them pay.
-    Processes start as many at a time as there are cores; the rest, they do one after another.
+    Processes start as many at a time as there are cores; what follows, they do one after another.
 
     Returns:
         the subjects that did not fail; the reasons of the others are in ``skipped``.
@@ -108,25 +97,23 @@ def run_rounds(
     def take_turn(subject: S) -> None:
         subject.repeats.append(msgspec.structs.replace(subject.turn(), process=subject.process))
 
-    done, groups = 0, min(repeats, MOST_PROCESSES)
-    for process in range(groups):
+    processes = min(repeats, MOST_PROCESSES)
+    for process in range(processes):
         present = list(alive)
         try:
-            with parts.part("open", f"process {process + 1} of {groups}: starting"):
+            with parts.part("open", f"process {process + 1} of {processes}: starting"):
                 with ThreadPoolExecutor(usable_cores()) as pool:
-                    started = [(subject, pool.submit(subject.start)) for subject in present]
-                for subject, start in started:
+                    started = [pool.submit(subject.start) for subject in present]
+                for subject, start in zip(present, started, strict=True):
                     subject.process = process
                     attempt(subject, start.result)
             for subject in list(alive):
                 with parts.part("open", f"{subject.name}: opening and warm-up"):
                     attempt(subject, subject.open)
-            until = repeats * (process + 1) // groups
-            for number in range(done, until):
+            for number in range(repeats * process // processes, repeats * (process + 1) // processes):
                 for subject in order.sample(alive, len(alive)):
                     with parts.part(subject.part, f"round {number + 1} of {repeats}: {subject.name}"):
                         attempt(subject, partial(take_turn, subject))
-            done = until
         finally:
             with parts.part("close"):
                 for subject in present:

@@ -1,6 +1,6 @@
 """The process of a benchmark subject: receives commands, and answers each with its result or an error.
 
-``python -m bench.core.server FD`` serves on the inherited connection FD, until its other end is closed. The commands are
+``python -m bench.core.server FD`` serves on the inherited connection FD until its other end is closed. Commands are
 the public methods of :class:`bench.core.loader_server.LoaderServer` and :class:`bench.core.train_server.TrainServer`.
 """
 
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from bench.core.subject_process import TrainJob
-from bench.job import Job
+from bench.peers.job import Job
 from shards.errors import PetsegError
 
 
@@ -28,6 +28,7 @@ def main() -> None:
             command, arguments = connection.recv()
         except (EOFError, OSError):
             break
+        answer: tuple[bool, Any]
         try:
             if server is None:
                 server, answer = _make_server(**arguments), (True, None)

@@ -1,16 +1,18 @@
-"""The clock around a loader: complete epochs, each batch counted, on the CPU and on CUDA; and how long to warm up."""
+"""The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds
-from bench.job import Job
 from bench.peers.base import Delivered, Peer
+from bench.peers.job import Job
 from bench.results.records import GpuCost, Repeat
 from bench.results.statistics import percentile
 
@@ -20,6 +22,51 @@ GAIN = 1.05  # steady: not more than 5 % faster than before
 GROWTH = 4  # a window has at most so many times the epochs of the one before
 MAX_WARMUP_SECONDS = 12.0
 
+B = TypeVar("B")
+
+
+def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, moved: float = 0.0) -> Repeat:
+    """Take batches until there are no more, use each, and return what that cost.
+
+    The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
+
+    Args:
+        batches: what is timed.
+        use: takes a batch and returns the number of its images, padding not counted.
+        cuda: whether a GPU takes part.
+        moved: bytes that cross to the GPU for each image.
+    """
+    import torch
+
+    event_class: Any = torch.cuda.Event
+    first, end = [event_class(enable_timing=True) for _ in range(2)] if cuda else (None, None)
+    if first:
+        torch.cuda.synchronize()
+        first.record()
+    gaps, images, waited, cpu = list[float](), 0, 0.0, cpu_seconds(os.getpid())
+    start = last = time.perf_counter()
+    for batch in batches:
+        waited += time.perf_counter() - last
+        images += use(batch)
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+    if end:
+        end.record()
+        torch.cuda.synchronize()
+    seconds, gpu = time.perf_counter() - start, None
+    if first:
+        gpu = GpuCost(host_wait_seconds=waited, device_seconds=first.elapsed_time(end) / 1e3,
+                      moved_bytes=round(images * moved))  # fmt: skip
+    return Repeat(
+        images=images,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds(os.getpid()) - cpu,
+        batch_ms=(1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)),
+        wait_seconds=waited,
+        gpu=gpu,
+    )
+
 
 class Stopwatch:
     """Times complete epochs of one peer."""
@@ -27,12 +74,11 @@ class Stopwatch:
     def __init__(self, peer: Peer, job: Job) -> None:
         self._peer, self._job = peer, job
         self._next_epoch = 1  # epoch 0 is the one that is checked
+        self._images = self._copied = 0
 
     def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
-        """Run some epochs and return what they cost.
-
-        The clock starts before the first batch is requested and stops when the last one is there (on CUDA: when the
-        device has it). Each batch's last pixels are read, so that a loader cannot deliver promises.
+        """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
+        promises.
 
         Args:
             epochs: how many.
@@ -42,60 +88,47 @@ class Stopwatch:
         Raises:
             CheckError: an epoch was not of the right length.
         """
-        cuda = _CudaClock() if self._job.device == "cuda" else None
-        gaps: list[float] = []
-        waited = 0.0
-        cpu = cpu_seconds(os.getpid())
-        start = last = time.perf_counter()
-        for _ in range(epochs):
-            began, count = time.perf_counter(), 0
-            number, self._next_epoch = self._next_epoch, self._next_epoch + 1
-            for batch in self._peer.epoch(number):
-                waited += time.perf_counter() - last
-                if cuda:
-                    cuda.take(batch)
-                else:
-                    _touch(batch)
-                valid = int((batch.index >= 0).sum())
-                count += valid
-                if consumer_rate:
-                    time.sleep(valid / consumer_rate)
-                now = time.perf_counter()
-                gaps.append(now - last)
-                last = now
-            if count != self._job.samples:
-                raise CheckError(f"an epoch had {count} samples, expected {self._job.samples}")
-            if self._job.handicap:  # what is missing in speed
-                time.sleep((time.perf_counter() - began) * self._job.handicap / (1 - self._job.handicap))
-        device_seconds = cuda.stop() if cuda else 0.0
-        seconds, images = time.perf_counter() - start, epochs * self._job.samples
-        gpu = None
-        if cuda:
-            moved = cuda.moved_bytes + round(images * self._peer.moved_per_image())
-            gpu = GpuCost(host_wait_seconds=waited, device_seconds=device_seconds, moved_bytes=moved)
-        return Repeat(
-            images=images,
-            seconds=seconds,
-            cpu_seconds=cpu_seconds(os.getpid()) - cpu,
-            batch_ms=(1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)),
-            wait_seconds=waited,
-            gpu=gpu,
-        )
+        cuda = self._job.device == "cuda"
+        self._copied = 0
+
+        def use(batch: Delivered) -> int:
+            for tensor in (batch.image, batch.mask):
+                if not cuda:
+                    int(tensor.numpy()[(-1,) * tensor.ndim])  # not through torch, which takes longer than some loaders
+                elif not tensor.is_cuda:  # from pinned memory without waiting, else as it comes
+                    tensor.to("cuda", non_blocking=True)
+                    self._copied += tensor.numel() * tensor.element_size()
+            valid = int((batch.index >= 0).sum())
+            self._images += valid
+            if consumer_rate:
+                time.sleep(valid / consumer_rate)
+            return valid
+
+        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
+        if repeat.gpu:
+            moved = repeat.gpu.moved_bytes + self._copied
+            repeat = msgspec.structs.replace(repeat, gpu=msgspec.structs.replace(repeat.gpu, moved_bytes=moved))
+        return repeat
 
     def run_about(self, seconds: float, *, epochs: int = 1) -> tuple[Repeat, int]:
-        """Run some epochs, or more of them until they take at least half as long as is wanted; return what the last
-        window cost, and how many epochs the next should have.
-
-        Of a shorter window too much may have been ready before the clock started.
-
-        Raises:
-            CheckError: an epoch was not of the right length.
+        """Run some epochs, or more of them until they take at least half of ``seconds``; return what the last window
+        cost, and how many epochs the next should have. Of a shorter one too much may have been ready beforehand.
         """
         while True:
             window = self.run(epochs)
             epochs = next_window(epochs, window.seconds, wanted=seconds)
             if window.seconds >= seconds / 2:
                 return window, epochs
+
+    def _epochs(self, count: int) -> Iterator[Delivered]:
+        for number in range(self._next_epoch, self._next_epoch + count):
+            began, before = time.perf_counter(), self._images
+            self._next_epoch = number + 1
+            yield from self._peer.epoch(number)
+            if (images := self._images - before) != self._job.samples:
+                raise CheckError(f"an epoch had {images} samples, expected {self._job.samples}")
+            if self._job.handicap:  # what is missing in speed
+                time.sleep((time.perf_counter() - began) * self._job.handicap / (1 - self._job.handicap))
 
 
 def is_steady(rates: Sequence[float]) -> bool:
@@ -106,12 +139,14 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
 
 
-def warm_up(window: Callable[[], float]) -> dict[str, Any]:
-    """Run windows, which return images/s, until they are steady; return the last rate, and how long it took."""
+def warm_up(window: Callable[[], float]) -> tuple[float, bool, float]:
+    """Run windows, which return images/s, until they are steady; return the last rate, whether they are, and how many
+    seconds that took.
+    """
     started, rates = time.perf_counter(), list[float]()
     while not is_steady(rates) and time.perf_counter() - started < MAX_WARMUP_SECONDS:
         rates.append(window())
-    return {"rate": rates[-1], "steady": is_steady(rates), "seconds": time.perf_counter() - started}
+    return rates[-1], is_steady(rates), time.perf_counter() - started
 
 
 def next_window(epochs: int, seconds: float, *, wanted: float) -> int:
@@ -122,62 +157,3 @@ def next_window(epochs: int, seconds: float, *, wanted: float) -> int:
     """
     most = GROWTH * epochs
     return most if seconds <= 0 else max(1, min(most, round(epochs * wanted / seconds)))
-
-
-def climb(counts: Sequence[int], trial: Callable[[int], float]) -> dict[int, float]:
-    """Try the middle number and larger ones as long as they gain; where none does, smaller ones as long as they gain.
-
-    A number beyond one that lost is not tried: more workers than too many are too many.
-
-    Args:
-        counts: numbers of workers, ascending; may be empty.
-        trial: returns the images per second with so many.
-
-    Returns:
-        the images per second of each number that was tried, in the order of the trials.
-    """
-    if not counts:
-        return {}
-    middle = len(counts) // 2
-    tried = {counts[middle]: trial(counts[middle])}
-    for way in (counts[middle + 1 :], counts[middle - 1 :: -1] if middle else ()):
-        for count in way:
-            best = max(tried.values())
-            tried[count] = trial(count)
-            if tried[count] <= best:
-                break
-        if max(tried, key=lambda count: tried[count]) != counts[middle]:
-            break
-    return tried
-
-
-def _touch(batch: Delivered) -> None:
-    """Read the last value of both tensors."""
-    for tensor in (batch.image, batch.mask):
-        int(tensor.numpy()[(-1,) * tensor.ndim])  # not through torch, which takes longer than some loaders
-
-
-class _CudaClock:
-    """Device time by events; copies to the device what arrives on the host."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self._torch: Any = torch
-        self.moved_bytes = 0
-        torch.cuda.synchronize()
-        self._first = self._torch.cuda.Event(enable_timing=True)
-        self._first.record()
-
-    def take(self, batch: Delivered) -> None:
-        """Put the batch on the device if it is not there: from pinned memory without waiting, else as it comes."""
-        for tensor in (batch.image, batch.mask):
-            if not tensor.is_cuda:
-                tensor.to("cuda", non_blocking=True)
-                self.moved_bytes += tensor.numel() * tensor.element_size()
-
-    def stop(self) -> float:
-        last = self._torch.cuda.Event(enable_timing=True)
-        last.record()
-        self._torch.cuda.synchronize()
-        return float(self._first.elapsed_time(last)) / 1e3

@@ -17,7 +17,7 @@ import msgspec
 from bench.core.output_check import CheckError
 from bench.core.resources import memory_bytes, watch_memory
 from bench.core.rounds import PartSeconds
-from bench.job import Job
+from bench.peers.job import Job
 from petseg.host.openmp import settle_openmp
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
@@ -50,9 +50,7 @@ class SubjectProcess:
     """
 
     def __init__(self, job: Job | TrainJob, *, parts: PartSeconds | None = None) -> None:
-        self.job = job
-        self.peak_memory_bytes = 0
-        self.patience = PATIENCE_SECONDS
+        self.job, self.peak_memory_bytes, self.patience = job, 0, PATIENCE_SECONDS
         self._parts = parts or PartSeconds()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._connection, theirs = multiprocessing.Pipe()
@@ -82,10 +80,10 @@ class SubjectProcess:
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run one command and return its answer.
 
-        The tree's memory is watched meanwhile. Of what is timed it is read before and after only: a reading stops each
-        of the processes for milliseconds, which costs the fast ones up to a tenth.
+        The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
+        reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
-        with self._parts.part(command), self._reading_once() if timed else self._watching():
+        with self._parts.part(command), self._read_memory() if timed else self._watch_memory():
             return self._send(command, arguments)
 
     def hang_up(self) -> None:
@@ -104,13 +102,13 @@ class SubjectProcess:
         self._log.close()
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _watch_memory(self) -> Iterator[None]:
         with watch_memory(self.popen.pid) as peak:
             yield
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak.bytes)
 
     @contextmanager
-    def _reading_once(self) -> Iterator[None]:
+    def _read_memory(self) -> Iterator[None]:
         before = memory_bytes(self.popen.pid)
         yield
         self.peak_memory_bytes = max(self.peak_memory_bytes, before, memory_bytes(self.popen.pid))
@@ -137,7 +135,7 @@ class SubjectProcess:
 
 
 def environment_for(job: Job | TrainJob) -> dict[str, str]:
-    """Return the environment of a subject's process: this one's, and for training what ``petseg-train`` sets as well."""
+    """Return the environment of a subject's process: this one's, and for training what ``petseg-train`` sets."""
     environment = dict(os.environ)
     if isinstance(job, TrainJob):
         settle_openmp(environment)

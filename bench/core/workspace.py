@@ -13,20 +13,15 @@ from bench.results.records import DataInfo
 from shards.build.pack import build, options_from
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.layout import SPECIES, STORAGES
+from shards.format.layout import SPECIES
 
 
 @dataclass(frozen=True)
 class StoredSplit:
     """The split in one storage.
 
-    Attributes:
-        storage: which.
-        shards: the shard set.
-        split: of it.
-        files: a folder with ``images/KEY.jpg`` and ``trimaps/KEY.png``; without files for ``raw``.
-        keys: a text file with the key of each sample.
-        bytes: of the split's images and masks.
+    ``files`` is a folder with ``images/KEY.jpg`` and ``masks/KEY.png``, without files for ``raw``; ``keys`` is a text
+    file with the key of each sample; ``bytes`` is the size of the split's images and masks.
     """
 
     storage: str
@@ -74,8 +69,6 @@ def open_workspace(
     reader = shard_set.split(split)
     own: str = shard_set.manifest.storage
     for storage in storages:
-        if storage not in STORAGES:
-            raise UsageError(f"storage {storage!r} is not known; use {', '.join(STORAGES)}")
         if own not in (storage, "source"):
             raise UsageError(f"{shards} holds {own} storage; {storage} can only be made from a set of source storage")
     if work is not None:
@@ -107,28 +100,25 @@ def split_bytes(reader: SplitReader) -> int:
 
 def _write_files(reader: SplitReader, storage: str, shards: Path, folder: Path, source: Path | None) -> StoredSplit:
     """Write the members as files (``raw`` has no use for files), and the list of keys; leave no tar mapped."""
-    files = folder / "files"
-    for name in ("images", "trimaps"):
-        (files / name).mkdir(parents=True)
+    images, masks, names = folder / "images", folder / "masks", folder / "keys.txt"
+    images.mkdir(parents=True)
+    masks.mkdir()
     keys = [reader.key(index) for index in range(len(reader))]
-    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+    names.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
     for index, key in enumerate(keys if storage != "raw" else []):
-        image, mask = files / "images" / f"{key}.jpg", files / "trimaps" / f"{key}.png"
+        image, mask = images / f"{key}.jpg", masks / f"{key}.png"
         if source is None:
             image.write_bytes(reader.read(index, "image"))
             mask.write_bytes(reader.read(index, "trimap"))
-        else:
-            name = str(reader.meta(index)["name"])
-            _link(source / "images" / f"{name}.jpg", image)
-            _link(source / "annotations" / "trimaps" / f"{name}.png", mask)
+            continue
+        name = str(reader.meta(index)["name"])
+        for link, target in ((image, f"images/{name}.jpg"), (mask, f"annotations/trimaps/{name}.png")):
+            if not (source / target).is_file():
+                text = f"{source / target} is not there; give the folder that the shard set was built from"
+                raise UsageError(f"--source: {text}")
+            link.symlink_to((source / target).resolve())
     reader.close()
-    return StoredSplit(storage, shards, reader.name, files, folder / "keys.txt", split_bytes(reader))
-
-
-def _link(target: Path, link: Path) -> None:
-    if not target.is_file():
-        raise UsageError(f"--source: {target} is not there; give the folder that the shard set was built from")
-    link.symlink_to(target.resolve())
+    return StoredSplit(storage, shards, reader.name, folder, names, split_bytes(reader))
 
 
 def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folder: Path) -> Path:
@@ -136,14 +126,12 @@ def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folde
     official, out = folder / f"official-{storage}", folder / f"shards-{storage}"
     (official / "annotations").mkdir(parents=True)
     (official / "images").symlink_to(own.files / "images")
-    (official / "annotations" / "trimaps").symlink_to(own.files / "trimaps")
+    (official / "annotations" / "trimaps").symlink_to(own.files / "masks")
     lines = []
-    for index in range(len(reader)):
-        meta = reader.meta(index)
+    for meta in map(reader.meta, range(len(reader))):
         species = max(1, SPECIES.index(str(meta["species"])))
         lines.append(f"{meta['key']} {max(1, int(meta['class_id']))} {species} 1\n")
-    for name in ("list", "trainval", "test"):
-        text = "" if name == "test" else "".join(lines)
+    for name, text in (("list", "".join(lines)), ("trainval", "".join(lines)), ("test", "")):
         (official / "annotations" / f"{name}.txt").write_text(text, encoding="ascii")
     reader.close()
     train, val, test = (float(name == reader.name) for name in ("train", "val", "test"))
@@ -151,8 +139,6 @@ def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folde
                            val_fraction=None, seed=0, samples_per_shard=128)  # fmt: skip
     samples = build(official, out, options).manifest.splits[reader.name].samples
     if samples != len(reader):
-        raise UsageError(
-            f"{storage} storage of {reader.folder} would have {samples} samples instead of {len(reader)}; "
-            "run petseg-shard verify"
-        )
+        text = f"{storage} storage of {reader.folder} would have {samples} samples instead of {len(reader)}"
+        raise UsageError(f"{text}; run petseg-shard verify")
     return out

@@ -17,9 +17,9 @@ def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
 
     Decoding counts at its scaled rate where that was measured, since a loader is free to decode at a smaller scale.
     """
-    found = {limit.name: limit.rate for limit in limits if limit.storage in ("", line.storage)}
+    found = {limit.name: limit.rate for limit in limits if limit.storage in ("", line.work.storage)}
     scaled = found.pop("decode, scaled", None)
-    if line.mask == "index" and "copy" in found:
+    if line.work.mask == "index" and "copy" in found:
         found["copy"] *= ONE_HOT_BYTES / INDEX_BYTES
     if scaled is not None:
         found["decode"] = max(scaled, found.get("decode", 0.0))
@@ -33,7 +33,7 @@ def share_of_limit(line: LoaderLine, limits: Sequence[Limit]) -> float | None:
     GPU, where the cores do not decode.
     """
     found = limits_for(line, limits)
-    return line.rate * sum(1 / rate for rate in found.values()) if found and line.device == "cpu" else None
+    return line.rate * sum(1 / rate for rate in found.values()) if found and line.work.device == "cpu" else None
 
 
 def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
@@ -42,7 +42,7 @@ def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
     A part of the work, if that part alone takes 70 % of the time or more; else the processor, if the cores were 85 %
     busy or more; else waiting, with how busy the cores were.
     """
-    parts = limits_for(line, limits) if line.device == "cpu" else {}
+    parts = limits_for(line, limits) if line.work.device == "cpu" else {}
     if parts:
         name, limit = min(parts.items(), key=lambda item: item[1])
         if line.rate >= NEAR * limit:

@@ -63,7 +63,7 @@ def compare_results(a: Results, b: Results) -> Comparison:
     """
     if a.kind != b.kind:
         raise UsageError(f"one file is of petseg-bench {a.kind}, the other of {b.kind}; compare two of the same")
-    lines_a, lines_b = ({line.name: line for line in run.timed} for run in (a, b))
+    lines_a, lines_b = ({line.name: line for line in (*run.lines, *run.train, *run.build)} for run in (a, b))
     common = [name for name in lines_a if name in lines_b]
     if not common:
         raise UsageError("the two files have no line in common; compare runs with the same options")

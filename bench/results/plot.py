@@ -48,9 +48,9 @@ def panels(results: Results) -> list[Panel]:
         return [Panel("", [Row(line.name, line.rates, line.name.startswith("petseg")) for line in results.build])]
     found = []
     for section in sections(results.lines):
-        rows = [Row(section.label(x), x.rates, bool(x.engine), bool(x.caveats)) for x in section.lines]
-        own = next(line for line in section.lines if line.storage == section.storage)
-        limit = limits_for(own, results.limits).get("decode") if own.device == "cpu" else None
+        rows = [Row(section.label(x), x.rates, bool(x.work.engine), bool(x.caveats)) for x in section.lines]
+        own = next(line for line in section.lines if line.work.storage == section.storage)
+        limit = limits_for(own, results.limits).get("decode") if own.work.device == "cpu" else None
         found.append(Panel(section.title, rows, limit))
     return found
 
@@ -81,7 +81,7 @@ def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     opened = "; open dot: does less or otherwise" if any(row.open for panel in found for row in panel.rows) else ""
     environment = results.environment
     last.set_xlabel(
-        f"images per second (log scale; dot: median, bar: min to max of {len(found[0].rows[0].rates)} repeats{opened})\n"
+        f"images/s (log scale; dot: median, bar: min to max of {len(found[0].rows[0].rates)} repeats{opened})\n"
         f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores",
         fontsize=7.5,
     )

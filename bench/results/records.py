@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeAlias
@@ -13,11 +12,12 @@ import msgspec
 from shards.errors import FormatError
 from shards.store.atomic import write_atomically
 
-FORMAT, VERSION = "petseg-bench", 2
+FORMAT: Literal["petseg-bench"] = "petseg-bench"
+VERSION: Literal[2] = 2
 BASELINE = "tutorial"  # the peer that rates are given as multiples of
-PROCESSES = "processes"  # stands for an engine: petseg's loader with worker processes
-
-Kind: TypeAlias = Literal["loader", "train", "build"]
+MIB = 1 << 20
+Mask: TypeAlias = Literal["onehot", "index"]
+Cache: TypeAlias = Literal["warm", "cold"]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +67,7 @@ class Repeat(_Record, frozen=True, kw_only=True):
     images: int  # delivered, padding not counted; 1 where a start of a process is timed
     seconds: float
     cpu_seconds: float = 0.0  # user + system, of the process and its workers
-    batch_ms: tuple[float, float, float] | None = None  # between batches: median, 95th percentile, longest
+    batch_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
     wait_seconds: float = 0.0  # spent waiting for batches
     gpu: GpuCost | None = None
 
@@ -110,6 +110,26 @@ class Line(_Record, frozen=True, kw_only=True):
         return [median(r.rate for r in self.repeats if r.process == process) for process in processes]
 
 
+class LoaderWork(_Record, frozen=True, kw_only=True):
+    """What a loader does: which, on what, and where; ``engine`` is of petseg's loader and empty for others."""
+
+    peer: str
+    storage: str
+    engine: str = ""
+    device: str = "cpu"
+    augment: bool = False
+    mask: Mask = "onehot"
+    cache: Cache = "warm"
+
+    @property
+    def name(self) -> str:
+        """What it is, without what varies between machines."""
+        marks = {"gpu": self.device != "cpu", "augmented": self.augment, "index": self.mask == "index",
+                 "cold": self.cache == "cold"}  # fmt: skip
+        words = [self.peer, self.storage, self.engine, *(word for word, holds in marks.items() if holds)]
+        return " ".join(word for word in words if word)
+
+
 class OutputCheck(_Record, frozen=True, kw_only=True):
     """How what a loader delivered in one whole epoch compares with the reference."""
 
@@ -125,13 +145,7 @@ class OutputCheck(_Record, frozen=True, kw_only=True):
 class LoaderLine(Line, frozen=True, kw_only=True):
     """One loader on one storage."""
 
-    peer: str
-    storage: str
-    engine: str  # of petseg's loader; empty for others
-    device: str
-    augment: bool
-    mask: Literal["onehot", "index"] = "onehot"
-    cache: Literal["warm", "cold"]
+    work: LoaderWork
     workers: int  # processes or threads; 0: the loader's own choice
     tried: dict[int, float]  # images per second in a short trial, by number of workers
     caveats: tuple[str, ...]  # what it does less or otherwise than petseg's; empty for the same work
@@ -154,7 +168,7 @@ class TrainLine(Line, frozen=True, kw_only=True):
     """Training from a loader (``repeats``: end-to-end), or a consumer in the network's place (model ``consumer``)."""
 
     model: str
-    precision: str
+    precision: str = ""
     device: str
     size: int
     batch_size: int
@@ -198,7 +212,7 @@ class Results(_Record, frozen=True, kw_only=True):
 
     format: Literal["petseg-bench"] = FORMAT
     version: Literal[2] = VERSION
-    kind: Kind
+    kind: Literal["loader", "train", "build"]
     environment: Environment
     data: DataInfo
     settings: dict[str, Any]
@@ -211,20 +225,15 @@ class Results(_Record, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     parts: dict[str, float] = {}
 
-    @property
-    def timed(self) -> Sequence[Line]:
-        """The lines that two runs are compared by."""
-        return (*self.lines, *self.train, *self.build)
+
+def results_json(results: Results) -> str:
+    """Return a run as JSON."""
+    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False)
 
 
 def write_results(results: Results, path: Path) -> None:
     """Write a run as JSON, whole or not at all."""
     write_atomically(path, results_json(results) + "\n")
-
-
-def results_json(results: Results) -> str:
-    """Return a run as JSON."""
-    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False)
 
 
 def read_results(path: Path) -> Results:
@@ -240,10 +249,8 @@ def read_results(path: Path) -> Results:
         raise FormatError(f"{path} is not JSON; give a file that petseg-bench wrote with --json") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise FormatError(f"{path} is not a result of petseg-bench; give a file that it wrote with --json")
-    if document.get("version") != VERSION:
-        raise FormatError(
-            f"{path} is of version {document.get('version')!r}, this program reads {VERSION}; measure again"
-        )
+    if (version := document.get("version")) != VERSION:
+        raise FormatError(f"{path} is of version {version!r}, this program reads {VERSION}; run the benchmark again")
     try:
         return msgspec.convert(document, Results, str_keys=True)
     except msgspec.ValidationError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
+from msgspec.structs import asdict, replace
+
 from bench.results.bounds import bound, share_of_limit
 from bench.results.goals import IMPORT_TORCH, ratio_text, times_baseline, verdicts
-from bench.results.records import BASELINE, Line, LoaderLine, Repeat, Results
+from bench.results.records import BASELINE, MIB, Line, LoaderLine, LoaderWork, Repeat, Results
 
 Where: TypeAlias = Literal["everywhere", "full", "page"]  # full: terminal, page, and documents that show all tables
 Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
@@ -54,9 +57,9 @@ class Section:
 
     def label(self, line: LoaderLine) -> str:
         """Return a line's name within the section."""
-        words = [line.peer, line.engine, "GPU" if line.device == "cuda" else ""]
-        name = " ".join(word for word in words if word)
-        return name if line.storage == self.storage else f"{name} ({line.storage})"
+        work = line.work
+        name = f"{work.peer} {work.engine}".strip() + (" GPU" if work.device == "cuda" else "")
+        return name if work.storage == self.storage else f"{name} ({work.storage})"
 
 
 def sections(lines: Iterable[LoaderLine]) -> list[Section]:
@@ -64,19 +67,19 @@ def sections(lines: Iterable[LoaderLine]) -> list[Section]:
 
     A tutorial that would be alone joins the next group of the same work on another storage.
     """
-    groups: dict[tuple[str, bool, str, str], list[LoaderLine]] = {}
+    groups: dict[LoaderWork, list[LoaderLine]] = {}
     for line in lines:
-        groups.setdefault((line.cache, line.augment, line.mask, line.storage), []).append(line)
-    for kind, group in list(groups.items()):
-        others = [other for other in groups if other[:3] == kind[:3] and other != kind]
-        if others and all(line.peer == BASELINE for line in group):
-            groups[others[0]] += groups.pop(kind)
+        groups.setdefault(replace(line.work, peer="", engine="", device=""), []).append(line)
+    for work, group in list(groups.items()):
+        others = [x for x in groups if x != work and replace(x, storage="") == replace(work, storage="")]
+        if others and all(line.work.peer == BASELINE for line in group):
+            groups[others[0]] += groups.pop(work)
     found = []
-    for (cache, augment, mask, storage), group in groups.items():
-        what = "training augmentation" if augment else "evaluation"
-        form = "one-hot masks" if mask == "onehot" else "class-index masks"
-        title = f"{storage} storage, {what}, {form}, page cache {cache}"
-        found.append(Section(storage, title, tuple(sorted(group, key=lambda line: -line.rate))))
+    for work, group in groups.items():
+        what = "training augmentation" if work.augment else "evaluation"
+        form = "one-hot masks" if work.mask == "onehot" else "class-index masks"
+        title = f"{work.storage} storage, {what}, {form}, page cache {work.cache}"
+        found.append(Section(work.storage, title, tuple(sorted(group, key=lambda line: -line.rate))))
     return found
 
 
@@ -93,7 +96,7 @@ def blocks(results: Results) -> list[Block]:
             "of limit": lambda x: f"{x.rate / rates[x.limit]:.0%}" if x.limit in rates else "",
             "CPU s/1000": lambda x: f"{x.cpu_seconds_per_thousand:.2f}",
             "seconds": lambda x: f"{median(x.seconds):.2f}",
-            "MiB written": lambda x: f"{x.bytes / 2**20:,.1f}",
+            "MiB written": lambda x: f"{x.bytes / MIB:,.1f}",
             "peak MiB": _memory,
         }))  # fmt: skip
     if limits:
@@ -157,7 +160,7 @@ def _rates(heading: str) -> dict[str, Callable[[Line], str]]:
 
 
 def _memory(line: Line) -> str:
-    return f"{line.peak_memory_bytes / 2**20:,.0f}"
+    return f"{line.peak_memory_bytes / MIB:,.0f}"
 
 
 def _batch_ms(repeats: Sequence[Repeat], which: int) -> float:
@@ -175,12 +178,15 @@ def _goals(results: Results) -> Iterator[Block]:
         }, text=(0, 1, 2, 3, 4))  # fmt: skip
 
 
+def _label(section: Section, caveats: list[str], line: LoaderLine) -> str:
+    return section.label(line) + "".join(f"[{caveats.index(caveat) + 1}]" for caveat in line.caveats)
+
+
 def _loaders(results: Results) -> Iterator[Block]:
     caveats = list(dict.fromkeys(caveat for line in results.lines for caveat in line.caveats))
     for section in sections(results.lines):
         yield _table(section.title, section.lines, {
-            "loader": lambda x, section=section: section.label(x)
-            + "".join(f"[{caveats.index(caveat) + 1}]" for caveat in x.caveats),
+            "loader": partial(_label, section, caveats),
             **_rates("images/s"),
             "tutorial": lambda x: _if_known(times_baseline(x, results), ratio_text),
             "of limit": lambda x: _if_known(share_of_limit(x, results.limits), "{:.0%}".format),
@@ -189,7 +195,7 @@ def _loaders(results: Results) -> Iterator[Block]:
             "CPU s/1000": lambda x: f"{x.cpu_seconds_per_thousand:,.2f}",
             "peak MiB": _memory,
             "workers": lambda x: str(x.workers or "own") + ("" if x.steady else " (not steady)"),
-        }, text=(0, 5, 9), ours=tuple(i for i, line in enumerate(section.lines) if line.engine))  # fmt: skip
+        }, text=(0, 5, 9), ours=tuple(i for i, line in enumerate(section.lines) if line.work.engine))  # fmt: skip
     if caveats:
         yield ResultList("caveats: what a loader does less or otherwise", tuple(caveats), numbered=True)
     if results.lines:
@@ -217,10 +223,10 @@ def _process(results: Results) -> Iterator[Block]:
         yield _table("memory of the process, epoch after epoch", results.memory, {
             "memory over many epochs": lambda x: x.name,
             "epochs": lambda x: str(len(x.memory_bytes)),
-            "after the first MiB": lambda x: f"{x.memory_bytes[0] / 2**20:,.0f}",
-            "highest MiB": lambda x: f"{max(x.memory_bytes) / 2**20:,.0f}",
-            "after the last MiB": lambda x: f"{x.memory_bytes[-1] / 2**20:,.0f}",
-            "batches ready MiB": lambda x: f"{x.prefetch * x.batch_bytes / 2**20:,.0f}",
+            "after the first MiB": lambda x: f"{x.memory_bytes[0] / MIB:,.0f}",
+            "highest MiB": lambda x: f"{max(x.memory_bytes) / MIB:,.0f}",
+            "after the last MiB": lambda x: f"{x.memory_bytes[-1] / MIB:,.0f}",
+            "batches ready MiB": lambda x: f"{x.prefetch * x.batch_bytes / MIB:,.0f}",
         })  # fmt: skip
 
 
@@ -235,33 +241,32 @@ def _training(results: Results) -> Iterator[Block]:
             "waiting": lambda x: f"{median(r.wait_seconds / r.seconds for r in x.repeats):.1%}",
             "step ms p50 / p95": lambda x: f"{_batch_ms(x.repeats, 0):,.1f} / {_batch_ms(x.repeats, 1):,.1f}",
             "peak MiB": lambda x: _memory(x)
-            + ("" if x.peak_gpu_bytes is None else f" + {x.peak_gpu_bytes / 2**20:,.0f} GPU"),
+            + ("" if x.peak_gpu_bytes is None else f" + {x.peak_gpu_bytes / MIB:,.0f} GPU"),
         })  # fmt: skip
-    gpu = {line.name: [repeat.gpu for repeat in line.repeats if repeat.gpu] for line in results.timed}
+    gpu = {
+        line.name: [repeat.gpu for repeat in line.repeats if repeat.gpu] for line in (*results.lines, *results.train)
+    }
     if rows := [(name, costs) for name, costs in gpu.items() if costs]:
         yield _table("the GPU's side, mean of the repeats", rows, {
             "on the GPU, a repeat": lambda x: x[0],
             "host waited s": lambda x: f"{sum(cost.host_wait_seconds for cost in x[1]) / len(x[1]):.3f}",
             "device s, by events": lambda x: f"{sum(cost.device_seconds for cost in x[1]) / len(x[1]):.3f}",
-            "MiB moved to it": lambda x: f"{sum(cost.moved_bytes for cost in x[1]) / len(x[1]) / 2**20:,.1f}",
+            "MiB moved to it": lambda x: f"{sum(cost.moved_bytes for cost in x[1]) / len(x[1]) / MIB:,.1f}",
         })  # fmt: skip
 
 
 def _environment(results: Results) -> ResultTable:
-    environment, data = results.environment, results.data
-    rows = {
-        "command": environment.command,
-        "started": f"{environment.started}, took {took_text(results)}",
-        "commit": environment.commit or "unknown",
-        "system": f"{environment.system}, {environment.memory_bytes / 2**30:,.0f} GiB",
-        "GPU": "; ".join(environment.gpu) or "none",
-        "load average before and after": f"{environment.load_before}, {environment.load_after}",
-        "versions": ", ".join(f"{name} {version}" for name, version in environment.versions.items()),
-        "data": f"split {data.split} of {data.path}, fingerprint {data.fingerprint}; "
-        + ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in data.bytes.items()),
-        "options": ", ".join(f"{name}={value}" for name, value in results.settings.items()),
-    }
-    return ResultTable("where and how", ("", ""), tuple(rows.items()), text=(0, 1), where="page")
+    """Return everything else that is written down: machine, data, options."""
+    found = {**asdict(results.environment), "took": took_text(results)}
+    found |= {f"data: {name}": value for name, value in asdict(results.data).items()} | {"options": results.settings}
+    rows = tuple((name.replace("_", " "), _listed(value)) for name, value in found.items())
+    return ResultTable("where and how", ("", ""), rows, text=(0, 1), where="page")
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_listed(one)}" for name, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _if_known(value: float | None, text: Callable[[float], str]) -> str:

@@ -48,8 +48,8 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
     Args:
         a: independent rates of the first run, all positive: one of each process.
         b: of the second run.
-        noise: standard deviation of the logarithm of a rate, as all lines of both runs show it; a line's own is used
-            where it is greater, so that a line that was quiet by luck is not overrated.
+        noise: standard deviation of a rate's logarithm, as all lines of both runs show it: used where a line's own is
+            smaller, so that one that was quiet by luck is not overrated.
         drift: logarithm by which the machine itself differed between the runs.
     """
     logs_a, logs_b = np.log(undisturbed(a)), np.log(undisturbed(b))
@@ -57,8 +57,9 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
     own = math.sqrt((deviation(logs_a) ** 2 + deviation(logs_b) ** 2) / 2)
     error = max(own, noise) * math.sqrt(1 / len(logs_a) + 1 / len(logs_b))
     margin = max(FLOOR + abs(drift), ERRORS * error)
-    test = _scipy_stats().mannwhitneyu
-    chance = min(float(test(logs_a, logs_b, alternative=side, method="exact").pvalue) for side in ("less", "greater"))
+    chance = min(
+        float(_mannwhitneyu()(logs_a, logs_b, alternative=side, method="exact").pvalue) for side in ("less", "greater")
+    )
     return Difference(math.exp(shift), math.exp(margin), chance, changed=abs(shift) > margin and chance <= LEVEL)
 
 
@@ -87,9 +88,9 @@ def pooled_noise(runs: Sequence[Sequence[float]]) -> float:
     return median(spreads) if spreads else 0.0
 
 
-def _scipy_stats() -> Any:
+def _mannwhitneyu() -> Any:
     try:
-        from scipy import stats
+        from scipy.stats import mannwhitneyu
     except ImportError:
         raise UsageError("comparing needs SciPy: pip install 'petseg[bench]'") from None
-    return stats
+    return mannwhitneyu

@@ -1,4 +1,4 @@
-"""A loader that cheats, or errs, must not win: it fails the check, with the reason."""
+"""A loader that cheats or makes mistakes must not win: it fails the check, with the reason."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from bench.check import CheckError, Reference, check_epoch, collect_reference, judge
-from bench.job import Job
+from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge
+from bench.core.resources import cpu_seconds
+from bench.core.stopwatch import Stopwatch
 from bench.peers.base import Delivered
-from bench.timing import Stopwatch
+from bench.peers.job import Job
 
 N, SIZE, BATCH = 50, 8, 16
 
 
 def job(**changes: object) -> Job:
     values = {
-        "peer": "fake", "storage": "source", "shards": "", "pictures": "", "keys": "", "work": "", "split": "train",
+        "peer": "fake", "storage": "source", "shards": "", "files": "", "keys": "", "work": "", "split": "train",
         "samples": N, "size": SIZE, "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
     }  # fmt: skip
     return Job(**{**values, **changes})  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ def check_and_judge(found: Iterator[Delivered], reference: Reference, **declared
     judge(check, image_differs=declared.get("image", False), mask_differs=declared.get("mask", False))
 
 
-def test_a_whole_epoch_in_any_order_passes(reference: Reference) -> None:
+def test_a_complete_epoch_in_any_order_passes(reference: Reference) -> None:
     order = np.random.default_rng(3).permutation(N).tolist()
     check = check_epoch(batches(order), N, SIZE, reference)
     assert (check.delivered, check.missing, check.repeated, check.compared) == (N, 0, 0, N)
@@ -60,7 +61,7 @@ def test_a_whole_epoch_in_any_order_passes(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "told"),
+    ("indices", "message"),
     [
         (list(range(N - 3)), "left out 3 and repeated 0"),  # drops the end, or returns early
         ([*range(N), 0, 1], "left out 0 and repeated 2"),  # pads without saying so
@@ -68,8 +69,8 @@ def test_a_whole_epoch_in_any_order_passes(reference: Reference) -> None:
         ([], "left out 50"),
     ],
 )
-def test_dropping_repeating_and_stopping_early_fail(reference: Reference, indices: list[int], told: str) -> None:
-    with pytest.raises(CheckError, match=told):
+def test_dropping_repeating_and_stopping_early_fail(reference: Reference, indices: list[int], message: str) -> None:
+    with pytest.raises(CheckError, match=message):
         check_and_judge(batches(indices), reference)
 
 
@@ -78,19 +79,19 @@ def changed(change: Callable[[Delivered], Delivered]) -> Iterator[Delivered]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda b: Delivered(b.image.float(), b.mask, b.index), "image is float32"),
         (lambda b: Delivered(b.image, b.mask[:, 0], b.index), r"mask is uint8 \(\d+, 8, 8\)"),
         (lambda b: Delivered(b.image, b.mask * 0, b.index), "not one-hot"),
         (lambda b: Delivered(b.image, b.mask, b.index + N), "of a split of 50"),
-        (lambda b: Delivered(b.image.flip(0), b.mask.flip(0), b.index), "pictures differ"),  # the wrong names
+        (lambda b: Delivered(b.image.flip(0), b.mask.flip(0), b.index), "images differ"),  # the wrong names
         (lambda b: Delivered(b.image, b.mask.roll(1, 1), b.index), "another class"),
-        (lambda b: Delivered(b.image // 2, b.mask, b.index), "pictures differ"),
+        (lambda b: Delivered(b.image // 2, b.mask, b.index), "images differ"),
     ],
 )
-def test_wrong_tensors_fail(reference: Reference, change: Callable[[Delivered], Delivered], told: str) -> None:
-    with pytest.raises(CheckError, match=told):
+def test_wrong_tensors_fail(reference: Reference, change: Callable[[Delivered], Delivered], message: str) -> None:
+    with pytest.raises(CheckError, match=message):
         check_and_judge(changed(change), reference)
 
 
@@ -109,7 +110,7 @@ def test_class_indices_are_compared_as_classes(class_reference: Reference) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda b: b,
@@ -122,9 +123,9 @@ def test_class_indices_are_compared_as_classes(class_reference: Reference) -> No
     ],
 )
 def test_wrong_class_indices_fail(
-    class_reference: Reference, change: Callable[[Delivered], Delivered], told: str
+    class_reference: Reference, change: Callable[[Delivered], Delivered], message: str
 ) -> None:
-    with pytest.raises(CheckError, match=told):
+    with pytest.raises(CheckError, match=message):
         check_and_judge(changed(change), class_reference)
 
 
@@ -153,8 +154,8 @@ def test_padding_is_not_counted(reference: Reference) -> None:
 
 
 def test_a_reference_survives_the_disk(reference: Reference, tmp_path: Path) -> None:
-    reference.save(tmp_path / "kept")
-    loaded = Reference.load(tmp_path / "kept")
+    reference.save(tmp_path / "kept.npz")
+    loaded = Reference.load(tmp_path / "kept.npz")
     check_and_judge(batches(list(range(N))), loaded)
 
 
@@ -178,7 +179,7 @@ def test_the_clock_refuses_an_epoch_of_another_length() -> None:
 
 def test_the_clock_measures_what_was_slept() -> None:
     repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
-    assert repeat.pictures == 2 * N
+    assert repeat.images == 2 * N
     assert 0.4 <= repeat.seconds < 0.8
     assert 50 <= repeat.batch_ms[0] < 100
     assert repeat.cpu_seconds < 0.5 * repeat.seconds + 0.1
@@ -198,8 +199,6 @@ def test_a_handicap_costs_what_it_says() -> None:
 
 
 def test_processor_time_is_counted() -> None:
-    from bench.process_tree import cpu_seconds
-
     before, start = cpu_seconds(os.getpid()), time.process_time()
     while time.process_time() - start < 0.3:
         sum(range(10_000))

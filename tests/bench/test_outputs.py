@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from bench_results import OTHER, OURS, results
+from click.testing import CliRunner
 
-from bench import outputs
-from bench import results as results_module
-from bench.outputs import finish
-from bench.results import Results, read_results
+from bench.cli import main
+from bench.results import outputs, records
+from bench.results.outputs import Outputs
+from bench.results.records import Results, read_results
 from shards.errors import PetsegError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -25,22 +26,22 @@ FILES = {"json_file": "run.json", "page": "run.html", "plot": "run.svg"}
 
 @pytest.mark.parametrize("option", ["--json", "--page", "--plot"])
 @pytest.mark.parametrize("subcommand", ["loader", "train", "build"])
-def test_a_folder_that_takes_no_file_is_refused_at_once(command: Command, subcommand: str, option: str) -> None:
+def test_a_folder_that_takes_no_file_is_refused_at_once(subcommand: str, option: str) -> None:
     where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
-    result = command("petseg-bench", subcommand, *where, option, "/proc/run.svg", check=False)
-    assert result.returncode == 2
+    result = CliRunner().invoke(main, [subcommand, *where, option, "/proc/run.svg"])
+    assert result.exit_code == 2
     assert f"{option} /proc/run.svg: the folder /proc takes no file (" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused_at_once(command: Command, tmp_path: Path) -> None:
-    result = command("petseg-bench", "build", "/nowhere", "--json", tmp_path, check=False)
-    assert result.returncode == 2
+def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["build", "/nowhere", "--json", str(tmp_path)])
+    assert result.exit_code == 2
     assert "is a folder; give the name of a file in it" in result.stderr
 
 
-def test_a_folder_that_is_looked_at_stays_as_it_was(tmp_path: Path) -> None:
-    outputs.check_writable(json_file=tmp_path / "run.json", page=tmp_path / "run.html", plot=None)
+def test_checking_a_folder_leaves_nothing_there(tmp_path: Path) -> None:
+    Outputs(json_file=tmp_path / "run.json", page=tmp_path / "run.html")
     assert not list(tmp_path.iterdir())
 
 
@@ -54,13 +55,13 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         write(path, data)
 
     monkeypatch.setattr(outputs, "write_atomically", full)
-    monkeypatch.setattr(results_module, "write_atomically", full)
+    monkeypatch.setattr(records, "write_atomically", full)
 
 
 def finish_in(folder: Path, run: Results) -> str:
     """Finish with all files in a folder; return the error."""
     with pytest.raises(PetsegError) as raised:
-        finish(run, json_file=folder / "run.json", page=folder / "run.html", plot=folder / "run.svg")
+        Outputs(folder / "run.json", folder / "run.html", folder / "run.svg").finish(run)
     assert raised.value.exit_code == 1
     return str(raised.value)
 
@@ -80,7 +81,7 @@ def test_one_file_that_cannot_be_written_costs_no_other(
     (kept,) = (tmp_path / "temporary").iterdir() if name == "run.json" else [tmp_path / "run.json"]
     assert f"the results are in {kept}" in error
     assert read_results(kept) == run
-    assert "petseg dali" in capsys.readouterr().out
+    assert "petseg torch" in capsys.readouterr().out
 
 
 def test_where_no_disk_takes_them_the_results_are_printed(
@@ -99,7 +100,7 @@ def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, mo
     refuse(monkeypatch, "run.html")
     run = results(OURS, OTHER)
     with pytest.raises(PetsegError, match="the results are in"):
-        finish(run, json_file=None, page=tmp_path / "run.html", plot=None)
+        Outputs(page=tmp_path / "run.html").finish(run)
     (kept,) = tmp_path.iterdir()
     assert read_results(kept) == run
 
