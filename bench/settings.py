@@ -14,7 +14,7 @@ from shards.errors import UsageError
 from shards.format.layout import STORAGES
 
 
-class Names(click.ParamType):  # type: ignore[type-arg] - generic only since click 8.4
+class Names(click.ParamType):  # type: ignore[type-arg]
     """Names with commas between, such as ``a,b,c``, or positive whole numbers."""
 
     name = "names"
