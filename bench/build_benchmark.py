@@ -168,7 +168,8 @@ def _subjects(settings: BuildSettings, pairs: list[FilePair], out: Path) -> Iter
         for workers in settings.workers or sorted({1, usable_cores()}):
             limit = f"make {storage}" if workers == usable_cores() else ""
             run = _packer(settings, storage, workers)
-            yield BuildSubject(f"petseg {storage}, {workers} workers", run, workers=workers, limit=limit, **common)
+            name = f"petseg {storage}, {workers} worker{'s' if workers > 1 else ''}"
+            yield BuildSubject(name, run, workers=workers, limit=limit, **common)
     listing = "".join(f"{path.resolve()}\n" for pair in pairs for path in (pair.image, pair.mask))
     yield BuildSubject("tar cf", lambda out: _tar(out, listing), **common)
     yield BuildSubject("webdataset TarWriter", lambda out: _webdataset(out, pairs, decode=False), **common)

@@ -65,7 +65,7 @@ class ConsumerSubject(LoaderSubject):
         """Time the loader alone, then with the consumer."""
         self._alone.append(msgspec.structs.replace(super().turn(), process=self.process))
         epochs = max(1, round(self.seconds * min(self._consumer_rate, self.rate) / self.job.samples))
-        return cast(Repeat, self.ask("turn", timed=True, epochs=epochs, consumer_rate=self._consumer_rate))
+        return cast(Repeat, self.ask("consume", timed=True, epochs=epochs, consumer_rate=self._consumer_rate))
 
     def consumer_line(self) -> TrainLine:
         """Return what was found."""

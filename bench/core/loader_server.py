@@ -15,6 +15,7 @@ from bench.peers.job import Job
 from bench.results.records import OutputCheck, Repeat
 
 TRIAL_SECONDS = 0.3  # for each number of workers that is tried
+LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
 
 
 class LoaderServer:
@@ -59,10 +60,15 @@ class LoaderServer:
 
         return warm_up(window)
 
-    def turn(self, epochs: int, lead_in: int = 0, consumer_rate: float = 0.0) -> Repeat:
-        """Run some epochs that are not timed, and directly after them those that are."""
-        if lead_in:
-            self.watch.run(lead_in)
+    def turn(self, seconds: float, epochs: int) -> Repeat:
+        """Run epochs that are not timed, and directly after them those that are: so many, or more where they do not
+        take long enough.
+        """
+        self.watch.run_about(LEAD_IN * seconds, epochs=max(1, round(LEAD_IN * epochs)))
+        return self.watch.run_about(seconds, epochs=epochs)[0]
+
+    def consume(self, epochs: int, consumer_rate: float) -> Repeat:
+        """Run some epochs for a consumer of so many images/s."""
         return self.watch.run(epochs, consumer_rate=consumer_rate)
 
     def cold_turn(self) -> tuple[Repeat, float | None]:

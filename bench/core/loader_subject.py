@@ -16,7 +16,6 @@ from bench.peers import PEERS, PeerSpec
 from bench.peers.job import Job
 from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
 
-LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
 
 
@@ -92,9 +91,8 @@ class LoaderSubject(ProcessSubject):
             if resident is not None:
                 self._resident = max(self._resident or 0.0, resident)
             return cast(Repeat, repeat)
-        epochs = self.seconds * self.rate / self.job.samples
-        lead_in = max(1, round(LEAD_IN * epochs))
-        return cast(Repeat, self.ask("turn", timed=True, epochs=max(1, round(epochs)), lead_in=lead_in))
+        epochs = max(1, round(self.seconds * self.rate / self.job.samples))
+        return cast(Repeat, self.ask("turn", timed=True, seconds=self.seconds, epochs=epochs))
 
     def line(self) -> LoaderLine:
         """Return what was found."""

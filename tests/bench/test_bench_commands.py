@@ -1,4 +1,4 @@
-"""``petseg-bench`` as a user runs it, on synthetic images; options that change what it does, each seen in its results."""
+"""``petseg-bench`` as a user runs it, on synthetic images; each option seen in what it finds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def test_file_loaders_in_every_pass(command: Command, made_up_set: Path, tmp_pat
     files = {"--json": tmp_path / "run.json", "--page": tmp_path / "run.html", "--plot": tmp_path / "run.svg"}
     written = [part for pair in files.items() for part in pair]
     command("petseg-bench", "loader", "--shards", made_up_set, *QUICK, "--augment", "both", "--cache", "both",
-            "--workers", "1", "--storages", "source", "--peers", "tutorial,tuned", "--split", "val", *written)  # fmt: skip
+            "--workers", "1", "--storages", "source", "--split", "val", "--peers", "tutorial,tuned",
+            *written)  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in files.values())
     run = read_results(tmp_path / "run.json")
     kinds = ("source", "source augmented", "source cold")
@@ -70,7 +71,7 @@ def test_loaders_of_shards(command: Command, made_up_set: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_options_of_loader(command: Command, made_up_set: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    command("petseg-bench", "loader", "--shards", made_up_set, "--size", "32", "--seconds", "0.05", "--repeats", "3",
+    command("petseg-bench", "loader", "--shards", made_up_set, "--size", "32", "--seconds", "0.05", "--repeats", "2",
             "--batch-size", "8", "--augment", "none", "--storages", "raw", "--peers", "petseg", "--mask", "index",
             "--seed", "5", "--starts", "1", "--soak", "2", "--work", work, "--device", "cpu",
             "--json", tmp_path / "run.json")  # fmt: skip
@@ -78,7 +79,7 @@ def test_options_of_loader(command: Command, made_up_set: Path, tmp_path: Path) 
     assert {line.name for line in run.lines} == {f"petseg raw {engine} index" for engine in ("torch", "processes")}
     for line in run.lines:
         assert line.work.mask == "index"
-        assert [repeat.process for repeat in line.repeats] == [0, 1, 2]
+        assert [repeat.process for repeat in line.repeats] == [0, 1]
         assert {"start", "prepare", "check", "warm_up", "turn"} == line.spent.keys()
         assert (line.workers > 0) == (line.work.engine == "processes")
         assert not line.caveats
@@ -119,7 +120,7 @@ def test_packing(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
     command("petseg-bench", "build", made_up_pets, "--repeats", "1", "--workers", "1", "--storages", "source",
             "--size", "32", "--work", tmp_path / "work", "--json", tmp_path / "build.json")  # fmt: skip
     run = read_results(tmp_path / "build.json")
-    assert {line.name for line in run.build} >= {"petseg source, 1 workers", "tar cf", "webdataset TarWriter"}
+    assert {line.name for line in run.build} >= {"petseg source, 1 worker", "tar cf", "webdataset TarWriter"}
     assert all(line.bytes > 100_000 for line in run.build)
     assert all(line.peak_memory_bytes > 0 for line in run.build)
     assert not list((tmp_path / "work").iterdir())
@@ -130,11 +131,11 @@ def test_packing(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
 def test_a_planted_handicap_is_found(
     command: Command, made_up_set: Path, tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
-    """One try, of half the speed; a campaign makes ten, of a fifth, and compares two runs of the same thing as well,
-    which wants a quiet machine.
+    """One try, of nine tenths of the speed, which shows on a busy machine, too; a campaign makes ten, of a fifth, and
+    compares two runs of the same thing as well.
     """
     tries = campaign(1, 10)
-    handicap, repeats, seconds = ("0.2", "9", "0.7") if tries > 1 else ("0.5", "4", "0.1")
+    handicap, repeats, seconds = ("0.2", "9", "0.7") if tries > 1 else ("0.9", "1", "0.1")
 
     def run(name: str, *options: str) -> Path:
         command("petseg-bench", "loader", "--shards", made_up_set, "--size", "64", "--storages", "source", "--peers",
@@ -150,7 +151,7 @@ def test_a_planted_handicap_is_found(
         first, slow = run(f"a{number}"), run(f"c{number}", "--handicap", handicap)
         assert f"slowed on purpose by {float(handicap):.0%}" in read_results(slow).lines[0].caveats[-1]
         changed, ratio = compared(first, slow)
-        assert ratio < 0.9
+        assert ratio < (0.9 if tries > 1 else 0.4)
         if tries > 1:
             assert changed
             assert not compared(first, run(f"b{number}"))[0]
@@ -199,8 +200,10 @@ def test_cuda_without_cuda_is_refused(made_up_set: Path) -> None:
     assert "--device cuda: no GPU here" in result.stderr
 
 
-def test_every_peer_has_a_module_and_a_title() -> None:
+def test_every_peer_has_a_module_and_a_name() -> None:
     for spec in PEERS:
-        assert importlib.util.find_spec(f"bench.peers.{spec.module}")
-        assert spec.title
+        module, _, name = spec.path.rpartition(".")
+        source = importlib.util.find_spec(f"bench.peers.{module}")
+        assert source is not None
+        assert f"class {name}(" in Path(str(source.origin)).read_text()
     assert len({spec.name for spec in PEERS}) == len(PEERS)

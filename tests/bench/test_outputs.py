@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_results import OTHER, OURS, results
+from bench_results import OTHER, OURS, build_results, results
 from click.testing import CliRunner
 
 from bench.cli import main
@@ -20,7 +18,6 @@ from bench.results.outputs import Outputs
 from bench.results.records import Results, read_results
 from shards.errors import PetsegError
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 FILES = {"json_file": "run.json", "page": "run.html", "plot": "run.svg"}
 
 
@@ -105,17 +102,17 @@ def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, mo
     assert read_results(kept) == run
 
 
-@pytest.mark.slow
-def test_a_full_disk(command: Command, made_up_pets: Path, tmp_path: Path, small_disk: Any) -> None:
+def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with small_disk(tmp_path / "disk", "4k") as disk:
         (disk / "filler").write_bytes(b"x" * 4096)
-        result = command("petseg-bench", "build", made_up_pets, "--repeats", "1", "--workers", "1", "--storages",
-                         "source", "--json", disk / "run.json", check=False)  # fmt: skip
-        assert result.returncode == 1
-        assert f"--json {disk / 'run.json'} could not be written: No space left on device" in result.stderr
-        assert len(result.stderr.splitlines()) == 1
-        assert "petseg source, 1 workers" in result.stdout
-        kept = Path(result.stderr.partition("the results are in ")[2].partition(";")[0])
+        with pytest.raises(PetsegError) as raised:
+            Outputs(disk / "run.json").finish(build_results())
+        assert raised.value.exit_code == 1
+        error = str(raised.value)
+        assert f"--json {disk / 'run.json'} could not be written: No space left on device" in error
+        assert len(error.splitlines()) == 1
+        assert "petseg source, 2 workers" in capsys.readouterr().out
+        kept = Path(error.partition("the results are in ")[2].partition(";")[0])
         assert read_results(kept).kind == "build"
         kept.unlink()
         assert [path.name for path in disk.iterdir()] == ["filler"]

@@ -23,8 +23,10 @@ def test_chance_is_the_exact_tests_over_the_undisturbed(order: list[int], cut: i
     assert compare(a, b).chance == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("n", "m", "possible"), [(1, 1, False), (3, 3, False), (3, 5, False), (3, 8, True), (4, 4, True),
-                                                  (5, 5, True), (2, 99, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "m", "possible"),
+    [(1, 1, False), (3, 3, False), (3, 5, False), (3, 8, True), (4, 4, True), (5, 5, True), (2, 99, True)],
+)
 def test_too_few_values_can_never_reach_the_level(n: int, m: int, possible: bool) -> None:
     assert can_report(n, m) == possible
     most_uneven = compare([1.0 + i / 1000 for i in range(n)], [100.0 + i / 1000 for i in range(m)])

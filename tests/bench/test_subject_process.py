@@ -188,7 +188,7 @@ def test_every_timed_turn_says_so() -> None:
     for subject in subjects:
         subject.ask = ask
         subject.turn()
-    assert [timed for command, timed in asked if "turn" in command] == [True] * 7
+    assert [timed for command, timed in asked if "turn" in command or command == "consume"] == [True] * 7
 
 
 def test_the_environment_is_recorded() -> None:
