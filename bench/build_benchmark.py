@@ -130,15 +130,10 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
     data = DataInfo(path=str(settings.source), fingerprint=fingerprint, split="all", samples=len(pairs),
                     bytes={"source": total})  # fmt: skip
     return Results(
-        kind="build",
-        environment=clock.finish(),
-        data=data,
-        settings=msgspec.to_builtins(settings, enc_hook=str),
-        build=tuple(subject.line() for subject in subjects if subject.repeats),
-        limits=tuple(limit.line() for limit in limits),
-        skipped=tuple(skipped),
-        parts=parts.rounded(),
-    )
+        kind="build", environment=clock.finish(), data=data, settings=msgspec.to_builtins(settings, enc_hook=str),
+        build=tuple(subject.line() for subject in subjects if subject.repeats), skipped=tuple(skipped),
+        limits=tuple(limit.line() for limit in limits), parts=parts.rounded(),
+    )  # fmt: skip
 
 
 def usable_pairs(source: Path) -> list[FilePair]:

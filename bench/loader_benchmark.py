@@ -68,17 +68,11 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
         started = [Line(name=x.name, repeats=tuple(x.repeats)) for x in measure(starts, repeats=settings.starts)]
     refuse_empty(lines, skipped)
     return Results(
-        kind="loader",
-        environment=clock.finish(),
-        data=workspace.data,
-        settings=msgspec.to_builtins(settings, enc_hook=str),
-        lines=tuple(lines),
-        starts=tuple(line for line in started if line.repeats),
-        memory=tuple(memory),
-        skipped=tuple(skipped),
+        kind="loader", environment=clock.finish(), data=workspace.data, parts=parts.rounded(),
+        settings=msgspec.to_builtins(settings, enc_hook=str), lines=tuple(lines), memory=tuple(memory),
+        starts=tuple(line for line in started if line.repeats), skipped=tuple(skipped),
         limits=tuple(limit.line() for limit in limits),
-        parts=parts.rounded(),
-    )
+    )  # fmt: skip
 
 
 def refuse_empty(lines: Sequence[Line], skipped: Sequence[Skipped]) -> None:
@@ -161,20 +155,11 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earli
     what = asdict(replace(work, augment=False, mask="onehot", cache="warm"))
     best = (line.workers for line in earlier if asdict(replace(line.work, augment=False, mask="onehot")) == what)
     return Job(
-        **{name: value for name, value in asdict(work).items() if name != "cache"},
-        shards=str(stored.shards.resolve()),
-        files=str(stored.files),
-        keys=str(stored.keys),
-        work=str(folder),
-        split=settings.split,
-        samples=workspace.data.samples,
-        size=settings.size,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        workers=settings.workers or next(best, 0),
-        cores=usable_cores(),
-        handicap=settings.handicap,
-    )
+        **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
+        shards=str(stored.shards.resolve()), split=settings.split, files=str(stored.files), keys=str(stored.keys),
+        samples=workspace.data.samples, size=settings.size, batch_size=settings.batch_size, seed=settings.seed,
+        workers=settings.workers or next(best, 0), cores=usable_cores(), handicap=settings.handicap,
+    )  # fmt: skip
 
 
 def _limits(settings: LoaderSettings, workspace: Workspace) -> list[LimitSubject]:

@@ -38,12 +38,8 @@ class ShuffleQuality:
 
 
 def measure(order: Order, *, classes: int, batch_size: int) -> ShuffleQuality:
-    """Return the quality of an order of samples that are stored sorted by class, in classes of equal size.
-
-    Args:
-        order: which sample stands at each position of the epoch, int64 (N,), each once.
-        classes: how many there are.
-        batch_size: of the batches that are looked at; a last one that is not full is omitted.
+    """Return the quality of an order, int64 (N,), of samples that are stored sorted by class, in ``classes`` of equal
+    size; a last batch that is not full is omitted.
     """
     n = len(order)
     batches = (order * classes // n)[: n // batch_size * batch_size].reshape(-1, batch_size)
@@ -80,8 +76,7 @@ def read_with_webdataset(tars: list[Path]) -> Order:
     return np.array([int(sample["txt"]) for sample in dataset], dtype=np.int64)
 
 
-def write_tars(folder: Path) -> list[Path]:
-    """Write tars of samples that hold nothing but their number."""
+def _write_tars(folder: Path) -> list[Path]:
     paths = []
     for number, start in enumerate(range(0, SAMPLES, PER_TAR)):
         paths.append(folder / f"{number:06d}.tar")
@@ -104,7 +99,7 @@ def print_shuffle_quality() -> None:
     click.echo(f"{SAMPLES} samples of {CLASSES} classes, sorted; tars of {PER_TAR}; batches of {BATCH}\n")
     click.echo(f"{'':45s}{'travel':>10s}{'mix':>10s}{'each once':>12s}")
     with tempfile.TemporaryDirectory() as folder:
-        tars = write_tars(Path(folder))
+        tars = _write_tars(Path(folder))
         for name, read in readers.items():
             order = read(tars)
             once = "yes" if len(np.unique(order)) == len(order) == SAMPLES else "no"

@@ -89,15 +89,9 @@ def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Resul
     measure = _train if settings.consumer_rate is None else _consume
     data, lines = measure(settings, parts, skipped)
     refuse_empty(lines, skipped)
-    return Results(
-        kind="train",
-        environment=clock.finish(),
-        data=data,
-        settings=msgspec.to_builtins(settings, enc_hook=str),
-        train=tuple(lines),
-        skipped=tuple(skipped),
-        parts=parts.rounded(),
-    )
+    plain = msgspec.to_builtins(settings, enc_hook=str)
+    return Results(kind="train", environment=clock.finish(), data=data, settings=plain, train=tuple(lines),
+                   skipped=tuple(skipped), parts=parts.rounded())  # fmt: skip
 
 
 def _train(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) -> tuple[DataInfo, list[TrainLine]]:

@@ -98,20 +98,12 @@ class LoaderSubject(ProcessSubject):
         """Return what was found."""
         assert self._check is not None
         return LoaderLine(
-            name=self.name,
-            repeats=tuple(self.repeats),
-            peak_memory_bytes=self.peak_memory_bytes,
-            work=self.work,
-            workers=self.job.workers,
-            tried=self._prepared["tried"],
-            caveats=tuple(self._caveats()),
-            check=self._check,
-            warmup_seconds=self._warmup_seconds,
-            steady=self._steady,
+            name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes, work=self.work,
+            workers=self.job.workers, tried=self._prepared["tried"], caveats=tuple(self._caveats()),
+            check=self._check, warmup_seconds=self._warmup_seconds, steady=self._steady,
             prepare_seconds=self._prepared["seconds"] if self.spec.converts else None,
-            resident_before=self._resident,
-            spent=self.spent.rounded(),
-        )
+            resident_before=self._resident, spent=self.spent.rounded(),
+        )  # fmt: skip
 
     def _caveats(self) -> Iterator[str]:
         yield from self.spec.caveats_on(self.job.storage)

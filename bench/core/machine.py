@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -28,25 +29,18 @@ class RunClock:
     def __init__(self) -> None:
         self._clock = time.monotonic()
         self._started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._load = load_average()
+        self._load = _load_average()
 
     def finish(self) -> Environment:
         """Return the environment."""
         return Environment(
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            started=self._started,
-            seconds=round(time.monotonic() - self._clock, 1),
-            commit=commit(),
-            system=f"{platform.system()} {platform.release()} {platform.machine()}",
-            cpu=cpu_name(),
-            cores=usable_cores(),
-            last_level_cache_bytes=last_level_cache(),
-            memory_bytes=psutil.virtual_memory().total,
-            gpu=gpu_names(),
-            load_before=self._load,
-            load_after=load_average(),
-            versions=versions(),
-        )
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), started=self._started,
+            seconds=round(time.monotonic() - self._clock, 1), commit=_commit(),
+            system=f"{platform.system()} {platform.release()} {platform.machine()}", cpu=_cpu_name(),
+            cores=usable_cores(), last_level_cache_bytes=_last_level_cache(), gpu=gpu_names(),
+            memory_bytes=psutil.virtual_memory().total, load_before=self._load, load_after=_load_average(),
+            versions=_versions(),
+        )  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -54,24 +48,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_average() -> float | None:
-    """Return the load average of the last minute; None where the system has none."""
+def _load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of those libraries that are installed."""
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
-def commit() -> str | None:
-    """Return the commit of the source tree that runs; None where it is no checkout, or git is not there."""
+def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -80,16 +69,14 @@ def commit() -> str | None:
     return None if name is None or changes is None else name + "+changes" * bool(changes)
 
 
-def cpu_name() -> str:
-    """Return the processor's name."""
+def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def last_level_cache() -> int | None:
-    """Return the size of the largest processor cache in bytes; None where the system does not say."""
+def _last_level_cache() -> int | None:
     texts = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     sizes = [int(text.rstrip("KM")) * {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1) for text in texts]
     return max(sizes, default=None)

@@ -26,17 +26,11 @@ class CheckError(PetsegError):
 
 @dataclass(frozen=True)
 class Reference:
-    """What some samples should look like.
+    """What some samples should look like."""
 
-    Attributes:
-        index: which samples of the split, int64 (M,).
-        image: uint8 (M, 3, S, S).
-        mask: uint8 (M, 3, S, S), one-hot, or (M, S, S), classes 0, 1, 2: the form that is asked for.
-    """
-
-    index: npt.NDArray[np.int64]
-    image: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.uint8]
+    index: npt.NDArray[np.int64]  # (M,): which samples of the split
+    image: npt.NDArray[np.uint8]  # (M, 3, S, S)
+    mask: npt.NDArray[np.uint8]  # (M, 3, S, S), one-hot, or (M, S, S), classes 0, 1, 2: the form that is requested
 
     def save(self, path: Path) -> None:
         """Write it as an ``.npz`` file."""
@@ -93,14 +87,10 @@ def check_epoch(batches: Iterable[Delivered], samples: int, size: int, reference
         wrong += int((_classes(batch.mask[rows].cpu().numpy()) != _classes(reference.mask[places])).sum())
         pixels += len(rows) * size * size
     return OutputCheck(
-        delivered=int(seen.sum()),
-        missing=int((seen == 0).sum()),
-        repeated=int(np.maximum(seen - 1, 0).sum()),
-        compared=len(differences),
-        image_difference=float(np.mean(differences)) if differences else 0.0,
-        image_worst=max(differences, default=0.0),
-        mask_difference=wrong / pixels if pixels else 0.0,
-    )
+        delivered=int(seen.sum()), missing=int((seen == 0).sum()), repeated=int(np.maximum(seen - 1, 0).sum()),
+        compared=len(differences), image_difference=float(np.mean(differences)) if differences else 0.0,
+        image_worst=max(differences, default=0.0), mask_difference=wrong / pixels if pixels else 0.0,
+    )  # fmt: skip
 
 
 def judge(check: OutputCheck, *, image_differs: bool, mask_differs: bool) -> None:
@@ -128,7 +118,6 @@ def judge(check: OutputCheck, *, image_differs: bool, mask_differs: bool) -> Non
 
 
 def _slots(chosen: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
-    """Return where each sample of the split stands in ``chosen``; -1 where it does not."""
     slot = np.full(samples, -1)
     slot[chosen] = np.arange(len(chosen))
     return slot
@@ -144,11 +133,7 @@ def _check_form(batch: Delivered, size: int, *, onehot: bool) -> None:
 
 
 def _classes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.integer[Any]]:
-    """Return masks of either form as classes (B, S, S).
-
-    Raises:
-        CheckError: a pixel has no class, or several.
-    """
+    """Return masks of either form as classes (B, S, S); refuse a pixel that has no class, or several."""
     if mask.ndim == 3:
         if mask.max(initial=0) > 2:
             raise CheckError(f"a mask holds class {mask.max()}; classes are 0, 1 and 2")

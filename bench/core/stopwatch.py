@@ -26,15 +26,10 @@ B = TypeVar("B")
 
 
 def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, moved: float = 0.0) -> Repeat:
-    """Take batches until there are no more, use each, and return what that cost.
+    """Use each batch, and return what that cost; ``use`` returns the number of its images, padding not counted, and
+    ``moved`` bytes of each cross to the GPU.
 
     The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
-
-    Args:
-        batches: what is timed.
-        use: takes a batch and returns the number of its images, padding not counted.
-        cuda: whether a GPU takes part.
-        moved: bytes that cross to the GPU for each image.
     """
     import torch
 
@@ -58,14 +53,9 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
     if first:
         gpu = GpuCost(host_wait_seconds=waited, device_seconds=first.elapsed_time(end) / 1e3,
                       moved_bytes=round(images * moved))  # fmt: skip
-    return Repeat(
-        images=images,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds(os.getpid()) - cpu,
-        batch_ms=(1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)),
-        wait_seconds=waited,
-        gpu=gpu,
-    )
+    batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
+    return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
+                  wait_seconds=waited, gpu=gpu)  # fmt: skip
 
 
 class Stopwatch:
@@ -78,12 +68,8 @@ class Stopwatch:
 
     def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
-        promises.
-
-        Args:
-            epochs: how many.
-            consumer_rate: sleep after each batch as long as a device of so many images/s would be busy with it. That
-                takes no processor time, as a network on a GPU hardly does. 0: no consumer.
+        promises. A consumer of so many images/s sleeps after each batch as long as a device would be busy with it; it
+        takes no processor time, as a network on a GPU hardly does.
 
         Raises:
             CheckError: an epoch was not of the right length.

@@ -18,18 +18,14 @@ from shards.format.layout import SPECIES
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """The split in one storage.
-
-    ``files`` is a folder with ``images/KEY.jpg`` and ``masks/KEY.png``, without files for ``raw``; ``keys`` is a text
-    file with the key of each sample; ``bytes`` is the size of the split's images and masks.
-    """
+    """The split in one storage."""
 
     storage: str
     shards: Path
     split: str
-    files: Path
-    keys: Path
-    bytes: int
+    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw
+    keys: Path  # a text file: the key of each sample
+    bytes: int  # of images and masks
 
 
 @dataclass(frozen=True)

@@ -30,23 +30,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs compared.
+    """Two runs compared."""
 
-    Attributes:
-        lines: those that both have.
-        only_a, only_b: names of the others.
-        noise: typical standard deviation of a process's rate, relative.
-        drift: by which factor the machine itself was faster in B, from the limits that both measured; 1 where they
-            measured none.
-        differences: settings and surroundings that differ, in words.
-    """
-
-    lines: tuple[Compared, ...]
+    lines: tuple[Compared, ...]  # those that both have
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
-    noise: float
-    drift: float
-    differences: tuple[str, ...]
+    noise: float  # typical standard deviation of a process's rate, relative
+    drift: float  # by which factor the machine itself was faster in B
+    differences: tuple[str, ...]  # settings and surroundings, in words
 
     @property
     def passes(self) -> bool:
@@ -69,17 +60,13 @@ def compare_results(a: Results, b: Results) -> Comparison:
         raise UsageError("the two files have no line in common; compare runs with the same options")
     rates = {name: (lines_a[name].rates_by_process(), lines_b[name].rates_by_process()) for name in common}
     noise, drift = pooled_noise([values for pair in rates.values() for values in pair]), machine_drift(a, b)
+    lines = []
+    for name, pair in rates.items():
+        difference = compare(*pair, noise=noise, drift=math.log(drift))
+        processes = len(pair[0]), len(pair[1])
+        lines.append(Compared(name, lines_a[name].rate, lines_b[name].rate, difference, processes))
     return Comparison(
-        lines=tuple(
-            Compared(
-                name=name,
-                before=lines_a[name].rate,
-                after=lines_b[name].rate,
-                difference=compare(*pair, noise=noise, drift=math.log(drift)),
-                processes=(len(pair[0]), len(pair[1])),
-            )
-            for name, pair in rates.items()
-        ),
+        lines=tuple(lines),
         only_a=tuple(name for name in lines_a if name not in lines_b),
         only_b=tuple(name for name in lines_b if name not in lines_a),
         noise=noise,

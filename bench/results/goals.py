@@ -103,7 +103,7 @@ def times_baseline(line: LoaderLine, results: Results) -> float | None:
 
 
 def ratio_text(times: float) -> str:
-    """Return a ratio as people read it: 2.47x, 34.1x, 214x."""
+    """Return a ratio as 2.47x, 34.1x, 214x."""
     return f"{times:.2f}x" if times < 10 else f"{times:.1f}x" if times < 100 else f"{times:,.0f}x"
 
 
