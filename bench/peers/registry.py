@@ -3,8 +3,6 @@
 To add one, write a module with a subclass of :class:`bench.peers.base.Peer` and add a line to :data:`PEERS`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from dataclasses import KW_ONLY, dataclass
