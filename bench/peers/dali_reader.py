@@ -1,7 +1,5 @@
 """DALI alone: ``fn.readers.webdataset`` over the same tars, on the CPU, as its documentation shows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -74,24 +74,20 @@ class FastDecoder:
         self._augmentation = AugmentationTable(job) if job.augment else None
 
     def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
-        """Decode, crop, resize, flip and colour one sample.
+        """Decode image and mask as the job's storage holds them, crop, resize, flip and colour them.
 
-        Args:
-            image: as the job's storage holds it.
-            mask: likewise.
-            index: of the sample.
-            epoch: whose augmentation parameters are used, modulo :data:`EPOCHS_DRAWN`.
+        The augmentation parameters are those of sample ``index`` in ``epoch`` modulo :data:`EPOCHS_DRAWN`.
         """
         size, augmentation = self._job.size, self._augmentation
         if augmentation is None:
             pixels, values = self._decode(image, mask, box=None)
-            return DecodedSample(_resize_image(pixels, size), _resize_mask(values, size), index)
+            return DecodedSample(_resize_image(pixels, size), _resize(values, size, cv2.INTER_NEAREST_EXACT), index)
         which = epoch % EPOCHS_DRAWN, index
         top, left, height, width = augmentation.boxes[which].tolist()
         pixels, values = self._decode(image, mask, box=(height, width))
         scale_y, scale_x = pixels.shape[0] / values.shape[0], pixels.shape[1] / values.shape[1]
         pixels = _resize_image(pixels[_scaled(top, height, scale_y), _scaled(left, width, scale_x)], size)
-        values = _resize_mask(values[top : top + height, left : left + width], size)
+        values = _resize(values[top : top + height, left : left + width], size, cv2.INTER_NEAREST_EXACT)
         if augmentation.flip[which]:
             pixels, values = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(values, 1))
         coloured: Any = cv2.transform(pixels, augmentation.matrices[which])
@@ -185,14 +181,11 @@ def _decode_image(data: bytes, height: int, width: int) -> Pixels:
 
 
 def _resize_image(pixels: Pixels, size: int) -> Pixels:
+    shrinks = min(pixels.shape[:2]) >= size
+    return _resize(pixels, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _resize(pixels: Pixels, size: int, how: int) -> Pixels:
     if pixels.shape[:2] == (size, size):
         return pixels
-    shrinks = pixels.shape[0] >= size and pixels.shape[1] >= size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=how))
-
-
-def _resize_mask(values: Pixels, size: int) -> Pixels:
-    if values.shape == (size, size):
-        return values
-    return np.asarray(cv2.resize(values, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))

@@ -4,8 +4,6 @@ FFCV cannot store a mask of another size than the output, so masks are stored as
 JPEGs itself, from pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a peer is asked to deliver: plain values, passed as JSON to the process that the peer runs in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

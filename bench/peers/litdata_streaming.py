@@ -1,7 +1,5 @@
 """LitData: optimised chunks with the stored bytes, decoded by the fast functions in its StreamingDataLoader."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from bench.peers.base import ConvertedPeer

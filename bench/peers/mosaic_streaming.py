@@ -1,7 +1,5 @@
 """MosaicML Streaming: MDS shards with the stored bytes, decoded by the fast functions in a DataLoader."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from bench.peers.base import ConvertedPeer

@@ -1,7 +1,5 @@
 """petseg's own loader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast

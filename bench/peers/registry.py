@@ -3,11 +3,9 @@
 To add one, write a module with a subclass of :class:`bench.peers.base.Peer` and add a line to :data:`PEERS`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from bench.peers.base import Peer
 from bench.peers.job import Job
@@ -32,7 +30,7 @@ class Caveat:
     mask: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PeerSpec:
     """What is known of a peer without importing it.
 
@@ -51,6 +49,7 @@ class PeerSpec:
 
     name: str
     path: str
+    _: KW_ONLY
     storages: tuple[str, ...] = ("source",)
     augments: bool = False
     needs: tuple[str, ...] = ()
@@ -87,19 +86,15 @@ _SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("sour
 _BUFFER = Caveat("shuffles within a buffer, not over the whole epoch")
 
 PEERS: tuple[PeerSpec, ...] = (
-    PeerSpec(name="petseg", path="petseg_loader.PetsegPeer", storages=ALL, augments=True, ours=True),
-    PeerSpec(name="tutorial", path="torch_dataloader.TutorialPeer", augments=True),
-    PeerSpec(name="tuned", path="torch_dataloader.TunedPeer", augments=True, caveats=(_SCALED,)),
+    PeerSpec("petseg", "petseg_loader.PetsegPeer", storages=ALL, augments=True, ours=True),
+    PeerSpec("tutorial", "torch_dataloader.TutorialPeer", augments=True),
+    PeerSpec("tuned", "torch_dataloader.TunedPeer", augments=True, caveats=(_SCALED,)),
     PeerSpec(
-        name="webdataset",
-        path="webdataset_library.WebDatasetPeer",
-        storages=ALL,
-        augments=True,
-        caveats=(_SCALED, _BUFFER),
+        "webdataset", "webdataset_library.WebDatasetPeer", storages=ALL, augments=True, caveats=(_SCALED, _BUFFER)
     ),
     PeerSpec(
-        name="dali-reader",
-        path="dali_reader.DaliReaderPeer",
+        "dali-reader",
+        "dali_reader.DaliReaderPeer",
         storages=ALL,
         needs=("nvidia.dali",),
         install="NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120",
@@ -107,8 +102,8 @@ PEERS: tuple[PeerSpec, ...] = (
         reads_ahead=True,
     ),
     PeerSpec(
-        name="streaming",
-        path="mosaic_streaming.MosaicStreamingPeer",
+        "streaming",
+        "mosaic_streaming.MosaicStreamingPeer",
         storages=("source", "raw"),
         augments=True,
         needs=("streaming",),
@@ -116,18 +111,18 @@ PEERS: tuple[PeerSpec, ...] = (
         converts=True,
     ),
     PeerSpec(
-        name="litdata",
-        path="litdata_streaming.LitDataPeer",
+        "litdata",
+        "litdata_streaming.LitDataPeer",
         storages=("source", "raw"),
         augments=True,
         needs=("litdata",),
         caveats=(_SCALED,),
         converts=True,
     ),
-    PeerSpec(name="spdl", path="spdl_threads.SpdlPeer", augments=True, needs=("spdl",), caveats=(_SCALED,)),
+    PeerSpec("spdl", "spdl_threads.SpdlPeer", augments=True, needs=("spdl",), caveats=(_SCALED,)),
     PeerSpec(
-        name="ffcv",
-        path="ffcv_loader.FfcvPeer",
+        "ffcv",
+        "ffcv_loader.FfcvPeer",
         storages=ALL,
         needs=("ffcv",),
         install="make peers; it needs system packages, see docs/performance.md",
@@ -148,21 +143,16 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def find_peer(name: str) -> PeerSpec | None:
-    """Return the peer of this name, or None."""
-    return next((spec for spec in PEERS if spec.name == name), None)
-
-
 def preload(name: str) -> None:
     """Import the libraries of a peer, which takes seconds; call only in the process that measures it."""
-    spec = find_peer(name)
-    for module in ("torch", *(spec.needs if spec else ())):
+    for module in ("torch", *_find(name).needs):
         importlib.import_module(module)
 
 
 def make_peer(job: Job) -> Peer:
     """Import a job's peer and return it; call only in the process that measures it."""
-    spec = find_peer(job.peer)
-    if spec is None:
-        raise LookupError(f"no peer {job.peer!r}")
-    return spec.load()(job)
+    return _find(job.peer).load()(job)
+
+
+def _find(name: str) -> PeerSpec:
+    return next(spec for spec in PEERS if spec.name == name)

@@ -1,7 +1,5 @@
 """SPDL: fast decoding in threads of one process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from bench.peers.base import Delivered, FilePeer, deliver

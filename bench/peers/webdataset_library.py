@@ -1,7 +1,5 @@
 """The ``webdataset`` library over the same tars, with its WebLoader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
