@@ -59,7 +59,7 @@ class BuildSubject(Subject):
 
     def open(self) -> None:
         """Run once, which warms the page cache; memory is watched then, since that takes some per cent of a core."""
-        if not self._peak:
+        if self.process == 0:
             self._measure(watch=True)
 
     def turn(self) -> Repeat:
@@ -112,7 +112,7 @@ class BuildSubject(Subject):
 
 
 def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Results:
-    """Measure every way in turn, as often as asked for.
+    """Measure every way to pack, in turns.
 
     Raises:
         UsageError: an option is wrong.

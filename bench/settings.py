@@ -15,7 +15,7 @@ from shards.format.layout import STORAGES
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]
-    """Names with commas between, such as ``a,b,c``, or positive whole numbers."""
+    """Comma-separated names, such as ``a,b,c``, or positive integers."""
 
     name = "names"
 
@@ -28,7 +28,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]
         if not self._numbers:
             return parts
         if not all(str(part).isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r}: give positive whole numbers with commas between, such as 1,2", param, ctx)
+            self.fail(f"{value!r}: give comma-separated positive integers, such as 1,2", param, ctx)
         return tuple(map(int, parts))
 
 
@@ -72,7 +72,7 @@ class LoaderSettings(_OfShards):
     storages: tuple[str, ...] = option(
         NAMES, STORAGES, "Which storages; those that --shards is not are built in a temporary folder."
     )
-    peers: tuple[str, ...] = option(NAMES, (), "Only these loaders, by name, with commas between.  [default: all]")
+    peers: tuple[str, ...] = option(NAMES, (), "Only these loaders, by name, comma-separated.  [default: all]")
     size: int = option(SIZE, 128, "Side of the output in pixels.")
     batch_size: int = option(AT_LEAST_1, 32)
     workers: int = option(AT_LEAST_0, 0, "Processes or threads for each loader.  [default: each takes its best]")
@@ -107,7 +107,7 @@ class TrainSettings(_OfShards):
     """
 
     models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
-    precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16; with commas between.")
+    precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16; comma-separated.")
     size: int | None = option(SIZE, None, "Side of the images.  [default: each recipe's; with a consumer 128]")
     batch_size: int | None = option(AT_LEAST_1, None, "[default: each recipe's; with a consumer 32]")
     device: str = option("auto cpu cuda", "auto")
@@ -145,7 +145,7 @@ class BuildSettings(_Common):
     storages: tuple[str, ...] = option(NAMES, STORAGES)
     size: int = option(SIZE, 128, "Side of the stored images, for jpeg and raw.")
     workers: tuple[int, ...] = option(
-        Names(numbers=True), (), "Numbers of processes, with commas between.  [default: 1 and all cores]"
+        Names(numbers=True), (), "Numbers of processes, comma-separated.  [default: 1 and all cores]"
     )
     work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
 

@@ -42,7 +42,7 @@ def memory_bytes(pid: int) -> int:
 
 @dataclass
 class PeakMemory:
-    """The highest memory seen."""
+    """The most memory seen, in bytes."""
 
     bytes: int = 0
 

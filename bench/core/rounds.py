@@ -43,10 +43,7 @@ class PartSeconds:
 
 
 class Subject(ABC):
-    """Something that is measured in turns with others, in ``repeats``; its turns count for the ``part`` of the run.
-
-    Where a method raises :class:`CheckError`, the subject is closed and skipped.
-    """
+    """Something that is measured in turns with others; where a method raises :class:`CheckError`, it is skipped."""
 
     part = "turns"
 

@@ -97,6 +97,6 @@ class TrainServer:
 
 
 def own_copy(batch: Batch) -> Batch:
-    """Return the batch with tensors of its own."""
+    """Return a copy of the batch."""
     tensors = {name: getattr(batch, name).clone() for name in ("image", "mask", "index", "valid")}
     return dataclasses.replace(batch, **tensors)

@@ -66,13 +66,10 @@ def compare_results(a: Results, b: Results) -> Comparison:
         processes = len(pair[0]), len(pair[1])
         lines.append(Compared(name, lines_a[name].rate, lines_b[name].rate, difference, processes))
     return Comparison(
-        lines=tuple(lines),
-        only_a=tuple(name for name in lines_a if name not in lines_b),
-        only_b=tuple(name for name in lines_b if name not in lines_a),
-        noise=noise,
-        drift=drift,
-        differences=tuple(what_differs(a, b)),
-    )
+        lines=tuple(lines), only_a=tuple(x for x in lines_a if x not in lines_b),
+        only_b=tuple(x for x in lines_b if x not in lines_a),
+        noise=noise, drift=drift, differences=tuple(what_differs(a, b)),
+    )  # fmt: skip
 
 
 def machine_drift(a: Results, b: Results) -> float:
@@ -90,23 +87,21 @@ def machine_drift(a: Results, b: Results) -> float:
 
 def what_differs(a: Results, b: Results) -> Iterator[str]:
     """Yield in words what makes the two runs less than comparable."""
-    for name in ("cpu", "cores", "system", "gpu"):
-        one, other = getattr(a.environment, name), getattr(b.environment, name)
-        if one != other:
-            yield f"{name}: {one} and {other}"
-    for name in sorted({*a.environment.versions, *b.environment.versions}):
-        versions = [run.environment.versions.get(name, "none") for run in (a, b)]
-        if versions[0] != versions[1]:
-            yield f"{name}: {versions[0]} and {versions[1]}"
-    if a.data.fingerprint != b.data.fingerprint or a.data.split != b.data.split:
-        yield "the images: other shards, or another split"
-    for name in sorted({*a.settings, *b.settings} - {"shards", "source", "work", "repeats", "peers"}):
-        if a.settings.get(name) != b.settings.get(name):
-            yield f"option {name}: {a.settings.get(name)} and {b.settings.get(name)}"
+    facts_a, facts_b = _facts(a), _facts(b)
+    for name in dict.fromkeys([*facts_a, *facts_b]):
+        if facts_a.get(name) != facts_b.get(name):
+            yield f"{name}: {facts_a.get(name)} and {facts_b.get(name)}"
     for label, run in (("A", a), ("B", b)):
         load = run.environment.load_before
         if load is not None and load > 0.5 * run.environment.cores:
             yield f"the machine was busy before {label} began: load {load} on {run.environment.cores} cores"
+
+
+def _facts(run: Results) -> dict[str, Any]:
+    names, ignored = ("cpu", "cores", "system", "gpu"), {"shards", "source", "work", "repeats", "peers"}
+    facts = {name: getattr(run.environment, name) for name in names} | run.environment.versions
+    facts |= {"data": run.data.fingerprint, "split": run.data.split}
+    return facts | {f"option {name}": value for name, value in run.settings.items() if name not in ignored}
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -131,10 +126,8 @@ def comparison_text(comparison: Comparison) -> str:
             f"{verdict} (reported from x{found.margin:.2f} on; chance {found.chance:.3f})"
         )
     for n, m in sorted({line.processes for line in lines if line.undecidable}):
-        text.append(
-            f"{n} and {m} processes can never reach p <= {LEVEL:g}: no change of such a line is ever reported; use "
-            "--repeats 5 for both runs"
-        )
+        never = f"{n} and {m} processes can never reach p <= {LEVEL:g}: no change of such a line is ever reported"
+        text.append(f"{never}; use --repeats 5 for both runs")
     changed = sum(line.difference.changed for line in lines)
     text.append(f"{changed} of {len(lines)} lines changed; a process's rate varies by {comparison.noise:.1%}")
     if comparison.drift != 1:

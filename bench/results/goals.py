@@ -1,4 +1,4 @@
-"""The project's goals beside what a run measured: reached or not, and what limits them."""
+"""The project's goals and what a run measured: reached or not, and what limits them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GOALS = (
     *(Goal(f"`{x}`: memory over many epochs", f"memory {x} late", f"memory {x} early", 1.02, _MEMORY, at_most=True,
            tolerance=0) for x in MAKING),
     *(Goal(f"`{x}`, packed by all cores", f"pack {x}", f"make {x}", 0.9, f"0.9x {how}") for x, how in MAKING.items()),
-    *(Goal(f"`{x}`, packed by all cores beside one", f"pack {x}", f"cores times one {x}", 0.9, "0.9x for each core")
+    *(Goal(f"`{x}`, packed by all cores vs. one", f"pack {x}", f"cores times one {x}", 0.9, "0.9x for each core")
       for x in MAKING),
 )  # fmt: skip
 
@@ -139,7 +139,7 @@ def _measured(results: Results) -> dict[str, Measured]:
 
 
 def _limited_by(measured: Measured, base: Measured, results: Results) -> str:
-    """Say what bounds a line, and what there is beside it."""
+    """Say what bounds a line."""
     line, cores = measured.line, results.environment.cores
     if isinstance(line, LoaderLine):
         text, parts = bound(line, results.limits, cores), limits_for(line, results.limits)

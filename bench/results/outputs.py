@@ -18,7 +18,7 @@ from shards.store.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run goes; None: not asked for.
+    """Where a run goes; None: not requested.
 
     Raises:
         UsageError: a folder is not there or takes no file, or the figure's name has another ending.
@@ -38,8 +38,8 @@ class Outputs:
             try:
                 tempfile.TemporaryFile(dir=folder).close()
             except OSError as error:
-                text = f"{option} {path}: the folder {folder} takes no file ({error.strerror}); choose another"
-                raise UsageError(text) from None
+                text = f"the folder {folder} takes no file ({error.strerror}); choose another"
+                raise UsageError(f"{option} {path}: {text}") from None
         if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
 

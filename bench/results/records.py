@@ -29,7 +29,7 @@ class Environment(_Record, frozen=True, kw_only=True):
 
     command: str
     started: str  # local time, ISO 8601 with the zone
-    seconds: float  # of the whole run
+    seconds: float  # of the run
     commit: str | None  # with "+changes" where files differ from it; None outside a checkout
     system: str
     cpu: str
@@ -131,7 +131,7 @@ class LoaderWork(_Record, frozen=True, kw_only=True):
 
 
 class OutputCheck(_Record, frozen=True, kw_only=True):
-    """How what a loader delivered in one whole epoch compares with the reference."""
+    """How what a loader delivered in one complete epoch compares with the reference."""
 
     delivered: int  # samples, padding not counted
     missing: int  # samples of the split that did not come
@@ -232,7 +232,7 @@ def results_json(results: Results) -> str:
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write a run as JSON, whole or not at all."""
+    """Write a run as JSON, atomically."""
     write_atomically(path, results_json(results) + "\n")
 
 

@@ -67,7 +67,7 @@ def markdown(found: Iterable[Block]) -> list[str]:
 
 
 def render_page(results: Results) -> str:
-    """Return the HTML page, with the figure in it."""
+    """Return the HTML page."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup, escape
 

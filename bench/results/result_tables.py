@@ -20,15 +20,13 @@ Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table: cells are text, with code between backticks. ``text`` are the columns that are aligned to the left,
-    ``ours`` the rows of petseg's own loader.
-    """
+    """A table; cells are text, with code between backticks."""
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    text: tuple[int, ...] = (0,)
-    ours: tuple[int, ...] = ()
+    text: tuple[int, ...] = (0,)  # columns that are aligned to the left
+    ours: tuple[int, ...] = ()  # rows of petseg's loader
     where: Where = "everywhere"
 
 
@@ -47,9 +45,7 @@ Block: TypeAlias = ResultTable | ResultList
 
 @dataclass(frozen=True)
 class Section:
-    """Loaders that did the same work, fastest first; and the tutorial, where it is there for its rate alone: it reads
-    the source's files whatever the others read.
-    """
+    """Loaders that did the same work, fastest first; and the tutorial, which reads the source's files in any case."""
 
     storage: str
     title: str

@@ -150,7 +150,7 @@ def test_packing_is_held_against_its_limit_and_against_one_process(
                 build=(packing(alone, 0.2, workers=1), packing(both, 0.2, workers=2, made="make raw")))  # fmt: skip
     assert judged(found) == {
         "`raw`, packed by all cores": share,
-        "`raw`, packed by all cores beside one": scaling,
+        "`raw`, packed by all cores vs. one": scaling,
     }
     first = verdicts(found)[0]
     assert first.asked == "0.9x decoding and resizing"

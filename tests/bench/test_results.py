@@ -1,4 +1,4 @@
-"""Results: kept whole, compared, shown as table, page, figure and in documents."""
+"""Results: written and read, compared, shown as table, page, figure and in documents."""
 
 from __future__ import annotations
 
