@@ -121,7 +121,7 @@ class TrainSettings(_OfShards):
 
     def __post_init__(self) -> None:
         _check_names("--models", self.models, ("unet", "tutorial"))
-        if self.consumer_rate is None and not self.storages is self.peers is None:
+        if self.consumer_rate is None and (self.storages, self.peers) != (None, None):
             raise UsageError("--storages and --peers go with --consumer-rate: training uses petseg's loader")
 
     def for_consumer(self) -> LoaderSettings:

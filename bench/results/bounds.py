@@ -37,8 +37,8 @@ def share_of_limit(line: LoaderLine, limits: Sequence[Limit]) -> float | None:
 
 
 def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
-    """Return what bounds a line: a part of the work that alone takes 70 % of the time or more; else the processor, if the
-    cores were 85 % busy or more; else waiting.
+    """Return what bounds a line: a part of the work that alone takes 70 % of the time or more; else the processor, if
+    the cores were 85 % busy or more; else waiting.
     """
     parts = limits_for(line, limits) if line.work.device == "cpu" else {}
     if parts:
