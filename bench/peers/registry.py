@@ -155,4 +155,7 @@ def make_peer(job: Job) -> Peer:
 
 
 def _find(name: str) -> PeerSpec:
-    return next(spec for spec in PEERS if spec.name == name)
+    for spec in PEERS:
+        if spec.name == name:
+            return spec
+    raise LookupError(f"no peer {name!r}")
