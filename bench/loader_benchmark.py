@@ -70,7 +70,7 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     return Results(
         kind="loader", environment=clock.finish(), data=workspace.data, parts=parts.rounded(),
         settings=msgspec.to_builtins(settings, enc_hook=str), lines=tuple(lines), memory=tuple(memory),
-        starts=tuple(line for line in started if line.repeats), skipped=tuple(skipped),
+        starts=tuple(started), skipped=tuple(skipped),
         limits=tuple(limit.line() for limit in limits),
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ def run_rounds(
     Processes start as many at a time as there are cores; what follows, they do one after another.
 
     Returns:
-        the subjects that did not fail; the reasons of the others are in ``skipped``.
+        the subjects that have repeats and did not fail; the reasons of those that did are in ``skipped``.
     """
     order, alive = random.Random(seed), list(subjects)
 
@@ -117,4 +117,4 @@ def run_rounds(
                     subject.hang_up()
                 for subject in present:
                     subject.close()
-    return alive
+    return [subject for subject in alive if subject.repeats]

@@ -68,6 +68,12 @@ def test_repeats_are_spread_over_processes(repeats: int, processes: list[int]) -
     assert skipped == []
 
 
+def test_nothing_is_started_where_nothing_is_requested() -> None:
+    log: list[str] = []
+    alive, skipped, _ = rounds([FakeSubject("a", log)], 0)
+    assert (alive, skipped, log) == ([], [], [])
+
+
 @pytest.mark.parametrize("fails", ["start", "open", "turn"])
 def test_a_subject_that_fails_is_closed_and_skipped_and_the_others_go_on(fails: str) -> None:
     log: list[str] = []
