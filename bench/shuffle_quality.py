@@ -1,6 +1,6 @@
-"""How well a loader shuffles, measured: ``python -m bench.shuffle_quality``.
+"""How well a loader shuffles, measured: ``petseg-bench shuffle``.
 
-A set is made of tars whose samples stand sorted by class, as a folder of pictures often is, and read by this project's
+A set is made of tars whose samples stand sorted by class, as a folder of images often is, and read in this project's
 order, by DALI's ``fn.readers.webdataset`` and by the ``webdataset`` library, each with its shuffle buffer. Two figures:
 
 * **travel**: the mean distance between a sample's place in the tars and its place in the epoch, as a part of N. Two
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import numpy.typing as npt
 
@@ -29,36 +30,28 @@ SAMPLES, CLASSES, BATCH, PER_TAR, BUFFER = 7349, 37, 32, 1000, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
+class ShuffleQuality:
     """The two figures of one order; 0.333 and 1 are those of a uniform permutation."""
 
     travel: float
     mix: float
 
 
-def measure(order: Order, *, classes: int, batch_size: int) -> Quality:
-    """Return the quality of an order of samples that are stored sorted by class, in classes of equal size.
-
-    Args:
-        order: which sample stands at each position of the epoch, int64 (N,), each once.
-        classes: how many there are.
-        batch_size: of the batches that are looked at; a last one that is not full is left out.
+def measure(order: Order, *, classes: int, batch_size: int) -> ShuffleQuality:
+    """Return the quality of an order, int64 (N,), of samples that are stored sorted by class, in ``classes`` of equal
+    size; a last batch that is not full is omitted.
     """
     n = len(order)
-    labels = order * classes // n
-    batches = labels[: n // batch_size * batch_size].reshape(-1, batch_size)
+    batches = (order * classes // n)[: n // batch_size * batch_size].reshape(-1, batch_size)
     distinct = np.mean([len(np.unique(batch)) for batch in batches])
-    return Quality(
-        travel=float(np.abs(order - np.arange(n)).mean() / n),
-        mix=float(distinct / ideal_classes(n, classes=classes, batch_size=batch_size)),
-    )
+    ideal = ideal_classes(n, classes=classes, batch_size=batch_size)
+    return ShuffleQuality(travel=float(np.abs(order - np.arange(n)).mean() / n), mix=float(distinct / ideal))
 
 
 def ideal_classes(n: int, *, classes: int, batch_size: int) -> float:
     """Return the expected number of different classes among ``batch_size`` of n samples drawn without replacement."""
     sizes = np.bincount(np.arange(n) * classes // n)
-    absent = [math.comb(n - int(size), batch_size) / math.comb(n, batch_size) for size in sizes]
-    return float(classes - sum(absent))
+    return float(classes - sum(math.comb(n - int(size), batch_size) / math.comb(n, batch_size) for size in sizes))
 
 
 def read_with_dali(tars: list[Path]) -> Order:
@@ -67,14 +60,12 @@ def read_with_dali(tars: list[Path]) -> Order:
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
     def graph() -> object:
-        return fn.readers.webdataset(
-            paths=[str(tar) for tar in tars], ext=["txt"], random_shuffle=True, initial_fill=BUFFER, seed=0
-        )
+        paths = [str(tar) for tar in tars]
+        return fn.readers.webdataset(paths=paths, ext=["txt"], random_shuffle=True, initial_fill=BUFFER, seed=0)
 
     pipeline = graph()
     pipeline.build()
-    order = [int(bytes(np.asarray(pipeline.run()[0][0])).decode()) for _ in range(SAMPLES)]
-    return np.array(order, dtype=np.int64)
+    return np.array([int(bytes(np.asarray(pipeline.run()[0][0])).decode()) for _ in range(SAMPLES)], dtype=np.int64)
 
 
 def read_with_webdataset(tars: list[Path]) -> Order:
@@ -85,24 +76,20 @@ def read_with_webdataset(tars: list[Path]) -> Order:
     return np.array([int(sample["txt"]) for sample in dataset], dtype=np.int64)
 
 
-def write_tars(folder: Path) -> list[Path]:
-    """Write tars of samples that hold nothing but their number."""
+def _write_tars(folder: Path) -> list[Path]:
     paths = []
     for number, start in enumerate(range(0, SAMPLES, PER_TAR)):
         paths.append(folder / f"{number:06d}.tar")
         with tarfile.open(paths[-1], "w") as tar:
             for index in range(start, min(start + PER_TAR, SAMPLES)):
-                data = str(index).encode()
                 member = tarfile.TarInfo(f"{index:06d}.txt")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                member.size = len(str(index))
+                tar.addfile(member, io.BytesIO(str(index).encode()))
     return paths
 
 
-def main() -> None:
+def print_shuffle_quality() -> None:
     """Print the table."""
-    import click
-
     readers: dict[str, Callable[[list[Path]], Order]] = {
         "stored order": lambda _: np.arange(SAMPLES, dtype=np.int64),
         "petseg": lambda _: permutation(0, 0, SAMPLES),
@@ -112,13 +99,9 @@ def main() -> None:
     click.echo(f"{SAMPLES} samples of {CLASSES} classes, sorted; tars of {PER_TAR}; batches of {BATCH}\n")
     click.echo(f"{'':45s}{'travel':>10s}{'mix':>10s}{'each once':>12s}")
     with tempfile.TemporaryDirectory() as folder:
-        tars = write_tars(Path(folder))
+        tars = _write_tars(Path(folder))
         for name, read in readers.items():
             order = read(tars)
             once = "yes" if len(np.unique(order)) == len(order) == SAMPLES else "no"
             quality = measure(order, classes=CLASSES, batch_size=BATCH)
             click.echo(f"{name:45s}{quality.travel:10.3f}{quality.mix:10.3f}{once:>12s}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,21 +1,23 @@
-"""What a loader must do to be compared: the same protocol for ours and all others."""
+"""The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.job import Job
+from bench.peers.job import Job
+from pipeline.order.permutation import permutation
+from shards.format.dataset import ShardSet
 
 if TYPE_CHECKING:
     import torch
 
-EPOCHS_DRAWN = 8  # epochs of augmentation parameters that peers get beforehand; later epochs use them again
+EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the clock starts; later epochs reuse them
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Delivered:
     """One batch as delivered, B samples.
 
     Attributes:
-        image: uint8 (B, 3, S, S), red-green-blue, in any memory format.
+        image: uint8 (B, 3, S, S), RGB, in any memory format.
         mask: uint8 (B, 3, S, S), one-hot: animal, background, border; or uint8 (B, S, S) with 0, 1, 2, as the job says.
         index: int64 (B,), which sample of the split; -1 for padding, which is not counted.
     """
@@ -33,42 +35,147 @@ class Delivered:
     index: npt.NDArray[np.int64]
 
 
-class Peer(Protocol):
-    """A loader under comparison. ``make(job)`` in its module returns one; nothing is read before :meth:`open`."""
+def deliver(image: Any, mask: Any, index: Any, *, pin: bool = False) -> Delivered:
+    """Return arrays or tensors (B, S, S, C) as a batch (B, C, S, S), not copied unless pinned; (B, S, S) as it is."""
+    import torch
+
+    tensors = [torch.as_tensor(pixels) for pixels in (image, mask)]
+    tensors = [tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor for tensor in tensors]
+    if pin:
+        tensors = [tensor.pin_memory() for tensor in tensors]
+    return Delivered(tensors[0], tensors[1], np.asarray(index, dtype=np.int64).ravel())
+
+
+class Peer:
+    """A loader under comparison; nothing is read before :meth:`open`.
+
+    :meth:`open` sets ``_loader``, from which :meth:`epoch` takes (image, mask, index) as :func:`deliver` does.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._loader: Any = None
 
     def prepare(self) -> None:
-        """Convert the pictures into the loader's own format, in ``job.work``; timed apart. May do nothing."""
+        """Convert the data into the loader's own format, in ``job.work``; timed separately."""
 
     def worker_counts(self) -> tuple[int, ...]:
-        """Return the numbers of workers worth trying; empty where there is nothing to choose."""
+        """Return the numbers of workers worth trying; empty if there is nothing to choose.
+
+        The default is what one would try for a DataLoader: half as many workers as cores, as many, and twice as many.
+        """
+        cores = self.job.cores
+        return tuple(sorted({max(1, cores // 2), cores, 2 * cores}))
 
     def open(self, workers: int) -> None:
-        """Make ready to deliver; called again with another number after :meth:`close`."""
+        """Make the loader; called again with another number after :meth:`close`."""
+        raise NotImplementedError
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver every sample of the split once, in an order of its own for each ``number`` (0, 1, ...).
+        """Deliver every sample of the split once, in a different order for each ``number`` (0, 1, ...).
 
-        With ``job.augment``, sample i of epoch n gets our augmentation parameters of that epoch, or where they are
-        drawn beforehand, of epoch ``n % EPOCHS_DRAWN``.
+        With ``job.augment``, sample i of epoch n gets petseg's augmentation parameters of that epoch, or where they are
+        drawn beforehand, of epoch ``n % EPOCHS_DRAWN``. The default ignores ``number``: the library shuffles by itself.
         """
+        for image, mask, index in self._loader:
+            yield deliver(image, mask, index)
 
     def files(self) -> list[Path]:
         """Return the files that an epoch reads, for dropping them from the page cache."""
+        raise NotImplementedError
+
+    def discard_prefetched(self) -> None:
+        """Drop what was read ahead for the next epoch, if the loader can."""
+
+    def prefetch(self) -> int:
+        """Return how many batches the loader keeps ready, or 0 if that is unknown."""
+        return 0
+
+    def moved_per_image(self) -> float:
+        """Return the bytes per image that the loader itself copies to the GPU."""
+        return 0.0
 
     def close(self) -> None:
-        """Stop workers and release files."""
+        """Drop the loader, which stops its workers."""
+        self._loader = None
+
+    def split_files(self, suffix: str = ".tar") -> list[Path]:
+        """Return the files of the split in its shard set, by default its tars."""
+        return sorted(Path(self.job.shards).glob(f"{self.job.split}-*{suffix}"))
+
+    def loader_options(self, workers: int) -> dict[str, Any]:
+        """Return the arguments that the tuned peers on ``torch.utils.data.DataLoader`` have in common."""
+        pin = self.job.device == "cuda"
+        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
 
 
-def usual_worker_counts(cores: int) -> tuple[int, ...]:
-    """Return what one would try for a DataLoader: half, as many, and twice as many processes as cores."""
-    return tuple(sorted({max(1, cores // 2), cores, 2 * cores}))
+class EpochSampler:
+    """A sampler for ``torch.utils.data.DataLoader``: all samples in petseg's order of epoch ``number``.
+
+    It yields ``(number % EPOCHS_DRAWN) * samples + index``, so that workers that outlive an epoch know which
+    augmentation parameters to use.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.number = 0
+
+    def __len__(self) -> int:
+        return self._job.samples
+
+    def __iter__(self) -> Iterator[int]:
+        order = permutation(self._job.seed, self.number, self._job.samples)
+        return iter((order + self.number % EPOCHS_DRAWN * self._job.samples).tolist())
 
 
-def folder_files(*folders: Path) -> list[Path]:
-    """Return all files under some folders."""
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+class FilePeer(Peer):
+    """A peer that reads image and mask files and has petseg's order."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.sampler = EpochSampler(job)
+
+    def epoch(self, number: int) -> Iterator[Delivered]:
+        """Deliver one epoch in petseg's order."""
+        self.sampler.number = number
+        return super().epoch(number)
+
+    def files(self) -> list[Path]:
+        """Return the image and mask files."""
+        return files_under(Path(self.job.files))
 
 
-def split_files(job: Job, *suffixes: str) -> list[Path]:
-    """Return the files of the job's split in its shard set, e.g. its tars."""
-    return sorted(path for path in Path(job.shards).glob(f"{job.split}-*") if path.suffix in suffixes)
+class ConvertedPeer(Peer):
+    """A peer that reads a format of its own, with the same bytes per image and mask as the shard set.
+
+    Attributes:
+        output: the folder or file with the converted data.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.output = Path(job.work) / "converted"
+
+    def prepare(self) -> None:
+        """Convert the data unless that has been done."""
+        if not self.output.exists():
+            self.convert()
+
+    def convert(self) -> None:
+        """Write the samples, uncompressed, to :attr:`output`, each with the fields of :meth:`rows`."""
+        raise NotImplementedError
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the samples as the shard set holds them: image and mask (bytes), index (int)."""
+        split = ShardSet.open(self.job.shards).split(self.job.split)
+        for index in range(len(split)):
+            yield {"image": split.read(index, "image"), "mask": split.read(index, "trimap"), "index": index}
+
+    def files(self) -> list[Path]:
+        """Return the converted files."""
+        return files_under(self.output)
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Return all files in a folder and its subfolders."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())

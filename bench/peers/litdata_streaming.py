@@ -1,93 +1,36 @@
-"""LitData: optimised chunks with the same bytes, decoded by the tuned functions in its StreamingDataLoader."""
+"""LitData: optimised chunks with the stored bytes, decoded by the fast functions in its StreamingDataLoader."""
 
-from __future__ import annotations
+from functools import partial
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from bench.peers.base import ConvertedPeer
+from bench.peers.fast_decode import collate, decoded_rows
 
-from bench.job import Job
-from bench.peers.base import EPOCHS_DRAWN, Delivered, folder_files, usual_worker_counts
-from bench.peers.converted import stored_members
-from bench.peers.fast_decode import FastDecoder, Item, Tensors, deliver
-
-CHUNK_BYTES = 64 << 20  # its documentation's usual size
+CHUNK_BYTES = 64 << 20  # the usual size in its documentation
 
 
-def make_dataset(job: Job, folder: Path) -> Any:
-    """Return a StreamingDataset whose items are decoded."""
-    from litdata import StreamingDataset
+class LitDataPeer(ConvertedPeer):
+    """LitData's StreamingDataset in its StreamingDataLoader."""
 
-    class Decoded(StreamingDataset):  # type: ignore[misc]
-        """Counts epochs in each worker, for the augmentation."""
-
-        def __init__(self) -> None:
-            super().__init__(str(folder), shuffle=True, drop_last=False, seed=job.seed)
-            self._decode = FastDecoder(job)
-            self._epoch = -1
-
-        def __iter__(self) -> Any:
-            self._epoch += 1
-            return super().__iter__()
-
-        def __getitem__(self, at: Any) -> Item:
-            row = super().__getitem__(at)
-            return self._decode(row["image"], row["trimap"], row["index"], self._epoch % EPOCHS_DRAWN)
-
-    return Decoded()
-
-
-class LitDataStreaming:
-    """LitData's dataset in its own loader."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._folder = Path(job.work) / "litdata"
-        self._loader: Any = None
-
-    def prepare(self) -> None:
-        """Write chunks, uncompressed, with the stored bytes."""
+    def convert(self) -> None:
+        """Write chunks."""
         from litdata.streaming.writer import BinaryWriter
 
-        if self._folder.exists():
-            return
-        writer = BinaryWriter(str(self._folder), chunk_bytes=CHUNK_BYTES)
-        for index, image, trimap in stored_members(self.job):
-            writer[index] = {"image": image, "trimap": trimap, "index": index}
+        writer = BinaryWriter(str(self.output), chunk_bytes=CHUNK_BYTES)
+        for row in self.rows():
+            writer[row["index"]] = row
         writer.done()
         writer.merge()
 
-    def worker_counts(self) -> tuple[int, ...]:
-        """As usual."""
-        return usual_worker_counts(self.job.cores)
-
     def open(self, workers: int) -> None:
         """Make dataset and loader."""
-        from litdata import StreamingDataLoader
+        from litdata import StreamingDataLoader, StreamingDataset
 
-        self._loader = StreamingDataLoader(
-            make_dataset(self.job, self._folder),
-            batch_size=self.job.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=Tensors(self.job.onehot),
-            pin_memory=self.job.device == "cuda",
+        dataset = decoded_rows(
+            StreamingDataset, self.job, input_dir=str(self.output), shuffle=True, drop_last=False, seed=self.job.seed
         )
-
-    def epoch(self, number: int) -> Iterator[Delivered]:
-        """The next epoch; the library shuffles by itself."""
-        for image, mask, index in self._loader:
-            yield deliver(image, mask, index)
-
-    def files(self) -> list[Path]:
-        """The chunks."""
-        return folder_files(self._folder)
-
-    def close(self) -> None:
-        """Drop the loader, which ends its processes."""
-        self._loader = None
-
-
-def make(job: Job) -> LitDataStreaming:
-    """Return the peer."""
-    return LitDataStreaming(job)
+        self._loader = StreamingDataLoader(
+            dataset,
+            batch_size=self.job.batch_size,
+            collate_fn=partial(collate, onehot=self.job.onehot),
+            **self.loader_options(workers),
+        )

@@ -1,33 +1,27 @@
 """petseg's own loader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.job import PROCESSES, Job
-from bench.peers.base import Delivered, split_files, usual_worker_counts
+from bench.peers.base import Delivered, Peer
+from bench.peers.job import PROCESSES, Job
 
 
-class PetsegLoader:
-    """:class:`pipeline.Loader` with its defaults, or with processes."""
+class PetsegPeer(Peer):
+    """:class:`pipeline.loader.Loader` with its defaults, or with worker processes."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self._in_processes = job.engine == PROCESSES
-        self._loader: Any = None
-
-    def prepare(self) -> None:
-        """Nothing: it reads the shard set as it is."""
 
     def worker_counts(self) -> tuple[int, ...]:
-        """Return what is worth trying where processes make the batches; else it takes as many threads as cores."""
-        return usual_worker_counts(self.job.cores) if self._in_processes else ()
+        """Return the usual counts for worker processes; none for threads, of which it takes as many as cores."""
+        return super().worker_counts() if self._in_processes else ()
 
     def open(self, workers: int) -> None:
         """Make the loader."""
-        from pipeline import Loader
+        from pipeline.loader import Loader
 
         job = self.job
         self._loader = Loader(
@@ -45,12 +39,12 @@ class PetsegLoader:
             engine=cast(Any, "torch" if self._in_processes else job.engine or "auto"),
         )
 
-    def rest(self) -> None:
-        """Drop what was read ahead of the next epoch."""
+    def discard_prefetched(self) -> None:
+        """Drop what was read ahead for the next epoch."""
         self._loader.set_epoch(self._loader.epoch + 1)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """One epoch; padding is marked with index -1."""
+        """Deliver one epoch; padding is marked with index -1."""
         self._loader.set_epoch(number)
         last = len(self._loader) - 1
         for batch in self._loader:
@@ -60,8 +54,8 @@ class PetsegLoader:
                 index[~batch.valid.cpu().numpy()] = -1
             yield Delivered(batch.image, batch.mask, index)
 
-    def moved_per_picture(self) -> float:
-        """Return the bytes that cross to the GPU: those that are stored, since it decodes itself."""
+    def moved_per_image(self) -> float:
+        """Return the bytes that are copied to the GPU: those that are stored, since it decodes there."""
         if self.job.device != "cuda" or self._loader is None:
             return 0.0
         table = self._loader.split.table
@@ -72,16 +66,11 @@ class PetsegLoader:
         return int(self._loader.prefetch)
 
     def files(self) -> list[Path]:
-        """The tars and the table of samples."""
-        return [*split_files(self.job, ".tar"), Path(self.job.shards) / f"{self.job.split}.samples.npy"]
+        """Return the tars and the table of samples."""
+        return [*self.split_files(), Path(self.job.shards) / f"{self.job.split}.samples.npy"]
 
     def close(self) -> None:
         """Close the loader."""
         if self._loader is not None:
             self._loader.close()
             self._loader = None
-
-
-def make(job: Job) -> PetsegLoader:
-    """Return the peer."""
-    return PetsegLoader(job)

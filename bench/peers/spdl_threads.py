@@ -1,48 +1,28 @@
-"""SPDL: the tuned functions in threads of one process."""
-
-from __future__ import annotations
+"""SPDL: fast decoding in threads of one process."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-from bench.job import Job
-from bench.peers.base import Delivered, folder_files, usual_worker_counts
-from bench.peers.fast_decode import FastDecoder, Item, collate
-from bench.peers.sampling import EpochSampler
+from bench.peers.base import Delivered, FilePeer, deliver
+from bench.peers.fast_decode import DecodedFiles, DecodedSample, collate
 
 
-class SpdlThreads:
-    """An SPDL pipeline: indices, decode in threads, aggregate, collate."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._sampler = EpochSampler(job)
-        self._keys = job.read_keys()
-        self._threads = 1
-        self._decode: FastDecoder | None = None
-
-    def prepare(self) -> None:
-        """Nothing: it reads the files as they are."""
-
-    def worker_counts(self) -> tuple[int, ...]:
-        """As usual, threads."""
-        return usual_worker_counts(self.job.cores)
+class SpdlPeer(FilePeer):
+    """An SPDL pipeline: numbers, decode in threads, aggregate, collate."""
 
     def open(self, workers: int) -> None:
-        """Note the number of threads; a pipeline is made for each epoch, as SPDL's are meant to be used."""
+        """Keep the number of threads; a pipeline is built for each epoch, as SPDL's documentation does."""
         self._threads = workers
-        self._decode = FastDecoder(self.job)
+        self._samples = DecodedFiles(self.job)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """One epoch in our order."""
+        """Deliver one epoch in petseg's order."""
         from spdl.pipeline import PipelineBuilder
 
-        self._sampler.number = number
+        self.sampler.number = number
         pipeline = (
             PipelineBuilder()
-            .add_source(iter(self._sampler))
-            .pipe(self._load, concurrency=self._threads)
+            .add_source(iter(self.sampler))
+            .pipe(self._samples.__getitem__, concurrency=self._threads)
             .aggregate(self.job.batch_size)
             .pipe(self._collate)
             .add_sink(2)
@@ -51,25 +31,5 @@ class SpdlThreads:
         with pipeline.auto_stop():
             yield from pipeline
 
-    def _load(self, drawn_index: int) -> Item:
-        assert self._decode is not None
-        epoch, index = divmod(drawn_index, len(self._keys))
-        key = self._keys[index]
-        image, trimap = self.job.image_path(key).read_bytes(), self.job.trimap_path(key).read_bytes()
-        return self._decode(image, trimap, index, epoch)
-
-    def _collate(self, items: Sequence[Item]) -> Delivered:
-        return collate(items, onehot=self.job.onehot, pin=self.job.device == "cuda")
-
-    def files(self) -> list[Path]:
-        """The pictures and trimaps."""
-        return folder_files(Path(self.job.pictures))
-
-    def close(self) -> None:
-        """Nothing is left open between epochs."""
-        self._decode = None
-
-
-def make(job: Job) -> Any:
-    """Return the peer."""
-    return SpdlThreads(job)
+    def _collate(self, samples: Sequence[DecodedSample]) -> Delivered:
+        return deliver(*collate(samples, onehot=self.job.onehot), pin=self.job.device == "cuda")

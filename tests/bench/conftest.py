@@ -1,4 +1,4 @@
-"""The makers of results that several tests share are in bench_results.py beside this file."""
+"""The functions that make results that several tests share are in bench_results.py in this folder."""
 
 from __future__ import annotations
 

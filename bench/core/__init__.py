@@ -1,0 +1,6 @@
+"""How benchmark subjects are measured: their processes, the check of what they deliver, rounds, the clock, limits.
+
+Everything here runs subjects; what was found goes into the records of :mod:`bench.results`.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,103 @@
+"""What the process of one loader does on command."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.core.output_check import Reference, check_epoch, collect_reference
+from bench.core.resources import drop_from_page_cache, memory_bytes, resident_share
+from bench.core.stopwatch import WINDOW_SECONDS, Stopwatch, warm_up
+from bench.peers import make_peer, preload
+from bench.peers.job import Job
+from bench.results.records import OutputCheck, Repeat
+
+TRIAL_SECONDS = 0.3  # for each number of workers that is tried
+LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
+
+
+class LoaderServer:
+    """One peer and what is done with it."""
+
+    def __init__(self, job: Job) -> None:
+        preload(job.peer)
+        self.job, self.peer = job, make_peer(job)
+        self.watch = Stopwatch(self.peer, job)
+
+    def prepare(self) -> dict[str, Any]:
+        """Convert the images, choose the number of workers, and open the peer."""
+        started = time.perf_counter()
+        self.peer.prepare()
+        seconds = time.perf_counter() - started
+        tried = {count: self._try(count) for count in self.peer.worker_counts()} if not self.job.workers else {}
+        workers = max(tried, key=lambda count: tried[count], default=self.job.workers)
+        self.peer.open(workers)
+        return {"seconds": seconds, "workers": workers, "tried": tried}
+
+    def reference(self, job: Job, path: Path) -> None:
+        """Write what a peer, which is opened for this alone, delivers in epoch 0, as what others must deliver."""
+        peer = make_peer(job)
+        peer.open(job.workers)
+        try:
+            collect_reference(peer.epoch(0), job.samples, job.seed).save(path)
+        finally:
+            peer.close()
+
+    def check(self, path: Path) -> OutputCheck:
+        """Compare epoch 0 with a reference."""
+        return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, Reference.load(path))
+
+    def warm_up(self) -> tuple[float, bool, float]:
+        """Run until the speed no longer rises."""
+        epochs = 1
+
+        def window() -> float:
+            nonlocal epochs
+            repeat, epochs = self.watch.run_about(WINDOW_SECONDS, epochs=epochs)
+            return repeat.rate
+
+        return warm_up(window)
+
+    def turn(self, seconds: float, epochs: int) -> Repeat:
+        """Run epochs that are not timed, and directly after them those that are: so many, or more where they do not
+        take long enough.
+        """
+        self.watch.run_about(LEAD_IN * seconds, epochs=max(1, round(LEAD_IN * epochs)))
+        return self.watch.run_about(seconds, epochs=epochs)[0]
+
+    def consume(self, epochs: int, consumer_rate: float) -> Repeat:
+        """Run some epochs for a consumer of so many images/s."""
+        return self.watch.run(epochs, consumer_rate=consumer_rate)
+
+    def cold_turn(self) -> tuple[Repeat, float | None]:
+        """Drop the peer's files from the page cache, and what it has read ahead of them, and time one epoch; return
+        also which part of the files stayed.
+        """
+        self.peer.discard_prefetched()
+        files = self.peer.files()
+        drop_from_page_cache(files)
+        resident = resident_share(files)
+        return self.watch.run(1), resident
+
+    def soak(self, epochs: int, seconds: float) -> dict[str, Any]:
+        """Run many epochs, no longer than so many seconds, and read this process's memory after each."""
+        started, found = time.perf_counter(), list[int]()
+        while len(found) < epochs and (not found or time.perf_counter() - started < seconds):
+            self.watch.run(1)
+            found.append(memory_bytes(os.getpid()))
+        return {"memory_bytes": tuple(found), "prefetch": self.peer.prefetch()}
+
+    def close(self) -> None:
+        """Stop the peer."""
+        self.peer.close()
+
+    def _try(self, workers: int) -> float:
+        self.peer.open(workers)
+        watch = Stopwatch(self.peer, self.job)
+        try:
+            watch.run(1)  # starts the workers
+            return watch.run_about(TRIAL_SECONDS)[0].rate
+        finally:
+            self.peer.close()

@@ -1,0 +1,118 @@
+"""What processes use: processor time and memory of a process tree, and the page cache."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user + system time of a process, of its living descendants, and of those that it has waited for."""
+    total = 0.0
+    for process in _tree(pid):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # it has just ended; its parent has waited for it and carries its time
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the memory of the tree: the proportional set size (pages shared by n count 1/n), or where the system
+    does not report it, the resident set size, which counts shared pages once for each process.
+    """
+    total = 0
+    for process in _tree(pid):
+        try:
+            full = process.memory_full_info()
+        except psutil.Error:
+            continue
+        total += getattr(full, "pss", 0) or full.rss
+    return total
+
+
+@dataclass
+class PeakMemory:
+    """The most memory seen, in bytes."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[PeakMemory]:
+    """Read the tree's memory every so many seconds, from a thread, until the block ends.
+
+    Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
+    """
+    peak, stop = PeakMemory(), threading.Event()
+
+    def look() -> None:
+        while True:
+            peak.bytes = max(peak.bytes, memory_bytes(pid))
+            if stop.wait(every):
+                return
+
+    thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def drop_from_page_cache(files: Iterable[Path]) -> None:
+    """Ask the kernel to forget the cached pages of files that one may read.
+
+    ``posix_fadvise(POSIX_FADV_DONTNEED)``, after ``fsync``, since unwritten pages stay. Pages that another process maps
+    stay as well, and the disk's or the hypervisor's own cache is out of reach: see :func:`resident_share`.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def resident_share(files: Iterable[Path]) -> float | None:
+    """Return which part of the files' pages is in the page cache, 0..1; None where the system does not say."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mincore"):
+        return None
+    libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+    cached = pages = 0
+    for path in files:
+        length = path.stat().st_size
+        if length == 0:
+            continue
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), length, access=mmap.ACCESS_COPY) as mapped:
+            view = ctypes.c_char.from_buffer(mapped)
+            flags = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+            failed = libc.mincore(ctypes.addressof(view), length, flags)
+            del view  # the map cannot be closed while something points into it
+            if failed:
+                return None
+        pages += len(flags)
+        cached += sum(flag & 1 for flag in flags.raw[: len(flags)])
+    return cached / pages if pages else None
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,145 @@
+"""The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench.core.output_check import CheckError
+from bench.core.resources import cpu_seconds
+from bench.peers.base import Delivered, Peer
+from bench.peers.job import Job
+from bench.results.records import GpuCost, Repeat
+from bench.results.statistics import percentile
+
+WINDOW_SECONDS = 0.3  # a window of the warm-up is one epoch, or as many as take this long
+HALF = 2  # windows that are compared with as many before them
+GAIN = 1.05  # steady: not more than 5 % faster than before
+GROWTH = 4  # a window has at most so many times the epochs of the one before
+MAX_WARMUP_SECONDS = 12.0
+
+B = TypeVar("B")
+
+
+def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, moved: float = 0.0) -> Repeat:
+    """Use each batch, and return what that cost; ``use`` returns the number of its images, padding not counted, and
+    ``moved`` bytes of each cross to the GPU.
+
+    The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
+    """
+    import torch
+
+    event_class: Any = torch.cuda.Event
+    first, end = [event_class(enable_timing=True) for _ in range(2)] if cuda else (None, None)
+    if first:
+        torch.cuda.synchronize()
+        first.record()
+    gaps, images, waited, cpu = list[float](), 0, 0.0, cpu_seconds(os.getpid())
+    start = last = time.perf_counter()
+    for batch in batches:
+        waited += time.perf_counter() - last
+        images += use(batch)
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+    if end:
+        end.record()
+        torch.cuda.synchronize()
+    seconds, gpu = time.perf_counter() - start, None
+    if first:
+        gpu = GpuCost(host_wait_seconds=waited, device_seconds=first.elapsed_time(end) / 1e3,
+                      moved_bytes=round(images * moved))  # fmt: skip
+    batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
+    return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
+                  wait_seconds=waited, gpu=gpu)  # fmt: skip
+
+
+class Stopwatch:
+    """Times complete epochs of one peer."""
+
+    def __init__(self, peer: Peer, job: Job) -> None:
+        self._peer, self._job = peer, job
+        self._next_epoch = 1  # epoch 0 is the one that is checked
+        self._images = self._copied = 0
+
+    def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
+        """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
+        promises. A consumer of so many images/s sleeps after each batch as long as a device would be busy with it; it
+        takes no processor time, as a network on a GPU hardly does.
+
+        Raises:
+            CheckError: an epoch was not of the right length.
+        """
+        cuda = self._job.device == "cuda"
+        self._copied = 0
+
+        def use(batch: Delivered) -> int:
+            for tensor in (batch.image, batch.mask):
+                if not cuda:
+                    int(tensor.numpy()[(-1,) * tensor.ndim])  # not through torch, which takes longer than some loaders
+                elif not tensor.is_cuda:  # from pinned memory without waiting, else as it comes
+                    tensor.to("cuda", non_blocking=True)
+                    self._copied += tensor.numel() * tensor.element_size()
+            valid = int((batch.index >= 0).sum())
+            self._images += valid
+            if consumer_rate:
+                time.sleep(valid / consumer_rate)
+            return valid
+
+        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
+        if repeat.gpu:
+            moved = repeat.gpu.moved_bytes + self._copied
+            repeat = msgspec.structs.replace(repeat, gpu=msgspec.structs.replace(repeat.gpu, moved_bytes=moved))
+        return repeat
+
+    def run_about(self, seconds: float, *, epochs: int = 1) -> tuple[Repeat, int]:
+        """Run some epochs, or more of them until they take at least half of ``seconds``; return what the last window
+        cost, and how many epochs the next should have. Of a shorter one too much may have been ready beforehand.
+        """
+        while True:
+            window = self.run(epochs)
+            epochs = next_window(epochs, window.seconds, wanted=seconds)
+            if window.seconds >= seconds / 2:
+                return window, epochs
+
+    def _epochs(self, count: int) -> Iterator[Delivered]:
+        for number in range(self._next_epoch, self._next_epoch + count):
+            began, before = time.perf_counter(), self._images
+            self._next_epoch = number + 1
+            yield from self._peer.epoch(number)
+            if (images := self._images - before) != self._job.samples:
+                raise CheckError(f"an epoch had {images} samples, expected {self._job.samples}")
+            if self._job.handicap:  # what is missing in speed
+                time.sleep((time.perf_counter() - began) * self._job.handicap / (1 - self._job.handicap))
+
+
+def is_steady(rates: Sequence[float]) -> bool:
+    """Return whether the last two windows' images/s are at most 5 % more than those of the two before them.
+
+    A trend is looked for: on a machine with neighbours the speed never stops to vary, but it stops to rise.
+    """
+    return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
+
+
+def warm_up(window: Callable[[], float]) -> tuple[float, bool, float]:
+    """Run windows, which return images/s, until they are steady; return the last rate, whether they are, and how many
+    seconds that took.
+    """
+    started, rates = time.perf_counter(), list[float]()
+    while not is_steady(rates) and time.perf_counter() - started < MAX_WARMUP_SECONDS:
+        rates.append(window())
+    return rates[-1], is_steady(rates), time.perf_counter() - started
+
+
+def next_window(epochs: int, seconds: float, *, wanted: float) -> int:
+    """Return of how many epochs the next window should be, at least 1, so that it takes ``wanted`` seconds.
+
+    ``epochs`` and ``seconds`` are of the last one. It grows step by step: a window of which most was ready before it
+    began says nothing about the speed, and one that is sized by it could take minutes.
+    """
+    most = GROWTH * epochs
+    return most if seconds <= 0 else max(1, min(most, round(epochs * wanted / seconds)))

@@ -1,0 +1,102 @@
+"""What a process that trains does on command: the loader alone, compute-only (training on one batch), end-to-end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import torch
+
+from bench.core.stopwatch import time_batches, warm_up
+from bench.core.subject_process import TrainJob
+from bench.results.records import Repeat
+from petseg.host.device import choose_device, choose_placement
+from petseg.runs.recipe import default_recipe
+from petseg.training.step import TrainStep, StepResult
+from pipeline import Batch, Loader
+
+PREFETCH = 2
+NEVER = 10**9  # total steps of a schedule that is not meant to end
+
+
+class TrainServer:
+    """A learner, its loader, and the three modes."""
+
+    def __init__(self, job: TrainJob) -> None:
+        recipe = default_recipe(cast(Any, job.model))
+        size, batch_size = job.size or recipe.size, job.batch_size or recipe.batch_size
+        self.recipe = msgspec.structs.replace(
+            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=job.seed
+        )
+        self.recipe.check()
+        self.placement = choose_placement(choose_device(job.device), cast(Any, job.precision))
+        self.trainer = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
+        augment = None if recipe.augment == "none" else recipe.augment
+        self.loader = Loader(
+            job.shards, split=job.split, batch_size=batch_size, size=size, device=self.placement.device, seed=job.seed,
+            mask="index", augment=augment, shuffle=True, prefetch=PREFETCH, engine=cast(Any, job.engine),
+        )  # fmt: skip
+        self._batches = self._endless()
+        self._kept = own_copy(next(self._batches))
+        self._step = 0
+
+    def prepare(self) -> dict[str, Any]:
+        """Train end-to-end until the speed no longer rises."""
+        warm_up(lambda: self._run("end-to-end", 0.0).rate)
+        return {"precision": self.placement.precision, "size": self.recipe.size, "batch_size": self.recipe.batch_size,
+                "device": str(self.placement.device), "engine": self.loader.engine}  # fmt: skip
+
+    def turn(self, mode: str, seconds: float) -> Repeat:
+        """Run one mode, ``loader``, ``compute`` or ``end-to-end``, for at least ``seconds`` and one step; first some
+        batches that are not timed.
+        """
+        for _ in range(PREFETCH + 1 if mode == "loader" else 0):
+            next(self._batches)
+        if mode != "loader":
+            self._run(mode, 0.0)
+        return self._run(mode, seconds)
+
+    def gpu_memory(self) -> int | None:
+        """Return the most that was allocated on the device; None on the CPU."""
+        return torch.cuda.max_memory_allocated(self.placement.device) if self.placement.on_gpu else None
+
+    def close(self) -> None:
+        """Stop the loader."""
+        self.loader.close()
+
+    def _run(self, mode: str, seconds: float) -> Repeat:
+        """Run a mode. On a GPU the loss of a step is read one step later, as the trainer does; on the CPU at once."""
+        on_gpu, pending = self.placement.on_gpu, list[StepResult]()
+        table = self.loader.split.table  # what crosses to a GPU is what is stored
+        stored = (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
+
+        def batches() -> Iterator[Batch]:
+            start = time.perf_counter()
+            while True:
+                yield self._kept if mode == "compute" else next(self._batches)
+                if time.perf_counter() - start >= seconds:
+                    return
+
+        def use(batch: Batch) -> int:
+            valid = self.loader.valid_in_batch(batch.number)
+            if mode != "loader":
+                self._step += 1
+                pending.append(self.trainer.run(batch, global_valid=valid, step=self._step))
+                if len(pending) > on_gpu:
+                    float(pending.pop(0).loss)
+            return valid
+
+        return time_batches(batches(), use, cuda=on_gpu, moved=0.0 if mode == "compute" else stored)
+
+    def _endless(self) -> Iterator[Batch]:
+        while True:
+            yield from self.loader
+
+
+def own_copy(batch: Batch) -> Batch:
+    """Return a copy of the batch."""
+    tensors = {name: getattr(batch, name).clone() for name in ("image", "mask", "index", "valid")}
+    return dataclasses.replace(batch, **tensors)

@@ -1,0 +1,98 @@
+"""The files of a run: checked before minutes are spent on measuring, and not lost where they cannot be written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results import records
+from bench.results.plot import draw_figure
+from bench.results.records import Results, results_json
+from bench.results.rendering import print_results, render_page
+from shards.errors import PetsegError, UsageError
+from shards.store.atomic import write_atomically
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run goes; None: not requested.
+
+    Raises:
+        UsageError: a folder is not there or takes no file, or the figure's name has another ending.
+    """
+
+    json_file: Path | None = None
+    page: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        for option, path, _ in self._files():
+            folder = path.parent
+            if not folder.is_dir():
+                raise UsageError(f"{option} {path}: the folder {folder} does not exist; make it first")
+            if path.is_dir():
+                raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
+            try:
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                text = f"the folder {folder} takes no file ({error.strerror}); choose another"
+                raise UsageError(f"{option} {path}: {text}") from None
+        if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
+            raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
+
+    def write(self, results: Results) -> list[str]:
+        """Write each file; return what failed."""
+        problems = []
+        for option, path, write in self._files():
+            try:
+                write(results, path)
+            except OSError as error:
+                problems.append(f"{option} {path} could not be written: {error.strerror or error}")
+        return problems
+
+    def finish(self, results: Results) -> None:
+        """Write the files, and print the tables, whatever could not be written.
+
+        Results whose file cannot be written are kept in the folder for temporary files, or, where that is full too,
+        printed as JSON behind the tables.
+
+        Raises:
+            PetsegError: a file could not be written; the message says which, why, and where the results are.
+        """
+        problems = self.write(results)
+        print_results(results)
+        if not problems:
+            return
+        kept = self.json_file if self.json_file and not problems[0].startswith("--json") else _keep(results)
+        if kept is None:
+            print(results_json(results))  # noqa: T201 - the only place that is left
+        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes page and figure"
+        problems.append(where if kept else "the results are printed above as JSON, since no disk takes them")
+        raise PetsegError("; ".join(problems))
+
+    def _files(self) -> list[tuple[str, Path, Callable[[Results, Path], None]]]:
+        wanted = (("--json", self.json_file, records.write_results), ("--page", self.page, _write_page),
+                  ("--plot", self.plot, write_plot))  # fmt: skip
+        return [(option, path, write) for option, path, write in wanted if path is not None]
+
+
+def write_plot(results: Results, path: Path) -> None:
+    """Write a run's figure, in the format that its name says."""
+    write_atomically(path, draw_figure(results, file_format=path.suffix[1:]))
+
+
+def _write_page(results: Results, path: Path) -> None:
+    write_atomically(path, render_page(results))
+
+
+def _keep(results: Results) -> Path | None:
+    """Write a run to the folder for temporary files; None where that is not possible."""
+    path = Path(tempfile.gettempdir()) / f"petseg-bench-{results.kind}-{os.getpid()}.json"
+    try:
+        records.write_results(results, path)
+    except OSError:
+        return None
+    return path

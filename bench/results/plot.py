@@ -1,0 +1,112 @@
+"""The figure of a run: images per second on a logarithmic axis, the range of the repeats as whiskers."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from bench.results.bounds import limits_for
+from bench.results.records import Results
+from bench.results.result_tables import sections
+
+OURS, OTHERS, EDGE = "#c2410c", "#475569", "#94a3b8"
+ROW_INCHES = 0.3
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # a number stays legible over lines
+
+
+@dataclass(frozen=True)
+class Row:
+    """One dot with its whisker; an open dot has caveats."""
+
+    label: str
+    rates: list[float]
+    ours: bool
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows that may be compared with each other; ``limit`` is where decoding alone would be."""
+
+    title: str
+    rows: list[Row]
+    limit: float | None = None
+
+
+def panels(results: Results) -> list[Panel]:
+    """Return what is drawn: a panel for each group of loaders, or one for training or packing."""
+    if results.train:
+        rows = [
+            Row(f"{line.name}: {mode}", [repeat.rate for repeat in repeats], mode == "end-to-end")
+            for line in results.train
+            for mode, repeats in (("loader", line.loader), ("compute", line.compute), ("end-to-end", line.repeats))
+        ]
+        return [Panel("", rows)]
+    if results.build:
+        return [Panel("", [Row(line.name, line.rates, line.name.startswith("petseg")) for line in results.build])]
+    found = []
+    for section in sections(results.lines):
+        rows = [Row(section.label(x), x.rates, bool(x.work.engine), bool(x.caveats)) for x in section.lines]
+        own = next(line for line in section.lines if line.work.storage == section.storage)
+        limit = limits_for(own, results.limits).get("decode") if own.work.device == "cpu" else None
+        found.append(Panel(section.title, rows, limit))
+    return found
+
+
+def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
+    """Return the figure of a run as SVG or PNG; the same bytes each time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "petseg"
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    found = panels(results)
+    heights = [len(panel.rows) + 1.4 for panel in found]
+    figure, axes = plt.subplots(
+        len(found), 1, figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), sharex=True, squeeze=False,
+        gridspec_kw={"height_ratios": heights}, layout="constrained",
+    )  # fmt: skip
+    for axis, panel in zip(axes[:, 0], found, strict=True):
+        _draw_panel(axis, panel)
+    last, rates = axes[-1, 0], [rate for panel in found for row in panel.rows for rate in row.rates]
+    last.set_xscale("log")
+    last.set_xlim(min(rates) / 1.5, max(rates) * 3)
+    last.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(rates) < 100 * min(rates) else (1.0,)))
+    last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    last.xaxis.set_minor_formatter(NullFormatter())
+    opened = "; open dot: does less or otherwise" if any(row.open for panel in found for row in panel.rows) else ""
+    environment = results.environment
+    last.set_xlabel(
+        f"images/s (log scale; dot: median, bar: min to max of {len(found[0].rows[0].rates)} repeats{opened})\n"
+        f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores",
+        fontsize=7.5,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _draw_panel(axis: Any, panel: Panel) -> None:
+    axis.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
+    if panel.limit is not None:
+        axis.axvline(panel.limit, color=EDGE, linestyle="--", linewidth=1, zorder=0)
+        axis.annotate("decoding alone", (panel.limit, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
+                      textcoords="offset points", fontsize=6.5, color=OTHERS)  # fmt: skip
+    for at, row in enumerate(panel.rows):
+        colour, middle, most = OURS if row.ours else OTHERS, median(row.rates), max(row.rates)
+        axis.plot([min(row.rates), most], [at, at], color=colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
+        axis.plot(middle, at, "o", markersize=6, markeredgecolor=colour, color="white" if row.open else colour)
+        axis.annotate(f"{middle:,.0f}", (most, at), xytext=(6, 0), textcoords="offset points", va="center",
+                      fontsize=7.5, color=colour, bbox=_BEHIND)  # fmt: skip
+    axis.set_yticks(range(len(panel.rows)), [row.label for row in panel.rows], fontsize=8)
+    axis.set_ylim(len(panel.rows) - 0.4, -0.8)
+    axis.grid(axis="x", which="major", color="#e2e8f0", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=7.5)

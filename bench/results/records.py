@@ -1,0 +1,257 @@
+"""What a benchmark writes down: everything that a reader needs to repeat it and to judge it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from shards.errors import FormatError
+from shards.store.atomic import write_atomically
+
+FORMAT: Literal["petseg-bench"] = "petseg-bench"
+VERSION: Literal[2] = 2
+BASELINE = "tutorial"  # the peer that rates are given as multiples of
+MIB = 1 << 20
+Mask: TypeAlias = Literal["onehot", "index"]
+Cache: TypeAlias = Literal["warm", "cold"]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable, named fields only."""
+
+
+class Environment(_Record, frozen=True, kw_only=True):
+    """Where and how it was measured."""
+
+    command: str
+    started: str  # local time, ISO 8601 with the zone
+    seconds: float  # of the run
+    commit: str | None  # with "+changes" where files differ from it; None outside a checkout
+    system: str
+    cpu: str
+    cores: int  # that the process may use
+    last_level_cache_bytes: int | None
+    memory_bytes: int
+    gpu: tuple[str, ...]
+    load_before: float | None  # the system's load average of a minute
+    load_after: float | None
+    versions: dict[str, str]
+
+
+class DataInfo(_Record, frozen=True, kw_only=True):
+    """What was read; ``bytes`` is what the split takes on the disk, by storage."""
+
+    path: str
+    fingerprint: str
+    split: str
+    samples: int
+    bytes: dict[str, int]
+
+
+class GpuCost(_Record, frozen=True, kw_only=True):
+    """What a repeat cost on the GPU's side; ``device_seconds`` is between CUDA events around it."""
+
+    host_wait_seconds: float
+    device_seconds: float
+    moved_bytes: int  # to the device; encoded images or pixels, whichever crosses
+
+
+class Repeat(_Record, frozen=True, kw_only=True):
+    """One timed repeat, in the ``process``-th process of its subject."""
+
+    process: int = 0
+    images: int  # delivered, padding not counted; 1 where a start of a process is timed
+    seconds: float
+    cpu_seconds: float = 0.0  # user + system, of the process and its workers
+    batch_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
+    wait_seconds: float = 0.0  # spent waiting for batches
+    gpu: GpuCost | None = None
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+
+class Line(_Record, frozen=True, kw_only=True):
+    """A benchmark subject's repeats. ``name`` is unique within a run; ``compare`` joins two runs by it."""
+
+    name: str
+    repeats: tuple[Repeat, ...]
+    peak_memory_bytes: int = 0  # of its processes with their workers
+
+    @property
+    def rates(self) -> list[float]:
+        """Images per second of each repeat."""
+        return [repeat.rate for repeat in self.repeats]
+
+    @property
+    def rate(self) -> float:
+        """The median of images per second."""
+        return median(self.rates)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of each repeat."""
+        return [repeat.seconds for repeat in self.repeats]
+
+    @property
+    def cpu_seconds_per_thousand(self) -> float:
+        """Processor seconds for a thousand images, over all repeats; 0 where they were not measured."""
+        return 1000 * sum(r.cpu_seconds for r in self.repeats) / sum(r.images for r in self.repeats)
+
+    def rates_by_process(self) -> list[float]:
+        """The median of images per second in each process: repeats of one process are not independent."""
+        processes = dict.fromkeys(repeat.process for repeat in self.repeats)
+        return [median(r.rate for r in self.repeats if r.process == process) for process in processes]
+
+
+class LoaderWork(_Record, frozen=True, kw_only=True):
+    """What a loader does: which, on what, and where; ``engine`` is of petseg's loader and empty for others."""
+
+    peer: str
+    storage: str
+    engine: str = ""
+    device: str = "cpu"
+    augment: bool = False
+    mask: Mask = "onehot"
+    cache: Cache = "warm"
+
+    @property
+    def name(self) -> str:
+        """What it is, without what varies between machines."""
+        marks = {"gpu": self.device != "cpu", "augmented": self.augment, "index": self.mask == "index",
+                 "cold": self.cache == "cold"}  # fmt: skip
+        words = [self.peer, self.storage, self.engine, *(word for word, holds in marks.items() if holds)]
+        return " ".join(word for word in words if word)
+
+
+class OutputCheck(_Record, frozen=True, kw_only=True):
+    """How what a loader delivered in one complete epoch compares with the reference."""
+
+    delivered: int  # samples, padding not counted
+    missing: int  # samples of the split that did not come
+    repeated: int  # samples that came more than once, beyond the first time
+    compared: int  # samples whose pixels were compared
+    image_difference: float  # mean absolute difference in levels of 0..255
+    image_worst: float  # the same of the sample that differs most
+    mask_difference: float  # share of mask pixels whose class differs
+
+
+class LoaderLine(Line, frozen=True, kw_only=True):
+    """One loader on one storage."""
+
+    work: LoaderWork
+    workers: int  # processes or threads; 0: the loader's own choice
+    tried: dict[int, float]  # images per second in a short trial, by number of workers
+    caveats: tuple[str, ...]  # what it does less or otherwise than petseg's; empty for the same work
+    check: OutputCheck
+    warmup_seconds: float
+    steady: bool  # when the timing began
+    prepare_seconds: float | None  # for converting the images into its own format
+    resident_before: float | None = None  # cold: largest part of the files that stayed in the page cache
+    spent: dict[str, float] = {}  # seconds by command
+
+
+class Limit(Line, frozen=True, kw_only=True):
+    """One necessary part of the work when nothing else is done; ``storage`` is empty where it holds for all."""
+
+    storage: str
+    how: str
+
+
+class TrainLine(Line, frozen=True, kw_only=True):
+    """Training from a loader (``repeats``: end-to-end), or a consumer in the network's place (model ``consumer``)."""
+
+    model: str
+    precision: str = ""
+    device: str
+    size: int
+    batch_size: int
+    loader: tuple[Repeat, ...]  # the loader alone
+    compute: tuple[Repeat, ...]  # training on one batch that is kept; for a consumer, what it could take
+    peak_gpu_bytes: int | None = None
+
+    @property
+    def stall(self) -> float:
+        """Part of the speed lost to the loader: 1 - end-to-end / compute-only; slightly negative values are noise."""
+        return 1 - self.rate / median(repeat.rate for repeat in self.compute)
+
+
+class MemoryLine(_Record, frozen=True, kw_only=True):
+    """The memory of petseg's loader's process, after each of many epochs in a row."""
+
+    name: str
+    storage: str
+    batch_bytes: int  # one batch's pixels, image and mask
+    prefetch: int  # batches that are kept ready
+    memory_bytes: tuple[int, ...]
+
+
+class BuildLine(Line, frozen=True, kw_only=True):
+    """Packing, or a part of it; ``limit`` names the :class:`Limit` that it is held against."""
+
+    workers: int
+    bytes: int  # that came out
+    limit: str = ""
+
+
+class Skipped(_Record, frozen=True, kw_only=True):
+    """A benchmark subject that was not measured, and why."""
+
+    name: str
+    reason: str
+
+
+class Results(_Record, frozen=True, kw_only=True):
+    """One run of one benchmark. ``settings`` are the options as used; ``parts`` are the seconds of each part."""
+
+    format: Literal["petseg-bench"] = FORMAT
+    version: Literal[2] = VERSION
+    kind: Literal["loader", "train", "build"]
+    environment: Environment
+    data: DataInfo
+    settings: dict[str, Any]
+    lines: tuple[LoaderLine, ...] = ()
+    starts: tuple[Line, ...] = ()
+    memory: tuple[MemoryLine, ...] = ()
+    train: tuple[TrainLine, ...] = ()
+    build: tuple[BuildLine, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    parts: dict[str, float] = {}
+
+
+def results_json(results: Results) -> str:
+    """Return a run as JSON."""
+    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False)
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Write a run as JSON, atomically."""
+    write_atomically(path, results_json(results) + "\n")
+
+
+def read_results(path: Path) -> Results:
+    """Read a run.
+
+    Raises:
+        FormatError: it is no result of this program, or of another version.
+        OSError: it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path} is not JSON; give a file that petseg-bench wrote with --json") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise FormatError(f"{path} is not a result of petseg-bench; give a file that it wrote with --json")
+    if (version := document.get("version")) != VERSION:
+        raise FormatError(f"{path} is of version {version!r}, this program reads {VERSION}; run the benchmark again")
+    try:
+        return msgspec.convert(document, Results, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,172 @@
+"""The project's goals on synthetic results: which are judged, what counts as reached, what is said to limit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bench_results import environment, limit, line, repeats, results
+
+from bench.results.goals import GOALS, LOADER_GOALS, Goal, ratio_text, settled, times_baseline, verdicts
+from bench.results.records import BuildLine, Line, LoaderLine, MemoryLine, Repeat, Results
+
+MIB = 1 << 20
+
+
+def tutorial(rate: float, **changes: Any) -> LoaderLine:
+    return line("tutorial source", [rate] * 5, **changes)
+
+
+def ours(storage: str, rate: float, **changes: Any) -> LoaderLine:
+    return line(f"petseg {storage} torch", [rate] * 5, **changes)
+
+
+def run(*lines: LoaderLine, **changes: Any) -> Results:
+    return results([1.0], [1.0], **{"lines": lines, "limits": (), **changes})
+
+
+def judged(found: Results) -> dict[str, bool]:
+    return {verdict.goal: verdict.reached for verdict in verdicts(found)}
+
+
+@pytest.mark.parametrize("goal", LOADER_GOALS, ids=lambda goal: goal.title)
+def test_each_loader_goal_is_reached_at_its_figure_and_not_below(goal: Goal) -> None:
+    _, storage, *words = goal.line.split()
+    kind: dict[str, Any] = {"augment": "augmented" in words, "mask": "index" if "index" in words else "onehot"}
+    for part, reached in ((1.0, True), (0.996, True), (0.994, False)):
+        found = run(tutorial(100, **kind), ours(storage, 100 * goal.factor * part, **kind))
+        assert judged(found) == {goal.title: reached}
+        (verdict,) = verdicts(found)
+        assert verdict.asked == f"{goal.factor:g}x the tutorial"
+        assert verdict.measured.endswith(" and 100)")
+
+
+def test_the_goals_are_those_that_the_project_stated() -> None:
+    assert {goal.line: goal.factor for goal in LOADER_GOALS} == {
+        "petseg source": 2.5, "petseg jpeg": 30, "petseg raw index": 300, "petseg raw": 200,
+        "petseg jpeg augmented": 15, "petseg raw augmented": 40,
+    }  # fmt: skip
+    assert len({goal.title for goal in GOALS}) == len(GOALS) == 6 + 3 * 4
+
+
+def test_the_faster_of_threads_and_processes_counts_and_is_named() -> None:
+    def processes(rate: float) -> LoaderLine:
+        return line("petseg jpeg processes", [rate] * 5, workers=3)
+
+    (verdict,) = verdicts(run(tutorial(100), ours("jpeg", 2000), processes(3100)))
+    assert (verdict.reached, verdict.measured) == (True, "31.0x (3,100 with 3 processes and 100)")
+    (verdict,) = verdicts(run(tutorial(100), ours("jpeg", 3200), processes(3100)))
+    assert (verdict.reached, verdict.measured) == (True, "32.0x (3,200 and 100)")
+
+
+def test_the_tutorial_must_have_done_the_same_work() -> None:
+    assert times_baseline(ours("raw", 250), run(tutorial(100))) == 2.5
+    assert times_baseline(ours("raw", 250, cache="cold"), run(tutorial(100))) is None
+    for other in ({"augment": True}, {"mask": "index"}, {"cache": "cold"}, {"device": "cuda"}):
+        assert times_baseline(ours("raw", 250), run(tutorial(100, **other))) is None
+        assert judged(run(tutorial(100, **other), ours("raw", 9e9))) == {}
+
+
+@pytest.mark.parametrize("changes", [{"size": 64}, {"batch_size": 16}])
+def test_goals_for_loaders_are_for_their_size_and_batch(changes: dict[str, int]) -> None:
+    settings = {"size": 128, "batch_size": 32, **changes}
+    assert judged(run(tutorial(100), ours("source", 1000), settings=settings)) == {}
+
+
+def test_cold_lines_and_lines_on_a_gpu_reach_nothing() -> None:
+    for other in ({"cache": "cold"}, {"device": "cuda"}):
+        assert judged(run(tutorial(100), ours("source", 1000, **other))) == {}
+
+
+def test_what_the_cores_would_allow_is_said() -> None:
+    limits = (limit("copy", "", 2000.0), limit("decode", "source", 500.0))
+    (verdict,) = verdicts(run(tutorial(100), ours("source", 250), limits=limits))
+    assert "copy, decode alone would allow 4.00x" in verdict.limited_by
+    (verdict,) = verdicts(run(tutorial(100), ours("source", 250)))
+    assert "allow" not in verdict.limited_by
+
+
+@pytest.mark.parametrize(("times", "text"), [(2.466, "2.47x"), (34.14, "34.1x"), (213.7, "214x"), (1234.0, "1,234x")])
+def test_ratios_are_shown_as_people_read_them(times: float, text: str) -> None:
+    assert ratio_text(times) == text
+
+
+def starts(first_batch: float) -> tuple[Line, ...]:
+    def start(name: str, *seconds: float) -> Line:
+        return Line(name=name, repeats=tuple(Repeat(images=1, seconds=one) for one in seconds))
+
+    return (start("import torch", 2.0, 9.0, 2.0), start("import torchvision", 50.0, 50.0),
+            start("first batch, raw", first_batch, first_batch, 0.1))  # fmt: skip
+
+
+def test_a_start_is_held_against_importing_torch() -> None:
+    goal = "`raw`: fresh process to first batch"
+    assert judged(run(starts=starts(3.0))) == {goal: True}
+    assert judged(run(starts=starts(3.05))) == {goal: False}
+    assert judged(run(starts=starts(3.0)[1:])) == {}
+    (verdict,) = verdicts(run(starts=starts(3.0)))
+    assert verdict.measured == "1.50x (3.00 s and 2.00 s)"
+    assert verdict.limited_by == "67% of it is `import torch` itself"
+    assert verdicts(run(starts=starts(1.9)))[0].limited_by.startswith("100% of it")  # noise, not more than all
+
+
+def memory(*values: float) -> tuple[MemoryLine, ...]:
+    found = tuple(round(one * MIB) for one in values)
+    return (MemoryLine(name="memory, raw", storage="raw", batch_bytes=3 * MIB, prefetch=2, memory_bytes=found),)
+
+
+def test_memory_is_flat_where_the_last_tenth_is_as_the_second() -> None:
+    early, late = settled(tuple(range(100)))
+    assert (early, late) == (14.5, 94.5)
+    start, flat = [100.0] * 10, [500.0] * 90
+    goal = "`raw`: memory over many epochs"
+    assert judged(run(memory=memory(*start, *flat))) == {goal: True}  # what the first epochs allocate is no leak
+    assert judged(run(memory=memory(*start, *flat[:-10], *[509.0] * 10))) == {goal: True}
+    assert judged(run(memory=memory(*start, *flat[:-10], *[512.0] * 10))) == {goal: False}
+    assert judged(run(memory=memory(*(500.0 + epoch for epoch in range(100))))) == {goal: False}
+    (verdict,) = verdicts(run(memory=memory(*start, *flat)))
+    assert verdict.measured == "1.00x (500 MiB and 500 MiB)"
+    assert verdict.limited_by == "6.0 MiB of it are the 2 batches kept ready"
+
+
+def test_a_short_soak_says_nothing() -> None:
+    assert judged(run(memory=memory(*[500.0] * 19))) == {}
+    assert len(judged(run(memory=memory(*[500.0] * 20)))) == 1
+
+
+def packing(rate: float, cpu: float, *, workers: int, made: str = "") -> BuildLine:
+    """A line that packs 100 images at a rate, with so many processor seconds."""
+    return BuildLine(name=f"petseg raw, {workers} workers", workers=workers, bytes=1, limit=made,
+                     repeats=repeats([rate] * 3, images=100, seconds=100 / rate, cpu_seconds=cpu))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("alone", "both", "share", "scaling"), [(100, 450, True, True), (300, 450, True, False), (100, 400, False, True)]
+)
+def test_packing_is_held_against_its_limit_and_against_one_process(
+    alone: float, both: float, share: bool, scaling: bool
+) -> None:
+    found = run(kind="build", limits=(limit("make raw", "raw", 500.0),), environment=environment(cores=2),
+                build=(packing(alone, 0.2, workers=1), packing(both, 0.2, workers=2, made="make raw")))  # fmt: skip
+    assert judged(found) == {
+        "`raw`, packed by all cores": share,
+        "`raw`, packed by all cores vs. one": scaling,
+    }
+    first = verdicts(found)[0]
+    assert first.asked == "0.9x decoding and resizing"
+    assert first.limited_by.startswith("2.00 processor seconds for 1,000, the limit takes 4.00; cores ")
+
+
+def test_what_keeps_two_processes_from_twice_the_speed_is_said() -> None:
+    """Of 100 images in 1 s and, with two processes, in 0.625 s: a fifth more work, on cores that are 96 % busy."""
+    limits = (limit("make raw", "raw", 500.0),)
+    one, two = packing(100, 1.0, workers=1), packing(160, 1.2, workers=2, made="make raw")
+    assert verdicts(run(kind="build", limits=limits, build=(one, two)))[1].limited_by == (
+        "12.00 processor seconds for 1,000, 10.00 in one process; cores 96% busy, 100% with one"
+    )
+    unknown = run(kind="build", limits=limits, build=(one, packing(160, 0.0, workers=2, made="make raw")))
+    assert verdicts(unknown)[1].limited_by == ""
+
+
+def test_packing_without_a_limit_has_no_goal() -> None:
+    assert judged(run(kind="build", build=(packing(100, 0.2, workers=2),))) == {}

@@ -1,0 +1,205 @@
+"""A loader that cheats or makes mistakes must not win: it fails the check, with the reason."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge
+from bench.core.resources import cpu_seconds
+from bench.core.stopwatch import Stopwatch
+from bench.peers.base import Delivered
+from bench.peers.job import Job
+
+N, SIZE, BATCH = 50, 8, 16
+
+
+def job(**changes: object) -> Job:
+    values = {
+        "peer": "fake", "storage": "source", "shards": "", "files": "", "keys": "", "work": "", "split": "train",
+        "samples": N, "size": SIZE, "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
+    }  # fmt: skip
+    return Job(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def pixels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(index)
+    image = torch.from_numpy(rng.integers(0, 256, (3, SIZE, SIZE), dtype=np.uint8))
+    classes = torch.from_numpy(rng.integers(0, 3, (SIZE, SIZE)))
+    return image, torch.nn.functional.one_hot(classes, 3).permute(2, 0, 1).to(torch.uint8)
+
+
+def batches(indices: list[int]) -> Iterator[Delivered]:
+    for start in range(0, len(indices), BATCH):
+        chosen = indices[start : start + BATCH]
+        image, mask = (torch.stack(tensors) for tensors in zip(*map(pixels, chosen), strict=True))
+        yield Delivered(image, mask, np.array(chosen, dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return collect_reference(batches(list(range(N))), N, seed=0)
+
+
+def check_and_judge(found: Iterator[Delivered], reference: Reference, **declared: bool) -> None:
+    check = check_epoch(found, N, SIZE, reference)
+    judge(check, image_differs=declared.get("image", False), mask_differs=declared.get("mask", False))
+
+
+def test_a_complete_epoch_in_any_order_passes(reference: Reference) -> None:
+    order = np.random.default_rng(3).permutation(N).tolist()
+    check = check_epoch(batches(order), N, SIZE, reference)
+    assert (check.delivered, check.missing, check.repeated, check.compared) == (N, 0, 0, N)
+    assert check.image_difference == check.mask_difference == 0
+    judge(check, image_differs=False, mask_differs=False)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (list(range(N - 3)), "left out 3 and repeated 0"),  # drops the end, or returns early
+        ([*range(N), 0, 1], "left out 0 and repeated 2"),  # pads without saying so
+        ([*range(N - 1), 0], "left out 1 and repeated 1"),  # the right number of wrong samples
+        ([], "left out 50"),
+    ],
+)
+def test_dropping_repeating_and_stopping_early_fail(reference: Reference, indices: list[int], message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        check_and_judge(batches(indices), reference)
+
+
+def changed(change: Callable[[Delivered], Delivered]) -> Iterator[Delivered]:
+    return (change(batch) for batch in batches(list(range(N))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: Delivered(b.image.float(), b.mask, b.index), "image is float32"),
+        (lambda b: Delivered(b.image, b.mask[:, 0], b.index), r"mask is uint8 \(\d+, 8, 8\)"),
+        (lambda b: Delivered(b.image, b.mask * 0, b.index), "not one-hot"),
+        (lambda b: Delivered(b.image, b.mask, b.index + N), "of a split of 50"),
+        (lambda b: Delivered(b.image.flip(0), b.mask.flip(0), b.index), "images differ"),  # the wrong names
+        (lambda b: Delivered(b.image, b.mask.roll(1, 1), b.index), "another class"),
+        (lambda b: Delivered(b.image // 2, b.mask, b.index), "images differ"),
+    ],
+)
+def test_wrong_tensors_fail(reference: Reference, change: Callable[[Delivered], Delivered], message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        check_and_judge(changed(change), reference)
+
+
+def as_classes(batch: Delivered) -> Delivered:
+    return Delivered(batch.image, batch.mask.argmax(1).to(torch.uint8), batch.index)
+
+
+@pytest.fixture(scope="module")
+def class_reference() -> Reference:
+    return collect_reference(changed(as_classes), N, seed=0)
+
+
+def test_class_indices_are_compared_as_classes(class_reference: Reference) -> None:
+    assert class_reference.mask.shape == (N, SIZE, SIZE)
+    check_and_judge(changed(as_classes), class_reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda b: b,
+            r"mask is uint8 \(\d+, 3, 8, 8\), expected uint8 \(\d+, 8, 8\)",
+        ),  # one-hot
+        (lambda b: Delivered(b.image, as_classes(b).mask.long(), b.index), "mask is int64"),
+        (lambda b: Delivered(b.image, as_classes(b).mask + 1, b.index), "holds class 3"),  # trimap values as they are
+        (lambda b: Delivered(b.image, (as_classes(b).mask + 1) % 3, b.index), "another class"),
+        (lambda b: Delivered(b.image, as_classes(b).mask.roll(1, 1), b.index), "another class"),
+    ],
+)
+def test_wrong_class_indices_fail(
+    class_reference: Reference, change: Callable[[Delivered], Delivered], message: str
+) -> None:
+    with pytest.raises(CheckError, match=message):
+        check_and_judge(changed(change), class_reference)
+
+
+def test_class_indices_fail_where_one_hot_is_asked_for(reference: Reference) -> None:
+    with pytest.raises(CheckError, match=r"mask is uint8 \(\d+, 8, 8\), expected uint8 \(\d+, 3, 8, 8\)"):
+        check_and_judge(changed(as_classes), reference)
+
+
+def test_a_small_difference_needs_to_be_declared(reference: Reference) -> None:
+    def shifted(batch: Delivered) -> Delivered:
+        return Delivered((batch.image.int() + 4).clamp(max=255).to(torch.uint8), batch.mask, batch.index)
+
+    with pytest.raises(CheckError, match="declares no difference"):
+        check_and_judge(changed(shifted), reference)
+    check_and_judge(changed(shifted), reference, image=True)
+
+
+def test_padding_is_not_counted(reference: Reference) -> None:
+    def padded() -> Iterator[Delivered]:
+        *first, last = batches(list(range(N)))
+        yield from first
+        index = np.concatenate([last.index, [-1, -1]])
+        yield Delivered(last.image[[0, 1, 0, 0]], last.mask[[0, 1, 0, 0]], index)
+
+    check_and_judge(padded(), reference)
+
+
+def test_a_reference_survives_the_disk(reference: Reference, tmp_path: Path) -> None:
+    reference.save(tmp_path / "kept.npz")
+    loaded = Reference.load(tmp_path / "kept.npz")
+    check_and_judge(batches(list(range(N))), loaded)
+
+
+class FakePeer:
+    """Delivers ``n`` samples an epoch, each batch after a while."""
+
+    def __init__(self, n: int = N, seconds: float = 0.0) -> None:
+        self.n, self.seconds = n, seconds
+
+    def epoch(self, number: int) -> Iterator[Delivered]:
+        for batch in batches(list(range(self.n))):
+            time.sleep(self.seconds)
+            yield batch
+
+
+def test_the_clock_refuses_an_epoch_of_another_length() -> None:
+    for n in (N - 1, N + 1):
+        with pytest.raises(CheckError, match=f"had {n} samples, expected {N}"):
+            Stopwatch(FakePeer(n), job()).run(1)  # type: ignore[arg-type]
+
+
+def test_the_clock_measures_what_was_slept() -> None:
+    repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
+    assert repeat.images == 2 * N
+    assert 0.4 <= repeat.seconds < 0.8
+    assert 50 <= repeat.batch_ms[0] < 100
+    assert repeat.cpu_seconds < 0.5 * repeat.seconds + 0.1
+
+
+def test_a_handicap_costs_what_it_says() -> None:
+    shares = []
+    for _ in range(5):  # on a crowded machine a sleep may last too long; a handicap that is not there never fits
+        plain, slow = (
+            Stopwatch(FakePeer(seconds=0.05), job(handicap=part)).run(2).rate  # type: ignore[arg-type]
+            for part in (0.0, 0.2)
+        )
+        shares.append(slow / plain)
+        if shares[-1] == pytest.approx(0.8, abs=0.06):
+            return
+    pytest.fail(f"0.8 was expected, measured were {shares}")
+
+
+def test_processor_time_is_counted() -> None:
+    before, start = cpu_seconds(os.getpid()), time.process_time()
+    while time.process_time() - start < 0.3:
+        sum(range(10_000))
+    assert cpu_seconds(os.getpid()) - before == pytest.approx(0.3, abs=0.1)

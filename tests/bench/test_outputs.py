@@ -1,0 +1,118 @@
+"""Files that cannot be written: refused before anything is measured, and the results kept where it shows afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_results import OTHER, OURS, build_results, results
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.results import outputs, records
+from bench.results.outputs import Outputs
+from bench.results.records import Results, read_results
+from shards.errors import PetsegError
+
+FILES = {"json_file": "run.json", "page": "run.html", "plot": "run.svg"}
+
+
+@pytest.mark.parametrize("option", ["--json", "--page", "--plot"])
+@pytest.mark.parametrize("subcommand", ["loader", "train", "build"])
+def test_a_folder_that_takes_no_file_is_refused_at_once(subcommand: str, option: str) -> None:
+    where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
+    result = CliRunner().invoke(main, [subcommand, *where, option, "/proc/run.svg"])
+    assert result.exit_code == 2
+    assert f"{option} /proc/run.svg: the folder /proc takes no file (" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["build", "/nowhere", "--json", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "is a folder; give the name of a file in it" in result.stderr
+
+
+def test_checking_a_folder_leaves_nothing_there(tmp_path: Path) -> None:
+    Outputs(json_file=tmp_path / "run.json", page=tmp_path / "run.html")
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let files of these names fail as on a full disk."""
+    write = outputs.write_atomically
+
+    def full(path: Path, data: bytes | str) -> None:
+        if path.name in names or "all" in names:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(outputs, "write_atomically", full)
+    monkeypatch.setattr(records, "write_atomically", full)
+
+
+def finish_in(folder: Path, run: Results) -> str:
+    """Finish with all files in a folder; return the error."""
+    with pytest.raises(PetsegError) as raised:
+        Outputs(folder / "run.json", folder / "run.html", folder / "run.svg").finish(run)
+    assert raised.value.exit_code == 1
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.html", "run.svg"])
+def test_one_file_that_cannot_be_written_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    refuse(monkeypatch, name)
+    run = results(OURS, OTHER)
+    error = finish_in(tmp_path, run)
+    assert f"{tmp_path / name} could not be written: No space left on device" in error
+    assert error.count("could not be written") == 1
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(FILES.values()) - {name}
+    (kept,) = (tmp_path / "temporary").iterdir() if name == "run.json" else [tmp_path / "run.json"]
+    assert f"the results are in {kept}" in error
+    assert read_results(kept) == run
+    assert "petseg torch" in capsys.readouterr().out
+
+
+def test_where_no_disk_takes_them_the_results_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(monkeypatch, "all")
+    run = results(OURS, OTHER)
+    assert "printed above as JSON" in finish_in(tmp_path, run)
+    printed = capsys.readouterr().out
+    (tmp_path / "copied.json").write_text(printed[printed.index("{\n") :])
+    assert read_results(tmp_path / "copied.json") == run
+
+
+def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    refuse(monkeypatch, "run.html")
+    run = results(OURS, OTHER)
+    with pytest.raises(PetsegError, match="the results are in"):
+        Outputs(page=tmp_path / "run.html").finish(run)
+    (kept,) = tmp_path.iterdir()
+    assert read_results(kept) == run
+
+
+def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        (disk / "filler").write_bytes(b"x" * 4096)
+        with pytest.raises(PetsegError) as raised:
+            Outputs(disk / "run.json").finish(build_results())
+        assert raised.value.exit_code == 1
+        error = str(raised.value)
+        assert f"--json {disk / 'run.json'} could not be written: No space left on device" in error
+        assert len(error.splitlines()) == 1
+        assert "petseg source, 2 workers" in capsys.readouterr().out
+        kept = Path(error.partition("the results are in ")[2].partition(";")[0])
+        assert read_results(kept).kind == "build"
+        kept.unlink()
+        assert [path.name for path in disk.iterdir()] == ["filler"]

@@ -1,0 +1,234 @@
+"""Results: written and read, compared, shown as table, page, figure and in documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from bench_results import OTHER, OURS, build_results, environment, line, repeats, results, train_results
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.results.bounds import bound, share_of_limit
+from bench.results.comparison import compare_results, comparison_json, comparison_text, machine_drift
+from bench.results.documents import document_block, update_document
+from bench.results.plot import draw_figure
+from bench.results.records import DataInfo, Line, Repeat, Results, read_results, write_results
+from bench.results.rendering import print_results, render_page
+from bench.results.result_tables import sections, took_text
+from bench.settings import LoaderSettings
+from shards.errors import FormatError, UsageError
+
+
+def test_results_survive_the_disk(tmp_path: Path) -> None:
+    for run in (results(OURS, OTHER), train_results(), build_results()):
+        write_results(run, tmp_path / "run.json")
+        assert read_results(tmp_path / "run.json") == run
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("not json", "not JSON"), ("[]", "not a result"), ('{"format": "petseg-bench", "version": 9}', "version 9"),
+     ('{"format": "petseg-bench", "version": 1}', "version 1, this program reads 2; run the benchmark again"),
+     ('{"format": "petseg-bench", "version": 2, "kind": "loader"}', "damaged")],
+)  # fmt: skip
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(FormatError, match=message):
+        read_results(tmp_path / "x.json")
+
+
+def test_what_a_line_is_bound_by() -> None:
+    run = results(OURS, OTHER)
+    ours, other, on_gpu = run.lines
+    assert bound(ours, run.limits, 2) == "decode"
+    share = share_of_limit(ours, run.limits)
+    assert share == pytest.approx(1105 * (1 / 1205 + 1 / 60_000))
+    assert bound(other, run.limits, 2) == "waiting, cores 75% busy"
+    assert bound(other, run.limits, 1).startswith("processor")
+    assert share_of_limit(on_gpu, run.limits) is None
+    assert share_of_limit(ours, ()) is None
+
+
+def test_compare_says_what_changed_and_what_did_not() -> None:
+    before, after = results(OURS, OTHER), results([rate * 0.8 for rate in OURS], [rate * 1.01 for rate in OTHER])
+    comparison = compare_results(before, after)
+    changed = {one.name: one.difference.changed for one in comparison.lines}
+    assert changed == {"petseg source torch": True, "tutorial source": False, "petseg source dali gpu": False}
+    text = comparison_text(comparison)
+    assert "slower" in text.splitlines()[0]
+    assert comparison_json(comparison)["changed"] == 1
+
+
+def test_compare_tells_what_makes_runs_unlike() -> None:
+    other = results(OURS, OTHER, environment=environment(cpu="another", versions={"python": "3.12"}, load_before=1.9),
+                    settings={"size": 64})  # fmt: skip
+    text = comparison_text(compare_results(results(OURS, OTHER), other))
+    for part in ("cpu:", "python: 3.11 and 3.12", "option size: 128 and 64", "busy before B"):
+        assert part in text
+    with pytest.raises(UsageError, match="of petseg-bench loader"):
+        compare_results(results(OURS, OTHER), train_results())
+    with pytest.raises(UsageError, match="no line in common"):
+        compare_results(results(OURS, OTHER), results(OURS, OTHER, lines=(line("spdl source", OURS),)))
+
+
+def test_repeats_of_one_process_count_once() -> None:
+    """Five repeats that differ less than the runs do, but of one process each: that may be the process."""
+    slow = [rate * 0.8 for rate in OURS]
+
+    def compared(processes: int) -> Any:
+        lines = [(line("petseg source torch", rates * 2, processes=processes),) for rates in (OURS, slow)]
+        return compare_results(*(results(OURS, OTHER, lines=one) for one in lines))
+
+    for processes, changed in ((1, False), (3, False), (4, True), (5, True)):
+        comparison = compared(processes)
+        assert [one.difference.changed for one in comparison.lines] == [changed]
+        assert comparison.lines[0].undecidable != changed
+        text = comparison_text(comparison)
+        assert (f"{processes} and {processes} processes can never reach p <= 0.02" in text) != changed
+        assert ("use --repeats 5 for both runs" in text) != changed
+        assert not comparison.passes
+
+
+def test_drift_is_what_all_limits_share() -> None:
+    run = results(OURS, OTHER)
+
+    def scaled(*factors: float) -> Results:
+        limits = tuple(
+            msgspec.structs.replace(limit, repeats=repeats([rate * factor for rate in limit.rates]))
+            for limit, factor in zip(run.limits, factors, strict=True)
+        )
+        return msgspec.structs.replace(run, limits=limits)
+
+    assert machine_drift(run, run) == 1
+    assert machine_drift(run, scaled(0.8, 0.9, 0.85)) == pytest.approx(0.9)
+    assert machine_drift(run, scaled(0.8, 1.1, 0.85)) == 1
+    assert machine_drift(run, scaled(1.3, 1.1, 1.2)) == pytest.approx(1.1)
+
+
+def test_tables_page_and_figure_hold_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    run = results(OURS, OTHER)
+    print_results(run)
+    shown = capsys.readouterr().out
+    page = render_page(run)
+    for text in ("petseg torch", "tutorial", "1,105", "does less", "ffcv source", "libjpeg-turbo"):
+        assert text in shown
+        assert text in page
+    for text in ("A &lt;fast&gt; one", "on the GPU, a repeat", ">0.200</td>", "<svg", "fit into the processor"):
+        assert text in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )  # names of XML vocabularies, nothing that is loaded
+    assert draw_figure(run) == draw_figure(run)
+    for other in (train_results(), build_results()):
+        assert draw_figure(other, file_format="png")[:4] == b"\x89PNG"
+        assert "<table" in render_page(other)
+        print_results(other)
+    shown = capsys.readouterr().out
+    assert f"{train_results().train[0].stall:.1%}" in shown
+    assert f"{build_results().build[0].rate / 500:.0%}" in shown
+
+
+def test_figures_go_between_markers(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    end = "b\n<!-- figures: build -->\n<!-- end of figures -->\n"
+    document.write_text(f"a\n<!-- figures: loader -->\nold\n<!-- end of figures -->\n{end}")
+    run = results(OURS, OTHER, settings={"size": 64})  # for which no goal is stated: the table
+    assert update_document(document, {"loader": run}, plot="docs/x.svg") == ["loader"]
+    text = document.read_text()
+    assert "old" not in text
+    assert "| petseg torch | 1,105 |" in text
+    assert "](docs/x.svg)" in text
+    assert text.endswith(end)
+    update_document(document, {"loader": run}, plot="docs/x.svg")
+    assert document.read_text() == text
+    assert update_document(document, {"build": build_results(), "train": train_results()}, plot=None) == ["build"]
+    document.write_text("no markers")
+    with pytest.raises(UsageError, match="no place"):
+        update_document(document, {"loader": run}, plot=None)
+
+
+def header(run: Results) -> str:
+    return document_block(run, full=False).split("\n")[0]
+
+
+def test_the_head_of_figures_says_what_is_known() -> None:
+    asked = {"size": 128, "batch_size": 32}
+    assert header(results(OURS, OTHER)).startswith("1000 images, 128 pixels, batch 32; A <fast> one, 2 cores, no GPU;")
+    assert "commit abc." in header(results(OURS, OTHER))
+    run = results(OURS, OTHER, environment=environment(commit=None, last_level_cache_bytes=None), settings={})
+    assert (
+        header(run)
+        == "1000 images; A <fast> one, 2 cores, no GPU; 2026-01-01, commit unknown. The data fit into memory."
+    )
+    assert header(build_results()) == "A <fast> one, 2 cores; 2026-01-01, commit abc."
+    (line,) = train_results().train
+    for settings in ({"size": 0, "batch_size": 0}, asked):  # 0: as the recipe says
+        found = msgspec.structs.replace(train_results(), settings=settings)
+        assert header(found).startswith("1000 images, 128 pixels, batch 16; ")
+    two = msgspec.structs.replace(train_results(), train=(line, msgspec.structs.replace(line, size=96, batch_size=8)))
+    assert header(two).startswith("1000 images, 96 pixels, batch 8 and 128 pixels, batch 16; ")
+
+
+def test_settings_are_plain_values() -> None:
+    built = msgspec.to_builtins(LoaderSettings(shards=Path("x")), enc_hook=str)
+    assert built["shards"] == "x"
+    assert set(built) == {field.name for field in dataclasses.fields(LoaderSettings)}
+
+
+def test_the_page_shows_names_of_storages_as_code_and_lists_them_in_words() -> None:
+    first = Line(name="first batch, raw", repeats=(Repeat(images=1, seconds=3.0),))
+    torch = Line(name="import torch", repeats=(Repeat(images=1, seconds=2.0),))
+    sizes = {"source": 3, "jpeg": 2, "raw": 1}
+    data = DataInfo(path="set", fingerprint="<f>", split="train", samples=1000, bytes=sizes)
+    page = render_page(results(OURS, OTHER, starts=(torch, first), data=data))
+    assert "<code>raw</code>: fresh process to first batch" in page
+    assert "`" not in page.partition("</svg>")[2]
+    assert "The source, jpeg and raw data fit" in page
+    assert "&lt;f&gt;" in page
+
+
+def test_a_tutorial_alone_stands_with_what_it_is_compared_with() -> None:
+    lines = [line("tutorial source", [3.0]), line("petseg source torch", [5.0]), line("petseg raw torch", [90.0]),
+             line("tutorial source", [4.0], mask="index"), line("petseg raw torch", [99.0], mask="index"),
+             line("webdataset raw", [2.0], mask="index")]  # fmt: skip
+    found = sections(lines)
+    assert [(section.storage, [section.label(one) for one in section.lines]) for section in found] == [
+        ("source", ["petseg torch", "tutorial"]),
+        ("raw", ["petseg torch"]),
+        ("raw", ["petseg torch", "tutorial (source)", "webdataset"]),
+    ]
+    assert found[2].title == "raw storage, evaluation, class-index masks, page cache warm"
+    assert [section.title for section in sections(lines[:1])] == [
+        "source storage, evaluation, one-hot masks, page cache warm"
+    ]
+
+
+def test_what_each_part_took_is_said() -> None:
+    spent = {"open": 160.4, "turns": 1234.5, "x": 0.4}
+    found = results([1.0], [1.0], environment=environment(seconds=431.2), parts=spent)
+    assert took_text(found) == "431 s: open 160, turns 1,234"
+    assert "431 s: open 160, turns 1,234" in render_page(found)
+    assert took_text(results([1.0], [1.0], parts={})) == "1 s"
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 0.99, 1.3], ids=["slower", "same", "noise", "faster"])
+def test_compare_fails_only_where_something_became_slower(tmp_path: Path, factor: float) -> None:
+    lines = [(line("petseg source torch", [rate * x for rate in OURS]),) for x in (1, factor)]
+    for name, one in zip("ab", lines, strict=True):
+        write_results(results(OURS, OTHER, lines=one), tmp_path / f"{name}.json")
+    files = [str(tmp_path / f"{name}.json") for name in "ab"]
+    assert CliRunner().invoke(main, ["compare", *files, "--fail"]).exit_code == int(factor == 0.8)
+    assert CliRunner().invoke(main, ["compare", *files]).exit_code == 0
+    write_results(results(OURS, OTHER, lines=(line("petseg source torch", OURS, processes=3),)), tmp_path / "b.json")
+    assert CliRunner().invoke(main, ["compare", *files, "--fail"]).exit_code == 1
+
+
+def test_comparing_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(UsageError, match=r"pip install 'petseg\[bench\]'"):
+        compare_results(results(OURS, OTHER), results(OURS, OTHER))

@@ -1,0 +1,242 @@
+"""What a run uses of the machine: warm-up, page cache, process tree, and a subject's process that misbehaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from bench.core.limits import copy_limit, storage_limits
+from bench.core.loader_subject import LoaderSubject
+from bench.core.machine import RunClock
+from bench.core.output_check import CheckError
+from bench.core.resources import cpu_seconds, drop_from_page_cache, memory_bytes, resident_share, watch_memory
+from bench.core.rounds import PartSeconds
+from bench.core.stopwatch import GROWTH, is_steady, next_window
+from bench.core.subject_process import SubjectProcess, TrainJob, environment_for
+from bench.core.workspace import Workspace, open_workspace
+from bench.peers import make_peer
+from bench.peers.job import Job
+from bench.results.records import LoaderWork, Repeat
+from bench.train_benchmark import ConsumerSubject, TrainSubject
+
+
+def test_steady_means_no_longer_rising() -> None:
+    assert not is_steady([])
+    assert not is_steady([100, 100, 100])
+    assert is_steady([100, 100, 100, 100])
+    assert is_steady([90, 100, 98, 99])
+    assert is_steady([100, 110, 60, 70])  # slower is not warming up
+    assert not is_steady([50, 60, 90, 100])
+    assert is_steady([10, 50, 100, 101, 102, 99])
+
+
+def test_a_window_that_was_ready_before_it_began_does_not_size_the_next() -> None:
+    assert next_window(1, 1e-6, wanted=0.3) == next_window(1, 0.0, wanted=0.3) == GROWTH
+    assert next_window(8, 0.3, wanted=0.3) == 8
+    assert next_window(8, 0.1, wanted=0.3) == 24
+    assert next_window(8, 40.0, wanted=0.3) == 1
+
+
+@given(st.floats(1e-7, 100), st.floats(0.01, 10))
+def test_windows_reach_the_wanted_length(epoch_seconds: float, wanted: float) -> None:
+    epochs = 1
+    for _ in range(20):
+        epochs = next_window(epochs, epochs * epoch_seconds, wanted=wanted)
+    assert epochs == 1 or wanted / 2 < epochs * epoch_seconds < 2 * wanted
+
+
+def test_page_cache_is_dropped_and_seen(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"x" * 5_000_000)
+    if resident_share([path]) != 1.0:
+        pytest.skip("this file system does not say what is in the page cache")
+    drop_from_page_cache([path])
+    left = resident_share([path])
+    assert left is not None
+    assert left < 0.1
+    path.read_bytes()
+    assert resident_share([path]) == 1.0
+    (tmp_path / "empty").touch()
+    assert resident_share([tmp_path / "empty"]) is None
+
+
+CHILD = "import time; block = bytearray(80_000_000); block[::4096] = b'x' * len(block[::4096]); print(flush=True); "
+
+
+def test_memory_and_time_of_descendants_are_counted() -> None:
+    inner = f"{CHILD} time.sleep(60)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with watch_memory(process.pid) as peak:
+                time.sleep(0.4)
+            assert peak.bytes > 80_000_000
+            assert memory_bytes(process.pid) > 80_000_000
+            assert cpu_seconds(process.pid) > 0
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+    assert memory_bytes(process.pid) == 0
+
+
+def test_limits_are_measured_on_images_of_any_size(made_up_set: Path) -> None:
+    with open_workspace(
+        made_up_set, split="val", storages=("jpeg",), size=48
+    ) as workspace:  # "source" is the set's own
+        limits = [copy_limit(size=48, samples=8)]
+        for stored in workspace.stored.values():
+            limits += storage_limits(stored, size=640, seed=0)  # larger than any image
+        assert [one.title for one in limits] == ["copy", "read", "decode", "decode, scaled", "read", "decode"]
+        for one in limits:
+            one.seconds = 0.02
+            assert one.turn().rate > 1
+        folder = workspace.folder
+        assert workspace.data.samples == len(list((folder / "jpeg" / "images").iterdir()))
+        nothing_keeps_a_cold_loader_warm(workspace)
+    assert not folder.exists()
+
+
+def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
+    """No tar stays mapped, so that its pages can be dropped; and what petseg's has read ahead is dropped as well."""
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert [line for line in maps.read_text().splitlines() if str(workspace.folder) in line] == []
+    shards, samples = str(workspace.stored["jpeg"].shards), workspace.data.samples
+    ours = make_peer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples, size=48,
+                             batch_size=3))  # fmt: skip
+    ours.open(0)
+    try:
+        assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(0)) == samples
+        assert ours._loader._stream is not None
+        ours.discard_prefetched()
+        assert ours._loader._stream is None
+        assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(1)) == samples
+    finally:
+        ours.close()
+
+
+def job(peer: str) -> Job:
+    return Job(
+        peer=peer, storage="source", shards="/nowhere", files="", keys="", work="", split="train", samples=1, size=8,
+        batch_size=1, augment=False, seed=0, workers=0, cores=1,
+    )  # fmt: skip
+
+
+def test_a_peer_that_cannot_start_says_why() -> None:
+    process = SubjectProcess(job("unheard-of"))
+    with pytest.raises(CheckError, match="no peer 'unheard-of'"), process:
+        pass
+    process.close()
+
+
+def test_a_process_that_fails_hangs_or_dies_is_reported_and_ended() -> None:
+    with SubjectProcess(job("petseg")) as process:
+        with pytest.raises(CheckError, match="/nowhere"):
+            process.ask("prepare")
+        process.popen.send_signal(signal.SIGSTOP)
+        process.patience = 0.1
+        with pytest.raises(CheckError, match=r"prepare: no answer within 0 s"):
+            process.ask("prepare")
+        process.popen.kill()
+        with pytest.raises(CheckError, match="ended"):
+            process.ask("prepare")
+
+
+def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is read four times a second of other commands; of timed ones before and after."""
+    reads: list[float] = []
+    monkeypatch.setattr("bench.core.resources.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
+    monkeypatch.setattr("bench.core.subject_process.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
+    process = SubjectProcess.__new__(SubjectProcess)
+    process.popen, process.peak_memory_bytes, process._parts = SimpleNamespace(pid=0), 0, PartSeconds()
+    monkeypatch.setattr(SubjectProcess, "_send", lambda *_: time.sleep(0.7))
+    for timed, expected in ((True, {2}), (False, {3, 4})):
+        reads.clear()
+        process.ask("turn", timed=timed)
+        assert len(reads) in expected
+        assert process.peak_memory_bytes == 1
+
+
+def test_every_timed_turn_says_so() -> None:
+    """Of loaders, of training, and of consumers: no turn is watched for memory."""
+    asked: list[tuple[str, bool]] = []
+
+    def ask(command: str, *, timed: bool = False, **_: object) -> object:
+        asked.append((command, timed))
+        answers = {"cold_turn": (Repeat(images=1, seconds=1.0), 0.0), "gpu_memory": None}
+        return answers.get(command, Repeat(images=1, seconds=1.0))
+
+    loader = {"references": None, "seconds": 1.0}
+    subjects = [
+        *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), **loader)
+          for cache in ("warm", "cold")),
+        ConsumerSubject(LoaderWork(peer="p", storage="raw"), None, job("p"), consumer_rate=9.0, **loader),
+        TrainSubject(SimpleNamespace(model="unet", precision="fp32"), 1.0),
+    ]  # fmt: skip
+    for subject in subjects:
+        subject.ask = ask
+        subject.turn()
+    assert [timed for command, timed in asked if "turn" in command or command == "consume"] == [True] * 7
+
+
+def test_the_environment_is_recorded() -> None:
+    environment = RunClock().finish()
+    assert environment.cores >= 1
+    assert environment.memory_bytes > 1 << 28
+    assert {"python", "numpy", "torch"} <= environment.versions.keys()
+    assert environment.cpu
+
+
+LEAVING = """
+import atexit, time
+from bench.core.server import leave
+
+class Slow:
+    def __del__(self):
+        print("finalized", flush=True)
+        time.sleep(60)
+
+kept = Slow()
+atexit.register(lambda: print("cleaned up", flush=True))
+leave()
+"""
+
+
+def test_a_subjects_process_cleans_up_but_is_not_finalized() -> None:
+    found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=True)
+    assert found.stdout == "cleaned up\n"
+
+
+TRAIN_JOB = TrainJob(model="unet", precision="auto", device="cpu", size=0, batch_size=0, shards="", split="train",
+                     engine="auto", seed=0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "work", "spins"),
+    [
+        ({}, TRAIN_JOB, "1000"),  # as petseg-train trains
+        ({"GOMP_SPINCOUNT": "7"}, TRAIN_JOB, "7"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, TRAIN_JOB, None),
+        ({}, job("petseg"), None),
+    ],
+)
+def test_training_is_measured_with_the_trainers_threads(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], work: Job | TrainJob, spins: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert environment_for(work).get("GOMP_SPINCOUNT") == spins
