@@ -15,7 +15,7 @@ from bench.core.subject_process import TrainJob
 from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
-from petseg.training.step import TrainStep, StepResult
+from petseg.training.step import StepResult, TrainStep
 from pipeline import Batch, Loader
 
 PREFETCH = 2
