@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,11 @@ def test_two_processes_on_one_run(call, started_run: Path) -> None:
 def test_damaged_checkpoint(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
     broken = tmp_path / "run"
     shutil.copytree(tiny_run, broken)
+    with zipfile.ZipFile(broken / "best.pt") as archive:  # a bit of a tensor: between the entries is only padding
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        tensor = archive.read(largest)
     data = bytearray((broken / "best.pt").read_bytes())
-    data[len(data) // 2] ^= 1
+    data[data.index(tensor) + len(tensor) // 2] ^= 1
     (broken / "best.pt").write_bytes(data)
     (broken / "last.pt").write_bytes(data[:100])
     check(call(evaluate, broken, "--shards", made_up_set), "best.pt", "damaged")
