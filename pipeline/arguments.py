@@ -1,7 +1,5 @@
 """A loader's arguments: errors in one clear line each, and what their defaults stand for."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -32,7 +30,7 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     raise UsageError(f"augment {augment!r} is unknown; use None, 'train', 'strong' or an Augmentation")
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
+def resolve_device(device: "str | torch.device") -> "torch.device":
     """Return the device that a name stands for; "auto" is the current CUDA device, or the CPU where there is none."""
     import torch
 

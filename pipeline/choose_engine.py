@@ -9,8 +9,6 @@ engine      GPU                   CPU
 ==========  ====================  ===============================================================
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -68,7 +66,7 @@ def dali_problem() -> str | None:
 
 
 def make_engine(
-    name: str, options: EngineOptions, reader: MemberReader, *, device: torch.device, processes: int, timeout: float
+    name: str, options: EngineOptions, reader: MemberReader, *, device: "torch.device", processes: int, timeout: float
 ) -> Engine:
     """Return the engine ``name`` (``dali`` or ``torch``).
 

@@ -1,7 +1,5 @@
 """Damaged samples, and the policy for them while a loader runs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
         train(batch.image, batch.mask)
 """
 
-from __future__ import annotations
-
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -77,7 +75,7 @@ class Loader:
         split: str = "train",
         batch_size: int,
         size: int = 128,
-        device: str | torch.device = "auto",
+        device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
         augment: Literal["train", "strong"] | Augmentation | None = None,
@@ -237,7 +235,7 @@ class Loader:
         self._engine.close()
         self._reader.files.close()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -286,7 +284,7 @@ class Loader:
                 "create the loader in the process that uses it"
             )
 
-    def _make_batch(self, samples: BatchIndices, image: torch.Tensor, mask: torch.Tensor) -> Batch:
+    def _make_batch(self, samples: BatchIndices, image: "torch.Tensor", mask: "torch.Tensor") -> Batch:
         import torch
 
         valid = torch.from_numpy(samples.valid)

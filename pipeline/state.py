@@ -1,7 +1,5 @@
 """The state of a loader: where it stands, and what that is valid for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 

@@ -1,7 +1,5 @@
 """Device, precision and CPU threads: the one place that distinguishes CPU from GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """How long torch's OpenMP threads spin while they wait; must be set before torch is imported."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import MutableMapping
 

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM as a request to stop between two steps, and the errors that end a run early."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

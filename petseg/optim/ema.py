@@ -1,7 +1,5 @@
 """The exponential moving average (EMA) of a network's weights, used for validation, checkpoints and prediction."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

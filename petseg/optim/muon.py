@@ -5,8 +5,6 @@ Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; u
 ``torch.optim.Muon`` takes matrices only; here a kernel (out, in, k, k) counts as a matrix (out, in * k * k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -4,8 +4,6 @@ The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s
 Tensors stand under their names in :class:`Checkpoint`, everything else in one JSON text.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """The fields of the option structs as command-line options: their names, types, limits and descriptions."""
 
-from __future__ import annotations
-
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 

@@ -3,8 +3,6 @@
 A field's description and limits are also those of its ``petseg-train`` option.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

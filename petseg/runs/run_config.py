@@ -1,7 +1,5 @@
 """What a run is started with, and config.json, which records it together with the versions and the machine."""
 
-from __future__ import annotations
-
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime

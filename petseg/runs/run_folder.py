@@ -8,8 +8,6 @@ curves.png, gallery.png, report.html
 events/          TensorBoard events, with --tensorboard
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """The loop over epochs: train, validate, write checkpoints and metrics."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Every term is a sum over images divided by the number of valid images in the *gl
 of the micro-batches of gradient accumulation, add up to what one process computes for the whole batch.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

@@ -1,7 +1,5 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """One optimisation step: forward, loss, backward, update, weight average. Knows nothing of epochs, files or output."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """The CPU engine: a decoder for the storage, then the operations of :mod:`pipeline.cpu.pixel_ops`, in threads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +82,7 @@ class CpuEngine:
         """Return what ``prepare`` made: there is no device part."""
         return prepared
 
-    def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(self, started: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return what ``prepare`` made."""
         image, mask = started
         return image, mask

@@ -5,8 +5,6 @@ is plain bilinear interpolation, OpenCV's. Each function processes one image in 
 interpreter lock for most of the time, and starts no threads.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2

@@ -1,7 +1,5 @@
 """Decoders of the CPU engine: libjpeg-turbo (simplejpeg) and libpng (OpenCV), or, for ``raw``, none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 

@@ -1,7 +1,5 @@
 """The engine that runs DALI's graph from bytes to tensors, on the GPU or on the CPU."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

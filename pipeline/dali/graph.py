@@ -5,8 +5,6 @@ function, :func:`load_pixels`: how stored bytes become pixels on the device. Eve
 is. No pixel returns to the host.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -11,8 +11,6 @@ The layout of what is shared with the kernel is that of ``include/uapi/linux/io_
 io_uring_setup(2) and io_uring_enter(2).
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -1,7 +1,5 @@
 """The encoded bytes of samples, and their names."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

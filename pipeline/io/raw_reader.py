@@ -5,8 +5,6 @@ directly into place, the first time together with their headers, which are then 
 one scattering read per sample puts image and mask into place; what is between them goes into a scrap buffer.
 """
 
-from __future__ import annotations
-
 import os
 from io import BytesIO
 

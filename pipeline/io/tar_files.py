@@ -4,8 +4,6 @@ Files are read with ``pread`` rather than through a memory map: when a file shri
 returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import weakref

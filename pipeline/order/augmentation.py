@@ -5,8 +5,6 @@ an image and its mask share one geometry by construction. Turning one operation 
 of the others.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,7 +64,7 @@ class Augmentation:
                 raise UsageError(f"augmentation: {name} must be in 0..1, not {getattr(self, name)}")
 
     @classmethod
-    def preset(cls, name: Preset) -> Augmentation:
+    def preset(cls, name: Preset) -> "Augmentation":
         """Return a preset: ``train``, mild, or ``strong``, for few images and many epochs."""
         if name == "train":
             return cls()

@@ -4,8 +4,6 @@ The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
 Generators", OOPSLA 2014, variant 13 of Stafford's mixers). It is a bijection of 64-bit numbers.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -4,8 +4,6 @@ Position p of an epoch belongs to global batch ``p // G``. Nothing here depends 
 how far a loader has prefetched.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

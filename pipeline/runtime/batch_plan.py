@@ -3,8 +3,6 @@
 The plan crosses the end of an epoch: the order of the next one is arithmetic, so it can be prefetched like any batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

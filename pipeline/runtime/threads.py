@@ -5,8 +5,6 @@ program. These are daemon threads; what is still running at exit is stopped and 
 code that is cut off can crash.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import queue

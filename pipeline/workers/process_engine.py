@@ -5,8 +5,6 @@ for its lock. Worker processes (:mod:`pipeline.workers.worker_main`) make whole 
 and replies are exchanged.
 """
 
-from __future__ import annotations
-
 import pickle
 from typing import Any, cast
 

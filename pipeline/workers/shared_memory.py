@@ -4,8 +4,6 @@ It is a file without a name (``memfd_create``, Linux): nothing of it is left whe
 ended, and the size of ``/dev/shm`` does not matter. It is divided into slots, each for the arrays of a batch.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import mmap

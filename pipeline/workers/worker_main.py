@@ -5,8 +5,6 @@ of a loader take requests, whichever is free, and which takes their replies (:mo
 shared memory that batches are written to. It ends when its loader's process does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

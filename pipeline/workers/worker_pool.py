@@ -1,7 +1,5 @@
 """The worker processes of a loader, and the socket that connects them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle
@@ -33,7 +31,7 @@ PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds the package ``
 class PendingBatch:
     """A request that was sent to a pool."""
 
-    pool: WorkerPool
+    pool: "WorkerPool"
     arrays: tuple[Bytes, ...]  # images, masks, records; filled once the reply is complete
     done: bool = False  # whether the reply is complete
     parts: list[bytes] = field(default_factory=list)  # of the reply so far
@@ -147,7 +145,7 @@ class WorkerProcess:
     log: IO[bytes]
 
     @classmethod
-    def start(cls, setup: bytes, connection: int, memory: int) -> WorkerProcess:
+    def start(cls, setup: bytes, connection: int, memory: int) -> "WorkerProcess":
         """Start a worker, without waiting for it."""
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
