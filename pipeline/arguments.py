@@ -58,20 +58,13 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
     if (rank is None) != (world_size is None):
         raise UsageError("give both rank and world_size, or neither")
     if rank is None or world_size is None:
-        return _distributed_ranks()
+        dist = sys.modules.get("torch.distributed")  # not imported: not initialised
+        if dist is not None and dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1
     if world_size < 1 or not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} of world_size {world_size}: world_size must be at least 1, rank 0..world_size-1")
     return rank, world_size
-
-
-def _distributed_ranks() -> tuple[int, int]:
-    if "torch.distributed" not in sys.modules:  # not imported, so not initialised
-        return 0, 1
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:

@@ -31,11 +31,7 @@ WHY_TORCH = {
 
 
 def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str, str]:
-    """Return the engine's name, ``dali`` or ``torch``, and the reason in a few words.
-
-    Raises:
-        UsageError: the name is unknown, or the engine is not available.
-    """
+    """Return the engine's name, ``dali`` or ``torch``, and the reason; ``UsageError`` if unknown or not available."""
     if name not in get_args(EngineName):
         raise UsageError(f"engine {name!r} is unknown; use auto, dali or torch")
     if device_type != "cpu" and name == "torch":

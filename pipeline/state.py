@@ -26,11 +26,7 @@ def make_state(*, epoch: int, batch: int, bound: Mapping[str, Any]) -> dict[str,
 
 
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (epoch, batch) of a saved state.
-
-    Raises:
-        UsageError: it is not a loader's state, or belongs to another set, seed, batch size, ...: says what differs.
-    """
+    """Return (epoch, batch) of a saved state; ``UsageError`` names what is wrong with it or does not fit the loader."""
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         version = state.get("version") if isinstance(state, Mapping) else None
         raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")

@@ -41,10 +41,8 @@ class Placement:
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``.
-
-    Raises:
-        UsageError: there is no such device.
+    With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``. Raises
+    ``UsageError`` if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,8 +62,7 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
 def choose_placement(device: torch.device, precision: Precision) -> Placement:
     """Resolve the precision: ``auto`` is fp32 on the CPU, and on a GPU bf16 where supported, else fp16.
 
-    Raises:
-        UsageError: the device cannot compute in this precision.
+    Raises ``UsageError`` if the device cannot compute in this precision.
     """
     if device.type == "cpu":
         if precision == "fp16":
@@ -81,14 +78,11 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
 
 @contextlib.contextmanager
 def cpu_threads(threads: int | None, *, local_processes: int = 1) -> Iterator[int]:
-    """Set torch's CPU threads: ``threads``, or all cores divided among the processes of this machine.
+    """Set torch's CPU threads: ``threads``, or all cores divided among the processes of this machine; yield the number.
 
     No core is reserved for the loader: one core decodes hundreds of images per second, of which a network on the CPU
     consumes a few dozen. Subnormal numbers are flushed to zero, because they slow the CPU down and change nothing.
     Both settings are per process and are restored after the block.
-
-    Yields:
-        The number of threads set.
     """
     count = threads or max(1, len(os.sched_getaffinity(0)) // local_processes)
     previous, flushed = torch.get_num_threads(), _subnormals_are_flushed()

@@ -24,15 +24,9 @@ from shards.format.layout import CLASSES
 def render_report(
     run: Path, *, history: History, predictor: Predictor, split: SplitReader, evaluation: Evaluation, seconds: float
 ) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, about the best weights (``predictor``) and their evaluation at the network's size.
 
-    Args:
-        run: the run's folder.
-        history: metrics.jsonl.
-        predictor: the best weights.
-        split: the validation split, or the training split where the set has none.
-        evaluation: of the best weights on the split, at the network's size.
-        seconds: wall time of the whole run.
+    ``split`` is ``val``, or ``train`` where the set has none; ``seconds`` is the wall time of the whole run.
     """
     config = read_config(run)
     matrix = evaluation.matrix

@@ -49,11 +49,7 @@ _PLAIN = ("config", "position", "history", "loader")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to a temporary file, flush it, and rename it into place.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; the previous file stays.
-    """
+    """Write a temporary file, flush it, and rename it into place; after an ``OSError`` the previous file stays."""
     document: State = {name: getattr(checkpoint, name) for name in _TENSORS}
     plain = {name: getattr(checkpoint, name) for name in _PLAIN}
     document |= {"format": FORMAT, "version": VERSION, "plain": json.dumps(plain, allow_nan=False)}
@@ -67,8 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkpoint:
     """Read a checkpoint and check all of it; its tensors go to ``device``, by default the CPU.
 
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this version.
+    Raises ``CheckpointError`` if it does not exist, is damaged, or is of another version.
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")

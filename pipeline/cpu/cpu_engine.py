@@ -38,8 +38,7 @@ class CpuEngine:
         self._describe = reader.describe
         self.makers = min(options.threads, options.prefetch)
         self._sharers = -(-options.threads // self.makers)  # of a batch
-        self.shapes = options.batch_shapes
-        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in self.shapes)
+        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in options.batch_shapes)
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         self._as_stored = options.stored_size == options.size and options.augment is None and self._decoder.fills
@@ -55,11 +54,7 @@ class CpuEngine:
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def fill(self, work: BatchWork, images: Pixels, masks: Pixels) -> None:
-        """Write B samples into arrays of the engine's ``shapes``; B may be 0.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; positions in the batch.
-        """
+        """Write B samples into arrays of ``options.batch_shapes``; B may be 0. Raises ``DamagedSamples``."""
         if not len(work):
             return
         opened = self._decoder.open(work)

@@ -22,12 +22,8 @@ OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "_ArithmeticGen
 def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
     """Return a built DALI pipeline.
 
-    Its outputs are the images, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S).
-
-    Args:
-        options: what the graph does, and in how many threads.
-        batch_size: B, the maximum number of samples in a run.
-        device_id: the CUDA device's number; None: CPU only, where DALI needs no CUDA.
+    Its outputs are the images, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S), with at most
+    ``batch_size`` samples. ``device_id`` is the CUDA device's number; None: CPU only, where DALI needs no CUDA.
     """
 
     def graph() -> tuple[Any, Any]:

@@ -89,16 +89,9 @@ class Ring:
         return not self._close.alive
 
     def read(self, descriptors: Integers, offsets: Integers, addresses: Integers, lengths: Integers) -> Result:
-        """Read N pieces of files into memory.
+        """Read N pieces of open files into memory, writable and not moved; lengths and offsets are in bytes, all (N,).
 
-        Args:
-            descriptors: of the open files, (N,).
-            offsets: of the pieces in their files in bytes, (N,).
-            addresses: where each goes: writable memory that is not moved, (N,).
-            lengths: in bytes, (N,).
-
-        Returns:
-            Bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
+        Returns the bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):

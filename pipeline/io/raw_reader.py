@@ -34,8 +34,7 @@ class RawReader:
     def gather(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, masks: Pixels) -> None:
         """Write the pixels of B samples into contiguous arrays, uint8 (B, size, size, 3) and (B, size, size).
 
-        Raises:
-            DamagedSamples: some cannot be read in full, have another shape, or do not match their checksums.
+        Raises ``DamagedSamples`` for those that cannot be read in full, have another shape, or a wrong checksum.
         """
         if not self._gather_together(indices, rows, images, masks):
             self._gather_one_by_one(indices, rows, images, masks)

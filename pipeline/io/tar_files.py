@@ -34,9 +34,6 @@ class TarFiles:
 
     A sample's checksum is verified the first time that it is read, and again after its tar has changed (another inode,
     size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
-
-    Attributes:
-        generation: how often tars were found to have changed.
     """
 
     def __init__(self, split: SplitReader) -> None:
@@ -45,14 +42,12 @@ class TarFiles:
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
-        self.generation = 0
+        self.generation = 0  # how often tars were found to have changed
 
     def open(self, shard: int) -> OpenTar:
         """Return an open tar, to be held as long as its descriptor is used.
 
-        Raises:
-            FormatError: it is missing or its size is not the manifest's.
-            OSError: it cannot be opened.
+        Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened.
         """
         with self._lock:
             file = self._files.get(shard)

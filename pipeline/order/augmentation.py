@@ -100,14 +100,9 @@ def draw_parameters(
     heights: Integers,
     widths: Integers,
 ) -> Parameters:
-    """Return the parameters of B samples; without augmentation: the whole image, unchanged.
+    """Return the parameters of B samples in an epoch (from 0); without augmentation: the whole image, unchanged.
 
-    Args:
-        augmentation: None for evaluation.
-        seed: any integer.
-        epoch: counted from 0.
-        indices: of the samples, (B,).
-        heights, widths: of the stored images in pixels, (B,).
+    ``heights`` and ``widths`` are those of the stored images in pixels, (B,), as ``indices``.
     """
     one = np.ones(len(indices), dtype=np.float32)
     whole = np.stack([0 * heights, 0 * widths, heights, widths], axis=1).astype(np.int32)
@@ -163,13 +158,10 @@ def crop_boxes(augmentation: Augmentation, random: Floats, heights: Integers, wi
 
 
 def colour_matrices(parameters: Parameters) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the colour change of each sample as ``matrix @ rgb + offset``.
+    """Return the colour change of each sample as ``matrix @ rgb + offset``: float32 (B, 3, 3) and float32 (B, 3).
 
     Saturation, then contrast, then brightness: with l the weights of grey,
     ``b (c (s rgb + (1 - s) (l . rgb)) + (1 - c) 128)``, the formula of DALI's ``color_twist``.
-
-    Returns:
-        float32 (B, 3, 3) and float32 (B, 3).
     """
     b, c, s = (np.asarray(x, np.float64) for x in (parameters.brightness, parameters.contrast, parameters.saturation))
     grey = np.broadcast_to(np.array(LUMA), (3, 3))

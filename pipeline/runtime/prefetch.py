@@ -29,17 +29,7 @@ class PreparedBatch:
 
 
 class BatchStream:
-    """The batches from a given one on, in order, epoch after epoch.
-
-    Args:
-        plan: what they hold.
-        engine: makes tensors.
-        policy: for damaged samples.
-        timeout: how long to wait for a batch, in seconds.
-        epoch: of the first batch.
-        first: its number in that epoch.
-        endless: whether to go on with the next epoch; else the stream ends with this one.
-    """
+    """The batches of a plan from a given one on, in order; if ``endless``, epoch after epoch."""
 
     def __init__(
         self,
@@ -47,9 +37,9 @@ class BatchStream:
         engine: Engine,
         policy: DamagePolicy,
         *,
-        timeout: float,
+        timeout: float,  # seconds to wait for a batch
         epoch: int,
-        first: int,
+        first: int,  # number of the first batch in that epoch
         endless: bool,
     ) -> None:
         self._plan, self._engine, self._policy, self._timeout = plan, engine, policy, timeout

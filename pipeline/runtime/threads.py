@@ -73,20 +73,19 @@ class WorkerThreads:
 
     def stop(self) -> None:
         """End the threads; one that does not respond within a few seconds is left behind."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        _end(self._jobs, len(self._threads))
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         self._threads = []
 
 
+def _nothing(_: object) -> None:
+    """Replace a function that has done its work."""
+
+
 def _end(jobs: Jobs, count: int) -> None:
     for _ in range(count):
         jobs.put(None)
-
-
-def _nothing(_: object) -> None:
-    """Replace a function that has done its work."""
 
 
 def _work(jobs: Jobs) -> None:

@@ -98,8 +98,7 @@ class SharedPool:
     def take(self) -> tuple[int, tuple[Bytes, ...]]:
         """Return a slot and its arrays, uninitialised; it returns to the pool when all of these very arrays are gone.
 
-        Raises:
-            PetsegError: out of memory.
+        Raises ``PetsegError`` if there is no memory for another slot.
         """
         slot = self._slot()
         tokens = [None] * (self._arrays - 1)  # who finds none left is the last; taking one cannot be interrupted

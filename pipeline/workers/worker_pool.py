@@ -42,12 +42,8 @@ class WorkerPool:
 
     If one of them ends, nobody knows which request it had taken: then all are ended.
 
-    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time.
-
-    Args:
-        setup: a pickled ``WorkerSetup``.
-        memory: file descriptor of the shared memory.
-        count: how many.
+    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time. ``setup``
+    is a pickled ``WorkerSetup``, ``memory`` the file descriptor of the shared memory.
     """
 
     def __init__(self, setup: bytes, memory: int, count: int) -> None:
