@@ -45,7 +45,7 @@ def resolve_device(device: "str | torch.device") -> "torch.device":
     if chosen.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UsageError(f"device {str(device)!r} is not available: PyTorch finds no CUDA; use cpu or auto")
+        raise UsageError(f"device {str(device)!r} is not available: PyTorch finds no CUDA device; use cpu or auto")
     number = torch.cuda.current_device() if chosen.index is None else chosen.index
     count = torch.cuda.device_count()
     if number >= count:

@@ -1,12 +1,7 @@
 """Which engine a loader uses, and why. Whatever depends on device, storage and platform is chosen here alone.
 
-==========  ====================  ===============================================================
-engine      GPU                   CPU
-==========  ====================  ===============================================================
-``dali``    DALI's graph          the same graph, on DALI's CPU backend
-``torch``   --                    :mod:`pipeline.cpu` in threads, or in worker processes
-``auto``    ``dali``              ``torch``
-==========  ====================  ===============================================================
+``dali`` runs DALI's graph on a GPU, or on a CPU with DALI's CPU backend; ``torch`` runs :mod:`pipeline.cpu` on a CPU,
+in threads or in worker processes; ``auto`` is ``dali`` on a GPU and ``torch`` on a CPU.
 """
 
 import importlib

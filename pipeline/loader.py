@@ -23,7 +23,7 @@ from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import check_state, make_state
+from pipeline.state import VERSION, check_state
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
 
@@ -191,7 +191,7 @@ class Loader:
         epoch, batch = self.epoch, self._delivered
         if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
             epoch, batch = epoch + 1, 0
-        return make_state(epoch=epoch, batch=batch, bound=self._bound)
+        return {"version": VERSION, "epoch": epoch, "batch": batch, **self._bound}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state: the next iteration starts with the batch after the last one delivered.

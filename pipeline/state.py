@@ -20,11 +20,6 @@ BOUND = {
 }
 
 
-def make_state(*, epoch: int, batch: int, bound: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a loader's state as plain JSON values: the next batch to deliver, and what it is valid for."""
-    return {"version": VERSION, "epoch": epoch, "batch": batch, **{name: bound[name] for name in BOUND}}
-
-
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
     """Return (epoch, batch) of a saved state; ``UsageError`` names what is wrong with it or does not fit the loader."""
     if not isinstance(state, Mapping) or state.get("version") != VERSION:

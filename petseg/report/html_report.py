@@ -1,7 +1,6 @@
 """``report.html``: one self-contained page about a run; no script, no other file, no network."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -65,7 +64,6 @@ def render_report(
     )
 
 
-@cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("petseg", "report"),

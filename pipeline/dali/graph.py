@@ -1,8 +1,7 @@
 """The DALI graph: a pure function from (stored bytes, parameters) to uint8 tensors; one graph for CPU and GPU.
 
-The graph holds no random state and no order; both come in with the bytes. What differs between the devices is one
-function, :func:`load_pixels`: how stored bytes become pixels on the device. Every later operator runs where its input
-is. No pixel returns to the host.
+What differs between the devices is one function, :func:`load_pixels`: how stored bytes become pixels on the device.
+Every later operator runs where its input is. No pixel returns to the host.
 """
 
 from typing import Any

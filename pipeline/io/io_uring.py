@@ -1,14 +1,11 @@
 """Many reads in one system call, with Linux's io_uring.
 
-A read of a few kilobytes in the page cache takes microseconds, and each ``pread`` releases and reacquires the global
-interpreter lock: threads that gather samples that way mostly wait for one another. Here a thread submits a whole batch
-of reads and releases the lock once. From a disk, they are in flight all at once, too.
+A read of a few kilobytes takes microseconds, and each ``pread`` releases and reacquires the global interpreter lock, so
+that threads mostly wait for one another. Here a thread submits a whole batch of reads and releases the lock once.
 
-Where io_uring is not available (another system, a kernel before 5.6, a container that forbids it: Docker's default
-does), :func:`thread_ring` returns None, and the caller reads one piece after the other.
-
-The layout of what is shared with the kernel is that of ``include/uapi/linux/io_uring.h``, described in io_uring(7),
-io_uring_setup(2) and io_uring_enter(2).
+Where io_uring is not available (another system, a kernel before 5.6, a container that forbids it, as Docker's default
+does), :func:`thread_ring` returns None. The layout of what is shared with the kernel is that of
+``include/uapi/linux/io_uring.h``, described in io_uring(7), io_uring_setup(2) and io_uring_enter(2).
 """
 
 import contextlib

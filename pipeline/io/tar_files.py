@@ -55,7 +55,11 @@ class TarFiles:
                 check_size(self._split.folder, self._split.entry.shards[shard])
                 file = OpenTar(self._split.shard_path(shard))
                 self._files[shard] = file
-                self._note_stamp(shard, _stamp(os.fstat(file.descriptor)))
+                stamp = _stamp(os.fstat(file.descriptor))
+                if self._stamps.setdefault(shard, stamp) != stamp:
+                    self._stamps[shard] = stamp
+                    self.generation += 1
+                    self._verified[np.asarray(self._split.table["shard"]) == shard] = False
             else:
                 self._files.move_to_end(shard)
             return file
@@ -107,12 +111,6 @@ class TarFiles:
             return _stamp(self._split.shard_path(shard).stat())
         except OSError:
             return None
-
-    def _note_stamp(self, shard: int, stamp: tuple[int, ...]) -> None:
-        if self._stamps.setdefault(shard, stamp) != stamp:
-            self._stamps[shard] = stamp
-            self.generation += 1
-            self._verified[np.asarray(self._split.table["shard"]) == shard] = False
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:
