@@ -12,8 +12,7 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: Sche
     """Return the learning rate of one optimisation step.
 
     ``constant`` is the peak throughout. ``cosine`` falls from the peak to zero along half a cosine. ``onecycle`` first
-    rises along half a cosine for the share ``warmup`` (0..1) of all steps, then falls in the same way. Steps count
-    from 0.
+    rises along half a cosine for the share ``warmup`` (0..1) of all steps, then falls likewise. Steps count from 0.
     """
     if schedule == "constant":
         return peak

@@ -60,18 +60,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         handle.write(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkpoint:
-    """Read a checkpoint and check all of it; its tensors go to ``device``, by default the CPU.
-
-    Raises ``CheckpointError`` if it does not exist, is damaged, or is of another version.
-    """
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU and check it all; ``CheckpointError`` if missing, damaged or of another version."""
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} does not match its checksum")
-        document = torch.load(path, map_location=device or "cpu", weights_only=True)
+        document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
         raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

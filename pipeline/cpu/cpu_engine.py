@@ -1,6 +1,7 @@
 """The CPU engine: a decoder for the storage, then the operations of :mod:`pipeline.cpu.pixel_ops`, in threads."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cpu import pixel_ops
@@ -69,7 +70,9 @@ class CpuEngine:
             except DamagedSamples as error:
                 damaged.update({positions.start + position: reason for position, reason in error.reasons.items()})
 
-        self._threads.run(run, self._chunks(len(work)))
+        parts = min(len(work), self._sharers * self._decoder.chunks_per_thread)
+        bounds = [len(work) * part // parts for part in range(parts + 1)]
+        self._threads.run(run, [slice(start, end) for start, end in pairwise(bounds)])
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
 
@@ -85,11 +88,6 @@ class CpuEngine:
     def close(self) -> None:
         """End the threads."""
         self._threads.stop()
-
-    def _chunks(self, count: int) -> list[slice]:
-        """Divide a batch among the threads as evenly as possible."""
-        parts = min(count, self._sharers * self._decoder.chunks_per_thread)
-        return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def _fill(self, opened: Any, work: BatchWork, positions: slice, images: Pixels, masks: Pixels) -> None:
         # Mask values at output size. A class index needs as much memory as a value, so it is converted in place.

@@ -122,7 +122,7 @@ class MemberReader:
         for position, (shard, *spans) in enumerate(zip(rows["shard"].tolist(), *fields, strict=True)):
             for (role, found), span in zip(members.items(), (spans[:3], spans[3:]), strict=True):
                 data, problem = self._member(shard, *span, verified=verified[position])
-                found.append(np.frombuffer(data, dtype=np.uint8))
+                found.append(data)
                 if problem:
                     damaged.setdefault(position, self.describe(int(indices[position]), role, problem))
         if damaged:
@@ -130,19 +130,12 @@ class MemberReader:
         self.files.mark_verified(indices)
         return members["image"], members["trimap"]
 
-    def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[bytes, str | None]:
+    def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[Bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""
-        try:
-            tar = self.files.open(shard)
-            data = os.pread(tar.descriptor, length, offset)
-        except FormatError as error:
-            return b"", str(error)
-        except OSError as error:
-            return b"", f"cannot be read: {error.strerror}"
-        if len(data) != length:
-            return data, f"the tar ends after {len(data)} of {length} bytes"
-        if not length:
-            return data, "the member is empty"
-        if not verified and zlib_ng.crc32(data) != crc32:
-            return data, "the bytes do not match their checksum"
-        return data, None
+        data = np.empty(length, dtype=np.uint8)
+        problem = self.files.read(shard, offset, [data.data])
+        if problem is None and not length:
+            problem = "the member is empty"
+        if problem is None and not verified and zlib_ng.crc32(data.data) != crc32:
+            problem = "the bytes do not match their checksum"
+        return data, problem

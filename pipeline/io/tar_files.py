@@ -8,6 +8,7 @@ import contextlib
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -63,6 +64,18 @@ class TarFiles:
             else:
                 self._files.move_to_end(shard)
             return file
+
+    def read(self, shard: int, start: int, buffers: Sequence[bytearray | memoryview]) -> str | None:
+        """Fill buffers one after the other with the bytes of a tar from ``start`` on; return what is wrong."""
+        try:
+            tar = self.open(shard)
+            count = os.preadv(tar.descriptor, buffers, start)
+        except FormatError as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        total = sum(map(len, buffers))
+        return None if count == total else f"the tar ends after {count} of {total} bytes"
 
     def watch(self, rows: Rows) -> None:
         """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""

@@ -21,7 +21,7 @@ from shards.errors import PetsegError
 class ProcessEngine:
     """Requests batches from worker processes: whichever is free takes the next request.
 
-    ``prepare`` sends a request and returns at once, and ``finish`` waits for the reply. Only where requests of a dropped
+    ``prepare`` sends a request and returns at once, ``finish`` waits for the reply. Only where requests of a dropped
     stream are still pending, ``prepare`` waits for their replies first: the new requests need their memory. The workers
     open tars of their own; those of ``reader`` are watched for changes.
     """

@@ -38,19 +38,15 @@ class SlotMap:
 
     def arrays(self, slot: int) -> tuple[Bytes, ...]:
         """Return the arrays of a slot."""
-        arrays = self._slots.get(slot)
-        if arrays is None:
-            arrays = self._slots[slot] = self._map(slot)
-        return arrays
-
-    def _map(self, slot: int) -> tuple[Bytes, ...]:
+        if slot in self._slots:
+            return self._slots[slot]
         arena, start = self._arena(slot)
         arrays: list[Bytes] = []
         for shape in self._shapes:
             length = math.prod(shape)
             arrays.append(np.frombuffer(arena, dtype=np.uint8, count=length, offset=start).reshape(shape))
             start += length
-        return tuple(arrays)
+        return self._slots.setdefault(slot, tuple(arrays))
 
     def forget(self, slot: int) -> None:
         """Return a slot's memory to the system: its arrays are zeros from now on."""
