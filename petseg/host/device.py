@@ -44,7 +44,10 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{local_rank}"
-    return resolve_device(name)
+    try:
+        return resolve_device(name)
+    except UsageError as error:
+        raise UsageError(f"--device {name}: {error}") from None
 
 
 def choose_placement(device: torch.device, precision: Precision) -> Placement:

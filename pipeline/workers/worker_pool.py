@@ -142,7 +142,9 @@ class WorkerProcess:
 
     @classmethod
     def start(cls, setup: bytes, connection: int, memory: int) -> "WorkerProcess":
-        """Start a worker, without waiting for it."""
+        """Start a worker, without waiting for it; it finds this very package, and its torch uses one thread."""
+        paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             with tempfile.TemporaryFile() as stdin:  # a pipe would have to be written to until the worker reads
@@ -154,7 +156,7 @@ class WorkerProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(connection, memory),
-                    env=_environment(),
+                    env=environment,
                     start_new_session=True,  # Ctrl-C reaches the loader's process alone, which ends this one
                 )
         except OSError as error:
@@ -185,9 +187,3 @@ def _end(workers: list[WorkerProcess], connection: socket.socket) -> None:
             worker.process.wait(timeout=KILL_SECONDS)
         worker.log.close()
     connection.close()
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's, changed so that the worker finds this very package and torch uses one thread."""
-    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
