@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from petseg.api import Loader as Loader
     from petseg.api import ShardSet as ShardSet
     from petseg.api import build_shards as build_shards
-    from petseg.api import evaluate as evaluate
     from petseg.api import export as export
     from petseg.api import predict as predict
     from petseg.exporters.onnx_model import export_onnx as export_onnx
     from petseg.exporters.safetensors_weights import export_weights as export_weights
+    from petseg.inference.scoring import evaluate as evaluate
     from petseg.inference.scoring import score_run as score_run
     from petseg.inference.trained_network import Prediction as Prediction
     from petseg.inference.trained_network import Predictor as Predictor
@@ -55,10 +55,10 @@ _refuse_hidden_packages()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "api": ["Batch", "Loader", "ShardSet", "build_shards", "evaluate", "export", "predict"],
+        "api": ["Batch", "Loader", "ShardSet", "build_shards", "export", "predict"],
         "exporters.onnx_model": ["export_onnx"],
         "exporters.safetensors_weights": ["export_weights"],
-        "inference.scoring": ["score_run"],
+        "inference.scoring": ["evaluate", "score_run"],
         "inference.trained_network": ["Prediction", "Predictor", "load"],
         "nets.factory": ["build_model"],
         "nets.model_config": ["ModelConfig"],

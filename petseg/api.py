@@ -14,10 +14,9 @@ from shards.format.layout import Storage
 
 if TYPE_CHECKING:
     from petseg.host.device import Precision
-    from petseg.inference.evaluation import Evaluation
     from shards.build.build_set import BuildResult
 
-__all__ = ["Batch", "FilePredictions", "Loader", "ShardSet", "build_shards", "evaluate", "export", "predict"]
+__all__ = ["Batch", "FilePredictions", "Loader", "ShardSet", "build_shards", "export", "predict"]
 
 
 def build_shards(
@@ -76,38 +75,6 @@ def build_shards(
     )
     return build(
         Path(source), Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict
-    )
-
-
-def evaluate(
-    run: str | Path,
-    shards: str | Path,
-    *,
-    split: str = "test",
-    size: int | None = None,
-    original_resolution: bool = False,
-    flip_tta: bool = False,
-    batch_size: int = 32,
-    device: str = "auto",
-    precision: "Precision" = "auto",
-) -> "Evaluation":
-    """Score a run on every sample of a split, as ``petseg-eval``; see :func:`petseg.inference.scoring.score_run`.
-
-    Raises:
-        PetsegError: no such run, set or split, or an option that does not fit.
-    """
-    from petseg.inference.scoring import score_run
-
-    return score_run(
-        run,
-        shards,
-        split=split,
-        size=size,
-        original_resolution=original_resolution,
-        flip_tta=flip_tta,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
     )
 
 

@@ -1,7 +1,5 @@
 """A loader's arguments: errors in one clear line each, and what their defaults stand for."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -32,7 +30,7 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     raise UsageError(f"augment {augment!r} is unknown; use None, 'train', 'strong' or an Augmentation")
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
+def resolve_device(device: "str | torch.device") -> "torch.device":
     """Return the device that a name stands for; "auto" is the current CUDA device, or the CPU where there is none."""
     import torch
 
@@ -47,7 +45,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UsageError(f"device {str(device)!r} is not available: PyTorch finds no CUDA; use cpu or auto")
+        raise UsageError(f"device {str(device)!r} is not available: PyTorch finds no CUDA device; use cpu or auto")
     number = torch.cuda.current_device() if chosen.index is None else chosen.index
     count = torch.cuda.device_count()
     if number >= count:
@@ -60,20 +58,13 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
     if (rank is None) != (world_size is None):
         raise UsageError("give both rank and world_size, or neither")
     if rank is None or world_size is None:
-        return _distributed_ranks()
+        dist = sys.modules.get("torch.distributed")  # not imported: not initialised
+        if dist is not None and dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1
     if world_size < 1 or not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} of world_size {world_size}: world_size must be at least 1, rank 0..world_size-1")
     return rank, world_size
-
-
-def _distributed_ranks() -> tuple[int, int]:
-    if "torch.distributed" not in sys.modules:  # not imported, so not initialised
-        return 0, 1
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:

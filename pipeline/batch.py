@@ -1,7 +1,5 @@
 """What a loader yields."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +23,10 @@ class Batch:
         number: which global batch of the epoch, counted from 0.
     """
 
-    image: torch.Tensor
-    mask: torch.Tensor
-    index: torch.Tensor
-    valid: torch.Tensor
+    image: "torch.Tensor"
+    mask: "torch.Tensor"
+    index: "torch.Tensor"
+    valid: "torch.Tensor"
     epoch: int
     number: int
 

@@ -1,15 +1,8 @@
 """Which engine a loader uses, and why. Whatever depends on device, storage and platform is chosen here alone.
 
-==========  ====================  ===============================================================
-engine      GPU                   CPU
-==========  ====================  ===============================================================
-``dali``    DALI's graph          the same graph, on DALI's CPU backend
-``torch``   --                    :mod:`pipeline.cpu` in threads, or in worker processes
-``auto``    ``dali``              ``torch``
-==========  ====================  ===============================================================
+``dali`` runs DALI's graph on a GPU, or on a CPU with DALI's CPU backend; ``torch`` runs :mod:`pipeline.cpu` on a CPU,
+in threads or in worker processes; ``auto`` is ``dali`` on a GPU and ``torch`` on a CPU.
 """
-
-from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Literal, get_args
@@ -33,11 +26,7 @@ WHY_TORCH = {
 
 
 def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str, str]:
-    """Return the engine's name, ``dali`` or ``torch``, and the reason in a few words.
-
-    Raises:
-        UsageError: the name is unknown, or the engine is not available.
-    """
+    """Return the engine's name, ``dali`` or ``torch``, and the reason; ``UsageError`` if unknown or not available."""
     if name not in get_args(EngineName):
         raise UsageError(f"engine {name!r} is unknown; use auto, dali or torch")
     if device_type != "cpu" and name == "torch":
@@ -68,7 +57,7 @@ def dali_problem() -> str | None:
 
 
 def make_engine(
-    name: str, options: EngineOptions, reader: MemberReader, *, device: torch.device, processes: int, timeout: float
+    name: str, options: EngineOptions, reader: MemberReader, *, device: "torch.device", processes: int, timeout: float
 ) -> Engine:
     """Return the engine ``name`` (``dali`` or ``torch``).
 

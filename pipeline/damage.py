@@ -1,7 +1,5 @@
 """Damaged samples, and the policy for them while a loader runs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +28,6 @@ class DamagePolicy:
     """Counts damaged samples and decides when to stop.
 
     Batches are prepared in advance, by several threads; what they find counts when its batch is delivered, in order.
-
     """
 
     on_error: OnError  # stop: the first one raises; replace: another sample takes its place, marked invalid
@@ -60,8 +57,7 @@ class DamagePolicy:
     def admit(self, found: Mapping[int, str]) -> None:
         """Count the damaged samples (reasons by sample index) of a batch that is about to be delivered.
 
-        Raises:
-            SampleError: the policy is to stop, or the budget is exceeded.
+        Raises ``SampleError`` if the policy is to stop or the budget is exceeded.
         """
         if not found:
             return

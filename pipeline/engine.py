@@ -1,7 +1,5 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,7 +58,7 @@ class BatchWork:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def part(self, positions: slice) -> BatchWork:
+    def part(self, positions: slice) -> "BatchWork":
         """Return the work of some of the samples."""
         values = {name: value[positions] for name, value in vars(self.parameters).items()}
         parameters = replace(self.parameters, **values)
@@ -95,7 +93,7 @@ class Engine(Protocol):
     def start(self, prepared: Any) -> Any:
         """Start the device's part without waiting; the result is passed to ``finish``."""
 
-    def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(self, started: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the image, uint8 (B, 3, S, S), and the mask, as :class:`pipeline.Batch` describes them."""
 
     def close(self) -> None:

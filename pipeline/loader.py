@@ -7,8 +7,6 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
         train(batch.image, batch.mask)
 """
 
-from __future__ import annotations
-
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -23,9 +21,9 @@ from pipeline.engine import IN_FLIGHT, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
-from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
+from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import check_state, make_state
+from pipeline.state import VERSION, check_state
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
 
@@ -77,7 +75,7 @@ class Loader:
         split: str = "train",
         batch_size: int,
         size: int = 128,
-        device: str | torch.device = "auto",
+        device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
         augment: Literal["train", "strong"] | Augmentation | None = None,
@@ -193,7 +191,7 @@ class Loader:
         epoch, batch = self.epoch, self._delivered
         if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
             epoch, batch = epoch + 1, 0
-        return make_state(epoch=epoch, batch=batch, bound=self._bound)
+        return {"version": VERSION, "epoch": epoch, "batch": batch, **self._bound}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state: the next iteration starts with the batch after the last one delivered.
@@ -237,7 +235,7 @@ class Loader:
         self._engine.close()
         self._reader.files.close()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -248,6 +246,8 @@ class Loader:
 
     def _take(self, iteration: object) -> Batch | None:
         """Return the next batch of an iteration, None at its end."""
+        import torch
+
         if iteration is not self._iteration:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
         self._check_process()
@@ -262,7 +262,15 @@ class Loader:
             self._drop_stream()
             raise
         self._delivered = samples.number + 1
-        return self._make_batch(samples, image, mask)
+        valid = torch.from_numpy(samples.valid)
+        return Batch(
+            image=image if len(valid) else image.to(self.device),  # batches of no samples are made on the CPU
+            mask=mask if len(valid) else mask.to(self.device),
+            index=torch.from_numpy(samples.indices),
+            valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
+            epoch=self.epoch,
+            number=samples.number,
+        )
 
     def _go_to(self, epoch: int, batch: int) -> None:
         """End the current iteration; the next one starts with this batch. What was prefetched is kept if it fits."""
@@ -285,16 +293,3 @@ class Loader:
                 "this process was forked after its loader was created, and a fork has none of the loader's threads; "
                 "create the loader in the process that uses it"
             )
-
-    def _make_batch(self, samples: BatchIndices, image: torch.Tensor, mask: torch.Tensor) -> Batch:
-        import torch
-
-        valid = torch.from_numpy(samples.valid)
-        return Batch(
-            image=image if len(valid) else image.to(self.device),  # batches of no samples are made on the CPU
-            mask=mask if len(valid) else mask.to(self.device),
-            index=torch.from_numpy(samples.indices),
-            valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
-            epoch=self.epoch,
-            number=samples.number,
-        )

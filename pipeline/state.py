@@ -1,7 +1,5 @@
 """The state of a loader: where it stands, and what that is valid for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -22,17 +20,8 @@ BOUND = {
 }
 
 
-def make_state(*, epoch: int, batch: int, bound: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a loader's state as plain JSON values: the next batch to deliver, and what it is valid for."""
-    return {"version": VERSION, "epoch": epoch, "batch": batch, **{name: bound[name] for name in BOUND}}
-
-
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (epoch, batch) of a saved state.
-
-    Raises:
-        UsageError: it is not a loader's state, or belongs to another set, seed, batch size, ...: says what differs.
-    """
+    """Return (epoch, batch) of a saved state; ``UsageError`` names what is wrong with it or does not fit the loader."""
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         version = state.get("version") if isinstance(state, Mapping) else None
         raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")

@@ -41,12 +41,13 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **op
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import score_run, summary, write_table
+    from petseg.inference.scoring import evaluate as evaluate_run
+    from petseg.inference.scoring import summary, write_table
     from petseg.report.console_reporter import progress_count
 
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
-        evaluation = score_run(run, shards, world=world, after_batch=advance, **options)
+        evaluation = evaluate_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
     if table is not None:

@@ -1,7 +1,5 @@
 """``petseg-train``: parses the options, calls :func:`petseg.train`, prints the result."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

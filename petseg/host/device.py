@@ -1,10 +1,6 @@
 """Device, precision and CPU threads: the one place that distinguishes CPU from GPU."""
 
-from __future__ import annotations
-
 import contextlib
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from pipeline.arguments import resolve_device, usable_cores
 from shards.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -41,33 +38,22 @@ class Placement:
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``UsageError`` if there is no such device.
 
     With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``.
-
-    Raises:
-        UsageError: there is no such device.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu(:\d+)?|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
-    device = torch.device(name)
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no CUDA device here; use --device cpu or auto")
-    index = device.index if device.index is not None else local_rank
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"--device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return torch.device("cuda", index)
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    try:
+        return resolve_device(name)
+    except UsageError as error:
+        raise UsageError(f"--device {name}: {error}") from None
 
 
 def choose_placement(device: torch.device, precision: Precision) -> Placement:
     """Resolve the precision: ``auto`` is fp32 on the CPU, and on a GPU bf16 where supported, else fp16.
 
-    Raises:
-        UsageError: the device cannot compute in this precision.
+    Raises ``UsageError`` if the device cannot compute in this precision.
     """
     if device.type == "cpu":
         if precision == "fp16":
@@ -82,18 +68,16 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
 
 
 @contextlib.contextmanager
-def cpu_threads(threads: int | None, *, local_processes: int = 1) -> Iterator[int]:
-    """Set torch's CPU threads: ``threads``, or all cores divided among the processes of this machine.
+def cpu_threads(threads: int | None) -> Iterator[int]:
+    """Set torch's CPU threads: ``threads``, or this process's share of the machine's cores; yield their number.
 
     No core is reserved for the loader: one core decodes hundreds of images per second, of which a network on the CPU
     consumes a few dozen. Subnormal numbers are flushed to zero, because they slow the CPU down and change nothing.
     Both settings are per process and are restored after the block.
-
-    Yields:
-        The number of threads set.
     """
-    count = threads or max(1, len(os.sched_getaffinity(0)) // local_processes)
-    previous, flushed = torch.get_num_threads(), _subnormals_are_flushed()
+    count = threads or usable_cores()
+    previous = torch.get_num_threads()
+    flushed = float(np.float64(2.0**-1022) * np.float64(0.5)) == 0.0  # whether subnormals are flushed now
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)
     try:
@@ -101,7 +85,3 @@ def cpu_threads(threads: int | None, *, local_processes: int = 1) -> Iterator[in
     finally:
         torch.set_num_threads(previous)
         torch.set_flush_denormal(flushed)
-
-
-def _subnormals_are_flushed() -> bool:
-    return float(np.float64(2.0**-1022) * np.float64(0.5)) == 0.0

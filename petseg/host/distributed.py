@@ -1,7 +1,5 @@
 """The ranks that train together under ``torchrun``: gloo on CPUs, NCCL on GPUs. Without torchrun there is one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM as a request to stop between two steps, and the errors that end a run early."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
@@ -30,9 +28,8 @@ class DivergedError(PetsegError):
 class StopRequest:
     """True once the user has asked to stop; ``signal`` is the number of the signal, or None.
 
-    Args:
-        ignore_repeats: never interrupt at once. Under torchrun one Ctrl-C arrives twice, from the terminal and from
-            torchrun, which kills only after half a minute.
+    ``ignore_repeats``: never interrupt at once. Under torchrun one Ctrl-C arrives twice, from the terminal and from
+    torchrun, which kills only after half a minute.
     """
 
     def __init__(self, *, ignore_repeats: bool = False) -> None:

@@ -5,11 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "evaluation": ["Evaluation", "evaluate"],
+        "evaluation": ["Evaluation"],
         "file_jobs": ["FileJob", "plan_jobs", "predict_files"],
         "image_files": ["find_images", "to_rgb"],
         "metrics": ["Scores", "confusion", "predicted_class", "score"],
-        "scoring": ["score_run"],
+        "scoring": ["evaluate", "score_run"],
         "trained_network": ["Prediction", "Predictor", "load"],
     },
 )

@@ -13,6 +13,7 @@ from petseg.inference.metrics import Matrix, Scores, confusion, predicted_class,
 from petseg.inference.probabilities import class_probabilities, compute_logits
 from pipeline import Batch, Loader
 
+# The sum of the loss over a batch's valid samples, from its logits.
 LossSum = Callable[[torch.Tensor, Batch], torch.Tensor]
 # Counts the pixels of a batch: (batch, probabilities float32 (B, 3, S, S)) -> int64 (B, 3, 3).
 Counter = Callable[[Batch, torch.Tensor], torch.Tensor]
@@ -53,28 +54,20 @@ def count_at_network_size(batch: Batch, probabilities: torch.Tensor) -> torch.Te
 
 
 def evaluate(
-    model: nn.Module,
-    loader: Loader,
+    model: nn.Module,  # in evaluation mode, on the loader's device
+    loader: Loader,  # one epoch of it is read; masks are class indices
     *,
     placement: Placement,
     world: World | None = None,
     loss_sum: LossSum | None = None,
-    flip_tta: bool = False,
+    flip_tta: bool = False,  # in the scores, not in the loss
     count: Counter = count_at_network_size,
     after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score a network; every rank must call this, and every rank gets the complete result.
+    """Score a network; every rank of ``world`` must call this, and every rank gets the complete result.
 
-    Args:
-        model: in evaluation mode, on the loader's device.
-        loader: one epoch of it is read; masks are class indices.
-        placement: decides the precision.
-        world: the ranks that share the work.
-        loss_sum: returns the sum of the loss over a batch's valid samples, from its logits.
-        flip_tta: average with the predictions of the horizontally flipped images (not in the loss).
-        count: compares predictions with the truth.
-        after_batch: called after each batch with its number of images, all ranks' included; may raise to stop, if it
-            does so on all ranks.
+    ``after_batch`` is called after each batch with its number of images, all ranks' included; it may raise to stop, if
+    it does so on all ranks.
     """
     world = world or World()
     indices: list[torch.Tensor] = []

@@ -32,9 +32,8 @@ def plan_jobs(
 ) -> list[FileJob]:
     """Choose every output's name before anything is computed.
 
-    Raises:
-        UsageError: two images would become the same file, an output would overwrite one of the images, or a file
-            exists already and ``overwrite`` is False.
+    Raises ``UsageError`` if two images would become the same file, an output would overwrite one of the images, or a
+    file exists already and ``overwrite`` is False.
     """
     suffixes = [_MASK, *([_OVERLAY] if overlays else []), *([_PROBABILITIES] if probabilities else [])]
     jobs = [FileJob(image=p, outputs=tuple(out / f"{p.stem}{suffix}" for suffix in suffixes)) for p in images]
@@ -63,10 +62,7 @@ def predict_files(
     on_error: Callable[[PetsegError], None],
     on_done: Callable[[FileJob], None] = lambda job: None,
 ) -> int:
-    """Predict and write every job; return how many failed.
-
-    An image that cannot be read is passed to ``on_error`` and the rest is predicted.
-    """
+    """Predict and write every job; an image that cannot be read goes to ``on_error``. Return how many failed."""
     failures = pixels = 0
     batch: list[tuple[FileJob, Image.Image]] = []
     for number, job in enumerate(jobs, start=1):

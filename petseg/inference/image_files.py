@@ -19,9 +19,7 @@ def find_images(arguments: Sequence[str]) -> tuple[list[Path], int]:
     """Resolve files, folders (not their subfolders) and globs (also ``**``) to images and the number of other files.
 
     A named file is taken whatever its name; of a folder or glob, files with an image's suffix. Each file is taken once.
-
-    Raises:
-        UsageError: an argument names nothing.
+    An argument that names nothing raises ``UsageError``.
     """
     suffixes = Image.registered_extensions()
     images: dict[Path, Path] = {}
@@ -50,10 +48,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     """Return an image in 8-bit RGB, with its EXIF orientation applied.
 
     16-bit grey is scaled to 8 bits, and so are floating-point values (of 0..1, else taken for 0..255). Transparent
-    pixels are blended with white; of an animation the first frame is taken.
-
-    Raises:
-        SampleError: the file is not an image, is damaged, or has more than :data:`MAX_PIXELS` pixels.
+    pixels are blended with white; of an animation the first frame is taken. Raises ``SampleError`` for a file that is
+    not an image, is damaged, or has more than :data:`MAX_PIXELS` pixels.
     """
     if isinstance(image, Image.Image):
         return _upright_rgb(image)

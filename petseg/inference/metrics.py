@@ -54,13 +54,10 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predicted_class(scores: torch.Tensor) -> torch.Tensor:
-    """Return the argmax over the classes, the first of equals: int64 (B, H, W).
+    """Return the argmax of logits or probabilities (B, C, H, W), the first of equals: int64 (B, H, W).
 
     The same as ``scores.argmax(dim=1)`` if no score is NaN. On a CPU torch's argmax takes ten times as long as the
     comparisons here, unless the classes are the fastest axis in memory: a tenth of a training step.
-
-    Args:
-        scores: logits or probabilities, floating, (B, C, H, W).
     """
     if scores.device.type != "cpu":
         return scores.argmax(dim=1)
@@ -73,16 +70,10 @@ def predicted_class(scores: torch.Tensor) -> torch.Tensor:
 
 
 def confusion(truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Count, for each image, how often each true class was predicted as each class.
+    """Count pixels by image, true class and predicted class: int64 (B, 3, 3), on the device of the input.
 
-    Compares and sums class by class, without waiting for the device: ``bincount`` would synchronise a GPU.
-
-    Args:
-        truth: class indices 0..2, integers, shape (B, H, W).
-        prediction: the same.
-
-    Returns:
-        int64, shape (B, 3, 3): [b, true class, predicted class], in pixels, on the device of the input.
+    ``truth`` and ``prediction`` are class indices 0..2, integers, (B, H, W). Compares and sums class by class, without
+    waiting for the device: ``bincount`` would synchronise a GPU.
     """
     pair = truth.to(torch.uint8) * CLASS_COUNT + prediction.to(torch.uint8)
     counts = [(pair == number).sum(dim=(1, 2)) for number in range(CLASS_COUNT * CLASS_COUNT)]

@@ -23,13 +23,9 @@ def compute_logits(model: nn.Module, image: torch.Tensor, *, placement: Placemen
 def class_probabilities(
     model: nn.Module, image: torch.Tensor, *, placement: Placement, flip_tta: bool = False
 ) -> torch.Tensor:
-    """Return float32 (B, 3, H, W), summing to 1 over the classes.
+    """Return float32 (B, 3, H, W), summing to 1 over the classes, of uint8 or float images (B, 3, H, W) in 0..255.
 
-    Args:
-        model: in evaluation mode.
-        image: uint8 or float (B, 3, H, W) in 0..255, on the model's device.
-        placement: decides the precision.
-        flip_tta: average with the prediction of the horizontally flipped image; takes twice the time.
+    The model is in evaluation mode; ``flip_tta`` averages with the horizontally flipped images, in twice the time.
     """
     probabilities = compute_logits(model, image, placement=placement).softmax(dim=1)
     if flip_tta:

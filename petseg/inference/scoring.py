@@ -11,7 +11,8 @@ import torch
 
 from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
-from petseg.inference.evaluation import Counter, Evaluation, count_at_network_size, evaluate
+from petseg.inference.evaluation import Counter, Evaluation, count_at_network_size
+from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.metrics import confusion, predicted_class, score
 from petseg.inference.probabilities import resize_probabilities
 from petseg.inference.stored_samples import read_mask
@@ -22,7 +23,7 @@ from shards.format.layout import CLASSES
 from shards.store.atomic import write_atomically
 
 
-def score_run(
+def evaluate(
     run: str | Path,
     shards: str | Path,
     *,
@@ -36,7 +37,7 @@ def score_run(
     world: World | None = None,
     after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score a run on every sample of a split.
+    """Score a run on every sample of a split, as ``petseg-eval``.
 
     Args:
         run: a run's folder, or a checkpoint.
@@ -75,7 +76,7 @@ def score_run(
             world_size=world.size,
         ) as loader,
     ):
-        return evaluate(
+        return evaluate_network(
             predictor.model,
             loader,
             placement=predictor.placement,
@@ -84,6 +85,9 @@ def score_run(
             count=_original_resolution_counter(reader) if original_resolution else count_at_network_size,
             after_batch=after_batch,
         )
+
+
+score_run = evaluate  # its name in version 1
 
 
 def _original_resolution_counter(split: SplitReader) -> Counter:

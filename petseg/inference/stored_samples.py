@@ -1,6 +1,6 @@
-"""Reading single samples of a shard set as arrays, for drawings and for scores at the original resolution.
+"""Reads single samples of a shard set as arrays, for drawings and for scores at the original resolution.
 
-Independent of the training pipeline, which is faster.
+Independent of the training pipeline, which is faster. A sample that cannot be decoded raises ``SampleError``.
 """
 
 import io
@@ -13,20 +13,12 @@ from shards import SampleError, SplitReader
 
 
 def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
-    """Return a sample's image as stored: uint8 (H, W, 3), RGB.
-
-    Raises:
-        SampleError: it cannot be decoded.
-    """
+    """Return a sample's image as stored: uint8 (H, W, 3), RGB."""
     return _decode(split, index, "image", "RGB")
 
 
 def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
-    """Return a sample's mask as class indices 0..2: uint8 (H, W).
-
-    Raises:
-        SampleError: it cannot be decoded.
-    """
+    """Return a sample's mask as class indices 0..2: uint8 (H, W)."""
     return _decode(split, index, "trimap", "L") - np.uint8(1)
 
 

@@ -30,17 +30,15 @@ class EncoderUNet(nn.Module):
         self.decoder = UNetDecoder(channels, _DECODER_WIDTHS, config)
         self.head = nn.Conv2d(_DECODER_WIDTHS[0], CLASS_COUNT, kernel_size=1)
 
-    def _features(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
+        pixels = self.normalise(image)
         features = [self.full(pixels), self.stem(pixels)]
         x = self.pool(features[-1])
         for level in self.levels:
             x = level(x)
             features.append(x)
-        return features
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
-        logits: torch.Tensor = self.head(self.decoder(self._features(self.normalise(image))))
+        logits: torch.Tensor = self.head(self.decoder(features))
         return logits
 
 

@@ -1,7 +1,5 @@
 """The exponential moving average (EMA) of a network's weights, used for validation, checkpoints and prediction."""
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -13,10 +11,8 @@ class WeightAverage:
 
     The factor of step t is ``min(decay, (1 + t) / (10 + t))``, as in TensorFlow's ExponentialMovingAverage, so that the
     random initialisation is soon forgotten. The running statistics of batch normalisation are averaged with the same
-    factor, because they belong to the weights they were measured with; integer counters are copied.
-
-    Attributes:
-        model: the averaged network, in evaluation mode, without gradients.
+    factor, because they belong to the weights they were measured with; integer counters are copied. ``model`` is the
+    averaged network, in evaluation mode, without gradients.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:

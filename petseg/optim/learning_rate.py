@@ -1,7 +1,5 @@
 """The learning rate as a pure function of the step, so that there is no scheduler state to save."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 
@@ -14,14 +12,7 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: Sche
     """Return the learning rate of one optimisation step.
 
     ``constant`` is the peak throughout. ``cosine`` falls from the peak to zero along half a cosine. ``onecycle`` first
-    rises along half a cosine for the share ``warmup`` of all steps, then falls in the same way.
-
-    Args:
-        step: 0 for the first step.
-        total_steps: steps in the whole run.
-        peak: the highest learning rate.
-        schedule: one of the three.
-        warmup: share of the steps, 0..1; for ``onecycle`` only.
+    rises along half a cosine for the share ``warmup`` (0..1) of all steps, then falls likewise. Steps count from 0.
     """
     if schedule == "constant":
         return peak

@@ -5,8 +5,6 @@ Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; u
 ``torch.optim.Muon`` takes matrices only; here a kernel (out, in, k, k) counts as a matrix (out, in * k * k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,20 +21,16 @@ _EPSILON = 1e-8
 class Muon(torch.optim.Optimizer):
     """Muon for parameters of two and more dimensions, Adam for the others; both with decoupled weight decay.
 
-    Args:
-        params: parameters or groups; a group may set its own ``lr`` and ``weight_decay``.
-        lr: learning rate, as for AdamW.
-        weight_decay: share of ``lr`` by which a parameter shrinks in each step.
-        momentum: Nesterov momentum of the kernels' gradients.
+    A parameter group may set its own ``lr`` and ``weight_decay``.
     """
 
     def __init__(
         self,
         params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
         *,
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
+        lr: float,  # as for AdamW
+        weight_decay: float = 0.0,  # share of ``lr`` by which a parameter shrinks in each step
+        momentum: float = 0.95,  # Nesterov momentum of the kernels' gradients
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 

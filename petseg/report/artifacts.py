@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from petseg.host.device import Placement
-from petseg.inference.scoring import score_run
+from petseg.inference.scoring import evaluate
 from petseg.inference.trained_network import load
 from petseg.runs.run_folder import CURVES, GALLERY, METRICS, REPORT
 from shards import ShardSet
@@ -29,7 +29,7 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
     title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(samples, title=title))
-    evaluation = score_run(run, data.path, split=split.name, device=device, precision=precision)
+    evaluation = evaluate(run, data.path, split=split.name, device=device, precision=precision)
     page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)
     write_atomically(run / REPORT, page)
 

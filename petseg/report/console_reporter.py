@@ -43,10 +43,9 @@ class Reporter:
 
 
 class ConsoleReporter(Reporter):
-    """Shows a live progress line on stderr if that is a terminal, and prints one line per epoch on stdout."""
+    """Shows a live progress line on stderr if that is a terminal, and prints one line per epoch unless ``quiet``."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Print nothing on stdout if ``quiet``, for --json."""
         self._quiet = quiet
         self._refreshed = 0.0
         self._progress = _make_progress("{task.fields[facts]}", disable=not sys.stderr.isatty())

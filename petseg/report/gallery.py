@@ -21,21 +21,13 @@ _TITLES = ("image", "truth", "prediction", *(f"probability: {name}" for name in 
 
 @dataclass(frozen=True)
 class PredictedSample:
-    """A sample and its prediction.
-
-    Attributes:
-        key: of the sample.
-        image: uint8 (H, W, 3).
-        truth: class indices 0..2, uint8 (H, W).
-        prediction: at the same size.
-        mean_iou: of this image alone, at its original resolution.
-    """
+    """A sample and its prediction."""
 
     key: str
-    image: Pixels
-    truth: Pixels
-    prediction: Prediction
-    mean_iou: float
+    image: Pixels  # uint8 (H, W, 3)
+    truth: Pixels  # class indices 0..2, uint8 (H, W)
+    prediction: Prediction  # at the same size
+    mean_iou: float  # of this image alone, at its original resolution
 
     @property
     def predicted(self) -> Pixels:

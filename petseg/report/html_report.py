@@ -1,7 +1,6 @@
 """``report.html``: one self-contained page about a run; no script, no other file, no network."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -24,15 +23,9 @@ from shards.format.layout import CLASSES
 def render_report(
     run: Path, *, history: History, predictor: Predictor, split: SplitReader, evaluation: Evaluation, seconds: float
 ) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, about the best weights (``predictor``) and their evaluation at the network's size.
 
-    Args:
-        run: the run's folder.
-        history: metrics.jsonl.
-        predictor: the best weights.
-        split: the validation split, or the training split where the set has none.
-        evaluation: of the best weights on the split, at the network's size.
-        seconds: wall time of the whole run.
+    ``split`` is ``val``, or ``train`` where the set has none; ``seconds`` is the wall time of the whole run.
     """
     config = read_config(run)
     matrix = evaluation.matrix
@@ -71,7 +64,6 @@ def render_report(
     )
 
 
-@cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("petseg", "report"),

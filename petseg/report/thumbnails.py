@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -17,10 +18,10 @@ MISSED, INVENTED, BORDER_ONLY = (213, 94, 0), (0, 114, 178), (190, 190, 190)
 def panels(sample: PredictedSample) -> list[tuple[str, str]]:
     """Return (caption, data URL) of a sample's four panels."""
     return [
-        ("image", _jpeg(sample.image)),
-        ("truth", _png(colour_map(sample.truth))),
-        ("prediction", _png(colour_map(sample.predicted))),
-        ("differences", _png(differences(sample.truth, sample.predicted))),
+        ("image", _data_url(sample.image, kind="jpeg")),
+        ("truth", _data_url(colour_map(sample.truth), kind="png")),
+        ("prediction", _data_url(colour_map(sample.predicted), kind="png")),
+        ("differences", _data_url(differences(sample.truth, sample.predicted), kind="png")),
     ]
 
 
@@ -37,19 +38,12 @@ def differences(truth: Pixels, predicted: Pixels) -> Pixels:
     return colours
 
 
-def _jpeg(pixels: Pixels) -> str:
+def _data_url(pixels: Pixels, *, kind: Literal["jpeg", "png"]) -> str:
+    """Return a thumbnail: JPEG for a photograph, PNG for a map of a few colours."""
     small = Image.fromarray(pixels)
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _data_url(small, "JPEG", quality=85)
-
-
-def _png(pixels: Pixels) -> str:
-    small = Image.fromarray(pixels)
-    small.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-    return _data_url(small.quantize(8, dither=Image.Dither.NONE), "PNG")
-
-
-def _data_url(image: Image.Image, kind: str, **options: int) -> str:
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS if kind == "jpeg" else Image.Resampling.NEAREST)
+    if kind == "png":
+        small = small.quantize(8, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small.save(buffer, format=kind, quality=85)  # PNG ignores the quality
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -4,8 +4,6 @@ The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s
 Tensors stand under their names in :class:`Checkpoint`, everything else in one JSON text.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
@@ -51,11 +49,7 @@ _PLAIN = ("config", "position", "history", "loader")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to a temporary file, flush it, and rename it into place.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; the previous file stays.
-    """
+    """Write a temporary file, flush it, and rename it into place; after an ``OSError`` the previous file stays."""
     document: State = {name: getattr(checkpoint, name) for name in _TENSORS}
     plain = {name: getattr(checkpoint, name) for name in _PLAIN}
     document |= {"format": FORMAT, "version": VERSION, "plain": json.dumps(plain, allow_nan=False)}
@@ -66,19 +60,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         handle.write(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, *, device: torch.device | None = None) -> Checkpoint:
-    """Read a checkpoint and check all of it; its tensors go to ``device``, by default the CPU.
-
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this version.
-    """
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU and check it all; ``CheckpointError`` if missing, damaged or of another version."""
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} does not match its checksum")
-        document = torch.load(path, map_location=device or "cpu", weights_only=True)
+        document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
         raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -1,7 +1,5 @@
 """Commands as text: for config.json, so that a run can be repeated, and for messages that say how to continue."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run's metrics as TensorBoard events, in its folder's ``events/``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

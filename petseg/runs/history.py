@@ -1,7 +1,5 @@
 """A run's metrics by epoch, as in metrics.jsonl, and whether its validation or its training scores count."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 

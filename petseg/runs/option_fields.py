@@ -1,7 +1,5 @@
 """The fields of the option structs as command-line options: their names, types, limits and descriptions."""
 
-from __future__ import annotations
-
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,14 +26,13 @@ def field_types(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, msgspec.Me
 
 def check_fields(options: msgspec.Struct) -> None:
     """Raise ``UsageError`` for the first value of a wrong type or out of its limits, naming the option."""
-    kinds = field_types(type(options))
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name)
         try:
             msgspec.convert(value, hint)
         except msgspec.ValidationError:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            raise UsageError(f"{option_name(name)} {text}: {_expected(*kinds[name])}") from None
+            raise UsageError(f"{option_name(name)} {text}: {_expected(*field_types(type(options))[name])}") from None
 
 
 def _expected(kind: Any, limits: msgspec.Meta) -> str:

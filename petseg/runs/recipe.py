@@ -3,8 +3,6 @@
 A field's description and limits are also those of its ``petseg-train`` option.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -118,8 +116,7 @@ def recipe_from(document: dict[str, Any]) -> Recipe:
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
     """Return both with the given fields changed; ``model`` is the network's name, ``sum`` another word for join=add.
 
-    Raises:
-        UsageError: there is no such field.
+    A name that is no field raises ``UsageError``.
     """
     options = dict(options)
     model = recipe.model

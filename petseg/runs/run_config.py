@@ -1,7 +1,6 @@
 """What a run is started with, and config.json, which records it together with the versions and the machine."""
 
-from __future__ import annotations
-
+import json
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from petseg.host.distributed import World
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_folder import CONFIG, RunFolder, read_config
 from shards import ShardSet
+from shards.store.atomic import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
         before = read_config(folder.path)
         document |= {name: before[name] for name in ("command", "started") if name in before}
         document["resumed"] = [*before.get("resumed", []), {"at": now, "command": command}]
-    folder.write_config(document)
+    write_atomically(folder / CONFIG, json.dumps(document, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

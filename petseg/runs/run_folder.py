@@ -8,8 +8,6 @@ curves.png, gallery.png, report.html
 events/          TensorBoard events, with --tensorboard
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -51,21 +49,13 @@ class RunFolder:
         """Release the lock."""
         os.close(self._lock)
 
-    def write_config(self, document: dict[str, Any]) -> None:
-        """Write config.json."""
-        write_atomically(self / CONFIG, json.dumps(document, indent=2) + "\n")
-
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Rewrite metrics.jsonl, so that it always agrees with the checkpoint."""
         write_atomically(self / METRICS, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history))
 
 
 def create_run(path: Path | None, *, model: str) -> RunFolder:
-    """Create the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``.
-
-    Raises:
-        UsageError: the folder is not empty.
-    """
+    """Create the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``; ``UsageError`` if not empty."""
     if path is None:
         return RunFolder(_next_free(Path("runs"), model))
     if (path / CONFIG).exists() or (path / LAST).exists():
@@ -81,22 +71,14 @@ def create_run(path: Path | None, *, model: str) -> RunFolder:
 
 
 def reopen_run(path: Path) -> RunFolder:
-    """Open the folder of an existing run.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Open the folder of an existing run; ``UsageError`` if there is none."""
     if not (path / CONFIG).is_file():
         raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without --resume")
     return RunFolder(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a run's config.json.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
+    """Read a run's config.json; ``CheckpointError`` if it is missing or damaged."""
     try:
         document = json.loads((path / CONFIG).read_bytes())
     except FileNotFoundError:

@@ -1,7 +1,5 @@
 """Ends a run that has diverged: a loss or gradient that is non-finite or far too large, and in which step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

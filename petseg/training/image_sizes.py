@@ -3,8 +3,6 @@
 Howard's fast.ai entries to DAWNBench (2018); Tan and Le, EfficientNetV2 (2021).
 """
 
-from __future__ import annotations
-
 from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.recipe import Recipe
 

@@ -1,7 +1,5 @@
 """The loaders of a run's training and validation images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from petseg.runs.run_config import RunConfig

@@ -1,7 +1,5 @@
 """The loop over epochs: train, validate, write checkpoints and metrics."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -84,9 +82,7 @@ class TrainingLoop:
     def run(self) -> None:
         """Train until the last epoch, or until early stopping.
 
-        Raises:
-            InterruptedRunError: the user asked to stop; a checkpoint was written.
-            DivergedError: the loss or the gradient became non-finite or far too large.
+        Raises ``InterruptedRunError`` if the user asked to stop, with a checkpoint written, and ``DivergedError``.
         """
         try:
             while not self.progress.finished:

@@ -4,8 +4,6 @@ Every term is a sum over images divided by the number of valid images in the *gl
 of the micro-batches of gradient accumulation, add up to what one process computes for the whole batch.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 
@@ -14,29 +12,16 @@ _SMOOTH = 1.0
 
 
 def segmentation_loss(
-    logits: torch.Tensor,
-    truth: torch.Tensor,
-    valid: torch.Tensor,
+    logits: torch.Tensor,  # (B, 3, H, W), any float type; computed in fp32, because the sums of Dice overflow fp16
+    truth: torch.Tensor,  # class indices 0..2, integers, (B, H, W)
+    valid: torch.Tensor,  # bool (B,); False marks padding, which counts nowhere
     *,
-    global_valid: int,
-    dice_weight: float = 1.0,
-    class_weights: torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
+    global_valid: int,  # valid images in the global batch (all ranks, all micro-batches), at least 1
+    dice_weight: float = 1.0,  # the cross-entropy's is 1
+    class_weights: torch.Tensor | None = None,  # float (3,), mean 1, of the cross-entropy
+    label_smoothing: float = 0.0,  # share of each pixel's target that is spread over all classes
 ) -> torch.Tensor:
-    """Return a batch's share of the global batch's mean loss; the shares of all its parts add up to the mean.
-
-    Args:
-        logits: (B, 3, H, W), any float type; computed in fp32, because the sums of Dice overflow fp16.
-        truth: class indices 0..2, integers, (B, H, W).
-        valid: bool (B,); False marks padding, which counts nowhere.
-        global_valid: number of valid images in the global batch (all ranks, all micro-batches), at least 1.
-        dice_weight: weight of the Dice term; the cross-entropy's is 1.
-        class_weights: float (3,), mean 1, or None; for the cross-entropy.
-        label_smoothing: share of each pixel's target that is spread over all classes.
-
-    Returns:
-        A scalar, float32.
-    """
+    """Return a batch's share of the global batch's mean loss, a float32 scalar; the shares of all its parts add up."""
     logits = logits.float()
     per_pixel = F.cross_entropy(
         logits, truth.long(), weight=class_weights, label_smoothing=label_smoothing, reduction="none"

@@ -1,7 +1,5 @@
 """How far a run is: steps and epochs done, the best epoch, and the running totals of the current epoch."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

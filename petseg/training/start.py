@@ -1,7 +1,5 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -79,8 +77,13 @@ def train(
     if "train" not in data.manifest.splits:
         raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
     if resume and path is not None:
-        _check_fingerprint(path, data)
-    with cpu_threads(runtime.threads, local_processes=world.local_size):
+        started_with, found = read_config(path).get("data", {}).get("fingerprint"), data.manifest.fingerprint
+        if started_with != found:
+            raise UsageError(
+                f"{path} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
+                f"{str(started_with)[:12]}; name its set with --shards, or start a new run"
+            )
+    with cpu_threads(runtime.threads):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
         if world.first:
@@ -166,12 +169,3 @@ def _read_run(
 
 def _finished(checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and bool(checkpoint.position["finished"])
-
-
-def _check_fingerprint(run: Path, data: ShardSet) -> None:
-    started_with = read_config(run).get("data", {}).get("fingerprint")
-    if started_with != data.manifest.fingerprint:
-        raise UsageError(
-            f"{run} was started with other data: {data.path} has fingerprint {data.manifest.fingerprint[:12]}, the run "
-            f"{str(started_with)[:12]}; name its set with --shards, or start a new run"
-        )

@@ -1,7 +1,5 @@
 """One optimisation step: forward, loss, backward, update, weight average. Knows nothing of epochs, files or output."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect
@@ -90,12 +88,9 @@ class TrainStep:
         return (self.model if self.average is None else self.average.model).eval()
 
     def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
-        """Take one optimisation step.
+        """Take step ``step`` of the run (from 0) on this rank's slice of a global batch, with class-index masks.
 
-        Args:
-            batch: this rank's slice of the global batch, with class-index masks.
-            global_valid: number of valid images in the global batch.
-            step: number of the step in the run, from 0.
+        ``global_valid`` is the number of valid images in the global batch.
         """
         self.model.train()
         # Dropout depends on (seed, step, rank) only, so there is no random state to save.

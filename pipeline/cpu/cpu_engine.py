@@ -1,8 +1,7 @@
 """The CPU engine: a decoder for the storage, then the operations of :mod:`pipeline.cpu.pixel_ops`, in threads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cpu import pixel_ops
@@ -40,8 +39,7 @@ class CpuEngine:
         self._describe = reader.describe
         self.makers = min(options.threads, options.prefetch)
         self._sharers = -(-options.threads // self.makers)  # of a batch
-        self.shapes = options.batch_shapes
-        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in self.shapes)
+        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in options.batch_shapes)
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
         self._as_stored = options.stored_size == options.size and options.augment is None and self._decoder.fills
@@ -57,11 +55,7 @@ class CpuEngine:
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def fill(self, work: BatchWork, images: Pixels, masks: Pixels) -> None:
-        """Write B samples into arrays of the engine's ``shapes``; B may be 0.
-
-        Raises:
-            DamagedSamples: some samples cannot be used; positions in the batch.
-        """
+        """Write B samples into arrays of ``options.batch_shapes``; B may be 0. Raises ``DamagedSamples``."""
         if not len(work):
             return
         opened = self._decoder.open(work)
@@ -76,7 +70,9 @@ class CpuEngine:
             except DamagedSamples as error:
                 damaged.update({positions.start + position: reason for position, reason in error.reasons.items()})
 
-        self._threads.run(run, self._chunks(len(work)))
+        parts = min(len(work), self._sharers * self._decoder.chunks_per_thread)
+        bounds = [len(work) * part // parts for part in range(parts + 1)]
+        self._threads.run(run, [slice(start, end) for start, end in pairwise(bounds)])
         if damaged:
             raise DamagedSamples(dict(sorted(damaged.items())))
 
@@ -84,7 +80,7 @@ class CpuEngine:
         """Return what ``prepare`` made: there is no device part."""
         return prepared
 
-    def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(self, started: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return what ``prepare`` made."""
         image, mask = started
         return image, mask
@@ -92,11 +88,6 @@ class CpuEngine:
     def close(self) -> None:
         """End the threads."""
         self._threads.stop()
-
-    def _chunks(self, count: int) -> list[slice]:
-        """Divide a batch among the threads as evenly as possible."""
-        parts = min(count, self._sharers * self._decoder.chunks_per_thread)
-        return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def _fill(self, opened: Any, work: BatchWork, positions: slice, images: Pixels, masks: Pixels) -> None:
         # Mask values at output size. A class index needs as much memory as a value, so it is converted in place.

@@ -4,8 +4,6 @@ An 8-bit greyscale PNG whose rows are stored without a filter is a deflated arra
 Inflating it and dropping these bytes takes a third of the time of a PNG library.
 """
 
-from __future__ import annotations
-
 import struct
 
 import cv2

@@ -5,8 +5,6 @@ is plain bilinear interpolation, OpenCV's. Each function processes one image in 
 interpreter lock for most of the time, and starts no threads.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2
@@ -16,19 +14,14 @@ import numpy.typing as npt
 from pipeline.order.augmentation import Parameters, colour_matrices
 
 Pixels = npt.NDArray[np.uint8]
-Colour = npt.NDArray[np.float32]
-Box = tuple[int, int, int, int]
+Colour = npt.NDArray[np.float32]  # matrix and offset, (3, 4)
+Box = tuple[int, int, int, int]  # top, left, height, width in whole pixels
 
 
 def transform_image(pixels: Pixels, box: Box, *, flip: bool, colour: Colour | None, out: Pixels) -> None:
-    """Crop an image, stretch it to the size of ``out`` with a triangle filter, flip it, and change its colours.
+    """Crop an image (H, W, 3), stretch it with a triangle filter, flip it horizontally, and change its colours.
 
-    Args:
-        pixels: uint8 (H, W, 3).
-        box: top, left, height, width in whole pixels.
-        flip: horizontally.
-        colour: matrix and offset, float32 (3, 4); None: unchanged.
-        out: uint8 (S, S, 3), contiguous, written to.
+    The result is written to ``out``, uint8 (S, S, 3), contiguous.
     """
     top, left, height, width = box
     size = out.shape[0]
@@ -107,11 +100,9 @@ def colour_transforms(parameters: Parameters) -> Colour:
 
 
 def encode_mask(values: Pixels, out: Pixels) -> None:
-    """Turn mask values 1, 2, 3 into class indices or one-hot planes.
+    """Write mask values 1, 2, 3, uint8 (B, S, S), into ``out`` as class indices 0, 1, 2 or as one-hot planes.
 
-    Args:
-        values: uint8 (B, S, S).
-        out: uint8 (B, S, S) for 0, 1, 2 (may be ``values`` itself), or (B, 3, S, S) for one-hot; written to.
+    ``out`` is uint8 (B, S, S), perhaps ``values`` itself, or (B, 3, S, S) for one-hot.
     """
     if out.ndim == values.ndim:
         np.subtract(values, 1, out=out)

@@ -1,7 +1,5 @@
 """Decoders of the CPU engine: libjpeg-turbo (simplejpeg) and libpng (OpenCV), or, for ``raw``, none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
@@ -116,11 +114,9 @@ class RawDecoder:
 
 
 def decode_image(data: Bytes, memory: Pixels) -> Pixels | str:
-    """Return a JPEG's pixels, uint8 (H, W, 3), or what is wrong with it.
+    """Return a JPEG's pixels, uint8 (H, W, 3), put into ``memory`` (H * W * 3,), or what is wrong with it.
 
     Strict, as the audit of a set is: libjpeg would fill what is missing with grey and go on.
-
-    The pixels are put into ``memory``, uint8 (H * W * 3,).
     """
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, buffer=memory)  # type: ignore[no-any-return]

@@ -1,7 +1,5 @@
 """The engine that runs DALI's graph from bytes to tensors, on the GPU or on the CPU."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +26,9 @@ class DaliEngine:
     the outputs to the stream that is current where the batch is taken: work queued there waits for them, the host does
     not, and the memory is reused only after that stream has finished with it.
 
-    DALI aborts a whole pipeline for one bad sample and does not say which. The engine then tries the samples of the
-    batch one by one on a pipeline of one, names those that fail, and builds a new pipeline to go on with. What matches
-    its checksum and can be decoded is used as it is: unlike the CPU engine, the graph does not compare mask values and
-    image sizes with what the set should hold; ``petseg-shard verify`` does.
+    DALI aborts a whole pipeline for one bad sample and does not say which. The engine then tries the samples one by
+    one, names those that fail, and builds a new pipeline. What matches its checksum and can be decoded is used as it
+    is: unlike the CPU engine, the graph does not compare mask values and image sizes with what the set should hold.
     """
 
     name = "dali"

@@ -1,11 +1,8 @@
 """The DALI graph: a pure function from (stored bytes, parameters) to uint8 tensors; one graph for CPU and GPU.
 
-The graph holds no random state and no order; both come in with the bytes. What differs between the devices is one
-function, :func:`load_pixels`: how stored bytes become pixels on the device. Every later operator runs where its input
-is. No pixel returns to the host.
+What differs between the devices is one function, :func:`load_pixels`: how stored bytes become pixels on the device.
+Every later operator runs where its input is. No pixel returns to the host.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -24,12 +21,8 @@ OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "_ArithmeticGen
 def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
     """Return a built DALI pipeline.
 
-    Its outputs are the images, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S).
-
-    Args:
-        options: what the graph does, and in how many threads.
-        batch_size: B, the maximum number of samples in a run.
-        device_id: the CUDA device's number; None: CPU only, where DALI needs no CUDA.
+    Its outputs are the images, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S), with at most
+    ``batch_size`` samples. ``device_id`` is the CUDA device's number; None: CPU only, where DALI needs no CUDA.
     """
 
     def graph() -> tuple[Any, Any]:

@@ -1,17 +1,12 @@
 """Many reads in one system call, with Linux's io_uring.
 
-A read of a few kilobytes in the page cache takes microseconds, and each ``pread`` releases and reacquires the global
-interpreter lock: threads that gather samples that way mostly wait for one another. Here a thread submits a whole batch
-of reads and releases the lock once. From a disk, they are in flight all at once, too.
+A read of a few kilobytes takes microseconds, and each ``pread`` releases and reacquires the global interpreter lock, so
+that threads mostly wait for one another. Here a thread submits a whole batch of reads and releases the lock once.
 
-Where io_uring is not available (another system, a kernel before 5.6, a container that forbids it: Docker's default
-does), :func:`thread_ring` returns None, and the caller reads one piece after the other.
-
-The layout of what is shared with the kernel is that of ``include/uapi/linux/io_uring.h``, described in io_uring(7),
-io_uring_setup(2) and io_uring_enter(2).
+Where io_uring is not available (another system, a kernel before 5.6, a container that forbids it, as Docker's default
+does), :func:`thread_ring` returns None. The layout of what is shared with the kernel is that of
+``include/uapi/linux/io_uring.h``, described in io_uring(7), io_uring_setup(2) and io_uring_enter(2).
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -91,16 +86,9 @@ class Ring:
         return not self._close.alive
 
     def read(self, descriptors: Integers, offsets: Integers, addresses: Integers, lengths: Integers) -> Result:
-        """Read N pieces of files into memory.
+        """Read N pieces of open files into memory, writable and not moved; lengths and offsets are in bytes, all (N,).
 
-        Args:
-            descriptors: of the open files, (N,).
-            offsets: of the pieces in their files in bytes, (N,).
-            addresses: where each goes: writable memory that is not moved, (N,).
-            lengths: in bytes, (N,).
-
-        Returns:
-            Bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
+        Returns the bytes read, or a negative error number, int32 (N,); a read may be short, as ``pread`` may.
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):

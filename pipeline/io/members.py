@@ -1,7 +1,5 @@
 """The encoded bytes of samples, and their names."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -30,12 +28,9 @@ class MemberReader:
     def encoded(
         self, indices: npt.NDArray[np.int64], rows: Rows, *, scratch: Scratch | None = None
     ) -> tuple[list[Bytes], list[Bytes]]:
-        """Return the encoded images and masks of samples.
+        """Return the encoded images and masks of samples; with ``scratch``, valid until the thread's next call.
 
-        With ``scratch``, they are valid until the same thread's next call.
-
-        Raises:
-            DamagedSamples: some cannot be read in full, are empty, or do not match their checksums.
+        Raises ``DamagedSamples`` for those that cannot be read in full, are empty, or do not match their checksums.
         """
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):
@@ -44,21 +39,14 @@ class MemberReader:
 
     def read_together(
         self,
-        shards: npt.NDArray[Any],
-        offsets: npt.NDArray[Any],
-        addresses: npt.NDArray[Any],
-        lengths: npt.NDArray[np.int64],
+        shards: npt.NDArray[Any],  # numbers of the tars
+        offsets: npt.NDArray[Any],  # in the tars, bytes
+        addresses: npt.NDArray[Any],  # where each piece goes, in memory that the caller holds
+        lengths: npt.NDArray[np.int64],  # bytes, more than 0
     ) -> bool:
-        """Read N pieces of tars into memory in one system call, where io_uring is available.
+        """Read N pieces of tars in one system call, where io_uring is available; return whether all were read in full.
 
-        Args:
-            shards: numbers of the tars, (N,).
-            offsets: of the pieces, bytes, (N,).
-            addresses: where each goes, in memory that the caller holds, (N,).
-            lengths: in bytes, more than 0, (N,).
-
-        Returns:
-            Whether every piece was read in full.
+        The arrays have the shape (N,).
         """
         ring = thread_ring()
         if ring is None:
@@ -73,11 +61,8 @@ class MemberReader:
     def key(self, index: int) -> str:
         """Return the key of a sample, read from the tar header before its image.
 
-        Unlike :meth:`shards.format.dataset.SplitReader.key` this does not touch a memory map.
-
-        Raises:
-            SampleError: there is no header of a matching name, or it cannot be read.
-            FormatError: the tar is missing or its size is not the manifest's.
+        Unlike :meth:`shards.format.dataset.SplitReader.key` this does not touch a memory map. Raises ``SampleError`` if
+        there is no header of a matching name or it cannot be read, ``FormatError`` as :meth:`TarFiles.open` does.
         """
         row = self.split.rows([index])[0]
         start = int(row["image_offset"]) - TAR_BLOCK
@@ -137,7 +122,7 @@ class MemberReader:
         for position, (shard, *spans) in enumerate(zip(rows["shard"].tolist(), *fields, strict=True)):
             for (role, found), span in zip(members.items(), (spans[:3], spans[3:]), strict=True):
                 data, problem = self._member(shard, *span, verified=verified[position])
-                found.append(np.frombuffer(data, dtype=np.uint8))
+                found.append(data)
                 if problem:
                     damaged.setdefault(position, self.describe(int(indices[position]), role, problem))
         if damaged:
@@ -145,19 +130,12 @@ class MemberReader:
         self.files.mark_verified(indices)
         return members["image"], members["trimap"]
 
-    def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[bytes, str | None]:
+    def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[Bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""
-        try:
-            tar = self.files.open(shard)
-            data = os.pread(tar.descriptor, length, offset)
-        except FormatError as error:
-            return b"", str(error)
-        except OSError as error:
-            return b"", f"cannot be read: {error.strerror}"
-        if len(data) != length:
-            return data, f"the tar ends after {len(data)} of {length} bytes"
-        if not length:
-            return data, "the member is empty"
-        if not verified and zlib_ng.crc32(data) != crc32:
-            return data, "the bytes do not match their checksum"
-        return data, None
+        data = np.empty(length, dtype=np.uint8)
+        problem = self.files.read(shard, offset, [data.data])
+        if problem is None and not length:
+            problem = "the member is empty"
+        if problem is None and not verified and zlib_ng.crc32(data.data) != crc32:
+            problem = "the bytes do not match their checksum"
+        return data, problem

@@ -5,9 +5,6 @@ directly into place, the first time together with their headers, which are then 
 one scattering read per sample puts image and mask into place; what is between them goes into a scrap buffer.
 """
 
-from __future__ import annotations
-
-import os
 from io import BytesIO
 
 import numpy as np
@@ -16,7 +13,6 @@ from zlib_ng import zlib_ng
 
 from pipeline.damage import DamagedSamples
 from pipeline.io.members import MemberReader
-from shards.errors import FormatError
 from shards.format.layout import Rows
 
 Pixels = npt.NDArray[np.uint8]
@@ -36,8 +32,7 @@ class RawReader:
     def gather(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, masks: Pixels) -> None:
         """Write the pixels of B samples into contiguous arrays, uint8 (B, size, size, 3) and (B, size, size).
 
-        Raises:
-            DamagedSamples: some cannot be read in full, have another shape, or do not match their checksums.
+        Raises ``DamagedSamples`` for those that cannot be read in full, have another shape, or a wrong checksum.
         """
         if not self._gather_together(indices, rows, images, masks):
             self._gather_one_by_one(indices, rows, images, masks)
@@ -85,7 +80,8 @@ class RawReader:
             image, mask = images[position], masks[position]
             problem: str | None = f"the members are not arrays of {self.size} x {self.size} pixels"
             if fit:
-                problem = self._read(shard, start, [head, image.data.cast("B"), scrap[:gap], tail, mask.data.cast("B")])
+                buffers = [head, image.data.cast("B"), scrap[:gap], tail, mask.data.cast("B")]
+                problem = self._reader.files.read(shard, start, buffers)
             if problem is None and not known:
                 problem = self._find_problem(head, image, tail, mask, rows[position])
             if problem:
@@ -94,18 +90,6 @@ class RawReader:
             raise DamagedSamples(damaged)
         if not verified.all():
             self._reader.files.mark_verified(indices)
-
-    def _read(self, shard: int, start: int, buffers: list[bytearray | memoryview]) -> str | None:
-        """Fill buffers one after the other with the bytes of a tar from ``start`` on; return what is wrong."""
-        try:
-            tar = self._reader.files.open(shard)
-            count = os.preadv(tar.descriptor, buffers, start)
-        except FormatError as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
-        total = sum(map(len, buffers))
-        return None if count == total else f"the tar ends after {count} of {total} bytes"
 
     def _find_problem(
         self, head: bytearray | Pixels, image: Pixels, tail: bytearray | Pixels, mask: Pixels, row: np.void

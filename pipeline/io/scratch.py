@@ -1,7 +1,5 @@
 """Memory that a thread reuses for intermediate results."""
 
-from __future__ import annotations
-
 import math
 import threading
 

@@ -4,12 +4,11 @@ Files are read with ``pread`` rather than through a memory map: when a file shri
 returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -36,9 +35,6 @@ class TarFiles:
 
     A sample's checksum is verified the first time that it is read, and again after its tar has changed (another inode,
     size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
-
-    Attributes:
-        generation: how often tars were found to have changed.
     """
 
     def __init__(self, split: SplitReader) -> None:
@@ -47,14 +43,12 @@ class TarFiles:
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
-        self.generation = 0
+        self.generation = 0  # how often tars were found to have changed
 
     def open(self, shard: int) -> OpenTar:
         """Return an open tar, to be held as long as its descriptor is used.
 
-        Raises:
-            FormatError: it is missing or its size is not the manifest's.
-            OSError: it cannot be opened.
+        Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened.
         """
         with self._lock:
             file = self._files.get(shard)
@@ -62,10 +56,26 @@ class TarFiles:
                 check_size(self._split.folder, self._split.entry.shards[shard])
                 file = OpenTar(self._split.shard_path(shard))
                 self._files[shard] = file
-                self._note_stamp(shard, _stamp(os.fstat(file.descriptor)))
+                stamp = _stamp(os.fstat(file.descriptor))
+                if self._stamps.setdefault(shard, stamp) != stamp:
+                    self._stamps[shard] = stamp
+                    self.generation += 1
+                    self._verified[np.asarray(self._split.table["shard"]) == shard] = False
             else:
                 self._files.move_to_end(shard)
             return file
+
+    def read(self, shard: int, start: int, buffers: Sequence[bytearray | memoryview]) -> str | None:
+        """Fill buffers one after the other with the bytes of a tar from ``start`` on; return what is wrong."""
+        try:
+            tar = self.open(shard)
+            count = os.preadv(tar.descriptor, buffers, start)
+        except FormatError as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        total = sum(map(len, buffers))
+        return None if count == total else f"the tar ends after {count} of {total} bytes"
 
     def watch(self, rows: Rows) -> None:
         """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""
@@ -114,12 +124,6 @@ class TarFiles:
             return _stamp(self._split.shard_path(shard).stat())
         except OSError:
             return None
-
-    def _note_stamp(self, shard: int, stamp: tuple[int, ...]) -> None:
-        if self._stamps.setdefault(shard, stamp) != stamp:
-            self._stamps[shard] = stamp
-            self.generation += 1
-            self._verified[np.asarray(self._split.table["shard"]) == shard] = False
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

@@ -5,8 +5,6 @@ an image and its mask share one geometry by construction. Turning one operation 
 of the others.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,7 +64,7 @@ class Augmentation:
                 raise UsageError(f"augmentation: {name} must be in 0..1, not {getattr(self, name)}")
 
     @classmethod
-    def preset(cls, name: Preset) -> Augmentation:
+    def preset(cls, name: Preset) -> "Augmentation":
         """Return a preset: ``train``, mild, or ``strong``, for few images and many epochs."""
         if name == "train":
             return cls()
@@ -102,14 +100,9 @@ def draw_parameters(
     heights: Integers,
     widths: Integers,
 ) -> Parameters:
-    """Return the parameters of B samples; without augmentation: the whole image, unchanged.
+    """Return the parameters of B samples in an epoch (from 0); without augmentation: the whole image, unchanged.
 
-    Args:
-        augmentation: None for evaluation.
-        seed: any integer.
-        epoch: counted from 0.
-        indices: of the samples, (B,).
-        heights, widths: of the stored images in pixels, (B,).
+    ``heights`` and ``widths`` are those of the stored images in pixels, (B,), as ``indices``.
     """
     one = np.ones(len(indices), dtype=np.float32)
     whole = np.stack([0 * heights, 0 * widths, heights, widths], axis=1).astype(np.int32)
@@ -165,13 +158,10 @@ def crop_boxes(augmentation: Augmentation, random: Floats, heights: Integers, wi
 
 
 def colour_matrices(parameters: Parameters) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the colour change of each sample as ``matrix @ rgb + offset``.
+    """Return the colour change of each sample as ``matrix @ rgb + offset``: float32 (B, 3, 3) and float32 (B, 3).
 
     Saturation, then contrast, then brightness: with l the weights of grey,
     ``b (c (s rgb + (1 - s) (l . rgb)) + (1 - c) 128)``, the formula of DALI's ``color_twist``.
-
-    Returns:
-        float32 (B, 3, 3) and float32 (B, 3).
     """
     b, c, s = (np.asarray(x, np.float64) for x in (parameters.brightness, parameters.contrast, parameters.saturation))
     grey = np.broadcast_to(np.array(LUMA), (3, 3))

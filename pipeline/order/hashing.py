@@ -4,8 +4,6 @@ The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
 Generators", OOPSLA 2014, variant 13 of Stafford's mixers). It is a bijection of 64-bit numbers.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 
@@ -43,14 +41,9 @@ def derive(*parts: int) -> int:
 
 
 def hash_counters(key: int | UInt64s, counters: npt.NDArray[np.integer]) -> UInt64s:
-    """Return a 64-bit hash of each counter under ``key``; different counters (modulo 2**64) never collide.
+    """Return a 64-bit hash of each counter, from 0, under ``key``; different counters (modulo 2**64) never collide.
 
-    Args:
-        key: from :func:`derive`; or several, in a shape that broadcasts with ``counters``.
-        counters: non-negative integers, any shape.
-
-    Returns:
-        uint64, the shape of ``counters`` (broadcast).
+    ``key`` is from :func:`derive`; several broadcast with ``counters``, and so does the result's shape.
     """
     steps = counters.astype(np.uint64) + np.uint64(1)
     return mix(np.asarray(key, dtype=np.uint64) + steps * np.uint64(_GOLDEN))

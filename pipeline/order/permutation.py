@@ -4,8 +4,6 @@ Position p of an epoch belongs to global batch ``p // G``. Nothing here depends 
 how far a loader has prefetched.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,19 +28,12 @@ def permutation(seed: int, epoch: int, n: int) -> Indices:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSlices:
-    """How N samples are divided into global batches of G, and a global batch into the slices of W ranks.
+    """How N samples are divided into global batches of G, and a global batch into the slices of W ranks."""
 
-    Attributes:
-        samples: N, the number of samples of the split, at least 1.
-        batch_size: G, the global batch size, at least 1.
-        rank: r, which slice this process takes, 0..W-1.
-        world_size: W, the number of processes.
-    """
-
-    samples: int
-    batch_size: int
-    rank: int = 0
-    world_size: int = 1
+    samples: int  # N, of the split, at least 1
+    batch_size: int  # G, at least 1
+    rank: int = 0  # r, which slice this process takes, 0..W-1
+    world_size: int = 1  # W
 
     @property
     def batches(self) -> int:
@@ -61,16 +52,10 @@ class BatchSlices:
         return max(0, min(self.batch_size, self.samples - batch * self.batch_size))
 
     def indices(self, order: Indices, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
-        """Return this rank's samples of a global batch.
+        """Return this rank's samples of a global batch, int64 (B,), and whether each is valid, bool (B,).
 
-        An incomplete last batch is padded with samples from the start of the same epoch; those are not valid.
-
-        Args:
-            order: the epoch's order, shape (N,).
-            batch: which global batch, 0..batches - 1.
-
-        Returns:
-            The sample indices, int64 (B,), and whether each is valid, bool (B,); B is ``len(self.slice)``.
+        B is ``len(self.slice)``; ``order`` is the epoch's, (N,). An incomplete last batch is padded with samples from
+        the start of the same epoch; those are not valid.
         """
         start = batch * self.batch_size
         positions = np.arange(start + self.slice.start, start + self.slice.stop, dtype=np.int64)

@@ -1,9 +1,4 @@
-"""The batches of all epochs in order: which samples each holds, and what is applied to them.
-
-The plan crosses the end of an epoch: the order of the next one is arithmetic, so it can be prefetched like any batch.
-"""
-
-from __future__ import annotations
+"""The batches of all epochs in order: which samples each holds, and what is applied to them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

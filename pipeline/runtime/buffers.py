@@ -4,8 +4,6 @@ A new array costs a page fault for every 4 KiB that is written to it, which for 
 A buffer returns to its pool when the last tensor that shares its memory is gone, never earlier.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 

@@ -3,8 +3,6 @@
 Which samples a batch holds is decided by :mod:`pipeline.runtime.batch_plan`.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,17 +29,7 @@ class PreparedBatch:
 
 
 class BatchStream:
-    """The batches from a given one on, in order, epoch after epoch.
-
-    Args:
-        plan: what they hold.
-        engine: makes tensors.
-        policy: for damaged samples.
-        timeout: how long to wait for a batch, in seconds.
-        epoch: of the first batch.
-        first: its number in that epoch.
-        endless: whether to go on with the next epoch; else the stream ends with this one.
-    """
+    """The batches of a plan from a given one on, in order; if ``endless``, epoch after epoch."""
 
     def __init__(
         self,
@@ -49,9 +37,9 @@ class BatchStream:
         engine: Engine,
         policy: DamagePolicy,
         *,
-        timeout: float,
+        timeout: float,  # seconds to wait for a batch
         epoch: int,
-        first: int,
+        first: int,  # number of the first batch in that epoch
         endless: bool,
     ) -> None:
         self._plan, self._engine, self._policy, self._timeout = plan, engine, policy, timeout
@@ -73,7 +61,7 @@ class BatchStream:
             return False  # it has ended
         return self._number == number and (self._epoch == epoch or self._plan.same_every_epoch)
 
-    def take(self) -> tuple[BatchIndices, torch.Tensor, torch.Tensor]:
+    def take(self) -> "tuple[BatchIndices, torch.Tensor, torch.Tensor]":
         """Return samples, image and mask of the next batch. After an exception the stream cannot be used any more."""
         started, self._started = self._started, None
         batch = started or self._next()
@@ -116,7 +104,7 @@ class BatchStream:
             return batch
         return replace(batch, prepared=self._engine.start(batch.prepared))
 
-    def _finish(self, batch: PreparedBatch) -> tuple[BatchIndices, torch.Tensor, torch.Tensor]:
+    def _finish(self, batch: PreparedBatch) -> "tuple[BatchIndices, torch.Tensor, torch.Tensor]":
         self._policy.admit(batch.found)
         try:
             return batch.samples, *self._engine.finish(batch.prepared)
@@ -126,7 +114,7 @@ class BatchStream:
         self._policy.admit(batch.found)
         return batch.samples, *batch.prepared
 
-    def _make_now(self, work: BatchWork) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make_now(self, work: BatchWork) -> "tuple[torch.Tensor, torch.Tensor]":
         return self._engine.finish(self._engine.start(self._engine.prepare(work)))
 
 

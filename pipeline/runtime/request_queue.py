@@ -1,7 +1,5 @@
 """Batches that are made elsewhere and only have to be requested in advance, by the thread that takes them."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar

@@ -5,8 +5,6 @@ program. These are daemon threads; what is still running at exit is stopped and 
 code that is cut off can crash.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import queue
@@ -75,20 +73,19 @@ class WorkerThreads:
 
     def stop(self) -> None:
         """End the threads; one that does not respond within a few seconds is left behind."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        _end(self._jobs, len(self._threads))
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         self._threads = []
 
 
+def _nothing(_: object) -> None:
+    """Replace a function that has done its work."""
+
+
 def _end(jobs: Jobs, count: int) -> None:
     for _ in range(count):
         jobs.put(None)
-
-
-def _nothing(_: object) -> None:
-    """Replace a function that has done its work."""
 
 
 def _work(jobs: Jobs) -> None:
@@ -100,9 +97,8 @@ def _work(jobs: Jobs) -> None:
 class PrefetchQueue(Generic[J, T]):
     """Makes results in advance, each in one of a few threads; at most ``depth`` that were not taken yet.
 
-    They are returned in the order of the jobs. After a job that failed no further one is started.
-
-    ``jobs`` may be endless; it is advanced by one thread at a time.
+    They are returned in the order of the jobs. After a job that failed no further one is started. ``jobs`` may be
+    endless; it is advanced by one thread at a time.
     """
 
     def __init__(self, make: Callable[[J], T], jobs: Iterator[J], *, depth: int, threads: int = 1, name: str) -> None:
@@ -199,8 +195,8 @@ class PrefetchQueue(Generic[J, T]):
 def stop_first_at_exit() -> None:
     """At exit, stop the threads before anything registered until now.
 
-    Exit functions run last in, first out. A library that our threads use and that shuts itself down at exit (DALI)
-    must not do so under a running thread: call this once it is imported.
+    A library that the threads use and that shuts itself down at exit (DALI) must not do so under a running thread:
+    call this once it is imported. Exit functions run last in, first out.
     """
     atexit.unregister(_stop_all)
     atexit.register(_stop_all)

@@ -1,11 +1,8 @@
-"""The CPU engine in worker processes.
+"""The CPU engine in worker processes, which make whole batches in shared memory.
 
 Threads share one interpreter: where a batch takes less than a few milliseconds, they spend much of their time waiting
-for its lock. Worker processes (:mod:`pipeline.workers.worker_main`) make whole batches in shared memory; only requests
-and replies are exchanged.
+for its lock.
 """
-
-from __future__ import annotations
 
 import pickle
 from typing import Any, cast
@@ -22,12 +19,11 @@ from shards.errors import PetsegError
 
 
 class ProcessEngine:
-    """Requests batches from worker processes, each of which makes one at a time.
+    """Requests batches from worker processes: whichever is free takes the next request.
 
-    It has no threads: ``prepare`` sends a request and returns at once, and ``finish`` waits for the reply. Whichever
-    worker is free takes the next request. Only where requests of a dropped stream are still pending, ``prepare`` waits
-    for their replies first: the new requests need their memory.
-    The workers open tars of their own; those of ``reader`` are watched for changes.
+    ``prepare`` sends a request and returns at once, ``finish`` waits for the reply. Only where requests of a dropped
+    stream are still pending, ``prepare`` waits for their replies first: the new requests need their memory. The workers
+    open tars of their own; those of ``reader`` are watched for changes.
     """
 
     name = "torch"

@@ -3,8 +3,6 @@
 A request names a slot of the shared memory, which holds the work as one record per sample; a reply names the slot.
 """
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import dataclass, fields
 from struct import Struct

@@ -4,8 +4,6 @@ It is a file without a name (``memfd_create``, Linux): nothing of it is left whe
 ended, and the size of ``/dev/shm`` does not matter. It is divided into slots, each for the arrays of a batch.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import mmap
@@ -40,19 +38,15 @@ class SlotMap:
 
     def arrays(self, slot: int) -> tuple[Bytes, ...]:
         """Return the arrays of a slot."""
-        arrays = self._slots.get(slot)
-        if arrays is None:
-            arrays = self._slots[slot] = self._map(slot)
-        return arrays
-
-    def _map(self, slot: int) -> tuple[Bytes, ...]:
+        if slot in self._slots:
+            return self._slots[slot]
         arena, start = self._arena(slot)
         arrays: list[Bytes] = []
         for shape in self._shapes:
             length = math.prod(shape)
             arrays.append(np.frombuffer(arena, dtype=np.uint8, count=length, offset=start).reshape(shape))
             start += length
-        return tuple(arrays)
+        return self._slots.setdefault(slot, tuple(arrays))
 
     def forget(self, slot: int) -> None:
         """Return a slot's memory to the system: its arrays are zeros from now on."""
@@ -100,8 +94,7 @@ class SharedPool:
     def take(self) -> tuple[int, tuple[Bytes, ...]]:
         """Return a slot and its arrays, uninitialised; it returns to the pool when all of these very arrays are gone.
 
-        Raises:
-            PetsegError: out of memory.
+        Raises ``PetsegError`` if there is no memory for another slot.
         """
         slot = self._slot()
         tokens = [None] * (self._arrays - 1)  # who finds none left is the last; taking one cannot be interrupted

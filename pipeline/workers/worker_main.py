@@ -1,11 +1,8 @@
 """A worker process: ``python -m pipeline.workers.worker_main SOCKET MEMORY < SETUP``.
 
-Started by :mod:`pipeline.workers.worker_pool` alone. It inherits two file descriptors: a socket, from which all workers
-of a loader take requests, whichever is free, and which takes their replies (:mod:`pipeline.workers.protocol`); and the
-shared memory that batches are written to. It ends when its loader's process does.
+Started by :mod:`pipeline.workers.worker_pool`. It inherits two file descriptors: a socket for requests and replies,
+which all workers of a loader share, and the memory that batches are written to. It ends when the loader does.
 """
-
-from __future__ import annotations
 
 import contextlib
 import os

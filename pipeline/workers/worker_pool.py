@@ -1,7 +1,5 @@
 """The worker processes of a loader, and the socket that connects them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle
@@ -33,7 +31,7 @@ PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds the package ``
 class PendingBatch:
     """A request that was sent to a pool."""
 
-    pool: WorkerPool
+    pool: "WorkerPool"
     arrays: tuple[Bytes, ...]  # images, masks, records; filled once the reply is complete
     done: bool = False  # whether the reply is complete
     parts: list[bytes] = field(default_factory=list)  # of the reply so far
@@ -44,12 +42,8 @@ class WorkerPool:
 
     If one of them ends, nobody knows which request it had taken: then all are ended.
 
-    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time.
-
-    Args:
-        setup: a pickled ``WorkerSetup``.
-        memory: file descriptor of the shared memory.
-        count: how many.
+    Its methods raise ``PetsegError`` when a worker cannot be started, has ended, or does not reply in time. ``setup``
+    is a pickled ``WorkerSetup``, ``memory`` the file descriptor of the shared memory.
     """
 
     def __init__(self, setup: bytes, memory: int, count: int) -> None:
@@ -147,8 +141,10 @@ class WorkerProcess:
     log: IO[bytes]
 
     @classmethod
-    def start(cls, setup: bytes, connection: int, memory: int) -> WorkerProcess:
-        """Start a worker, without waiting for it."""
+    def start(cls, setup: bytes, connection: int, memory: int) -> "WorkerProcess":
+        """Start a worker, without waiting for it; it finds this very package, and its torch uses one thread."""
+        paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             with tempfile.TemporaryFile() as stdin:  # a pipe would have to be written to until the worker reads
@@ -160,7 +156,7 @@ class WorkerProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(connection, memory),
-                    env=_environment(),
+                    env=environment,
                     start_new_session=True,  # Ctrl-C reaches the loader's process alone, which ends this one
                 )
         except OSError as error:
@@ -191,9 +187,3 @@ def _end(workers: list[WorkerProcess], connection: socket.socket) -> None:
             worker.process.wait(timeout=KILL_SECONDS)
         worker.log.close()
     connection.close()
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's, changed so that the worker finds this very package and torch uses one thread."""
-    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

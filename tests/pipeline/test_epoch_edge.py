@@ -66,7 +66,7 @@ def works_prepared(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[list
 def memory_asked_for(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each piece of memory that the loader asks the system for, from now on, to put batches into."""
     asked: list[int] = []
-    shapes = getattr(loader._engine, "shapes", ())
+    shapes = loader._plan.options.batch_shapes
     empty, allocate = np.empty, os.posix_fallocate
 
     def watched_empty(shape: Any, *args: Any, **kwargs: Any) -> Any:

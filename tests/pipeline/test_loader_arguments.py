@@ -52,7 +52,7 @@ def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, A
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_cuda_is_refused(sets: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="PyTorch finds no CUDA; use cpu or auto"):
+    with pytest.raises(UsageError, match="PyTorch finds no CUDA device; use cpu or auto"):
         Loader(sets["source"], batch_size=4, device="cuda")
     with Loader(sets["source"], batch_size=4, device="auto") as loader:
         assert loader.device.type == "cpu"

@@ -278,7 +278,7 @@ def test_a_fork_with_the_loader_of_its_parent_ends_with_a_message(sets: dict[str
 @pytest.mark.parametrize(
     "stuck",
     [
-        "os.pread, members.thread_ring = wait, lambda: None",
+        "os.preadv, members.thread_ring = wait, lambda: None",
         pytest.param(
             "io_uring.Ring.read = wait", marks=pytest.mark.skipif(not is_available(), reason="no io_uring here")
         ),
