@@ -78,8 +78,8 @@ class Engine(Protocol):
 
     ``prepare`` runs in the loader's prefetch threads, in advance. ``start`` and ``finish`` run in the thread that
     iterates; ``start`` is called for the next batch before the training step on the present one, so that the device
-    overlaps both. ``prepare`` and ``finish`` raise :class:`pipeline.damage.DamagedSamples` for samples that cannot be
-    used; the engine stays usable.
+    overlaps both. ``prepare`` and ``finish`` raise :class:`pipeline.io.damage.DamagedSamples` for samples that cannot
+    be used; the engine stays usable.
     """
 
     name: str

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.damage import DamagePolicy, OnError
 from pipeline.engine import IN_FLIGHT, EngineOptions
+from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices

@@ -20,9 +20,9 @@ from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.guard import DivergenceGuard, LaunchedStep
 from petseg.training.image_sizes import size_of_epoch
-from petseg.training.loaders import open_train_loader, open_validation_loader
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
+from petseg.training.run_data import open_train_loader, open_validation_loader
 from petseg.training.step import TrainStep
 from pipeline import Batch, Loader
 from shards import PetsegError

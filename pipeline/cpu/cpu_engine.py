@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cpu import pixel_ops
 from pipeline.cpu.pixel_ops import Pixels
 from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
-from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, EngineOptions
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.io.scratch import Scratch

@@ -7,8 +7,8 @@ import simplejpeg
 
 from pipeline.cpu.mask_png import decode_mask, decode_masks
 from pipeline.cpu.pixel_ops import Pixels
-from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, stored_sizes
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.io.scratch import Bytes, Scratch

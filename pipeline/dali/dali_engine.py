@@ -10,8 +10,8 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.dali.graph import build_graph, graph_inputs
-from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, EngineOptions
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.runtime.threads import stop_first_at_exit

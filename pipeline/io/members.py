@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from pipeline.damage import DamagedSamples
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.io_uring import thread_ring
 from pipeline.io.scratch import Bytes, Scratch
 from pipeline.io.tar_files import TarFiles

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from pipeline.damage import DamagedSamples
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from shards.format.layout import Rows
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.damage import DamagedSamples, DamagePolicy
 from pipeline.engine import BatchWork, Engine
+from pipeline.io.damage import DamagedSamples, DamagePolicy
 from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
 from pipeline.runtime.request_queue import RequestQueue, batch_timeout_error
 from pipeline.runtime.threads import PrefetchQueue

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from pipeline.damage import DamagedSamples
 from pipeline.engine import BatchWork, EngineOptions
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.workers.protocol import WorkerSetup, slot_shapes, write_work
 from pipeline.workers.shared_memory import SharedPool

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 from pipeline.cpu.cpu_engine import CpuEngine
-from pipeline.damage import DamagedSamples
+from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.workers.protocol import REQUEST, BatchFailure, WorkerSetup, read_work, reply_messages, slot_shapes
 from pipeline.workers.shared_memory import SlotMap

@@ -16,7 +16,7 @@ from PIL import Image
 
 import pipeline.runtime.batch_plan
 from pipeline import Loader
-from pipeline.damage import DamagePolicy
+from pipeline.io.damage import DamagePolicy
 from pipeline.order.permutation import permutation
 from shards.errors import PetsegError, SampleError, UsageError
 from shards.format.dataset import ShardSet

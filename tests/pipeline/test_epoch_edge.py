@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline import Batch, Loader
-from pipeline.damage import DamagedSamples
+from pipeline.io.damage import DamagedSamples
 from pipeline.order.permutation import permutation
 from shards.errors import SampleError
 
