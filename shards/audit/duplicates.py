@@ -1,7 +1,5 @@
 """The same image in two splits: a leak that makes a test result too good."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The spelling of actions and reason codes, and the details that callers add, stan
 of format 1, in which a rejection is "left-out", a repair "mended" and a warning "remark".
 """
 
-from __future__ import annotations
-
 from typing import Final, Literal, TypeAlias
 
 import msgspec

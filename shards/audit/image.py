@@ -1,7 +1,5 @@
 """The audit of an image: it decodes completely, and what is packed is a JPEG that every decoder reads."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from typing import Final

@@ -1,7 +1,5 @@
 """The audit of one sample: image and mask decode completely and have the same size."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from shards.audit.findings import Finding

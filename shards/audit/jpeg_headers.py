@@ -3,8 +3,6 @@
 Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The audit of a mask: every pixel is 1, 2 or 3, and what is packed is an 8-bit grayscale PNG."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

@@ -5,8 +5,6 @@ Pillow does not check the CRC of image data when it decodes, and stops reading b
 Source: W3C Portable Network Graphics Specification (Third Edition), sections 5 and 11.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 

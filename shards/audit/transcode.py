@@ -1,7 +1,5 @@
 """Files that are not what their name says, or a rare kind of it, decoded with Pillow: slow, tolerant, and reported."""
 
-from __future__ import annotations
-
 import io
 import threading
 import warnings

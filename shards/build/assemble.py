@@ -1,7 +1,5 @@
 """From the records of all shards to the files that make them a set: tables, quarantine file, manifest."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,25 +28,14 @@ from shards.format.layout import (
     shard_name,
     table_name,
 )
-from shards.format.manifest import AuditEntry, Manifest, ShardEntry, SplitEntry, content_fingerprint
+from shards.format.manifest import AuditEntry, BuildOptions, Manifest, ShardEntry, SplitEntry, content_fingerprint
 from shards.format.npy import table_header
-
-
-def final_numbers(records: Sequence[ShardRecord]) -> dict[tuple[Split, int], int]:
-    """Return the number that each shard has in the set; a shard without samples has none."""
-    numbers: dict[tuple[Split, int], int] = {}
-    counts: Counter[Split] = Counter()
-    for record in sorted(records, key=lambda record: (record.split, record.number)):
-        if record.samples:
-            numbers[record.split, record.number] = counts[record.split]
-            counts[record.split] += 1
-    return numbers
 
 
 def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
     """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
 
-    The manifest itself is not written, and nothing is flushed to the disk yet.
+    ``records`` are in the order of the plan. The manifest is not written, and nothing is flushed to the disk yet.
 
     Returns:
         The manifest, and every finding in the order of the quarantine file.
@@ -58,9 +45,10 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
     for name in SPLITS:
         chosen = [record for record in records if record.split == name and record.samples]
         if chosen:
-            chosen.sort(key=lambda record: record.number)
-            tables[name] = _table(chosen)
-            splits[name] = _split_entry(folder, name, chosen, tables[name])
+            tables[name] = rows = np.frombuffer(b"".join(record.rows for record in chosen), SAMPLE_DTYPE).copy()
+            rows["shard"] = np.repeat(np.arange(len(chosen)), [record.samples for record in chosen])
+            rows["check"] = row_check(rows)
+            splits[name] = _split_entry(folder, name, chosen, rows)
     findings = [*plan.findings, *(finding for record in records for finding in record.findings)]
     if len(tables) > 1:
         findings += duplicates_across_splits(folder, tables)
@@ -82,7 +70,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         storage=options.storage,
         size=options.size,
         classes=CLASSES,
-        options=options.for_manifest(),
+        options=msgspec.convert(options, BuildOptions, from_attributes=True),
         splits=splits,
         largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
@@ -94,25 +82,18 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
     return manifest, findings
 
 
-def _table(records: Sequence[ShardRecord]) -> Rows:
-    rows = np.frombuffer(b"".join(record.rows for record in records), SAMPLE_DTYPE).copy()
-    rows["shard"] = np.repeat(np.arange(len(records)), [record.samples for record in records])
-    rows["check"] = row_check(rows)
-    return rows
-
-
 def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows) -> SplitEntry:
     shards = []
     for number, record in enumerate(records):
         tar, index = record.tar, msgspec.structs.replace(record.index, file=index_name(name, number))
         file = shard_name(name, number)
         shards.append(ShardEntry(file=file, bytes=tar.bytes, sha256=tar.sha256, samples=record.samples, index=index))
-    pixels = np.array([record.class_pixels for record in records], np.int64).sum(axis=0).tolist()
+    first, second, third = (sum(counts) for counts in zip(*(record.class_pixels for record in records), strict=True))
     return SplitEntry(
         samples=len(table),
         table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
         shards=tuple(shards),
-        class_pixels=(pixels[0], pixels[1], pixels[2]),
+        class_pixels=(first, second, third),
         breeds=_sum(record.breeds for record in records),
         species=_sum(record.species for record in records),
     )

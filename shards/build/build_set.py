@@ -1,7 +1,5 @@
 """Building a shard set: plan, build the shards in parallel, assemble, publish; and resuming an interrupted build."""
 
-from __future__ import annotations
-
 import errno
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What is stored of an audited pair, in each of the three storages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where shards are built: in this process, in worker processes that never outlive the build, in a user's executor."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -11,27 +9,19 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from ctypes import c_int
-from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from typing import Any
 
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
 
-_shared: _Shared | None = None
+# What worker processes watch, set in them only. ``_threads`` is a c_int: how many threads each shard may use.
+_stop: Event
+_threads: Any
 
 
 class StoppedError(Exception):
     """The build was interrupted; the unfinished shard is abandoned."""
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What worker processes watch. ``threads`` is a c_int: how many threads each shard may use."""
-
-    stop: Event
-    threads: Any
 
 
 def default_workers() -> int:
@@ -82,20 +72,21 @@ def _in_processes(
     tasks: Sequence[ShardTask], order: Sequence[int], folder: str, cores: int
 ) -> Iterator[tuple[int, ShardRecord]]:
     """Build shards in worker processes, which abandon their shards at the next sample if this is left early."""
-    context = _context()
-    shared = _Shared(context.Event(), context.RawValue(c_int, 1))
+    # Fork where it is safe, because it starts at once; else a server that was forked early.
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
+    unfinished = len(order)
+    stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
     pool = ProcessPoolExecutor(
-        min(cores, len(order)), mp_context=context, initializer=_start_worker, initargs=(shared,)
+        min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads)
     )
     try:
-        unfinished = len(order)
-        shared.threads.value = -(-cores // unfinished)
         for result in _submitted(pool, _build_in_worker, tasks, order, folder, submitting=_interrupts_held()):
             unfinished -= 1  # the last shards get threads, for the cores without a shard
-            shared.threads.value = -(-cores // max(unfinished, 1))
+            threads.value = -(-cores // max(unfinished, 1))
             yield result
     except BaseException:
-        shared.stop.set()
+        stop.set()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -115,16 +106,10 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _context() -> BaseContext:
-    """Fork where it is safe, because it starts at once; else a server that was forked early."""
-    alone = threading.active_count() == 1 and "torch" not in sys.modules
-    return multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
-
-
-def _start_worker(shared: _Shared) -> None:
+def _start_worker(stop: Event, threads: Any) -> None:
     """Leave Ctrl-C to the build, and end with it."""
-    global _shared  # noqa: PLW0603 - an initializer has no other way to pass something to the tasks
-    _shared = shared
+    global _stop, _threads  # an initializer has no other way to pass something to the tasks
+    _stop, _threads = stop, threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
 
@@ -138,13 +123,9 @@ def _follow_parent() -> None:
 
 
 def _build_in_worker(task: ShardTask, folder: str) -> ShardRecord:
-    return build_shard(task, folder, pause=_check_stop, threads=_threads)
+    return build_shard(task, folder, pause=_check_stop, threads=lambda: int(_threads.value))
 
 
 def _check_stop() -> None:
-    if _shared is not None and _shared.stop.is_set():
+    if _stop.is_set():
         raise StoppedError
-
-
-def _threads() -> int:
-    return 1 if _shared is None else int(_shared.threads.value)

@@ -1,13 +1,10 @@
 """The options of a build, their defaults, and which combinations are allowed."""
 
-from __future__ import annotations
-
 import msgspec
 
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
 from shards.format.layout import MAX_SIZE, STORAGES, Storage
-from shards.format.manifest import BuildOptions
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
@@ -49,10 +46,6 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
             shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
             raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
-
-    def for_manifest(self) -> BuildOptions:
-        """Return the part that the manifest keeps next to storage and size."""
-        return BuildOptions(**{name: getattr(self, name) for name in BuildOptions.__struct_fields__})
 
 
 def options_from(

@@ -1,7 +1,5 @@
 """The plan of a build: which sample goes into which shard, in which order. Every shard depends on its task only."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -4,8 +4,6 @@ Random choices are made by sorting names by a keyed hash, not by a library's ran
 same on every machine and for every version of every library.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -11,8 +11,6 @@ far the build had come:
 ====================================  ===================================================
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -23,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
@@ -30,8 +29,7 @@ from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME, is_set_file
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"
-_PLAN = "plan"
-_FOLDER_MODE = 0o755
+PLAN = "plan"
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -49,7 +47,7 @@ class Staging:
     replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
-    def beside(cls, out: Path) -> Staging:
+    def beside(cls, out: Path) -> Self:
         """Return the staging folder of ``out``; follows symbolic links, so that a link to a set remains one."""
         real = Path(os.path.realpath(out))
         return cls(real, real.with_name(f"{real.name}.building"), real.with_name(f"{real.name}.replaced"))
@@ -70,12 +68,12 @@ class Staging:
         return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
 
     @property
-    def plan(self) -> str:
-        """The digest of the plan that the work folder belongs to, or an empty text."""
+    def plan(self) -> bytes:
+        """The digest of the plan that the work folder belongs to, or nothing."""
         try:
-            return (self.work / _PLAN).read_bytes().decode("ascii", "replace")
+            return (self.work / PLAN).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            return ""
+            return b""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,26 +92,24 @@ class Staging:
         """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.
 
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
-
-        Raises:
-            UsageError: the folder holds something that no build created.
+        Raises ``UsageError`` if the folder holds something that no build created.
         """
         strangers = foreign_files(self.folder)
         if strangers and not self.work.is_dir():
             raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
-        same = self.plan == digest
+        same = self.plan == digest.encode("ascii")
         discarded = not same and any(self.folder.iterdir())
         if not same:
-            empty(self.folder)
-        self.folder.chmod(_FOLDER_MODE)
+            remove_set(self.folder, keep_folder=True)
+        self.folder.chmod(0o755)
         self.work.mkdir(exist_ok=True)
         if not same:
-            write_file(self.work / _PLAN, digest.encode("ascii"))
+            write_file(self.work / PLAN, digest.encode("ascii"))
         return discarded
 
     def flush_plan(self) -> None:
         """Flush what :meth:`prepare` has written to the disk; may run while shards are built."""
-        sync_file(self.work / _PLAN)
+        sync_file(self.work / PLAN)
         sync_folder(self.work)
 
     def publish(self) -> None:
@@ -130,19 +126,14 @@ class Staging:
 
         ``keep_folder`` only empties the staging folder, because the build that goes on holds its lock.
         """
-        for old in (self.folder, self.replaced):
-            if old.is_dir():
-                empty(old)
-                if old != self.folder or not keep_folder:
-                    old.rmdir()
+        remove_set(self.folder, keep_folder=keep_folder)
+        remove_set(self.replaced)
         remove(self.out / WORK)
         sync_folder(self.out)
 
     def discard(self) -> None:
         """Remove the staging folder with all work."""
-        if self.folder.is_dir():
-            empty(self.folder)
-            self.folder.rmdir()
+        remove_set(self.folder)
 
     def keep_finished(self) -> str:
         """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
@@ -177,11 +168,14 @@ def check_target(out: Path) -> None:
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
-def empty(folder: Path) -> None:
-    """Remove everything in a folder, the manifest first, so that a half-emptied set is not taken for one."""
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for entry in sorted(folder.iterdir()):
-        remove(entry)
+def remove_set(folder: Path, *, keep_folder: bool = False) -> None:
+    """Remove a folder (or what is in it), if it exists; the manifest first, so that no half-removed set looks whole."""
+    if folder.is_dir():
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for entry in sorted(folder.iterdir()):
+            remove(entry)
+        if not keep_folder:
+            folder.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,5 @@
 """The report of a build: for people, and the same as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Building one shard: a function of its task and of the files that the task names, run in any process."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter, deque
@@ -24,7 +22,7 @@ from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
 from shards.format.manifest import FileEntry
-from shards.format.tar import END, header, index_line, index_text, padding
+from shards.format.tar import END, header, index_line, index_text, padded
 from shards.sources.pets import FileStamp, Pair
 from shards.store.atomic import atomic_file
 
@@ -176,7 +174,7 @@ class _ShardWriter:
     task: ShardTask
     position: int = 0
     repaired: int = 0
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
     packed: list[Pair] = field(default_factory=list)
@@ -208,7 +206,7 @@ class _ShardWriter:
             row[f"{role}_length"] = len(content)
             row[f"{role}_crc32"] = zlib_ng.crc32(content)
             self.write(content)
-            self.write(padding(len(content)))
+            self.write(bytes(padded(len(content)) - len(content)))
         row["width"], row["height"] = prepared.size
         row["class_id"], row["species"] = sample.pair.class_id, sample.pair.species
         row["key_hash"] = key_hash(sample.key)

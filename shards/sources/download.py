@@ -1,7 +1,5 @@
 """The real dataset, through torchvision's downloader: its addresses, its checksums."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import io

@@ -4,13 +4,11 @@
 ``NAME CLASS SPECIES BREED``. Other files (AppleDouble files, ``.mat`` files and the like) are counted and ignored.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -31,7 +29,7 @@ class FileStamp(msgspec.Struct, frozen=True, array_like=True):
     changed: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
+    def of(cls, status: os.stat_result) -> Self:
         """Take the stamp from a file's status."""
         return cls(bytes=status.st_size, changed=status.st_mtime_ns)
 
@@ -81,7 +79,8 @@ def _scan(folder: Path) -> PetsSource:
     masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", MASK_ENDINGS)
     if not images:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
-    lists = _read_lists(folder / "annotations")
+    paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
+    lists = {name: _read_list(path) for name, path in paths.items() if path.exists()}
     numbers: dict[str, tuple[int, int]] = {}
     for entries in lists.values():
         numbers = entries | numbers  # the first list that names an image counts
@@ -155,22 +154,11 @@ def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os
     return found, ignored
 
 
-def _read_lists(annotations: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Return (class, species) by name for each list that exists."""
-    lists: dict[str, dict[str, tuple[int, int]]] = {}
-    for list_name in (*SPLIT_LISTS, "list"):
-        path = annotations / f"{list_name}.txt"
-        if path.is_file():
-            lists[list_name] = {}
-            for name, numbers in _read_list(path):
-                lists[list_name].setdefault(name, numbers)
-        elif path.exists():
-            raise SourceError(f"{path} is not a file; a list of images was expected")
-    return lists
-
-
-def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield name and (class, species); a line is ``NAME CLASS SPECIES BREED`` or a NAME alone."""
+def _read_list(path: Path) -> dict[str, tuple[int, int]]:
+    """Return (class, species) by name; a line is ``NAME CLASS SPECIES BREED`` or a NAME alone, the first one counts."""
+    if not path.is_file():
+        raise SourceError(f"{path} is not a file; a list of images was expected")
+    entries: dict[str, tuple[int, int]] = {}
     for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         text = line.strip()
         if not text or text.startswith("#"):
@@ -178,9 +166,11 @@ def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
         parts = text.rsplit(maxsplit=3)
         if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
             class_id, species = int(parts[1]), int(parts[2])
-            yield parts[0], (class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0)
+            numbers = class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0
+            entries.setdefault(parts[0], numbers)
         else:
-            yield text, (0, 0)
+            entries.setdefault(text, (0, 0))
+    return entries
 
 
 def _why_rejected(
