@@ -82,6 +82,11 @@ class RejectedError(Exception):
         self.detail = detail
 
 
+def damaged(what: str, error: Exception, *, truncated: bool) -> RejectedError:
+    """Return the rejection of a file that does not decode; ``what`` is "picture" or "trimap"."""
+    return RejectedError(f"{what}-{'truncated' if truncated else 'corrupt'}", str(error))
+
+
 def repaired(reason: str, detail: str = "") -> Finding:
     """Return a finding for something that was changed safely."""
     return Finding("mended", reason, detail)

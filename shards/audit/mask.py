@@ -10,7 +10,7 @@ from PIL import Image
 
 from shards.audit import png_chunks as png
 from shards.audit import transcode
-from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.transcode import Pixels
 from shards.format.layout import MASK_VALUES
 
@@ -54,14 +54,18 @@ def audit_mask(data: bytes) -> AuditedMask:
             else:
                 values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
         except png.PngError as error:
-            raise RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
+            raise damaged("trimap", error, truncated=error.truncated) from None
     else:
         image = transcode.open_image(data, what="trimap")
         values, more = _to_gray(image, None)
         findings = [repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
-    least, most = int(values.min()), int(values.max())  # between 1 and 3 there are no other values
-    if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
-        raise RejectedError("trimap-values", _invalid_values(values))
+    least = values.min()
+    if least < MASK_VALUES[0] or values.max() > MASK_VALUES[-1]:  # between 1 and 3 there are no other values
+        found, counts = np.unique(values, return_counts=True)
+        invalid = ~np.isin(found, MASK_VALUES)
+        shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
+        detail = f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"
+        raise RejectedError("trimap-values", detail)
     packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
         findings = [*findings, Finding("remark", "no-animal")]
@@ -120,10 +124,3 @@ def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
     if "A" in bands and (values[..., bands.index("A")] != 255).any():
         raise RejectedError("trimap-channels", "transparent pixels")
     return values[..., colors[0]]
-
-
-def _invalid_values(values: Pixels) -> str:
-    found, counts = np.unique(values, return_counts=True)
-    invalid = ~np.isin(found, MASK_VALUES)
-    shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
-    return f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"
