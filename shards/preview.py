@@ -83,16 +83,16 @@ def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) 
     sheet.paste(Image.fromarray(overlay(pixels, classes)), (x + (TILE - size[0]) // 2, y + TILE - size[1]))
     meta = reader.meta(index)
     draw = ImageDraw.Draw(sheet)
-    draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font=_font(12))
+    draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font_size=12)
     details = f"{meta['breed']}, {meta['width']} x {meta['height']}"
-    draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font=_font(11))
+    draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font_size=11)
 
 
 def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
     draw = ImageDraw.Draw(sheet)
     side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
     content = f"{number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
-    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font=_font(16))
+    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font_size=16)
     x = MARGIN
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]
@@ -100,8 +100,8 @@ def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: i
         tint = tuple(round(255 + (part - 255) * _TINT[name]) for part in colour) if colour else (255, 255, 255)
         draw.rectangle(box, fill=tint, outline=colour or _FAINT, width=2 if colour else 1)
         text = f"{value} {name}" + ("" if colour else " (not tinted)")
-        draw.text((x + 22, 34), text, fill=_INK, font=_font(13))
-        x += 44 + round(draw.textlength(text, font=_font(13)))
+        draw.text((x + 22, 34), text, fill=_INK, font_size=13)
+        x += 44 + round(draw.textlength(text, font_size=13))
 
 
 def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -114,12 +114,8 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(area & ~inner)
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
 def _shortened(text: str, size: int) -> str:
-    font = _font(size)
+    font = ImageFont.load_default(size)
     if font.getlength(text) <= TILE:
         return text
     while text and font.getlength(text + "...") > TILE:

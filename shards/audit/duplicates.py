@@ -14,11 +14,8 @@ from shards.format.layout import Rows, Split, member_span, shard_name
 def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
     """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
-    Checksums and lengths in the tables give the candidates; their bytes are then compared.
-
-    Args:
-        folder: where the tars are.
-        tables: the records of each split.
+    Checksums and lengths in ``tables``, the records of each split, give the candidates; their bytes, in the tars in
+    ``folder``, are then compared.
     """
     marks = {
         split: rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)

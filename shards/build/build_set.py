@@ -153,9 +153,8 @@ def _build_missing(
     """Build the missing shards, the largest first, add their records, and flush all shards to the disk."""
     sizes = [len(task.samples) for task in plan.tasks]
     missing = sorted((index for index in range(len(sizes)) if index not in records), key=lambda index: -sizes[index])
-    done = sum(sizes[index] for index in records)
-    if progress is not None:
-        progress(done, sum(sizes))
+    progress = progress or (lambda _done, _total: None)
+    progress(sum(sizes[index] for index in records), sum(sizes))
     with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
         unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
@@ -176,9 +175,7 @@ def _build_missing(
                 records[index] = record
                 unflushed.append(record)
                 flush()
-                done += sizes[index]
-                if progress is not None:
-                    progress(done, sum(sizes))
+                progress(sum(sizes[index] for index in records), sum(sizes))
         flush()
         for future in flushes:
             future.result()

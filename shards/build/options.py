@@ -13,8 +13,7 @@ DEFAULT_VAL_FRACTION = 0.2
 class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All options that decide a set's bytes. ``size`` and ``quality`` are None where the storage does not use them.
 
-    Raises:
-        UsageError: a value is out of range, or two do not go together.
+    Raises ``UsageError`` if a value is out of range, or two do not go together.
     """
 
     storage: Storage = "source"
@@ -28,12 +27,9 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise UsageError(f"--storage {self.storage!r}: choose from {', '.join(STORAGES)}")
-        if self.storage == "source":
-            if self.size is not None or self.quality is not None:
-                raise UsageError(
-                    "--size and --quality need --storage jpeg or raw: source storage keeps images as they are"
-                )
-        elif self.size is None or not 1 <= self.size <= MAX_SIZE:
+        if self.storage == "source" and (self.size is not None or self.quality is not None):
+            raise UsageError("--size and --quality need --storage jpeg or raw: source storage keeps images as they are")
+        if self.storage != "source" and not 1 <= (self.size or 0) <= MAX_SIZE:
             raise UsageError(f"--size {self.size} is outside 1..{MAX_SIZE}")
         if self.storage != "jpeg" and self.quality is not None:
             raise UsageError("--quality needs --storage jpeg")
@@ -61,8 +57,7 @@ def options_from(
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
 
-    Raises:
-        UsageError: options that do not go together.
+    Raises ``UsageError`` for options that do not go together.
     """
     if split == "official" and fractions is not None:
         raise UsageError("--fractions needs --split random; with --split official use --val-fraction")

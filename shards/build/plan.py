@@ -59,13 +59,10 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
-    """Divide a source into splits and shards.
+    """Divide a source into splits and shards; raise ``SourceError`` like :func:`official_split`.
 
     Within a split, samples are in a seeded pseudo-random order, so that a reader that goes through the shards one after
     the other sees all breeds mixed.
-
-    Raises:
-        SourceError: the official split is asked for and the lists are missing.
     """
     findings = list(source.findings)
     if options.split == "official":
@@ -74,8 +71,14 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     else:
         splits = random_split(source.pairs, fractions=options.fractions, seed=options.seed)
     keys = assign_keys(pair.name for pair in source.pairs)
-    by_name = {pair.name: pair for pair in source.pairs}
-    meta_bytes = _longest_meta(source, keys) if options.storage == "raw" else None
+    samples = {pair.name: PlannedSample(key=keys[pair.name], pair=pair) for pair in source.pairs}
+    meta_bytes = None
+    if options.storage == "raw":  # what fits all: no side is longer, "train" is the longest name of a split
+        metas = (
+            meta_json(sample, split="train", width=MAX_PIXELS, height=MAX_PIXELS, length=None)
+            for sample in samples.values()
+        )
+        meta_bytes = max(map(len, metas))
     tasks: list[ShardTask] = []
     for name in SPLITS:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
@@ -85,20 +88,19 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
                 ShardTask(
                     split=name,
                     number=number,
-                    samples=tuple(PlannedSample(key=keys[n], pair=by_name[n]) for n in chosen),
+                    samples=tuple(samples[each] for each in chosen),
                     storage=options.storage,
                     size=options.size,
                     quality=options.quality,
                     meta_bytes=meta_bytes,
                 )
             )
-    packable = sum(len(task.samples) for task in tasks)
     rejected = {finding.name for finding in findings if finding.action == "left-out"}
     return BuildPlan(
         options=options,
         tasks=tuple(tasks),
         findings=tuple(findings),
-        found=packable + len(rejected),
+        found=sum(len(task.samples) for task in tasks) + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
         digest=_digest(options, tasks, findings),
     )
@@ -126,20 +128,12 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
 def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     """Return where the pixels of the samples are in a ``raw`` tar: at the same distance throughout."""
     image_header, mask_header = len(npy_header((size, size, 3))), len(npy_header((size, size)))
-    image = padded(image_header + 3 * size * size)
-    mask = padded(mask_header + size * size)
+    image, mask = padded(image_header + 3 * size * size), padded(mask_header + size * size)
     return RawLayout(
         stride=3 * TAR_BLOCK + image + mask + padded(meta_bytes),
         image_offset=TAR_BLOCK + image_header,
         trimap_offset=2 * TAR_BLOCK + image + mask_header,
     )
-
-
-def _longest_meta(source: PetsSource, keys: dict[str, str]) -> int:
-    """Return the length of the longest ``KEY.json`` that the plan can produce."""
-    samples = (PlannedSample(key=keys[pair.name], pair=pair) for pair in source.pairs)
-    most = MAX_PIXELS  # no side is longer; and "train" is the longest name of a split
-    return max(len(meta_json(sample, split="train", width=most, height=most, length=None)) for sample in samples)
 
 
 def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:

@@ -30,11 +30,8 @@ def official_split(
 ) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
     """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
 
-    Returns:
-        The pairs of each split (in name order) and what the lists omit or contradict.
-
-    Raises:
-        SourceError: the source has no trainval.txt and test.txt.
+    Returns the pairs of each split (in name order) and what the lists omit or contradict; raises ``SourceError`` if the
+    source has no trainval.txt and test.txt.
     """
     missing = [f"{name}.txt" for name in ("trainval", "test") if name not in source.lists]
     if missing:

@@ -8,7 +8,6 @@ from shards.build.build_set import BuildResult
 from shards.format.layout import QUARANTINE_NAME, SPLITS
 
 SHOWN_FINDINGS = 50
-_WORDS = {"mended": "repaired", "left_out": "rejected"}  # the fields keep their names
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -55,7 +54,8 @@ def build_text(built: BuildResult) -> str:
     if built.audited:
         rate = built.audited / built.seconds
         lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
-    lines += [f"{document[field]} {word}" for field, word in _WORDS.items() if document[field]]
+    counts = (built.manifest.audit.mended, "repaired"), (built.manifest.audit.left_out, "rejected")
+    lines += [f"{count} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if document["reasons"]:
         lines.append(f"each is a line of {built.path / QUARANTINE_NAME}")

@@ -23,7 +23,7 @@ from shards.format.keys import shown
 from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padded
-from shards.sources.pets import FileStamp, Pair
+from shards.sources.pets import FileStamp
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
@@ -119,22 +119,21 @@ def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generato
     ``threads`` is called before every sample: how many to use from now on. As long as it is one, everything happens in
     the caller's thread. At most one sample more than threads is in flight.
     """
-    with ThreadPoolExecutor(MAX_THREADS, "prepare") as pool:  # starts a thread when one is needed, not before
-        in_flight: deque[Future[PreparedSample]] = deque()
-        try:
-            for sample in task.samples:
-                number = min(threads(), MAX_THREADS)
-                if number > 1:
-                    in_flight.append(pool.submit(prepare, task, sample))
-                while len(in_flight) > (number if number > 1 else 0):
-                    yield in_flight.popleft().result()
-                if number <= 1:
-                    yield prepare(task, sample)
-            while in_flight:
+    pool = ThreadPoolExecutor(MAX_THREADS, "prepare")  # starts a thread when one is needed, not before
+    in_flight: deque[Future[PreparedSample]] = deque()
+    try:
+        for sample in task.samples:
+            number = min(threads(), MAX_THREADS)
+            if number > 1:
+                in_flight.append(pool.submit(prepare, task, sample))
+            while len(in_flight) > (number if number > 1 else 0):
                 yield in_flight.popleft().result()
-        finally:
-            for future in in_flight:
-                future.cancel()
+            if number <= 1:
+                yield prepare(task, sample)
+        while in_flight:
+            yield in_flight.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
@@ -177,7 +176,8 @@ class _ShardWriter:
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
-    packed: list[Pair] = field(default_factory=list)
+    breeds: Counter[str] = field(default_factory=Counter)
+    species: Counter[str] = field(default_factory=Counter)
     class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
     largest: tuple[int, int] = (0, 0)
     findings: list[SampleFinding] = field(default_factory=list)
@@ -212,7 +212,8 @@ class _ShardWriter:
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
-        self.packed.append(sample.pair)
+        self.breeds[sample.pair.breed] += 1
+        self.species[SPECIES[sample.pair.species]] += 1
         self.class_pixels += encoded.class_pixels
         self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
 
@@ -228,8 +229,8 @@ class _ShardWriter:
             index=index,
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
-            breeds=dict(Counter(pair.breed for pair in self.packed)),
-            species=dict(Counter(SPECIES[pair.species] for pair in self.packed)),
+            breeds=dict(self.breeds),
+            species=dict(self.species),
             largest=self.largest,
             findings=tuple(self.findings),
             stamps=task.stamps,

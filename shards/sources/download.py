@@ -66,26 +66,19 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
 
     archives = official_archives() if archives is None else archives
     sums = [md5 for _, md5 in archives]
-    if _read_mark(folder) == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
-        return False
+    with contextlib.suppress(OSError, ValueError):
+        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        if marked == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
+            return False
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:
-        with _plain_errors(url, folder), _no_progress_bar_in_pipes():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_plain_errors(url, folder))
+            if not sys.stderr.isatty():  # no progress bar in pipes
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             download_and_extract_archive(url, download_root=str(folder), md5=md5)
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
     return True
-
-
-def _read_mark(folder: Path) -> list[str]:
-    try:
-        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return marked if isinstance(marked, list) else []
-
-
-def _no_progress_bar_in_pipes() -> contextlib.AbstractContextManager[object]:
-    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
 @contextlib.contextmanager
