@@ -27,11 +27,9 @@ _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, count: int = 24) -> int:
     """Draw the first samples of a split (None: of the first split) as a PNG; return their number.
 
-    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already.
-
-    Raises:
-        UsageError: no such split, a count out of range, or a path that does not end in .png.
-        SampleError: a sample is damaged.
+    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already. Raises
+    ``UsageError`` for no such split, a count out of range, or a path that does not end in .png, and ``SampleError`` if
+    a sample is damaged.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png")

@@ -33,15 +33,12 @@ class AuditedImage:
 
 
 def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> AuditedImage:
-    """Decode an image strictly, and repair what can be repaired safely.
+    """Decode an image strictly, and repair what can be repaired safely; raise ``RejectedError`` if it cannot be packed.
 
     Args:
         data: the file's content.
         mask_size: (width, height) of its mask; decides whether the rotation that EXIF asks for is applied.
         pixels: whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
-
-    Raises:
-        RejectedError: the image cannot be packed.
     """
     if not data.startswith(jpeg.SIGNATURE):
         return _reencode(data, mask_size, pixels=pixels, first=None)

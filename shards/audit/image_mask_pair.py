@@ -25,9 +25,7 @@ def audit_pair(image: bytes, mask: bytes, *, storage: Storage) -> AuditedPair:
     """Decode the content of an image file and its mask file completely, and repair what can be repaired safely.
 
     ``storage`` decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``).
-
-    Raises:
-        RejectedError: the pair cannot be packed, and why.
+    Raises ``RejectedError`` if the pair cannot be packed, and why.
     """
     audited = audit_mask(mask)
     return AuditedPair(audit_image(image, mask_size=audited.size, pixels=storage != "source"), audited)

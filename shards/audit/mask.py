@@ -1,11 +1,8 @@
 """The audit of a mask: every pixel is 1, 2 or 3, and what is packed is an 8-bit grayscale PNG."""
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from shards.audit import png_chunks as png
@@ -26,11 +23,6 @@ class AuditedMask:
     values: Pixels
     findings: list[Finding]
 
-    @cached_property
-    def class_pixels(self) -> tuple[int, int, int]:
-        """Pixels of each class, in class order; counted on demand, as ``raw`` storage counts what it stores."""
-        return class_pixels(self.values)
-
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
@@ -41,8 +33,7 @@ class AuditedMask:
 def audit_mask(data: bytes) -> AuditedMask:
     """Decode a mask completely, check every value, and repair its encoding where its values are beyond doubt.
 
-    Raises:
-        RejectedError: the mask is damaged or has values other than 1, 2, 3.
+    Raises ``RejectedError`` if the mask is damaged or has values other than 1, 2, 3.
     """
     findings: list[Finding] = []
     if data.startswith(png.SIGNATURE):
@@ -89,9 +80,10 @@ def nearest(values: Pixels, size: int) -> Pixels:
 
 def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, list[Finding]]:
     """Return one channel of values, and what was changed to get it."""
-    if image.mode == "P":
-        return _to_uint8(np.asarray(image)), [repaired("trimap-palette")]
     findings = []
+    if image.mode == "P":
+        findings.append(repaired("trimap-palette"))
+        chunks = None  # nothing else that they say matters to the indices
     if chunks is not None and not chunks.harmless:
         findings.append(repaired("trimap-extras"))
     if chunks is not None and chunks.interlaced:
@@ -106,13 +98,9 @@ def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, 
         # Pillow spreads small gray values over 0..255; the file's own values are the mask's.
         step = 255 // (2**chunks.depth - 1)
         values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
-    return _to_uint8(values), findings
-
-
-def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
-    return np.ascontiguousarray(values.astype(np.uint8))
+    return np.ascontiguousarray(values.astype(np.uint8)), findings
 
 
 def _one_channel(image: Image.Image, values: Pixels) -> Pixels:

@@ -36,9 +36,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
     """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
 
     ``records`` are in the order of the plan. The manifest is not written, and nothing is flushed to the disk yet.
-
-    Returns:
-        The manifest, and every finding in the order of the quarantine file.
+    Returns the manifest, and every finding in the order of the quarantine file.
     """
     splits: dict[Split, SplitEntry] = {}
     tables: dict[Split, Rows] = {}

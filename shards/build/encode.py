@@ -46,7 +46,7 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
     if storage == "source" or size is None:
         if image.jpeg is None:
             raise ValueError("the pair was audited for another storage")
-        return EncodedSample(image.jpeg, mask.png, mask.class_pixels, image.width, image.height)
+        return EncodedSample(image.jpeg, mask.png, class_pixels(mask.values), image.width, image.height)
     if image.pixels is None:
         raise ValueError("the pair was audited for another storage")
     pixels, values = stretched(image.pixels, size), nearest(mask.values, size)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from ctypes import c_int
 from multiprocessing.synchronize import Event
@@ -30,27 +30,26 @@ def default_workers() -> int:
 
 
 def build_in_order(
-    tasks: Sequence[ShardTask], order: Sequence[int], folder: str, *, workers: int | None, executor: Executor | None
+    tasks: Mapping[int, ShardTask], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
-    """Build shards, started in ``order`` (indices of tasks); yield each index with the shard's record when it is done.
+    """Build shards, started in the order of ``tasks``; yield each key of it with the shard's record when it is done.
 
     They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
     """
     cores = workers or default_workers()
     if executor is not None:
-        yield from _submitted(executor, build_shard, tasks, order, folder, submitting=contextlib.nullcontext())
+        yield from _submitted(executor, build_shard, tasks, folder, submitting=contextlib.nullcontext())
     elif cores == 1:
-        for index in order:
-            yield index, build_shard(tasks[index], folder)
-    elif order:
-        yield from _in_processes(tasks, order, folder, cores)
+        for index, task in tasks.items():
+            yield index, build_shard(task, folder)
+    elif tasks:
+        yield from _in_processes(tasks, folder, cores)
 
 
 def _submitted(
     executor: Executor,
     function: Callable[[ShardTask, str], ShardRecord],
-    tasks: Sequence[ShardTask],
-    order: Sequence[int],
+    tasks: Mapping[int, ShardTask],
     folder: str,
     *,
     submitting: contextlib.AbstractContextManager[None],
@@ -58,8 +57,8 @@ def _submitted(
     futures: dict[Future[ShardRecord], int] = {}
     try:
         with submitting:
-            for index in order:
-                futures[executor.submit(function, tasks[index], folder)] = index
+            for index, task in tasks.items():
+                futures[executor.submit(function, task, folder)] = index
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:
@@ -68,20 +67,18 @@ def _submitted(
         raise
 
 
-def _in_processes(
-    tasks: Sequence[ShardTask], order: Sequence[int], folder: str, cores: int
-) -> Iterator[tuple[int, ShardRecord]]:
+def _in_processes(tasks: Mapping[int, ShardTask], folder: str, cores: int) -> Iterator[tuple[int, ShardRecord]]:
     """Build shards in worker processes, which abandon their shards at the next sample if this is left early."""
     # Fork where it is safe, because it starts at once; else a server that was forked early.
     alone = threading.active_count() == 1 and "torch" not in sys.modules
     context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
-    unfinished = len(order)
+    unfinished = len(tasks)
     stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
     pool = ProcessPoolExecutor(
         min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads)
     )
     try:
-        for result in _submitted(pool, _build_in_worker, tasks, order, folder, submitting=_interrupts_held()):
+        for result in _submitted(pool, _build_in_worker, tasks, folder, submitting=_interrupts_held()):
             unfinished -= 1  # the last shards get threads, for the cores without a shard
             threads.value = -(-cores // max(unfinished, 1))
             yield result

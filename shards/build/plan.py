@@ -10,7 +10,7 @@ from shards.audit.findings import MAX_PIXELS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
-from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split, Storage
+from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split
 from shards.format.manifest import RawLayout
 from shards.format.npy import npy_header
 from shards.format.tar import padded
@@ -33,9 +33,7 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
     split: Split
     number: int
     samples: tuple[PlannedSample, ...]
-    storage: Storage
-    size: int | None
-    quality: int | None
+    options: PackOptions
     meta_bytes: int | None
 
     @property
@@ -83,18 +81,9 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     for name in SPLITS:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
         for number, start in enumerate(range(0, len(order), options.samples_per_shard)):
-            chosen = order[start : start + options.samples_per_shard]
-            tasks.append(
-                ShardTask(
-                    split=name,
-                    number=number,
-                    samples=tuple(samples[each] for each in chosen),
-                    storage=options.storage,
-                    size=options.size,
-                    quality=options.quality,
-                    meta_bytes=meta_bytes,
-                )
-            )
+            chosen = tuple(samples[each] for each in order[start : start + options.samples_per_shard])
+            task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
+            tasks.append(task)
     rejected = {finding.name for finding in findings if finding.action == "left-out"}
     return BuildPlan(
         options=options,

@@ -5,6 +5,7 @@ same on every machine and for every version of every library.
 """
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -61,13 +62,9 @@ def official_split(
 def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float], seed: int) -> dict[Split, list[Pair]]:
     """Split at random by ``fractions`` (train, val, test; they add up to 1), seeded."""
     by_name = {pair.name: pair for pair in pairs}
-    order = shuffled(by_name, seed=seed, purpose="split")
-    splits: dict[Split, list[Pair]] = {}
-    start = 0
-    for name, count in zip(SPLITS, apportion(len(order), fractions), strict=True):
-        splits[name] = [by_name[chosen] for chosen in sorted(order[start : start + count])]
-        start += count
-    return splits
+    order = iter(shuffled(by_name, seed=seed, purpose="split"))
+    counts = zip(SPLITS, apportion(len(by_name), fractions), strict=True)
+    return {split: [by_name[name] for name in sorted(itertools.islice(order, count))] for split, count in counts}
 
 
 def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:

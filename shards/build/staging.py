@@ -63,11 +63,6 @@ class Staging:
         return (self.folder / MANIFEST_NAME).exists()
 
     @property
-    def published(self) -> bool:
-        """Whether OUT is a set whose build was killed before it had cleaned up."""
-        return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
-
-    @property
     def plan(self) -> bytes:
         """The digest of the plan that the work folder belongs to, or nothing."""
         try:
@@ -97,14 +92,13 @@ class Staging:
         strangers = foreign_files(self.folder)
         if strangers and not self.work.is_dir():
             raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
-        same = self.plan == digest.encode("ascii")
-        discarded = not same and any(self.folder.iterdir())
-        if not same:
-            remove_set(self.folder, keep_folder=True)
         self.folder.chmod(0o755)
-        self.work.mkdir(exist_ok=True)
-        if not same:
-            write_file(self.work / PLAN, digest.encode("ascii"))
+        if self.plan == digest.encode("ascii"):
+            return False
+        discarded = any(self.folder.iterdir())
+        remove_set(self.folder, keep_folder=True)
+        self.work.mkdir()
+        write_file(self.work / PLAN, digest.encode("ascii"))
         return discarded
 
     def flush_plan(self) -> None:
@@ -131,10 +125,6 @@ class Staging:
         remove(self.out / WORK)
         sync_folder(self.out)
 
-    def discard(self) -> None:
-        """Remove the staging folder with all work."""
-        remove_set(self.folder)
-
     def keep_finished(self) -> str:
         """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
         if not self.folder.is_dir():
@@ -145,7 +135,7 @@ class Staging:
         if finished or self.complete:
             return f"{finished} finished shards are kept in {self.folder}"
         if self.plan or not any(self.folder.iterdir()):
-            self.discard()
+            remove_set(self.folder)
         return ""
 
 

@@ -88,9 +88,7 @@ def build_shard(
         pause: called before every sample; may raise to stop the build.
         threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
-    Raises:
-        SourceError: a source file vanished, cannot be read, or changed since the plan was made.
-        OSError: the target cannot be written.
+    Raises ``SourceError`` like :func:`read_unchanged`, and ``OSError`` if the target cannot be written.
     """
     target = Path(folder)
     with atomic_file(target / shard_name(task.split, task.number), sync=False) as handle:
@@ -140,9 +138,10 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
     image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
     mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
+    options = task.options
     try:
-        pair = audit_pair(image, mask, storage=task.storage)
-        encoded = encode(pair, storage=task.storage, size=task.size, quality=task.quality)
+        pair = audit_pair(image, mask, storage=options.storage)
+        encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
     except RejectedError as error:
         return PreparedSample(sample, [Finding("left-out", error.reason, error.detail)])
     width, height = pair.image.width, pair.image.height
@@ -199,7 +198,7 @@ class _ShardWriter:
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)
-        for (role, extension), content in zip(MEMBERS[self.task.storage], contents, strict=True):
+        for (role, extension), content in zip(MEMBERS[self.task.options.storage], contents, strict=True):
             self.write(header(f"{sample.key}.{extension}", len(content)))
             members.append((extension, self.position, len(content)))
             row[f"{role}_offset"] = self.position

@@ -22,8 +22,7 @@ _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
     """Return the addresses of the dataset's archives (at ``mirror``/FILE, if given) and their MD5, from torchvision.
 
-    Raises:
-        UsageError: the mirror is not an http, https or file address.
+    Raises ``UsageError`` if the mirror is not an http, https or file address.
     """
     if mirror is not None:
         _check_mirror(mirror)  # before torchvision is imported, which takes seconds
@@ -56,11 +55,8 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
         folder: created if it does not exist.
         archives: (address, MD5) of each; default: :func:`official_archives`.
 
-    Returns:
-        False if everything existed already.
-
-    Raises:
-        SourceError: no network, no such file, or content that does not match its MD5.
+    Returns False if everything existed already. Raises ``SourceError`` for no network, no such file, or content that
+    does not match its MD5.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 

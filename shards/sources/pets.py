@@ -5,7 +5,7 @@
 """
 
 import os
-from collections import Counter
+from collections import ChainMap, Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -61,8 +61,7 @@ class PetsSource:
 def scan(folder: Path) -> PetsSource:
     """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
-    Raises:
-        SourceError: the folder is not in the official layout, holds no image, or something cannot be read.
+    Raises ``SourceError`` if it is not in the official layout, holds no image, or something cannot be read.
     """
     try:
         return _scan(folder)
@@ -81,9 +80,7 @@ def _scan(folder: Path) -> PetsSource:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
     paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
     lists = {name: _read_list(path) for name, path in paths.items() if path.exists()}
-    numbers: dict[str, tuple[int, int]] = {}
-    for entries in lists.values():
-        numbers = entries | numbers  # the first list that names an image counts
+    numbers = dict(ChainMap(*lists.values()))  # the first list that names an image counts
     findings: list[SampleFinding] = []
     pairs: list[Pair] = []
     for name in sorted(images.keys() | masks.keys() | numbers.keys()):

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from shards.audit.findings import RejectedError
-from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, member_span, row_check
+from shards.audit.image_mask_pair import audit_pair
+from shards.audit.mask import class_pixels
+from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, Storage, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, ShardEntry
+from shards.format.npy import npy_header
 from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, map_tar, padded
 from shards.store.atomic import file_sha256
-from shards.verify.decode import check_stored
 from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
 
 
@@ -225,3 +227,34 @@ def first_difference(found: bytes, expected: bytes) -> int:
     length = min(len(found), len(expected))
     different = np.flatnonzero(np.frombuffer(found, np.uint8, length) != np.frombuffer(expected, np.uint8, length))
     return int(different[0]) if len(different) else length
+
+
+def check_stored(
+    image: bytes, mask: bytes, *, storage: Storage, size: int | None, original: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Decode a stored sample completely and return the mask's pixels of each class.
+
+    ``size`` is that of the set; ``original`` is the (width, height) of the source image in pixels. Raises
+    ``RejectedError`` if something does not decode, or has a wrong size.
+    """
+    if storage == "raw":
+        return _check_raw(image, mask, size or 0)
+    pair = audit_pair(image, mask, storage="source")
+    for finding in pair.findings:
+        if finding.action == "mended":  # what is packed must need no repair
+            raise RejectedError(finding.reason, finding.detail)
+    expected = original if size is None else (size, size)
+    if pair.mask.size != expected:
+        raise RejectedError("size-mismatch", f"{pair.mask.size} pixels, expected {expected}")
+    return class_pixels(pair.mask.values)
+
+
+def _check_raw(image: bytes, mask: bytes, size: int) -> tuple[int, int, int]:
+    for what, data, shape in (("picture", image, (size, size, 3)), ("trimap", mask, (size, size))):
+        header = npy_header(shape)
+        if not data.startswith(header) or len(data) != len(header) + int(np.prod(shape)):
+            raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
+    counts = np.bincount(np.frombuffer(mask, np.uint8, offset=len(npy_header((size, size)))), minlength=4)
+    if len(counts) > 4 or counts[0]:
+        raise RejectedError("trimap-values", "1, 2 and 3 are expected")
+    return int(counts[1]), int(counts[2]), int(counts[3])
