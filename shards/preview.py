@@ -64,16 +64,12 @@ def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.ND
     return drawn.round().astype(np.uint8)
 
 
-def decoded(reader: SplitReader, index: int) -> tuple[Image.Image, Image.Image]:
-    """Return a stored sample's image (mode "RGB") and mask (mode "L") in any storage."""
-    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
-    if reader.manifest.storage == "raw":
-        return Image.fromarray(np.load(image)), Image.fromarray(np.load(mask))
-    return Image.open(image).convert("RGB"), Image.open(mask)
-
-
 def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) -> None:
-    image, mask = decoded(reader, index)
+    files = [io.BytesIO(reader.read(index, role)) for role in ("image", "trimap")]
+    if reader.manifest.storage == "raw":
+        image, mask = (Image.fromarray(np.load(file)) for file in files)
+    else:
+        image, mask = Image.open(files[0]).convert("RGB"), Image.open(files[1])
     scale = TILE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))

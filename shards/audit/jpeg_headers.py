@@ -11,8 +11,7 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 w
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
-_ORIENTATION_TAG = 0x0112
-_SHORT = 3  # TIFF type
+_ORIENTATION = (0x0112, 3, 1)  # tag, TIFF type SHORT, one value
 
 
 class JpegError(ValueError):
@@ -122,6 +121,6 @@ def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None]:
     (entries,) = struct.unpack_from(order + "H", data, first - 2)
     for at in range(first, min(first + 12 * entries, end - 11), 12):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", data, at)
-        if (tag, kind, count) == (_ORIENTATION_TAG, _SHORT, 1):
+        if (tag, kind, count) == _ORIENTATION:
             return (value, at + 8) if 1 <= value <= 8 else none
     return none

@@ -36,20 +36,17 @@ def audit_mask(data: bytes) -> AuditedMask:
     Raises ``RejectedError`` if the mask is damaged or has values other than 1, 2, 3.
     """
     findings: list[Finding] = []
-    if data.startswith(png.SIGNATURE):
-        try:
+    chunks = None
+    try:
+        if data.startswith(png.SIGNATURE):
             chunks = png.read_chunks(data)
             check_pixels(chunks.width, chunks.height, "trimap")
-            if chunks.plain:
-                values = png.decode_plain(chunks)
-            else:
-                values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
-        except png.PngError as error:
-            raise damaged("trimap", error, truncated=error.truncated) from None
-    else:
-        image = transcode.open_image(data, what="trimap")
-        values, more = _to_gray(image, None)
-        findings = [repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
+        if chunks is not None and chunks.plain:
+            values = png.decode_plain(chunks)
+        else:
+            values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
+    except png.PngError as error:
+        raise damaged("trimap", error, truncated=error.truncated) from None
     least = values.min()
     if least < MASK_VALUES[0] or values.max() > MASK_VALUES[-1]:  # between 1 and 3 there are no other values
         found, counts = np.unique(values, return_counts=True)
@@ -81,6 +78,8 @@ def nearest(values: Pixels, size: int) -> Pixels:
 def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, list[Finding]]:
     """Return one channel of values, and what was changed to get it."""
     findings = []
+    if chunks is None:
+        findings.append(repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"))
     if image.mode == "P":
         findings.append(repaired("trimap-palette"))
         chunks = None  # nothing else that they say matters to the indices

@@ -98,7 +98,7 @@ def build(
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
         resumed = audited = 0
-        if staging.complete:
+        if (staging.folder / MANIFEST_NAME).exists():  # complete, not yet published
             sync_folder(staging.folder)  # a power cut may have come before that
         else:
             records = finished_shards(staging, plan)

@@ -43,11 +43,9 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
         quality: of the JPEG in ``jpeg`` storage, 1..100 (chroma at half resolution).
     """
     image, mask = pair.image, pair.mask
-    if storage == "source" or size is None:
-        if image.jpeg is None:
-            raise ValueError("the pair was audited for another storage")
+    if storage == "source" and image.jpeg is not None:
         return EncodedSample(image.jpeg, mask.png, class_pixels(mask.values), image.width, image.height)
-    if image.pixels is None:
+    if storage == "source" or size is None or image.pixels is None:
         raise ValueError("the pair was audited for another storage")
     pixels, values = stretched(image.pixels, size), nearest(mask.values, size)
     if storage == "jpeg":

@@ -120,9 +120,8 @@ def _follow_parent() -> None:
 
 
 def _build_in_worker(task: ShardTask, folder: str) -> ShardRecord:
-    return build_shard(task, folder, pause=_check_stop, threads=lambda: int(_threads.value))
+    def check_stop() -> None:
+        if _stop.is_set():
+            raise StoppedError
 
-
-def _check_stop() -> None:
-    if _stop.is_set():
-        raise StoppedError
+    return build_shard(task, folder, pause=check_stop, threads=lambda: int(_threads.value))

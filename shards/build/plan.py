@@ -108,9 +108,7 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
         "width": width,
         "height": height,
     }
-    text = json.dumps(document, ensure_ascii=True)
-    if length is not None:
-        text = text.ljust(length - 1)
+    text = json.dumps(document, ensure_ascii=True).ljust(0 if length is None else length - 1)
     return (text + "\n").encode("ascii")
 
 

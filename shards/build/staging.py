@@ -58,11 +58,6 @@ class Staging:
         return self.folder / WORK
 
     @property
-    def complete(self) -> bool:
-        """Whether the set is complete and can be published."""
-        return (self.folder / MANIFEST_NAME).exists()
-
-    @property
     def plan(self) -> bytes:
         """The digest of the plan that the work folder belongs to, or nothing."""
         try:
@@ -132,7 +127,7 @@ class Staging:
         for partial in [*self.work.glob(f"{PARTIAL_PREFIX}*"), *self.folder.glob(f"{PARTIAL_PREFIX}*")]:
             partial.unlink(missing_ok=True)
         finished = len(list(self.work.glob(f"*{RECORD_ENDING}")))
-        if finished or self.complete:
+        if finished or (self.folder / MANIFEST_NAME).exists():
             return f"{finished} finished shards are kept in {self.folder}"
         if self.plan or not any(self.folder.iterdir()):
             remove_set(self.folder)

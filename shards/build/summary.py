@@ -39,7 +39,6 @@ def build_text(built: BuildResult) -> str:
     """Return the outcome of a build for people."""
     document = build_json(built)
     splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
-    size = f"{document['bytes'] / 1e6:.1f} MB"
     lines = []
     if built.already_complete:
         lines.append(f"{built.path} is already complete: same names, lists, sizes and options; nothing was done")
@@ -48,9 +47,8 @@ def build_text(built: BuildResult) -> str:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
         lines.append(f"resumed with {built.resumed} shards that were already finished")
-    lines.append(
-        f"{document['samples']} of {document['found']} images in {document['shards']} shards ({size}): {splits}"
-    )
+    size = f"{document['shards']} shards ({document['bytes'] / 1e6:.1f} MB)"
+    lines.append(f"{document['samples']} of {document['found']} images in {size}: {splits}")
     if built.audited:
         rate = built.audited / built.seconds
         lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")

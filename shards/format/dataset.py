@@ -1,5 +1,6 @@
 """Opening a finished shard set and reading its samples, in constant time and memory for any number of samples."""
 
+import contextlib
 import json
 import mmap
 from collections.abc import Mapping
@@ -121,13 +122,11 @@ class SplitReader:
     def meta(self, index: int) -> Mapping[str, Any]:
         """Return ``KEY.json`` of a sample: key, name, breed, species, class_id, split, width, height."""
         data = self.read(index, "meta")
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(data)
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
-        return document
+            if isinstance(document, dict):
+                return document
+        raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
 
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""

@@ -24,26 +24,23 @@ def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
 
     Raises ``UsageError`` if the mirror is not an http, https or file address.
     """
-    if mirror is not None:
-        _check_mirror(mirror)  # before torchvision is imported, which takes seconds
+    if mirror is not None:  # checked before torchvision is imported, which takes seconds
+        try:
+            parts = urlsplit(mirror)
+            complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
+        except ValueError as error:
+            raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
+        if parts.scheme not in ("http", "https", "file"):
+            raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
+        if not complete or any(letter <= " " or letter > "~" for letter in mirror):
+            what = "is not an address of the form http://HOST/PATH; write %20 for a space"
+            raise UsageError(f"--mirror {mirror!r} {what}")
     from torchvision.datasets import OxfordIIITPet
 
     archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]
     if mirror is not None:
         archives = [(f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}", md5) for url, md5 in archives]
     return tuple(archives)
-
-
-def _check_mirror(mirror: str) -> None:
-    try:
-        parts = urlsplit(mirror)
-        complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
-    except ValueError as error:
-        raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
-    if parts.scheme not in ("http", "https", "file"):
-        raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
-    if not complete or any(letter <= " " or letter > "~" for letter in mirror):
-        raise UsageError(f"--mirror {mirror!r} is not an address of the form http://HOST/PATH; write %20 for a space")
 
 
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:

@@ -16,8 +16,6 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 
-IMAGE_ENDINGS = ("jpg", "jpeg")
-MASK_ENDINGS = ("png",)
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
 
@@ -73,9 +71,19 @@ def scan(folder: Path) -> PetsSource:
 def _scan(folder: Path) -> PetsSource:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
-    _check_layout(folder)
-    images, ignored = _files_by_stem(folder / "images", IMAGE_ENDINGS)
-    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", MASK_ENDINGS)
+    if not folder.exists():
+        raise SourceError(
+            f"no such folder: {folder}; get the images with petseg-shard download, "
+            "or synthetic ones with petseg-shard sample"
+        )
+    for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
+        if not path.is_dir():
+            raise SourceError(
+                f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
+                "annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
+            )
+    images, ignored = _files_by_stem(folder / "images", ("jpg", "jpeg"))
+    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", ("png",))
     if not images:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
     paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
@@ -119,20 +127,6 @@ def breed_of(name: str) -> str:
     """Return the breed in an image's name: ``american_bulldog_100`` is an ``american_bulldog``."""
     stem, _, number = name.rpartition("_")
     return shown(stem) if stem and number.isdigit() else "unknown"
-
-
-def _check_layout(folder: Path) -> None:
-    if not folder.exists():
-        raise SourceError(
-            f"no such folder: {folder}; get the images with petseg-shard download, "
-            "or synthetic ones with petseg-shard sample"
-        )
-    for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
-        if not path.is_dir():
-            raise SourceError(
-                f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
-                "annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
-            )
 
 
 def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os.DirEntry[str]], int]:

@@ -237,8 +237,15 @@ def check_stored(
     ``size`` is that of the set; ``original`` is the (width, height) of the source image in pixels. Raises
     ``RejectedError`` if something does not decode, or has a wrong size.
     """
-    if storage == "raw":
-        return _check_raw(image, mask, size or 0)
+    if storage == "raw" and size is not None:
+        for what, data, shape in (("picture", image, (size, size, 3)), ("trimap", mask, (size, size))):
+            header_bytes = npy_header(shape)
+            if not data.startswith(header_bytes) or len(data) != len(header_bytes) + int(np.prod(shape)):
+                raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
+        values = np.frombuffer(mask, np.uint8)[-size * size :]
+        if values.min() < 1 or values.max() > 3:
+            raise RejectedError("trimap-values", "1, 2 and 3 are expected")
+        return class_pixels(values)
     pair = audit_pair(image, mask, storage="source")
     for finding in pair.findings:
         if finding.action == "mended":  # what is packed must need no repair
@@ -247,14 +254,3 @@ def check_stored(
     if pair.mask.size != expected:
         raise RejectedError("size-mismatch", f"{pair.mask.size} pixels, expected {expected}")
     return class_pixels(pair.mask.values)
-
-
-def _check_raw(image: bytes, mask: bytes, size: int) -> tuple[int, int, int]:
-    for what, data, shape in (("picture", image, (size, size, 3)), ("trimap", mask, (size, size))):
-        header = npy_header(shape)
-        if not data.startswith(header) or len(data) != len(header) + int(np.prod(shape)):
-            raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
-    counts = np.bincount(np.frombuffer(mask, np.uint8, offset=len(npy_header((size, size)))), minlength=4)
-    if len(counts) > 4 or counts[0]:
-        raise RejectedError("trimap-values", "1, 2 and 3 are expected")
-    return int(counts[1]), int(counts[2]), int(counts[3])
