@@ -39,12 +39,8 @@ def sample(folder: Path, count: int, seed: int) -> None:
     click.echo(f"{count} synthetic images in {folder}; pack them with: petseg-shard build {folder} OUT")
 
 
-def parse_fractions(
-    _context: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[float, float, float] | None:
+def parse_fractions(text: str) -> tuple[float, float, float]:
     """Read ``0.7,0.2,0.1``; raise ``UsageError`` if it is not three numbers."""
-    if text is None:
-        return None
     try:
         first, second, third = (float(part) for part in text.split(","))
     except ValueError:
@@ -74,7 +70,7 @@ def parse_fractions(
 @click.option(
     "--fractions",
     metavar="A,B,C",
-    callback=parse_fractions,
+    type=parse_fractions,
     help="Train, val, test for --split random.  [default: 0.7,0.2,0.1]",
 )
 @click.option(

@@ -17,8 +17,7 @@ from shards.format.manifest import SplitEntry
 def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str, Any]:
     """Return the summary as a JSON object, with the steps of a global batch that ``world_size`` ranks share.
 
-    Raises:
-        UsageError: ``world_size`` does not divide ``batch_size``.
+    Raises ``UsageError`` if ``world_size`` does not divide ``batch_size``.
     """
     if batch_size % world_size:
         raise UsageError(

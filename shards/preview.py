@@ -27,11 +27,9 @@ _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, count: int = 24) -> int:
     """Draw the first samples of a split (None: of the first split) as a PNG; return their number.
 
-    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already.
-
-    Raises:
-        UsageError: no such split, a count out of range, or a path that does not end in .png.
-        SampleError: a sample is damaged.
+    They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already. Raises
+    ``UsageError`` for no such split, a count out of range, or a path that does not end in .png, and ``SampleError`` if
+    a sample is damaged.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png")
@@ -66,16 +64,12 @@ def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.ND
     return drawn.round().astype(np.uint8)
 
 
-def decoded(reader: SplitReader, index: int) -> tuple[Image.Image, Image.Image]:
-    """Return a stored sample's image (mode "RGB") and mask (mode "L") in any storage."""
-    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
-    if reader.manifest.storage == "raw":
-        return Image.fromarray(np.load(image)), Image.fromarray(np.load(mask))
-    return Image.open(image).convert("RGB"), Image.open(mask)
-
-
 def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) -> None:
-    image, mask = decoded(reader, index)
+    files = [io.BytesIO(reader.read(index, role)) for role in ("image", "trimap")]
+    if reader.manifest.storage == "raw":
+        image, mask = (Image.fromarray(np.load(file)) for file in files)
+    else:
+        image, mask = Image.open(files[0]).convert("RGB"), Image.open(files[1])
     scale = TILE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
@@ -83,16 +77,16 @@ def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) 
     sheet.paste(Image.fromarray(overlay(pixels, classes)), (x + (TILE - size[0]) // 2, y + TILE - size[1]))
     meta = reader.meta(index)
     draw = ImageDraw.Draw(sheet)
-    draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font=_font(12))
+    draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font_size=12)
     details = f"{meta['breed']}, {meta['width']} x {meta['height']}"
-    draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font=_font(11))
+    draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font_size=11)
 
 
 def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
     draw = ImageDraw.Draw(sheet)
     side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
     content = f"{number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
-    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font=_font(16))
+    draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font_size=16)
     x = MARGIN
     for value, name in enumerate(CLASSES, start=1):
         colour = COLOURS[name]
@@ -100,8 +94,8 @@ def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: i
         tint = tuple(round(255 + (part - 255) * _TINT[name]) for part in colour) if colour else (255, 255, 255)
         draw.rectangle(box, fill=tint, outline=colour or _FAINT, width=2 if colour else 1)
         text = f"{value} {name}" + ("" if colour else " (not tinted)")
-        draw.text((x + 22, 34), text, fill=_INK, font=_font(13))
-        x += 44 + round(draw.textlength(text, font=_font(13)))
+        draw.text((x + 22, 34), text, fill=_INK, font_size=13)
+        x += 44 + round(draw.textlength(text, font_size=13))
 
 
 def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -114,12 +108,8 @@ def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(area & ~inner)
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
 def _shortened(text: str, size: int) -> str:
-    font = _font(size)
+    font = ImageFont.load_default(size)
     if font.getlength(text) <= TILE:
         return text
     while text and font.getlength(text + "...") > TILE:

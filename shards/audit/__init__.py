@@ -3,7 +3,7 @@
 Every repair, rejection and warning is a finding with a reason code; nothing is changed without one.
 """
 
-from shards.audit.findings import REASONS, Finding, RejectedError
+from shards.audit.findings import REASONS, Finding, RejectedError, SampleFinding
 from shards.audit.image_mask_pair import AuditedPair, audit_pair
 
-__all__ = ["REASONS", "AuditedPair", "Finding", "RejectedError", "audit_pair"]
+__all__ = ["REASONS", "AuditedPair", "Finding", "RejectedError", "SampleFinding", "audit_pair"]

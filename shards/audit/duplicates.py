@@ -1,7 +1,5 @@
 """The same image in two splits: a leak that makes a test result too good."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -9,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.audit.findings import WARNING, Finding
+from shards.audit.findings import SampleFinding
 from shards.format.layout import Rows, Split, member_span, shard_name
 
 
-def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[Finding]:
+def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
     """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
-    Checksums and lengths in the tables give the candidates; their bytes in the tars in ``folder`` are then compared.
+    Checksums and lengths in ``tables``, the records of each split, give the candidates; their bytes, in the tars in
+    ``folder``, are then compared.
     """
     marks = {
         split: rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)
@@ -34,7 +33,7 @@ def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iter
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
                 detail = f"the same picture as {', '.join(others)}"
-                yield Finding(names[number], WARNING, "duplicate-across-splits", detail, split)
+                yield SampleFinding(names[number], "remark", "duplicate-across-splits", detail, split)
 
 
 def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:

@@ -4,16 +4,11 @@ The spelling of actions and reason codes, and the details that callers add, stan
 of format 1, in which a rejection is "left-out", a repair "mended" and a warning "remark".
 """
 
-from __future__ import annotations
-
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 Action: TypeAlias = Literal["left-out", "mended", "remark"]
-REJECTED: Final = "left-out"
-REPAIRED: Final = "mended"
-WARNING: Final = "remark"
 
 MAX_PIXELS = 2**26  # 67 million: above any photograph that one would train on, below what exhausts memory
 
@@ -57,20 +52,21 @@ REASONS: Final[dict[str, str]] = {
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A repair or a warning (the sample is packed), or a rejection (it is not): a line of ``quarantine.jsonl``.
+    """A repair or a warning (the sample is packed), or the reason of a rejection (it is not)."""
 
-    The audit of a file leaves ``name`` empty; :meth:`about` adds the sample.
-    """
+    action: Action
+    reason: str
+    detail: str = ""
+
+
+class SampleFinding(msgspec.Struct, frozen=True):
+    """A finding with the sample that it is about: a line of ``quarantine.jsonl``, fields in the order of the file."""
 
     name: str
     action: Action
     reason: str
     detail: str = ""
     split: str | None = None
-
-    def about(self, name: str, split: str) -> Finding:
-        """Return the finding with the sample that it is about."""
-        return msgspec.structs.replace(self, name=name, split=split)
 
     def line(self) -> str:
         """Return the finding for people: ``Abyssinian_34: not-listed (no list names the image)``."""
@@ -86,9 +82,14 @@ class RejectedError(Exception):
         self.detail = detail
 
 
+def damaged(what: str, error: Exception, *, truncated: bool) -> RejectedError:
+    """Return the rejection of a file that does not decode; ``what`` is "picture" or "trimap"."""
+    return RejectedError(f"{what}-{'truncated' if truncated else 'corrupt'}", str(error))
+
+
 def repaired(reason: str, detail: str = "") -> Finding:
     """Return a finding for something that was changed safely."""
-    return Finding("", REPAIRED, reason, detail)
+    return Finding("mended", reason, detail)
 
 
 def check_pixels(width: int, height: int, what: str) -> None:

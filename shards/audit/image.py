@@ -1,7 +1,6 @@
 """The audit of an image: it decodes completely, and what is packed is a JPEG that every decoder reads."""
 
-from __future__ import annotations
-
+import contextlib
 import re
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,7 +10,7 @@ import simplejpeg
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import transcode
-from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
+from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.transcode import Pixels
 
 REPAIR_QUALITY: Final = 95  # of images that must be encoded again in `source` storage; without chroma subsampling
@@ -34,20 +33,19 @@ class AuditedImage:
 
 
 def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> AuditedImage:
-    """Decode the content of an image file strictly, and repair what can be repaired safely.
+    """Decode an image strictly, and repair what can be repaired safely; raise ``RejectedError`` if it cannot be packed.
 
-    ``mask_size`` is the (width, height) of its mask; it decides whether the rotation that EXIF asks for is applied.
-    ``pixels`` says whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
-
-    Raises:
-        RejectedError: the image cannot be packed.
+    Args:
+        data: the file's content.
+        mask_size: (width, height) of its mask; decides whether the rotation that EXIF asks for is applied.
+        pixels: whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
     """
     if not data.startswith(jpeg.SIGNATURE):
         return _reencode(data, mask_size, pixels=pixels, first=None)
     try:
         header = jpeg.read_header(data)
     except jpeg.JpegError as error:
-        raise RejectedError(_damage(str(error)), str(error)) from None
+        raise _damaged(error) from None
     check_pixels(header.width, header.height, "picture")
     if not header.common:
         return _reencode(data, mask_size, pixels=pixels, first=_check_rare(data, header))
@@ -56,18 +54,16 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
     except ValueError as error:
         shorter = _without_stray_bytes(data, str(error))
         if shorter is None:
-            raise RejectedError(_damage(str(error)), str(error)) from None
+            raise _damaged(error) from None
         audited = audit_image(shorter, mask_size=mask_size, pixels=pixels)
         return replace(audited, findings=[repaired("picture-stray-bytes", str(error)), *audited.findings])
     size = (header.width, header.height)
-    if header.orientation == 1:
-        _check_size(size, mask_size)
-        return AuditedImage(data, decoded if pixels else None, *size, [])
-    rotate, finding = _rotation(size, header.orientation, mask_size)
+    rotate, findings = _rotation(size, header.orientation, mask_size)
     if rotate:
         rgb = decoded if pixels else simplejpeg.decode_jpeg(data, "RGB", strict=True)
-        return _packed(apply_orientation(rgb, header.orientation), [finding], pixels=pixels)
-    return AuditedImage(jpeg.without_orientation(data, header), decoded if pixels else None, *size, [finding])
+        return _packed(apply_orientation(rgb, header.orientation), findings, pixels=pixels)
+    packed = jpeg.without_orientation(data, header) if findings else data
+    return AuditedImage(packed, decoded if pixels else None, *size, findings)
 
 
 def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: str) -> bytes:
@@ -93,7 +89,8 @@ def _check(data: bytes) -> Pixels:
     All coefficients are decoded and checked, but only an eighth of luminance is turned into pixels: damage shows in the
     coefficients, and what follows is arithmetic that cannot fail. Tests compare the verdicts with full decoding.
     """
-    return np.asarray(simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True))
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+    return pixels
 
 
 def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: Finding | None) -> AuditedImage:
@@ -101,16 +98,11 @@ def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: F
     image = transcode.open_image(data, what="picture")
     findings = [first or repaired("picture-wrong-type", f"a {image.format} file; encoded again as JPEG")]
     orientation = transcode.orientation(image)
-    rgb, more = transcode.to_rgb(image, data)
-    findings += more
-    if orientation == 1:
-        _check_size(image.size, mask_size)
-    else:
-        rotate, finding = _rotation(image.size, orientation, mask_size)
-        findings.append(finding)
-        if rotate:
-            rgb = apply_orientation(rgb, orientation)
-    return _packed(rgb, findings, pixels=pixels)
+    rgb, conversions = transcode.to_rgb(image, data)
+    rotate, rotations = _rotation(image.size, orientation, mask_size)
+    if rotate:
+        rgb = apply_orientation(rgb, orientation)
+    return _packed(rgb, [*findings, *conversions, *rotations], pixels=pixels)
 
 
 def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedImage:
@@ -121,19 +113,15 @@ def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedIma
     return AuditedImage(encoded, rgb, width, height, findings)
 
 
-def _rotation(size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> tuple[bool, Finding]:
+def _rotation(size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> tuple[bool, list[Finding]]:
     """Return whether to rotate: the mask fits the rotated image only; reject where it fits neither."""
-    rotated = size[::-1] if orientation >= 5 else size
-    if mask_size not in (size, rotated):
-        _check_size(size, mask_size)
-    rotate = mask_size != size
-    return rotate, repaired("exif-turned" if rotate else "exif-ignored", f"orientation {orientation}")
-
-
-def _check_size(size: tuple[int, int], mask_size: tuple[int, int]) -> None:
-    if size != mask_size:
+    if mask_size not in (size, size[::-1] if orientation >= 5 else size):
         detail = f"picture {size[0]} x {size[1]}, trimap {mask_size[0]} x {mask_size[1]} pixels"
         raise RejectedError("size-mismatch", detail)
+    rotate = mask_size != size
+    if orientation == 1:
+        return rotate, []
+    return rotate, [repaired("exif-turned" if rotate else "exif-ignored", f"orientation {orientation}")]
 
 
 def _check_rare(data: bytes, header: jpeg.JpegHeader) -> Finding:
@@ -147,7 +135,7 @@ def _check_rare(data: bytes, header: jpeg.JpegHeader) -> Finding:
     try:
         simplejpeg.decode_jpeg(data, "CMYK" if cmyk else "RGB", strict=True)
     except ValueError as error:
-        raise RejectedError(_damage(str(error)), str(error)) from None
+        raise _damaged(error) from None
     return repaired("picture-cmyk") if cmyk else repaired("picture-rare-jpeg", kind)
 
 
@@ -160,14 +148,12 @@ def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
     count = int(found.group(1))
     for extra in range(count, count + 64):  # libjpeg has taken some stray bytes for data before it noticed
         shorter = data[: max(end - extra, 0)] + data[end:]
-        try:
+        with contextlib.suppress(ValueError):
             _check(shorter)
-        except ValueError:
-            continue
-        return shorter
+            return shorter
     return None
 
 
-def _damage(message: str) -> str:
+def _damaged(error: ValueError) -> RejectedError:
     early = ("Premature end of JPEG file", "ends inside", "ends before")
-    return "picture-truncated" if any(text in message for text in early) else "picture-corrupt"
+    return damaged("picture", error, truncated=any(text in str(error) for text in early))

@@ -1,7 +1,5 @@
 """The audit of one sample: image and mask decode completely and have the same size."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from shards.audit.findings import Finding
@@ -26,8 +24,8 @@ class AuditedPair:
 def audit_pair(image: bytes, mask: bytes, *, storage: Storage) -> AuditedPair:
     """Decode the content of an image file and its mask file completely, and repair what can be repaired safely.
 
-    ``storage`` decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``). Raises
-    ``RejectedError`` if the pair cannot be packed.
+    ``storage`` decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``).
+    Raises ``RejectedError`` if the pair cannot be packed, and why.
     """
     audited = audit_mask(mask)
     return AuditedPair(audit_image(image, mask_size=audited.size, pixels=storage != "source"), audited)

@@ -3,8 +3,6 @@
 Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 
@@ -13,8 +11,7 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 w
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
-ORIENTATION_TAG = 0x0112
-_SHORT = 3  # TIFF type
+_ORIENTATION = (0x0112, 3, 1)  # tag, TIFF type SHORT, one value
 
 
 class JpegError(ValueError):
@@ -45,40 +42,43 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Walk a JPEG's segments up to its first scan; raises ``JpegError`` if there is none."""
+    """Walk a JPEG's segments up to its first scan; raise ``JpegError`` if this is no JPEG, or ends before it."""
     if not data.startswith(SIGNATURE):
         raise JpegError("no JPEG signature")
-    frame: tuple[int, int, int, int, tuple[tuple[int, int], ...], bytes] | None = None
+    frame: tuple[int, bytes] | None = None
     adobe_transform: int | None = None
     jfif = False
     orientation, orientation_at = 1, None
-    position = 2
-    while True:
-        marker, start, end = _segment(data, position)
-        if marker == 0xDA:
-            break
-        body = data[start:end]
+    marker, start, position = _segment(data, 2)
+    while marker != 0xDA:
+        body = data[start:position]
         if marker in _FRAME_MARKERS:
             if frame is not None:
                 raise JpegError("two frame headers")
-            frame = (marker, *_frame(body))
+            if len(body) < 6 or len(body) < 6 + 3 * body[5]:
+                raise JpegError("the frame header is too short")
+            frame = marker, body
         elif marker == 0xE0 and body.startswith(b"JFIF\0"):
             jfif = True
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation_at is None:
-            orientation, orientation_at = _orientation(data, start + 6, end)
+            orientation, orientation_at = _orientation(data, start + 6, position)
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             adobe_transform = body[11]
-        position = end
+        marker, start, position = _segment(data, position)
     if frame is None:
         raise JpegError("no frame header before the first scan")
-    marker, precision, height, width, sampling, identifiers = frame
+    kind, body = frame
+    precision, height, width, count = struct.unpack(">BHHB", body[:6])
+    components = list(struct.iter_unpack("3B", body[6 : 6 + 3 * count]))  # identifier, sampling factors, table
+    sampling = tuple((factors >> 4, factors & 15) for _, factors, _ in components)
     # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's marker counts, else names R, G, B mean RGB.
-    ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else identifiers != b"RGB")
-    return JpegHeader(width, height, precision, marker, sampling, ycc, orientation, orientation_at)
+    named_rgb = bytes(identifier for identifier, _, _ in components) == b"RGB"
+    ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else not named_rgb)
+    return JpegHeader(width, height, precision, kind, sampling, ycc, orientation, orientation_at)
 
 
 def without_orientation(data: bytes, header: JpegHeader) -> bytes:
-    """Return the JPEG with its EXIF orientation set to 1 (as stored); raises ``ValueError`` if it has none."""
+    """Return the JPEG with its EXIF orientation set to 1 (as stored); raise ``ValueError`` where there is none."""
     at = header.orientation_at
     if at is None:
         raise ValueError("the JPEG has no EXIF orientation")
@@ -107,15 +107,6 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     return marker, position + 2, position + length
 
 
-def _frame(body: bytes) -> tuple[int, int, int, tuple[tuple[int, int], ...], bytes]:
-    if len(body) < 6 or len(body) < 6 + 3 * body[5]:
-        raise JpegError("the frame header is too short")
-    precision, height, width, count = struct.unpack(">BHHB", body[:6])
-    components = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
-    sampling = tuple((component[1] >> 4, component[1] & 15) for component in components)
-    return precision, height, width, sampling, bytes(component[0] for component in components)
-
-
 def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None]:
     """Find the orientation in the first TIFF directory of an EXIF segment; (1, None) where there is none."""
     none = (1, None)
@@ -130,6 +121,6 @@ def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None]:
     (entries,) = struct.unpack_from(order + "H", data, first - 2)
     for at in range(first, min(first + 12 * entries, end - 11), 12):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", data, at)
-        if (tag, kind, count) == (ORIENTATION_TAG, _SHORT, 1):
+        if (tag, kind, count) == _ORIENTATION:
             return (value, at + 8) if 1 <= value <= 8 else none
     return none

@@ -1,25 +1,20 @@
 """The audit of a mask: every pixel is 1, 2 or 3, and what is packed is an 8-bit grayscale PNG."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from shards.audit import png_chunks as png
 from shards.audit import transcode
-from shards.audit.findings import WARNING, Finding, RejectedError, check_pixels, repaired
+from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.transcode import Pixels
 from shards.format.layout import MASK_VALUES
 
 
 @dataclass(frozen=True)
 class AuditedMask:
-    """A mask that can be packed, with repairs and warnings; ``values`` are uint8 (height, width), 1, 2, 3.
+    """A mask that can be packed: ``values`` are uint8 (height, width), 1, 2, 3; with repairs and warnings.
 
     ``png`` is an 8-bit grayscale PNG, the original bytes where nothing was repaired.
     """
@@ -27,11 +22,6 @@ class AuditedMask:
     png: bytes
     values: Pixels
     findings: list[Finding]
-
-    @cached_property
-    def class_pixels(self) -> tuple[int, int, int]:
-        """Pixels of each class, in class order; counted on demand, as ``raw`` storage counts what it stores."""
-        return class_pixels(self.values)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,26 +36,27 @@ def audit_mask(data: bytes) -> AuditedMask:
     Raises ``RejectedError`` if the mask is damaged or has values other than 1, 2, 3.
     """
     findings: list[Finding] = []
-    if data.startswith(png.SIGNATURE):
-        try:
+    chunks = None
+    try:
+        if data.startswith(png.SIGNATURE):
             chunks = png.read_chunks(data)
             check_pixels(chunks.width, chunks.height, "trimap")
-            if chunks.plain:
-                values = png.decode_plain(chunks)
-            else:
-                values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
-        except png.PngError as error:
-            raise RejectedError(f"trimap-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
-    else:
-        image = transcode.open_image(data, what="trimap")
-        values, more = _to_gray(image, None)
-        findings = [repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"), *more]
-    least, most = int(values.min()), int(values.max())  # between 1 and 3 there are no other values
-    if least < MASK_VALUES[0] or most > MASK_VALUES[-1]:
-        raise RejectedError("trimap-values", _invalid_values(values))
+        if chunks is not None and chunks.plain:
+            values = png.decode_plain(chunks)
+        else:
+            values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
+    except png.PngError as error:
+        raise damaged("trimap", error, truncated=error.truncated) from None
+    least = values.min()
+    if least < MASK_VALUES[0] or values.max() > MASK_VALUES[-1]:  # between 1 and 3 there are no other values
+        found, counts = np.unique(values, return_counts=True)
+        invalid = ~np.isin(found, MASK_VALUES)
+        shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
+        detail = f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"
+        raise RejectedError("trimap-values", detail)
     packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
-        findings = [*findings, Finding("", WARNING, "no-animal")]
+        findings = [*findings, Finding("remark", "no-animal")]
     return AuditedMask(packed, values, findings)
 
 
@@ -86,9 +77,12 @@ def nearest(values: Pixels, size: int) -> Pixels:
 
 def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, list[Finding]]:
     """Return one channel of values, and what was changed to get it."""
-    if image.mode == "P":
-        return _to_uint8(np.asarray(image)), [repaired("trimap-palette")]
     findings = []
+    if chunks is None:
+        findings.append(repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"))
+    if image.mode == "P":
+        findings.append(repaired("trimap-palette"))
+        chunks = None  # nothing else that they say matters to the indices
     if chunks is not None and not chunks.harmless:
         findings.append(repaired("trimap-extras"))
     if chunks is not None and chunks.interlaced:
@@ -103,13 +97,9 @@ def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, 
         # Pillow spreads small gray values over 0..255; the file's own values are the mask's.
         step = 255 // (2**chunks.depth - 1)
         values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
-    return _to_uint8(values), findings
-
-
-def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
-    return np.ascontiguousarray(values.astype(np.uint8))
+    return np.ascontiguousarray(values.astype(np.uint8)), findings
 
 
 def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
@@ -121,10 +111,3 @@ def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
     if "A" in bands and (values[..., bands.index("A")] != 255).any():
         raise RejectedError("trimap-channels", "transparent pixels")
     return values[..., colors[0]]
-
-
-def _invalid_values(values: Pixels) -> str:
-    found, counts = np.unique(values, return_counts=True)
-    invalid = ~np.isin(found, MASK_VALUES)
-    shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
-    return f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"

@@ -1,21 +1,17 @@
 """Files that are not what their name says, or a rare kind of it, decoded with Pillow: slow, tolerant, and reported."""
 
-from __future__ import annotations
-
 import io
 import threading
 import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
-from shards.audit.findings import Finding, RejectedError, check_pixels, repaired
-from shards.audit.jpeg_headers import ORIENTATION_TAG
+from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_WHITE = (255, 255, 255)
 
 _FILTERS = threading.Lock()  # warning filters belong to the process, not to the thread
 Image.preinit()  # the plugins of common formats, once for all workers that are forked later
@@ -26,8 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 def open_image(data: bytes, *, what: str) -> Image.Image:
     """Open and decode the first image of a file with Pillow; ``what`` is "picture" or "trimap", for the reason.
 
-    Raises:
-        RejectedError: empty, of no known format, too large, truncated or damaged.
+    Raises ``RejectedError`` if it is empty, of no known format, too large, truncated or damaged.
     """
     if not data:
         raise RejectedError(f"{what}-empty")
@@ -40,28 +35,25 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
             if image.format == "PNG":
                 png.read_chunks(data)
             image.load()
-    except RejectedError:
+    except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
         raise
     except Image.DecompressionBombError as error:
         raise RejectedError(f"{what}-too-large", str(error)) from None
     except UnidentifiedImageError:
         raise RejectedError(f"{what}-unknown-format", f"it begins with {data[:8]!r}") from None
     except png.PngError as error:
-        raise RejectedError(f"{what}-{'truncated' if error.truncated else 'corrupt'}", str(error)) from None
-    except (MemoryError, ImportError):  # the machine's fault, not the file's
-        raise
+        raise damaged(what, error, truncated=error.truncated) from None
     except Exception as error:  # given garbage, Pillow's parsers raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, too
             raise
-        truncated = image is not None and "truncated" in str(error)
-        raise RejectedError(f"{what}-{'truncated' if truncated else 'corrupt'}", str(error)) from None
+        raise damaged(what, error, truncated=image is not None and "truncated" in str(error)) from None
     return image
 
 
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 where there is none that can be read."""
     try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose an image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -70,7 +62,7 @@ def orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     """Return an image's pixels as uint8 (height, width, 3), and what was changed to get them.
 
-    Raises ``RejectedError`` for floating-point and 32-bit pixels.
+    Raises ``RejectedError`` if there is no sensible way (floating-point or 32-bit pixels).
     """
     findings = []
     if getattr(image, "n_frames", 1) > 1:
@@ -81,7 +73,10 @@ def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     if wide or (image.format == "PNG" and data[24] == 16):  # byte 24 of a PNG: bits per channel
         findings.append(repaired("picture-16-bit"))
     if wide:
-        image = _from_16_bits(image)
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise RejectedError("picture-unknown-format", "32-bit pixels")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "CMYK":
         findings.append(repaired("picture-cmyk"))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -90,18 +85,11 @@ def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     return np.asarray(image.convert("RGB")), findings
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        raise RejectedError("picture-unknown-format", "32-bit pixels")
-    return Image.fromarray((values >> 8).astype(np.uint8))
-
-
 def _over_white(image: Image.Image) -> tuple[Image.Image, Finding]:
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A")
     if alpha.getextrema()[0] == 255:
         return rgba.convert("RGB"), repaired("picture-alpha", "opaque everywhere; the channel was dropped")
-    background = Image.new("RGB", rgba.size, _WHITE)
+    background = Image.new("RGB", rgba.size, "white")
     background.paste(rgba, mask=alpha)
     return background, repaired("picture-alpha")

@@ -1,7 +1,5 @@
 """Building a shard set: plan, build the shards in parallel, assemble, publish; and resuming an interrupted build."""
 
-from __future__ import annotations
-
 import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +9,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.audit.findings import REASONS, Finding
+from shards.audit.findings import REASONS, SampleFinding
 from shards.build.assemble import assemble
 from shards.build.executors import build_in_order
 from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan
 from shards.build.resume import finished_shards, moves
-from shards.build.staging import Staging, check_target
+from shards.build.staging import WORK, Staging, check_target, remove_set
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
@@ -32,7 +30,7 @@ _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for litt
 class StrictError(PetsegError):
     """``--strict`` was given, and the audit found something. ``findings`` says what."""
 
-    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
+    def __init__(self, message: str, findings: Sequence[SampleFinding] = ()) -> None:
         super().__init__(message)
         self.findings = tuple(findings)
 
@@ -89,40 +87,39 @@ def build(
     check_target(out)
     found = source if isinstance(source, PetsSource) else scan(source)
     plan = make_plan(found, options)
-    staging = Staging.of(out)
+    staging = Staging.beside(out)
 
     with staging.locked(), _explained(staging):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)
         if manifest is not None:
-            staging.discard()
-            seconds = time.perf_counter() - start
-            return BuildResult(out, manifest, already_complete=True, ignored=found.ignored, seconds=seconds)
+            remove_set(staging.folder)
+            elapsed = time.perf_counter() - start
+            return BuildResult(out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed)
         discarded = staging.prepare(plan.digest)
-        records: dict[int, ShardRecord] = {}
+        findings: list[SampleFinding] = []
         resumed = audited = 0
-        if staging.complete:
+        if (staging.folder / MANIFEST_NAME).exists():  # complete, not yet published
             sync_folder(staging.folder)  # a power cut may have come before that
         else:
             records = finished_shards(staging, plan)
             resumed = len(records)
             audited = sum(len(task.samples) for index, task in enumerate(plan.tasks) if index not in records)
             _build_missing(plan, staging, records, workers=workers, executor=executor, progress=progress)
-            _complete(plan, staging, records, strict=strict)
+            findings = _complete(plan, staging, records)
         manifest = load_manifest(staging.folder)
-        if strict and manifest.audit.reasons:  # an interrupted build without --strict had come this far
-            staging.discard()
-            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built")
+        if strict and manifest.audit.reasons:
+            remove_set(staging.folder)
+            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
         staging.publish()
         staging.clean_up()
-    seconds = time.perf_counter() - start
-    return BuildResult(out, manifest, resumed, False, found.ignored, discarded, audited, seconds)
+    return BuildResult(out, manifest, resumed, False, found.ignored, discarded, audited, time.perf_counter() - start)
 
 
 def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict: bool) -> Manifest | None:
     """Return the manifest of a finished set that the same build has made; None if there is work to do."""
     if not (staging.out / MANIFEST_NAME).exists():
         return None
-    just_published = staging.published
+    just_published = (staging.out / WORK).is_dir()  # and then killed before it had cleaned up
     if just_published:
         staging.clean_up(keep_folder=True)
     try:
@@ -154,10 +151,10 @@ def _build_missing(
 ) -> None:
     """Build the missing shards, the largest first, add their records, and flush all shards to the disk."""
     sizes = [len(task.samples) for task in plan.tasks]
-    missing = sorted((index for index in range(len(sizes)) if index not in records), key=lambda index: -sizes[index])
-    done = sum(sizes[index] for index in records)
-    if progress is not None:
-        progress(done, sum(sizes))
+    missing = {index: task for index, task in enumerate(plan.tasks) if index not in records}
+    largest_first = dict(sorted(missing.items(), key=lambda item: -sizes[item[0]]))
+    progress = progress or (lambda _done, _total: None)
+    progress(sum(sizes[index] for index in records), sum(sizes))
     with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
         unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
@@ -171,37 +168,32 @@ def _build_missing(
                 flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
 
         # The first flush waits for the first shard: processes are forked only where no other thread runs.
-        with closing(
-            build_in_order(plan.tasks, missing, str(staging.work), workers=workers, executor=executor)
-        ) as results:
+        results = build_in_order(largest_first, str(staging.work), workers=workers, executor=executor)
+        with closing(results):
             for index, record in results:
                 records[index] = record
                 unflushed.append(record)
                 flush()
-                done += sizes[index]
-                if progress is not None:
-                    progress(done, sum(sizes))
+                progress(sum(sizes[index] for index in records), sum(sizes))
         flush()
         for future in flushes:
             future.result()
 
 
-def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord], *, strict: bool) -> None:
-    """Move the shards to their final names and write tables, quarantine file and manifest."""
+def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]) -> list[SampleFinding]:
+    """Move the shards to their final names and write tables, quarantine file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
         source.rename(target)
     manifest, findings = assemble(staging.folder, plan, ordered)
     if not manifest.samples:
-        staging.discard()
+        remove_set(staging.folder)
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
-    if strict and findings:
-        staging.discard()
-        raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
     for entry in (manifest.audit.quarantine, *(split.table for split in manifest.splits.values())):
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
     write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
+    return findings
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """What is stored of an audited pair, in each of the three storages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +19,13 @@ DEFAULT_SIZE = 128
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """The bytes of a sample's image and mask, and the stored mask's pixels of each class."""
+    """The bytes of a sample's image and mask; pixels of each class, width and height are those of what is stored."""
 
     image: bytes
     mask: bytes
     class_pixels: tuple[int, int, int]
+    width: int
+    height: int
 
 
 def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: int | None) -> EncodedSample:
@@ -36,22 +36,23 @@ def encode(pair: AuditedPair, *, storage: Storage, size: int | None, quality: in
     no class, keeps every class's share of the area, keeps the thin border (which a majority vote would remove), and
     makes the stored mask equal to the one that the pipeline computes from ``source`` storage.
 
-    The pair must have been audited for this storage. ``size`` is the side of the square in pixels (``jpeg``, ``raw``),
-    ``quality`` that of the JPEG in ``jpeg`` storage, 1..100 (chroma at half resolution).
+    Args:
+        pair: audited for this storage.
+        storage: ``source`` keeps the bytes; ``jpeg`` and ``raw`` need ``size``.
+        size: side of the stored square, pixels.
+        quality: of the JPEG in ``jpeg`` storage, 1..100 (chroma at half resolution).
     """
     image, mask = pair.image, pair.mask
-    if storage == "source" or size is None:
-        if image.jpeg is None:
-            raise ValueError("the pair was audited for another storage")
-        return EncodedSample(image.jpeg, mask.png, mask.class_pixels)
-    if image.pixels is None:
+    if storage == "source" and image.jpeg is not None:
+        return EncodedSample(image.jpeg, mask.png, class_pixels(mask.values), image.width, image.height)
+    if storage == "source" or size is None or image.pixels is None:
         raise ValueError("the pair was audited for another storage")
     pixels, values = stretched(image.pixels, size), nearest(mask.values, size)
     if storage == "jpeg":
         data = encode_jpeg(pixels, quality=quality or DEFAULT_QUALITY, subsampling="420"), encode_unfiltered(values)
     else:
         data = npy(pixels), npy(values)
-    return EncodedSample(*data, class_pixels(values))
+    return EncodedSample(*data, class_pixels(values), size, size)
 
 
 def stretched(pixels: Pixels, size: int) -> Pixels:

@@ -1,13 +1,10 @@
 """The options of a build, their defaults, and which combinations are allowed."""
 
-from __future__ import annotations
-
 import msgspec
 
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
 from shards.format.layout import MAX_SIZE, STORAGES, Storage
-from shards.format.manifest import BuildOptions
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
@@ -16,8 +13,7 @@ DEFAULT_VAL_FRACTION = 0.2
 class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All options that decide a set's bytes. ``size`` and ``quality`` are None where the storage does not use them.
 
-    Raises:
-        UsageError: a value is out of range, or two do not go together.
+    Raises ``UsageError`` if a value is out of range, or two do not go together.
     """
 
     storage: Storage = "source"
@@ -31,12 +27,9 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise UsageError(f"--storage {self.storage!r}: choose from {', '.join(STORAGES)}")
-        if self.storage == "source":
-            if self.size is not None or self.quality is not None:
-                raise UsageError(
-                    "--size and --quality need --storage jpeg or raw: source storage keeps images as they are"
-                )
-        elif self.size is None or not 1 <= self.size <= MAX_SIZE:
+        if self.storage == "source" and (self.size is not None or self.quality is not None):
+            raise UsageError("--size and --quality need --storage jpeg or raw: source storage keeps images as they are")
+        if self.storage != "source" and not 1 <= (self.size or 0) <= MAX_SIZE:
             raise UsageError(f"--size {self.size} is outside 1..{MAX_SIZE}")
         if self.storage != "jpeg" and self.quality is not None:
             raise UsageError("--quality needs --storage jpeg")
@@ -49,10 +42,6 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
             shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
             raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
-
-    def for_manifest(self) -> BuildOptions:
-        """Return the part that the manifest keeps next to storage and size."""
-        return BuildOptions(**{name: getattr(self, name) for name in BuildOptions.__struct_fields__})
 
 
 def options_from(
@@ -77,11 +66,15 @@ def options_from(
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         fractions = (1 - val, val, 0.0)
+    if storage != "source" and size is None:
+        size = DEFAULT_SIZE
+    if storage == "jpeg" and quality is None:
+        quality = DEFAULT_QUALITY
     train, val, test = fractions or DEFAULT_FRACTIONS
     return PackOptions(
         storage=storage,  # type: ignore[arg-type]
-        size=DEFAULT_SIZE if size is None and storage != "source" else size,
-        quality=DEFAULT_QUALITY if quality is None and storage == "jpeg" else quality,
+        size=size,
+        quality=quality,
         split=split,
         fractions=(float(train), float(val), float(test)),
         seed=seed,

@@ -1,14 +1,12 @@
 """The plan of a build: which sample goes into which shard, in which order. Every shard depends on its task only."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS, REJECTED, Finding
+from shards.audit.findings import MAX_PIXELS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.format.keys import assign_keys, shown
@@ -52,17 +50,17 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     options: PackOptions
     tasks: tuple[ShardTask, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[SampleFinding, ...]
     found: int
     raw: RawLayout | None
     digest: str
 
 
 def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
-    """Divide a source into splits and shards.
+    """Divide a source into splits and shards; raise ``SourceError`` like :func:`official_split`.
 
     Within a split, samples are in a seeded pseudo-random order, so that a reader that goes through the shards one after
-    the other sees all breeds mixed. Raises ``SourceError`` if the lists that the official split needs are missing.
+    the other sees all breeds mixed.
     """
     findings = list(source.findings)
     if options.split == "official":
@@ -71,22 +69,27 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     else:
         splits = random_split(source.pairs, fractions=options.fractions, seed=options.seed)
     keys = assign_keys(pair.name for pair in source.pairs)
-    by_name = {pair.name: pair for pair in source.pairs}
-    meta_bytes = _longest_meta(source, keys) if options.storage == "raw" else None
+    samples = {pair.name: PlannedSample(key=keys[pair.name], pair=pair) for pair in source.pairs}
+    meta_bytes = None
+    if options.storage == "raw":  # what fits all: no side is longer, "train" is the longest name of a split
+        metas = (
+            meta_json(sample, split="train", width=MAX_PIXELS, height=MAX_PIXELS, length=None)
+            for sample in samples.values()
+        )
+        meta_bytes = max(map(len, metas))
     tasks: list[ShardTask] = []
     for name in SPLITS:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
         for number, start in enumerate(range(0, len(order), options.samples_per_shard)):
-            chosen = order[start : start + options.samples_per_shard]
-            samples = tuple(PlannedSample(key=keys[n], pair=by_name[n]) for n in chosen)
-            tasks.append(ShardTask(split=name, number=number, samples=samples, options=options, meta_bytes=meta_bytes))
-    packable = sum(len(task.samples) for task in tasks)
-    rejected = {finding.name for finding in findings if finding.action == REJECTED}
+            chosen = tuple(samples[each] for each in order[start : start + options.samples_per_shard])
+            task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
+            tasks.append(task)
+    rejected = {finding.name for finding in findings if finding.action == "left-out"}
     return BuildPlan(
         options=options,
         tasks=tuple(tasks),
         findings=tuple(findings),
-        found=packable + len(rejected),
+        found=sum(len(task.samples) for task in tasks) + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
         digest=_digest(options, tasks, findings),
     )
@@ -105,17 +108,14 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
         "width": width,
         "height": height,
     }
-    text = json.dumps(document, ensure_ascii=True)
-    if length is not None:
-        text = text.ljust(length - 1)
+    text = json.dumps(document, ensure_ascii=True).ljust(0 if length is None else length - 1)
     return (text + "\n").encode("ascii")
 
 
 def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     """Return where the pixels of the samples are in a ``raw`` tar: at the same distance throughout."""
     image_header, mask_header = len(npy_header((size, size, 3))), len(npy_header((size, size)))
-    image = padded(image_header + 3 * size * size)
-    mask = padded(mask_header + size * size)
+    image, mask = padded(image_header + 3 * size * size), padded(mask_header + size * size)
     return RawLayout(
         stride=3 * TAR_BLOCK + image + mask + padded(meta_bytes),
         image_offset=TAR_BLOCK + image_header,
@@ -123,14 +123,7 @@ def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     )
 
 
-def _longest_meta(source: PetsSource, keys: dict[str, str]) -> int:
-    """Return the length of the longest ``KEY.json`` that the plan can produce."""
-    samples = (PlannedSample(key=keys[pair.name], pair=pair) for pair in source.pairs)
-    most = MAX_PIXELS  # no side is longer; and "train" is the longest name of a split
-    return max(len(meta_json(sample, split="train", width=most, height=most, length=None)) for sample in samples)
-
-
-def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[Finding]) -> str:
+def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:
     """Return the SHA-256 (hex) of all that decides the set, except the content of the files."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
 

@@ -4,13 +4,12 @@ Random choices are made by sorting names by a keyed hash, not by a library's ran
 same on every machine and for every version of every library.
 """
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from shards.audit.findings import REJECTED, WARNING, Finding
+from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
@@ -29,11 +28,11 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
 
 def official_split(
     source: PetsSource, *, val_fraction: float, seed: int
-) -> tuple[dict[Split, list[Pair]], list[Finding]]:
+) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
     """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
 
-    Returns the pairs of each split (in name order) and what the lists omit or contradict. Raises ``SourceError`` if the
-    source has no trainval.txt or no test.txt.
+    Returns the pairs of each split (in name order) and what the lists omit or contradict; raises ``SourceError`` if the
+    source has no trainval.txt and test.txt.
     """
     missing = [f"{name}.txt" for name in ("trainval", "test") if name not in source.lists]
     if missing:
@@ -42,18 +41,18 @@ def official_split(
         )
     trainval, test = source.lists["trainval"], source.lists["test"]
     splits: dict[Split, list[Pair]] = {name: [] for name in SPLITS}
-    findings: list[Finding] = []
+    findings: list[SampleFinding] = []
     candidates: list[Pair] = []
     for pair in source.pairs:
         if pair.name in test:
             splits["test"].append(pair)
             if pair.name in trainval:
-                findings.append(Finding(shown(pair.name), WARNING, "listed-twice", split="test"))
+                findings.append(SampleFinding(shown(pair.name), "remark", "listed-twice", split="test"))
         elif pair.name in trainval:
             candidates.append(pair)
         else:
             detail = "in list.txt, but neither in trainval.txt nor in test.txt"
-            findings.append(Finding(shown(pair.name), REJECTED, "not-listed", detail))
+            findings.append(SampleFinding(shown(pair.name), "left-out", "not-listed", detail))
     chosen = stratified(candidates, fraction=val_fraction, seed=seed)
     for pair in candidates:
         splits["val" if pair.name in chosen else "train"].append(pair)
@@ -63,13 +62,9 @@ def official_split(
 def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float], seed: int) -> dict[Split, list[Pair]]:
     """Split at random by ``fractions`` (train, val, test; they add up to 1), seeded."""
     by_name = {pair.name: pair for pair in pairs}
-    order = shuffled(by_name, seed=seed, purpose="split")
-    splits: dict[Split, list[Pair]] = {}
-    start = 0
-    for name, count in zip(SPLITS, apportion(len(order), fractions), strict=True):
-        splits[name] = [by_name[chosen] for chosen in sorted(order[start : start + count])]
-        start += count
-    return splits
+    order = iter(shuffled(by_name, seed=seed, purpose="split"))
+    counts = zip(SPLITS, apportion(len(by_name), fractions), strict=True)
+    return {split: [by_name[name] for name in sorted(itertools.islice(order, count))] for split, count in counts}
 
 
 def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:

@@ -11,8 +11,6 @@ far the build had come:
 ====================================  ===================================================
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -23,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
@@ -30,8 +29,7 @@ from shards.format.layout import MANIFEST_NAME, QUARANTINE_NAME, is_set_file
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"
-_PLAN = "plan"
-_FOLDER_MODE = 0o755
+PLAN = "plan"
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -49,7 +47,7 @@ class Staging:
     replaced: Path  # where an old set is for a moment while it is replaced
 
     @classmethod
-    def of(cls, out: Path) -> Staging:
+    def beside(cls, out: Path) -> Self:
         """Return the staging folder of ``out``; follows symbolic links, so that a link to a set remains one."""
         real = Path(os.path.realpath(out))
         return cls(real, real.with_name(f"{real.name}.building"), real.with_name(f"{real.name}.replaced"))
@@ -60,22 +58,12 @@ class Staging:
         return self.folder / WORK
 
     @property
-    def complete(self) -> bool:
-        """Whether the set is complete and can be published."""
-        return (self.folder / MANIFEST_NAME).exists()
-
-    @property
-    def published(self) -> bool:
-        """Whether OUT is a set whose build was killed before it had cleaned up."""
-        return (self.out / WORK).is_dir() and (self.out / MANIFEST_NAME).exists()
-
-    @property
-    def plan(self) -> str:
-        """The digest of the plan that the work folder belongs to, or an empty text."""
+    def plan(self) -> bytes:
+        """The digest of the plan that the work folder belongs to, or nothing."""
         try:
-            return (self.work / _PLAN).read_bytes().decode("ascii", "replace")
+            return (self.work / PLAN).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            return ""
+            return b""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,26 +82,23 @@ class Staging:
         """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.
 
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
-
-        Raises:
-            UsageError: the folder holds something that no build created.
+        Raises ``UsageError`` if the folder holds something that no build created.
         """
-        foreign = foreign_files(self.folder)
-        if foreign and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files that no build created ({foreign}); move them away")
-        same = self.plan == digest
-        discarded = not same and any(self.folder.iterdir())
-        if not same:
-            empty(self.folder)
-        self.folder.chmod(_FOLDER_MODE)
-        self.work.mkdir(exist_ok=True)
-        if not same:
-            write_file(self.work / _PLAN, digest.encode("ascii"))
+        strangers = foreign_files(self.folder)
+        if strangers and not self.work.is_dir():
+            raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
+        self.folder.chmod(0o755)
+        if self.plan == digest.encode("ascii"):
+            return False
+        discarded = any(self.folder.iterdir())
+        remove_set(self.folder, keep_folder=True)
+        self.work.mkdir()
+        write_file(self.work / PLAN, digest.encode("ascii"))
         return discarded
 
     def flush_plan(self) -> None:
         """Flush what :meth:`prepare` has written to the disk; may run while shards are built."""
-        sync_file(self.work / _PLAN)
+        sync_file(self.work / PLAN)
         sync_folder(self.work)
 
     def publish(self) -> None:
@@ -130,19 +115,10 @@ class Staging:
 
         ``keep_folder`` only empties the staging folder, because the build that goes on holds its lock.
         """
-        for old in (self.folder, self.replaced):
-            if old.is_dir():
-                empty(old)
-                if old != self.folder or not keep_folder:
-                    old.rmdir()
+        remove_set(self.folder, keep_folder=keep_folder)
+        remove_set(self.replaced)
         remove(self.out / WORK)
         sync_folder(self.out)
-
-    def discard(self) -> None:
-        """Remove the staging folder with all work."""
-        if self.folder.is_dir():
-            empty(self.folder)
-            self.folder.rmdir()
 
     def keep_finished(self) -> str:
         """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
@@ -151,18 +127,17 @@ class Staging:
         for partial in [*self.work.glob(f"{PARTIAL_PREFIX}*"), *self.folder.glob(f"{PARTIAL_PREFIX}*")]:
             partial.unlink(missing_ok=True)
         finished = len(list(self.work.glob(f"*{RECORD_ENDING}")))
-        if finished or self.complete:
+        if finished or (self.folder / MANIFEST_NAME).exists():
             return f"{finished} finished shards are kept in {self.folder}"
         if self.plan or not any(self.folder.iterdir()):
-            self.discard()
+            remove_set(self.folder)
         return ""
 
 
-def foreign_files(folder: Path) -> str:
-    """Return the first names in a folder that no build creates, for messages; an empty text if there are none."""
+def foreign_files(folder: Path) -> list[str]:
+    """Return the names in a folder that no build creates, sorted."""
     known = (MANIFEST_NAME, QUARANTINE_NAME, WORK)
-    names = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
 
 
 def check_target(out: Path) -> None:
@@ -172,17 +147,20 @@ def check_target(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
-        foreign = foreign_files(out)
-        if foreign or not (out / MANIFEST_NAME).exists():
-            what = f"files that are not part of a shard set ({foreign})" if foreign else "no finished set"
+        strangers = foreign_files(out)
+        if strangers or not (out / MANIFEST_NAME).exists():
+            what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
-def empty(folder: Path) -> None:
-    """Remove everything in a folder, the manifest first, so that a half-emptied set is not taken for one."""
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for entry in sorted(folder.iterdir()):
-        remove(entry)
+def remove_set(folder: Path, *, keep_folder: bool = False) -> None:
+    """Remove a folder (or what is in it), if it exists; the manifest first, so that no half-removed set looks whole."""
+    if folder.is_dir():
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for entry in sorted(folder.iterdir()):
+            remove(entry)
+        if not keep_folder:
+            folder.rmdir()
 
 
 def remove(path: Path) -> None:
@@ -221,3 +199,7 @@ def _exchange(first: Path, second: Path) -> bool:
     if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

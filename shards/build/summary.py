@@ -1,16 +1,13 @@
 """The report of a build: for people, and the same as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shards.audit.findings import REASONS, Finding
+from shards.audit.findings import REASONS, SampleFinding
 from shards.build.build_set import BuildResult
 from shards.format.layout import QUARANTINE_NAME, SPLITS
 
 SHOWN_FINDINGS = 50
-_WORDS = {"mended": "repaired", "left_out": "rejected"}  # the fields keep their names
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -42,7 +39,6 @@ def build_text(built: BuildResult) -> str:
     """Return the outcome of a build for people."""
     document = build_json(built)
     splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
-    size = f"{document['bytes'] / 1e6:.1f} MB"
     lines = []
     if built.already_complete:
         lines.append(f"{built.path} is already complete: same names, lists, sizes and options; nothing was done")
@@ -51,13 +47,13 @@ def build_text(built: BuildResult) -> str:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
         lines.append(f"resumed with {built.resumed} shards that were already finished")
-    lines.append(
-        f"{document['samples']} of {document['found']} images in {document['shards']} shards ({size}): {splits}"
-    )
+    size = f"{document['shards']} shards ({document['bytes'] / 1e6:.1f} MB)"
+    lines.append(f"{document['samples']} of {document['found']} images in {size}: {splits}")
     if built.audited:
         rate = built.audited / built.seconds
         lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
-    lines += [f"{document[field]} {word}" for field, word in _WORDS.items() if document[field]]
+    counts = (built.manifest.audit.mended, "repaired"), (built.manifest.audit.left_out, "rejected")
+    lines += [f"{count} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if document["reasons"]:
         lines.append(f"each is a line of {built.path / QUARANTINE_NAME}")
@@ -66,7 +62,7 @@ def build_text(built: BuildResult) -> str:
     return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} sheet.png"])
 
 
-def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+def finding_lines(findings: Sequence[SampleFinding]) -> Iterator[str]:
     """Yield one line per finding, the first fifty."""
     for finding in findings[:SHOWN_FINDINGS]:
         yield finding.line()

@@ -1,7 +1,5 @@
 """Building one shard: a function of its task and of the files that the task names, run in any process."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter, deque
@@ -16,15 +14,15 @@ import msgspec
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import REJECTED, REPAIRED, Finding, RejectedError
+from shards.audit.findings import Finding, RejectedError, SampleFinding
 from shards.audit.image_mask_pair import audit_pair
 from shards.build.encode import EncodedSample, encode
 from shards.build.plan import PlannedSample, ShardTask, meta_json
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.format.layout import MEMBERS, SAMPLE_DTYPE, Rows, Split, index_name, key_hash, shard_name
+from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
 from shards.format.manifest import FileEntry
-from shards.format.tar import END, header, index_line, index_text, padding
+from shards.format.tar import END, header, index_line, index_text, padded
 from shards.sources.pets import FileStamp
 from shards.store.atomic import atomic_file
 
@@ -49,7 +47,9 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: bytes
     class_pixels: tuple[int, ...]
     breeds: dict[str, int]
-    findings: tuple[Finding, ...]
+    species: dict[str, int]
+    largest: tuple[int, int]
+    findings: tuple[SampleFinding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
 
 
@@ -82,12 +82,13 @@ def build_shard(
     meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards with their
     records byte by byte.
 
-    ``pause`` is called before every sample, and may raise to stop the build. ``threads`` says how many to use, see
-    :func:`prepared_samples`; default: only the caller's. The bytes are the same.
+    Args:
+        task: what to pack.
+        folder: where to pack it.
+        pause: called before every sample; may raise to stop the build.
+        threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
 
-    Raises:
-        SourceError: a source file vanished, cannot be read, or changed since the plan was made.
-        OSError: the target cannot be written.
+    Raises ``SourceError`` like :func:`read_unchanged`, and ``OSError`` if the target cannot be written.
     """
     target = Path(folder)
     with atomic_file(target / shard_name(task.split, task.number), sync=False) as handle:
@@ -116,34 +117,33 @@ def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generato
     ``threads`` is called before every sample: how many to use from now on. As long as it is one, everything happens in
     the caller's thread. At most one sample more than threads is in flight.
     """
-    with ThreadPoolExecutor(MAX_THREADS, "prepare") as pool:  # starts a thread when one is needed, not before
-        in_flight: deque[Future[PreparedSample]] = deque()
-        try:
-            for sample in task.samples:
-                number = min(threads(), MAX_THREADS)
-                if number > 1:
-                    in_flight.append(pool.submit(prepare, task, sample))
-                while len(in_flight) > (number if number > 1 else 0):
-                    yield in_flight.popleft().result()
-                if number <= 1:
-                    yield prepare(task, sample)
-            while in_flight:
+    pool = ThreadPoolExecutor(MAX_THREADS, "prepare")  # starts a thread when one is needed, not before
+    in_flight: deque[Future[PreparedSample]] = deque()
+    try:
+        for sample in task.samples:
+            number = min(threads(), MAX_THREADS)
+            if number > 1:
+                in_flight.append(pool.submit(prepare, task, sample))
+            while len(in_flight) > (number if number > 1 else 0):
                 yield in_flight.popleft().result()
-        finally:
-            for future in in_flight:
-                future.cancel()
+            if number <= 1:
+                yield prepare(task, sample)
+        while in_flight:
+            yield in_flight.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
-    options = task.options
     image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
     mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
+    options = task.options
     try:
         pair = audit_pair(image, mask, storage=options.storage)
         encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
     except RejectedError as error:
-        return PreparedSample(sample, [Finding("", REJECTED, error.reason, error.detail)])
+        return PreparedSample(sample, [Finding("left-out", error.reason, error.detail)])
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
     return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
@@ -172,12 +172,14 @@ class _ShardWriter:
     task: ShardTask
     position: int = 0
     repaired: int = 0
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
     breeds: Counter[str] = field(default_factory=Counter)
+    species: Counter[str] = field(default_factory=Counter)
     class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
-    findings: list[Finding] = field(default_factory=list)
+    largest: tuple[int, int] = (0, 0)
+    findings: list[SampleFinding] = field(default_factory=list)
 
     def write(self, data: bytes) -> None:
         self.handle.write(data)
@@ -187,11 +189,12 @@ class _ShardWriter:
     def add(self, prepared: PreparedSample) -> None:
         """Append a sample, unless it is rejected; add its findings."""
         name = shown(prepared.sample.pair.name)
-        self.findings += [finding.about(name, self.task.split) for finding in prepared.findings]
+        for found in prepared.findings:
+            self.findings.append(SampleFinding(name, found.action, found.reason, found.detail, self.task.split))
         sample, encoded = prepared.sample, prepared.encoded
         if encoded is None:
             return
-        self.repaired += any(finding.action == REPAIRED for finding in prepared.findings)
+        self.repaired += any(finding.action == "mended" for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)
@@ -202,14 +205,16 @@ class _ShardWriter:
             row[f"{role}_length"] = len(content)
             row[f"{role}_crc32"] = zlib_ng.crc32(content)
             self.write(content)
-            self.write(padding(len(content)))
+            self.write(bytes(padded(len(content)) - len(content)))
         row["width"], row["height"] = prepared.size
         row["class_id"], row["species"] = sample.pair.class_id, sample.pair.species
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
         self.breeds[sample.pair.breed] += 1
+        self.species[SPECIES[sample.pair.species]] += 1
         self.class_pixels += encoded.class_pixels
+        self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
 
     def record(self, index: FileEntry) -> ShardRecord:
         """Return the shard's record, once the tar is complete."""
@@ -224,6 +229,8 @@ class _ShardWriter:
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
             class_pixels=tuple(self.class_pixels.tolist()),
             breeds=dict(self.breeds),
+            species=dict(self.species),
+            largest=self.largest,
             findings=tuple(self.findings),
             stamps=task.stamps,
         )

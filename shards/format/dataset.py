@@ -1,5 +1,6 @@
 """Opening a finished shard set and reading its samples, in constant time and memory for any number of samples."""
 
+import contextlib
 import json
 import mmap
 from collections.abc import Mapping
@@ -14,10 +15,10 @@ from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, SampleError, UsageError
 from shards.format.keys import candidate_keys, shown
-from shards.format.layout import MEMBERS, SPLITS, TAR_BLOCK, Rows, Split, key_hash, member_span, row_check
+from shards.format.layout import MEMBERS, SPLITS, Rows, Split, key_hash, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import open_table, table_offset
-from shards.format.tar import image_header
+from shards.format.tar import image_header, map_tar
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class SplitReader:
     def rows(self, indices: Any) -> Rows:
         """Return the records of some samples (integers in 0..len - 1, shape (n,)), each checked by its checksum.
 
-        Raises:
-            FormatError: a record is damaged.
+        Raises ``FormatError`` if a record is damaged.
         """
         rows = self.table[np.asarray(indices)]
         bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= len(self.entry.shards)))
@@ -80,13 +80,12 @@ class SplitReader:
         When a tar is first mapped, the names in its first and last header are compared with the table, so that a
         swapped tar or table is noticed at once.
 
-        Raises:
-            FormatError: the file was removed or changed its size since the set was opened, or is another shard's.
+        Raises ``FormatError`` if the file was removed or changed its size since the set was opened, or is another
+        shard's.
         """
         if shard not in self._maps:
             check_size(self.folder, self.entry.shards[shard])
-            with self.shard_path(shard).open("rb") as handle:
-                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = map_tar(self.shard_path(shard))
             self._check_identity(shard, mapped)
             self._maps[shard] = mapped
         return self._maps[shard]
@@ -99,8 +98,7 @@ class SplitReader:
     def read(self, index: int, role: str) -> bytes:
         """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample.
 
-        Raises:
-            SampleError: they are missing, or do not match their checksum.
+        Raises ``SampleError`` if they are missing, or do not match their checksum.
         """
         row = self._row(index)
         start, length = member_span(row, role)
@@ -112,14 +110,10 @@ class SplitReader:
         return data
 
     def key(self, index: int) -> str:
-        """Return the key of a sample, read from the tar header of its image.
-
-        Raises:
-            SampleError: the header is damaged.
-        """
+        """Return a sample's key, read from the tar header of its image; raise ``SampleError`` if that is damaged."""
         row = self._row(index)
         shard = int(row["shard"])
-        offset, name, key = self._header(row, self.map(shard))
+        offset, name, key = image_header(self.map(shard), row, self.manifest.storage)
         if key is None:
             tar = self.shard_path(shard)
             raise SampleError(f"{tar}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
@@ -128,13 +122,11 @@ class SplitReader:
     def meta(self, index: int) -> Mapping[str, Any]:
         """Return ``KEY.json`` of a sample: key, name, breed, species, class_id, split, width, height."""
         data = self.read(index, "meta")
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(data)
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
-        return document
+            if isinstance(document, dict):
+                return document
+        raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
 
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""
@@ -159,17 +151,12 @@ class SplitReader:
         first, end = int(self.starts[shard]), int(self.starts[shard + 1])
         for index in {first, end - 1} if end > first else ():
             row = self.rows([index])[0]
-            offset, name, key = self._header(row, mapped)
+            offset, name, key = image_header(mapped, row, self.manifest.storage)
             if int(row["shard"]) != shard or key is None:
                 raise FormatError(
                     f"{self.shard_path(shard)} does not match {self.entry.table.file}: sample {index} should start at "
                     f"byte {offset}, not {name[:40]!r}; run petseg-shard verify, then build the set again"
                 )
-
-    def _header(self, row: Any, mapped: mmap.mmap) -> tuple[int, bytes, str | None]:
-        """Return the offset of the header of a sample's image, the name in it, and the key (None if it is wrong)."""
-        offset = int(row["image_offset"]) - TAR_BLOCK
-        return offset, *image_header(mapped, offset, storage=self.manifest.storage, hashed=int(row["key_hash"]))
 
     def _row(self, index: int) -> Any:
         if not 0 <= index < len(self):
@@ -188,8 +175,7 @@ class ShardSet:
     def open(cls, path: str | Path) -> Self:
         """Open a set: check the manifest, and that every file of it exists with the right size.
 
-        Raises:
-            FormatError: no set, another version, damage, or a file that is missing or has a wrong size.
+        Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size.
         """
         folder = Path(path)
         manifest = load_manifest(folder)
@@ -198,11 +184,7 @@ class ShardSet:
         return cls(path=folder, manifest=manifest)
 
     def split(self, name: str) -> SplitReader:
-        """Return the reader of one split.
-
-        Raises:
-            UsageError: the set has no such split.
-        """
+        """Return the reader of one split; raise ``UsageError`` if the set has no such split."""
         if name not in self.manifest.splits:
             existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
             raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")

@@ -35,13 +35,11 @@ def candidate_keys(name: str) -> list[str]:
 def assign_keys(names: Iterable[str]) -> dict[str, str]:
     """Give every name a unique key; the order of ``names`` does not matter.
 
-    Raises:
-        ValueError: the same name twice, or keys that cannot be told apart (two names with one SHA-256).
+    Raises ``ValueError`` for the same name twice, or keys that cannot be told apart (two names with one SHA-256).
     """
-    ordered = sorted(names, key=lambda name: (not is_safe(name), name))  # safe names keep theirs
     keys: dict[str, str] = {}
     taken: set[str] = set()
-    for name in ordered:
+    for name in sorted(names, key=lambda name: (not is_safe(name), name)):  # safe names keep theirs
         key = next((key for key in candidate_keys(name) if key not in taken), None)
         if key is None or name in keys:
             raise ValueError(f"no key is left for {name!r}")

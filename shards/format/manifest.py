@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -147,16 +147,12 @@ def content_fingerprint(*, storage: Storage, size: int | None, splits: dict[Spli
 def dump_manifest(manifest: Manifest) -> bytes:
     """Return the canonical bytes of a manifest, with its checksum filled in."""
     empty = msgspec.structs.replace(manifest, checksum="")
-    checksum = hashlib.sha256(_canonical(msgspec.to_builtins(empty))).hexdigest()
-    return _canonical(msgspec.to_builtins(msgspec.structs.replace(manifest, checksum=checksum)))
+    checksum = hashlib.sha256(_canonical(empty)).hexdigest()
+    return _canonical(msgspec.structs.replace(manifest, checksum=checksum))
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read and check ``manifest.json`` of a shard set.
-
-    Raises:
-        FormatError: it is missing, of another version, or damaged.
-    """
+    """Read and check a set's manifest; raise ``FormatError`` if it is missing, of another version, or damaged."""
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
@@ -202,28 +198,24 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for split, entry in manifest.splits.items():
         if sum(shard.samples for shard in entry.shards) != entry.samples:
             yield f"the shards of {split!r} do not add up to {entry.samples} samples"
-        if entry.table.bytes != (size := table_offset(entry.samples)):  # no count can exceed what the files hold
-            yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {size}"
+        if entry.table.bytes != (needed := table_offset(entry.samples)):  # no count can exceed what the files hold
+            yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {needed}"
         names.append((entry.table.file, table_name(split)))
         for number, shard in enumerate(entry.shards):
             names += [(shard.file, shard_name(split, number)), (shard.index.file, index_name(split, number))]
     for found, correct in names:
         if found != correct:
             yield f"the file name {found[:80]!r} is not {correct}"
-    if not _sizes_match(manifest):
+    size = manifest.size  # readers allocate memory by it
+    if manifest.storage == "source":
+        possible = size is None
+    else:
+        possible = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
+    if not possible or (manifest.raw is not None) != (manifest.storage == "raw"):
         yield f"size, largest and raw do not match {manifest.storage} storage"
-    expected = content_fingerprint(storage=manifest.storage, size=manifest.size, splits=manifest.splits)
+    expected = content_fingerprint(storage=manifest.storage, size=size, splits=manifest.splits)
     if manifest.fingerprint != expected:
         yield "the fingerprint does not match the content"
-
-
-def _sizes_match(manifest: Manifest) -> bool:
-    """Return whether the sizes are possible: readers allocate memory by them."""
-    size, has_layout = manifest.size, manifest.raw is not None
-    if manifest.storage == "source":
-        return size is None and not has_layout
-    possible = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
-    return possible and has_layout == (manifest.storage == "raw")
 
 
 def why_missing(folder: Path) -> str:
@@ -245,5 +237,6 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
 
 
-def _canonical(document: Any) -> bytes:
+def _canonical(manifest: Manifest) -> bytes:
+    document = msgspec.to_builtins(manifest)
     return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()

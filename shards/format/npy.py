@@ -32,11 +32,7 @@ def table_offset(index: int) -> int:
 
 
 def open_table(path: Path, *, samples: int) -> Rows:
-    """Memory-map a split's table of samples.
-
-    Raises:
-        FormatError: it cannot be read, is not a table, or not one of ``samples`` samples.
-    """
+    """Memory-map a table; raise ``FormatError`` if it cannot be read or is not a table of ``samples`` samples."""
     try:
         with path.open("rb") as handle:
             header = handle.read(HEADER_BYTES)

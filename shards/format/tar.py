@@ -6,6 +6,8 @@ hand because ``TarInfo.tobuf`` takes longer than the checksums of a sample.
 
 import mmap
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from shards.format.keys import is_safe
 from shards.format.layout import MEMBERS, TAR_BLOCK, TAR_NAME_BYTES, Storage, key_hash
@@ -23,8 +25,7 @@ _FIXED_SUM = sum(_HEADER_TAIL) + sum(_HEADER_OWNER) + sum(_NO_TIME) + 8 * ord(" 
 def header(name: str, size: int) -> bytes:
     """Return the 512-byte header of a regular file.
 
-    Raises:
-        ValueError: ``name`` is not ASCII or longer than 100 bytes, or ``size`` is not within 0..8 GiB.
+    Raises ``ValueError`` if ``name`` is not ASCII or longer than 100 bytes, or ``size`` is not within 0..8 GiB.
     """
     encoded = name.encode("ascii")
     if len(encoded) > TAR_NAME_BYTES or not 0 <= size <= _MAX_MEMBER:
@@ -34,20 +35,22 @@ def header(name: str, size: int) -> bytes:
     return encoded.ljust(TAR_NAME_BYTES, b"\0") + _HEADER_OWNER + length + _NO_TIME + checksum + _HEADER_TAIL
 
 
-def image_header(tar: mmap.mmap, offset: int, *, storage: Storage, hashed: int) -> tuple[bytes, str | None]:
-    """Return the name in the header (at byte ``offset``) of a sample's image, and the sample's key.
+def map_tar(path: Path) -> mmap.mmap:
+    """Return a read-only memory map of a whole tar."""
+    with path.open("rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
-    The key is None if the name does not match ``storage`` or ``hashed``, the ``key_hash`` of the sample's record.
+
+def image_header(tar: mmap.mmap, row: Any, storage: Storage) -> tuple[int, bytes, str | None]:
+    """Return the offset of the header of a sample's image, the name in it, and the sample's key.
+
+    The key is None if the name does not match ``storage`` or the ``key_hash`` in ``row``, the sample's record.
     """
+    offset = int(row["image_offset"]) - TAR_BLOCK
     name = tar[offset : offset + TAR_NAME_BYTES].split(b"\0", 1)[0]
     key, _, extension = name.decode("ascii", "replace").partition(".")
-    matches = extension == MEMBERS[storage][0][1] and is_safe(key) and key_hash(key) == hashed
-    return name, key if matches else None
-
-
-def padding(size: int) -> bytes:
-    """Return the zero bytes that fill a member up to whole blocks."""
-    return bytes(-size % TAR_BLOCK)
+    matches = extension == MEMBERS[storage][0][1] and is_safe(key) and key_hash(key) == int(row["key_hash"])
+    return offset, name, key if matches else None
 
 
 def padded(size: int) -> int:

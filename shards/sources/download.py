@@ -1,7 +1,5 @@
 """The real dataset, through torchvision's downloader: its addresses, its checksums."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import io
@@ -24,11 +22,19 @@ _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
     """Return the addresses of the dataset's archives (at ``mirror``/FILE, if given) and their MD5, from torchvision.
 
-    Raises:
-        UsageError: the mirror is not an http, https or file address.
+    Raises ``UsageError`` if the mirror is not an http, https or file address.
     """
-    if mirror is not None:
-        _check_mirror(mirror)  # before torchvision is imported, which takes seconds
+    if mirror is not None:  # checked before torchvision is imported, which takes seconds
+        try:
+            parts = urlsplit(mirror)
+            complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
+        except ValueError as error:
+            raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
+        if parts.scheme not in ("http", "https", "file"):
+            raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
+        if not complete or any(letter <= " " or letter > "~" for letter in mirror):
+            what = "is not an address of the form http://HOST/PATH; write %20 for a space"
+            raise UsageError(f"--mirror {mirror!r} {what}")
     from torchvision.datasets import OxfordIIITPet
 
     archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]
@@ -37,48 +43,35 @@ def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
     return tuple(archives)
 
 
-def _check_mirror(mirror: str) -> None:
-    try:
-        parts = urlsplit(mirror)
-        complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
-    except ValueError as error:
-        raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
-    if parts.scheme not in ("http", "https", "file"):
-        raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
-    if not complete or any(letter <= " " or letter > "~" for letter in mirror):
-        raise UsageError(f"--mirror {mirror!r} is not an address of the form http://HOST/PATH; write %20 for a space")
-
-
 def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None) -> bool:
     """Download and unpack the dataset into ``folder``, in the official layout.
 
     Run again after an interruption, it keeps archives that arrived completely (by their MD5) and fetches the others.
-    ``archives`` are (address, MD5) of each; default: :func:`official_archives`. Returns False if everything existed.
 
-    Raises:
-        SourceError: no network, no such file, or content that does not match its MD5.
+    Args:
+        folder: created if it does not exist.
+        archives: (address, MD5) of each; default: :func:`official_archives`.
+
+    Returns False if everything existed already. Raises ``SourceError`` for no network, no such file, or content that
+    does not match its MD5.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
     archives = official_archives() if archives is None else archives
     sums = [md5 for _, md5 in archives]
-    if _read_mark(folder) == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
-        return False
+    with contextlib.suppress(OSError, ValueError):
+        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        if marked == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
+            return False
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:
-        progress_bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
-        with _plain_errors(url, folder), contextlib.redirect_stderr(progress_bar):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_plain_errors(url, folder))
+            if not sys.stderr.isatty():  # no progress bar in pipes
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             download_and_extract_archive(url, download_root=str(folder), md5=md5)
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
     return True
-
-
-def _read_mark(folder: Path) -> list[str]:
-    try:
-        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return marked if isinstance(marked, list) else []
 
 
 @contextlib.contextmanager

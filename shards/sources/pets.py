@@ -4,17 +4,15 @@
 ``NAME CLASS SPECIES BREED``. Other files (AppleDouble files, ``.mat`` files and the like) are counted and ignored.
 """
 
-from __future__ import annotations
-
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import ChainMap, Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
-from shards.audit.findings import REJECTED, Finding
+from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 
@@ -29,7 +27,7 @@ class FileStamp(msgspec.Struct, frozen=True, array_like=True):
     changed: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
+    def of(cls, status: os.stat_result) -> Self:
         """Take the stamp from a file's status."""
         return cls(bytes=status.st_size, changed=status.st_mtime_ns)
 
@@ -54,14 +52,14 @@ class PetsSource:
     folder: Path
     pairs: tuple[Pair, ...]  # complete pairs that a list names, or all where there are no lists; sorted by name
     lists: dict[str, frozenset[str]]  # the names in the list of each split (``trainval``, ``test``)
-    findings: tuple[Finding, ...]  # what was rejected so far, and why
+    findings: tuple[SampleFinding, ...]  # what was rejected so far, and why
     ignored: int  # number of files that are not part of the dataset
 
 
 def scan(folder: Path) -> PetsSource:
     """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
-    Raises ``SourceError`` if the folder is not in the official layout, holds no image, or something cannot be read.
+    Raises ``SourceError`` if it is not in the official layout, holds no image, or something cannot be read.
     """
     try:
         return _scan(folder)
@@ -73,22 +71,31 @@ def scan(folder: Path) -> PetsSource:
 def _scan(folder: Path) -> PetsSource:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
-    _check_layout(folder)
+    if not folder.exists():
+        raise SourceError(
+            f"no such folder: {folder}; get the images with petseg-shard download, "
+            "or synthetic ones with petseg-shard sample"
+        )
+    for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
+        if not path.is_dir():
+            raise SourceError(
+                f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
+                "annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
+            )
     images, ignored = _files_by_stem(folder / "images", ("jpg", "jpeg"))
     masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", ("png",))
     if not images:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
-    lists = _read_lists(folder / "annotations")
-    numbers: dict[str, tuple[int, int]] = {}
-    for entries in lists.values():
-        numbers = entries | numbers  # the first list that names an image counts
-    findings: list[Finding] = []
+    paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
+    lists = {name: _read_list(path) for name, path in paths.items() if path.exists()}
+    numbers = dict(ChainMap(*lists.values()))  # the first list that names an image counts
+    findings: list[SampleFinding] = []
     pairs: list[Pair] = []
     for name in sorted(images.keys() | masks.keys() | numbers.keys()):
         image, mask = images.get(name), masks.get(name)
         reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
         if image is None or mask is None or reason:
-            findings.append(Finding(shown(name), REJECTED, reason))
+            findings.append(SampleFinding(shown(name), "left-out", reason))
             continue
         class_id, species = numbers.get(name, (0, 0))
         pairs.append(
@@ -122,20 +129,6 @@ def breed_of(name: str) -> str:
     return shown(stem) if stem and number.isdigit() else "unknown"
 
 
-def _check_layout(folder: Path) -> None:
-    if not folder.exists():
-        raise SourceError(
-            f"no such folder: {folder}; get the images with petseg-shard download, "
-            "or synthetic ones with petseg-shard sample"
-        )
-    for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
-        if not path.is_dir():
-            raise SourceError(
-                f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
-                "annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
-            )
-
-
 def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os.DirEntry[str]], int]:
     """Return the folder's entries by name without ending, and how many other entries there are."""
     found: dict[str, os.DirEntry[str]] = {}
@@ -152,22 +145,11 @@ def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os
     return found, ignored
 
 
-def _read_lists(annotations: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Return (class, species) by name for each list that exists."""
-    lists: dict[str, dict[str, tuple[int, int]]] = {}
-    for list_name in (*SPLIT_LISTS, "list"):
-        path = annotations / f"{list_name}.txt"
-        if path.is_file():
-            lists[list_name] = {}
-            for name, numbers in _read_list(path):
-                lists[list_name].setdefault(name, numbers)
-        elif path.exists():
-            raise SourceError(f"{path} is not a file; a list of images was expected")
-    return lists
-
-
-def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield name and (class, species); a line is ``NAME CLASS SPECIES BREED`` or a NAME alone."""
+def _read_list(path: Path) -> dict[str, tuple[int, int]]:
+    """Return (class, species) by name; a line is ``NAME CLASS SPECIES BREED`` or a NAME alone, the first one counts."""
+    if not path.is_file():
+        raise SourceError(f"{path} is not a file; a list of images was expected")
+    entries: dict[str, tuple[int, int]] = {}
     for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         text = line.strip()
         if not text or text.startswith("#"):
@@ -175,9 +157,11 @@ def _read_list(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
         parts = text.rsplit(maxsplit=3)
         if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
             class_id, species = int(parts[1]), int(parts[2])
-            yield parts[0], (class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0)
+            numbers = class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0
+            entries.setdefault(parts[0], numbers)
         else:
-            yield text, (0, 0)
+            entries.setdefault(text, (0, 0))
+    return entries
 
 
 def _why_rejected(

@@ -1,6 +1,7 @@
 """Atomic writing: a file is written under another name, flushed to the disk and renamed, so it is never partial."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,14 +17,8 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
-    or the new one. On an exception the partial file is removed and ``path`` is unchanged.
-
-    Args:
-        path: the file to write.
-        sync: False leaves flushing to the caller (see :func:`sync_file`), who does it while other work goes on.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
+    or the new one; ``sync=False`` leaves this to the caller (see :func:`sync_file`), who does it while other work goes
+    on. On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged.
     """
     handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
         dir=path.parent, prefix=f"{PARTIAL_PREFIX}{path.name}-", delete=False
@@ -48,6 +43,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8) as ``path`` atomically; see :func:`atomic_file`."""
     with atomic_file(path) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

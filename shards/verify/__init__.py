@@ -1,6 +1,6 @@
 """Proof that a shard set is what was packed: every byte of it is checked, every problem is reported with its place.
 
-:func:`verify` is the entry point; the other modules check one shard, one tar and one sample.
+:func:`verify` is the entry point; ``check_shard`` checks one shard with its samples.
 """
 
 from shards.verify.check_set import verify

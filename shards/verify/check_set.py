@@ -49,7 +49,7 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             for number, shard in enumerate(manifest.splits[split].shards):
                 rows = None if table is None else table[start : start + shard.samples]
                 start += shard.samples
-                checks.append(ShardCheck(folder, manifest, split, number, rows))
+                checks.append(ShardCheck(folder, manifest, split, number, shard, rows))
     with ThreadPoolExecutor(max(workers, 1)) as executor:
         for done, check in enumerate(executor.map(lambda check: check.run(mode), checks), start=1):
             report.add(check.problems)
@@ -99,17 +99,13 @@ def _check_counts(manifest: Manifest, checks: Iterable[ShardCheck], *, decoded: 
     """Compare the manifest's counts with those of the samples; only of a set without other problems."""
     for name, split in manifest.splits.items():
         own = [check for check in checks if check.split == name]
-        breeds, species = Counter[str](), Counter[str]()
-        for check in own:
-            breeds += check.breeds
-            species += check.species
         pairs: list[tuple[str, Any, Any]] = [
-            ("breeds", split.breeds, dict(breeds)),
-            ("species", split.species, dict(species)),
+            ("breeds", split.breeds, dict(sum((check.breeds for check in own), Counter[str]()))),
+            ("species", split.species, dict(sum((check.species for check in own), Counter[str]()))),
         ]
         if decoded:
-            pixels = [sum(check.class_pixels[index] for check in own) for index in range(len(manifest.classes))]
-            pairs.append(("class_pixels", list(split.class_pixels), pixels))
+            pixels = sum((check.class_pixels for check in own), np.zeros(3, np.int64))
+            pairs.append(("class_pixels", list(split.class_pixels), pixels.tolist()))
         for what, claimed, counted in pairs:
             if claimed != counted:
                 message = f"{what} of {name}: the manifest says {claimed}, the samples say {counted}"

@@ -1,6 +1,5 @@
 """Checking one shard: every byte of its tar and index is compared with the table, the manifest or a fixed value."""
 
-import hashlib
 import json
 import mmap
 from collections import Counter
@@ -9,13 +8,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from shards.audit.findings import RejectedError
-from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, member_span, row_check
+from shards.audit.image_mask_pair import audit_pair
+from shards.audit.mask import class_pixels
+from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, Storage, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, ShardEntry
-from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
-from shards.verify.decode import check_stored
+from shards.format.npy import npy_header
+from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, map_tar, padded
+from shards.store.atomic import file_sha256
 from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
 
 
@@ -32,10 +35,8 @@ def check_file(folder: Path, entry: FileEntry, *, quick: bool, shard: int | None
         size = path.stat().st_size
         if size != entry.bytes:
             return problem("size", f"has {size} bytes, the manifest says {entry.bytes}", min(size, entry.bytes))
-        if not quick:
-            with path.open("rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:
-                    return problem("checksum", "its SHA-256 is not the manifest's")
+        if not quick and file_sha256(path) != entry.sha256:
+            return problem("checksum", "its SHA-256 is not the manifest's")
     except OSError as error:
         return problem("missing", f"cannot be read: {error.strerror}")
     return []
@@ -49,17 +50,13 @@ class ShardCheck:
     manifest: Manifest
     split: Split
     number: int  # of the shard in the split
+    entry: ShardEntry
     rows: Rows | None  # the records of its samples; None if the table is unusable
     problems: list[Problem] = field(default_factory=list)
     breeds: Counter[str] = field(default_factory=Counter)
     species: Counter[str] = field(default_factory=Counter)
-    class_pixels: list[int] = field(default_factory=lambda: [0, 0, 0])
+    class_pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     _lines: list[str] = field(default_factory=list)  # of the index, one per sample
-
-    @property
-    def entry(self) -> ShardEntry:
-        """The shard's part of the manifest."""
-        return self.manifest.splits[self.split].shards[self.number]
 
     def run(self, mode: Mode) -> Self:
         """Check sizes and structure (``quick``), every byte too (``default``), or decode as well (``full``)."""
@@ -82,7 +79,7 @@ class ShardCheck:
             first = handle.readline(64)
         if first != f"{INDEX_VERSION} {self.entry.samples}\n".encode():
             self._problem("index", f"the first line is {first!r}", file=self.entry.index.file, offset=0)
-        with self._mapped() as tar:
+        with map_tar(self.folder / self.entry.file) as tar:
             if tar[-len(END) :] != END:
                 self._problem("padding", "the tar does not end with two empty blocks", offset=len(tar) - len(END))
             for index in sorted({0, self.entry.samples - 1}):
@@ -95,7 +92,7 @@ class ShardCheck:
     def _check_contents(self, *, decode: bool) -> None:
         path = self.folder / self.entry.file
         if self.rows is not None and path.is_file() and path.stat().st_size:
-            with self._mapped() as tar:
+            with map_tar(path) as tar:
                 self._check_samples(tar, self.rows, decode=decode)
             if len(self._lines) == len(self.rows):  # otherwise the tar is damaged
                 self._check_index()
@@ -126,10 +123,11 @@ class ShardCheck:
         before = len(self.problems)
         key = self._key(tar, row)
         self._check_members(tar, row, key)
-        if key is not None:
-            members = [(extension, *member_span(row, role)) for role, extension in MEMBERS[self.manifest.storage]]
-            self._lines.append(index_line(key, members))
-        if key is None or len(self.problems) > before:
+        if key is None:
+            return
+        members = [(extension, *member_span(row, role)) for role, extension in MEMBERS[self.manifest.storage]]
+        self._lines.append(index_line(key, members))
+        if len(self.problems) > before:
             return
         self._check_meta(tar, row, key)
         raw = self.manifest.raw
@@ -151,8 +149,7 @@ class ShardCheck:
 
     def _key(self, tar: mmap.mmap, row: Any) -> str | None:
         """Return the key in the first header; None (and a problem) if it is not the record's."""
-        offset = int(row["image_offset"]) - TAR_BLOCK
-        name, key = image_header(tar, offset, storage=self.manifest.storage, hashed=int(row["key_hash"]))
+        offset, name, key = image_header(tar, row, self.manifest.storage)
         if key is None:
             self._problem("header", f"the name {name!r} is not that of the sample", offset=offset)
         return key
@@ -197,14 +194,12 @@ class ShardCheck:
         original = int(row["width"]), int(row["height"])
         storage, size = self.manifest.storage, self.manifest.size
         try:
-            pixels = check_stored(image, mask, storage=storage, size=size, original=original)
+            self.class_pixels += check_stored(image, mask, storage=storage, size=size, original=original)
         except RejectedError as error:
             role = "trimap" if error.reason.startswith("trimap") else "image"
             message = f"{error.reason}: {error.detail}" if error.detail else error.reason
             extension, offset = dict(MEMBERS[storage])[role], member_span(row, role)[0]
             self._problem("decode", message, key, extension, offset=offset)
-            return
-        self.class_pixels = [sum(pair) for pair in zip(self.class_pixels, pixels, strict=True)]
 
     def _check_index(self) -> None:
         """Compare the index with the one that the tar should have."""
@@ -217,10 +212,6 @@ class ShardCheck:
             line = expected[:offset].count(b"\n")
             key = self._lines[line - 1].split(" ")[3].split(".")[0] if 1 <= line <= len(self._lines) else None
             self._problem("index", f"line {line + 1} does not match the tar", key, offset=offset, file=path.name)
-
-    def _mapped(self) -> mmap.mmap:
-        with (self.folder / self.entry.file).open("rb") as handle:
-            return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _problem(
         self, kind: Kind, message: str, key: str | None = None, extension: str | None = None, **place: Any
@@ -236,3 +227,30 @@ def first_difference(found: bytes, expected: bytes) -> int:
     length = min(len(found), len(expected))
     different = np.flatnonzero(np.frombuffer(found, np.uint8, length) != np.frombuffer(expected, np.uint8, length))
     return int(different[0]) if len(different) else length
+
+
+def check_stored(
+    image: bytes, mask: bytes, *, storage: Storage, size: int | None, original: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Decode a stored sample completely and return the mask's pixels of each class.
+
+    ``size`` is that of the set; ``original`` is the (width, height) of the source image in pixels. Raises
+    ``RejectedError`` if something does not decode, or has a wrong size.
+    """
+    if storage == "raw" and size is not None:
+        for what, data, shape in (("picture", image, (size, size, 3)), ("trimap", mask, (size, size))):
+            header_bytes = npy_header(shape)
+            if not data.startswith(header_bytes) or len(data) != len(header_bytes) + int(np.prod(shape)):
+                raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
+        values = np.frombuffer(mask, np.uint8)[-size * size :]
+        if values.min() < 1 or values.max() > 3:
+            raise RejectedError("trimap-values", "1, 2 and 3 are expected")
+        return class_pixels(values)
+    pair = audit_pair(image, mask, storage="source")
+    for finding in pair.findings:
+        if finding.action == "mended":  # what is packed must need no repair
+            raise RejectedError(finding.reason, finding.detail)
+    expected = original if size is None else (size, size)
+    if pair.mask.size != expected:
+        raise RejectedError("size-mismatch", f"{pair.mask.size} pixels, expected {expected}")
+    return class_pixels(pair.mask.values)

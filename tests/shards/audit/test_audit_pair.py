@@ -19,6 +19,7 @@ from shards.audit import png_chunks as png
 from shards.audit.findings import REASONS, RejectedError
 from shards.audit.image import apply_orientation
 from shards.audit.image_mask_pair import AuditedPair, audit_pair
+from shards.audit.mask import class_pixels
 
 IMAGE, MASK = picture(1), trimap(1)
 JPEG, PNG = encoded(IMAGE, "JPEG", quality=90), encoded(MASK, "PNG")
@@ -230,7 +231,7 @@ def test_undamaged_pairs_keep_their_bytes() -> None:
     pair = audit_pair(JPEG, PNG, storage="source")
     assert pair.image.jpeg == JPEG
     assert pair.mask.png == PNG
-    assert pair.mask.class_pixels == tuple(int((value == MASK).sum()) for value in (1, 2, 3))
+    assert class_pixels(pair.mask.values) == tuple(int((value == MASK).sum()) for value in (1, 2, 3))
     assert not pair.findings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from typing import NoReturn
 import pytest
 from shard_sources import options, tree
 
-import shards.build.executors
 from shards.build.build_set import BuildResult, build
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
@@ -157,13 +157,13 @@ def test_no_thread_flushes_while_processes_are_started(
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
     running: list[list[str]] = []
-    real = shards.build.executors._context
+    real = multiprocessing.get_context
 
-    def context() -> object:
+    def context(method: str) -> object:
         running.append([thread.name for thread in threading.enumerate() if thread.name.startswith("flush")])
-        return real()
+        return real(method)
 
-    monkeypatch.setattr(shards.build.executors, "_context", context)
+    monkeypatch.setattr("shards.build.executors.multiprocessing.get_context", context)
     built = build(pets, out, options(), workers=2)
     assert running == [[]]
     assert bool(built.resumed) == interrupted

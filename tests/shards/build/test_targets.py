@@ -52,7 +52,7 @@ def test_a_failed_overwrite_leaves_the_old_set(maker: Maker, tmp_path: Path) -> 
 
 def test_two_builds_at_once_are_refused(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.build.staging._LOCK_PATIENCE", 0.1)
-    with Staging.of(tmp_path / "out").locked(), pytest.raises(BusyError, match="another build is at work"):
+    with Staging.beside(tmp_path / "out").locked(), pytest.raises(BusyError, match="another build is at work"):
         made(pets, tmp_path / "out")
 
 
