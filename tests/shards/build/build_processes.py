@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from shard_sources import options
+
+from shards.build.build_set import build
 
 PROGRAM = Path(sys.executable).parent / "petseg-shard"
 
@@ -17,17 +25,35 @@ def start(source: Path, out: Path, *more: str, **named: object) -> subprocess.Po
     )
 
 
-def wait_for_a_shard(out: Path, process: subprocess.Popen[str]) -> None:
+@contextlib.contextmanager
+def killed_build(source: Path, out: Path) -> Iterator[BaseProcess]:
+    """Build in a forked process, which is killed when the block ends; wait for the end of its workers, too."""
+    process = multiprocessing.get_context("fork").Process(target=build, args=(source, out, options()))
+    process.start()
+    try:
+        yield process
+    finally:
+        workers = children(process.pid) if process.is_alive() and process.pid else []
+        process.kill()
+        process.join()
+        assert_gone(workers)
+
+
+def wait_for_a_shard(out: Path, is_running: Callable[[], bool]) -> None:
     """Wait until a shard is finished, and the build is not."""
     deadline = time.monotonic() + 30
     while not list(out.with_name(f"{out.name}.building").glob(".work/*.done")):
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
+        assert is_running()
         time.sleep(0.002)
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the children of a process; none if it has just ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def assert_gone(pids: list[int]) -> None:

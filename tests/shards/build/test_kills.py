@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from build_processes import assert_gone, children, start, wait_for_a_shard
+from build_processes import killed_build, start, wait_for_a_shard
 from shard_sources import Maker, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
@@ -53,14 +53,10 @@ def test_killed_at_random_moments(
     ]
     found: Counter[str] = Counter()
     for number in range(campaign(4, 100)):
-        with start(slow_pets, out) as process:
-            while not aims[number % 3]() and process.poll() is None:
+        with killed_build(slow_pets, out) as process:
+            while not aims[number % 3]() and process.is_alive():
                 time.sleep(0.0002)
             time.sleep(rng.uniform(0, (0.3, 0.03, 0.003)[number % 3]))
-            workers = children(process.pid) if process.poll() is None else []
-            process.kill()
-            process.communicate()
-        assert_gone(workers)
         found[stage(out)] += 1
         if out.exists():
             assert (out / "manifest.json").exists()
@@ -190,9 +186,8 @@ def test_strict_after_a_kill_of_a_build_that_was_not(in_memory: Path) -> None:
 
 def test_a_resumed_build_keeps_finished_shards(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with start(slow_pets, out) as process:
-        wait_for_a_shard(out, process)
-        process.kill()
+    with killed_build(slow_pets, out) as process:
+        wait_for_a_shard(out, process.is_alive)
     work = tmp_path / "out.building" / ".work"
     kept = {path.stem: path.with_suffix(".tar").stat().st_ino for path in work.glob("*.done")}
     assert kept
@@ -208,9 +203,8 @@ def test_a_damaged_finished_shard_is_built_again(
     slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with start(slow_pets, out) as process:
-        wait_for_a_shard(out, process)
-        process.kill()
+    with killed_build(slow_pets, out) as process:
+        wait_for_a_shard(out, process.is_alive)
     work = tmp_path / "out.building" / ".work"
     victim = next(work.glob("*.done")).with_suffix(".tar")
     with victim.open("r+b") as handle:
@@ -221,9 +215,8 @@ def test_a_damaged_finished_shard_is_built_again(
 
 def test_other_options_start_again_and_say_so(slow_pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with start(slow_pets, out) as process:
-        wait_for_a_shard(out, process)
-        process.kill()
+    with killed_build(slow_pets, out) as process:
+        wait_for_a_shard(out, process.is_alive)
     built = build(slow_pets, out, options(seed=3), workers=1)
     assert "unfinished work of another source or other options was discarded" in build_text(built)
     assert ShardSet.open(out).manifest.options.seed == 3
@@ -232,7 +225,7 @@ def test_other_options_start_again_and_say_so(slow_pets: Path, tmp_path: Path) -
 def test_two_real_builds_at_once(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with start(slow_pets, out) as first:
-        wait_for_a_shard(out, first)
+        wait_for_a_shard(out, lambda: first.poll() is None)
         with start(slow_pets, out) as second:
             _, errors = second.communicate(timeout=60)
         _, first_errors = first.communicate(timeout=60)

@@ -21,7 +21,7 @@ from shards.build.build_set import build
 def test_ctrl_c_says_how_to_resume(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with start(slow_pets, out, start_new_session=True) as process:
-        wait_for_a_shard(out, process)
+        wait_for_a_shard(out, lambda: process.poll() is None)
         workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=20)
@@ -38,7 +38,7 @@ def test_ctrl_c_says_how_to_resume(slow_pets: Path, undisturbed: dict[str, bytes
 def test_a_killed_worker_is_explained(slow_pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with start(slow_pets, out) as process:
-        wait_for_a_shard(out, process)
+        wait_for_a_shard(out, lambda: process.poll() is None)
         os.kill(children(process.pid)[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
