@@ -1,7 +1,5 @@
 """The options of the benchmarks: each field becomes an option of its command (:mod:`bench.cli`)."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +81,6 @@ class LoaderSettings(_OfShards):
     )
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
     device: str = option("cpu cuda", "cpu")
-    starts: int = option(AT_LEAST_0, 3, "Starts of a fresh process to its first batch; 0: none.")
-    soak: int = option(AT_LEAST_0, 100, "Epochs in a row, to see whether memory grows; 0: none.")
     source: Path | None = option(PATH, text="Read the images of file-based loaders from here, the set's own source.")  # noqa: RUF009
     work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
     handicap: float = option(

@@ -8,8 +8,6 @@ order, by DALI's ``fn.readers.webdataset`` and by the ``webdataset`` library, ea
 * **mix**: the mean number of different classes in a batch, over what a uniform permutation has on average.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import tarfile

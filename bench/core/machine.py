@@ -1,7 +1,5 @@
 """Where a benchmark runs: machine, GPU, versions, commit; without importing torch where there is no GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """What processes use: processor time and memory of a process tree, and the page cache."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

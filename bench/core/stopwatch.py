@@ -1,7 +1,5 @@
 """The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,14 +123,12 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
 
 
-def warm_up(window: Callable[[], float]) -> tuple[float, bool, float]:
-    """Run windows, which return images/s, until they are steady; return the last rate, whether they are, and how many
-    seconds that took.
-    """
+def warm_up(window: Callable[[], float]) -> tuple[float, bool]:
+    """Run windows, which return images/s, until they are steady; return the last rate, and whether they are."""
     started, rates = time.perf_counter(), list[float]()
     while not is_steady(rates) and time.perf_counter() - started < MAX_WARMUP_SECONDS:
         rates.append(window())
-    return rates[-1], is_steady(rates), time.perf_counter() - started
+    return rates[-1], is_steady(rates)
 
 
 def next_window(epochs: int, seconds: float, *, wanted: float) -> int:

@@ -1,7 +1,5 @@
 """What a process that trains does on command: the loader alone, compute-only (training on one batch), end-to-end."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -26,18 +24,18 @@ class TrainServer:
     """A learner, its loader, and the three modes."""
 
     def __init__(self, job: TrainJob) -> None:
-        recipe = default_recipe(cast(Any, job.model))
-        size, batch_size = job.size or recipe.size, job.batch_size or recipe.batch_size
+        settings, recipe = job.settings, default_recipe(cast(Any, job.model))
+        size, batch_size = settings.size or recipe.size, settings.batch_size or recipe.batch_size
         self.recipe = msgspec.structs.replace(
-            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=job.seed
+            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=settings.seed
         )
         self.recipe.check()
-        self.placement = choose_placement(choose_device(job.device), cast(Any, job.precision))
+        self.placement = choose_placement(choose_device(settings.device), cast(Any, job.precision))
         self.trainer = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
         augment = None if recipe.augment == "none" else recipe.augment
         self.loader = Loader(
-            job.shards, split=job.split, batch_size=batch_size, size=size, device=self.placement.device, seed=job.seed,
-            mask="index", augment=augment, shuffle=True, prefetch=PREFETCH, engine=cast(Any, job.engine),
+            settings.shards, split=settings.split, batch_size=batch_size, size=size, device=self.placement.device,
+            seed=settings.seed, mask="index", augment=augment, shuffle=True, prefetch=PREFETCH, engine=cast(Any, settings.engine),
         )  # fmt: skip
         self._batches = self._endless()
         self._kept = own_copy(next(self._batches))

@@ -1,7 +1,5 @@
 """A temporary folder with what the peers read: the same images as files, and as shard sets in each storage."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +28,8 @@ class Delivered:
         index: int64 (B,), which sample of the split; -1 for padding, which is not counted.
     """
 
-    image: torch.Tensor
-    mask: torch.Tensor
+    image: "torch.Tensor"
+    mask: "torch.Tensor"
     index: npt.NDArray[np.int64]
 
 
@@ -86,10 +84,6 @@ class Peer:
 
     def discard_prefetched(self) -> None:
         """Drop what was read ahead for the next epoch, if the loader can."""
-
-    def prefetch(self) -> int:
-        """Return how many batches the loader keeps ready, or 0 if that is unknown."""
-        return 0
 
     def moved_per_image(self) -> float:
         """Return the bytes per image that the loader itself copies to the GPU."""

@@ -3,8 +3,6 @@
 libjpeg-turbo decodes at a reduced scale (simplejpeg), OpenCV does the rest: what one writes to tune a DataLoader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,7 +144,7 @@ def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
     return DecodedRows()
 
 
-def collate(samples: Sequence[DecodedSample], *, onehot: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(samples: Sequence[DecodedSample], *, onehot: bool) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Return images (B, S, S, 3), masks, one-hot (B, S, S, 3) or classes 0, 1, 2 (B, S, S), and indices, int64 (B,)."""
     import torch
 

@@ -61,10 +61,6 @@ class PetsegPeer(Peer):
         table = self._loader.split.table
         return (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
 
-    def prefetch(self) -> int:
-        """Return how many batches are kept ready."""
-        return int(self._loader.prefetch)
-
     def files(self) -> list[Path]:
         """Return the tars and the table of samples."""
         return [*self.split_files(), Path(self.job.shards) / f"{self.job.split}.samples.npy"]

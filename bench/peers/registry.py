@@ -21,13 +21,11 @@ class Caveat:
         text: printed wherever its figures are.
         storages: where it applies.
         image: its images differ because of it.
-        mask: its masks differ because of it.
     """
 
     text: str
     storages: tuple[str, ...] = ALL
     image: bool = False
-    mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class PeerSpec:
         install: how to install them.
         caveats: what it does differently from petseg's loader.
         ours: whether it is petseg's own loader.
-        converts: whether it reads a format of its own, converted from the images beforehand.
         reads_ahead: whether it reads for the next epoch before that is requested.
     """
 
@@ -56,7 +53,6 @@ class PeerSpec:
     install: str = "make peers, or pip install 'petseg[peers]'"
     caveats: tuple[Caveat, ...] = ()
     ours: bool = False
-    converts: bool = False
     reads_ahead: bool = False
 
     def load(self) -> type[Peer]:
@@ -69,17 +65,9 @@ class PeerSpec:
         """Return the modules that it needs and that are not installed."""
         return [name for name in self.needs if not _is_installed(name)]
 
-    def caveats_on(self, storage: str) -> list[str]:
-        """Return the texts of the caveats that apply to a storage."""
-        return [caveat.text for caveat in self.caveats if storage in caveat.storages]
-
-    def image_differs(self, storage: str) -> bool:
-        """Return whether it declares that its images differ from petseg's."""
-        return any(caveat.image for caveat in self.caveats if storage in caveat.storages)
-
-    def mask_differs(self, storage: str) -> bool:
-        """Return whether it declares that its masks differ from petseg's."""
-        return any(caveat.mask for caveat in self.caveats if storage in caveat.storages)
+    def caveats_on(self, storage: str) -> list[Caveat]:
+        """Return the caveats that apply to a storage."""
+        return [caveat for caveat in self.caveats if storage in caveat.storages]
 
 
 _SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("source",), image=True)
@@ -108,7 +96,6 @@ PEERS: tuple[PeerSpec, ...] = (
         augments=True,
         needs=("streaming",),
         caveats=(_SCALED,),
-        converts=True,
     ),
     PeerSpec(
         "litdata",
@@ -117,7 +104,6 @@ PEERS: tuple[PeerSpec, ...] = (
         augments=True,
         needs=("litdata",),
         caveats=(_SCALED,),
-        converts=True,
     ),
     PeerSpec("spdl", "spdl_threads.SpdlPeer", augments=True, needs=("spdl",), caveats=(_SCALED,)),
     PeerSpec(
@@ -131,7 +117,6 @@ PEERS: tuple[PeerSpec, ...] = (
             Caveat("re-encodes the JPEGs when packing, and averages areas", ("source", "jpeg"), image=True),
             Caveat("resizes masks when packing", ("source",)),
         ),
-        converts=True,
     ),
 )
 

@@ -5,8 +5,6 @@ NAME is the name of a file of results without its ending, with ``-full`` for all
 figure and the project's goals, or where a run has no goals, its table.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

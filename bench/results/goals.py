@@ -1,25 +1,21 @@
 """The project's goals and what a run measured: reached or not, and what limits them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from statistics import median
 
 from msgspec.structs import replace
 
 from bench.peers.job import PROCESSES
 from bench.results.bounds import bound, limits_for
-from bench.results.records import BASELINE, MIB, BuildLine, LoaderLine, MemoryLine, Results
+from bench.results.records import BASELINE, BuildLine, LoaderLine, Results
 
-ENOUGH_EPOCHS = 20  # for a statement about memory
-IMPORT_TORCH, FIRST_BATCH = "import torch", "first batch, "
+TOLERANCE = 0.005  # 2.495 is shown, and counts, as 2.5
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``line`` has at least ``factor`` times the value of ``baseline``, or with ``at_most``, no more than that.
+    """``line`` has at least ``factor`` times the value of ``baseline``, both named as :func:`_measured` does.
 
-    Both are named as :func:`_measured` names them; ``settings`` are the options for which the goal is stated.
+    ``settings`` are the options for which the goal is stated.
     """
 
     title: str
@@ -27,8 +23,6 @@ class Goal:
     baseline: str
     factor: float
     asked: str
-    at_most: bool = False
-    tolerance: float = 0.005  # 2.495 is shown, and counts, as 2.5
     settings: tuple[tuple[str, int], ...] = ()
 
 
@@ -47,13 +41,8 @@ LOADER_GOALS = (
     _loader_goal("raw", " augmented", "training augmentation, one-hot", 40),
 )
 MAKING = {"source": "decoding alone", "jpeg": "decoding, resizing, encoding", "raw": "decoding and resizing"}
-_START, _MEMORY = f"at most 1.5x `{IMPORT_TORCH}`", "flat: at most 2% more"
 GOALS = (
     *LOADER_GOALS,
-    *(Goal(f"`{x}`: fresh process to first batch", FIRST_BATCH + x, IMPORT_TORCH, 1.5, _START, at_most=True)
-      for x in MAKING),
-    *(Goal(f"`{x}`: memory over many epochs", f"memory {x} late", f"memory {x} early", 1.02, _MEMORY, at_most=True,
-           tolerance=0) for x in MAKING),
     *(Goal(f"`{x}`, packed by all cores", f"pack {x}", f"make {x}", 0.9, f"0.9x {how}") for x, how in MAKING.items()),
     *(Goal(f"`{x}`, packed by all cores vs. one", f"pack {x}", f"cores times one {x}", 0.9, "0.9x for each core")
       for x in MAKING),
@@ -66,7 +55,7 @@ class Measured:
 
     value: float
     text: str
-    line: LoaderLine | BuildLine | MemoryLine | None = None
+    line: LoaderLine | BuildLine | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +77,7 @@ def verdicts(results: Results) -> list[Verdict]:
         if line is None or base is None or any(results.settings.get(name) != value for name, value in goal.settings):
             continue
         ratio = line.value / base.value
-        reached = (
-            ratio <= goal.factor * (1 + goal.tolerance) if goal.at_most else ratio >= goal.factor * (1 - goal.tolerance)
-        )
+        reached = ratio >= goal.factor * (1 - TOLERANCE)
         text = f"{ratio_text(ratio)} ({line.text} and {base.text})"
         found.append(Verdict(goal.title, goal.asked, text, reached, _limited_by(line, base, results)))
     return found
@@ -107,12 +94,6 @@ def ratio_text(times: float) -> str:
     return f"{times:.2f}x" if times < 10 else f"{times:.1f}x" if times < 100 else f"{times:,.0f}x"
 
 
-def settled(memory: tuple[int, ...]) -> tuple[float, float]:
-    """Return the medians of the second tenth of the epochs and of the last one: 10 to 20 and 90 to 100 of 100."""
-    tenth = len(memory) // 10
-    return median(memory[tenth : 2 * tenth]), median(memory[-tenth:])
-
-
 def _measured(results: Results) -> dict[str, Measured]:
     """Name every value that a goal may compare. The faster of petseg's engines on the CPU stands for it: the tutorial's
     DataLoader has its best number of workers, too.
@@ -121,12 +102,6 @@ def _measured(results: Results) -> dict[str, Measured]:
     for line in sorted(results.lines, key=lambda line: line.rate):
         how = f" with {line.workers} processes" if line.work.engine == PROCESSES else ""
         found[replace(line.work, engine="").name] = Measured(line.rate, f"{line.rate:,.0f}{how}", line)
-    for start in results.starts:
-        found[start.name] = Measured(median(start.seconds), f"{median(start.seconds):.2f} s")
-    for memory in results.memory:
-        if len(memory.memory_bytes) >= ENOUGH_EPOCHS:
-            for when, value in zip(("early", "late"), settled(memory.memory_bytes), strict=True):
-                found[f"memory {memory.storage} {when}"] = Measured(value, f"{value / MIB:,.0f} MiB", memory)
     found |= {limit.name: Measured(limit.rate, f"{limit.rate:,.0f}") for limit in results.limits}
     for packing in (line for line in results.build if line.limit):
         storage = packing.limit.removeprefix("make ")
@@ -145,10 +120,7 @@ def _limited_by(measured: Measured, base: Measured, results: Results) -> str:
         text, parts = bound(line, results.limits, cores), limits_for(line, results.limits)
         most = 1 / sum(1 / rate for rate in parts.values()) / base.value if parts else 0.0
         return f"{text}; {', '.join(parts)} alone would allow {ratio_text(most)}" if parts else text
-    if isinstance(line, MemoryLine):
-        return f"{line.prefetch * line.batch_bytes / MIB:,.1f} MiB of it are the {line.prefetch} batches kept ready"
-    if line is None:
-        return f"{min(1.0, base.value / measured.value):.0%} of it is `{IMPORT_TORCH}` itself"
+    assert line is not None
     one = base.line if isinstance(base.line, BuildLine) else None
     other = (
         f"{one.cpu_seconds_per_thousand:.2f} in one process"

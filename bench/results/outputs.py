@@ -1,7 +1,5 @@
 """The files of a run: checked before minutes are spent on measuring, and not lost where they cannot be written."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable
