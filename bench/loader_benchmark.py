@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 from bench.core.limits import LimitSubject, copy_limit, storage_limits
 from bench.core.loader_subject import LoaderSubject, References
 from bench.core.machine import RunClock, usable_cores, why_no_gpu
-from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
+from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS, PeerSpec
 from bench.peers.job import PROCESSES, Job
@@ -34,9 +34,10 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
         for number, one in enumerate(passes(settings)):
             planned = plan_pass(settings, workspace, one, skipped, earlier=lines)
             loaders = [LoaderSubject(*x, references=references, seconds=settings.seconds) for x in planned]
+            subjects: list[Subject] = [*loaders]
             if number == 0:
                 limits = _limits(settings, workspace)
-            subjects = [*limits, *loaders] if number == 0 else loaders
+                subjects += limits
             measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
             lines += [loader.line() for loader in loaders if loader in measured]
     refuse_empty(lines, skipped)
@@ -52,12 +53,7 @@ def loader_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[t
     """Write what loaders read, and be ready to make what they should deliver."""
     with ExitStack() as stack:
         with parts.part("lay out"):
-            workspace = stack.enter_context(
-                open_workspace(
-                    settings.shards, split=settings.split, storages=settings.storages, size=settings.size,
-                    source=settings.source, work=settings.work,
-                )
-            )  # fmt: skip
+            workspace = stack.enter_context(open_workspace(settings))
         yield workspace, stack.enter_context(References(workspace.folder))
 
 
@@ -87,19 +83,15 @@ def plan_pass(
     no_gpu = why_no_gpu() if settings.device == "cpu" else ""
     for storage in [storage for storage in workspace.stored if storage in settings.storages]:
         for spec in PEERS:
-            wanted = not settings.peers or spec.name in settings.peers
-            if (
-                not wanted
-                or storage not in spec.storages
-                or (one.storage not in ("", storage) and spec.name != BASELINE)
-            ):
+            wanted = storage in spec.storages and (not settings.peers or spec.name in settings.peers)
+            if not wanted or (one.storage not in ("", storage) and spec.name != BASELINE):
                 continue
             work = replace(one, peer=spec.name, storage=storage)
-            problem = f"not installed: {', '.join(spec.missing())} ({spec.install})" if spec.missing() else ""
+            if not spec.is_installed():
+                skipped.append(Skipped(name=work.name, reason=f"not installed: {spec.needs} ({spec.install})"))
+                continue
             if one.augment and not spec.augments:
-                problem = problem or "has no training augmentation in its peer file"
-            if problem:
-                skipped.append(Skipped(name=work.name, reason=problem))
+                skipped.append(Skipped(name=work.name, reason="has no training augmentation in its peer file"))
                 continue
             kinds = [replace(work, engine=engine) for engine in (("torch", PROCESSES) if spec.ours else ("",))]
             on_gpu = replace(work, engine="dali" if spec.ours else "", device="cuda")

@@ -1,11 +1,13 @@
 """What the process of one loader does on command."""
 
+import importlib
+import pickle
 from pathlib import Path
 
-from bench.core.output_check import Reference, check_epoch, collect_reference
+from bench.core.output_check import check_epoch, collect_reference
 from bench.core.resources import drop_from_page_cache, resident_share
 from bench.core.stopwatch import WINDOW_SECONDS, Stopwatch, warm_up
-from bench.peers import make_peer, preload
+from bench.peers import find_peer
 from bench.peers.job import Job
 from bench.results.records import OutputCheck, Repeat
 
@@ -17,8 +19,10 @@ class LoaderServer:
     """One peer and what is done with it."""
 
     def __init__(self, job: Job) -> None:
-        preload(job.peer)
-        self.job, self.peer = job, make_peer(job)
+        spec = find_peer(job.peer)
+        if spec.needs:
+            importlib.import_module(spec.needs)
+        self.job, self.peer = job, spec.load()(job)
         self.watch = Stopwatch(self.peer, job)
 
     def prepare(self) -> int:
@@ -31,16 +35,17 @@ class LoaderServer:
 
     def reference(self, job: Job, path: Path) -> None:
         """Write what a peer, which is opened for this alone, delivers in epoch 0, as what others must deliver."""
-        peer = make_peer(job)
+        peer = find_peer(job.peer).load()(job)
         peer.open(job.workers)
         try:
-            collect_reference(peer.epoch(0), job.samples, job.seed).save(path)
+            path.write_bytes(pickle.dumps(collect_reference(peer.epoch(0), job.samples, job.seed)))
         finally:
             peer.close()
 
     def check(self, path: Path) -> OutputCheck:
         """Compare epoch 0 with a reference."""
-        return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, Reference.load(path))
+        reference = pickle.loads(path.read_bytes())
+        return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, reference)
 
     def warm_up(self) -> tuple[float, bool]:
         """Run until the speed no longer rises; return the last rate, and whether it is steady."""

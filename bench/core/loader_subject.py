@@ -32,7 +32,7 @@ class References(ExitStack):
         Raises:
             CheckError: petseg's loader failed.
         """
-        path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.npz"
+        path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
             ours = next(spec for spec in PEERS if spec.ours)
             plain = replace(job, peer=ours.name, engine="auto", device="cpu", workers=0)

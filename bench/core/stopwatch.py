@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import torch
 
 from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds
@@ -29,8 +30,6 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
 
     The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
     """
-    import torch
-
     event_class: Any = torch.cuda.Event
     first, end = [event_class(enable_timing=True) for _ in range(2)] if cuda else (None, None)
     if first:

@@ -35,7 +35,8 @@ class TrainServer:
         augment = None if recipe.augment == "none" else recipe.augment
         self.loader = Loader(
             settings.shards, split=settings.split, batch_size=batch_size, size=size, device=self.placement.device,
-            seed=settings.seed, mask="index", augment=augment, shuffle=True, prefetch=PREFETCH, engine=cast(Any, settings.engine),
+            seed=settings.seed, mask="index", augment=augment, shuffle=True, prefetch=PREFETCH,
+            engine=cast(Any, settings.engine),
         )  # fmt: skip
         self._batches = self._endless()
         self._kept = own_copy(next(self._batches))

@@ -1,6 +1,5 @@
 """A temporary folder with what the peers read: the same images as files, and as shard sets in each storage."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.records import DataInfo
+from bench.settings import LoaderSettings
 from shards.build.build_set import build
 from shards.build.options import options_from
 from shards.errors import UsageError
@@ -37,49 +37,31 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(
-    shards: Path,
-    *,
-    split: str,
-    storages: tuple[str, ...],
-    size: int,
-    source: Path | None = None,
-    work: Path | None = None,
-) -> Iterator[Workspace]:
+def open_workspace(settings: LoaderSettings) -> Iterator[Workspace]:
     """Write the split in each storage; everything is removed when the block ends.
 
-    Args:
-        shards: a shard set; other storages than its own are built from it, for which it must be of ``source`` storage.
-        split: which split.
-        storages: those that are wanted.
-        size: of the images in ``jpeg`` and ``raw`` storage.
-        source: the folder in the official layout that the set was built from; its own files then stand in for copies.
-        work: where to make the folder; None: where temporary files go.
-
     Raises:
-        UsageError: a storage cannot be made from this set, or an image is not in ``source``.
+        UsageError: a storage cannot be made from this set, or an image is not in ``settings.source``.
         FormatError: no shard set, or damaged.
     """
+    shards, work = settings.shards, settings.work
     shard_set = ShardSet.open(shards)
-    reader = shard_set.split(split)
+    reader = shard_set.split(settings.split)
     own: str = shard_set.manifest.storage
-    for storage in storages:
+    for storage in settings.storages:
         if own not in (storage, "source"):
             raise UsageError(f"{shards} holds {own} storage; {storage} can only be made from a set of source storage")
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="petseg-bench-", dir=work))
-    try:
-        stored = {own: _write_files(reader, own, shards, folder / own, source)}
-        for storage in storages:
+    with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=work, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        stored = {own: _write_files(reader, own, shards, folder / own, settings.source)}
+        for storage in settings.storages:
             if storage != own:
-                built = _build(reader, stored[own], storage, size, folder)
-                stored[storage] = _write_files(
-                    ShardSet.open(built).split(split), storage, built, folder / storage, None
-                )
+                built = _build(reader, stored[own], storage, settings.size, folder)
+                split = ShardSet.open(built).split(reader.name)
+                stored[storage] = _write_files(split, storage, built, folder / storage, None)
         yield Workspace(folder, stored, data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()}))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[str, int]) -> DataInfo:
