@@ -59,8 +59,10 @@ def open_workspace(settings: LoaderSettings) -> Iterator[Workspace]:
         for storage in settings.storages:
             if storage != own:
                 built = _build(reader, stored[own], storage, settings.size, folder)
-                split = ShardSet.open(built).split(reader.name)
-                stored[storage] = _write_files(split, storage, built, folder / storage, None)
+                # No name for the reader: while it lives, its table stays mapped, and so in the page cache.
+                stored[storage] = _write_files(
+                    ShardSet.open(built).split(reader.name), storage, built, folder / storage, None
+                )
         yield Workspace(folder, stored, data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()}))
 
 
