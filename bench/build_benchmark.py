@@ -4,7 +4,6 @@ import io
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,19 +21,9 @@ from bench.settings import BuildSettings
 from shards.build.build_set import build
 from shards.build.options import PackOptions, options_from
 from shards.errors import UsageError
-from shards.sources.pets import scan
+from shards.sources.pets import Pair, scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
-
-
-@dataclass(frozen=True)
-class FilePair:
-    """An image and its mask: name, paths, and bytes of both."""
-
-    name: str
-    image: Path
-    mask: Path
-    bytes: int
 
 
 class PackSubject(ProcessSubject):
@@ -77,7 +66,7 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
         measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
     lines = tuple(subject.line() for subject in subjects if subject in measured)
     refuse_empty(lines, skipped)
-    total = sum(pair.bytes for pair in pairs)
+    total = sum(pair.image_stamp.bytes + pair.mask_stamp.bytes for pair in pairs)
     fingerprint = f"{len(pairs)} pairs, {total} bytes"
     data = DataInfo(path=str(settings.source), fingerprint=fingerprint, split="all", samples=len(pairs),
                     bytes={"source": total})  # fmt: skip
@@ -87,7 +76,7 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
     )  # fmt: skip
 
 
-def usable_pairs(source: Path) -> list[FilePair]:
+def usable_pairs(source: Path) -> list[Pair]:
     """Return the images with masks that every way can pack: those that Pillow opens as JPEG and PNG.
 
     Raises:
@@ -95,10 +84,9 @@ def usable_pairs(source: Path) -> list[FilePair]:
     """
     found = []
     for pair in scan(source).pairs:
-        image, mask = Path(pair.image), Path(pair.mask)
         try:
-            with Image.open(image, formats=["JPEG"]), Image.open(mask, formats=["PNG"]):
-                found.append(FilePair(pair.name, image, mask, pair.image_stamp.bytes + pair.mask_stamp.bytes))
+            with Image.open(pair.image, formats=["JPEG"]), Image.open(pair.mask, formats=["PNG"]):
+                found.append(pair)
         except OSError:
             continue  # petseg-shard build rejects or converts it, and reports that
     if not found:
@@ -106,7 +94,7 @@ def usable_pairs(source: Path) -> list[FilePair]:
     return found
 
 
-def _subjects(settings: BuildSettings, pairs: list[FilePair], out: Path) -> Iterator[PackSubject]:
+def _subjects(settings: BuildSettings, pairs: list[Pair], out: Path) -> Iterator[PackSubject]:
     job = partial(PackJob, out=out, images=len(pairs))
     for storage in settings.storages:
         size = None if storage == "source" else settings.size
@@ -126,26 +114,27 @@ def _petseg(source: Path, options: PackOptions, workers: int, out: Path) -> None
     build(source, out, options, workers=workers)
 
 
-def _tar(pairs: list[FilePair], out: Path) -> None:
-    listing = "".join(f"{path.resolve()}\n" for pair in pairs for path in (pair.image, pair.mask))
+def _tar(pairs: list[Pair], out: Path) -> None:
+    listing = "".join(f"{Path(path).resolve()}\n" for pair in pairs for path in (pair.image, pair.mask))
     command = ["tar", "--absolute-names", "--create", "--file", str(out), "--files-from", "-"]
     subprocess.run(command, input=listing.encode(), check=True)
 
 
-def _webdataset(pairs: list[FilePair], out: Path) -> None:
+def _webdataset(pairs: list[Pair], out: Path) -> None:
     import webdataset
 
     with webdataset.TarWriter(str(out)) as writer:
         for pair in pairs:
-            image, mask = pair.image.read_bytes(), pair.mask.read_bytes()
+            image, mask = Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
             _decode(image)
             _decode(mask)
             writer.write({"__key__": pair.name, "jpg": image, "trimap.png": mask})
 
 
-def _limits(settings: BuildSettings, pairs: list[FilePair]) -> list[LimitSubject]:
+def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     """Return what each storage cannot do without: decoding, and for two of them resizing and encoding."""
-    images, masks = [pair.image.read_bytes() for pair in pairs], [pair.mask.read_bytes() for pair in pairs]
+    images = [Path(pair.image).read_bytes() for pair in pairs]
+    masks = [Path(pair.mask).read_bytes() for pair in pairs]
     square = (settings.size, settings.size)
 
     def decode(i: int) -> tuple[Any, Image.Image]:

@@ -1,7 +1,6 @@
 """``petseg-bench loader``: every loader on every storage, checked, warmed up, and timed in rounds."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -30,7 +29,7 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
     clock, skipped, lines, limits = RunClock(), list[Skipped](), list[LoaderLine](), list[LimitSubject]()
-    with loader_workspace(settings, parts) as (workspace, references):
+    with open_workspace(settings, parts) as workspace, References(workspace.folder) as references:
         for number, one in enumerate(passes(settings)):
             planned = plan_pass(settings, workspace, one, skipped, earlier=lines)
             loaders = [LoaderSubject(*x, references=references, seconds=settings.seconds) for x in planned]
@@ -46,15 +45,6 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
         settings=msgspec.to_builtins(settings, enc_hook=str), lines=tuple(lines), skipped=tuple(skipped),
         limits=tuple(limit.line() for limit in limits),
     )  # fmt: skip
-
-
-@contextmanager
-def loader_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[tuple[Workspace, References]]:
-    """Write what loaders read, and be ready to make what they should deliver."""
-    with ExitStack() as stack:
-        with parts.part("lay out"):
-            workspace = stack.enter_context(open_workspace(settings))
-        yield workspace, stack.enter_context(References(workspace.folder))
 
 
 def passes(settings: LoaderSettings) -> list[LoaderWork]:
@@ -109,7 +99,7 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earli
     best = (line.workers for line in earlier if asdict(replace(line.work, augment=False, mask="onehot")) == what)
     return Job(
         **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
-        shards=str(stored.shards.resolve()), split=settings.split, files=str(stored.files), keys=str(stored.keys),
+        shards=str(stored.shards.resolve()), split=settings.split, files=str(stored.files),
         samples=workspace.data.samples, size=settings.size, batch_size=settings.batch_size, seed=settings.seed,
         workers=settings.workers or next(best, 0), cores=usable_cores(), handicap=settings.handicap,
     )  # fmt: skip

@@ -61,11 +61,7 @@ class _OfShards(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings(_OfShards):
-    """The options of ``petseg-bench loader``.
-
-    Raises:
-        UsageError: a loader is not known.
-    """
+    """The options of ``petseg-bench loader``; a :class:`UsageError` where one is wrong."""
 
     storages: tuple[str, ...] = option(
         NAMES, STORAGES, "Which storages; those that --shards is not are built in a temporary folder."
@@ -96,11 +92,7 @@ class LoaderSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(_OfShards):
-    """The options of ``petseg-bench train``.
-
-    Raises:
-        UsageError: a model is not known, or an option goes only with a consumer.
-    """
+    """The options of ``petseg-bench train``; a :class:`UsageError` where one is wrong."""
 
     models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
     precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16; comma-separated.")
@@ -131,11 +123,7 @@ class TrainSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(_Common):
-    """The options of ``petseg-bench build``.
-
-    Raises:
-        UsageError: a storage is not known.
-    """
+    """The options of ``petseg-bench build``; a :class:`UsageError` where one is wrong."""
 
     source: Path = option(PATH, required=True, argument=True)  # noqa: RUF009
     storages: tuple[str, ...] = option(NAMES, STORAGES)

@@ -5,12 +5,13 @@ from typing import Any, cast
 
 import msgspec
 
-from bench.core.loader_subject import LoaderSubject
+from bench.core.loader_subject import LoaderSubject, References
 from bench.core.machine import RunClock, why_no_gpu
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import ProcessSubject, TrainJob
-from bench.core.workspace import data_info, split_bytes
-from bench.loader_benchmark import loader_workspace, plan_pass
+from bench.core.workspace import data_info, open_workspace
+from bench.loader_benchmark import plan_pass
+from bench.peers.base import split_bytes
 from bench.results.records import DataInfo, LoaderWork, Repeat, Results, Skipped, TrainLine
 from bench.settings import TrainSettings
 from shards.format.dataset import ShardSet
@@ -107,7 +108,7 @@ def _train(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) 
 
 def _consume(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) -> tuple[DataInfo, list[TrainLine]]:
     loaders = settings.for_consumer()
-    with loader_workspace(loaders, parts) as (workspace, references):
+    with open_workspace(loaders, parts) as workspace, References(workspace.folder) as references:
         subjects = [
             ConsumerSubject(*planned, consumer_rate=settings.consumer_rate or 0.0, references=references,
                             seconds=settings.seconds)

@@ -7,6 +7,7 @@ import time
 
 from bench.core.resources import cpu_seconds
 from bench.core.subject_process import PackJob
+from bench.peers.base import files_under
 from bench.results.records import Repeat
 
 
@@ -25,8 +26,7 @@ class PackServer:
         self.job.run(out)
         os.sync()  # all ways pay for writing, not only those that flush by themselves
         seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
-        files = [path for path in (out, *out.rglob("*")) if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
+        size = sum(path.stat().st_size for path in files_under(out))
         if out.is_dir():
             shutil.rmtree(out)
         out.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -38,31 +37,24 @@ def memory_bytes(pid: int) -> int:
     return total
 
 
-@dataclass
-class PeakMemory:
-    """The most memory seen, in bytes."""
-
-    bytes: int = 0
-
-
 @contextmanager
-def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[PeakMemory]:
-    """Read the tree's memory every so many seconds, from a thread, until the block ends.
+def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[list[int]]:
+    """Read the tree's memory every so many seconds, from a thread, until the block ends; yield the list of readings.
 
     Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
     """
-    peak, stop = PeakMemory(), threading.Event()
+    readings, stop = list[int](), threading.Event()
 
     def look() -> None:
         while True:
-            peak.bytes = max(peak.bytes, memory_bytes(pid))
+            readings.append(memory_bytes(pid))
             if stop.wait(every):
                 return
 
     thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
     thread.start()
     try:
-        yield peak
+        yield readings
     finally:
         stop.set()
         thread.join()

@@ -48,8 +48,7 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         torch.cuda.synchronize()
     seconds, gpu = time.perf_counter() - start, None
     if first:
-        gpu = GpuCost(host_wait_seconds=waited, device_seconds=first.elapsed_time(end) / 1e3,
-                      moved_bytes=round(images * moved))  # fmt: skip
+        gpu = GpuCost(device_seconds=first.elapsed_time(end) / 1e3, moved_bytes=round(images * moved))
     batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
     return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
                   wait_seconds=waited, gpu=gpu)  # fmt: skip

@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -86,8 +85,16 @@ class SubjectProcess:
         The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
         reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
-        with self._read_memory() if timed else self._watch_memory():
-            return self._send(command, arguments)
+        pid = self.popen.pid
+        if timed:
+            readings = [memory_bytes(pid)]
+            answer = self._send(command, arguments)
+            readings.append(memory_bytes(pid))
+        else:
+            with watch_memory(pid, every=self._memory_interval) as readings:
+                answer = self._send(command, arguments)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
+        return answer
 
     def close(self) -> None:
         """End the process and its workers: by hanging up first, then killed."""
@@ -99,18 +106,6 @@ class SubjectProcess:
                 os.killpg(self.popen.pid, 9)
             self.popen.wait()
         self._log.close()
-
-    @contextmanager
-    def _watch_memory(self) -> Iterator[None]:
-        with watch_memory(self.popen.pid, every=self._memory_interval) as peak:
-            yield
-        self.peak_memory_bytes = max(self.peak_memory_bytes, peak.bytes)
-
-    @contextmanager
-    def _read_memory(self) -> Iterator[None]:
-        before = memory_bytes(self.popen.pid)
-        yield
-        self.peak_memory_bytes = max(self.peak_memory_bytes, before, memory_bytes(self.popen.pid))
 
     def _send(self, command: str, arguments: dict[str, Any]) -> Any:
         try:

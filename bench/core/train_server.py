@@ -10,6 +10,7 @@ import torch
 
 from bench.core.stopwatch import time_batches, warm_up
 from bench.core.subject_process import TrainJob
+from bench.peers.base import split_bytes
 from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
@@ -39,7 +40,9 @@ class TrainServer:
             engine=cast(Any, settings.engine),
         )  # fmt: skip
         self._batches = self._endless()
-        self._kept = own_copy(next(self._batches))
+        kept = next(self._batches)
+        copied = {name: getattr(kept, name).clone() for name in ("image", "mask", "index", "valid")}
+        self._kept = dataclasses.replace(kept, **copied)
         self._step = 0
 
     def prepare(self) -> dict[str, Any]:
@@ -69,8 +72,7 @@ class TrainServer:
     def _run(self, mode: str, seconds: float) -> Repeat:
         """Run a mode. On a GPU the loss of a step is read one step later, as the trainer does; on the CPU at once."""
         on_gpu, pending = self.placement.on_gpu, list[StepResult]()
-        table = self.loader.split.table  # what crosses to a GPU is what is stored
-        stored = (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
+        stored = split_bytes(self.loader.split) / len(self.loader.split)  # what crosses to a GPU is what is stored
 
         def batches() -> Iterator[Batch]:
             start = time.perf_counter()
@@ -93,9 +95,3 @@ class TrainServer:
     def _endless(self) -> Iterator[Batch]:
         while True:
             yield from self.loader
-
-
-def own_copy(batch: Batch) -> Batch:
-    """Return a copy of the batch."""
-    tensors = {name: getattr(batch, name).clone() for name in ("image", "mask", "index", "valid")}
-    return dataclasses.replace(batch, **tensors)

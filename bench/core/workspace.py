@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.rounds import PartSeconds
+from bench.peers.base import split_bytes
 from bench.results.records import DataInfo
 from bench.settings import LoaderSettings
 from shards.build.build_set import build
@@ -22,8 +24,7 @@ class StoredSplit:
     storage: str
     shards: Path
     split: str
-    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw
-    keys: Path  # a text file: the key of each sample
+    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw, and keys.txt
     bytes: int  # of images and masks
 
 
@@ -37,7 +38,7 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(settings: LoaderSettings) -> Iterator[Workspace]:
+def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Workspace]:
     """Write the split in each storage; everything is removed when the block ends.
 
     Raises:
@@ -55,14 +56,12 @@ def open_workspace(settings: LoaderSettings) -> Iterator[Workspace]:
         work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=work, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        stored = {own: _write_files(reader, own, shards, folder / own, settings.source)}
-        for storage in settings.storages:
-            if storage != own:
-                built = _build(reader, stored[own], storage, settings.size, folder)
-                # No name for the reader: while it lives, its table stays mapped, and so in the page cache.
-                stored[storage] = _write_files(
-                    ShardSet.open(built).split(reader.name), storage, built, folder / storage, None
-                )
+        with parts.part("lay out"):
+            stored = {own: _write_files(shards, reader.name, folder / own, settings.source)}
+            for storage in settings.storages:
+                if storage != own:
+                    built = _build(reader, stored[own], storage, settings.size, folder)
+                    stored[storage] = _write_files(built, reader.name, folder / storage, None)
         yield Workspace(folder, stored, data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()}))
 
 
@@ -72,18 +71,15 @@ def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[
     return DataInfo(path=str(path), fingerprint=fingerprint, split=reader.name, samples=len(reader), bytes=sizes)
 
 
-def split_bytes(reader: SplitReader) -> int:
-    """Return what the split's images and masks take."""
-    return int(reader.table["image_length"].sum()) + int(reader.table["trimap_length"].sum())
-
-
-def _write_files(reader: SplitReader, storage: str, shards: Path, folder: Path, source: Path | None) -> StoredSplit:
+def _write_files(shards: Path, split: str, folder: Path, source: Path | None) -> StoredSplit:
     """Write the members as files (``raw`` has no use for files), and the list of keys; leave no tar mapped."""
-    images, masks, names = folder / "images", folder / "masks", folder / "keys.txt"
+    shard_set = ShardSet.open(shards)
+    reader, storage = shard_set.split(split), shard_set.manifest.storage
+    images, masks = folder / "images", folder / "masks"
     images.mkdir(parents=True)
     masks.mkdir()
     keys = [reader.key(index) for index in range(len(reader))]
-    names.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
     for index, key in enumerate(keys if storage != "raw" else []):
         image, mask = images / f"{key}.jpg", masks / f"{key}.png"
         if source is None:
@@ -97,7 +93,7 @@ def _write_files(reader: SplitReader, storage: str, shards: Path, folder: Path, 
                 raise UsageError(f"--source: {text}")
             link.symlink_to((source / target).resolve())
     reader.close()
-    return StoredSplit(storage, shards, reader.name, folder, names, split_bytes(reader))
+    return StoredSplit(storage, shards, reader.name, folder, split_bytes(reader))
 
 
 def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folder: Path) -> Path:

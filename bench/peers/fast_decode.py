@@ -36,10 +36,8 @@ class DecodedSample:
 class AugmentationTable:
     """The augmentation of every sample in :data:`EPOCHS_DRAWN` epochs: petseg's parameters, drawn beforehand.
 
-    Attributes:
-        boxes: int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image.
-        flip: bool (epochs, samples).
-        matrices: float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``.
+    ``boxes`` are int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image; ``flip`` is bool
+    (epochs, samples); ``matrices`` are float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``.
     """
 
     def __init__(self, job: Job) -> None:
@@ -72,10 +70,7 @@ class FastDecoder:
         self._augmentation = AugmentationTable(job) if job.augment else None
 
     def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
-        """Decode image and mask as the job's storage holds them, crop, resize, flip and colour them.
-
-        The augmentation parameters are those of sample ``index`` in ``epoch`` modulo :data:`EPOCHS_DRAWN`.
-        """
+        """Decode image and mask as the job's storage holds them, and crop, resize, flip and colour them."""
         size, augmentation = self._job.size, self._augmentation
         if augmentation is None:
             pixels, values = self._decode(image, mask, box=None)
@@ -121,10 +116,7 @@ class DecodedFiles:
 
 
 def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
-    """Return a streaming dataset over the rows of a :class:`ConvertedPeer`, which decodes them.
-
-    It counts epochs in each worker, for the augmentation. The options are arguments of ``dataset_class``.
-    """
+    """Return a ``dataset_class(**options)`` that decodes the rows of a :class:`ConvertedPeer`, and counts epochs."""
 
     class DecodedRows(dataset_class):  # type: ignore[misc]
         def __init__(self) -> None:

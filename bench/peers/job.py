@@ -13,8 +13,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     peer: str  # its name in bench.peers.PEERS
     storage: str  # what the shards store; see shards.format.layout
     shards: str  # the shard set in that storage
-    files: str  # a folder with the split's members as images/KEY.jpg and masks/KEY.png, for peers that read files
-    keys: str  # a text file: the key of each sample of the split, in the order of its indices, one a line
+    files: str  # a folder with the split's members as images/KEY.jpg and masks/KEY.png, and keys.txt, by index
     work: str  # a folder for the peer's own copy of the data, if it needs to convert it
     split: str
     samples: int  # in the split
@@ -36,7 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_keys(self) -> list[str]:
         """Return the key of every sample of the split, by index."""
-        return Path(self.keys).read_text(encoding="ascii").splitlines()
+        return (Path(self.files) / "keys.txt").read_text(encoding="ascii").splitlines()
 
     def image_path(self, key: str) -> Path:
         """Return the file of a sample's image."""

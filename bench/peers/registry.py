@@ -3,8 +3,8 @@
 To add one, write a module with a subclass of :class:`bench.peers.base.Peer` and add a line to :data:`PEERS`.
 """
 
-import importlib
 import importlib.util
+import pkgutil
 from dataclasses import KW_ONLY, dataclass
 
 from bench.peers.base import Peer
@@ -38,8 +38,7 @@ class PeerSpec:
 
     def load(self) -> type[Peer]:
         """Import its module and return its class."""
-        module, _, name = self.path.partition(".")
-        found: type[Peer] = getattr(importlib.import_module(f"bench.peers.{module}"), name)
+        found: type[Peer] = pkgutil.resolve_name(f"bench.peers.{self.path}")
         return found
 
     def is_installed(self) -> bool:
@@ -63,15 +62,15 @@ _FFCV = (
 )
 
 PEERS: tuple[PeerSpec, ...] = (
-    PeerSpec("petseg", "petseg_loader.PetsegPeer", storages=ALL, augments=True, ours=True),
-    PeerSpec("tutorial", "torch_dataloader.TutorialPeer", augments=True),
-    PeerSpec("tuned", "torch_dataloader.TunedPeer", augments=True, caveats=(_SCALED,)),
+    PeerSpec("petseg", "petseg_loader:PetsegPeer", storages=ALL, augments=True, ours=True),
+    PeerSpec("tutorial", "torch_dataloader:TutorialPeer", augments=True),
+    PeerSpec("tuned", "torch_dataloader:TunedPeer", augments=True, caveats=(_SCALED,)),
     PeerSpec(
-        "webdataset", "webdataset_library.WebDatasetPeer", storages=ALL, augments=True, caveats=(_SCALED, _BUFFER)
+        "webdataset", "webdataset_library:WebDatasetPeer", storages=ALL, augments=True, caveats=(_SCALED, _BUFFER)
     ),
     PeerSpec(
         "dali-reader",
-        "dali_reader.DaliReaderPeer",
+        "dali_reader:DaliReaderPeer",
         storages=ALL,
         needs="nvidia.dali",
         install="NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120",
@@ -80,7 +79,7 @@ PEERS: tuple[PeerSpec, ...] = (
     ),
     PeerSpec(
         "streaming",
-        "mosaic_streaming.MosaicStreamingPeer",
+        "mosaic_streaming:MosaicStreamingPeer",
         storages=("source", "raw"),
         augments=True,
         needs="streaming",
@@ -88,16 +87,16 @@ PEERS: tuple[PeerSpec, ...] = (
     ),
     PeerSpec(
         "litdata",
-        "litdata_streaming.LitDataPeer",
+        "litdata_streaming:LitDataPeer",
         storages=("source", "raw"),
         augments=True,
         needs="litdata",
         caveats=(_SCALED,),
     ),
-    PeerSpec("spdl", "spdl_threads.SpdlPeer", augments=True, needs="spdl", caveats=(_SCALED,)),
+    PeerSpec("spdl", "spdl_threads:SpdlPeer", augments=True, needs="spdl", caveats=(_SCALED,)),
     PeerSpec(
         "ffcv",
-        "ffcv_loader.FfcvPeer",
+        "ffcv_loader:FfcvPeer",
         storages=ALL,
         needs="ffcv",
         install="make peers; it needs system packages, see docs/performance.md",

@@ -53,7 +53,6 @@ class DataInfo(_Record, frozen=True, kw_only=True):
 class GpuCost(_Record, frozen=True, kw_only=True):
     """What a repeat cost on the GPU's side; ``device_seconds`` is between CUDA events around it."""
 
-    host_wait_seconds: float
     device_seconds: float
     moved_bytes: int  # to the device; encoded images or pixels, whichever crosses
 
@@ -209,12 +208,12 @@ class Results(_Record, frozen=True, kw_only=True):
 
 def results_json(results: Results) -> str:
     """Return a run as JSON."""
-    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False)
+    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False) + "\n"
 
 
 def write_results(results: Results, path: Path) -> None:
     """Write a run as JSON, atomically."""
-    write_atomically(path, results_json(results) + "\n")
+    write_atomically(path, results_json(results))
 
 
 def read_results(path: Path) -> Results:

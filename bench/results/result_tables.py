@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal, TypeAlias
 
 from msgspec.structs import asdict, replace
@@ -217,15 +217,12 @@ def _training(results: Results) -> Iterator[Block]:
             "peak MiB": lambda x: _memory(x)
             + ("" if x.peak_gpu_bytes is None else f" + {x.peak_gpu_bytes / MIB:,.0f} GPU"),
         })  # fmt: skip
-    gpu = {
-        line.name: [repeat.gpu for repeat in line.repeats if repeat.gpu] for line in (*results.lines, *results.train)
-    }
-    if rows := [(name, costs) for name, costs in gpu.items() if costs]:
+    if rows := [line for line in (*results.lines, *results.train) if line.repeats[0].gpu]:
         yield _table("the GPU's side, mean of the repeats", rows, {
-            "on the GPU, a repeat": lambda x: x[0],
-            "host waited s": lambda x: f"{sum(cost.host_wait_seconds for cost in x[1]) / len(x[1]):.3f}",
-            "device s, by events": lambda x: f"{sum(cost.device_seconds for cost in x[1]) / len(x[1]):.3f}",
-            "MiB moved to it": lambda x: f"{sum(cost.moved_bytes for cost in x[1]) / len(x[1]) / MIB:,.1f}",
+            "on the GPU, a repeat": lambda x: x.name,
+            "host waited s": lambda x: f"{fmean(r.wait_seconds for r in x.repeats):.3f}",
+            "device s, by events": lambda x: f"{fmean(r.gpu.device_seconds for r in x.repeats):.3f}",
+            "MiB moved to it": lambda x: f"{fmean(r.gpu.moved_bytes for r in x.repeats) / MIB:,.1f}",
         })  # fmt: skip
 
 

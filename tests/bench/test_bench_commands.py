@@ -198,7 +198,7 @@ def test_cuda_without_cuda_is_refused(made_up_set: Path) -> None:
 
 def test_every_peer_has_a_module_and_a_name() -> None:
     for spec in PEERS:
-        module, _, name = spec.path.rpartition(".")
+        module, _, name = spec.path.partition(":")
         source = importlib.util.find_spec(f"bench.peers.{module}")
         assert source is not None
         assert f"class {name}(" in Path(str(source.origin)).read_text()

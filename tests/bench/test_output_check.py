@@ -21,7 +21,7 @@ N, SIZE, BATCH = 50, 8, 16
 
 def job(**changes: object) -> Job:
     values = {
-        "peer": "fake", "storage": "source", "shards": "", "files": "", "keys": "", "work": "", "split": "train",
+        "peer": "fake", "storage": "source", "shards": "", "files": "", "work": "", "split": "train",
         "samples": N, "size": SIZE, "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
     }  # fmt: skip
     return Job(**{**values, **changes})  # type: ignore[arg-type]

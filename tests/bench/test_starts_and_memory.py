@@ -11,6 +11,7 @@ from statistics import median
 
 import pytest
 
+from bench.core.rounds import PartSeconds
 from bench.core.workspace import open_workspace
 from bench.settings import LoaderSettings
 
@@ -47,7 +48,7 @@ def run(program: str, *arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def sets(made_up_set: Path) -> Iterator[dict[str, Path]]:
     """The training split in each storage."""
-    with open_workspace(LoaderSettings(shards=made_up_set, storages=STORAGES, size=64)) as made:
+    with open_workspace(LoaderSettings(shards=made_up_set, storages=STORAGES, size=64), PartSeconds()) as made:
         yield {storage: made.stored[storage].shards for storage in STORAGES}
 
 
