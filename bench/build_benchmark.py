@@ -1,8 +1,12 @@
 """``petseg-bench build``: packing, compared with what else makes a tar of the same files, and with decoding alone."""
 
+import importlib
 import io
+import os
+import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +17,10 @@ from PIL import Image
 
 from bench.core.limits import LimitSubject, decode_jpeg
 from bench.core.machine import RunClock, usable_cores
+from bench.core.resources import cpu_seconds
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import PackJob, ProcessSubject
+from bench.peers.base import files_under
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings
@@ -48,6 +54,31 @@ class PackSubject(ProcessSubject):
         """Return what was found."""
         return BuildLine(name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes,
                          workers=self._workers, bytes=self._bytes, limit=self._limit)  # fmt: skip
+
+
+class PackServer:
+    """What a process that packs does on command."""
+
+    def __init__(self, job: PackJob) -> None:
+        self.job = job
+        if job.module:
+            importlib.import_module(job.module)
+
+    def pack(self) -> tuple[Repeat, int]:
+        """Pack once; return what that cost, and how many bytes came out."""
+        out = self.job.out
+        start, cpu = time.perf_counter(), cpu_seconds(os.getpid())
+        self.job.run(out)
+        os.sync()  # all ways pay for writing, not only those that flush by themselves
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
+        size = sum(path.stat().st_size for path in files_under(out))
+        if out.is_dir():
+            shutil.rmtree(out)
+        out.unlink(missing_ok=True)
+        return Repeat(images=self.job.images, seconds=seconds, cpu_seconds=cpu), size
+
+    def close(self) -> None:
+        """Nothing is left to be stopped."""
 
 
 def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Results:

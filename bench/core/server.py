@@ -19,7 +19,7 @@ from shards.errors import PetsegError
 SERVERS = {  # imported where they are needed: that of training needs torch
     Job: "bench.core.loader_server:LoaderServer",
     TrainJob: "bench.core.train_server:TrainServer",
-    PackJob: "bench.core.pack_server:PackServer",
+    PackJob: "bench.build_benchmark:PackServer",
 }
 
 
