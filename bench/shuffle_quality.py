@@ -72,17 +72,10 @@ def read_with_webdataset(tars: list[Path]) -> Order:
     return np.array([int(sample["txt"]) for sample in dataset], dtype=np.int64)
 
 
-def _write_tars(folder: Path) -> list[Path]:
-    import webdataset
-
-    with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=PER_TAR, verbose=0) as writer:
-        for index in range(SAMPLES):
-            writer.write({"__key__": f"{index:06d}", "txt": str(index)})
-    return sorted(folder.iterdir())
-
-
 def print_shuffle_quality() -> None:
     """Print the table."""
+    import webdataset
+
     readers: dict[str, Callable[[list[Path]], Order]] = {
         "stored order": lambda _: np.arange(SAMPLES, dtype=np.int64),
         "petseg": lambda _: permutation(0, 0, SAMPLES),
@@ -92,7 +85,10 @@ def print_shuffle_quality() -> None:
     click.echo(f"{SAMPLES} samples of {CLASSES} classes, sorted; tars of {PER_TAR}; batches of {BATCH}\n")
     click.echo(f"{'':45s}{'travel':>10s}{'mix':>10s}{'each once':>12s}")
     with tempfile.TemporaryDirectory() as folder:
-        tars = _write_tars(Path(folder))
+        with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=PER_TAR, verbose=0) as writer:
+            for index in range(SAMPLES):
+                writer.write({"__key__": f"{index:06d}", "txt": str(index)})
+        tars = sorted(Path(folder).iterdir())
         for name, read in readers.items():
             order = read(tars)
             once = "yes" if len(np.unique(order)) == len(order) == SAMPLES else "no"

@@ -5,7 +5,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,11 +15,9 @@ def cpu_seconds(pid: int) -> float:
     """Return user + system time of a process, of its living descendants, and of those that it has waited for."""
     total = 0.0
     for process in _tree(pid):
-        try:
+        with suppress(psutil.Error):  # it has just ended; its parent has waited for it and carries its time
             times = process.cpu_times()
-        except psutil.Error:  # it has just ended; its parent has waited for it and carries its time
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
@@ -29,11 +27,9 @@ def memory_bytes(pid: int) -> int:
     """
     total = 0
     for process in _tree(pid):
-        try:
+        with suppress(psutil.Error):
             full = process.memory_full_info()
-        except psutil.Error:
-            continue
-        total += getattr(full, "pss", 0) or full.rss
+            total += getattr(full, "pss", 0) or full.rss
     return total
 
 
@@ -69,12 +65,9 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def resident_share(files: Iterable[Path]) -> float | None:

@@ -65,10 +65,7 @@ class Stopwatch:
     def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
         promises. A consumer of so many images/s sleeps after each batch as long as a device would be busy with it; it
-        takes no processor time, as a network on a GPU hardly does.
-
-        Raises:
-            CheckError: an epoch was not of the right length.
+        takes no processor time, as a network on a GPU hardly does. An epoch of another length is a :class:`CheckError`.
         """
         cuda = self._job.device == "cuda"
         self._copied = 0

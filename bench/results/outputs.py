@@ -55,10 +55,7 @@ class Outputs:
         """Write the files, and print the tables, whatever could not be written.
 
         Results whose file cannot be written are kept in the folder for temporary files, or, where that is full too,
-        printed as JSON behind the tables.
-
-        Raises:
-            PetsegError: a file could not be written; the message says which, why, and where the results are.
+        printed as JSON behind the tables. The :class:`PetsegError` says what failed, why, and where the results are.
         """
         problems = self.write(results)
         print_results(results)
