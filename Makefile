@@ -81,7 +81,7 @@ bench: $(VENV)/.installed
 	$(BIN)/petseg-shard build $(BENCH_PETS) $(BENCH)/shards --split random --fractions 0.5,0.5,0 \
 	    --samples-per-shard 60 --overwrite
 	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,loader)
-	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,cold) --cache cold --augment none --starts 0 --soak 0 \
+	$(BIN)/petseg-bench loader --shards $(BENCH)/shards $(call OUTPUTS,cold) --cache cold --augment none \
 	    --storages source --peers petseg,tutorial,tuned,webdataset
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,consumer) --consumer-rate 2000 \

@@ -1,7 +1,5 @@
 """``petseg-bench``: measure, compare, show. Reads arguments, calls, prints."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import os
@@ -31,7 +29,7 @@ def main() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[PartSeconds]:
+def progress() -> "Iterator[PartSeconds]":
     """Show what is done now on stderr where that is a terminal."""
     from bench.core.rounds import PartSeconds
 

@@ -1,7 +1,5 @@
 """The options of the benchmarks: each field becomes an option of its command (:mod:`bench.cli`)."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +61,7 @@ class _OfShards(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings(_OfShards):
-    """The options of ``petseg-bench loader``.
-
-    Raises:
-        UsageError: a loader is not known.
-    """
+    """The options of ``petseg-bench loader``; a :class:`UsageError` where one is wrong."""
 
     storages: tuple[str, ...] = option(
         NAMES, STORAGES, "Which storages; those that --shards is not are built in a temporary folder."
@@ -83,8 +77,6 @@ class LoaderSettings(_OfShards):
     )
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
     device: str = option("cpu cuda", "cpu")
-    starts: int = option(AT_LEAST_0, 3, "Starts of a fresh process to its first batch; 0: none.")
-    soak: int = option(AT_LEAST_0, 100, "Epochs in a row, to see whether memory grows; 0: none.")
     source: Path | None = option(PATH, text="Read the images of file-based loaders from here, the set's own source.")  # noqa: RUF009
     work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
     handicap: float = option(
@@ -100,11 +92,7 @@ class LoaderSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(_OfShards):
-    """The options of ``petseg-bench train``.
-
-    Raises:
-        UsageError: a model is not known, or an option goes only with a consumer.
-    """
+    """The options of ``petseg-bench train``; a :class:`UsageError` where one is wrong."""
 
     models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
     precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16; comma-separated.")
@@ -135,11 +123,7 @@ class TrainSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(_Common):
-    """The options of ``petseg-bench build``.
-
-    Raises:
-        UsageError: a storage is not known.
-    """
+    """The options of ``petseg-bench build``; a :class:`UsageError` where one is wrong."""
 
     source: Path = option(PATH, required=True, argument=True)  # noqa: RUF009
     storages: tuple[str, ...] = option(NAMES, STORAGES)

@@ -8,11 +8,7 @@ order, by DALI's ``fn.readers.webdataset`` and by the ``webdataset`` library, ea
 * **mix**: the mean number of different classes in a batch, over what a uniform permutation has on average.
 """
 
-from __future__ import annotations
-
-import io
 import math
-import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,20 +72,10 @@ def read_with_webdataset(tars: list[Path]) -> Order:
     return np.array([int(sample["txt"]) for sample in dataset], dtype=np.int64)
 
 
-def _write_tars(folder: Path) -> list[Path]:
-    paths = []
-    for number, start in enumerate(range(0, SAMPLES, PER_TAR)):
-        paths.append(folder / f"{number:06d}.tar")
-        with tarfile.open(paths[-1], "w") as tar:
-            for index in range(start, min(start + PER_TAR, SAMPLES)):
-                member = tarfile.TarInfo(f"{index:06d}.txt")
-                member.size = len(str(index))
-                tar.addfile(member, io.BytesIO(str(index).encode()))
-    return paths
-
-
 def print_shuffle_quality() -> None:
     """Print the table."""
+    import webdataset
+
     readers: dict[str, Callable[[list[Path]], Order]] = {
         "stored order": lambda _: np.arange(SAMPLES, dtype=np.int64),
         "petseg": lambda _: permutation(0, 0, SAMPLES),
@@ -99,7 +85,10 @@ def print_shuffle_quality() -> None:
     click.echo(f"{SAMPLES} samples of {CLASSES} classes, sorted; tars of {PER_TAR}; batches of {BATCH}\n")
     click.echo(f"{'':45s}{'travel':>10s}{'mix':>10s}{'each once':>12s}")
     with tempfile.TemporaryDirectory() as folder:
-        tars = _write_tars(Path(folder))
+        with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=PER_TAR, verbose=0) as writer:
+            for index in range(SAMPLES):
+                writer.write({"__key__": f"{index:06d}", "txt": str(index)})
+        tars = sorted(Path(folder).iterdir())
         for name, read in readers.items():
             order = read(tars)
             once = "yes" if len(np.unique(order)) == len(order) == SAMPLES else "no"

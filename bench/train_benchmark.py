@@ -1,17 +1,17 @@
 """``petseg-bench train``: how much of the network's speed the loader costs."""
 
-from __future__ import annotations
-
+import itertools
 from typing import Any, cast
 
 import msgspec
 
-from bench.core.loader_subject import LoaderSubject, ProcessSubject
+from bench.core.loader_subject import LoaderSubject, References
 from bench.core.machine import RunClock, why_no_gpu
-from bench.core.rounds import PartSeconds, run_rounds
-from bench.core.subject_process import TrainJob
-from bench.core.workspace import data_info, split_bytes
-from bench.loader_benchmark import loader_workspace, plan_pass, refuse_empty
+from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
+from bench.core.subject_process import ProcessSubject, TrainJob
+from bench.core.workspace import data_info, open_workspace
+from bench.loader_benchmark import plan_pass
+from bench.peers.base import split_bytes
 from bench.results.records import DataInfo, LoaderWork, Repeat, Results, Skipped, TrainLine
 from bench.settings import TrainSettings
 from shards.format.dataset import ShardSet
@@ -22,9 +22,8 @@ class TrainSubject(ProcessSubject):
 
     job: TrainJob
 
-    def __init__(self, job: TrainJob, seconds: float) -> None:
+    def __init__(self, job: TrainJob) -> None:
         super().__init__(f"{job.model} {job.precision}", job)
-        self._seconds = seconds
         self._others: dict[str, list[Repeat]] = {"loader": [], "compute": []}
         self._prepared: dict[str, Any] = {}
         self._peak_gpu_bytes: int | None = None
@@ -35,10 +34,11 @@ class TrainSubject(ProcessSubject):
 
     def turn(self) -> Repeat:
         """Time each mode; return end-to-end training."""
+        seconds = self.job.settings.seconds
         for mode, repeats in self._others.items():
-            repeat = self.ask("turn", timed=True, mode=mode, seconds=self._seconds)
+            repeat = self.ask("turn", timed=True, mode=mode, seconds=seconds)
             repeats.append(msgspec.structs.replace(repeat, process=self.process))
-        repeat = self.ask("turn", timed=True, mode="end-to-end", seconds=self._seconds)
+        repeat = self.ask("turn", timed=True, mode="end-to-end", seconds=seconds)
         self._peak_gpu_bytes = self.ask("gpu_memory")
         return cast(Repeat, repeat)
 
@@ -97,15 +97,8 @@ def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Resul
 def _train(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) -> tuple[DataInfo, list[TrainLine]]:
     shard_set = ShardSet.open(settings.shards)
     reader = shard_set.split(settings.split)
-    subjects = []
-    for model in settings.models:
-        for precision in settings.precisions:
-            job = TrainJob(
-                model=model, precision=precision, device=settings.device, size=settings.size or 0,
-                batch_size=settings.batch_size or 0, shards=str(settings.shards), split=settings.split,
-                engine=settings.engine, seed=settings.seed,
-            )  # fmt: skip
-            subjects.append(TrainSubject(job, settings.seconds))
+    jobs = [TrainJob(*which, settings) for which in itertools.product(settings.models, settings.precisions)]
+    subjects = [TrainSubject(job) for job in jobs]
     measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
     if settings.device != "cuda" and (reason := why_no_gpu()):
         skipped += [Skipped(name=f"{model} on a GPU", reason=reason) for model in settings.models]
@@ -115,7 +108,7 @@ def _train(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) 
 
 def _consume(settings: TrainSettings, parts: PartSeconds, skipped: list[Skipped]) -> tuple[DataInfo, list[TrainLine]]:
     loaders = settings.for_consumer()
-    with loader_workspace(loaders, parts) as (workspace, references):
+    with open_workspace(loaders, parts) as workspace, References(workspace.folder) as references:
         subjects = [
             ConsumerSubject(*planned, consumer_rate=settings.consumer_rate or 0.0, references=references,
                             seconds=settings.seconds)

@@ -3,4 +3,6 @@
 Everything here runs subjects; what was found goes into the records of :mod:`bench.results`.
 """
 
-__all__: list[str] = []
+from bench.core.rounds import PartSeconds, Subject, run_rounds
+
+__all__ = ["PartSeconds", "Subject", "run_rounds"]

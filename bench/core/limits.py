@@ -4,8 +4,6 @@ Images are decoded by libjpeg-turbo through simplejpeg, which releases the inter
 use all cores. Masks are not: they need not be stored as PNG.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,16 +1,13 @@
 """What the process of one loader does on command."""
 
-from __future__ import annotations
-
-import os
-import time
+import importlib
+import pickle
 from pathlib import Path
-from typing import Any
 
-from bench.core.output_check import Reference, check_epoch, collect_reference
-from bench.core.resources import drop_from_page_cache, memory_bytes, resident_share
+from bench.core.output_check import check_epoch, collect_reference
+from bench.core.resources import drop_from_page_cache, resident_share
 from bench.core.stopwatch import WINDOW_SECONDS, Stopwatch, warm_up
-from bench.peers import make_peer, preload
+from bench.peers import find_peer
 from bench.peers.job import Job
 from bench.results.records import OutputCheck, Repeat
 
@@ -22,35 +19,36 @@ class LoaderServer:
     """One peer and what is done with it."""
 
     def __init__(self, job: Job) -> None:
-        preload(job.peer)
-        self.job, self.peer = job, make_peer(job)
+        spec = find_peer(job.peer)
+        if spec.needs:
+            importlib.import_module(spec.needs)
+        self.job, self.peer = job, spec.load()(job)
         self.watch = Stopwatch(self.peer, job)
 
-    def prepare(self) -> dict[str, Any]:
-        """Convert the images, choose the number of workers, and open the peer."""
-        started = time.perf_counter()
+    def prepare(self) -> int:
+        """Convert the images, choose the number of workers, open the peer with it, and return it."""
         self.peer.prepare()
-        seconds = time.perf_counter() - started
         tried = {count: self._try(count) for count in self.peer.worker_counts()} if not self.job.workers else {}
         workers = max(tried, key=lambda count: tried[count], default=self.job.workers)
         self.peer.open(workers)
-        return {"seconds": seconds, "workers": workers, "tried": tried}
+        return workers
 
     def reference(self, job: Job, path: Path) -> None:
         """Write what a peer, which is opened for this alone, delivers in epoch 0, as what others must deliver."""
-        peer = make_peer(job)
+        peer = find_peer(job.peer).load()(job)
         peer.open(job.workers)
         try:
-            collect_reference(peer.epoch(0), job.samples, job.seed).save(path)
+            path.write_bytes(pickle.dumps(collect_reference(peer.epoch(0), job.samples, job.seed)))
         finally:
             peer.close()
 
     def check(self, path: Path) -> OutputCheck:
         """Compare epoch 0 with a reference."""
-        return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, Reference.load(path))
+        reference = pickle.loads(path.read_bytes())
+        return check_epoch(self.peer.epoch(0), self.job.samples, self.job.size, reference)
 
-    def warm_up(self) -> tuple[float, bool, float]:
-        """Run until the speed no longer rises."""
+    def warm_up(self) -> tuple[float, bool]:
+        """Run until the speed no longer rises; return the last rate, and whether it is steady."""
         epochs = 1
 
         def window() -> float:
@@ -80,14 +78,6 @@ class LoaderServer:
         drop_from_page_cache(files)
         resident = resident_share(files)
         return self.watch.run(1), resident
-
-    def soak(self, epochs: int, seconds: float) -> dict[str, Any]:
-        """Run many epochs, no longer than so many seconds, and read this process's memory after each."""
-        started, found = time.perf_counter(), list[int]()
-        while len(found) < epochs and (not found or time.perf_counter() - started < seconds):
-            self.watch.run(1)
-            found.append(memory_bytes(os.getpid()))
-        return {"memory_bytes": tuple(found), "prefetch": self.peer.prefetch()}
 
     def close(self) -> None:
         """Stop the peer."""

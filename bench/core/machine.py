@@ -1,12 +1,9 @@
 """Where a benchmark runs: machine, GPU, versions, commit; without importing torch where there is no GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -29,7 +26,7 @@ class RunClock:
     def __init__(self) -> None:
         self._clock = time.monotonic()
         self._started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._load = _load_average()
+        self._load = round(psutil.getloadavg()[0], 2)
 
     def finish(self) -> Environment:
         """Return the environment."""
@@ -38,18 +35,14 @@ class RunClock:
             seconds=round(time.monotonic() - self._clock, 1), commit=_commit(),
             system=f"{platform.system()} {platform.release()} {platform.machine()}", cpu=_cpu_name(),
             cores=usable_cores(), last_level_cache_bytes=_last_level_cache(), gpu=gpu_names(),
-            memory_bytes=psutil.virtual_memory().total, load_before=self._load, load_after=_load_average(),
-            versions=_versions(),
+            memory_bytes=psutil.virtual_memory().total, load_before=self._load,
+            load_after=round(psutil.getloadavg()[0], 2), versions=_versions(),
         )  # fmt: skip
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _versions() -> dict[str, str]:
@@ -64,9 +57,7 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    name = _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-    changes = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
-    return None if name is None or changes is None else name + "+changes" * bool(changes)
+    return _output("git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
 
 
 def _cpu_name() -> str:
@@ -85,9 +76,7 @@ def _last_level_cache() -> int | None:
 @lru_cache(maxsize=1)
 def gpu_names() -> tuple[str, ...]:
     """Return name, driver and memory of each NVIDIA GPU, as nvidia-smi reports; empty where there is none."""
-    program = shutil.which("nvidia-smi")
-    query = ("--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
-    text = _output(program, *query) if program else None
+    text = _output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 

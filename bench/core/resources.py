@@ -1,14 +1,11 @@
 """What processes use: processor time and memory of a process tree, and the page cache."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,11 +15,9 @@ def cpu_seconds(pid: int) -> float:
     """Return user + system time of a process, of its living descendants, and of those that it has waited for."""
     total = 0.0
     for process in _tree(pid):
-        try:
+        with suppress(psutil.Error):  # it has just ended; its parent has waited for it and carries its time
             times = process.cpu_times()
-        except psutil.Error:  # it has just ended; its parent has waited for it and carries its time
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
@@ -32,39 +27,30 @@ def memory_bytes(pid: int) -> int:
     """
     total = 0
     for process in _tree(pid):
-        try:
+        with suppress(psutil.Error):
             full = process.memory_full_info()
-        except psutil.Error:
-            continue
-        total += getattr(full, "pss", 0) or full.rss
+            total += getattr(full, "pss", 0) or full.rss
     return total
 
 
-@dataclass
-class PeakMemory:
-    """The most memory seen, in bytes."""
-
-    bytes: int = 0
-
-
 @contextmanager
-def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[PeakMemory]:
-    """Read the tree's memory every so many seconds, from a thread, until the block ends.
+def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[list[int]]:
+    """Read the tree's memory every so many seconds, from a thread, until the block ends; yield the list of readings.
 
     Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
     """
-    peak, stop = PeakMemory(), threading.Event()
+    readings, stop = list[int](), threading.Event()
 
     def look() -> None:
         while True:
-            peak.bytes = max(peak.bytes, memory_bytes(pid))
+            readings.append(memory_bytes(pid))
             if stop.wait(every):
                 return
 
     thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
     thread.start()
     try:
-        yield peak
+        yield readings
     finally:
         stop.set()
         thread.join()
@@ -79,12 +65,9 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def resident_share(files: Iterable[Path]) -> float | None:

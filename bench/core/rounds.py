@@ -1,7 +1,5 @@
 """Rounds in which benchmark subjects take turns in random order, in several processes of each one after another."""
 
-from __future__ import annotations
-
 import random
 import time
 from abc import ABC, abstractmethod
@@ -16,6 +14,7 @@ import msgspec
 from bench.core.machine import usable_cores
 from bench.core.output_check import CheckError
 from bench.results.records import Repeat, Skipped
+from shards.errors import UsageError
 
 MOST_PROCESSES = 5  # of each subject, one after another: enough for the exact rank test without the slowest of them
 
@@ -59,9 +58,6 @@ class Subject(ABC):
     @abstractmethod
     def turn(self) -> Repeat:
         """Time one repeat."""
-
-    def hang_up(self) -> None:  # noqa: B027
-        """Let the process end without waiting for it."""
 
     def close(self) -> None:  # noqa: B027
         """End the process."""
@@ -112,9 +108,13 @@ def run_rounds(
                     with parts.part(subject.part, f"round {number + 1} of {repeats}: {subject.name}"):
                         attempt(subject, partial(take_turn, subject))
         finally:
-            with parts.part("close"):
-                for subject in present:
-                    subject.hang_up()
-                for subject in present:
-                    subject.close()
+            with parts.part("close"), ThreadPoolExecutor() as pool:
+                list(pool.map(lambda subject: subject.close(), present))
     return [subject for subject in alive if subject.repeats]
+
+
+def refuse_empty(lines: Sequence[object], skipped: Sequence[Skipped]) -> None:
+    """Raise a :class:`UsageError` with the reasons where nothing could be measured."""
+    if not lines:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped)
+        raise UsageError(f"nothing could be measured: {reasons or 'no loader fits the options'}")

@@ -1,21 +1,26 @@
 """The process of a benchmark subject: receives commands, and answers each with its result or an error.
 
 ``python -m bench.core.server FD`` serves on the inherited connection FD until its other end is closed. Commands are
-the public methods of :class:`bench.core.loader_server.LoaderServer` and :class:`bench.core.train_server.TrainServer`.
+the public methods of the class that :data:`SERVERS` names for its job.
 """
-
-from __future__ import annotations
 
 import atexit
 import os
+import pkgutil
 import signal
 import sys
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from bench.core.subject_process import TrainJob
+from bench.core.subject_process import PackJob, TrainJob
 from bench.peers.job import Job
 from shards.errors import PetsegError
+
+SERVERS = {  # imported where they are needed: that of training needs torch
+    Job: "bench.core.loader_server:LoaderServer",
+    TrainJob: "bench.core.train_server:TrainServer",
+    PackJob: "bench.build_benchmark:PackServer",
+}
 
 
 def main() -> None:
@@ -31,7 +36,8 @@ def main() -> None:
         answer: tuple[bool, Any]
         try:
             if server is None:
-                server, answer = _make_server(**arguments), (True, None)
+                job = arguments["job"]
+                server, answer = pkgutil.resolve_name(SERVERS[type(job)])(job), (True, None)
             else:
                 answer = True, getattr(server, command)(**arguments)
         except PetsegError as error:
@@ -52,16 +58,6 @@ def leave() -> NoReturn:
     """
     atexit._run_exitfuncs()
     os._exit(0)
-
-
-def _make_server(job: Job | TrainJob) -> Any:
-    if isinstance(job, TrainJob):
-        from bench.core.train_server import TrainServer
-
-        return TrainServer(job)
-    from bench.core.loader_server import LoaderServer
-
-    return LoaderServer(job)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import torch
 
 from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds
@@ -31,8 +30,6 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
 
     The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
     """
-    import torch
-
     event_class: Any = torch.cuda.Event
     first, end = [event_class(enable_timing=True) for _ in range(2)] if cuda else (None, None)
     if first:
@@ -51,8 +48,7 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         torch.cuda.synchronize()
     seconds, gpu = time.perf_counter() - start, None
     if first:
-        gpu = GpuCost(host_wait_seconds=waited, device_seconds=first.elapsed_time(end) / 1e3,
-                      moved_bytes=round(images * moved))  # fmt: skip
+        gpu = GpuCost(device_seconds=first.elapsed_time(end) / 1e3, moved_bytes=round(images * moved))
     batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
     return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
                   wait_seconds=waited, gpu=gpu)  # fmt: skip
@@ -69,10 +65,7 @@ class Stopwatch:
     def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
         promises. A consumer of so many images/s sleeps after each batch as long as a device would be busy with it; it
-        takes no processor time, as a network on a GPU hardly does.
-
-        Raises:
-            CheckError: an epoch was not of the right length.
+        takes no processor time, as a network on a GPU hardly does. An epoch of another length is a :class:`CheckError`.
         """
         cuda = self._job.device == "cuda"
         self._copied = 0
@@ -125,14 +118,12 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
 
 
-def warm_up(window: Callable[[], float]) -> tuple[float, bool, float]:
-    """Run windows, which return images/s, until they are steady; return the last rate, whether they are, and how many
-    seconds that took.
-    """
+def warm_up(window: Callable[[], float]) -> tuple[float, bool]:
+    """Run windows, which return images/s, until they are steady; return the last rate, and whether they are."""
     started, rates = time.perf_counter(), list[float]()
     while not is_steady(rates) and time.perf_counter() - started < MAX_WARMUP_SECONDS:
         rates.append(window())
-    return rates[-1], is_steady(rates), time.perf_counter() - started
+    return rates[-1], is_steady(rates)
 
 
 def next_window(epochs: int, seconds: float, *, wanted: float) -> int:

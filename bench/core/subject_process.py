@@ -1,46 +1,49 @@
 """Starts the process of a benchmark subject, sends it commands, and survives whatever it does."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
-
-import msgspec
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
 
 from bench.core.output_check import CheckError
 from bench.core.resources import memory_bytes, watch_memory
-from bench.core.rounds import PartSeconds
+from bench.core.rounds import Subject
 from bench.peers.job import Job
+from bench.settings import TrainSettings
 from petseg.host.openmp import configure_openmp
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
 
-class TrainJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process that trains does: model, precision, device and engine as ``petseg-train`` names them; a size or
-    batch size of 0 is the recipe's.
-    """
+@dataclass(frozen=True)
+class TrainJob:
+    """What a process that trains does."""
 
     model: str
     precision: str
-    device: str
-    size: int
-    batch_size: int
-    shards: str
-    split: str
-    engine: str
-    seed: int
+    settings: TrainSettings
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """What a process that packs does: ``run(out)`` makes a file or folder of so many images. What it imports late, such
+    as ``module``, is imported before the clock starts.
+    """
+
+    run: Callable[[Path], object]
+    out: Path
+    images: int
+    module: str | None = None
 
 
 class SubjectProcess:
-    """A process of a benchmark subject; a context manager that ends it.
+    """One ``python -m bench.core.server``. A context manager that starts and ends it.
 
     Attributes:
         peak_memory_bytes: the most that the process with its workers took during a command.
@@ -49,9 +52,9 @@ class SubjectProcess:
         CheckError: from :meth:`start` and :meth:`ask`: it failed, died, or took too long; the message says which.
     """
 
-    def __init__(self, job: Job | TrainJob, *, parts: PartSeconds | None = None) -> None:
+    def __init__(self, job: Job | TrainJob | PackJob) -> None:
         self.job, self.peak_memory_bytes, self.patience = job, 0, PATIENCE_SECONDS
-        self._parts = parts or PartSeconds()
+        self._memory_interval = 0.05 if isinstance(job, PackJob) else 0.25
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._connection, theirs = multiprocessing.Pipe()
         self.popen = subprocess.Popen(
@@ -65,7 +68,7 @@ class SubjectProcess:
         )
         theirs.close()
 
-    def __enter__(self) -> SubjectProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -74,8 +77,7 @@ class SubjectProcess:
 
     def start(self) -> None:
         """Hand over the job and wait until the libraries are imported."""
-        with self._parts.part("start"):
-            self._send("start", {"job": self.job})
+        self._send("start", {"job": self.job})
 
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run one command and return its answer.
@@ -83,16 +85,20 @@ class SubjectProcess:
         The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
         reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
-        with self._parts.part(command), self._read_memory() if timed else self._watch_memory():
-            return self._send(command, arguments)
-
-    def hang_up(self) -> None:
-        """Let the process end, and do not wait for it; :meth:`close` does."""
-        self._connection.close()
+        pid = self.popen.pid
+        if timed:
+            readings = [memory_bytes(pid)]
+            answer = self._send(command, arguments)
+            readings.append(memory_bytes(pid))
+        else:
+            with watch_memory(pid, every=self._memory_interval) as readings:
+                answer = self._send(command, arguments)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
+        return answer
 
     def close(self) -> None:
         """End the process and its workers: by hanging up first, then killed."""
-        self.hang_up()
+        self._connection.close()
         try:
             self.popen.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -100,18 +106,6 @@ class SubjectProcess:
                 os.killpg(self.popen.pid, 9)
             self.popen.wait()
         self._log.close()
-
-    @contextmanager
-    def _watch_memory(self) -> Iterator[None]:
-        with watch_memory(self.popen.pid) as peak:
-            yield
-        self.peak_memory_bytes = max(self.peak_memory_bytes, peak.bytes)
-
-    @contextmanager
-    def _read_memory(self) -> Iterator[None]:
-        before = memory_bytes(self.popen.pid)
-        yield
-        self.peak_memory_bytes = max(self.peak_memory_bytes, before, memory_bytes(self.popen.pid))
 
     def _send(self, command: str, arguments: dict[str, Any]) -> Any:
         try:
@@ -134,7 +128,35 @@ class SubjectProcess:
         return f"its process ended (exit {self.popen.returncode}){': ' + lines[-1] if lines else ''}"
 
 
-def environment_for(job: Job | TrainJob) -> dict[str, str]:
+class ProcessSubject(Subject):
+    """A subject whose work is done by a :class:`SubjectProcess`."""
+
+    def __init__(self, name: str, job: Job | TrainJob | PackJob) -> None:
+        super().__init__(name)
+        self.job = job
+        self.peak_memory_bytes = 0
+        self.running: SubjectProcess | None = None
+
+    def start(self) -> None:
+        """Start the process, which imports its libraries."""
+        self.running = SubjectProcess(self.job)
+        self.running.start()
+
+    def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
+        """Run a command in the process."""
+        assert self.running is not None
+        answer = self.running.ask(command, timed=timed, **arguments)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, self.running.peak_memory_bytes)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self.running is not None:
+            self.running.close()
+            self.running = None
+
+
+def environment_for(job: Job | TrainJob | PackJob) -> dict[str, str]:
     """Return the environment of a subject's process: this one's, and for training what ``petseg-train`` sets."""
     environment = dict(os.environ)
     if isinstance(job, TrainJob):

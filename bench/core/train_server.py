@@ -1,7 +1,5 @@
 """What a process that trains does on command: the loader alone, compute-only (training on one batch), end-to-end."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ import torch
 
 from bench.core.stopwatch import time_batches, warm_up
 from bench.core.subject_process import TrainJob
+from bench.peers.base import split_bytes
 from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
@@ -26,21 +25,24 @@ class TrainServer:
     """A learner, its loader, and the three modes."""
 
     def __init__(self, job: TrainJob) -> None:
-        recipe = default_recipe(cast(Any, job.model))
-        size, batch_size = job.size or recipe.size, job.batch_size or recipe.batch_size
+        settings, recipe = job.settings, default_recipe(cast(Any, job.model))
+        size, batch_size = settings.size or recipe.size, settings.batch_size or recipe.batch_size
         self.recipe = msgspec.structs.replace(
-            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=job.seed
+            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=settings.seed
         )
         self.recipe.check()
-        self.placement = choose_placement(choose_device(job.device), cast(Any, job.precision))
+        self.placement = choose_placement(choose_device(settings.device), cast(Any, job.precision))
         self.trainer = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
         augment = None if recipe.augment == "none" else recipe.augment
         self.loader = Loader(
-            job.shards, split=job.split, batch_size=batch_size, size=size, device=self.placement.device, seed=job.seed,
-            mask="index", augment=augment, shuffle=True, prefetch=PREFETCH, engine=cast(Any, job.engine),
+            settings.shards, split=settings.split, batch_size=batch_size, size=size, device=self.placement.device,
+            seed=settings.seed, mask="index", augment=augment, shuffle=True, prefetch=PREFETCH,
+            engine=cast(Any, settings.engine),
         )  # fmt: skip
         self._batches = self._endless()
-        self._kept = own_copy(next(self._batches))
+        kept = next(self._batches)
+        copied = {name: getattr(kept, name).clone() for name in ("image", "mask", "index", "valid")}
+        self._kept = dataclasses.replace(kept, **copied)
         self._step = 0
 
     def prepare(self) -> dict[str, Any]:
@@ -70,8 +72,7 @@ class TrainServer:
     def _run(self, mode: str, seconds: float) -> Repeat:
         """Run a mode. On a GPU the loss of a step is read one step later, as the trainer does; on the CPU at once."""
         on_gpu, pending = self.placement.on_gpu, list[StepResult]()
-        table = self.loader.split.table  # what crosses to a GPU is what is stored
-        stored = (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
+        stored = split_bytes(self.loader.split) / len(self.loader.split)  # what crosses to a GPU is what is stored
 
         def batches() -> Iterator[Batch]:
             start = time.perf_counter()
@@ -94,9 +95,3 @@ class TrainServer:
     def _endless(self) -> Iterator[Batch]:
         while True:
             yield from self.loader
-
-
-def own_copy(batch: Batch) -> Batch:
-    """Return a copy of the batch."""
-    tensors = {name: getattr(batch, name).clone() for name in ("image", "mask", "index", "valid")}
-    return dataclasses.replace(batch, **tensors)

@@ -1,15 +1,15 @@
 """A temporary folder with what the peers read: the same images as files, and as shard sets in each storage."""
 
-from __future__ import annotations
-
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.rounds import PartSeconds
+from bench.peers.base import split_bytes
 from bench.results.records import DataInfo
+from bench.settings import LoaderSettings
 from shards.build.build_set import build
 from shards.build.options import options_from
 from shards.errors import UsageError
@@ -24,8 +24,7 @@ class StoredSplit:
     storage: str
     shards: Path
     split: str
-    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw
-    keys: Path  # a text file: the key of each sample
+    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw, and keys.txt
     bytes: int  # of images and masks
 
 
@@ -39,49 +38,31 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(
-    shards: Path,
-    *,
-    split: str,
-    storages: tuple[str, ...],
-    size: int,
-    source: Path | None = None,
-    work: Path | None = None,
-) -> Iterator[Workspace]:
+def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Workspace]:
     """Write the split in each storage; everything is removed when the block ends.
 
-    Args:
-        shards: a shard set; other storages than its own are built from it, for which it must be of ``source`` storage.
-        split: which split.
-        storages: those that are wanted.
-        size: of the images in ``jpeg`` and ``raw`` storage.
-        source: the folder in the official layout that the set was built from; its own files then stand in for copies.
-        work: where to make the folder; None: where temporary files go.
-
     Raises:
-        UsageError: a storage cannot be made from this set, or an image is not in ``source``.
+        UsageError: a storage cannot be made from this set, or an image is not in ``settings.source``.
         FormatError: no shard set, or damaged.
     """
+    shards, work = settings.shards, settings.work
     shard_set = ShardSet.open(shards)
-    reader = shard_set.split(split)
+    reader = shard_set.split(settings.split)
     own: str = shard_set.manifest.storage
-    for storage in storages:
+    for storage in settings.storages:
         if own not in (storage, "source"):
             raise UsageError(f"{shards} holds {own} storage; {storage} can only be made from a set of source storage")
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="petseg-bench-", dir=work))
-    try:
-        stored = {own: _write_files(reader, own, shards, folder / own, source)}
-        for storage in storages:
-            if storage != own:
-                built = _build(reader, stored[own], storage, size, folder)
-                stored[storage] = _write_files(
-                    ShardSet.open(built).split(split), storage, built, folder / storage, None
-                )
+    with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=work, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with parts.part("lay out"):
+            stored = {own: _write_files(shards, reader.name, folder / own, settings.source)}
+            for storage in settings.storages:
+                if storage != own:
+                    built = _build(reader, stored[own], storage, settings.size, folder)
+                    stored[storage] = _write_files(built, reader.name, folder / storage, None)
         yield Workspace(folder, stored, data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()}))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[str, int]) -> DataInfo:
@@ -90,18 +71,15 @@ def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[
     return DataInfo(path=str(path), fingerprint=fingerprint, split=reader.name, samples=len(reader), bytes=sizes)
 
 
-def split_bytes(reader: SplitReader) -> int:
-    """Return what the split's images and masks take."""
-    return int(reader.table["image_length"].sum()) + int(reader.table["trimap_length"].sum())
-
-
-def _write_files(reader: SplitReader, storage: str, shards: Path, folder: Path, source: Path | None) -> StoredSplit:
+def _write_files(shards: Path, split: str, folder: Path, source: Path | None) -> StoredSplit:
     """Write the members as files (``raw`` has no use for files), and the list of keys; leave no tar mapped."""
-    images, masks, names = folder / "images", folder / "masks", folder / "keys.txt"
+    shard_set = ShardSet.open(shards)
+    reader, storage = shard_set.split(split), shard_set.manifest.storage
+    images, masks = folder / "images", folder / "masks"
     images.mkdir(parents=True)
     masks.mkdir()
     keys = [reader.key(index) for index in range(len(reader))]
-    names.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
     for index, key in enumerate(keys if storage != "raw" else []):
         image, mask = images / f"{key}.jpg", masks / f"{key}.png"
         if source is None:
@@ -115,7 +93,7 @@ def _write_files(reader: SplitReader, storage: str, shards: Path, folder: Path, 
                 raise UsageError(f"--source: {text}")
             link.symlink_to((source / target).resolve())
     reader.close()
-    return StoredSplit(storage, shards, reader.name, folder, names, split_bytes(reader))
+    return StoredSplit(storage, shards, reader.name, folder, split_bytes(reader))
 
 
 def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folder: Path) -> Path:

@@ -3,6 +3,6 @@
 A peer's module, and with it the library, is imported only in the process that measures it.
 """
 
-from bench.peers.registry import PEERS, PeerSpec, make_peer, preload
+from bench.peers.registry import PEERS, PeerSpec, find_peer
 
-__all__ = ["PEERS", "PeerSpec", "make_peer", "preload"]
+__all__ = ["PEERS", "PeerSpec", "find_peer"]

@@ -1,7 +1,5 @@
 """The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy.typing as npt
 
 from bench.peers.job import Job
 from pipeline.order.permutation import permutation
-from shards.format.dataset import ShardSet
+from shards.format.dataset import ShardSet, SplitReader
 
 if TYPE_CHECKING:
     import torch
@@ -22,17 +20,11 @@ EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the cl
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One batch as delivered, B samples.
+    """One batch as delivered, B samples."""
 
-    Attributes:
-        image: uint8 (B, 3, S, S), RGB, in any memory format.
-        mask: uint8 (B, 3, S, S), one-hot: animal, background, border; or uint8 (B, S, S) with 0, 1, 2, as the job says.
-        index: int64 (B,), which sample of the split; -1 for padding, which is not counted.
-    """
-
-    image: torch.Tensor
-    mask: torch.Tensor
-    index: npt.NDArray[np.int64]
+    image: "torch.Tensor"  # uint8 (B, 3, S, S), RGB, in any memory format
+    mask: "torch.Tensor"  # uint8 (B, 3, S, S), one-hot: animal, background, border; or (B, S, S) with 0, 1, 2
+    index: npt.NDArray[np.int64]  # (B,), which sample of the split; -1 for padding, which is not counted
 
 
 def deliver(image: Any, mask: Any, index: Any, *, pin: bool = False) -> Delivered:
@@ -60,10 +52,7 @@ class Peer:
         """Convert the data into the loader's own format, in ``job.work``; timed separately."""
 
     def worker_counts(self) -> tuple[int, ...]:
-        """Return the numbers of workers worth trying; empty if there is nothing to choose.
-
-        The default is what one would try for a DataLoader: half as many workers as cores, as many, and twice as many.
-        """
+        """Return the numbers of workers worth trying, by default those for a DataLoader; empty: nothing to choose."""
         cores = self.job.cores
         return tuple(sorted({max(1, cores // 2), cores, 2 * cores}))
 
@@ -81,15 +70,11 @@ class Peer:
             yield deliver(image, mask, index)
 
     def files(self) -> list[Path]:
-        """Return the files that an epoch reads, for dropping them from the page cache."""
-        raise NotImplementedError
+        """Return the files that an epoch reads, for dropping them from the page cache; by default the tars."""
+        return self.split_files()
 
     def discard_prefetched(self) -> None:
         """Drop what was read ahead for the next epoch, if the loader can."""
-
-    def prefetch(self) -> int:
-        """Return how many batches the loader keeps ready, or 0 if that is unknown."""
-        return 0
 
     def moved_per_image(self) -> float:
         """Return the bytes per image that the loader itself copies to the GPU."""
@@ -146,15 +131,11 @@ class FilePeer(Peer):
 
 
 class ConvertedPeer(Peer):
-    """A peer that reads a format of its own, with the same bytes per image and mask as the shard set.
-
-    Attributes:
-        output: the folder or file with the converted data.
-    """
+    """A peer that reads a format of its own, with the same bytes per image and mask as the shard set."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.output = Path(job.work) / "converted"
+        self.output = Path(job.work) / "converted"  # a folder or file
 
     def prepare(self) -> None:
         """Convert the data unless that has been done."""
@@ -177,5 +158,10 @@ class ConvertedPeer(Peer):
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Return all files in a folder and its subfolders."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return all files in a folder and its subfolders; a file itself."""
+    return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+
+
+def split_bytes(split: SplitReader) -> int:
+    """Return what a split's images and masks take."""
+    return int(split.table["image_length"].sum()) + int(split.table["trimap_length"].sum())

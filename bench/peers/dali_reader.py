@@ -1,7 +1,6 @@
 """DALI alone: ``fn.readers.webdataset`` over the same tars, on the CPU, as its documentation shows."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from bench.peers.base import Delivered, Peer, deliver
@@ -84,7 +83,3 @@ class DaliReaderPeer(Peer):
         if self.job.storage == "raw":
             return 4.0 * self.job.size * self.job.size
         return sum(path.stat().st_size for path in self.files()) / self.job.samples
-
-    def files(self) -> list[Path]:
-        """Return the tars."""
-        return self.split_files()

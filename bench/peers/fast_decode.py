@@ -3,8 +3,6 @@
 libjpeg-turbo decodes at a reduced scale (simplejpeg), OpenCV does the rest: what one writes to tune a DataLoader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,10 +36,8 @@ class DecodedSample:
 class AugmentationTable:
     """The augmentation of every sample in :data:`EPOCHS_DRAWN` epochs: petseg's parameters, drawn beforehand.
 
-    Attributes:
-        boxes: int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image.
-        flip: bool (epochs, samples).
-        matrices: float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``.
+    ``boxes`` are int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image; ``flip`` is bool
+    (epochs, samples); ``matrices`` are float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``.
     """
 
     def __init__(self, job: Job) -> None:
@@ -74,10 +70,7 @@ class FastDecoder:
         self._augmentation = AugmentationTable(job) if job.augment else None
 
     def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
-        """Decode image and mask as the job's storage holds them, crop, resize, flip and colour them.
-
-        The augmentation parameters are those of sample ``index`` in ``epoch`` modulo :data:`EPOCHS_DRAWN`.
-        """
+        """Decode image and mask as the job's storage holds them, and crop, resize, flip and colour them."""
         size, augmentation = self._job.size, self._augmentation
         if augmentation is None:
             pixels, values = self._decode(image, mask, box=None)
@@ -123,10 +116,7 @@ class DecodedFiles:
 
 
 def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
-    """Return a streaming dataset over the rows of a :class:`ConvertedPeer`, which decodes them.
-
-    It counts epochs in each worker, for the augmentation. The options are arguments of ``dataset_class``.
-    """
+    """Return a ``dataset_class(**options)`` that decodes the rows of a :class:`ConvertedPeer`, and counts epochs."""
 
     class DecodedRows(dataset_class):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -146,7 +136,7 @@ def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
     return DecodedRows()
 
 
-def collate(samples: Sequence[DecodedSample], *, onehot: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(samples: Sequence[DecodedSample], *, onehot: bool) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Return images (B, S, S, 3), masks, one-hot (B, S, S, 3) or classes 0, 1, 2 (B, S, S), and indices, int64 (B,)."""
     import torch
 

@@ -84,10 +84,6 @@ class FfcvPeer(ConvertedPeer):
             },
         )
 
-    def files(self) -> list[Path]:
-        """Return the .beton file."""
-        return [self.output]
-
 
 def _stretch(size: int) -> Any:
     """Return a decoder that stretches the whole image to size x size."""

@@ -1,4 +1,4 @@
-"""What a peer is asked to deliver: plain values, passed as JSON to the process that the peer runs in."""
+"""What a peer is asked to deliver: plain values, passed to the process that the peer runs in."""
 
 from pathlib import Path
 
@@ -8,48 +8,25 @@ PROCESSES = "processes"  # in place of an engine's name: petseg's loader with en
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer on one storage.
+    """One peer on one storage."""
 
-    Attributes:
-        peer: its name in :data:`bench.peers.PEERS`.
-        storage: what the shards store, ``source``, ``jpeg`` or ``raw``; see :mod:`shards.format.layout`.
-        shards: the shard set in that storage.
-        files: a folder with the split's members as files, ``images/KEY.jpg`` and ``masks/KEY.png``; for peers that read
-            files.
-        keys: a text file: the key of each sample of the split, in the order of its indices, one a line.
-        work: a folder for the peer's own copy of the data, if it needs to convert it.
-        split: of the shard set.
-        samples: number of samples in the split.
-        size: side of the output in pixels.
-        batch_size: samples per batch.
-        augment: whether training augmentation is applied, with petseg's parameters.
-        seed: of order and augmentation.
-        workers: processes or threads; 0: the benchmark tries several numbers and keeps the fastest.
-        cores: that this process may use.
-        mask: form of the masks: ``onehot`` (B, 3, S, S) or ``index`` (B, S, S), as in :class:`petseg.Loader`.
-        device: ``cpu`` or ``cuda``.
-        engine: of petseg's own loader, or :data:`PROCESSES`; empty for others.
-        handicap: the fraction of its speed that the benchmark takes away from the peer, 0 for a real measurement.
-    """
-
-    peer: str
-    storage: str
-    shards: str
-    files: str
-    keys: str
-    work: str
+    peer: str  # its name in bench.peers.PEERS
+    storage: str  # what the shards store; see shards.format.layout
+    shards: str  # the shard set in that storage
+    files: str  # a folder with the split's members as images/KEY.jpg and masks/KEY.png, and keys.txt, by index
+    work: str  # a folder for the peer's own copy of the data, if it needs to convert it
     split: str
-    samples: int
-    size: int
+    samples: int  # in the split
+    size: int  # side of the output in pixels
     batch_size: int
-    augment: bool
-    seed: int
-    workers: int
-    cores: int
-    mask: str = "onehot"
-    device: str = "cpu"
-    engine: str = ""
-    handicap: float = 0.0
+    augment: bool  # whether training augmentation is applied, with petseg's parameters
+    seed: int  # of order and augmentation
+    workers: int  # processes or threads; 0: the benchmark tries several numbers and keeps the fastest
+    cores: int  # that this process may use
+    mask: str = "onehot"  # (B, 3, S, S), or "index" (B, S, S), as in petseg.Loader
+    device: str = "cpu"  # or "cuda"
+    engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
+    handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
 
     @property
     def onehot(self) -> bool:
@@ -58,7 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_keys(self) -> list[str]:
         """Return the key of every sample of the split, by index."""
-        return Path(self.keys).read_text(encoding="ascii").splitlines()
+        return (Path(self.files) / "keys.txt").read_text(encoding="ascii").splitlines()
 
     def image_path(self, key: str) -> Path:
         """Return the file of a sample's image."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.base import Delivered, Peer
+from bench.peers.base import Delivered, Peer, split_bytes
 from bench.peers.job import PROCESSES, Job
 
 
@@ -58,12 +58,7 @@ class PetsegPeer(Peer):
         """Return the bytes that are copied to the GPU: those that are stored, since it decodes there."""
         if self.job.device != "cuda" or self._loader is None:
             return 0.0
-        table = self._loader.split.table
-        return (int(table["image_length"].sum()) + int(table["trimap_length"].sum())) / len(table)
-
-    def prefetch(self) -> int:
-        """Return how many batches are kept ready."""
-        return int(self._loader.prefetch)
+        return split_bytes(self._loader.split) / self.job.samples
 
     def files(self) -> list[Path]:
         """Return the tars and the table of samples."""

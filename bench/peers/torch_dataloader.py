@@ -5,8 +5,6 @@ It is changed only where its output must be comparable: masks by the nearest pix
 what profiling leads to: scaled JPEG decoding, OpenCV, batched one-hot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,7 +31,7 @@ class TutorialDataset:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, number: int) -> "tuple[torch.Tensor, torch.Tensor, int]":
         import torch
 
         epoch, index = divmod(number, len(self._keys))

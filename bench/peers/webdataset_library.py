@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench.peers.base import Peer
@@ -55,7 +54,3 @@ class WebDatasetPeer(Peer):
             .batched(self.job.batch_size, collation_fn=partial(collate, onehot=self.job.onehot), partial=True)
         )
         self._loader = webdataset.WebLoader(dataset, batch_size=None, **self.loader_options(workers))
-
-    def files(self) -> list[Path]:
-        """Return the tars."""
-        return self.split_files()

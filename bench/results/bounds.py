@@ -1,7 +1,5 @@
 """How far a loader is from what is possible, and what it is bound by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from bench.results.records import Limit, LoaderLine

@@ -1,7 +1,5 @@
 """``petseg-bench compare``: what changed between two runs, beyond the noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

@@ -5,8 +5,6 @@ NAME is the name of a file of results without its ending, with ``-full`` for all
 figure and the project's goals, or where a run has no goals, its table.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +20,9 @@ _BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -
 
 
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
-    """Replace what stands between markers by the figures of the runs; return the names of the blocks.
+    """Replace what stands between markers by the figures of the runs, by name; return the names of the blocks.
 
-    Args:
-        path: of the document, Markdown.
-        runs: by name.
-        plot: address of the first run's figure as the document should show it; None: no figure.
-
-    Raises:
-        UsageError: the document has no marker for any of the runs.
+    ``plot`` is the address of the first run's figure. A :class:`UsageError` says that there is no marker for any run.
     """
     text, done = path.read_text(encoding="utf-8"), list[str]()
 

@@ -1,41 +1,31 @@
 """The project's goals and what a run measured: reached or not, and what limits them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from statistics import median
 
 from msgspec.structs import replace
 
 from bench.peers.job import PROCESSES
 from bench.results.bounds import bound, limits_for
-from bench.results.records import BASELINE, MIB, BuildLine, LoaderLine, MemoryLine, Results
+from bench.results.records import BASELINE, BuildLine, LoaderLine, Results
 
-ENOUGH_EPOCHS = 20  # for a statement about memory
-IMPORT_TORCH, FIRST_BATCH = "import torch", "first batch, "
+STATED_FOR = (128, 32)  # size and batch size, for loaders
+TOLERANCE = 0.005  # 2.495 is shown, and counts, as 2.5
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``line`` has at least ``factor`` times the value of ``baseline``, or with ``at_most``, no more than that.
-
-    Both are named as :func:`_measured` names them; ``settings`` are the options for which the goal is stated.
-    """
+    """``line`` has at least ``factor`` times the value of ``baseline``, both named as :func:`_measured` does."""
 
     title: str
     line: str
     baseline: str
     factor: float
     asked: str
-    at_most: bool = False
-    tolerance: float = 0.005  # 2.495 is shown, and counts, as 2.5
-    settings: tuple[tuple[str, int], ...] = ()
 
 
 def _loader_goal(storage: str, work: str, title: str, factor: float) -> Goal:
-    settings = (("size", 128), ("batch_size", 32))
     line, baseline = f"petseg {storage}{work}", f"{BASELINE} source{work}"
-    return Goal(f"`{storage}`, {title}", line, baseline, factor, f"{factor:g}x the tutorial", settings=settings)
+    return Goal(f"`{storage}`, {title}", line, baseline, factor, f"{factor:g}x the tutorial")
 
 
 LOADER_GOALS = (
@@ -47,13 +37,8 @@ LOADER_GOALS = (
     _loader_goal("raw", " augmented", "training augmentation, one-hot", 40),
 )
 MAKING = {"source": "decoding alone", "jpeg": "decoding, resizing, encoding", "raw": "decoding and resizing"}
-_START, _MEMORY = f"at most 1.5x `{IMPORT_TORCH}`", "flat: at most 2% more"
 GOALS = (
     *LOADER_GOALS,
-    *(Goal(f"`{x}`: fresh process to first batch", FIRST_BATCH + x, IMPORT_TORCH, 1.5, _START, at_most=True)
-      for x in MAKING),
-    *(Goal(f"`{x}`: memory over many epochs", f"memory {x} late", f"memory {x} early", 1.02, _MEMORY, at_most=True,
-           tolerance=0) for x in MAKING),
     *(Goal(f"`{x}`, packed by all cores", f"pack {x}", f"make {x}", 0.9, f"0.9x {how}") for x, how in MAKING.items()),
     *(Goal(f"`{x}`, packed by all cores vs. one", f"pack {x}", f"cores times one {x}", 0.9, "0.9x for each core")
       for x in MAKING),
@@ -66,7 +51,7 @@ class Measured:
 
     value: float
     text: str
-    line: LoaderLine | BuildLine | MemoryLine | None = None
+    line: LoaderLine | BuildLine | None = None
 
 
 @dataclass(frozen=True)
@@ -83,14 +68,13 @@ class Verdict:
 def verdicts(results: Results) -> list[Verdict]:
     """Judge every goal of which this run measured both sides."""
     measured, found = _measured(results), []
+    stated = (results.settings.get("size"), results.settings.get("batch_size")) == STATED_FOR
     for goal in GOALS:
         line, base = measured.get(goal.line), measured.get(goal.baseline)
-        if line is None or base is None or any(results.settings.get(name) != value for name, value in goal.settings):
+        if line is None or base is None or (goal in LOADER_GOALS and not stated):
             continue
         ratio = line.value / base.value
-        reached = (
-            ratio <= goal.factor * (1 + goal.tolerance) if goal.at_most else ratio >= goal.factor * (1 - goal.tolerance)
-        )
+        reached = ratio >= goal.factor * (1 - TOLERANCE)
         text = f"{ratio_text(ratio)} ({line.text} and {base.text})"
         found.append(Verdict(goal.title, goal.asked, text, reached, _limited_by(line, base, results)))
     return found
@@ -107,12 +91,6 @@ def ratio_text(times: float) -> str:
     return f"{times:.2f}x" if times < 10 else f"{times:.1f}x" if times < 100 else f"{times:,.0f}x"
 
 
-def settled(memory: tuple[int, ...]) -> tuple[float, float]:
-    """Return the medians of the second tenth of the epochs and of the last one: 10 to 20 and 90 to 100 of 100."""
-    tenth = len(memory) // 10
-    return median(memory[tenth : 2 * tenth]), median(memory[-tenth:])
-
-
 def _measured(results: Results) -> dict[str, Measured]:
     """Name every value that a goal may compare. The faster of petseg's engines on the CPU stands for it: the tutorial's
     DataLoader has its best number of workers, too.
@@ -121,12 +99,6 @@ def _measured(results: Results) -> dict[str, Measured]:
     for line in sorted(results.lines, key=lambda line: line.rate):
         how = f" with {line.workers} processes" if line.work.engine == PROCESSES else ""
         found[replace(line.work, engine="").name] = Measured(line.rate, f"{line.rate:,.0f}{how}", line)
-    for start in results.starts:
-        found[start.name] = Measured(median(start.seconds), f"{median(start.seconds):.2f} s")
-    for memory in results.memory:
-        if len(memory.memory_bytes) >= ENOUGH_EPOCHS:
-            for when, value in zip(("early", "late"), settled(memory.memory_bytes), strict=True):
-                found[f"memory {memory.storage} {when}"] = Measured(value, f"{value / MIB:,.0f} MiB", memory)
     found |= {limit.name: Measured(limit.rate, f"{limit.rate:,.0f}") for limit in results.limits}
     for packing in (line for line in results.build if line.limit):
         storage = packing.limit.removeprefix("make ")
@@ -145,17 +117,11 @@ def _limited_by(measured: Measured, base: Measured, results: Results) -> str:
         text, parts = bound(line, results.limits, cores), limits_for(line, results.limits)
         most = 1 / sum(1 / rate for rate in parts.values()) / base.value if parts else 0.0
         return f"{text}; {', '.join(parts)} alone would allow {ratio_text(most)}" if parts else text
-    if isinstance(line, MemoryLine):
-        return f"{line.prefetch * line.batch_bytes / MIB:,.1f} MiB of it are the {line.prefetch} batches kept ready"
-    if line is None:
-        return f"{min(1.0, base.value / measured.value):.0%} of it is `{IMPORT_TORCH}` itself"
+    assert line is not None
     one = base.line if isinstance(base.line, BuildLine) else None
-    other = (
-        f"{one.cpu_seconds_per_thousand:.2f} in one process"
-        if one
-        else f"the limit takes {1000 * cores / base.value:.2f}"
-    )
-    busy = f"cores {_busy(line):.0%} busy" + (f", {_busy(one):.0%} with one" if one else "")
+    other, busy = f"the limit takes {1000 * cores / base.value:.2f}", f"cores {_busy(line):.0%} busy"
+    if one:
+        other, busy = f"{one.cpu_seconds_per_thousand:.2f} in one process", f"{busy}, {_busy(one):.0%} with one"
     cost = line.cpu_seconds_per_thousand
     return f"{cost:.2f} processor seconds for 1,000, {other}; {busy}" if cost else ""
 

@@ -1,7 +1,5 @@
 """The files of a run: checked before minutes are spent on measuring, and not lost where they cannot be written."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable
@@ -46,9 +44,9 @@ class Outputs:
     def write(self, results: Results) -> list[str]:
         """Write each file; return what failed."""
         problems = []
-        for option, path, write in self._files():
+        for option, path, render in self._files():
             try:
-                write(results, path)
+                write_atomically(path, render(results))
             except OSError as error:
                 problems.append(f"{option} {path} could not be written: {error.strerror or error}")
         return problems
@@ -57,10 +55,7 @@ class Outputs:
         """Write the files, and print the tables, whatever could not be written.
 
         Results whose file cannot be written are kept in the folder for temporary files, or, where that is full too,
-        printed as JSON behind the tables.
-
-        Raises:
-            PetsegError: a file could not be written; the message says which, why, and where the results are.
+        printed as JSON behind the tables. The :class:`PetsegError` says what failed, why, and where the results are.
         """
         problems = self.write(results)
         print_results(results)
@@ -73,19 +68,10 @@ class Outputs:
         problems.append(where if kept else "the results are printed above as JSON, since no disk takes them")
         raise PetsegError("; ".join(problems))
 
-    def _files(self) -> list[tuple[str, Path, Callable[[Results, Path], None]]]:
-        wanted = (("--json", self.json_file, records.write_results), ("--page", self.page, _write_page),
-                  ("--plot", self.plot, write_plot))  # fmt: skip
-        return [(option, path, write) for option, path, write in wanted if path is not None]
-
-
-def write_plot(results: Results, path: Path) -> None:
-    """Write a run's figure, in the format that its name says."""
-    write_atomically(path, draw_figure(results, file_format=path.suffix[1:]))
-
-
-def _write_page(results: Results, path: Path) -> None:
-    write_atomically(path, render_page(results))
+    def _files(self) -> list[tuple[str, Path, Callable[[Results], str | bytes]]]:
+        wanted = (("--json", self.json_file, results_json), ("--page", self.page, render_page),
+                  ("--plot", self.plot, lambda run: draw_figure(run, file_format=str(self.plot)[-3:])))  # fmt: skip
+        return [(option, path, render) for option, path, render in wanted if path is not None]
 
 
 def _keep(results: Results) -> Path | None:

@@ -1,7 +1,5 @@
 """The figure of a run: images per second on a logarithmic axis, the range of the repeats as whiskers."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from statistics import median

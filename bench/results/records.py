@@ -1,7 +1,5 @@
 """What a benchmark writes down: everything that a reader needs to repeat it and to judge it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from statistics import median
@@ -55,7 +53,6 @@ class DataInfo(_Record, frozen=True, kw_only=True):
 class GpuCost(_Record, frozen=True, kw_only=True):
     """What a repeat cost on the GPU's side; ``device_seconds`` is between CUDA events around it."""
 
-    host_wait_seconds: float
     device_seconds: float
     moved_bytes: int  # to the device; encoded images or pixels, whichever crosses
 
@@ -64,7 +61,7 @@ class Repeat(_Record, frozen=True, kw_only=True):
     """One timed repeat, in the ``process``-th process of its subject."""
 
     process: int = 0
-    images: int  # delivered, padding not counted; 1 where a start of a process is timed
+    images: int  # delivered, padding not counted
     seconds: float
     cpu_seconds: float = 0.0  # user + system, of the process and its workers
     batch_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
@@ -147,14 +144,9 @@ class LoaderLine(Line, frozen=True, kw_only=True):
 
     work: LoaderWork
     workers: int  # processes or threads; 0: the loader's own choice
-    tried: dict[int, float]  # images per second in a short trial, by number of workers
     caveats: tuple[str, ...]  # what it does less or otherwise than petseg's; empty for the same work
     check: OutputCheck
-    warmup_seconds: float
     steady: bool  # when the timing began
-    prepare_seconds: float | None  # for converting the images into its own format
-    resident_before: float | None = None  # cold: largest part of the files that stayed in the page cache
-    spent: dict[str, float] = {}  # seconds by command
 
 
 class Limit(Line, frozen=True, kw_only=True):
@@ -182,16 +174,6 @@ class TrainLine(Line, frozen=True, kw_only=True):
         return 1 - self.rate / median(repeat.rate for repeat in self.compute)
 
 
-class MemoryLine(_Record, frozen=True, kw_only=True):
-    """The memory of petseg's loader's process, after each of many epochs in a row."""
-
-    name: str
-    storage: str
-    batch_bytes: int  # one batch's pixels, image and mask
-    prefetch: int  # batches that are kept ready
-    memory_bytes: tuple[int, ...]
-
-
 class BuildLine(Line, frozen=True, kw_only=True):
     """Packing, or a part of it; ``limit`` names the :class:`Limit` that it is held against."""
 
@@ -217,8 +199,6 @@ class Results(_Record, frozen=True, kw_only=True):
     data: DataInfo
     settings: dict[str, Any]
     lines: tuple[LoaderLine, ...] = ()
-    starts: tuple[Line, ...] = ()
-    memory: tuple[MemoryLine, ...] = ()
     train: tuple[TrainLine, ...] = ()
     build: tuple[BuildLine, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -228,12 +208,12 @@ class Results(_Record, frozen=True, kw_only=True):
 
 def results_json(results: Results) -> str:
     """Return a run as JSON."""
-    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False)
+    return json.dumps(msgspec.to_builtins(results, str_keys=True), indent=1, allow_nan=False) + "\n"
 
 
 def write_results(results: Results, path: Path) -> None:
     """Write a run as JSON, atomically."""
-    write_atomically(path, results_json(results) + "\n")
+    write_atomically(path, results_json(results))
 
 
 def read_results(path: Path) -> Results:

@@ -1,7 +1,5 @@
 """Lays out a run's tables: in the terminal, in Markdown, and as one HTML page that needs no other file."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterable
@@ -36,7 +34,7 @@ def print_results(results: Results) -> None:
     console.print(f"took {took_text(results)}", markup=False, highlight=False)
 
 
-def _rich_table(table: ResultTable) -> Table:
+def _rich_table(table: ResultTable) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text

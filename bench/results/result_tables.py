@@ -1,17 +1,15 @@
 """A run as tables and lists of plain strings, to be laid out by :mod:`bench.results.rendering`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal, TypeAlias
 
 from msgspec.structs import asdict, replace
 
 from bench.results.bounds import bound, share_of_limit
-from bench.results.goals import IMPORT_TORCH, ratio_text, times_baseline, verdicts
+from bench.results.goals import ratio_text, times_baseline, verdicts
 from bench.results.records import BASELINE, MIB, Line, LoaderLine, LoaderWork, Repeat, Results
 
 Where: TypeAlias = Literal["everywhere", "full", "page"]  # full: terminal, page, and documents that show all tables
@@ -81,7 +79,7 @@ def sections(lines: Iterable[LoaderLine]) -> list[Section]:
 
 def blocks(results: Results) -> list[Block]:
     """Return everything that a run has to show, in order; without tables that would be empty."""
-    found: list[Block] = [*_goals(results), *_loaders(results), *_process(results), *_training(results)]
+    found: list[Block] = [*_goals(results), *_loaders(results), *_training(results)]
     limits = results.limits
     if results.build:
         rates = {limit.name: limit.rate for limit in limits}
@@ -206,26 +204,6 @@ def _loaders(results: Results) -> Iterator[Block]:
         }, where="page")  # fmt: skip
 
 
-def _process(results: Results) -> Iterator[Block]:
-    base = next((median(line.seconds) for line in results.starts if line.name == IMPORT_TORCH), None)
-    if results.starts:
-        yield _table("from a fresh process to the first batch", results.starts, {
-            "fresh process until": lambda x: x.name,
-            "seconds": lambda x: f"{median(x.seconds):.2f}",
-            "min..max": lambda x: f"{min(x.seconds):.2f}..{max(x.seconds):.2f}",
-            IMPORT_TORCH: lambda x: "" if base is None else ratio_text(median(x.seconds) / base),
-        })  # fmt: skip
-    if results.memory:
-        yield _table("memory of the process, epoch after epoch", results.memory, {
-            "memory over many epochs": lambda x: x.name,
-            "epochs": lambda x: str(len(x.memory_bytes)),
-            "after the first MiB": lambda x: f"{x.memory_bytes[0] / MIB:,.0f}",
-            "highest MiB": lambda x: f"{max(x.memory_bytes) / MIB:,.0f}",
-            "after the last MiB": lambda x: f"{x.memory_bytes[-1] / MIB:,.0f}",
-            "batches ready MiB": lambda x: f"{x.prefetch * x.batch_bytes / MIB:,.0f}",
-        })  # fmt: skip
-
-
 def _training(results: Results) -> Iterator[Block]:
     if results.train:
         yield _table("training, images/s", results.train, {
@@ -239,15 +217,12 @@ def _training(results: Results) -> Iterator[Block]:
             "peak MiB": lambda x: _memory(x)
             + ("" if x.peak_gpu_bytes is None else f" + {x.peak_gpu_bytes / MIB:,.0f} GPU"),
         })  # fmt: skip
-    gpu = {
-        line.name: [repeat.gpu for repeat in line.repeats if repeat.gpu] for line in (*results.lines, *results.train)
-    }
-    if rows := [(name, costs) for name, costs in gpu.items() if costs]:
+    if rows := [line for line in (*results.lines, *results.train) if line.repeats[0].gpu]:
         yield _table("the GPU's side, mean of the repeats", rows, {
-            "on the GPU, a repeat": lambda x: x[0],
-            "host waited s": lambda x: f"{sum(cost.host_wait_seconds for cost in x[1]) / len(x[1]):.3f}",
-            "device s, by events": lambda x: f"{sum(cost.device_seconds for cost in x[1]) / len(x[1]):.3f}",
-            "MiB moved to it": lambda x: f"{sum(cost.moved_bytes for cost in x[1]) / len(x[1]) / MIB:,.1f}",
+            "on the GPU, a repeat": lambda x: x.name,
+            "host waited s": lambda x: f"{fmean(r.wait_seconds for r in x.repeats):.3f}",
+            "device s, by events": lambda x: f"{fmean(r.gpu.device_seconds for r in x.repeats):.3f}",
+            "MiB moved to it": lambda x: f"{fmean(r.gpu.moved_bytes for r in x.repeats) / MIB:,.1f}",
         })  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Whether two sets of repeats differ. Pure functions of lists of numbers; SciPy has the rank test."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -48,8 +48,8 @@ def line(title: str, rates: list[float], *, processes: int = 99, **changes: Any)
     check = OutputCheck(delivered=100, missing=0, repeated=0, compared=100, image_difference=0.3, image_worst=0.9,
                         mask_difference=0.0)  # fmt: skip
     values: dict[str, Any] = {
-        "name": work.name, "work": work, "workers": 2, "tried": {1: 200.0, 2: 300.0}, "caveats": (), "check": check,
-        "warmup_seconds": 1.0, "steady": True, "prepare_seconds": None, "repeats": repeats(rates, processes=processes),
+        "name": work.name, "work": work, "workers": 2, "caveats": (), "check": check, "steady": True,
+        "repeats": repeats(rates, processes=processes),
         "peak_memory_bytes": 1 << 29,
     }  # fmt: skip
     return LoaderLine(**{**values, **changes})
@@ -60,7 +60,7 @@ def limit(name: str, storage: str, *rates: float, how: str = "libjpeg-turbo") ->
 
 
 def results(ours: list[float], other: list[float], **changes: Any) -> Results:
-    gpu = GpuCost(host_wait_seconds=0.1, device_seconds=0.2, moved_bytes=12345)
+    gpu = GpuCost(device_seconds=0.2, moved_bytes=12345)
     on_gpu = line("petseg source dali", [], device="cuda", repeats=repeats([10_000.0], gpu=gpu))
     values: dict[str, Any] = {
         "kind": "loader",

@@ -17,7 +17,7 @@ from bench.results.bounds import bound, share_of_limit
 from bench.results.comparison import compare_results, comparison_json, comparison_text, machine_drift
 from bench.results.documents import document_block, update_document
 from bench.results.plot import draw_figure
-from bench.results.records import DataInfo, Line, Repeat, Results, read_results, write_results
+from bench.results.records import DataInfo, Results, read_results, write_results
 from bench.results.rendering import print_results, render_page
 from bench.results.result_tables import sections, took_text
 from bench.settings import LoaderSettings
@@ -181,12 +181,10 @@ def test_settings_are_plain_values() -> None:
 
 
 def test_the_page_shows_names_of_storages_as_code_and_lists_them_in_words() -> None:
-    first = Line(name="first batch, raw", repeats=(Repeat(images=1, seconds=3.0),))
-    torch = Line(name="import torch", repeats=(Repeat(images=1, seconds=2.0),))
     sizes = {"source": 3, "jpeg": 2, "raw": 1}
     data = DataInfo(path="set", fingerprint="<f>", split="train", samples=1000, bytes=sizes)
-    page = render_page(results(OURS, OTHER, starts=(torch, first), data=data))
-    assert "<code>raw</code>: fresh process to first batch" in page
+    page = render_page(results(OURS, OTHER, data=data))
+    assert "<code>source</code>, evaluation, one-hot" in page
     assert "`" not in page.partition("</svg>")[2]
     assert "The source, jpeg and raw data fit" in page
     assert "&lt;f&gt;" in page

@@ -24,9 +24,10 @@ from bench.core.rounds import PartSeconds
 from bench.core.stopwatch import GROWTH, is_steady, next_window
 from bench.core.subject_process import SubjectProcess, TrainJob, environment_for
 from bench.core.workspace import Workspace, open_workspace
-from bench.peers import make_peer
 from bench.peers.job import Job
+from bench.peers.petseg_loader import PetsegPeer
 from bench.results.records import LoaderWork, Repeat
+from bench.settings import LoaderSettings, TrainSettings
 from bench.train_benchmark import ConsumerSubject, TrainSubject
 
 
@@ -80,9 +81,9 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            with watch_memory(process.pid) as peak:
+            with watch_memory(process.pid) as readings:
                 time.sleep(0.4)
-            assert peak.bytes > 80_000_000
+            assert max(readings) > 80_000_000
             assert memory_bytes(process.pid) > 80_000_000
             assert cpu_seconds(process.pid) > 0
         finally:
@@ -92,9 +93,8 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
 
 
 def test_limits_are_measured_on_images_of_any_size(made_up_set: Path) -> None:
-    with open_workspace(
-        made_up_set, split="val", storages=("jpeg",), size=48
-    ) as workspace:  # "source" is the set's own
+    settings = LoaderSettings(shards=made_up_set, split="val", storages=("jpeg",), size=48)
+    with open_workspace(settings, PartSeconds()) as workspace:  # "source" is the set's own
         limits = [copy_limit(size=48, samples=8)]
         for stored in workspace.stored.values():
             limits += storage_limits(stored, size=640, seed=0)  # larger than any image
@@ -114,8 +114,8 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
     if maps.exists():
         assert [line for line in maps.read_text().splitlines() if str(workspace.folder) in line] == []
     shards, samples = str(workspace.stored["jpeg"].shards), workspace.data.samples
-    ours = make_peer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples, size=48,
-                             batch_size=3))  # fmt: skip
+    ours = PetsegPeer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples, size=48,
+                              batch_size=3))  # fmt: skip
     ours.open(0)
     try:
         assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(0)) == samples
@@ -127,9 +127,12 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
         ours.close()
 
 
+TRAIN_JOB = TrainJob("unet", "auto", TrainSettings(shards=Path("unused")))
+
+
 def job(peer: str) -> Job:
     return Job(
-        peer=peer, storage="source", shards="/nowhere", files="", keys="", work="", split="train", samples=1, size=8,
+        peer=peer, storage="source", shards="/nowhere", files="", work="", split="train", samples=1, size=8,
         batch_size=1, augment=False, seed=0, workers=0, cores=1,
     )  # fmt: skip
 
@@ -160,7 +163,7 @@ def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("bench.core.resources.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
     monkeypatch.setattr("bench.core.subject_process.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
     process = SubjectProcess.__new__(SubjectProcess)
-    process.popen, process.peak_memory_bytes, process._parts = SimpleNamespace(pid=0), 0, PartSeconds()
+    process.popen, process.peak_memory_bytes, process._memory_interval = SimpleNamespace(pid=0), 0, 0.25
     monkeypatch.setattr(SubjectProcess, "_send", lambda *_: time.sleep(0.7))
     for timed, expected in ((True, {2}), (False, {3, 4})):
         reads.clear()
@@ -183,7 +186,7 @@ def test_every_timed_turn_says_so() -> None:
         *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), **loader)
           for cache in ("warm", "cold")),
         ConsumerSubject(LoaderWork(peer="p", storage="raw"), None, job("p"), consumer_rate=9.0, **loader),
-        TrainSubject(SimpleNamespace(model="unet", precision="fp32"), 1.0),
+        TrainSubject(TRAIN_JOB),
     ]  # fmt: skip
     for subject in subjects:
         subject.ask = ask
@@ -217,10 +220,6 @@ leave()
 def test_a_subjects_process_cleans_up_but_is_not_finalized() -> None:
     found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=True)
     assert found.stdout == "cleaned up\n"
-
-
-TRAIN_JOB = TrainJob(model="unet", precision="auto", device="cpu", size=0, batch_size=0, shards="", split="train",
-                     engine="auto", seed=0)  # fmt: skip
 
 
 @pytest.mark.parametrize(

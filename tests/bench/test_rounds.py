@@ -1,0 +1,122 @@
+"""Rounds, on subjects that misbehave; and which passes options choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.core.output_check import CheckError
+from bench.core.rounds import MOST_PROCESSES, PartSeconds, Subject, run_rounds
+from bench.loader_benchmark import passes
+from bench.results.records import Repeat, Skipped
+from bench.settings import LoaderSettings
+
+
+class FakeSubject(Subject):
+    """Notes what is done with it; fails where ``fails`` says."""
+
+    def __init__(self, name: str, log: list[str], fails: str = "") -> None:
+        super().__init__(name)
+        self.log, self.fails = log, fails
+
+    def note(self, what: str) -> None:
+        self.log.append(f"{self.name} {what}")
+        if self.fails == what:
+            raise CheckError(f"no {what}")
+
+    def start(self) -> None:
+        self.note("start")
+
+    def open(self) -> None:
+        self.note("open")
+
+    def turn(self) -> Repeat:
+        self.note("turn")
+        return Repeat(images=1, seconds=1.0)
+
+    def close(self) -> None:
+        self.log.append(f"{self.name} close")
+
+
+def rounds(subjects: list[Any], repeats: int) -> tuple[list[Any], list[Skipped], PartSeconds]:
+    skipped, parts = list[Skipped](), PartSeconds()
+    return run_rounds(subjects, repeats=repeats, seed=0, parts=parts, skipped=skipped), skipped, parts
+
+
+@pytest.mark.parametrize(("repeats", "processes"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 3, 4]),
+                                                    (7, [0, 1, 2, 2, 3, 4, 4])])  # fmt: skip
+def test_repeats_are_spread_over_processes(repeats: int, processes: list[int]) -> None:
+    log: list[str] = []
+    (subject,), skipped, _ = rounds([FakeSubject("a", log)], repeats)
+    assert [repeat.process for repeat in subject.repeats] == processes
+    assert log.count("a start") == log.count("a open") == log.count("a close") == min(repeats, MOST_PROCESSES)
+    assert log.count("a turn") == repeats
+    assert skipped == []
+
+
+def test_nothing_is_started_where_nothing_is_requested() -> None:
+    log: list[str] = []
+    alive, skipped, _ = rounds([FakeSubject("a", log)], 0)
+    assert (alive, skipped, log) == ([], [], [])
+
+
+@pytest.mark.parametrize("fails", ["start", "open", "turn"])
+def test_a_subject_that_fails_is_closed_and_skipped_and_the_others_go_on(fails: str) -> None:
+    log: list[str] = []
+    subjects = [FakeSubject("a", log), FakeSubject("b", log, fails), FakeSubject("c", log)]
+    alive, skipped, parts = rounds(subjects, 4)
+    assert [subject.name for subject in alive] == ["a", "c"]
+    assert skipped == [Skipped(name="b", reason=f"no {fails}")]
+    assert log.count("a turn") == log.count("c turn") == 4
+    assert log.count(f"b {fails}") == 1
+    assert "b close" in log
+    assert {"open", "turns", "close"} == parts.seconds.keys()
+
+
+def test_turns_are_in_random_order_the_same_each_time() -> None:
+    orders = []
+    for _ in range(2):
+        log: list[str] = []
+        rounds([FakeSubject(name, log) for name in "abcd"], 9)
+        turns = [entry[0] for entry in log if entry.endswith("turn")]
+        orders.append(["".join(turns[number : number + 4]) for number in range(0, 36, 4)])
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) > 4
+    assert {"".join(sorted(order)) for order in orders[0]} == {"abcd"}
+
+
+def test_processes_end_where_something_unexpected_is_raised() -> None:
+    log: list[str] = []
+    subjects = [FakeSubject("a", log), FakeSubject("b", log)]
+    subjects[1].turn = lambda: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        rounds(subjects, 1)
+    assert {"a close", "b close"} <= set(log)
+
+
+def test_parts_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 10.0, 11.5, 20.0, 20.126])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    parts = PartSeconds()
+    with parts.part("turns"):
+        pass
+    with pytest.raises(KeyError), parts.part("open"):
+        raise KeyError
+    with parts.part("turns"):
+        pass
+    assert parts.rounded() == {"turns": 2.13, "open": 1.5}
+
+
+def test_masks_and_caches_choose_passes() -> None:
+    def chosen(**options: str) -> list[tuple[bool, str, str, str]]:
+        found = passes(LoaderSettings(shards=Path("unused"), storages=("source", "raw"), **options))
+        return [(one.augment, one.mask, one.storage, one.cache) for one in found]
+
+    index = (False, "index", "raw", "warm")
+    assert chosen(mask="both") == [(False, "onehot", "", "warm"), index, (True, "onehot", "", "warm")]
+    assert chosen(mask="onehot") == [(False, "onehot", "", "warm"), (True, "onehot", "", "warm")]
+    assert chosen(mask="index") == [(False, "index", "", "warm"), (True, "index", "", "warm")]
+    assert chosen(cache="cold") == [(False, "onehot", "", "cold")]
+    assert chosen(cache="both", augment="train") == [(True, "onehot", "", "warm"), (True, "onehot", "", "cold")]
