@@ -263,7 +263,7 @@ def test_sigkill_at_random_moments(
     whole.join(120)
     duration = time.monotonic() - began
     assert_same_run(tmp_path / "whole", reference)
-    kills, runs, wanted = 0, 0, campaign(3, 20)
+    kills, runs, wanted = 0, 0, campaign(2, 20)
     while kills < wanted:
         run, finished = tmp_path / f"run{runs}", False
         while not finished:  # killed and resumed until it is left alone for long enough, at least once
