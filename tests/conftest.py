@@ -1,4 +1,4 @@
-"""Fixtures that several folders share: where the real pictures are, a made-up dataset, sets built from both."""
+"""Fixtures that several folders share: where the real images are, a synthetic dataset, sets built from both."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def campaign(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 
 @pytest.fixture(scope="session")
 def real_pets() -> Path:
-    """Real pictures in the official layout: $PETSEG_PETS, else oxford-pets-sample in a folder shared/ beside us."""
+    """Real images in the official layout: $PETSEG_PETS, else shared/oxford-pets-sample next to the project."""
     folder = Path(os.environ.get("PETSEG_PETS") or ROOT.parent / "shared" / "oxford-pets-sample")
     if not (folder / "annotations" / "trimaps").is_dir():
-        pytest.skip(f"no real pictures: set PETSEG_PETS to a folder in the official layout ({folder} is none)")
+        pytest.skip(f"no real images: set PETSEG_PETS to a folder in the official layout ({folder} is none)")
     return folder
 
 
 @pytest.fixture(scope="session")
-def made_up_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up dataset of 60 pictures in the official layout, drawn by ``petseg-shard sample``."""
-    folder = tmp_path_factory.mktemp("made-up") / "pets"
+def synthetic_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic dataset of 60 images in the official layout, drawn by ``petseg-shard sample``."""
+    folder = tmp_path_factory.mktemp("synthetic") / "pets"
     run_command("petseg-shard", "sample", folder, "--count", "60", "--seed", "7")
     return folder
 
 
 @pytest.fixture(scope="session")
-def made_up_set(made_up_pets: Path) -> Path:
-    """A ``source`` shard set of the made-up dataset, official split, several shards a split."""
-    out = made_up_pets.parent / "shards"
-    run_command("petseg-shard", "build", made_up_pets, out, "--samples-per-shard", "16")
+def synthetic_set(synthetic_pets: Path) -> Path:
+    """A ``source`` shard set of the synthetic dataset, official split, several shards a split."""
+    out = synthetic_pets.parent / "shards"
+    run_command("petseg-shard", "build", synthetic_pets, out, "--samples-per-shard", "16")
     return out
 
 
 @pytest.fixture(scope="session")
 def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``source`` shard set of the real pictures, official split."""
+    """A ``source`` shard set of the real images, official split."""
     out = tmp_path_factory.mktemp("real") / "shards"
     run_command("petseg-shard", "build", real_pets, out)
     return out

@@ -27,10 +27,10 @@ def test_help_answers_and_names_the_commands(command: Command) -> None:
 
 
 @pytest.mark.slow
-def test_file_loaders_in_every_pass(command: Command, made_up_set: Path, tmp_path: Path) -> None:
+def test_file_loaders_in_every_pass(command: Command, synthetic_set: Path, tmp_path: Path) -> None:
     files = {"--json": tmp_path / "run.json", "--page": tmp_path / "run.html", "--plot": tmp_path / "run.svg"}
     written = [part for pair in files.items() for part in pair]
-    command("petseg-bench", "loader", "--shards", made_up_set, *QUICK, "--augment", "both", "--cache", "both",
+    command("petseg-bench", "loader", "--shards", synthetic_set, *QUICK, "--augment", "both", "--cache", "both",
             "--workers", "1", "--storages", "source", "--split", "val", "--peers", "tutorial,tuned",
             *written)  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in files.values())
@@ -55,8 +55,8 @@ def test_file_loaders_in_every_pass(command: Command, made_up_set: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_loaders_of_shards(command: Command, made_up_set: Path, tmp_path: Path) -> None:
-    command("petseg-bench", "loader", "--shards", made_up_set, *QUICK, "--augment", "none", "--storages", "raw",
+def test_loaders_of_shards(command: Command, synthetic_set: Path, tmp_path: Path) -> None:
+    command("petseg-bench", "loader", "--shards", synthetic_set, *QUICK, "--augment", "none", "--storages", "raw",
             "--mask", "onehot", "--peers", "webdataset,dali-reader,ffcv", "--json", tmp_path / "run.json")  # fmt: skip
     run = read_results(tmp_path / "run.json")
     skipped = {one.name: one.reason for one in run.skipped}
@@ -66,9 +66,9 @@ def test_loaders_of_shards(command: Command, made_up_set: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_options_of_loader(command: Command, made_up_set: Path, tmp_path: Path) -> None:
+def test_options_of_loader(command: Command, synthetic_set: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    command("petseg-bench", "loader", "--shards", made_up_set, "--size", "32", "--seconds", "0.05", "--repeats", "2",
+    command("petseg-bench", "loader", "--shards", synthetic_set, "--size", "32", "--seconds", "0.05", "--repeats", "2",
             "--batch-size", "8", "--augment", "none", "--storages", "raw", "--peers", "petseg", "--mask", "index",
             "--seed", "5", "--work", work, "--device", "cpu",
             "--json", tmp_path / "run.json")  # fmt: skip
@@ -88,8 +88,8 @@ def test_options_of_loader(command: Command, made_up_set: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_training_and_consumer(command: Command, made_up_set: Path, tmp_path: Path) -> None:
-    command("petseg-bench", "train", "--shards", made_up_set, "--models", "unet", *QUICK, "--batch-size", "2",
+def test_training_and_consumer(command: Command, synthetic_set: Path, tmp_path: Path) -> None:
+    command("petseg-bench", "train", "--shards", synthetic_set, "--models", "unet", *QUICK, "--batch-size", "2",
             "--device", "cpu", "--precisions", "fp32,bf16", "--engine", "torch", "--seed", "3",
             "--json", tmp_path / "train.json")  # fmt: skip
     run = read_results(tmp_path / "train.json")
@@ -99,7 +99,7 @@ def test_training_and_consumer(command: Command, made_up_set: Path, tmp_path: Pa
     for line in run.train:
         assert line.compute[0].rate > 0
         assert 0 <= line.repeats[0].wait_seconds <= line.repeats[0].seconds
-    command("petseg-bench", "train", "--shards", made_up_set, *QUICK, "--consumer-rate", "80", "--peers", "petseg",
+    command("petseg-bench", "train", "--shards", synthetic_set, *QUICK, "--consumer-rate", "80", "--peers", "petseg",
             "--storages", "source", "--json", tmp_path / "consumer.json")  # fmt: skip
     lines = read_results(tmp_path / "consumer.json").train
     assert len(lines) == 2
@@ -109,8 +109,8 @@ def test_training_and_consumer(command: Command, made_up_set: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_packing(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
-    command("petseg-bench", "build", made_up_pets, "--repeats", "1", "--workers", "1", "--storages", "source",
+def test_packing(command: Command, synthetic_pets: Path, tmp_path: Path) -> None:
+    command("petseg-bench", "build", synthetic_pets, "--repeats", "1", "--workers", "1", "--storages", "source",
             "--size", "32", "--work", tmp_path / "work", "--json", tmp_path / "build.json")  # fmt: skip
     run = read_results(tmp_path / "build.json")
     decoding = "webdataset TarWriter, decoding each with Pillow first"
@@ -124,7 +124,7 @@ def test_packing(command: Command, made_up_pets: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_planted_handicap_is_found(
-    command: Command, made_up_set: Path, tmp_path: Path, campaign: Callable[[int, int], int]
+    command: Command, synthetic_set: Path, tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     """One try, of nine tenths of the speed, which shows on a busy machine, too; a campaign makes ten, of a fifth, and
     compares two runs of the same thing as well.
@@ -134,7 +134,7 @@ def test_a_planted_handicap_is_found(
 
     def run(name: str, *options: str) -> Path:
         split = "val" if tries == 1 else "train"
-        command("petseg-bench", "loader", "--shards", made_up_set, "--split", split, "--size", "64", "--storages",
+        command("petseg-bench", "loader", "--shards", synthetic_set, "--split", split, "--size", "64", "--storages",
                 "source", "--peers", "tuned", "--workers", "1", "--augment", "none", "--mask", "onehot", "--repeats",
                 repeats, "--seconds", seconds, *options, "--json", tmp_path / name)  # fmt: skip
         return tmp_path / name
@@ -178,20 +178,20 @@ def test_a_planted_handicap_is_found(
     ],
 )
 def test_wrong_input_gives_one_clear_line(
-    made_up_set: Path, made_up_pets: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
+    synthetic_set: Path, synthetic_pets: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     (tmp_path / "file").touch()
-    names = {"SET": str(made_up_set), "PETS": str(made_up_pets), "FILE": str(tmp_path / "file")}
+    names = {"SET": str(synthetic_set), "PETS": str(synthetic_pets), "FILE": str(tmp_path / "file")}
     result = CliRunner().invoke(main, [names.get(option, option) for option in options])
     assert (result.exit_code, names.get(message, message) in result.stderr) == (code, True), result.output
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_cuda_without_cuda_is_refused(made_up_set: Path) -> None:
+def test_cuda_without_cuda_is_refused(synthetic_set: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("CUDA is here")
-    result = CliRunner().invoke(main, ["loader", "--shards", str(made_up_set), "--device", "cuda"])
+    result = CliRunner().invoke(main, ["loader", "--shards", str(synthetic_set), "--device", "cuda"])
     assert result.exit_code == 2
     assert "--device cuda: no GPU here" in result.stderr
 

@@ -46,9 +46,9 @@ def run(program: str, *arguments: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def sets(made_up_set: Path) -> Iterator[dict[str, Path]]:
+def sets(synthetic_set: Path) -> Iterator[dict[str, Path]]:
     """The training split in each storage."""
-    with open_workspace(LoaderSettings(shards=made_up_set, storages=STORAGES, size=64), PartSeconds()) as made:
+    with open_workspace(LoaderSettings(shards=synthetic_set, storages=STORAGES, size=64), PartSeconds()) as made:
         yield {storage: made.stored[storage].shards for storage in STORAGES}
 
 

@@ -92,8 +92,8 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
     assert memory_bytes(process.pid) == 0
 
 
-def test_limits_are_measured_on_images_of_any_size(made_up_set: Path) -> None:
-    settings = LoaderSettings(shards=made_up_set, split="val", storages=("jpeg",), size=48)
+def test_limits_are_measured_on_images_of_any_size(synthetic_set: Path) -> None:
+    settings = LoaderSettings(shards=synthetic_set, split="val", storages=("jpeg",), size=48)
     with open_workspace(settings, PartSeconds()) as workspace:  # "source" is the set's own
         limits = [copy_limit(size=48, samples=8)]
         for stored in workspace.stored.values():

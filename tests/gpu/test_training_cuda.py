@@ -24,23 +24,23 @@ def skip_without(precision: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on CUDA in fp32."""
     import petseg
 
     run = tmp_path_factory.mktemp("cuda") / "run"
-    return petseg.train(made_up_set, run=run, options={**TINY, "device": "cuda", "precision": "fp32"})
+    return petseg.train(synthetic_set, run=run, options={**TINY, "device": "cuda", "precision": "fp32"})
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("model", ["unet", "tutorial"])
 def test_every_model_trains_in_every_precision(
-    made_up_set: Path, tmp_path: Path, command: Any, model: str, precision: str
+    synthetic_set: Path, tmp_path: Path, command: Any, model: str, precision: str
 ) -> None:
     skip_without(precision)
     run = tmp_path / "run"
     options = ["--model", model, "--size", "64", "--epochs", "3", "--device", "cuda", "--precision", precision]
-    command("petseg-train", "--shards", made_up_set, "--run", run, *options)
+    command("petseg-train", "--shards", synthetic_set, "--run", run, *options)
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(epochs) == 3
     assert epochs[-1]["train"]["loss"] < epochs[0]["train"]["loss"]
@@ -48,10 +48,10 @@ def test_every_model_trains_in_every_precision(
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_scores_are_those_of_the_cpu(trained: Path, made_up_set: Path, command: Any, flip: bool) -> None:
+def test_scores_are_those_of_the_cpu(trained: Path, synthetic_set: Path, command: Any, flip: bool) -> None:
     def scores(device: str) -> dict[str, Any]:
         options = ["--device", device, "--precision", "fp32", "--json", *(["--flip-tta"] if flip else [])]
-        result: dict[str, Any] = json.loads(command("petseg-eval", trained, "--shards", made_up_set, *options).stdout)
+        result: dict[str, Any] = json.loads(command("petseg-eval", trained, "--shards", synthetic_set, *options).stdout)
         return result
 
     cpu, cuda = scores("cpu"), scores("cuda")
@@ -83,13 +83,13 @@ def test_the_same_weights_give_the_same_logits(trained: Path) -> None:
     torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-3)
 
 
-def test_an_interrupted_run_continues(made_up_set: Path, tmp_path: Path, command: Any) -> None:
+def test_an_interrupted_run_continues(synthetic_set: Path, tmp_path: Path, command: Any) -> None:
     """It continues to the end; that the weights are the same bits is promised on the CPU only."""
     run = tmp_path / "run"
     options = ["--size", "64", "--epochs", "40", "--device", "cuda", "--checkpoint-steps", "1"]
     program = Path(sys.executable).parent / "petseg-train"
     with subprocess.Popen(
-        [program, "--shards", made_up_set, "--run", run, *options], stderr=subprocess.PIPE
+        [program, "--shards", synthetic_set, "--run", run, *options], stderr=subprocess.PIPE
     ) as process:
         until = time.monotonic() + 120
         while not (run / "last.pt").exists() and process.poll() is None and time.monotonic() < until:
@@ -105,12 +105,12 @@ def test_an_interrupted_run_continues(made_up_set: Path, tmp_path: Path, command
 
 
 def test_predicting_on_cuda_gives_masks_of_the_original_resolution(
-    trained: Path, made_up_pets: Path, tmp_path: Path, command: Any
+    trained: Path, synthetic_pets: Path, tmp_path: Path, command: Any
 ) -> None:
     import numpy as np
     from PIL import Image
 
-    path = sorted((made_up_pets / "images").glob("*.jpg"))[0]
+    path = sorted((synthetic_pets / "images").glob("*.jpg"))[0]
     command("petseg-predict", trained, path, "-o", tmp_path / "masks", "--device", "cuda")
     with Image.open(path) as image, Image.open(tmp_path / "masks" / f"{path.stem}.png") as mask:
         assert mask.size == image.size

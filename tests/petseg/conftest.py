@@ -55,8 +55,8 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs, 24 steps, with a tiny U-Net."""
     import petseg
 
-    return petseg.train(made_up_set, run=tmp_path_factory.mktemp("runs") / "tiny", options=TINY)
+    return petseg.train(synthetic_set, run=tmp_path_factory.mktemp("runs") / "tiny", options=TINY)

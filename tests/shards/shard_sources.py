@@ -16,13 +16,13 @@ from shards.build.options import PackOptions, options_from
 BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
 
 
-def picture(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
+def draw_image(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
     """Smooth random pixels, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def trimap(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
+def draw_mask(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
     """An ellipse of 1 with a rim of 3 on 2, uint8 (height, width)."""
     rng = np.random.default_rng(seed + 1000)
     y, x = np.mgrid[0:height, 0:width]
@@ -49,8 +49,8 @@ class Maker:
         seed = len(self.names) if seed is None else seed
         self.write(
             name,
-            encoded(picture(seed), "JPEG", quality=90) if image is None else image,
-            encoded(trimap(seed), "PNG") if mask is None else mask,
+            encoded(draw_image(seed), "JPEG", quality=90) if image is None else image,
+            encoded(draw_mask(seed), "PNG") if mask is None else mask,
         )
         self.names.append(name)
 

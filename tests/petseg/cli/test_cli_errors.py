@@ -60,12 +60,12 @@ def check(result, *parts: str) -> None:
     ],
     ids=" ".join,
 )
-def test_train(call, made_up_set: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+def test_train(call, synthetic_set: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    names = {"SET": made_up_set, "FILE": tmp_path / "file", "EMPTY": tmp_path / "empty", "FULL": tmp_path / "full"}
+    names = {"SET": synthetic_set, "FILE": tmp_path / "file", "EMPTY": tmp_path / "empty", "FULL": tmp_path / "full"}
     words = [str(names.get(word, word)).replace("FILE/", f"{tmp_path / 'file'}/") for word in arguments]
     if "--run" not in words and "--resume" not in words:
         words += ["--run", str(tmp_path / "run")]
@@ -80,29 +80,29 @@ def test_what_click_refuses_is_one_line_too(call, program) -> None:
     check(call(program, "--size", "large"), "--size", "'large'", "See: petseg --help")
 
 
-def test_shards_of_another_version(call, made_up_set: Path, tmp_path: Path) -> None:
+def test_shards_of_another_version(call, synthetic_set: Path, tmp_path: Path) -> None:
     copy = tmp_path / "set"
-    shutil.copytree(made_up_set, copy)
+    shutil.copytree(synthetic_set, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
     check(call(train, "--shards", copy, "--run", tmp_path / "run"), "version 99")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
-def test_no_cuda_here(call, made_up_set: Path, tmp_path: Path) -> None:
-    check(call(train, "--shards", made_up_set, "--run", tmp_path / "r", "--device", "cuda"), "no CUDA device")
+def test_no_cuda_here(call, synthetic_set: Path, tmp_path: Path) -> None:
+    check(call(train, "--shards", synthetic_set, "--run", tmp_path / "r", "--device", "cuda"), "no CUDA device")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
-def test_compiling_without_a_compiler(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_compiling_without_a_compiler(call, synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    check(call(train, "--shards", made_up_set, "--run", tmp_path / "r", "--compile"), "no-such-compiler", "--compile")
+    check(call(train, "--shards", synthetic_set, "--run", tmp_path / "r", "--compile"), "no-such-compiler", "--compile")
     assert not (tmp_path / "r").exists()
 
 
-def test_a_run_is_never_overwritten(call, made_up_set: Path, tiny_run: Path) -> None:
+def test_a_run_is_never_overwritten(call, synthetic_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "last.pt").read_bytes()
-    check(call(train, "--shards", made_up_set, "--run", tiny_run), "already contains a run", "--resume")
+    check(call(train, "--shards", synthetic_set, "--run", tiny_run), "already contains a run", "--resume")
     assert (tiny_run / "last.pt").read_bytes() == before
 
 
@@ -120,9 +120,9 @@ def started_run(tiny_run: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_resuming_with_other_data(call, started_run: Path, made_up_pets: Path, tmp_path: Path, command) -> None:
+def test_resuming_with_other_data(call, started_run: Path, synthetic_pets: Path, tmp_path: Path, command) -> None:
     other = tmp_path / "other"
-    command("petseg-shard", "build", made_up_pets, other, "--split", "random", "--seed", "5")
+    command("petseg-shard", "build", synthetic_pets, other, "--split", "random", "--seed", "5")
     check(call(train, "--resume", "--run", started_run, "--shards", other), "other data")
 
 
@@ -136,7 +136,7 @@ def test_two_processes_on_one_run(call, started_run: Path) -> None:
         folder.close()
 
 
-def test_damaged_checkpoint(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoint(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     broken = tmp_path / "run"
     shutil.copytree(tiny_run, broken)
     data = bytearray((broken / "best.pt").read_bytes())
@@ -145,20 +145,20 @@ def test_damaged_checkpoint(call, tiny_run: Path, made_up_set: Path, tmp_path: P
     data[entry.header_offset + entry.file_size] ^= 1  # in the entry's data, not in its header, which nobody reads
     (broken / "best.pt").write_bytes(data)
     (broken / "last.pt").write_bytes(data[:100])
-    check(call(evaluate, broken, "--shards", made_up_set), "best.pt", "damaged")
+    check(call(evaluate, broken, "--shards", synthetic_set), "best.pt", "damaged")
     check(call(train, "--resume", "--run", broken), "last.pt", "damaged")
     check(call(export, broken, tmp_path / "a.onnx"), "damaged")
     (broken / "config.json").write_text("{")
     check(call(train, "--resume", "--run", broken), "config.json", "damaged")
 
 
-def test_evaluate(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
-    check(call(evaluate, tmp_path / "nowhere", "--shards", made_up_set), "no such run")
-    check(call(evaluate, tmp_path, "--shards", made_up_set), "no checkpoint", "petseg-train")
+def test_evaluate(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    check(call(evaluate, tmp_path / "nowhere", "--shards", synthetic_set), "no such run")
+    check(call(evaluate, tmp_path, "--shards", synthetic_set), "no checkpoint", "petseg-train")
     check(call(evaluate, tiny_run, "--shards", tmp_path), "no finished shard set")
-    check(call(evaluate, tiny_run, "--shards", made_up_set, "--split", "dev"), "no split 'dev'")
-    check(call(evaluate, tiny_run, "--shards", made_up_set, "--batch-size", 0), "--batch-size")
-    check(call(evaluate, tiny_run, "--shards", made_up_set, "--size", 5), "--size 5")
+    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'")
+    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--batch-size", 0), "--batch-size")
+    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--size", 5), "--size 5")
 
 
 def test_predict(call, tiny_run: Path, tmp_path: Path) -> None:

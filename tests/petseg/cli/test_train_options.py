@@ -73,7 +73,7 @@ class Started(Exception):
 
 
 @pytest.fixture
-def configure(made_up_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def configure(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``configure(*arguments)``: what a petseg-train command line hands to the training loop."""
 
     def start_loop(config: RunConfig, **arguments: Any) -> None:
@@ -84,7 +84,7 @@ def configure(made_up_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def configure(*arguments: str) -> Started:
         with pytest.raises(Started) as started:
-            train.main(args=["--shards", str(made_up_set), "--run", str(tmp_path / "run"), *arguments])
+            train.main(args=["--shards", str(synthetic_set), "--run", str(tmp_path / "run"), *arguments])
         return started.value
 
     return configure
@@ -102,9 +102,9 @@ def test_the_table_names_every_option() -> None:
 
 
 @pytest.mark.parametrize("field", VALUES)
-def test_every_option_arrives(configure, made_up_set: Path, tmp_path: Path, field: str) -> None:
+def test_every_option_arrives(configure, synthetic_set: Path, tmp_path: Path, field: str) -> None:
     arguments, value, others = VALUES[field]
-    runtime = RuntimeOptions(shards=str(made_up_set))
+    runtime = RuntimeOptions(shards=str(synthetic_set))
     placement = start._check(default_recipe("unet"), runtime, World())
     before = fields(
         RunConfig(recipe=default_recipe("unet"), runtime=runtime, data=None, placement=placement, world=None)
@@ -143,7 +143,7 @@ def test_spellings_of_the_skip_connection(configure, arguments: list[str], field
     assert configure(*arguments).config.recipe.model.join == field
 
 
-def test_every_option_is_read(made_up_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training reads each field at least once: the loop all but those that belong to the start."""
     read = set[str]()
 
@@ -158,12 +158,12 @@ def test_every_option_is_read(made_up_set: Path, tmp_path: Path, monkeypatch: py
             return super().__getattribute__(name)
 
     options = {"size": 32, "widths": (8, 16), "epochs": 1, "optimizer": "adamw", "threads": 1}
-    recipe, runtime = apply_options(default_recipe("unet"), RuntimeOptions(shards=str(made_up_set)), options)
+    recipe, runtime = apply_options(default_recipe("unet"), RuntimeOptions(shards=str(synthetic_set)), options)
     placement = start._check(recipe, runtime, World())
     config = RunConfig(
         recipe=ReadRecipe(**msgspec.structs.asdict(recipe)),
         runtime=ReadRuntime(**msgspec.structs.asdict(runtime)),
-        data=start.ShardSet.open(made_up_set),
+        data=start.ShardSet.open(synthetic_set),
         placement=placement,
         world=World(),
     )

@@ -23,13 +23,13 @@ TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size"
 TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
 
 
-def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     """Predict every image at its original resolution with the Python API and count with scikit-learn."""
     table = tmp_path / "table.csv"
-    result = call(evaluate, tiny_run, "--shards", made_up_set, "--own-size", "--json", "--csv", table)
+    result = call(evaluate, tiny_run, "--shards", synthetic_set, "--own-size", "--json", "--csv", table)
     document = json.loads(result.out)
     network = petseg.load(tiny_run)
-    split = ShardSet.open(made_up_set).split("test")
+    split = ShardSet.open(synthetic_set).split("test")
     counts = np.zeros((3, 3), np.int64)
     for index in range(len(split)):
         mask = network.predict(read_image(split, index)).mask - 1
@@ -44,9 +44,9 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, made_up_
     assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
 
 
-def test_evaluation_options(call, tiny_run: Path, made_up_set: Path) -> None:
+def test_evaluation_options(call, tiny_run: Path, synthetic_set: Path) -> None:
     def scores(*arguments: object) -> dict[str, Any]:
-        result = call(evaluate, tiny_run, "--shards", made_up_set, "--json", *arguments)
+        result = call(evaluate, tiny_run, "--shards", synthetic_set, "--json", *arguments)
         assert result.code == 0, result.err
         document: dict[str, Any] = json.loads(result.out)
         return document
@@ -63,7 +63,7 @@ def test_evaluation_options(call, tiny_run: Path, made_up_set: Path) -> None:
     val = scores("--split", "val")
     best = max(read_history(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
     assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
-    text = call(evaluate, tiny_run, "--shards", made_up_set).out
+    text = call(evaluate, tiny_run, "--shards", synthetic_set).out
     assert "with the border counted as animal" in text
 
 

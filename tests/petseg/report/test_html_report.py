@@ -17,14 +17,14 @@ from shards import ShardSet
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_names_are_escaped(tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
+def test_names_are_escaped(tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     name, command = "a<b> & 'c'", 'petseg-train --run "<script>alert(1)</script>"'
     run = tmp_path / name
     shutil.copytree(tiny_run, run)
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["model"]["name"] = config["device"] = "<i>x"
     (run / "config.json").write_text(json.dumps({**config, "command": command}))
-    split = ShardSet.open(made_up_set).split("val")
+    split = ShardSet.open(synthetic_set).split("val")
     evaluation = Evaluation(matrices=np.tile(np.eye(3, dtype=np.int64), (len(split), 1, 1)), loss=None)
     predictor = petseg.load(tiny_run, device="cpu")
     page = render_report(

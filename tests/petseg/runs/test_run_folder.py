@@ -19,10 +19,10 @@ TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size"
 TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
 
 
-def test_a_run_says_what_it_was(tiny_run: Path, made_up_set: Path) -> None:
+def test_a_run_says_what_it_was(tiny_run: Path, synthetic_set: Path) -> None:
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["recipe"]["size"] == 32
-    assert config["data"]["fingerprint"] == ShardSet.open(made_up_set).manifest.fingerprint
+    assert config["data"]["fingerprint"] == ShardSet.open(synthetic_set).manifest.fingerprint
     assert {"torch", "petseg", "python", "nvidia-dali-cuda120"} <= set(config["versions"])
     assert config["precision"] == ("fp32" if not torch.cuda.is_available() else config["precision"])
     history = read_history(tiny_run)
@@ -41,15 +41,15 @@ def test_a_run_says_what_it_was(tiny_run: Path, made_up_set: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
-def test_runs_get_the_next_free_name(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_runs_get_the_next_free_name(call, synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        result = call(train, "--shards", made_up_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
+        result = call(train, "--shards", synthetic_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
         assert result.code == 0, result.err
         assert (tmp_path / "runs" / f"unet-00{number}" / "best.pt").is_file()
 
 
-def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> None:
+def test_the_command_that_repeats_a_run(tiny_run: Path, synthetic_set: Path) -> None:
     import shlex
 
     from petseg.host.distributed import World
@@ -59,7 +59,7 @@ def test_the_command_that_repeats_a_run(tiny_run: Path, made_up_set: Path) -> No
     words = shlex.split(command)
     assert words[0] == "petseg-train"
     context = train.make_context("petseg-train", words[1:])  # it is one that the shell's command takes
-    assert context.params["shards"] == made_up_set
+    assert context.params["shards"] == synthetic_set
     assert context.params["widths"] == (8, 16)
     assert context.params["lr"] == 0.01
     four = with_torchrun(command, World(rank=0, size=4, local_rank=0, local_size=2))

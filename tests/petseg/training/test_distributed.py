@@ -23,7 +23,7 @@ from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint
 
-# 24 training pictures in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
+# 24 training images in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
 ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 0.001 --device cpu".split()  # noqa: SIM905
 
 
@@ -47,10 +47,10 @@ def torchrun(ranks: int, *command: str | Path, check: bool = True) -> subprocess
 
 
 @pytest.fixture(scope="module")
-def two_ranks(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that nothing interrupted."""
     run = tmp_path_factory.mktemp("two") / "run"
-    result = torchrun(2, "petseg-train", "--shards", made_up_set, "--run", run, *ARGUMENTS)
+    result = torchrun(2, "petseg-train", "--shards", synthetic_set, "--run", run, *ARGUMENTS)
     assert result.stdout.count("val IoU") == 7  # one of the ranks prints
     assert "Warning" not in result.stderr
     return run
@@ -66,11 +66,11 @@ def assert_close(a: Checkpoint, b: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(two_ranks: Path, made_up_set: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(two_ranks: Path, synthetic_set: Path, tmp_path: Path) -> None:
     one = tmp_path / "one"
     # As a module, the other way to start it.
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "--", "petseg"]
-    arguments = ["--shards", str(made_up_set), "--run", str(one), *ARGUMENTS]
+    arguments = ["--shards", str(synthetic_set), "--run", str(one), *ARGUMENTS]
     subprocess.run([*start, *arguments], check=True, env=environment(), timeout=300)
     a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two_ranks / "last.pt")
     assert a.position["step"] == b.position["step"] >= 20
@@ -109,11 +109,11 @@ def test_steps_on_two_ranks_equal_steps_on_one(tmp_path: Path) -> None:
     ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM to torchrun"]
 )
 def test_one_signal_ends_two_ranks_cleanly(
-    two_ranks: Path, made_up_set: Path, tmp_path: Path, number: int, everybody: bool
+    two_ranks: Path, synthetic_set: Path, tmp_path: Path, number: int, everybody: bool
 ) -> None:
     """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone."""
     run = tmp_path / "a run"
-    command = words(2, "petseg-train", "--shards", made_up_set, "--run", run, *ARGUMENTS)
+    command = words(2, "petseg-train", "--shards", synthetic_set, "--run", run, *ARGUMENTS)
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
     )
@@ -144,8 +144,8 @@ def test_one_signal_ends_two_ranks_cleanly(
 
 
 @pytest.mark.slow
-def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, made_up_set: Path, tmp_path: Path) -> None:
-    arguments = [tiny_run, "--shards", made_up_set, "--json", "--own-size", "--mirror", "--csv"]
+def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    arguments = [tiny_run, "--shards", synthetic_set, "--json", "--own-size", "--mirror", "--csv"]
     two = torchrun(2, "petseg-eval", *arguments, tmp_path / "two.csv").stdout
     one = call(evaluate_command, *arguments, tmp_path / "one.csv").out
     assert json.loads(two) == json.loads(one)
@@ -153,16 +153,16 @@ def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, made_up_set: Path,
     assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
 
 
-def test_a_batch_that_cannot_be_divided(call, made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_batch_that_cannot_be_divided(call, synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = call(train, "--shards", made_up_set, "--run", tmp_path / "run", "--batch-size", "9")
+    result = call(train, "--shards", synthetic_set, "--run", tmp_path / "run", "--batch-size", "9")
     assert result.code != 0
     assert "cannot be divided evenly among 2" in result.err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
-def test_evaluation_counts_every_sample_once_for_any_ranks(made_up_set: Path, tiny_run: Path, ranks: int) -> None:
+def test_evaluation_counts_every_sample_once_for_any_ranks(synthetic_set: Path, tiny_run: Path, ranks: int) -> None:
     from pipeline import Loader
 
     predictor = petseg.load(tiny_run, device="cpu")
@@ -176,7 +176,7 @@ def test_evaluation_counts_every_sample_once_for_any_ranks(made_up_set: Path, ti
 
     def run(rank: int, size: int, world: World):
         with Loader(
-            made_up_set, split="test", batch_size=7, size=32, mask="index", rank=rank, world_size=size, device="cpu"
+            synthetic_set, split="test", batch_size=7, size=32, mask="index", rank=rank, world_size=size, device="cpu"
         ) as loader:
             return evaluate(predictor.model, loader, placement=placement, world=world)
 

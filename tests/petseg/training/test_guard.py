@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("no_report")
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
 
 
-def test_a_diverging_run_reports_the_step_its_images_and_what_to_do(made_up_set: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_reports_the_step_its_images_and_what_to_do(synthetic_set: Path, tmp_path: Path) -> None:
     options = {**TINY, "lr": 1e30, "schedule": "constant", "clip_norm": 0.0, "checkpoint_steps": 1}
     with pytest.raises(DivergedError) as error:
-        petseg.train(made_up_set, run=tmp_path / "run", options=options)
+        petseg.train(synthetic_set, run=tmp_path / "run", options=options)
     message = str(error.value)
-    split = ShardSet.open(made_up_set).split("train")
+    split = ShardSet.open(synthetic_set).split("train")
     keys = {split.key(index) for index in range(len(split))}
     named = message.split("images ")[1].split(";", maxsplit=1)[0].split(", ")
     assert set(named) <= keys
@@ -41,7 +41,7 @@ def test_a_diverging_run_reports_the_step_its_images_and_what_to_do(made_up_set:
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     def explode(step: int, **arguments: Any) -> float:
         return learning_rate_at(step, **arguments) * (1e30 if step == 4 else 1)
 
@@ -49,25 +49,25 @@ def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(made_up_set: Path,
     with monkeypatch.context() as patch:
         patch.setattr("petseg.training.step.learning_rate_at", explode)
         with pytest.raises(DivergedError, match=r"right after the update at step 5 \(epoch 2, batch 2\)") as error:
-            petseg.train(made_up_set, run=tmp_path / "run", options=options)
+            petseg.train(synthetic_set, run=tmp_path / "run", options=options)
     assert f"the last good checkpoint is {tmp_path / 'run' / 'last.pt'} (step 4)" in str(error.value)
     petseg.train(run=tmp_path / "run", resume=True)  # which proves that it was
     assert len(read_history(tmp_path / "run")) == 3
 
 
-def test_weights_that_diverge_only_in_validation(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_weights_that_diverge_only_in_validation(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     nothing = torch.tensor(float("nan"))
     monkeypatch.setattr(TrainStep, "validation_loss", lambda self, logits, batch: nothing)
     monkeypatch.setattr(TrainStep, "loss_without_update", lambda self, batch, **arguments: torch.tensor(1.0))
     with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
-        petseg.train(made_up_set, run=tmp_path / "run", options=TINY)
+        petseg.train(synthetic_set, run=tmp_path / "run", options=TINY)
 
 
-def test_checking_weights_changes_nothing(made_up_set: Path) -> None:
+def test_checking_weights_changes_nothing(synthetic_set: Path) -> None:
     """Neither in the network nor in the run: see also test_resume, whose runs save at every step or at none."""
     recipe = replace(default_recipe("unet"), model=ModelConfig(widths=(8, 16)), batch_size=8)
     train_step = TrainStep(recipe, total_steps=9, placement=choose_placement(torch.device("cpu"), "fp32"))
-    with Loader(made_up_set, split="train", batch_size=8, size=32, mask="index", device="cpu") as loader:
+    with Loader(synthetic_set, split="train", batch_size=8, size=32, mask="index", device="cpu") as loader:
         batch = next(iter(loader))
     before = {name: value.clone() for name, value in train_step.model.state_dict().items()}
     loss = train_step.loss_without_update(batch, global_valid=8)

@@ -29,13 +29,13 @@ TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-
 STEADY = {"lr": 1e-30, "progressive": False, "augment": "none", "stem": "full", "join": "concat"}
 
 
-def test_the_command_prints_a_line_an_epoch_or_json(call, made_up_set: Path, tmp_path: Path) -> None:
-    result = call(train, "--shards", made_up_set, "--run", tmp_path / "a", *TINY_ARGUMENTS)
+def test_the_command_prints_a_line_an_epoch_or_json(call, synthetic_set: Path, tmp_path: Path) -> None:
+    result = call(train, "--shards", synthetic_set, "--run", tmp_path / "a", *TINY_ARGUMENTS)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert "petseg-eval" in lines[2]
-    result = call(train, "--shards", made_up_set, "--run", tmp_path / "b", *TINY_ARGUMENTS, "--json")
+    result = call(train, "--shards", synthetic_set, "--run", tmp_path / "b", *TINY_ARGUMENTS, "--json")
     document = json.loads(result.out)
     assert document["run"] == str(tmp_path / "b")
     assert document["epoch"] == 2
@@ -44,9 +44,11 @@ def test_the_command_prints_a_line_an_epoch_or_json(call, made_up_set: Path, tmp
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_tutorials_recipe_trains(call, made_up_set: Path, tmp_path: Path) -> None:
+def test_the_tutorials_recipe_trains(call, synthetic_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = call(train, "--shards", made_up_set, "--run", run, "--model", "tutorial", "--size", "32", "--epochs", "1")
+    result = call(
+        train, "--shards", synthetic_set, "--run", run, "--model", "tutorial", "--size", "32", "--epochs", "1"
+    )
     assert result.code == 0, result.err
     recipe = json.loads((run / "config.json").read_text())["recipe"]
     assert (recipe["batch_size"], recipe["lr"], recipe["optimizer"], recipe["augment"]) == (32, 1e-3, "adam", "none")
@@ -54,10 +56,10 @@ def test_the_tutorials_recipe_trains(call, made_up_set: Path, tmp_path: Path) ->
     assert checkpoint.average is None
 
 
-def test_patience_stops_early(made_up_set: Path, tmp_path: Path) -> None:
+def test_patience_stops_early(synthetic_set: Path, tmp_path: Path) -> None:
     recording = Recording()
     options = {**TINY, **STEADY, "epochs": 9, "patience": 2}  # nothing is learnt, so nothing gets better
-    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(read_history(run)) == 3
     assert "stopping early" in recording.notes[-1]
 
@@ -75,13 +77,16 @@ class Recording(Reporter):
         self.notes.append(text)
 
 
-def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
+def test_validating_less_often(synthetic_set: Path, tmp_path: Path) -> None:
     """Every second epoch and the last; the weights do not notice, and the best is one of those validated."""
     recording = Recording()
     options = {**TINY, "epochs": 5}
-    often = petseg.train(made_up_set, run=tmp_path / "often", options=options)
+    often = petseg.train(synthetic_set, run=tmp_path / "often", options=options)
     rarely = petseg.train(
-        made_up_set, run=tmp_path / "rarely", options={**options, "validate_every": 2}, make_reporter=lambda: recording
+        synthetic_set,
+        run=tmp_path / "rarely",
+        options={**options, "validate_every": 2},
+        make_reporter=lambda: recording,
     )
     assert recording.validations == 3
     history = read_history(rarely)
@@ -95,7 +100,7 @@ def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
     best = max(validated, key=lambda entry: entry["val"]["mean_iou"])
     assert load_checkpoint(rarely / "best.pt").position["best_epoch"] == best["epoch"]
     assert [entry["epoch"] for entry in history if entry["best"]][-1] == best["epoch"]
-    data, placement = ShardSet.open(made_up_set), choose_placement(torch.device("cpu"), "fp32")
+    data, placement = ShardSet.open(synthetic_set), choose_placement(torch.device("cpu"), "fp32")
     draw_run(rarely, data=data, placement=placement, seconds=1.0)
     report = (rarely / "report.html").read_text()
     assert f"The weights of epoch {best['epoch']} (of 5)" in report
@@ -104,27 +109,27 @@ def test_validating_less_often(made_up_set: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
-def test_compiling_on_a_cpu_is_noted_but_not_refused(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_compiling_on_a_cpu_is_noted_but_not_refused(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda network: (compiled.append(network), network)[1])
     monkeypatch.setenv("CXX", "true")  # any program that is there
     recording = Recording()
     options = {**TINY, "epochs": 1, "compile": True}
-    petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
+    petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(compiled) == 1
     assert "makes steps no faster" in recording.notes[0]
 
 
-def test_patience_counts_epochs_where_not_all_are_validated(made_up_set: Path, tmp_path: Path) -> None:
+def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path, tmp_path: Path) -> None:
     options = {**TINY, **STEADY, "epochs": 9, "patience": 3, "validate_every": 2}
     recording = Recording()
-    run = petseg.train(made_up_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(read_history(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
     assert "no better epoch than 2 in 3: stopping early" in recording.notes
 
 
 @pytest.mark.parametrize("options", [{"checkpoint_steps": 1}, {"checkpoint_minutes": 1e-9}], ids=str)
-def test_checkpoints_within_an_epoch(made_up_set: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_checkpoints_within_an_epoch(synthetic_set: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     steps: list[int] = []
 
     class Looking(Reporter):
@@ -132,13 +137,13 @@ def test_checkpoints_within_an_epoch(made_up_set: Path, tmp_path: Path, options:
             if (tmp_path / "run" / "last.pt").exists():
                 steps.append(load_checkpoint(tmp_path / "run" / "last.pt").position["step"])
 
-    petseg.train(made_up_set, run=tmp_path / "run", options={**TINY, **options, "epochs": 1}, make_reporter=Looking)
+    petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, **options, "epochs": 1}, make_reporter=Looking)
     assert steps == [1, 2]  # of three steps; seen at the one after
 
 
-def test_without_a_validation_split(made_up_pets: Path, tmp_path: Path, command) -> None:
+def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, command) -> None:
     out = tmp_path / "set"
-    command("petseg-shard", "build", made_up_pets, out, "--split", "random", "--fractions", "1,0,0")
+    command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", "1,0,0")
     run = petseg.train(out, run=tmp_path / "run", options={**TINY, "epochs": 1, "class_weights": "balanced"})
     assert read_history(run)[0]["val"] is None
     placement = choose_placement(torch.device("cpu"), "fp32")
@@ -147,17 +152,17 @@ def test_without_a_validation_split(made_up_pets: Path, tmp_path: Path, command)
     assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
 
 
-def test_tensorboard(made_up_set: Path, tmp_path: Path) -> None:
+def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = petseg.train(made_up_set, run=tmp_path / "run", options={**TINY, "tensorboard": True})
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "tensorboard": True})
     events = EventAccumulator(str(run / "events"))
     events.Reload()
     written = [(event.step, event.value) for event in events.Scalars("mean_iou/val")]
     assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in read_history(run)]
 
 
-def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_that_is_full_costs_one_checkpoint_only(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
     count = iter(range(99))
 
     def full(path: Path, checkpoint: Checkpoint) -> None:
@@ -169,22 +174,22 @@ def test_a_disk_that_is_full_costs_one_checkpoint_only(made_up_set: Path, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr("petseg.training.loop.save_checkpoint", full)
         with pytest.raises(PetsegError, match=rf"No space left on device.*--resume --run {run}"):
-            petseg.train(made_up_set, run=run, options={**TINY, "checkpoint_steps": 1})
+            petseg.train(synthetic_set, run=run, options={**TINY, "checkpoint_steps": 1})
     assert load_checkpoint(run / "last.pt").position["step"] == 2
     petseg.train(run=run, resume=True)
     assert len(read_history(run)) == 2
 
 
-def test_augmentation_changes_what_is_learnt(made_up_set: Path, tmp_path: Path) -> None:
+def test_augmentation_changes_what_is_learnt(synthetic_set: Path, tmp_path: Path) -> None:
     options = {**TINY, "epochs": 1}
     heads = []
     for augment in ("none", "train", "strong"):
-        run = petseg.train(made_up_set, run=tmp_path / augment, options={**options, "augment": augment})
+        run = petseg.train(synthetic_set, run=tmp_path / augment, options={**options, "augment": augment})
         heads.append(load_checkpoint(run / "last.pt").model["head.weight"])
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(heads, 2))
 
 
-def test_the_other_engine_trains(call, made_up_set: Path, tmp_path: Path) -> None:
+def test_the_other_engine_trains(call, synthetic_set: Path, tmp_path: Path) -> None:
     arguments = ["--size", "32", "--widths", "8,16", "--epochs", "1", "--engine", "torch"]
-    result = call(train, "--shards", made_up_set, "--run", tmp_path / "run", *arguments)
+    result = call(train, "--shards", synthetic_set, "--run", tmp_path / "run", *arguments)
     assert result.code == 0, result.err

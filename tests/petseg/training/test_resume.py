@@ -68,10 +68,10 @@ def metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def reference(made_up_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    petseg.train(made_up_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
+    petseg.train(synthetic_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
     assert [json.loads(line)["size"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [32, 48, 64]
     return run
 
@@ -105,12 +105,12 @@ def events() -> int:
     [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM), (8, signal.SIGINT)],
 )
 def test_signals_checkpoint_and_say_how_to_go_on(
-    made_up_set: Path, reference: Path, tmp_path: Path, after: int, number: int
+    synthetic_set: Path, reference: Path, tmp_path: Path, after: int, number: int
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError, match=f"--resume --run {run}") as error:
         petseg.train(
-            made_up_set,
+            synthetic_set,
             run=run,
             options={**OPTIONS, "checkpoint_steps": 0},
             make_reporter=lambda: Interrupting(after, number),
@@ -122,10 +122,10 @@ def test_signals_checkpoint_and_say_how_to_go_on(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_run_without_a_checkpoint_starts_again(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_again(synthetic_set: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
-        petseg.train(made_up_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
+        petseg.train(synthetic_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
     (run / "last.pt").unlink()
     (run / ".partial-last.pt-abc").write_text("litter")
     petseg.train(run=run, resume=True)
@@ -133,12 +133,12 @@ def test_a_run_without_a_checkpoint_starts_again(made_up_set: Path, reference: P
 
 
 @pytest.mark.usefixtures("no_report")
-def test_interrupted_again_and_again(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+def test_interrupted_again_and_again(synthetic_set: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for attempt in range(40):
         try:
             petseg.train(
-                None if attempt else made_up_set,
+                None if attempt else synthetic_set,
                 run=run,
                 resume=attempt > 0,
                 options=None if attempt else OPTIONS,
@@ -154,13 +154,13 @@ def test_interrupted_again_and_again(made_up_set: Path, reference: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("no_report")
-def test_interrupted_where_not_every_epoch_is_validated(made_up_set: Path, tmp_path: Path) -> None:
+def test_interrupted_where_not_every_epoch_is_validated(synthetic_set: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "validate_every": 2, "patience": 2}
-    whole = petseg.train(made_up_set, run=tmp_path / "whole", options=options)
+    whole = petseg.train(synthetic_set, run=tmp_path / "whole", options=options)
     run = tmp_path / "run"
     for attempt in range(40):
         try:
-            again = {"resume": True} if attempt else {"shards": made_up_set, "options": options}
+            again = {"resume": True} if attempt else {"shards": synthetic_set, "options": options}
             petseg.train(run=run, make_reporter=lambda: Interrupting(2, signal.SIGTERM), **again)
         except InterruptedRunError:
             continue
@@ -170,12 +170,12 @@ def test_interrupted_where_not_every_epoch_is_validated(made_up_set: Path, tmp_p
 
 
 @pytest.mark.usefixtures("no_report")
-def test_what_may_change_when_resuming_may(made_up_set: Path, reference: Path, tmp_path: Path) -> None:
+def test_what_may_change_when_resuming_may(synthetic_set: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError):
-        petseg.train(made_up_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
+        petseg.train(synthetic_set, run=run, options=OPTIONS, make_reporter=lambda: Interrupting(2, signal.SIGINT))
     moved = tmp_path / "moved"
-    moved.symlink_to(made_up_set)
+    moved.symlink_to(synthetic_set)
     petseg.train(moved, run=run, resume=True, options={"prefetch": 3, "checkpoint_steps": 0})
     assert_same_run(run, reference)
 
@@ -221,12 +221,12 @@ def test_a_run_killed_while_its_report_was_drawn(reference: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_run_is_resumed_from_any_folder(made_up_set: Path, reference: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_is_resumed_from_any_folder(synthetic_set: Path, reference: Path, tmp_path: Path, monkeypatch) -> None:
     """The set may have been named by a relative path."""
-    monkeypatch.chdir(made_up_set.parent)
+    monkeypatch.chdir(synthetic_set.parent)
     with pytest.raises(InterruptedRunError):
         petseg.train(
-            made_up_set.name,
+            synthetic_set.name,
             run=tmp_path / "run",
             options=OPTIONS,
             make_reporter=lambda: Interrupting(2, signal.SIGINT),
@@ -236,15 +236,15 @@ def test_a_run_is_resumed_from_any_folder(made_up_set: Path, reference: Path, tm
     assert_same_run(tmp_path / "run", reference)
 
 
-def test_unknown_options_are_refused(made_up_set: Path, tmp_path: Path) -> None:
+def test_unknown_options_are_refused(synthetic_set: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="colour"):
-        petseg.train(made_up_set, run=tmp_path / "run", options={"colour": 1})
+        petseg.train(synthetic_set, run=tmp_path / "run", options={"colour": 1})
 
 
 @pytest.mark.faults
 @pytest.mark.slow
 def test_sigkill_at_random_moments(
-    made_up_set: Path, reference: Path, tmp_path: Path, campaign: Callable[[int, int], int]
+    synthetic_set: Path, reference: Path, tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     # A fork server with torch and DALI imported: each process starts at once, so that kills fall into the training.
     context = multiprocessing.get_context("forkserver")
@@ -253,7 +253,7 @@ def test_sigkill_at_random_moments(
 
     def start(run: Path) -> Any:
         resume = (run / "config.json").exists()
-        again = {"resume": True} if resume else {"shards": str(made_up_set), "options": OPTIONS}
+        again = {"resume": True} if resume else {"shards": str(synthetic_set), "options": OPTIONS}
         process = context.Process(target=petseg.train, kwargs={"run": str(run), **again})
         process.start()
         return process

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
-from shard_sources import encoded, picture, trimap
+from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
@@ -21,7 +21,7 @@ from shards.audit.image import apply_orientation
 from shards.audit.image_mask_pair import AuditedPair, audit_pair
 from shards.audit.mask import class_pixels
 
-IMAGE, MASK = picture(1), trimap(1)
+IMAGE, MASK = draw_image(1), draw_mask(1)
 JPEG, PNG = encoded(IMAGE, "JPEG", quality=90), encoded(MASK, "PNG")
 
 
@@ -66,7 +66,7 @@ def with_data(change: Callable[[bytes], bytes]) -> bytes:
 
 def frames(format_: str) -> bytes:
     buffer = io.BytesIO()
-    first, second = (Image.fromarray(picture(seed)) for seed in (1, 2))
+    first, second = (Image.fromarray(draw_image(seed)) for seed in (1, 2))
     first.save(buffer, format_, save_all=True, append_images=[second])
     return buffer.getvalue()
 

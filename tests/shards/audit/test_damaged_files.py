@@ -13,16 +13,16 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shard_sources import encoded, picture, trimap
+from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
 from shards.audit.findings import MAX_PIXELS, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 
-JPEG, PNG = encoded(picture(1), "JPEG", quality=90), encoded(trimap(1), "PNG")
+JPEG, PNG = encoded(draw_image(1), "JPEG", quality=90), encoded(draw_mask(1), "PNG")
 SMALL_JPEG, SMALL_PNG = (
-    encoded(make(1, width=10, height=8), kind) for make, kind in ((picture, "JPEG"), (trimap, "PNG"))
+    encoded(make(1, width=10, height=8), kind) for make, kind in ((draw_image, "JPEG"), (draw_mask, "PNG"))
 )
 
 
@@ -83,7 +83,7 @@ def test_the_machines_fault_is_not_the_images(error: Exception, monkeypatch: pyt
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(type(error)):
-        audit_pair(encoded(picture(1), "BMP"), PNG, storage="source")
+        audit_pair(encoded(draw_image(1), "BMP"), PNG, storage="source")
 
 
 def test_pillows_own_limit_is_above_ours() -> None:

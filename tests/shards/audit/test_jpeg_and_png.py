@@ -8,15 +8,15 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from shard_sources import encoded, picture, trimap
+from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
 from shards.audit.image import apply_orientation
 from shards.audit.image_mask_pair import audit_pair
 
-IMAGE = picture(1)
-JPEG, PNG = encoded(IMAGE, "JPEG", quality=90), encoded(trimap(1), "PNG")
+IMAGE = draw_image(1)
+JPEG, PNG = encoded(IMAGE, "JPEG", quality=90), encoded(draw_mask(1), "PNG")
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}])

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from shard_sources import Maker, encoded, options, picture, tree, trimap
+from shard_sources import Maker, draw_image, draw_mask, encoded, options, tree
 
 from shards.audit.findings import REASONS
 from shards.build import write_shard
@@ -121,7 +121,7 @@ def test_awkward_names_are_packed_and_found_again(maker: Maker, tmp_path: Path) 
         assert index is not None, name
         assert reader.meta(index)["name"] == name
         assert reader.find(reader.key(index)) == index
-        assert reader.read(index, "image") == encoded(picture(number), "JPEG", quality=90)
+        assert reader.read(index, "image") == encoded(draw_image(number), "JPEG", quality=90)
     assert reader.find("nobody") is None
 
 
@@ -141,8 +141,8 @@ def test_names_that_no_file_system_allows(tiny_pets: Path, tmp_path: Path) -> No
 def faulty(maker: Maker) -> Path:
     for number in range(6):
         maker.add(f"a_{number}")
-    maker.add("cut_1", image=encoded(picture(1), "JPEG")[:-30])
-    maker.add("png_1", image=encoded(picture(77), "PNG"))
+    maker.add("cut_1", image=encoded(draw_image(1), "JPEG")[:-30])
+    maker.add("png_1", image=encoded(draw_image(77), "PNG"))
     maker.add("nobody_1", mask=encoded(np.full((44, 60), 2, np.uint8), "PNG"))
     maker.add("twin_1", seed=0)  # the same image as a_0
     maker.lists(test=["a_0", "a_1", "png_1", "missing_1"], trainval=["twin_1", *maker.names[2:7], "nobody_1"])
@@ -247,4 +247,4 @@ def test_mask_values_stay(tiny_sets: dict[str, Path]) -> None:
         data = reader.read(0, "trimap")
         if storage == "raw":
             assert set(data[128:]) <= {1, 2, 3}
-    assert set(np.unique(trimap(0))) == {1, 2, 3}
+    assert set(np.unique(draw_mask(0))) == {1, 2, 3}

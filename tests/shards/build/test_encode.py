@@ -11,7 +11,7 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from shard_sources import encoded, picture, trimap
+from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import nearest
@@ -19,7 +19,7 @@ from shards.build.encode import encode, npy
 from shards.format.dataset import ShardSet
 from shards.format.npy import npy_header
 
-JPEG, PNG = encoded(picture(1), "JPEG", quality=90), encoded(trimap(1), "PNG")
+JPEG, PNG = encoded(draw_image(1), "JPEG", quality=90), encoded(draw_mask(1), "PNG")
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50))
@@ -48,7 +48,7 @@ def test_stored_pixels(storage: str, size: int) -> None:
         assert np.abs((image.astype(float) - exact) @ luminance).mean() < 4
     assert image.shape == (size, size, 3)
     assert image.dtype == values.dtype == np.uint8
-    assert np.array_equal(values, nearest(trimap(1), size))
+    assert np.array_equal(values, nearest(draw_mask(1), size))
     assert stored.class_pixels == tuple(int((values == value).sum()) for value in (1, 2, 3))
 
 
@@ -108,7 +108,7 @@ def test_npy_is_numpys(shape: tuple[int, ...]) -> None:
 
 def test_a_pair_audited_for_another_storage_is_refused() -> None:
     for_files = audit_pair(JPEG, PNG, storage="source")
-    for_pixels = audit_pair(encoded(picture(1), "PNG"), PNG, storage="raw")
+    for_pixels = audit_pair(encoded(draw_image(1), "PNG"), PNG, storage="raw")
     with pytest.raises(ValueError, match="another storage"):
         encode(for_files, storage="raw", size=8, quality=None)
     with pytest.raises(ValueError, match="another storage"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shard_sources import picture, trimap
+from shard_sources import draw_image, draw_mask
 
 from shards.errors import SampleError
 from shards.format.dataset import ShardSet
@@ -30,7 +30,7 @@ def test_a_count_above_the_splits_size(tiny_sets: dict[str, Path], tmp_path: Pat
 
 
 def test_overlay_leaves_the_background_alone() -> None:
-    pixels, mask = picture(1), trimap(1)
+    pixels, mask = draw_image(1), draw_mask(1)
     drawn = overlay(pixels, mask)
     assert np.array_equal(drawn[mask == 2], pixels[mask == 2])
     for value in (1, 3):

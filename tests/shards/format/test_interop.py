@@ -209,12 +209,12 @@ def test_odd_but_ordinary_jpegs_decode_in_dali(maker: Any, tmp_path: Path) -> No
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
     from audit.test_audit_pair import REPAIRED
     from nvidia.dali import fn
-    from shard_sources import encoded, picture
+    from shard_sources import draw_image, encoded
 
     ordinary: list[dict[str, Any]] = [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}]
     for number, given in enumerate(ordinary):
-        maker.add(f"ordinary_{number}", image=encoded(picture(1), "JPEG", **given), seed=1)
-    maker.add("grey_1", image=encoded(picture(1)[..., 0], "JPEG"), seed=1)
+        maker.add(f"ordinary_{number}", image=encoded(draw_image(1), "JPEG", **given), seed=1)
+    maker.add("grey_1", image=encoded(draw_image(1)[..., 0], "JPEG"), seed=1)
     for number, (image, mask, _) in enumerate(REPAIRED.values()):
         maker.add(f"repaired_{number}", image=image, mask=mask)
     build(maker.folder, tmp_path / "out", options(split="random", fractions=(1, 0, 0)), workers=1)
