@@ -16,7 +16,7 @@ import msgspec
 from PIL import Image
 
 from bench.core.limits import LimitSubject, decode_jpeg
-from bench.core.machine import RunClock, usable_cores
+from bench.core.machine import RunClock
 from bench.core.resources import cpu_seconds
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import PackJob, ProcessSubject
@@ -26,6 +26,7 @@ from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings
 from shards.build.build_set import build
 from shards.build.options import PackOptions, options_from
+from shards.cores import usable_cores
 from shards.errors import UsageError
 from shards.sources.pets import Pair, scan
 

@@ -7,13 +7,14 @@ from msgspec.structs import asdict, replace
 
 from bench.core.limits import LimitSubject, copy_limit, storage_limits
 from bench.core.loader_subject import LoaderSubject, References
-from bench.core.machine import RunClock, usable_cores, why_no_gpu
+from bench.core.machine import RunClock, why_no_gpu
 from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS, PeerSpec
 from bench.peers.job import PROCESSES, Job
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results, Skipped
 from bench.settings import LoaderSettings
+from shards.cores import usable_cores
 from shards.errors import UsageError
 
 INDEX_STORAGE = "raw"  # with masks of both forms: where classes instead of one-hot make a difference worth a pass

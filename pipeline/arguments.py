@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.order.augmentation import Augmentation, Preset
+from shards import cores
 from shards.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,9 +17,8 @@ MAX_BATCH = 65536
 
 def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
-    return max(1, cores // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
+    return max(1, cores.usable_cores() // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:

@@ -139,7 +139,7 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 
     If it is not, exit with 1 and name shard, key, member and byte offset.
     """
-    from shards.build.executors import default_workers
+    from shards.cores import usable_cores
     from shards.verify.check_set import verify as check
     from shards.verify.problems import Mode
 
@@ -149,7 +149,7 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
         raise FormatError(why_missing(out))
     with progress_bar("verifying") as progress:
         mode: Mode = "quick" if quick else "full" if full else "default"
-        report = check(out, mode=mode, workers=default_workers(), progress=progress)
+        report = check(out, mode=mode, workers=usable_cores(), progress=progress)
     if as_json:
         print_json(report.as_json())
     else:

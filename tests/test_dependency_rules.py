@@ -23,7 +23,7 @@ ALLOWED = {
 }
 # What pipeline and petseg may know of shards. petseg/api.py, the public face, may build shards as well.
 OPEN_FOLDERS = ("shards.format", "shards.store")
-OPEN_MODULES = {"shards", "shards.errors", "shards.console"}
+OPEN_MODULES = {"shards", "shards.errors", "shards.console", "shards.cores"}
 PUBLIC_FACE = {"petseg/__init__.py", "petseg/api.py"}
 
 HEAVY = ("torch", "torchvision", "nvidia.dali", "matplotlib", "datasets", "webdataset", "scipy")

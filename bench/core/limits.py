@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.machine import usable_cores
 from bench.core.rounds import Subject
 from bench.core.workspace import StoredSplit
 from bench.results.records import Limit, Repeat
+from shards.cores import usable_cores
 from shards.format.dataset import ShardSet
 
 

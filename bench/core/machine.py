@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench.results.records import Environment
+from shards.cores import usable_cores
 
 _LIBRARIES = (
     "petseg", "torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "webdataset", "opencv-python-headless",
@@ -38,11 +38,6 @@ class RunClock:
             memory_bytes=psutil.virtual_memory().total, load_before=self._load,
             load_after=round(psutil.getloadavg()[0], 2), versions=_versions(),
         )  # fmt: skip
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str]:

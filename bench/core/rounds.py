@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import msgspec
 
-from bench.core.machine import usable_cores
 from bench.core.output_check import CheckError
 from bench.results.records import Repeat, Skipped
+from shards.cores import usable_cores
 from shards.errors import UsageError
 
 MOST_PROCESSES = 5  # of each subject, one after another: enough for the exact rank test without the slowest of them

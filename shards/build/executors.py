@@ -14,6 +14,7 @@ from typing import Any
 
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
+from shards.cores import usable_cores
 
 # What worker processes watch, set in them only. ``_threads`` is a c_int: how many threads each shard may use.
 _stop: Event
@@ -24,11 +25,6 @@ class StoppedError(Exception):
     """The build was interrupted; the unfinished shard is abandoned."""
 
 
-def default_workers() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def build_in_order(
     tasks: Mapping[int, ShardTask], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
@@ -36,7 +32,7 @@ def build_in_order(
 
     They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
     """
-    cores = workers or default_workers()
+    cores = workers or usable_cores()
     if executor is not None:
         yield from _submitted(executor, build_shard, tasks, folder, submitting=contextlib.nullcontext())
     elif cores == 1:
