@@ -32,8 +32,8 @@ def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iter
             names = [str(json.loads(_read(folder, split, tables[split][row], "meta"))["name"]) for split, row in group]
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
-                detail = f"the same picture as {', '.join(others)}"
-                yield SampleFinding(names[number], "remark", "duplicate-across-splits", detail, split)
+                detail = f"the same image as {', '.join(others)}"
+                yield SampleFinding(names[number], "warning", "duplicate-across-splits", detail, split)
 
 
 def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:

@@ -46,7 +46,7 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
         header = jpeg.read_header(data)
     except jpeg.JpegError as error:
         raise _damaged(error) from None
-    check_pixels(header.width, header.height, "picture")
+    check_pixels(header.width, header.height, "image")
     if not header.common:
         return _reencode(data, mask_size, pixels=pixels, first=_check_rare(data, header))
     try:
@@ -56,7 +56,7 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
         if shorter is None:
             raise _damaged(error) from None
         audited = audit_image(shorter, mask_size=mask_size, pixels=pixels)
-        return replace(audited, findings=[repaired("picture-stray-bytes", str(error)), *audited.findings])
+        return replace(audited, findings=[repaired("image-stray-bytes", str(error)), *audited.findings])
     size = (header.width, header.height)
     rotate, findings = _rotation(size, header.orientation, mask_size)
     if rotate:
@@ -95,8 +95,8 @@ def _check(data: bytes) -> Pixels:
 
 def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: Finding | None) -> AuditedImage:
     """Decode with Pillow and encode again; ``first`` says why, None that it is no JPEG."""
-    image = transcode.open_image(data, what="picture")
-    findings = [first or repaired("picture-wrong-type", f"a {image.format} file; encoded again as JPEG")]
+    image = transcode.open_image(data, what="image")
+    findings = [first or repaired("image-wrong-type", f"a {image.format} file; encoded again as JPEG")]
     orientation = transcode.orientation(image)
     rgb, conversions = transcode.to_rgb(image, data)
     rotate, rotations = _rotation(image.size, orientation, mask_size)
@@ -108,7 +108,7 @@ def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: F
 def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedImage:
     height, width = rgb.shape[:2]
     if max(width, height) > _MAX_JPEG_SIDE:
-        raise RejectedError("picture-too-large", f"{width} x {height} pixels; a JPEG's sides end at 65,500")
+        raise RejectedError("image-too-large", f"{width} x {height} pixels; a JPEG's sides end at 65,500")
     encoded = None if pixels else encode_jpeg(rgb, quality=REPAIR_QUALITY, subsampling="444")
     return AuditedImage(encoded, rgb, width, height, findings)
 
@@ -116,27 +116,27 @@ def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedIma
 def _rotation(size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> tuple[bool, list[Finding]]:
     """Return whether to rotate: the mask fits the rotated image only; reject where it fits neither."""
     if mask_size not in (size, size[::-1] if orientation >= 5 else size):
-        detail = f"picture {size[0]} x {size[1]}, trimap {mask_size[0]} x {mask_size[1]} pixels"
+        detail = f"image {size[0]} x {size[1]}, mask {mask_size[0]} x {mask_size[1]} pixels"
         raise RejectedError("size-mismatch", detail)
     rotate = mask_size != size
     if orientation == 1:
         return rotate, []
-    return rotate, [repaired("exif-turned" if rotate else "exif-ignored", f"orientation {orientation}")]
+    return rotate, [repaired("exif-rotated" if rotate else "exif-ignored", f"orientation {orientation}")]
 
 
 def _check_rare(data: bytes, header: jpeg.JpegHeader) -> Finding:
     """Check the data of a JPEG that must be encoded again, as strictly as libjpeg-turbo can."""
     kind = f"frame type {header.frame:#x}, {header.precision} bits, {len(header.sampling)} channels"
     if header.precision > 8:
-        raise RejectedError("picture-16-bit", f"a JPEG with {header.precision} bits a channel cannot be decoded")
+        raise RejectedError("image-16-bit", f"a JPEG with {header.precision} bits a channel cannot be decoded")
     if len(header.sampling) not in (1, 3, 4):
-        raise RejectedError("picture-unknown-format", kind)
+        raise RejectedError("image-unknown-format", kind)
     cmyk = len(header.sampling) == 4
     try:
         simplejpeg.decode_jpeg(data, "CMYK" if cmyk else "RGB", strict=True)
     except ValueError as error:
         raise _damaged(error) from None
-    return repaired("picture-cmyk") if cmyk else repaired("picture-rare-jpeg", kind)
+    return repaired("image-cmyk") if cmyk else repaired("image-rare-jpeg", kind)
 
 
 def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
@@ -156,4 +156,4 @@ def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
 
 def _damaged(error: ValueError) -> RejectedError:
     early = ("Premature end of JPEG file", "ends inside", "ends before")
-    return damaged("picture", error, truncated=any(text in str(error) for text in early))
+    return damaged("image", error, truncated=any(text in str(error) for text in early))

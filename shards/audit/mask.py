@@ -40,23 +40,23 @@ def audit_mask(data: bytes) -> AuditedMask:
     try:
         if data.startswith(png.SIGNATURE):
             chunks = png.read_chunks(data)
-            check_pixels(chunks.width, chunks.height, "trimap")
+            check_pixels(chunks.width, chunks.height, "mask")
         if chunks is not None and chunks.plain:
             values = png.decode_plain(chunks)
         else:
-            values, findings = _to_gray(transcode.open_image(data, what="trimap"), chunks)
+            values, findings = _to_gray(transcode.open_image(data, what="mask"), chunks)
     except png.PngError as error:
-        raise damaged("trimap", error, truncated=error.truncated) from None
+        raise damaged("mask", error, truncated=error.truncated) from None
     least = values.min()
     if least < MASK_VALUES[0] or values.max() > MASK_VALUES[-1]:  # between 1 and 3 there are no other values
         found, counts = np.unique(values, return_counts=True)
         invalid = ~np.isin(found, MASK_VALUES)
         shown = ", ".join(map(str, found[invalid][:8])) + (", ..." if invalid.sum() > 8 else "")
         detail = f"{counts[invalid].sum()} pixels with values {shown}; 1, 2 and 3 are expected"
-        raise RejectedError("trimap-values", detail)
+        raise RejectedError("mask-values", detail)
     packed = png.encode_unfiltered(values) if findings else data
     if least > 1:
-        findings = [*findings, Finding("remark", "no-animal")]
+        findings = [*findings, Finding("warning", "no-foreground")]
     return AuditedMask(packed, values, findings)
 
 
@@ -79,26 +79,26 @@ def _to_gray(image: Image.Image, chunks: png.PngChunks | None) -> tuple[Pixels, 
     """Return one channel of values, and what was changed to get it."""
     findings = []
     if chunks is None:
-        findings.append(repaired("trimap-wrong-type", f"a {image.format} file; stored as PNG"))
+        findings.append(repaired("mask-wrong-type", f"a {image.format} file; stored as PNG"))
     if image.mode == "P":
-        findings.append(repaired("trimap-palette"))
+        findings.append(repaired("mask-palette"))
         chunks = None  # nothing else that they say matters to the indices
     if chunks is not None and not chunks.harmless:
-        findings.append(repaired("trimap-extras"))
+        findings.append(repaired("mask-extras"))
     if chunks is not None and chunks.interlaced:
-        findings.append(repaired("trimap-extras", "interlaced; stored plainly"))
+        findings.append(repaired("mask-extras", "interlaced; stored plainly"))
     if chunks is not None and chunks.depth != 8:
-        findings.append(repaired("trimap-depth", f"{chunks.depth} bits a pixel; stored with 8"))
+        findings.append(repaired("mask-depth", f"{chunks.depth} bits a pixel; stored with 8"))
     values = np.asarray(image)
     if values.ndim == 3:
         values = _one_channel(image, values)
-        findings.append(repaired("trimap-channels", f"{len(image.getbands())} channels that agree; stored as one"))
+        findings.append(repaired("mask-channels", f"{len(image.getbands())} channels that agree; stored as one"))
     if chunks is not None and chunks.color == png.GRAY and chunks.depth < 8:
         # Pillow spreads small gray values over 0..255; the file's own values are the mask's.
         step = 255 // (2**chunks.depth - 1)
         values = values.astype(np.int64) * (255 if image.mode == "1" else 1) // step
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
-        raise RejectedError("trimap-values", f"values from {values.min()} to {values.max()}")
+        raise RejectedError("mask-values", f"values from {values.min()} to {values.max()}")
     return np.ascontiguousarray(values.astype(np.uint8)), findings
 
 
@@ -107,7 +107,7 @@ def _one_channel(image: Image.Image, values: Pixels) -> Pixels:
     bands = image.getbands()
     colors = [index for index, band in enumerate(bands) if band != "A"]
     if any((values[..., index] != values[..., colors[0]]).any() for index in colors):
-        raise RejectedError("trimap-channels", f"{len(bands)} channels that differ")
+        raise RejectedError("mask-channels", f"{len(bands)} channels that differ")
     if "A" in bands and (values[..., bands.index("A")] != 255).any():
-        raise RejectedError("trimap-channels", "transparent pixels")
+        raise RejectedError("mask-channels", "transparent pixels")
     return values[..., colors[0]]

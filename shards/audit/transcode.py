@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def open_image(data: bytes, *, what: str) -> Image.Image:
-    """Open and decode the first image of a file with Pillow; ``what`` is "picture" or "trimap", for the reason.
+    """Open and decode the first image of a file with Pillow; ``what`` is "image" or "mask", for the reason.
 
     Raises ``RejectedError`` if it is empty, of no known format, too large, truncated or damaged.
     """
@@ -66,19 +66,19 @@ def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
     """
     findings = []
     if getattr(image, "n_frames", 1) > 1:
-        findings.append(repaired("picture-animated", f"the first of {image.n_frames} pictures was taken"))  # type: ignore[attr-defined]
+        findings.append(repaired("image-animated", f"the first of {image.n_frames} images was taken"))  # type: ignore[attr-defined]
     if image.mode == "F":
-        raise RejectedError("picture-unknown-format", "floating-point pixels")
+        raise RejectedError("image-unknown-format", "floating-point pixels")
     wide = image.mode == "I" or image.mode.startswith("I;16")
     if wide or (image.format == "PNG" and data[24] == 16):  # byte 24 of a PNG: bits per channel
-        findings.append(repaired("picture-16-bit"))
+        findings.append(repaired("image-16-bit"))
     if wide:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise RejectedError("picture-unknown-format", "32-bit pixels")
+            raise RejectedError("image-unknown-format", "32-bit pixels")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "CMYK":
-        findings.append(repaired("picture-cmyk"))
+        findings.append(repaired("image-cmyk"))
     if "A" in image.getbands() or "transparency" in image.info:
         image, finding = _over_white(image)
         findings.append(finding)
@@ -89,7 +89,7 @@ def _over_white(image: Image.Image) -> tuple[Image.Image, Finding]:
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A")
     if alpha.getextrema()[0] == 255:
-        return rgba.convert("RGB"), repaired("picture-alpha", "opaque everywhere; the channel was dropped")
+        return rgba.convert("RGB"), repaired("image-alpha", "opaque everywhere; the channel was dropped")
     background = Image.new("RGB", rgba.size, "white")
     background.paste(rgba, mask=alpha)
-    return background, repaired("picture-alpha")
+    return background, repaired("image-alpha")

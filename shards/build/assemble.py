@@ -1,4 +1,4 @@
-"""From the records of all shards to the files that make them a set: tables, quarantine file, manifest."""
+"""From the records of all shards to the files that make them a set: tables, audit file, manifest."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from shards.build.write_shard import ShardRecord, write_file
 from shards.format.layout import (
     CLASSES,
     FORMAT,
-    QUARANTINE_NAME,
+    AUDIT_NAME,
     SAMPLE_DTYPE,
     SPLITS,
     VERSION,
@@ -33,10 +33,10 @@ from shards.format.npy import table_header
 
 
 def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
-    """Write tables and quarantine file into ``folder``, where the tars have their final names, and make the manifest.
+    """Write tables and audit file into ``folder``, where the tars have their final names, and make the manifest.
 
     ``records`` are in the order of the plan. The manifest is not written, and nothing is flushed to the disk yet.
-    Returns the manifest, and every finding in the order of the quarantine file.
+    Returns the manifest, and every finding in the order of the audit file.
     """
     splits: dict[Split, SplitEntry] = {}
     tables: dict[Split, Rows] = {}
@@ -59,7 +59,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         mended=sum(record.repaired for record in records),
         left_out=plan.found - packed,
         reasons=dict(sorted(Counter(finding.reason for finding in findings).items())),
-        quarantine=write_file(folder / QUARANTINE_NAME, lines.encode("ascii")),
+        quarantine=write_file(folder / AUDIT_NAME, lines.encode("ascii")),
     )
     options = plan.options
     manifest = Manifest(

@@ -181,7 +181,7 @@ def _build_missing(
 
 
 def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]) -> list[SampleFinding]:
-    """Move the shards to their final names and write tables, quarantine file and manifest; return all findings."""
+    """Move the shards to their final names and write tables, audit file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
         source.rename(target)
@@ -189,7 +189,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     if not manifest.samples:
         remove_set(staging.folder)
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
-    for entry in (manifest.audit.quarantine, *(split.table for split in manifest.splits.values())):
+    for entry in (manifest.audit.file, *(split.table for split in manifest.splits.values())):
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
     write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))

@@ -84,7 +84,7 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
             chosen = tuple(samples[each] for each in order[start : start + options.samples_per_shard])
             task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
             tasks.append(task)
-    rejected = {finding.name for finding in findings if finding.action == "left-out"}
+    rejected = {finding.name for finding in findings if finding.action == "rejected"}
     return BuildPlan(
         options=options,
         tasks=tuple(tasks),
@@ -119,7 +119,7 @@ def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     return RawLayout(
         stride=3 * TAR_BLOCK + image + mask + padded(meta_bytes),
         image_offset=TAR_BLOCK + image_header,
-        trimap_offset=2 * TAR_BLOCK + image + mask_header,
+        mask_offset=2 * TAR_BLOCK + image + mask_header,
     )
 
 

@@ -47,12 +47,12 @@ def official_split(
         if pair.name in test:
             splits["test"].append(pair)
             if pair.name in trainval:
-                findings.append(SampleFinding(shown(pair.name), "remark", "listed-twice", split="test"))
+                findings.append(SampleFinding(shown(pair.name), "warning", "listed-twice", split="test"))
         elif pair.name in trainval:
             candidates.append(pair)
         else:
             detail = "in list.txt, but neither in trainval.txt nor in test.txt"
-            findings.append(SampleFinding(shown(pair.name), "left-out", "not-listed", detail))
+            findings.append(SampleFinding(shown(pair.name), "rejected", "not-listed", detail))
     chosen = stratified(candidates, fraction=val_fraction, seed=seed)
     for pair in candidates:
         splits["val" if pair.name in chosen else "train"].append(pair)

@@ -5,7 +5,7 @@ from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.build_set import BuildResult
-from shards.format.layout import QUARANTINE_NAME, SPLITS
+from shards.format.layout import AUDIT_NAME, SPLITS
 
 SHOWN_FINDINGS = 50
 
@@ -22,7 +22,7 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "shards": sum(len(split.shards) for split in manifest.splits.values()),
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "found": audit.found,
-        "mended": audit.mended,
+        "repaired": audit.mended,
         "left_out": audit.left_out,
         "reasons": dict(audit.reasons),
         "ignored_files": built.ignored,
@@ -56,7 +56,7 @@ def build_text(built: BuildResult) -> str:
     lines += [f"{count} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if document["reasons"]:
-        lines.append(f"each is a line of {built.path / QUARANTINE_NAME}")
+        lines.append(f"each is a line of {built.path / AUDIT_NAME}")
     if built.ignored:
         lines.append(f"{built.ignored} files that are not part of the dataset were ignored")
     return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} sheet.png"])

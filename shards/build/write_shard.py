@@ -143,7 +143,7 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
         pair = audit_pair(image, mask, storage=options.storage)
         encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
     except RejectedError as error:
-        return PreparedSample(sample, [Finding("left-out", error.reason, error.detail)])
+        return PreparedSample(sample, [Finding("rejected", error.reason, error.detail)])
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
     return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
@@ -194,7 +194,7 @@ class _ShardWriter:
         sample, encoded = prepared.sample, prepared.encoded
         if encoded is None:
             return
-        self.repaired += any(finding.action == "mended" for finding in prepared.findings)
+        self.repaired += any(finding.action == "repaired" for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)

@@ -4,7 +4,24 @@
 """
 
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.layout import CLASSES, SPLITS, STORAGES, Split, Storage
+from shards.format.geometry import FITS, Fit, Size
+from shards.format.labels import IGNORE, LabelClass, Labels
+from shards.format.layout import SPLITS, STORAGES, Split, Storage
 from shards.format.manifest import Manifest, load_manifest
 
-__all__ = ["CLASSES", "SPLITS", "STORAGES", "Manifest", "ShardSet", "Split", "SplitReader", "Storage", "load_manifest"]
+__all__ = [
+    "FITS",
+    "IGNORE",
+    "SPLITS",
+    "STORAGES",
+    "Fit",
+    "LabelClass",
+    "Labels",
+    "Manifest",
+    "ShardSet",
+    "Size",
+    "Split",
+    "SplitReader",
+    "Storage",
+    "load_manifest",
+]

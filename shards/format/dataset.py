@@ -15,7 +15,7 @@ from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, SampleError, UsageError
 from shards.format.keys import candidate_keys, shown
-from shards.format.layout import MEMBERS, SPLITS, Rows, Split, key_hash, member_span, row_check
+from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import open_table, table_offset
 from shards.format.tar import image_header, map_tar
@@ -96,7 +96,7 @@ class SplitReader:
             self._maps.popitem()[1].close()
 
     def read(self, index: int, role: str) -> bytes:
-        """Return the bytes of one member (``image``, ``trimap`` or ``meta``) of a sample.
+        """Return the bytes of one member (``image``, ``mask`` or ``meta``) of a sample.
 
         Raises ``SampleError`` if they are missing, or do not match their checksum.
         """
@@ -113,14 +113,14 @@ class SplitReader:
         """Return a sample's key, read from the tar header of its image; raise ``SampleError`` if that is damaged."""
         row = self._row(index)
         shard = int(row["shard"])
-        offset, name, key = image_header(self.map(shard), row, self.manifest.storage)
+        offset, name, key = image_header(self.map(shard), row)
         if key is None:
             tar = self.shard_path(shard)
             raise SampleError(f"{tar}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:
-        """Return ``KEY.json`` of a sample: key, name, breed, species, class_id, split, width, height."""
+        """Return ``KEY.json`` of a sample: key, name, split, width, height, and the attributes that its source gave it."""
         data = self.read(index, "meta")
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(data)
@@ -144,14 +144,14 @@ class SplitReader:
             key = self.key(index)
         except (SampleError, FormatError):
             key = f"sample {index}"
-        extension = dict(MEMBERS[self.manifest.storage])[role]
+        extension = extensions_of(row).get(role, role)
         return f"{path}: {key}.{extension} (sample {index} of {self.name}, byte {int(row[f'{role}_offset'])})"
 
     def _check_identity(self, shard: int, mapped: mmap.mmap) -> None:
         first, end = int(self.starts[shard]), int(self.starts[shard + 1])
         for index in {first, end - 1} if end > first else ():
             row = self.rows([index])[0]
-            offset, name, key = image_header(mapped, row, self.manifest.storage)
+            offset, name, key = image_header(mapped, row)
             if int(row["shard"]) != shard or key is None:
                 raise FormatError(
                     f"{self.shard_path(shard)} does not match {self.entry.table.file}: sample {index} should start at "

@@ -1,4 +1,4 @@
-"""The constants of a shard set: file names, mask values, the record of one sample. See docs/formats.md.
+"""The constants of a shard set: file names, members, the record of one sample. See docs/formats.md.
 
 Everything here is part of the format: a change needs a new :data:`VERSION`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 FORMAT: Final = "petseg-shards"
-VERSION: Final = 1
+VERSION: Final = 2
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -19,45 +19,46 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 Storage: TypeAlias = Literal["source", "jpeg", "raw"]
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 
-# Class order is channel order: mask value v is channel v - 1.
-CLASSES: Final = ("animal", "background", "border")
-MASK_VALUES: Final = (1, 2, 3)
-
 MANIFEST_NAME: Final = "manifest.json"
-QUARANTINE_NAME: Final = "quarantine.jsonl"
+AUDIT_NAME: Final = "audit.jsonl"
 _SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
 
-# The members of a sample, in tar order, by storage: (role, extension).
-MEMBERS: Final[dict[Storage, tuple[tuple[str, str], ...]]] = {
-    "source": (("image", "jpg"), ("trimap", "trimap.png"), ("meta", "json")),
-    "jpeg": (("image", "jpg"), ("trimap", "trimap.png"), ("meta", "json")),
-    "raw": (("image", "image.npy"), ("trimap", "trimap.npy"), ("meta", "json")),
+ImageFormat: TypeAlias = Literal["jpg", "png", "npy"]
+IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+ROLES: Final = ("image", "mask", "meta")  # the members of a sample, in tar order
+# Their file extensions, by the format of the image, which is that of the storage, or in `source` storage JPEG or PNG.
+EXTENSIONS: Final[dict[ImageFormat, dict[str, str]]] = {
+    "jpg": {"image": "jpg", "mask": "mask.png", "meta": "json"},
+    "png": {"image": "png", "mask": "mask.png", "meta": "json"},
+    "npy": {"image": "image.npy", "mask": "mask.npy", "meta": "json"},
 }
-ROLES: Final = ("image", "trimap", "meta")
+STORED_FORMATS: Final[dict[Storage, tuple[ImageFormat, ...]]] = {
+    "source": ("jpg", "png"),
+    "jpeg": ("jpg",),
+    "raw": ("npy",),
+}
 MAX_SIZE: Final = 4096  # of stored images, pixels per side, in `jpeg` and `raw` storage
 TAR_BLOCK: Final = 512  # bytes; headers and members of a tar start at multiples of it
 TAR_NAME_BYTES: Final = 100  # a tar header starts with the member's name
 MAX_KEY_LENGTH: Final = 80  # the longest member name stays below TAR_NAME_BYTES
-
-SPECIES: Final = ("unknown", "cat", "dog")  # the dataset's own numbers: 1 cat, 2 dog
 
 # One sample, 80 bytes, little endian. Offsets are those of a member's first byte in its tar (its header is 512 bytes
 # before), lengths are in bytes, CRCs are zlib's over the member's bytes. `check` covers the other 72 bytes.
 SAMPLE_DTYPE: Final = np.dtype(
     [
         ("shard", "<u4"),
-        ("class_id", "<u2"),  # 1..37 in the official dataset, 0 unknown
-        ("species", "<u2"),  # index into SPECIES
+        ("image_format", "<u2"),  # index into IMAGE_FORMATS
+        ("reserved", "<u2"),  # 0
         ("image_offset", "<u8"),
-        ("trimap_offset", "<u8"),
+        ("mask_offset", "<u8"),
         ("meta_offset", "<u8"),
         ("image_length", "<u4"),
-        ("trimap_length", "<u4"),
+        ("mask_length", "<u4"),
         ("meta_length", "<u4"),
         ("image_crc32", "<u4"),
-        ("trimap_crc32", "<u4"),
+        ("mask_crc32", "<u4"),
         ("meta_crc32", "<u4"),
-        ("width", "<u4"),  # of the source image, pixels
+        ("width", "<u4"),  # of the source image after a rotation by its EXIF orientation, pixels
         ("height", "<u4"),
         ("key_hash", "<u8"),
         ("check", "<u8"),
@@ -88,8 +89,14 @@ def row_check(rows: Rows) -> npt.NDArray[np.uint64]:
         return np.asarray((words[:, :_CHECKED_WORDS] * _MULTIPLIERS).sum(axis=1, dtype=np.uint64))
 
 
+def extensions_of(row: Any) -> dict[str, str]:
+    """Return the file extension of each member of a sample, by role, in tar order; ``{}`` for a damaged record."""
+    number = int(row["image_format"])
+    return EXTENSIONS[IMAGE_FORMATS[number]] if number < len(IMAGE_FORMATS) else {}
+
+
 def member_span(row: Any, role: str) -> tuple[int, int]:
-    """Return (offset, length) in bytes of a member (``image``, ``trimap`` or ``meta``) in its tar."""
+    """Return (offset, length) in bytes of a member (``image``, ``mask`` or ``meta``) in its tar."""
     return int(row[f"{role}_offset"]), int(row[f"{role}_length"])
 
 

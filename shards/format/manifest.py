@@ -12,13 +12,14 @@ from typing import Annotated
 
 import msgspec
 
-from shards.errors import FormatError
+from shards.errors import FormatError, UsageError
+from shards.format.geometry import FITS, Fit, Size
+from shards.format.labels import Labels
 from shards.format.layout import (
-    CLASSES,
+    AUDIT_NAME,
     FORMAT,
     MANIFEST_NAME,
     MAX_SIZE,
-    QUARANTINE_NAME,
     SPLITS,
     VERSION,
     Split,
@@ -59,14 +60,15 @@ class SplitEntry(_Entry, frozen=True):
     samples: Count
     table: FileEntry
     shards: tuple[ShardEntry, ...]
-    class_pixels: tuple[Count, Count, Count]  # of the stored masks, in class order
-    breeds: dict[str, Count]  # samples by name
-    species: dict[str, Count]
+    class_pixels: tuple[Count, ...]  # of the stored masks, in class order
+    ignored_pixels: Count  # of the stored masks
+    attributes: dict[str, dict[str, Count]]  # samples by the value of each attribute that has few values
 
 
 class BuildOptions(_Entry, frozen=True):
-    """The options that determine the bytes."""
+    """The options that determine the bytes, besides those that have their own place in the manifest."""
 
+    layout: str  # of the source: pets, folders, voc, ...
     split: str
     fractions: tuple[float, float, float]
     seed: int
@@ -77,13 +79,13 @@ class BuildOptions(_Entry, frozen=True):
 class RawLayout(_Entry, frozen=True):
     """Offsets of pixels in a tar of ``raw`` storage, in bytes, so that a tar is a strided tensor.
 
-    In sample i of a tar, the image (size x size x 3 bytes) starts at ``image_offset + i * stride`` and the mask
-    (size x size bytes) at ``trimap_offset + i * stride``.
+    In sample i of a tar, the image (height x width x 3 bytes) starts at ``image_offset + i * stride`` and the mask
+    (height x width bytes) at ``mask_offset + i * stride``.
     """
 
     stride: Count
     image_offset: Count
-    trimap_offset: Count
+    mask_offset: Count
 
 
 class AuditEntry(_Entry, frozen=True):
@@ -91,10 +93,10 @@ class AuditEntry(_Entry, frozen=True):
 
     found: Count  # in the source
     packed: Count  # in the set
-    mended: Count  # packed after a repair
-    left_out: Count  # rejected
-    reasons: dict[str, Count]  # by reason code, warnings included; each is a line of the quarantine file
-    quarantine: FileEntry
+    repaired: Count  # packed after a repair
+    rejected: Count
+    reasons: dict[str, Count]  # by reason code, warnings included; each is a line of the audit file
+    file: FileEntry
 
 
 class Manifest(_Entry, frozen=True):
@@ -107,11 +109,12 @@ class Manifest(_Entry, frozen=True):
     format: str
     version: int
     storage: Storage
-    size: int | None  # side of the stored images in pixels; None in `source` storage (original resolution)
-    classes: tuple[str, ...]
+    size: Size | None  # (height, width) of the stored images; None in `source` storage (original resolution)
+    fit: Fit | None  # how images were brought to that size; None in `source` storage
+    labels: Labels
     options: BuildOptions
     splits: dict[Split, SplitEntry]
-    largest: tuple[Count, Count]  # the largest width and the largest height of the stored images
+    largest: Size  # the largest height and the largest width of the stored images
     raw: RawLayout | None  # None in other storages
     audit: AuditEntry
     versions: dict[str, str]
@@ -126,7 +129,7 @@ class Manifest(_Entry, frozen=True):
 
     def files(self) -> list[FileEntry]:
         """Return every file of the set except the manifest itself, in a fixed order."""
-        entries: list[FileEntry] = [self.audit.quarantine]
+        entries: list[FileEntry] = [self.audit.file]
         for name in SPLITS:
             if name in self.splits:
                 entries.append(self.splits[name].table)
@@ -134,9 +137,11 @@ class Manifest(_Entry, frozen=True):
         return entries
 
 
-def content_fingerprint(*, storage: Storage, size: int | None, splits: dict[Split, SplitEntry]) -> str:
-    """Return the SHA-256 (hex) that identifies a set's content: its storage, size, and every table and tar."""
-    parts = [FORMAT, str(VERSION), storage, str(size)]
+def content_fingerprint(
+    *, storage: Storage, size: Size | None, labels: Labels, splits: dict[Split, SplitEntry]
+) -> str:
+    """Return the SHA-256 (hex) that identifies a set's content: storage, size, class names, every table and tar."""
+    parts = [FORMAT, str(VERSION), storage, str(size), json.dumps(labels.names)]
     for name in SPLITS:
         if name in splits:
             split = splits[name]
@@ -173,8 +178,8 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise FormatError(f"{path} is not the manifest of a petseg shard set, or is damaged")
     if document.get("version") != VERSION:
         raise FormatError(
-            f"{path} is of version {document.get('version')!r}, this program reads version {VERSION}; "
-            "build the set again with this program, or install the one that made it"
+            f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
+            f"set again from its source: petseg-shard build SOURCE {path.parent} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)
@@ -190,16 +195,21 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """Yield what cannot be right in an undamaged manifest, so that none makes a reader look outside the folder."""
-    if manifest.classes != CLASSES:
-        yield f"classes {list(manifest.classes)}, this program knows {list(CLASSES)}"
+    try:
+        manifest.labels.check()
+    except UsageError as error:
+        yield f"its labels are wrong: {error}"
+        return
     if not manifest.samples:
         yield "the set holds no samples"
-    names = [(manifest.audit.quarantine.file, QUARANTINE_NAME)]
+    names = [(manifest.audit.file.file, AUDIT_NAME)]
     for split, entry in manifest.splits.items():
         if sum(shard.samples for shard in entry.shards) != entry.samples:
             yield f"the shards of {split!r} do not add up to {entry.samples} samples"
         if entry.table.bytes != (needed := table_offset(entry.samples)):  # no count can exceed what the files hold
             yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {needed}"
+        if len(entry.class_pixels) != len(manifest.labels):
+            yield f"{split!r} counts the pixels of {len(entry.class_pixels)} classes, there are {len(manifest.labels)}"
         names.append((entry.table.file, table_name(split)))
         for number, shard in enumerate(entry.shards):
             names += [(shard.file, shard_name(split, number)), (shard.index.file, index_name(split, number))]
@@ -208,12 +218,15 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"the file name {found[:80]!r} is not {correct}"
     size = manifest.size  # readers allocate memory by it
     if manifest.storage == "source":
-        possible = size is None
+        possible = size is None and manifest.fit is None
     else:
-        possible = size is not None and 1 <= size <= MAX_SIZE and manifest.largest == (size, size)
+        possible = size is not None and all(1 <= side <= MAX_SIZE for side in size) and manifest.largest == size
+        possible = possible and manifest.fit in FITS
     if not possible or (manifest.raw is not None) != (manifest.storage == "raw"):
-        yield f"size, largest and raw do not match {manifest.storage} storage"
-    expected = content_fingerprint(storage=manifest.storage, size=size, splits=manifest.splits)
+        yield f"size, fit, largest and raw do not match {manifest.storage} storage"
+    expected = content_fingerprint(
+        storage=manifest.storage, size=size, labels=manifest.labels, splits=manifest.splits
+    )
     if manifest.fingerprint != expected:
         yield "the fingerprint does not match the content"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.format.keys import is_safe
-from shards.format.layout import MEMBERS, TAR_BLOCK, TAR_NAME_BYTES, Storage, key_hash
+from shards.format.layout import TAR_BLOCK, TAR_NAME_BYTES, extensions_of, key_hash
 
 END = bytes(2 * TAR_BLOCK)  # two empty blocks end a tar
 INDEX_VERSION = "v1.2"
@@ -41,15 +41,15 @@ def map_tar(path: Path) -> mmap.mmap:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def image_header(tar: mmap.mmap, row: Any, storage: Storage) -> tuple[int, bytes, str | None]:
+def image_header(tar: mmap.mmap, row: Any) -> tuple[int, bytes, str | None]:
     """Return the offset of the header of a sample's image, the name in it, and the sample's key.
 
-    The key is None if the name does not match ``storage`` or the ``key_hash`` in ``row``, the sample's record.
+    The key is None if the name does not match the image format and the ``key_hash`` in ``row``, the sample's record.
     """
     offset = int(row["image_offset"]) - TAR_BLOCK
     name = tar[offset : offset + TAR_NAME_BYTES].split(b"\0", 1)[0]
     key, _, extension = name.decode("ascii", "replace").partition(".")
-    matches = extension == MEMBERS[storage][0][1] and is_safe(key) and key_hash(key) == int(row["key_hash"])
+    matches = extension == extensions_of(row).get("image") and is_safe(key) and key_hash(key) == int(row["key_hash"])
     return offset, name, key if matches else None
 
 

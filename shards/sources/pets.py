@@ -6,57 +6,20 @@
 
 import os
 from collections import ChainMap, Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-
-import msgspec
 
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
+from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
+from shards.sources.base import FileStamp, Pair, Source
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
+SPECIES = ("unknown", "cat", "dog")  # the dataset's own numbers: 1 cat, 2 dog
 
 
-class FileStamp(msgspec.Struct, frozen=True, array_like=True):
-    """Size in bytes and time of the last change in nanoseconds: enough to notice that a file has changed."""
-
-    bytes: int
-    changed: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Take the stamp from a file's status."""
-        return cls(bytes=status.st_size, changed=status.st_mtime_ns)
-
-
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """The paths of an image and its mask; ``class_id`` and ``species`` are 0 if no list gives them."""
-
-    name: str
-    image: str
-    mask: str
-    image_stamp: FileStamp
-    mask_stamp: FileStamp
-    breed: str
-    class_id: int = 0
-    species: int = 0
-
-
-@dataclass(frozen=True)
-class PetsSource:
-    """What a scan found."""
-
-    folder: Path
-    pairs: tuple[Pair, ...]  # complete pairs that a list names, or all where there are no lists; sorted by name
-    lists: dict[str, frozenset[str]]  # the names in the list of each split (``trainval``, ``test``)
-    findings: tuple[SampleFinding, ...]  # what was rejected so far, and why
-    ignored: int  # number of files that are not part of the dataset
-
-
-def scan(folder: Path) -> PetsSource:
+def scan(folder: Path) -> Source:
     """Scan a folder in the official layout; reads the lists and the folders, opens no image.
 
     Raises ``SourceError`` if it is not in the official layout, holds no image, or something cannot be read.
@@ -68,7 +31,7 @@ def scan(folder: Path) -> PetsSource:
         raise SourceError(f"{what}; fix this and run the same command again") from None
 
 
-def _scan(folder: Path) -> PetsSource:
+def _scan(folder: Path) -> Source:
     if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
         folder = folder / TORCHVISION_FOLDER
     if not folder.exists():
@@ -95,9 +58,10 @@ def _scan(folder: Path) -> PetsSource:
         image, mask = images.get(name), masks.get(name)
         reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
         if image is None or mask is None or reason:
-            findings.append(SampleFinding(shown(name), "left-out", reason))
+            findings.append(SampleFinding(shown(name), "rejected", reason))
             continue
         class_id, species = numbers.get(name, (0, 0))
+        breed = breed_of(name)
         pairs.append(
             Pair(
                 name=name,
@@ -105,19 +69,21 @@ def _scan(folder: Path) -> PetsSource:
                 mask=mask.path,
                 image_stamp=FileStamp.of(image.stat()),
                 mask_stamp=FileStamp.of(mask.stat()),
-                breed=breed_of(name),
-                class_id=class_id,
-                species=species,
+                attributes={"breed": breed, "species": SPECIES[species], "class_id": class_id},
+                group=breed,
             )
         )
     if not pairs:
         counts = Counter(finding.reason for finding in findings)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
         raise SourceError(f"{folder}: no image has a mask and an entry in the lists; {reasons}")
-    return PetsSource(
+    return Source(
+        layout="pets",
+        reason="it has images/ and annotations/trimaps/",
         folder=folder,
         pairs=tuple(pairs),
         lists={name: frozenset(lists[name]) for name in SPLIT_LISTS if name in lists},
+        labels=PETS,
         findings=tuple(findings),
         ignored=ignored + more_ignored,
     )
@@ -169,11 +135,11 @@ def _why_rejected(
 ) -> str:
     """Return the reason why a name cannot be packed, or an empty text."""
     if image is None:
-        return "listed-but-missing" if listed else "trimap-without-picture"
+        return "listed-but-missing" if listed else "mask-without-image"
     if mask is None:
-        return "picture-without-trimap"
+        return "image-without-mask"
     if any_list and not listed:
         return "not-listed"
     if not image.is_file():
-        return "picture-not-a-file"
-    return "" if mask.is_file() else "trimap-not-a-file"
+        return "image-not-a-file"
+    return "" if mask.is_file() else "mask-not-a-file"

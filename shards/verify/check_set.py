@@ -81,7 +81,7 @@ def _check_table(folder: Path, manifest: Manifest, split: Split, *, quick: bool)
 
 
 def _check_quarantine(folder: Path, manifest: Manifest, *, quick: bool) -> list[Problem]:
-    entry = manifest.audit.quarantine
+    entry = manifest.audit.file
     problems = check_file(folder, entry, quick=quick)
     if quick or problems:
         return problems

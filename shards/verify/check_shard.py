@@ -189,14 +189,14 @@ class ShardCheck:
             self._problem("meta", f"contradicts the table in {', '.join(wrong)}", key, "json", offset=at)
 
     def _decode(self, tar: mmap.mmap, row: Any, key: str) -> None:
-        spans = [member_span(row, role) for role in ("image", "trimap")]
+        spans = [member_span(row, role) for role in ("image", "mask")]
         image, mask = (tar[offset : offset + length] for offset, length in spans)
         original = int(row["width"]), int(row["height"])
         storage, size = self.manifest.storage, self.manifest.size
         try:
             self.class_pixels += check_stored(image, mask, storage=storage, size=size, original=original)
         except RejectedError as error:
-            role = "trimap" if error.reason.startswith("trimap") else "image"
+            role = "mask" if error.reason.startswith("mask") else "image"
             message = f"{error.reason}: {error.detail}" if error.detail else error.reason
             extension, offset = dict(MEMBERS[storage])[role], member_span(row, role)[0]
             self._problem("decode", message, key, extension, offset=offset)
@@ -238,17 +238,17 @@ def check_stored(
     ``RejectedError`` if something does not decode, or has a wrong size.
     """
     if storage == "raw" and size is not None:
-        for what, data, shape in (("picture", image, (size, size, 3)), ("trimap", mask, (size, size))):
+        for what, data, shape in (("image", image, (size, size, 3)), ("mask", mask, (size, size))):
             header_bytes = npy_header(shape)
             if not data.startswith(header_bytes) or len(data) != len(header_bytes) + int(np.prod(shape)):
                 raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
         values = np.frombuffer(mask, np.uint8)[-size * size :]
         if values.min() < 1 or values.max() > 3:
-            raise RejectedError("trimap-values", "1, 2 and 3 are expected")
+            raise RejectedError("mask-values", "1, 2 and 3 are expected")
         return class_pixels(values)
     pair = audit_pair(image, mask, storage="source")
     for finding in pair.findings:
-        if finding.action == "mended":  # what is packed must need no repair
+        if finding.action == "repaired":  # what is packed must need no repair
             raise RejectedError(finding.reason, finding.detail)
     expected = original if size is None else (size, size)
     if pair.mask.size != expected:

@@ -1,0 +1,135 @@
+"""Labels by name (those built in) or from a TOML file; see docs/formats.md for what a labels file looks like."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+from shards.errors import UsageError
+from shards.format.builtin_labels import BUILTIN
+from shards.format.labels import LabelClass, Labels, chosen_colour
+
+_KEYS: Final = ("ignore", "foreground", "boundary", "class")
+_CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
+
+
+def find_labels(name: str) -> Labels:
+    """Return the built-in labels of this name, or those in the TOML file of this path.
+
+    Raises ``UsageError`` if there is neither, or the file has a mistake; the message names the file and what to change.
+    """
+    if name in BUILTIN:
+        return BUILTIN[name]
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(BUILTIN)
+        raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return parse_labels(text)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text in UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parse_labels(text: str) -> Labels:
+    """Return the labels that the text of a labels file describes; raise ``UsageError`` if it has a mistake."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"not valid TOML: {error}") from None
+    _refuse_unknown(document, _KEYS, "the labels file")
+    entries = document.get("class", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UsageError("write each class as its own [[class]], with a name and a value")
+    ignored = _listed(document.get("ignore", []))
+    labels = Labels(
+        classes=tuple(_class(entry, number) for number, entry in enumerate(entries)),
+        ignore=tuple(value for value in ignored if not isinstance(value, str)),
+        ignore_colors=tuple(value.lower() for value in ignored if isinstance(value, str)),
+        foreground=_names(document, "foreground"),
+        boundary=_names(document, "boundary"),
+    )
+    for value in labels.ignore:
+        _expect_int(value, "ignore")
+    labels.check()
+    return labels
+
+
+def labels_text(labels: Labels, *, comment: str = "") -> str:
+    """Return the text of a labels file; :func:`parse_labels` reads it back as the same labels."""
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    ignored = [*map(str, labels.ignore), *map(_quoted, labels.ignore_colors)]
+    if ignored:
+        lines.append(f"ignore = [{', '.join(ignored)}]")
+    for what, names in (("foreground", labels.foreground), ("boundary", labels.boundary)):
+        if names:
+            lines.append(f"{what} = [{', '.join(map(_quoted, names))}]")
+    for each in labels.classes:
+        lines += ["", "[[class]]", f"name = {_quoted(each.name)}"]
+        if len(each.values) == 1:
+            lines.append(f"value = {each.values[0]}")
+        elif each.values:
+            lines.append(f"values = {list(each.values)}")
+        if each.source_colors:
+            lines.append(f"colors = [{', '.join(map(_quoted, each.source_colors))}]")
+        if not each.source_colors or each.color != each.source_colors[0]:
+            lines.append(f"color = {_quoted(each.color)}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _class(entry: dict[str, Any], number: int) -> LabelClass:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise UsageError(f'class number {number + 1} has no name; write name = "..." below [[class]]')
+    what = f"class {name!r}"
+    _refuse_unknown(entry, _CLASS_KEYS, what)
+    if "value" in entry and "values" in entry:
+        raise UsageError(f"{what} has both value and values; give one of them")
+    values = _listed(entry.get("values", entry.get("value", [])))
+    for value in values:
+        _expect_int(value, what)
+    color = entry.get("color")
+    colors = [color, *_listed(entry.get("colors", []))] if color is not None else _listed(entry.get("colors", []))
+    if not all(isinstance(each, str) for each in colors):
+        raise UsageError(f'{what}: colours are written as "#rrggbb"')
+    colors = [each.lower() for each in colors]
+    if "colors" in entry and values:
+        raise UsageError(f"{what} has values and colors; colors is for RGB masks, whose classes have no values")
+    sources = [each.lower() for each in _listed(entry["colors"])] if "colors" in entry else colors
+    return LabelClass(
+        name=name,
+        color=colors[0] if colors else chosen_colour(number),
+        values=tuple(values),
+        source_colors=() if values else tuple(sources),
+    )
+
+
+def _names(document: dict[str, Any], key: str) -> tuple[str, ...]:
+    names = _listed(document.get(key, []))
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f'{key}: give names of classes, such as {key} = ["cat"]')
+    return tuple(names)
+
+
+def _refuse_unknown(table: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{what} has an unknown key {key!r}; known are {', '.join(known)}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _expect_int(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{what}: {value!r} is not a whole number from 0 to 255")
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML basic string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
