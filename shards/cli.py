@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from shards.audit.findings import MAX_PIXELS
 from shards.console import FriendlyGroup, PathArgument, print_json
 from shards.errors import FormatError, UsageError
 from shards.format.dataset import ShardSet
+from shards.format.geometry import FITS
 from shards.format.layout import STORAGES
 from shards.format.manifest import why_missing
 
@@ -58,7 +60,9 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     show_default=True,
     help="source: original files; jpeg: small JPEGs; raw: pixels, no decoding.",
 )
-@click.option("--size", type=int, help="Side of the stored square in pixels, for jpeg and raw.  [default: 128]")
+@click.option("--labels", metavar="NAME|FILE.toml", help="The classes: built in, or a file.  [default: the layout's]")
+@click.option("--size", metavar="N|HxW", help="Size of what is stored in pixels, for jpeg and raw.  [default: 128]")
+@click.option("--fit", type=click.Choice(FITS), help="How images are brought to --size.  [default: stretch]")
 @click.option("--quality", type=int, help="JPEG quality 1..100, for jpeg storage.  [default: 90]")
 @click.option(
     "--split",
@@ -78,12 +82,21 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
 @click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")
 @JSON_OPTION
 def build(
-    *, source: Path, out: Path, workers: int | None, strict: bool, overwrite: bool, as_json: bool, **packing: Any
+    *,
+    source: Path,
+    out: Path,
+    labels: str | None,
+    workers: int | None,
+    strict: bool,
+    overwrite: bool,
+    as_json: bool,
+    **packing: Any,
 ) -> None:
     """Pack SOURCE into a shard set OUT.
 
@@ -94,8 +107,9 @@ def build(
     from shards.build import build_set as building
     from shards.build.options import options_from
     from shards.build.summary import build_json, build_text, finding_lines
+    from shards.format.label_files import find_labels
 
-    options = options_from(**packing)
+    options = options_from(**packing, labels=None if labels is None else find_labels(labels))
     try:
         with progress_bar("packing") as progress:
             built = building.build(

@@ -10,6 +10,7 @@ from rich.table import Table
 from shards.audit.findings import REASONS
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
+from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
 from shards.format.manifest import SplitEntry
 
@@ -30,13 +31,14 @@ def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str,
         "path": str(shards.path),
         "storage": manifest.storage,
         "size": manifest.size,
-        "largest": {"width": manifest.largest[0], "height": manifest.largest[1]},
+        "fit": manifest.fit,
+        "largest": {"height": manifest.largest[0], "width": manifest.largest[1]},
         "samples": manifest.samples,
         "bytes": sum(entry.bytes for entry in manifest.files()),
-        "classes": list(manifest.classes),
-        "splits": {name: _split(split, manifest.classes, batch_size) for name, split in splits.items()},
+        "classes": list(manifest.labels.names),
+        "splits": {name: _split(split, manifest.labels.names, batch_size) for name, split in splits.items()},
         "training": {"batch_size": batch_size, "world_size": world_size, "batch_per_rank": batch_size // world_size},
-        "audit": {key: value for key, value in msgspec.to_builtins(manifest.audit).items() if key != "quarantine"},
+        "audit": {key: value for key, value in msgspec.to_builtins(manifest.audit).items() if key != "file"},
         "options": msgspec.to_builtins(manifest.options),
         "versions": dict(manifest.versions),
         "fingerprint": manifest.fingerprint,
@@ -54,14 +56,14 @@ def _split(split: SplitEntry, classes: tuple[str, ...], batch_size: int) -> dict
         "last_batch": (split.samples - 1) % batch_size + 1,
         "class_pixels": class_pixels,
         "class_share": {name: round(count / pixels, 6) for name, count in class_pixels.items()},
-        "breeds": dict(split.breeds),
-        "species": dict(split.species),
+        "ignored_pixels": split.ignored_pixels,
+        "attributes": {name: dict(counts) for name, counts in split.attributes.items()},
     }
 
 
 def print_info(document: dict[str, Any], console: Console) -> None:
     """Print the summary as text and tables."""
-    side = f", {document['size']} x {document['size']} pixels" if document["size"] else ""
+    side = f", {size_text(document['size'])} pixels" if document["size"] else ""
     largest, training, audit = document["largest"], document["training"], document["audit"]
     console.print(
         f"{document['path']}: {document['samples']} samples, {document['storage']} storage{side}, "
@@ -81,12 +83,14 @@ def print_info(document: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     splits = document["splits"]
-    breeds = _table("breed", *splits)
-    for breed in sorted({breed for split in splits.values() for breed in split["breeds"]}):
-        breeds.add_row(breed, *(str(split["breeds"].get(breed, 0)) for split in splits.values()))
-    console.print(breeds)
+    for attribute in sorted({name for split in splits.values() for name in split["attributes"]}):
+        counts = {name: split["attributes"].get(attribute, {}) for name, split in splits.items()}
+        table = _table(attribute, *splits)
+        for value in sorted({value for each in counts.values() for value in each}):
+            table.add_row(value, *(str(each.get(value, 0)) for each in counts.values()))
+        console.print(table)
     packed = f"{audit['packed']} of {audit['found']} packed"
-    console.print(f"audit: {packed}, {audit['mended']} repaired, {audit['left_out']} rejected", soft_wrap=True)
+    console.print(f"audit: {packed}, {audit['repaired']} repaired, {audit['rejected']} rejected", soft_wrap=True)
     for reason, count in audit["reasons"].items():
         console.print(f"  {count} {reason}: {REASONS.get(reason, '')}", soft_wrap=True)
     console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.layout import CLASSES
+from shards.format.geometry import size_text
+from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
 
 MAX_COUNT: Final = 1_000  # a sheet of about 70 million pixels, 200 MB while it is drawn
@@ -18,9 +19,8 @@ TILE: Final = 220
 MARGIN: Final = 12
 CAPTION: Final = 34  # two lines below a tile
 HEADER: Final = 58
-# Colours that no animal has and that every kind of colour vision can distinguish; the background is not tinted.
-COLOURS: Final = {"animal": (204, 80, 160), "background": None, "border": (0, 158, 255)}
-_TINT: Final = {"animal": 0.35, "border": 0.55}
+TINT: Final = 0.45
+Pixels = npt.NDArray[np.uint8]
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 
 
@@ -51,21 +51,22 @@ def contact_sheet(shards: ShardSet, path: Path, *, split: str | None = None, cou
     return number
 
 
-def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Tint and outline the classes of a mask, (height, width) of 1, 2, 3, over an image, (height, width, 3)."""
+def overlay(image: Pixels, mask: Pixels, labels: Labels) -> Pixels:
+    """Tint and outline the classes of a mask, uint8 (height, width) of indices, over an image, (height, width, 3).
+
+    Ignored pixels and classes of the colour :data:`shards.format.labels.UNTINTED` stay as they are.
+    """
     drawn = image.astype(np.float32)
-    for value, name in enumerate(CLASSES, start=1):
-        colour = COLOURS[name]
-        if colour is not None:
-            area = mask == value
-            drawn[area] += (np.array(colour, np.float32) - drawn[area]) * _TINT[name]
-    for value, name in ((3, "border"), (1, "animal")):  # the animal's outline on top
-        drawn[_outline(mask == value)] = COLOURS[name]
+    for index in np.flatnonzero(labels.tinted):
+        area = mask == index
+        colour = labels.palette[index].astype(np.float32)
+        drawn[area] += (colour - drawn[area]) * TINT
+        drawn[_outline(area)] = colour
     return drawn.round().astype(np.uint8)
 
 
 def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) -> None:
-    files = [io.BytesIO(reader.read(index, role)) for role in ("image", "trimap")]
+    files = [io.BytesIO(reader.read(index, role)) for role in ("image", "mask")]
     if reader.manifest.storage == "raw":
         image, mask = (Image.fromarray(np.load(file)) for file in files)
     else:
@@ -74,28 +75,29 @@ def _place(sheet: Image.Image, reader: SplitReader, index: int, x: int, y: int) 
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
     classes = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-    sheet.paste(Image.fromarray(overlay(pixels, classes)), (x + (TILE - size[0]) // 2, y + TILE - size[1]))
+    sheet.paste(
+        Image.fromarray(overlay(pixels, classes, reader.manifest.labels)),
+        (x + (TILE - size[0]) // 2, y + TILE - size[1]),
+    )
     meta = reader.meta(index)
     draw = ImageDraw.Draw(sheet)
     draw.text((x, y + TILE + 3), _shortened(reader.key(index), 12), fill=_INK, font_size=12)
-    details = f"{meta['breed']}, {meta['width']} x {meta['height']}"
+    details = f"{meta['width']} x {meta['height']}"
+    if "breed" in meta:
+        details = f"{meta['breed']}, {details}"
     draw.text((x, y + TILE + 18), _shortened(details, 11), fill=_FAINT, font_size=11)
 
 
 def _header(sheet: Image.Image, shards: ShardSet, reader: SplitReader, number: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    side = f", {shards.manifest.size} x {shards.manifest.size} pixels" if shards.manifest.size else ""
+    side = f", {size_text(shards.manifest.size)} pixels" if shards.manifest.size else ""
     content = f"{number} of {len(reader)} in {reader.name} ({shards.manifest.storage}{side})"
     draw.text((MARGIN, 8), f"{shards.path.resolve().name}: {content}", fill=_INK, font_size=16)
     x = MARGIN
-    for value, name in enumerate(CLASSES, start=1):
-        colour = COLOURS[name]
-        box = (x, 35, x + 16, 49)
-        tint = tuple(round(255 + (part - 255) * _TINT[name]) for part in colour) if colour else (255, 255, 255)
-        draw.rectangle(box, fill=tint, outline=colour or _FAINT, width=2 if colour else 1)
-        text = f"{value} {name}" + ("" if colour else " (not tinted)")
-        draw.text((x + 22, 34), text, fill=_INK, font_size=13)
-        x += 44 + round(draw.textlength(text, font_size=13))
+    for each in shards.manifest.labels.classes:
+        draw.rectangle((x, 35, x + 16, 49), fill=each.color, outline=_FAINT)
+        draw.text((x + 22, 34), each.name, fill=_INK, font_size=13)
+        x += 44 + round(draw.textlength(each.name, font_size=13))
 
 
 def _outline(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import msgspec
 Action: TypeAlias = Literal["rejected", "repaired", "warning"]
 
 MAX_PIXELS = 2**27  # 134 million, by default: above what telephones make, below what exhausts memory
+MOST_PIXELS = 2**28  # that --max-pixels can allow
 
 REASONS: Final[dict[str, str]] = {
     "not-listed": "no list names the image",
@@ -45,6 +46,7 @@ REASONS: Final[dict[str, str]] = {
     "mask-extras": "the mask carries data that may change how it is decoded; stored without",
     "mask-values": "the mask has values that no class claims",
     "no-foreground": "no pixel of the mask is foreground",
+    "mask-ignored": "every pixel of the mask is ignored",
     "size-mismatch": "image and mask differ in size",
     "duplicate-across-splits": "the same image is also in another split: a leak",
 }
@@ -75,10 +77,11 @@ class SampleFinding(msgspec.Struct, frozen=True):
 class RejectedError(Exception):
     """The sample must be rejected, for a reason of :data:`REASONS`."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)  # both, so that it survives pickling
+    def __init__(self, reason: str, detail: str = "", unclaimed: dict[str, int] | None = None) -> None:
+        super().__init__(reason, detail, unclaimed)  # all, so that it survives pickling
         self.reason = reason
         self.detail = detail
+        self.unclaimed = unclaimed or {}  # pixels by value or colour that no class claims
 
 
 def damaged(what: str, error: Exception, *, truncated: bool) -> RejectedError:
@@ -91,7 +94,9 @@ def repaired(reason: str, detail: str = "") -> Finding:
     return Finding("repaired", reason, detail)
 
 
-def check_pixels(width: int, height: int, what: str) -> None:
+def check_pixels(width: int, height: int, what: str, *, max_pixels: int = MAX_PIXELS) -> None:
     """Reject an image whose header asks for more memory than is safe; ``what`` is "image" or "mask"."""
-    if width * height > MAX_PIXELS:
-        raise RejectedError(f"{what}-too-large", f"{width} x {height} pixels, at most {MAX_PIXELS} are decoded")
+    if width * height > max_pixels:
+        raise RejectedError(
+            f"{what}-too-large", f"{width} x {height} pixels, at most {max_pixels} are decoded (--max-pixels)"
+        )

@@ -10,8 +10,9 @@ import simplejpeg
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import transcode
-from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
+from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.transcode import Pixels
+from shards.format.layout import ImageFormat
 
 REPAIR_QUALITY: Final = 95  # of images that must be encoded again in `source` storage; without chroma subsampling
 _MAX_JPEG_SIDE = 65_500
@@ -21,18 +22,20 @@ _MAX_JPEG_SIDE = 65_500
 class AuditedImage:
     """An image that can be packed, with its size as packed, and what was repaired.
 
-    ``jpeg`` is a plain JPEG, the original bytes where nothing was repaired; None where only pixels were wanted.
+    ``file`` is a plain JPEG or PNG, as ``format`` says, the original bytes where nothing was repaired; None where only
+    pixels were wanted.
     ``pixels`` are uint8 (height, width, 3), RGB, where they were asked for or had to be made.
     """
 
-    jpeg: bytes | None
+    file: bytes | None
+    format: ImageFormat
     pixels: Pixels | None
     width: int
     height: int
     findings: list[Finding]
 
 
-def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> AuditedImage:
+def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool, max_pixels: int = MAX_PIXELS) -> AuditedImage:
     """Decode an image strictly, and repair what can be repaired safely; raise ``RejectedError`` if it cannot be packed.
 
     Args:
@@ -46,7 +49,7 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
         header = jpeg.read_header(data)
     except jpeg.JpegError as error:
         raise _damaged(error) from None
-    check_pixels(header.width, header.height, "image")
+    check_pixels(header.width, header.height, "image", max_pixels=max_pixels)
     if not header.common:
         return _reencode(data, mask_size, pixels=pixels, first=_check_rare(data, header))
     try:
@@ -55,7 +58,7 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
         shorter = _without_stray_bytes(data, str(error))
         if shorter is None:
             raise _damaged(error) from None
-        audited = audit_image(shorter, mask_size=mask_size, pixels=pixels)
+        audited = audit_image(shorter, mask_size=mask_size, pixels=pixels, max_pixels=max_pixels)
         return replace(audited, findings=[repaired("image-stray-bytes", str(error)), *audited.findings])
     size = (header.width, header.height)
     rotate, findings = _rotation(size, header.orientation, mask_size)
@@ -63,7 +66,7 @@ def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool) -> Aud
         rgb = decoded if pixels else simplejpeg.decode_jpeg(data, "RGB", strict=True)
         return _packed(apply_orientation(rgb, header.orientation), findings, pixels=pixels)
     packed = jpeg.without_orientation(data, header) if findings else data
-    return AuditedImage(packed, decoded if pixels else None, *size, findings)
+    return AuditedImage(packed, "jpg", decoded if pixels else None, *size, findings)
 
 
 def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: str) -> bytes:
@@ -110,7 +113,7 @@ def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedIma
     if max(width, height) > _MAX_JPEG_SIDE:
         raise RejectedError("image-too-large", f"{width} x {height} pixels; a JPEG's sides end at 65,500")
     encoded = None if pixels else encode_jpeg(rgb, quality=REPAIR_QUALITY, subsampling="444")
-    return AuditedImage(encoded, rgb, width, height, findings)
+    return AuditedImage(encoded, "jpg", rgb, width, height, findings)
 
 
 def _rotation(size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> tuple[bool, list[Finding]]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from shards.audit.findings import Finding
+from shards.audit.findings import MAX_PIXELS, Finding
 from shards.audit.image import AuditedImage, audit_image
 from shards.audit.mask import AuditedMask, audit_mask
-from shards.format.layout import Storage
+from shards.format.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,18 @@ class AuditedPair:
         return [*self.image.findings, *self.mask.findings]
 
 
-def audit_pair(image: bytes, mask: bytes, *, storage: Storage) -> AuditedPair:
+def audit_pair(image: bytes, mask: bytes, *, labels: Labels, pixels: bool, max_pixels: int = MAX_PIXELS) -> AuditedPair:
     """Decode the content of an image file and its mask file completely, and repair what can be repaired safely.
 
-    ``storage`` decides whether the image's pixels are kept (``jpeg``, ``raw``) or its file (``source``).
+    Args:
+        image: the image file's content.
+        mask: the mask file's content.
+        labels: which values or colours the mask may have, and what they stand for.
+        pixels: whether the image's pixels are kept (``jpeg``, ``raw`` storage) or its file (``source``).
+        max_pixels: larger images are rejected before they are decoded.
+
     Raises ``RejectedError`` if the pair cannot be packed, and why.
     """
-    audited = audit_mask(mask)
-    return AuditedPair(audit_image(image, mask_size=audited.size, pixels=storage != "source"), audited)
+    audited = audit_mask(mask, labels=labels, max_pixels=max_pixels)
+    audited_image = audit_image(image, mask_size=audited.size, pixels=pixels, max_pixels=max_pixels)
+    return AuditedPair(audited_image, audited)

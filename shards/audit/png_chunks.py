@@ -6,7 +6,6 @@ Source: W3C Portable Network Graphics Specification (Third Edition), sections 5 
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +64,7 @@ def read_chunks(data: bytes) -> PngChunks:
         raise PngError("no image data")
     width, height, depth, color, _, _, interlace = struct.unpack(">II5B", header)
     if not width or not height:
-        raise PngError(f"a picture of {width} x {height} pixels")
+        raise PngError(f"an image of {width} x {height} pixels")
     return PngChunks(width, height, depth, color, interlace != 0, kinds <= _HARMLESS, tuple(image_data))
 
 
@@ -102,9 +101,10 @@ def encode_unfiltered(values: npt.NDArray[np.uint8], *, level: int = 6) -> bytes
     rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = values
     header = struct.pack(">II5B", width, height, 8, GRAY, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib_ng.compress(rows.tobytes(), level)), (b"IEND", b""))
     return SIGNATURE + b"".join(
-        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
+        len(body).to_bytes(4, "big") + kind + body + zlib_ng.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in chunks
     )
 
 

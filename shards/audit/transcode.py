@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
-from shards.audit.findings import Finding, RejectedError, check_pixels, damaged, repaired
+from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
@@ -19,7 +19,7 @@ Image.preinit()  # the plugins of common formats, once for all workers that are 
 Pixels = npt.NDArray[np.uint8]
 
 
-def open_image(data: bytes, *, what: str) -> Image.Image:
+def open_image(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open and decode the first image of a file with Pillow; ``what`` is "image" or "mask", for the reason.
 
     Raises ``RejectedError`` if it is empty, of no known format, too large, truncated or damaged.
@@ -31,7 +31,7 @@ def open_image(data: bytes, *, what: str) -> Image.Image:
         with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            check_pixels(image.width, image.height, what)
+            check_pixels(image.width, image.height, what, max_pixels=max_pixels)
             if image.format == "PNG":
                 png.read_chunks(data)
             image.load()

@@ -3,21 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import PIL
-import simplejpeg
 
 from shards.audit.duplicates import duplicates_across_splits
 from shards.audit.findings import SampleFinding
 from shards.build.plan import BuildPlan
 from shards.build.write_shard import ShardRecord, write_file
+from shards.format.labels import IGNORE
 from shards.format.layout import (
-    CLASSES,
-    FORMAT,
     AUDIT_NAME,
+    FORMAT,
     SAMPLE_DTYPE,
     SPLITS,
     VERSION,
@@ -30,6 +29,9 @@ from shards.format.layout import (
 )
 from shards.format.manifest import AuditEntry, BuildOptions, Manifest, ShardEntry, SplitEntry, content_fingerprint
 from shards.format.npy import table_header
+
+_LIBRARIES = ("numpy", "pillow", "simplejpeg", "zlib-ng")  # that the bytes of a set depend on
+MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a date) is not counted
 
 
 def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
@@ -46,7 +48,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
             tables[name] = rows = np.frombuffer(b"".join(record.rows for record in chosen), SAMPLE_DTYPE).copy()
             rows["shard"] = np.repeat(np.arange(len(chosen)), [record.samples for record in chosen])
             rows["check"] = row_check(rows)
-            splits[name] = _split_entry(folder, name, chosen, rows)
+            splits[name] = _split_entry(folder, name, chosen, rows, classes=len(plan.labels))
     findings = [*plan.findings, *(finding for record in records for finding in record.findings)]
     if len(tables) > 1:
         findings += duplicates_across_splits(folder, tables)
@@ -56,10 +58,10 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
     audit = AuditEntry(
         found=plan.found,
         packed=packed,
-        mended=sum(record.repaired for record in records),
-        left_out=plan.found - packed,
+        repaired=sum(record.repaired for record in records),
+        rejected=plan.found - packed,
         reasons=dict(sorted(Counter(finding.reason for finding in findings).items())),
-        quarantine=write_file(folder / AUDIT_NAME, lines.encode("ascii")),
+        file=write_file(folder / AUDIT_NAME, lines.encode("ascii")),
     )
     options = plan.options
     manifest = Manifest(
@@ -67,33 +69,44 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         version=VERSION,
         storage=options.storage,
         size=options.size,
-        classes=CLASSES,
-        options=msgspec.convert(options, BuildOptions, from_attributes=True),
+        fit=options.fit,
+        labels=plan.labels,
+        options=BuildOptions(
+            layout=plan.layout,
+            split=options.split,
+            fractions=options.fractions,
+            seed=options.seed,
+            samples_per_shard=options.samples_per_shard,
+            max_pixels=options.max_pixels,
+            quality=options.quality,
+        ),
         splits=splits,
         largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
         audit=audit,
-        versions={"numpy": np.__version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
+        versions={name: metadata.version(name) for name in _LIBRARIES},
         plan=plan.digest,
-        fingerprint=content_fingerprint(storage=options.storage, size=options.size, splits=splits),
+        fingerprint=content_fingerprint(storage=options.storage, size=options.size, labels=plan.labels, splits=splits),
     )
     return manifest, findings
 
 
-def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows) -> SplitEntry:
+def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows, *, classes: int) -> SplitEntry:
     shards = []
     for number, record in enumerate(records):
         tar, index = record.tar, msgspec.structs.replace(record.index, file=index_name(name, number))
         file = shard_name(name, number)
         shards.append(ShardEntry(file=file, bytes=tar.bytes, sha256=tar.sha256, samples=record.samples, index=index))
-    first, second, third = (sum(counts) for counts in zip(*(record.class_pixels for record in records), strict=True))
+    pixels = [sum(counts) for counts in zip(*(record.pixels for record in records), strict=True)]
+    attributes = sorted({attribute for record in records for attribute in record.attributes})
+    counts = {each: _sum(record.attributes.get(each, {}) for record in records) for each in attributes}
     return SplitEntry(
         samples=len(table),
         table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
         shards=tuple(shards),
-        class_pixels=(first, second, third),
-        breeds=_sum(record.breeds for record in records),
-        species=_sum(record.species for record in records),
+        class_pixels=tuple(pixels[:classes]),
+        ignored_pixels=pixels[IGNORE],
+        attributes={each: values for each, values in counts.items() if len(values) <= MAX_COUNTED},
     )
 
 

@@ -16,11 +16,13 @@ from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
+from shards.build.unclaimed import check_unclaimed
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
-from shards.sources.pets import PetsSource, scan
+from shards.sources.base import Source
+from shards.sources.pets import scan
 from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]
@@ -50,7 +52,7 @@ class BuildResult:
 
 
 def build(
-    source: Path | PetsSource,
+    source: Path | Source,
     out: Path,
     options: PackOptions,
     *,
@@ -85,7 +87,7 @@ def build(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not a positive number")
     check_target(out)
-    found = source if isinstance(source, PetsSource) else scan(source)
+    found = source if isinstance(source, Source) else scan(source)
     plan = make_plan(found, options)
     staging = Staging.beside(out)
 
@@ -173,6 +175,7 @@ def _build_missing(
             for index, record in results:
                 records[index] = record
                 unflushed.append(record)
+                check_unclaimed(records.values(), plan)
                 flush()
                 progress(sum(sizes[index] for index in records), sum(sizes))
         flush()

@@ -2,8 +2,11 @@
 
 import msgspec
 
+from shards.audit.findings import MAX_PIXELS, MOST_PIXELS
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
+from shards.format.geometry import FITS, Fit, Size, parse_size
+from shards.format.labels import Labels
 from shards.format.layout import MAX_SIZE, STORAGES, Storage
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
@@ -11,26 +14,40 @@ DEFAULT_VAL_FRACTION = 0.2
 
 
 class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """All options that decide a set's bytes. ``size`` and ``quality`` are None where the storage does not use them.
+    """All options that decide a set's bytes.
+
+    ``size`` (height, width), ``fit`` and ``quality`` are None where the storage does not use them; ``labels`` None
+    stands for the source's own.
 
     Raises ``UsageError`` if a value is out of range, or two do not go together.
     """
 
     storage: Storage = "source"
-    size: int | None = None
+    size: Size | None = None
+    fit: Fit | None = None
     quality: int | None = None
     split: str = "official"
     fractions: tuple[float, float, float] = (0.8, 0.2, 0.0)
     seed: int = 0
     samples_per_shard: int = 128
+    max_pixels: int = MAX_PIXELS
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise UsageError(f"--storage {self.storage!r}: choose from {', '.join(STORAGES)}")
-        if self.storage == "source" and (self.size is not None or self.quality is not None):
-            raise UsageError("--size and --quality need --storage jpeg or raw: source storage keeps images as they are")
-        if self.storage != "source" and not 1 <= (self.size or 0) <= MAX_SIZE:
-            raise UsageError(f"--size {self.size} is outside 1..{MAX_SIZE}")
+        if self.storage == "source" and (self.size, self.fit, self.quality) != (None, None, None):
+            raise UsageError(
+                "--size, --fit and --quality need --storage jpeg or raw: source storage keeps images as they are"
+            )
+        if self.storage != "source":
+            parse_size(self.size, name="--size", most=MAX_SIZE)
+            if self.fit not in FITS:
+                raise UsageError(f"--fit {self.fit!r}: choose from {', '.join(FITS)}")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^28)")
+        if self.labels is not None:
+            self.labels.check()
         if self.storage != "jpeg" and self.quality is not None:
             raise UsageError("--quality needs --storage jpeg")
         if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
@@ -47,13 +64,16 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
 def options_from(
     *,
     storage: str,
-    size: int | None,
+    size: int | str | Size | None,
     quality: int | None,
     split: str,
     fractions: tuple[float, float, float] | None,
     val_fraction: float | None,
     seed: int,
     samples_per_shard: int,
+    fit: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    labels: Labels | None = None,
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
 
@@ -66,17 +86,21 @@ def options_from(
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         fractions = (1 - val, val, 0.0)
-    if storage != "source" and size is None:
-        size = DEFAULT_SIZE
+    if storage != "source":
+        size = DEFAULT_SIZE if size is None else size
+        fit = "stretch" if fit is None else fit
     if storage == "jpeg" and quality is None:
         quality = DEFAULT_QUALITY
     train, val, test = fractions or DEFAULT_FRACTIONS
     return PackOptions(
         storage=storage,  # type: ignore[arg-type]
-        size=size,
+        size=None if size is None else parse_size(size, name="--size", most=MAX_SIZE),
+        fit=fit,  # type: ignore[arg-type]
         quality=quality,
         split=split,
         fractions=(float(train), float(val), float(test)),
         seed=seed,
         samples_per_shard=samples_per_shard,
+        max_pixels=max_pixels,
+        labels=labels,
     )

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS, SampleFinding
+from shards.audit.findings import MOST_PIXELS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
+from shards.errors import UsageError
+from shards.format.geometry import Size
 from shards.format.keys import assign_keys, shown
-from shards.format.layout import FORMAT, SPECIES, SPLITS, TAR_BLOCK, VERSION, Split
+from shards.format.labels import Labels
+from shards.format.layout import FORMAT, SPLITS, TAR_BLOCK, VERSION, Split
 from shards.format.manifest import RawLayout
 from shards.format.npy import npy_header
 from shards.format.tar import padded
-from shards.sources.pets import FileStamp, Pair, PetsSource
+from shards.sources.base import FileStamp, Pair, Source
 
 
 class PlannedSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,12 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
     meta_bytes: int | None
 
     @property
+    def labels(self) -> Labels:
+        """The labels of the set."""
+        assert self.options.labels is not None
+        return self.options.labels
+
+    @property
     def stamps(self) -> tuple[tuple[FileStamp, FileStamp], ...]:
         """Of each sample's image and mask file."""
         return tuple((sample.pair.image_stamp, sample.pair.mask_stamp) for sample in self.samples)
@@ -48,7 +58,9 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     The digest covers names, lists, file sizes and options; not where the source is, nor any time.
     """
 
-    options: PackOptions
+    options: PackOptions  # with labels
+    layout: str  # of the source
+    labels: Labels
     tasks: tuple[ShardTask, ...]
     findings: tuple[SampleFinding, ...]
     found: int
@@ -56,12 +68,19 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
 
-def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
+def make_plan(source: Source, options: PackOptions) -> BuildPlan:
     """Divide a source into splits and shards; raise ``SourceError`` like :func:`official_split`.
 
     Within a split, samples are in a seeded pseudo-random order, so that a reader that goes through the shards one after
     the other sees all breeds mixed.
     """
+    labels = options.labels or source.labels
+    if labels is None:
+        raise UsageError(
+            f"which classes do the masks of {source.folder} have? List their values, and write a file to edit, with: "
+            f"petseg-shard labels {source.folder} -o labels.toml; then build with --labels labels.toml"
+        )
+    options = msgspec.structs.replace(options, labels=labels)
     findings = list(source.findings)
     if options.split == "official":
         splits, more = official_split(source, val_fraction=options.fractions[1], seed=options.seed)
@@ -73,7 +92,7 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     meta_bytes = None
     if options.storage == "raw":  # what fits all: no side is longer, "train" is the longest name of a split
         metas = (
-            meta_json(sample, split="train", width=MAX_PIXELS, height=MAX_PIXELS, length=None)
+            meta_json(sample, split="train", width=MOST_PIXELS, height=MOST_PIXELS, length=None)
             for sample in samples.values()
         )
         meta_bytes = max(map(len, metas))
@@ -87,11 +106,13 @@ def make_plan(source: PetsSource, options: PackOptions) -> BuildPlan:
     rejected = {finding.name for finding in findings if finding.action == "rejected"}
     return BuildPlan(
         options=options,
+        layout=source.layout,
+        labels=labels,
         tasks=tuple(tasks),
         findings=tuple(findings),
         found=sum(len(task.samples) for task in tasks) + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
-        digest=_digest(options, tasks, findings),
+        digest=_digest(source.layout, options, tasks, findings),
     )
 
 
@@ -101,21 +122,20 @@ def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, l
     document = {
         "key": sample.key,
         "name": shown(pair.name),
-        "breed": pair.breed,
-        "species": SPECIES[pair.species],
-        "class_id": pair.class_id,
         "split": split,
         "width": width,
         "height": height,
+        **pair.attributes,
     }
     text = json.dumps(document, ensure_ascii=True).ljust(0 if length is None else length - 1)
     return (text + "\n").encode("ascii")
 
 
-def raw_layout(size: int, meta_bytes: int) -> RawLayout:
+def raw_layout(size: Size, meta_bytes: int) -> RawLayout:
     """Return where the pixels of the samples are in a ``raw`` tar: at the same distance throughout."""
-    image_header, mask_header = len(npy_header((size, size, 3))), len(npy_header((size, size)))
-    image, mask = padded(image_header + 3 * size * size), padded(mask_header + size * size)
+    image_header, mask_header = len(npy_header((*size, 3))), len(npy_header(size))
+    pixels = math.prod(size)
+    image, mask = padded(image_header + 3 * pixels), padded(mask_header + pixels)
     return RawLayout(
         stride=3 * TAR_BLOCK + image + mask + padded(meta_bytes),
         image_offset=TAR_BLOCK + image_header,
@@ -123,14 +143,14 @@ def raw_layout(size: int, meta_bytes: int) -> RawLayout:
     )
 
 
-def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:
+def _digest(layout: str, options: PackOptions, tasks: list[ShardTask], findings: list[SampleFinding]) -> str:
     """Return the SHA-256 (hex) of all that decides the set, except the content of the files."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
 
     def add(document: Any) -> None:
         digest.update(json.dumps(document, ensure_ascii=True).encode() + b"\n")
 
-    add(msgspec.to_builtins(options))
+    add([layout, msgspec.to_builtins(options)])
     for finding in findings:
         add([finding.name, finding.action, finding.reason, finding.split])
     for task in tasks:
@@ -138,5 +158,5 @@ def _digest(options: PackOptions, tasks: list[ShardTask], findings: list[SampleF
         for sample in task.samples:
             pair = sample.pair
             sizes = [pair.image_stamp.bytes, pair.mask_stamp.bytes]
-            add([sample.key, pair.name, *sizes, pair.class_id, pair.species])
+            add([sample.key, pair.name, *sizes, sorted(pair.attributes.items())])
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
-from shards.sources.pets import Pair, PetsSource
+from shards.sources.base import Pair, Source
 
 
 def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
@@ -27,7 +27,7 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
 
 
 def official_split(
-    source: PetsSource, *, val_fraction: float, seed: int
+    source: Source, *, val_fraction: float, seed: int
 ) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
     """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
 
@@ -71,7 +71,7 @@ def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]
     """Choose the names of round(fraction * n) pairs, the same share of each breed."""
     by_breed: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
-        by_breed[pair.breed].append(pair.name)
+        by_breed[pair.group].append(pair.name)
     breeds = sorted(by_breed)
     total = round(fraction * len(pairs))
     shares = apportion(total, [len(by_breed[breed]) / max(len(pairs), 1) for breed in breeds])

@@ -25,7 +25,7 @@ from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
-from shards.format.layout import MANIFEST_NAME, AUDIT_NAME, is_set_file
+from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, is_set_file
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"

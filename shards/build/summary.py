@@ -17,20 +17,22 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "path": str(built.path),
         "storage": manifest.storage,
         "size": manifest.size,
+        "fit": manifest.fit,
+        "classes": list(manifest.labels.names),
         "samples": manifest.samples,
         "splits": {name: manifest.splits[name].samples for name in SPLITS if name in manifest.splits},
         "shards": sum(len(split.shards) for split in manifest.splits.values()),
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "found": audit.found,
-        "repaired": audit.mended,
-        "left_out": audit.left_out,
+        "repaired": audit.repaired,
+        "rejected": audit.rejected,
         "reasons": dict(audit.reasons),
         "ignored_files": built.ignored,
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
         "audited": built.audited,
         "seconds": round(built.seconds, 3),
-        "pictures_per_second": round(built.audited / built.seconds, 1) if built.audited else None,
+        "images_per_second": round(built.audited / built.seconds, 1) if built.audited else None,
         "fingerprint": manifest.fingerprint,
     }
 
@@ -52,7 +54,7 @@ def build_text(built: BuildResult) -> str:
     if built.audited:
         rate = built.audited / built.seconds
         lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
-    counts = (built.manifest.audit.mended, "repaired"), (built.manifest.audit.left_out, "rejected")
+    counts = (built.manifest.audit.repaired, "repaired"), (built.manifest.audit.rejected, "rejected")
     lines += [f"{count} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if document["reasons"]:

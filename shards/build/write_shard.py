@@ -16,14 +16,25 @@ from zlib_ng import zlib_ng
 
 from shards.audit.findings import Finding, RejectedError, SampleFinding
 from shards.audit.image_mask_pair import audit_pair
+from shards.audit.mask import Counts
 from shards.build.encode import EncodedSample, encode
 from shards.build.plan import PlannedSample, ShardTask, meta_json
 from shards.errors import SourceError
+from shards.format.geometry import Size
 from shards.format.keys import shown
-from shards.format.layout import MEMBERS, SAMPLE_DTYPE, SPECIES, Rows, Split, index_name, key_hash, shard_name
+from shards.format.layout import (
+    EXTENSIONS,
+    IMAGE_FORMATS,
+    SAMPLE_DTYPE,
+    Rows,
+    Split,
+    index_name,
+    key_hash,
+    shard_name,
+)
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padded
-from shards.sources.pets import FileStamp
+from shards.sources.base import FileStamp
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
@@ -45,10 +56,10 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     tar: FileEntry
     index: FileEntry
     rows: bytes
-    class_pixels: tuple[int, ...]
-    breeds: dict[str, int]
-    species: dict[str, int]
-    largest: tuple[int, int]
+    pixels: tuple[int, ...]  # of the stored masks, of each index 0..255
+    attributes: dict[str, dict[str, int]]  # samples by attribute and value
+    unclaimed: dict[str, tuple[int, int]]  # masks and pixels by value or colour that no class claims
+    largest: Size
     findings: tuple[SampleFinding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
 
@@ -61,6 +72,7 @@ class PreparedSample:
     findings: list[Finding]
     encoded: EncodedSample | None = None
     meta: bytes = b""  # its ``KEY.json``
+    unclaimed: dict[str, int] = field(default_factory=dict)  # pixels by value or colour
     size: tuple[int, int] = (0, 0)  # (width, height) of the image as audited, pixels
 
 
@@ -140,13 +152,15 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
     options = task.options
     try:
-        pair = audit_pair(image, mask, storage=options.storage)
-        encoded = encode(pair, storage=options.storage, size=options.size, quality=options.quality)
+        pixels = options.storage != "source"
+        pair = audit_pair(image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels)
+        encoded = encode(pair, storage=options.storage, size=options.size, fit=options.fit, quality=options.quality)
     except RejectedError as error:
-        return PreparedSample(sample, [Finding("rejected", error.reason, error.detail)])
+        findings = [Finding("rejected", error.reason, error.detail)]
+        return PreparedSample(sample, findings, unclaimed=error.unclaimed)
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
-    return PreparedSample(sample, pair.findings, encoded, meta, (width, height))
+    return PreparedSample(sample, pair.findings, encoded, meta, size=(width, height))
 
 
 def read_unchanged(path: str, stamp: FileStamp) -> bytes:
@@ -175,10 +189,10 @@ class _ShardWriter:
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     index: list[str] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
-    breeds: Counter[str] = field(default_factory=Counter)
-    species: Counter[str] = field(default_factory=Counter)
-    class_pixels: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(3, np.int64))
-    largest: tuple[int, int] = (0, 0)
+    attributes: dict[str, Counter[str]] = field(default_factory=dict)
+    unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    largest: Size = (0, 0)
     findings: list[SampleFinding] = field(default_factory=list)
 
     def write(self, data: bytes) -> None:
@@ -193,12 +207,15 @@ class _ShardWriter:
             self.findings.append(SampleFinding(name, found.action, found.reason, found.detail, self.task.split))
         sample, encoded = prepared.sample, prepared.encoded
         if encoded is None:
+            for value, count in prepared.unclaimed.items():
+                masks, pixels = self.unclaimed.get(value, (0, 0))
+                self.unclaimed[value] = masks + 1, pixels + count
             return
         self.repaired += any(finding.action == "repaired" for finding in prepared.findings)
         members: list[tuple[str, int, int]] = []
         row = np.zeros((), SAMPLE_DTYPE)
         contents = (encoded.image, encoded.mask, prepared.meta)
-        for (role, extension), content in zip(MEMBERS[self.task.options.storage], contents, strict=True):
+        for (role, extension), content in zip(EXTENSIONS[encoded.format].items(), contents, strict=True):
             self.write(header(f"{sample.key}.{extension}", len(content)))
             members.append((extension, self.position, len(content)))
             row[f"{role}_offset"] = self.position
@@ -207,14 +224,14 @@ class _ShardWriter:
             self.write(content)
             self.write(bytes(padded(len(content)) - len(content)))
         row["width"], row["height"] = prepared.size
-        row["class_id"], row["species"] = sample.pair.class_id, sample.pair.species
+        row["image_format"] = IMAGE_FORMATS.index(encoded.format)
         row["key_hash"] = key_hash(sample.key)
         self.index.append(index_line(sample.key, members))
         self.rows.append(row)
-        self.breeds[sample.pair.breed] += 1
-        self.species[SPECIES[sample.pair.species]] += 1
-        self.class_pixels += encoded.class_pixels
-        self.largest = (max(self.largest[0], encoded.width), max(self.largest[1], encoded.height))
+        for attribute, each in sample.pair.attributes.items():
+            self.attributes.setdefault(attribute, Counter())[str(each)] += 1
+        self.pixels += encoded.counts
+        self.largest = (max(self.largest[0], encoded.height), max(self.largest[1], encoded.width))
 
     def record(self, index: FileEntry) -> ShardRecord:
         """Return the shard's record, once the tar is complete."""
@@ -227,9 +244,9 @@ class _ShardWriter:
             tar=FileEntry(file=name, bytes=self.position, sha256=self.digest.hexdigest()),
             index=index,
             rows=np.array(self.rows, SAMPLE_DTYPE).tobytes(),
-            class_pixels=tuple(self.class_pixels.tolist()),
-            breeds=dict(self.breeds),
-            species=dict(self.species),
+            pixels=tuple(self.pixels.tolist()),
+            attributes={name: dict(counts) for name, counts in self.attributes.items()},
+            unclaimed=self.unclaimed,
             largest=self.largest,
             findings=tuple(self.findings),
             stamps=task.stamps,

@@ -120,7 +120,7 @@ class SplitReader:
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:
-        """Return ``KEY.json`` of a sample: key, name, split, width, height, and the attributes that its source gave it."""
+        """Return ``KEY.json`` of a sample: key, name, split, width, height, and its source's attributes."""
         data = self.read(index, "meta")
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(data)

@@ -112,8 +112,8 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for each in self.classes:
             if each.color != UNTINTED and drawn.setdefault(each.color, each.name) != each.name:
                 raise UsageError(
-                    f"classes {drawn[each.color]!r} and {each.name!r} both have color {each.color}; overlays could not tell "
-                    "them apart, give each its own"
+                    f"classes {drawn[each.color]!r} and {each.name!r} both have color {each.color}; give each its "
+                    "own, or overlays cannot tell them apart"
                 )
             if _COLOUR.fullmatch(each.color) is None:
                 raise UsageError(f"class {each.name!r}: color {each.color!r} is not written as #rrggbb")
@@ -124,14 +124,12 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 )
             if not each.values and not each.source_colors:
                 raise UsageError(f"class {each.name!r} has no value; give value = N, or color for RGB masks")
-            for source in (*each.values, *each.source_colors):
-                _claim(owners, source, f"class {each.name!r}")
+            _claim(owners, [*each.values, *each.source_colors], f"class {each.name!r}")
         if self.ignore and self.rgb:
             raise UsageError('ignore: masks whose classes are given by colours ignore colours, such as "#000000"')
         if self.ignore_colors and not self.rgb:
             raise UsageError("ignore: masks whose classes are given by values ignore values, such as 255")
-        for source in (*self.ignore, *self.ignore_colors):
-            _claim(owners, source, "ignore")
+        _claim(owners, [*self.ignore, *self.ignore_colors], "ignore")
 
     def index_table(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return, for each value 0..255 of the source's masks, the class index or IGNORE, and whether it is claimed.
@@ -182,16 +180,18 @@ def chosen_colour(number: int) -> str:
     return colour_text((round(255 * red), round(255 * green), round(255 * blue)))
 
 
-def _claim(owners: dict[int | str, str], source: int | str, owner: str) -> None:
-    if isinstance(source, int) and not 0 <= source <= 255:
-        raise UsageError(f"{owner}: value {source} is outside 0..255")
-    if isinstance(source, str) and _COLOUR.fullmatch(source) is None:
-        raise UsageError(f"{owner}: color {source!r} is not written as #rrggbb")
-    if source in owners:
-        what = "value" if isinstance(source, int) else "color"
-        twice = f"{owners[source]} and {owner} both have" if owners[source] != owner else f"{owner} has twice"
-        raise UsageError(f"{twice} {what} {source}; each {what} stands for one class")
-    owners[source] = owner
+def _claim(owners: dict[int | str, str], sources: list[int | str], owner: str) -> None:
+    """Note that values or colours belong to a class or are ignored; raise ``UsageError`` if one cannot."""
+    for source in sources:
+        if isinstance(source, int) and not 0 <= source <= 255:
+            raise UsageError(f"{owner}: value {source} is outside 0..255")
+        if isinstance(source, str) and _COLOUR.fullmatch(source) is None:
+            raise UsageError(f"{owner}: color {source!r} is not written as #rrggbb")
+        if source in owners:
+            what = "value" if isinstance(source, int) else "color"
+            twice = f"{owners[source]} and {owner} both have" if owners[source] != owner else f"{owner} has twice"
+            raise UsageError(f"{twice} {what} {source}; each {what} stands for one class")
+        owners[source] = owner
 
 
 @lru_cache(maxsize=2)

@@ -73,6 +73,7 @@ class BuildOptions(_Entry, frozen=True):
     fractions: tuple[float, float, float]
     seed: int
     samples_per_shard: int
+    max_pixels: int
     quality: int | None  # None unless the storage is `jpeg`
 
 
@@ -137,9 +138,7 @@ class Manifest(_Entry, frozen=True):
         return entries
 
 
-def content_fingerprint(
-    *, storage: Storage, size: Size | None, labels: Labels, splits: dict[Split, SplitEntry]
-) -> str:
+def content_fingerprint(*, storage: Storage, size: Size | None, labels: Labels, splits: dict[Split, SplitEntry]) -> str:
     """Return the SHA-256 (hex) that identifies a set's content: storage, size, class names, every table and tar."""
     parts = [FORMAT, str(VERSION), storage, str(size), json.dumps(labels.names)]
     for name in SPLITS:
@@ -188,6 +187,10 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
+    try:
+        manifest.labels.check()
+    except UsageError as error:
+        raise FormatError(f"{path}: its labels are wrong: {error}; build the set again") from None
     for contradiction in _contradictions(manifest):
         raise FormatError(f"{path}: {contradiction}; build the set again")
     return manifest
@@ -195,11 +198,6 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """Yield what cannot be right in an undamaged manifest, so that none makes a reader look outside the folder."""
-    try:
-        manifest.labels.check()
-    except UsageError as error:
-        yield f"its labels are wrong: {error}"
-        return
     if not manifest.samples:
         yield "the set holds no samples"
     names = [(manifest.audit.file.file, AUDIT_NAME)]
@@ -224,9 +222,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         possible = possible and manifest.fit in FITS
     if not possible or (manifest.raw is not None) != (manifest.storage == "raw"):
         yield f"size, fit, largest and raw do not match {manifest.storage} storage"
-    expected = content_fingerprint(
-        storage=manifest.storage, size=size, labels=manifest.labels, splits=manifest.splits
-    )
+    expected = content_fingerprint(storage=manifest.storage, size=size, labels=manifest.labels, splits=manifest.splits)
     if manifest.fingerprint != expected:
         yield "the fingerprint does not match the content"
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shards.errors import FormatError
+from shards.format.labels import IGNORE
 from shards.format.layout import MANIFEST_NAME, SPLITS, Rows, Split, is_set_file, row_check
 from shards.format.manifest import Manifest, load_manifest
 from shards.format.npy import open_table, table_offset
@@ -39,7 +40,7 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
         return report
     report.files = 1 + len(manifest.files())
     report.add(_stray_files(folder, manifest))
-    report.add(_check_quarantine(folder, manifest, quick=quick))
+    report.add(_check_audit_file(folder, manifest, quick=quick))
     checks: list[ShardCheck] = []
     for split in SPLITS:
         if split in manifest.splits:
@@ -80,7 +81,7 @@ def _check_table(folder: Path, manifest: Manifest, split: Split, *, quick: bool)
     return table, problems
 
 
-def _check_quarantine(folder: Path, manifest: Manifest, *, quick: bool) -> list[Problem]:
+def _check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[Problem]:
     entry = manifest.audit.file
     problems = check_file(folder, entry, quick=quick)
     if quick or problems:
@@ -100,12 +101,13 @@ def _check_counts(manifest: Manifest, checks: Iterable[ShardCheck], *, decoded: 
     for name, split in manifest.splits.items():
         own = [check for check in checks if check.split == name]
         pairs: list[tuple[str, Any, Any]] = [
-            ("breeds", split.breeds, dict(sum((check.breeds for check in own), Counter[str]()))),
-            ("species", split.species, dict(sum((check.species for check in own), Counter[str]()))),
+            (attribute, counts, dict(sum((check.attributes[attribute] for check in own), Counter[str]())))
+            for attribute, counts in split.attributes.items()
         ]
         if decoded:
-            pixels = sum((check.class_pixels for check in own), np.zeros(3, np.int64))
-            pairs.append(("class_pixels", list(split.class_pixels), pixels.tolist()))
+            pixels = sum((check.pixels for check in own), np.zeros(256, np.int64))
+            pairs.append(("class_pixels", list(split.class_pixels), pixels[: len(manifest.labels)].tolist()))
+            pairs.append(("ignored_pixels", split.ignored_pixels, int(pixels[IGNORE])))
         for what, claimed, counted in pairs:
             if claimed != counted:
                 message = f"{what} of {name}: the manifest says {claimed}, the samples say {counted}"

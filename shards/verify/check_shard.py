@@ -1,20 +1,32 @@
 """Checking one shard: every byte of its tar and index is compared with the table, the manifest or a fixed value."""
 
 import json
+import math
 import mmap
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import RejectedError
+from shards.audit.findings import MOST_PIXELS, RejectedError
 from shards.audit.image_mask_pair import audit_pair
-from shards.audit.mask import class_pixels
-from shards.format.layout import MEMBERS, SPECIES, TAR_BLOCK, Rows, Split, Storage, member_span, row_check
+from shards.audit.mask import Counts, index_counts, map_values
+from shards.format.geometry import size_text
+from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
+from shards.format.layout import (
+    IMAGE_FORMATS,
+    STORED_FORMATS,
+    TAR_BLOCK,
+    Rows,
+    Split,
+    extensions_of,
+    member_span,
+    row_check,
+)
 from shards.format.manifest import FileEntry, Manifest, ShardEntry
 from shards.format.npy import npy_header
 from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, map_tar, padded
@@ -53,9 +65,8 @@ class ShardCheck:
     entry: ShardEntry
     rows: Rows | None  # the records of its samples; None if the table is unusable
     problems: list[Problem] = field(default_factory=list)
-    breeds: Counter[str] = field(default_factory=Counter)
-    species: Counter[str] = field(default_factory=Counter)
-    class_pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    attributes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))  # of its masks, of each index
     _lines: list[str] = field(default_factory=list)  # of the index, one per sample
 
     def run(self, mode: Mode) -> Self:
@@ -125,7 +136,7 @@ class ShardCheck:
         self._check_members(tar, row, key)
         if key is None:
             return
-        members = [(extension, *member_span(row, role)) for role, extension in MEMBERS[self.manifest.storage]]
+        members = [(extension, *member_span(row, role)) for role, extension in extensions_of(row).items()]
         self._lines.append(index_line(key, members))
         if len(self.problems) > before:
             return
@@ -139,8 +150,11 @@ class ShardCheck:
 
     def _is_at(self, tar: mmap.mmap, row: Any, position: int | None) -> bool:
         """Return whether the members follow each other from ``position`` (None: anywhere) on, inside the tar."""
+        number = int(row["image_format"])
+        if number >= len(IMAGE_FORMATS) or IMAGE_FORMATS[number] not in STORED_FORMATS[self.manifest.storage]:
+            return False
         start = int(row["image_offset"]) - TAR_BLOCK if position is None else position
-        for role, _ in MEMBERS[self.manifest.storage]:
+        for role in extensions_of(row):
             offset, length = member_span(row, role)
             if offset != start + TAR_BLOCK:
                 return False
@@ -149,14 +163,14 @@ class ShardCheck:
 
     def _key(self, tar: mmap.mmap, row: Any) -> str | None:
         """Return the key in the first header; None (and a problem) if it is not the record's."""
-        offset, name, key = image_header(tar, row, self.manifest.storage)
+        offset, name, key = image_header(tar, row)
         if key is None:
             self._problem("header", f"the name {name!r} is not that of the sample", offset=offset)
         return key
 
     def _check_members(self, tar: mmap.mmap, row: Any, key: str | None, *, contents: bool = True) -> None:
         """Check the headers (if the key is known), the contents and the padding of a sample's members."""
-        for role, extension in MEMBERS[self.manifest.storage]:
+        for role, extension in extensions_of(row).items():
             at, length = member_span(row, role)
             end = at + length
             if key is not None:
@@ -177,10 +191,11 @@ class ShardCheck:
         at, length = member_span(row, "meta")
         try:
             document = json.loads(tar[at : at + length])
-            self.breeds[str(document["breed"])] += 1
-            self.species[str(document["species"])] += 1
-            expected: dict[str, object] = {name: int(row[name]) for name in ("width", "height", "class_id")}
-            expected |= {"key": key, "split": self.split, "species": SPECIES[int(row["species"])]}
+            for attribute in self.manifest.splits[self.split].attributes:
+                if attribute in document:
+                    self.attributes[attribute][str(document[attribute])] += 1
+            expected: dict[str, object] = {name: int(row[name]) for name in ("width", "height")}
+            expected |= {"key": key, "split": self.split}
             wrong = [name for name, value in expected.items() if document[name] != value]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             self._problem("meta", f"cannot be read: {error}", key, "json", offset=at)
@@ -191,14 +206,12 @@ class ShardCheck:
     def _decode(self, tar: mmap.mmap, row: Any, key: str) -> None:
         spans = [member_span(row, role) for role in ("image", "mask")]
         image, mask = (tar[offset : offset + length] for offset, length in spans)
-        original = int(row["width"]), int(row["height"])
-        storage, size = self.manifest.storage, self.manifest.size
         try:
-            self.class_pixels += check_stored(image, mask, storage=storage, size=size, original=original)
+            self.pixels += check_stored(image, mask, row=row, manifest=self.manifest)
         except RejectedError as error:
             role = "mask" if error.reason.startswith("mask") else "image"
             message = f"{error.reason}: {error.detail}" if error.detail else error.reason
-            extension, offset = dict(MEMBERS[storage])[role], member_span(row, role)[0]
+            extension, offset = extensions_of(row)[role], member_span(row, role)[0]
             self._problem("decode", message, key, extension, offset=offset)
 
     def _check_index(self) -> None:
@@ -229,28 +242,35 @@ def first_difference(found: bytes, expected: bytes) -> int:
     return int(different[0]) if len(different) else length
 
 
-def check_stored(
-    image: bytes, mask: bytes, *, storage: Storage, size: int | None, original: tuple[int, int]
-) -> tuple[int, int, int]:
-    """Decode a stored sample completely and return the mask's pixels of each class.
+def check_stored(image: bytes, mask: bytes, *, row: Any, manifest: Manifest) -> Counts:
+    """Decode a stored sample completely and return the mask's pixels of each index 0..255, int64 (256,).
 
-    ``size`` is that of the set; ``original`` is the (width, height) of the source image in pixels. Raises
-    ``RejectedError`` if something does not decode, or has a wrong size.
+    ``row`` is its record. Raises ``RejectedError`` if something does not decode, has a wrong size, or is not canonical.
     """
-    if storage == "raw" and size is not None:
-        for what, data, shape in (("image", image, (size, size, 3)), ("mask", mask, (size, size))):
+    canonical = _canonical(len(manifest.labels))
+    if manifest.storage == "raw" and manifest.size is not None:
+        for what, data, shape in (("image", image, (*manifest.size, 3)), ("mask", mask, manifest.size)):
             header_bytes = npy_header(shape)
-            if not data.startswith(header_bytes) or len(data) != len(header_bytes) + int(np.prod(shape)):
+            if not data.startswith(header_bytes) or len(data) != len(header_bytes) + math.prod(shape):
                 raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
-        values = np.frombuffer(mask, np.uint8)[-size * size :]
-        if values.min() < 1 or values.max() > 3:
-            raise RejectedError("mask-values", "1, 2 and 3 are expected")
-        return class_pixels(values)
-    pair = audit_pair(image, mask, storage="source")
+        indices = np.frombuffer(mask, np.uint8)[-math.prod(manifest.size) :].reshape(manifest.size)
+        return index_counts(map_values(indices, canonical))
+    pair = audit_pair(image, mask, labels=canonical, pixels=False, max_pixels=MOST_PIXELS)
+    if pair.image.format != IMAGE_FORMATS[int(row["image_format"])]:
+        raise RejectedError("image-unknown-format", f"the image is a {pair.image.format}, its name says otherwise")
     for finding in pair.findings:
         if finding.action == "repaired":  # what is packed must need no repair
             raise RejectedError(finding.reason, finding.detail)
-    expected = original if size is None else (size, size)
-    if pair.mask.size != expected:
-        raise RejectedError("size-mismatch", f"{pair.mask.size} pixels, expected {expected}")
-    return class_pixels(pair.mask.values)
+    expected = manifest.size or (int(row["height"]), int(row["width"]))
+    if pair.mask.size[::-1] != expected:
+        raise RejectedError(
+            "size-mismatch", f"{size_text(pair.mask.size[::-1])} pixels, expected {size_text(expected)}"
+        )
+    return pair.mask.counts
+
+
+@lru_cache(maxsize=1)
+def _canonical(classes: int) -> Labels:
+    """Return labels under which a set's own masks are audited: the values are the indices."""
+    names = (LabelClass(name=str(index), color=UNTINTED, values=(index,)) for index in range(classes))
+    return Labels(classes=tuple(names), ignore=(IGNORE,))

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from shards.errors import SourceError, UsageError
-from shards.format.layout import MASK_VALUES
 from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.compose import Mask, draw_image
 from shards.sources.synthetic.drawing import TextureBank
@@ -95,7 +94,7 @@ def trimap_of(inside: Mask) -> npt.NDArray[np.uint8]:
 
     The border is a band along the outline, as wide inwards as outwards; where the image's edge cuts the animal, none.
     """
-    animal, background, border = MASK_VALUES
+    animal, background, border = 1, 2, 3
     reach = max(2, round(BAND * max(inside.shape)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     mask = inside.astype(np.uint8)
