@@ -35,13 +35,14 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
     manifest = config.data.manifest
     document: dict[str, Any] = {
         "format": "petseg-run",
-        "version": 1,
+        "version": 2,
         "recipe": msgspec.to_builtins(config.recipe),
         "running": msgspec.to_builtins(config.runtime),
         "data": {
             "path": str(config.data.path.resolve()),
             "fingerprint": manifest.fingerprint,
             "storage": manifest.storage,
+            "labels": msgspec.to_builtins(manifest.labels),
             "samples": {name: split.samples for name, split in manifest.splits.items()},
         },
         "device": device_name(config.placement),

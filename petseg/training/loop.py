@@ -67,8 +67,13 @@ class TrainingLoop:
             self.progress = msgspec.convert(resume_from.position, Progress)
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
-        self._events = EventLog(path, self.history) if config.runtime.tensorboard and folder is not None else None
-        self._confusion = torch.tensor(self.progress.confusion, device=config.placement.device) * int(self.world.first)
+        labels = config.data.manifest.labels
+        self._events = None
+        if config.runtime.tensorboard and folder is not None:
+            self._events = EventLog(path, self.history, classes=labels.names)
+        self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
+        if self.progress.confusion and self.world.first:
+            self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
         self._pending: deque[LaunchedStep] = deque()
         self._newest: LaunchedStep | None = None
         # On a GPU the host reads a step's results while the next step runs, so that reading them does not stall it.
@@ -192,7 +197,8 @@ class TrainingLoop:
         if validation is not None:
             self._guard.check_validation(validation.loss or 0.0, epoch=self.progress.epoch)
         progress = self.progress
-        train = score(progress.confusion)
+        labels = self.config.data.manifest.labels
+        train = score(progress.confusion, labels)
         entry = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -237,6 +243,7 @@ class TrainingLoop:
             self._validation,
             placement=self.config.placement,
             world=self.world,
+            labels=self.config.data.manifest.labels,
             loss_sum=self.train_step.validation_loss,
             after_batch=self._after_validation_batch,
         )
@@ -261,6 +268,7 @@ class TrainingLoop:
         if self.folder is not None:
             checkpoint = Checkpoint(
                 config=msgspec.to_builtins(self.recipe),
+                labels=self.config.data.manifest.labels,
                 position=msgspec.to_builtins(self.progress),
                 history=self.history,
                 # Not between epochs: the next epoch's loader may have another image size.
