@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from petseg.inference.metrics import score
-from shards.format.layout import CLASSES
+from shards.format.labels import Labels
 
+_SHOWN_CLASSES = 5  # on the console; metrics.jsonl and the report have all
 _REFRESH_SECONDS = 0.5  # reading the counts synchronises a GPU, so it is not done at every step
 
 
@@ -22,6 +23,9 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+
+    def start_run(self, *, labels: Labels) -> None:
+        """A run with these classes starts or continues."""
 
     def start_epoch(self, *, epoch: int, done: int, images: int) -> None:
         """An epoch (from 0) starts, or continues after ``done`` of its images."""
@@ -48,12 +52,16 @@ class ConsoleReporter(Reporter):
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._refreshed = 0.0
+        self._classes: tuple[str, ...] = ()
         self._progress = _make_progress("{task.fields[facts]}", disable=not sys.stderr.isatty())
         self._task = self._progress.add_task("", total=None, facts="")
         self._progress.start()
 
     def note(self, text: str) -> None:  # noqa: D102
         click.echo(text, err=True)
+
+    def start_run(self, *, labels: Labels) -> None:  # noqa: D102
+        self._classes = labels.names
 
     def start_epoch(self, *, epoch: int, done: int, images: int) -> None:  # noqa: D102
         self._started, self._done = time.monotonic(), 0
@@ -81,22 +89,22 @@ class ConsoleReporter(Reporter):
 
     def end_epoch(self, entry: Mapping[str, Any], *, epochs: int) -> None:  # noqa: D102
         if not self._quiet:
-            click.echo(epoch_line(entry, epochs=epochs))
+            click.echo(epoch_line(entry, epochs=epochs, classes=self._classes))
 
     def close(self) -> None:  # noqa: D102
         self._progress.stop()
 
 
-def epoch_line(entry: Mapping[str, Any], *, epochs: int) -> str:
-    """Return the console's line of one epoch, from its entry of metrics.jsonl."""
+def epoch_line(entry: Mapping[str, Any], *, epochs: int, classes: Sequence[str]) -> str:
+    """Return the console's line of one epoch, from its entry of metrics.jsonl, with the IoU of the first classes."""
     part, name = (entry["val"], "val") if entry["val"] else (entry["train"], "train")
-    classes = " ".join(
+    ious = " ".join(
         f"{label} {'-' if value is None else format(value, '.3f')}"
-        for label, value in zip(CLASSES, part["iou"], strict=True)
-    )
+        for label, value in list(zip(classes, part["iou"], strict=True))[:_SHOWN_CLASSES]
+    ) + (" ..." if len(classes) > _SHOWN_CLASSES else "")
     loss = f"loss {entry['train']['loss']:.3f}" + (f" val {entry['val']['loss']:.3f}" if entry["val"] else "")
     return (
-        f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} ({classes})  "
+        f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} ({ious})  "
         f"accuracy {part['pixel_accuracy']:.3f}  {entry['pictures_per_second']:.0f} images/s  "
         f"wait {entry['wait_share']:.0%}{'  best' if entry['best'] else ''}"
     )
