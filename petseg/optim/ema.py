@@ -16,22 +16,28 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
+        """Start from the weights of ``model``, which must stay where it is: on its device, the same tensors."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        # parameters() and buffers() come in the same order in a copy.
+        pairs = [
+            *zip(self.model.parameters(), model.parameters(), strict=True),
+            *zip(self.model.buffers(), model.buffers(), strict=True),
+        ]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, *, step: int) -> None:
+    def update(self, *, step: int) -> None:
         """Update the average with the weights after optimisation step ``step`` (0 for the first)."""
         factor = min(self.decay, (1 + step) / (10 + step))
-        # parameters() and buffers() come in the same order in a copy.
-        pairs = [*zip(self.model.parameters(), model.parameters(), strict=True)]
-        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
-            if average.is_floating_point():
-                pairs.append((average, current))  # type: ignore[arg-type]
-            else:
-                average.copy_(current)
-        averages = [average.detach() for average, _ in pairs]
-        torch._foreach_lerp_(averages, [current.detach() for _, current in pairs], 1.0 - factor)
+        torch._foreach_lerp_(*_columns(self._averaged), 1.0 - factor)
+        if self._counters:
+            torch._foreach_copy_(*_columns(self._counters))
+
+
+def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [first for first, _ in pairs], [second for _, second in pairs]
 
 
 def default_decay(total_steps: int) -> float:

@@ -1,101 +1,136 @@
-"""Muon: orthogonalised momentum for convolution kernels, Adam for everything else.
+"""Muon: orthogonalised momentum for the hidden layers' kernels, AdamW for everything else.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; updates are scaled as in Liu et al. 2025,
-"Muon is scalable for LLM training", so that learning rate and weight decay mean the same as in AdamW.
-``torch.optim.Muon`` takes matrices only; here a kernel (out, in, k, k) counts as a matrix (out, in * k * k).
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", who leave vectors and the first and last
+layers to AdamW; updates are scaled as in Liu et al. 2025, "Muon is scalable for LLM training", so that learning rate and
+weight decay mean the same as in AdamW. ``torch.optim.Muon`` takes matrices only, one by one; here a kernel (out, in, k,
+k) counts as a matrix (out, in * k * k), and all matrices are updated together (:mod:`petseg.optim.newton_schulz`).
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.optim.adamw import adamw
 
-# A quintic iteration that drives all singular values to about 1 in five iterations; the coefficients are the authors'.
-_A, _B, _C = 3.4445, -4.7750, 2.0315
-_ITERATIONS = 5
-_SCALE = 0.2  # root mean square of an AdamW update, in learning rates (Liu et al.)
-_BETAS = (0.9, 0.999)  # of Adam
+from petseg.optim.newton_schulz import KernelStack, stack_kernels
+
+_BETAS = (0.9, 0.999)  # of AdamW
 _EPSILON = 1e-8
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for parameters of two and more dimensions, Adam for the others; both with decoupled weight decay.
+    """Muon for the parameter groups with ``use_muon``, fused AdamW for the others; both with decoupled weight decay.
 
-    A parameter group may set its own ``lr`` and ``weight_decay``.
+    A group may set its own ``lr``, a float or a scalar tensor on the parameters' device, and ``weight_decay``. Every
+    parameter must have a gradient in every step. No step makes the host wait for the device.
+
+    As in torch's fused optimisers, where the attribute ``found_inf`` (a float32 scalar on the device) is set and is not
+    zero, a step changes nothing, whatever the gradients are.
     """
 
     def __init__(
         self,
-        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+        params: Iterable[dict[str, Any]],
         *,
-        lr: float,  # as for AdamW
+        lr: float | torch.Tensor,  # as for AdamW
         weight_decay: float = 0.0,  # share of ``lr`` by which a parameter shrinks in each step
         momentum: float = 0.95,  # Nesterov momentum of the kernels' gradients
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.found_inf: torch.Tensor | None = None
+        self._stacks: dict[int, tuple[list[torch.Tensor], list[KernelStack]]] = {}  # by number of the group
+        # "fused" is torch's name: it makes load_state_dict put the step counters where the fused kernel needs them.
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "fused": True})
+        for number, group in enumerate(self.param_groups):
+            if not group["use_muon"]:
+                for parameter in group["params"]:
+                    self.state[parameter] = {
+                        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    }
+            elif group["params"]:
+                kernels, stacks = self._stacks[number] = stack_kernels(group["params"])
+                means = (mean for stack in stacks for mean in stack.means)
+                self.state.update({kernel: {"mean": mean} for kernel, mean in zip(kernels, means, strict=True)})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient. A ``closure`` is not supported."""
+        """Update every parameter. A ``closure`` is not supported."""
         assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if parameter.ndim > 1:
-                    self._update_matrix(parameter, lr=group["lr"], momentum=group["momentum"])
-                else:
-                    self._update_adam(parameter, lr=group["lr"])
+        for number, group in enumerate(self.param_groups):
+            if number in self._stacks:
+                self._update_kernels(group, *self._stacks[number])
+            elif group["params"]:
+                self._update_others(group)
 
-    def _update_matrix(self, parameter: torch.Tensor, *, lr: float, momentum: float) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if not state:
-            state["mean"] = torch.zeros_like(gradient)
-        state["mean"].lerp_(gradient, 1 - momentum)
-        matrix = gradient.lerp(state["mean"], momentum).flatten(start_dim=1)
-        update = orthogonalise(matrix) * (_SCALE * max(matrix.shape) ** 0.5)
-        parameter.sub_(update.view_as(parameter), alpha=lr)
+    def _update_kernels(
+        self, group: dict[str, Any], kernels: list[torch.Tensor], stacks: list[KernelStack]
+    ) -> None:
+        found = self.found_inf
+        skip = torch.zeros((), dtype=torch.bool, device=kernels[0].device) if found is None else found != 0
+        lr = group["lr"] * ~skip
+        rate, blend = -lr, (1.0 - group["momentum"]) * ~skip
+        torch._foreach_copy_([view for stack in stacks for view in stack.gradients], gradients_of(kernels))
+        for stack in stacks:
+            stack.compute_updates(rate=rate, inertia=group["momentum"], blend=blend, skip=skip)
+        if group["weight_decay"]:
+            torch._foreach_mul_(kernels, 1.0 - lr * group["weight_decay"])
+        torch._foreach_add_(kernels, [view for stack in stacks for view in stack.updates])
 
-    def _update_adam(self, parameter: torch.Tensor, *, lr: float) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if not state:
-            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-            state["steps"] = torch.zeros(())
-        state["steps"] += 1
-        state["mean"].lerp_(gradient, 1 - _BETAS[0])
-        state["square"].mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        steps = float(state["steps"])
-        denominator = (state["square"] / (1 - _BETAS[1] ** steps)).sqrt_().add_(_EPSILON)
-        parameter.addcdiv_(state["mean"] / (1 - _BETAS[0] ** steps), denominator, value=-lr)
+    def _update_others(self, group: dict[str, Any]) -> None:
+        states = [self.state[parameter] for parameter in group["params"]]
+        adamw(
+            group["params"],
+            gradients_of(group["params"]),
+            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            found_inf=self.found_inf,
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=_EPSILON,
+            maximize=False,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch's optimisers do, with a kernel's momentum (``mean``) apart from its stack."""
+        found = super().state_dict()
+        found["state"] = {
+            number: {name: value.clone(memory_format=torch.contiguous_format) if name == "mean" else value
+                     for name, value in state.items()}
+            for number, state in found["state"].items()
+        }  # fmt: skip
+        return found
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state; see :func:`petseg.optim.parameter_groups.current_state` for those of version 1."""
+        super().load_state_dict(state_dict)
+        for kernels, stacks in self._stacks.values():
+            means = (mean for stack in stacks for mean in stack.means)
+            for kernel, mean in zip(kernels, means, strict=True):
+                mean.copy_(self.state[kernel]["mean"])
+                self.state[kernel]["mean"] = mean
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about U V' for a matrix U S V' (m, n): same singular vectors, singular values all between 0.6 and 1.3.
+def gradients_of(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the gradients with exactly the strides of their parameters, as the fused and the foreach kernels require.
 
-    Newton-Schulz iteration in fp32; a matrix of zeros stays zero. Each iteration multiplies the matrix by a polynomial
-    in its own Gram matrix ``x x'``, and such polynomials commute; so the iterations run on the small square Gram
-    matrix, and only the first and the last product involve the whole matrix.
+    autograd sees to that except for dimensions of length 1, whose strides mean nothing: then the same memory is viewed.
     """
-    x = matrix.float()
-    x = x / (x.norm() + 1e-7)
-    transposed = x.shape[0] > x.shape[1]
-    if transposed:  # the Gram matrix is that of the shorter side
-        x = x.T
-    gram = x @ x.T
-    product = factor = _polynomial(gram)
-    for _ in range(_ITERATIONS - 1):
-        gram = factor @ gram @ factor
-        factor = _polynomial(gram)
-        product = factor @ product
-    x = torch.mm(product, x)
-    return x.T if transposed else x
-
-
-def _polynomial(gram: torch.Tensor) -> torch.Tensor:
-    """Return ``A + B gram + C gram^2``."""
-    factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
-    factor.diagonal().add_(_A)
-    return factor
+    found = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        assert gradient is not None, "every parameter needs a gradient"
+        if gradient.stride() != parameter.stride():
+            sides = zip(gradient.stride(), parameter.stride(), parameter.shape, strict=True)
+            if all(ours == theirs for ours, theirs, length in sides if length > 1):
+                gradient = gradient.as_strided(parameter.shape, parameter.stride())
+            else:
+                gradient = torch.empty_like(parameter).copy_(gradient)
+        found.append(gradient)
+    return found

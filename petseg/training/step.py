@@ -18,6 +18,7 @@ from petseg.nets.factory import build_model, place
 from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
+from petseg.optim.parameter_groups import current_state, muon_groups
 from petseg.runs.checkpoint import Checkpoint, State
 from petseg.runs.recipe import Recipe
 from petseg.training.losses import segmentation_loss
@@ -114,7 +115,7 @@ class TrainStep:
             counts += (by_image * valid.view(-1, 1, 1)).sum(dim=0)
         norm = self._update()
         if self.average is not None:
-            self.average.update(self.model, step=step)
+            self.average.update(step=step)
         return StepResult(loss=loss, confusion=counts, grad_norm=norm)
 
     def _gradient_sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -146,7 +147,7 @@ class TrainStep:
             step, total_steps=self.total_steps, peak=recipe.lr, schedule=recipe.schedule, warmup=recipe.warmup
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
 
     def _update(self) -> torch.Tensor:
         self.scaler.unscale_(self.optimizer)
@@ -170,16 +171,21 @@ class TrainStep:
         self.model.load_state_dict(checkpoint.model)
         if self.average is not None and checkpoint.average is not None:
             self.average.model.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer, self.model))
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return Adam, or AdamW or Muon with weight decay on convolution kernels only, not on scales and biases."""
+    """Return Adam, or AdamW or Muon with weight decay on kernels only, not on scales and biases.
+
+    All are fused: a step is a few launches, and none of them makes the host wait.
+    """
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=recipe.lr)
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return Muon(groups, lr=recipe.lr) if recipe.optimizer == "muon" else torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+    groups = muon_groups(model, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "muon":
+        return Muon(groups, lr=recipe.lr)
+    kernels = [parameter for group in groups[:2] for parameter in group["params"]]
+    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {**groups[2]}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

@@ -17,7 +17,7 @@ def test_follows_the_formula_buffers_included() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(model, step=step)
+        average.update(step=step)
         factor = min(0.9, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -34,7 +34,7 @@ def test_is_apart_from_the_model() -> None:
     average = WeightAverage(model, decay=0.5)
     assert not average.model.training
     assert not any(p.requires_grad for p in average.model.parameters())
-    average.update(model, step=0)
+    average.update(step=0)
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
 
