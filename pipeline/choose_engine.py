@@ -5,6 +5,7 @@ in threads or in worker processes; ``auto`` is ``dali`` on a GPU and ``torch`` o
 """
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.engine import Engine, EngineOptions
@@ -54,6 +55,12 @@ def dali_problem() -> str | None:
         reason = f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
         return f"which does not work here: {reason}"
     return None
+
+
+def dali_distributions() -> dict[str, str]:
+    """Return the installed packages that contain DALI, one for each CUDA, such as nvidia-dali-cuda130, and versions."""
+    found = {(one.name or "").lower(): one.version for one in metadata.distributions()}
+    return {name: version for name, version in sorted(found.items()) if name.startswith("nvidia-dali")}
 
 
 def make_engine(

@@ -22,6 +22,7 @@ _DEFAULTS = {
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
+    "log_every": "1 on a CPU, 25 on a GPU",
 }
 
 

@@ -3,7 +3,7 @@
 import lazy_loader
 
 _NAMES = {
-    "device": ["Placement", "choose_device", "choose_placement", "cpu_threads"],
+    "device": ["Placement", "choose_device", "choose_placement", "cpu_threads", "fast_kernels"],
     "distributed": ["World", "process_group", "world_from_environment"],
     "stop_signals": ["DivergedError", "InterruptedRunError", "StopRequest", "catch_stop_signals"],
 }

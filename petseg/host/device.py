@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from petseg.host.distributed import world_from_environment
 from pipeline.arguments import resolve_device, usable_cores
 from shards.errors import UsageError
 
@@ -40,10 +41,17 @@ class Placement:
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``UsageError`` if there is no such device.
 
-    With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``.
+    With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``; a process that
+    sees one GPU only, as those of Slurm with ``--gpus-per-task=1``, has that one. ``cuda:N`` would put all of them on
+    the same GPU, where NCCL does not work.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local_rank}"
+        name = "cuda:0" if torch.cuda.device_count() == 1 else f"cuda:{local_rank}"
+    elif name.startswith("cuda:") and (processes := world_from_environment().local_size) > 1:
+        raise UsageError(
+            f"--device {name}: {processes} processes on this machine would share one GPU; use --device cuda, which "
+            "gives each its own"
+        )
     try:
         return resolve_device(name)
     except UsageError as error:
@@ -65,6 +73,25 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp16"
     return Placement(device=device, precision=precision)
+
+
+@contextlib.contextmanager
+def fast_kernels(placement: Placement) -> Iterator[None]:
+    """Let a GPU use its fastest kernels within the block; nothing to do on a CPU.
+
+    cudnn tries its algorithms at the first batch of each shape (shapes are few, because batches are padded), and fp32
+    products use TF32, as torch's convolutions do anyway. Both settings are per process and are restored.
+    """
+    if not placement.on_gpu:
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Muon: orthogonalised momentum for the hidden layers' kernels, AdamW for everything else.
+"""Muon: orthogonalised momentum for convolution kernels, AdamW for everything else.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", who leave vectors and the first and last
-layers to AdamW; updates are scaled as in Liu et al. 2025, "Muon is scalable for LLM training", so that learning rate and
-weight decay mean the same as in AdamW. ``torch.optim.Muon`` takes matrices only, one by one; here a kernel (out, in, k,
-k) counts as a matrix (out, in * k * k), and all matrices are updated together (:mod:`petseg.optim.newton_schulz`).
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; updates are scaled as in Liu et al. 2025,
+"Muon is scalable for LLM training", so that learning rate and weight decay mean the same as in AdamW.
+``torch.optim.Muon`` takes matrices only, one by one; here a kernel (out, in, k, k) counts as a matrix (out, in * k *
+k), and all are updated together (:mod:`petseg.optim.newton_schulz`).
 """
 
 from collections.abc import Callable, Iterable
@@ -63,9 +63,7 @@ class Muon(torch.optim.Optimizer):
             elif group["params"]:
                 self._update_others(group)
 
-    def _update_kernels(
-        self, group: dict[str, Any], kernels: list[torch.Tensor], stacks: list[KernelStack]
-    ) -> None:
+    def _update_kernels(self, group: dict[str, Any], kernels: list[torch.Tensor], stacks: list[KernelStack]) -> None:
         found = self.found_inf
         skip = torch.zeros((), dtype=torch.bool, device=kernels[0].device) if found is None else found != 0
         lr = group["lr"] * ~skip
@@ -82,8 +80,9 @@ class Muon(torch.optim.Optimizer):
         adamw(
             group["params"],
             gradients_of(group["params"]),
-            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
-            [],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],  # of amsgrad
             [state["step"] for state in states],
             fused=True,
             found_inf=self.found_inf,

@@ -35,9 +35,7 @@ class KernelStack:
         self._scale = torch.tensor(scales, device=self._mean.device).view(-1, 1, 1)
         self._identity = torch.eye(short, device=self._mean.device)
 
-    def compute_updates(
-        self, *, rate: torch.Tensor, inertia: float, blend: torch.Tensor, skip: torch.Tensor
-    ) -> None:
+    def compute_updates(self, *, rate: torch.Tensor, inertia: float, blend: torch.Tensor, skip: torch.Tensor) -> None:
         """Turn the gradients into updates, to be added, and advance the momentum.
 
         All but ``inertia``, the share of the momentum in an update, are scalars on the kernels' device: ``rate`` is the

@@ -73,6 +73,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
     ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
+    ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
 
     shards: str
@@ -81,6 +82,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prefetch: Annotated[int, Meta(ge=1, le=64, description="Batches that the loader prepares in advance.")] = 2
     engine: Annotated[Literal["auto", "dali", "torch"], Meta(description="The loader's engine.")] = "auto"
     compile: Annotated[bool, Meta(description="Use torch.compile; not worthwhile on a CPU.")] = False
+    cuda_graph: Annotated[bool, Meta(description="Capture a step as one CUDA graph; one GPU only.")] = False
+    log_every: (
+        Annotated[int, Meta(ge=1, le=100_000, description="Look at losses and stop requests every N steps.")] | None
+    ) = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
     tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False

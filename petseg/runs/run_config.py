@@ -14,6 +14,7 @@ from petseg.host.device import Placement
 from petseg.host.distributed import World
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_folder import CONFIG, RunFolder, read_config
+from pipeline.choose_engine import dali_distributions
 from shards import ShardSet
 from shards.format.labels import Labels
 from shards.store.atomic import write_atomically
@@ -69,12 +70,12 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that the results depend on."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in ("petseg", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow"):
+    for package in ("petseg", "torchvision", "numpy", "pillow"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    return found | (dali_distributions() or {"nvidia-dali": "not installed"})
 
 
 def device_name(placement: Placement) -> str:

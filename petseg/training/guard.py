@@ -1,28 +1,16 @@
 """Ends a run that has diverged: a loss or gradient that is non-finite or far too large, and in which step."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
-from petseg.training.step import StepResult, TrainStep
+from petseg.training.step import MAX_LOSS, TrainStep
+from petseg.training.step_log import LaunchedStep, StepFacts
 from pipeline import Batch
 
-# Cross-entropy starts near log(N), at most 5.5, and Dice is at most 1: training does not recover from more.
-MAX_LOSS = 100.0
-
-
-@dataclass(frozen=True)
-class LaunchedStep:
-    """A step that was launched and whose result may not have been read yet."""
-
-    result: StepResult
-    batch: Batch  # this rank's slice
-    valid: int  # valid images in the global batch
-    step: int  # number in the run, from 1
-    epoch: int  # from 0
+MIN_SCALE = 1e-3  # of the loss in fp16; it starts at 65536 and halves whenever a gradient overflows
 
 
 class DivergenceGuard:
@@ -36,20 +24,23 @@ class DivergenceGuard:
         self._train_step, self._world, self._checkpoint, self._key = train_step, world, checkpoint, key
         self.saved_step = 0
 
-    def check_step(self, launched: LaunchedStep, *, loss: float, norm: float) -> None:
-        """Check the global batch's loss and gradient norm."""
+    def check_step(self, step: StepFacts, *, later: Sequence[StepFacts] = ()) -> None:
+        """Check a step's loss and gradient norm; ``later`` steps were launched before this one was read."""
         scaled = self._train_step.scaler.is_enabled()  # fp16 overflows now and then; its scaler skips those steps
-        if not abs(loss) <= MAX_LOSS:
-            raise self._step_error(f"the loss became {loss:g}", launched)
-        if not (scaled or norm < float("inf")):
-            raise self._step_error(f"the gradient became {norm:g}", launched)
+        if not abs(step.loss) <= MAX_LOSS:
+            raise self._step_error(f"the loss became {step.loss:g}", step.launched, skipped=[step, *later])
+        if not (scaled or step.grad_norm < float("inf")):
+            raise self._step_error(f"the gradient became {step.grad_norm:g}", step.launched, skipped=[step, *later])
+        if step.scale < MIN_SCALE:
+            what = f"the gradients overflow in fp16 in every step: the loss scale fell to {step.scale:g}"
+            raise self._step_error(what, step.launched)
 
-    def check_weights(self, newest: LaunchedStep) -> None:
+    def check_weights(self, newest: LaunchedStep, batch: Batch) -> None:
         """Check the weights after the newest step, so that a diverged checkpoint is never written.
 
-        That step's own loss is the one before its update; so this computes the loss of its batch once more.
+        That step's own loss is the one before its update; so this computes the loss of its ``batch`` once more.
         """
-        loss = float(self._world.sum(self._train_step.loss_without_update(newest.batch, global_valid=newest.valid)))
+        loss = float(self._world.sum(self._train_step.loss_without_update(batch, global_valid=newest.valid)))
         if not abs(loss) <= MAX_LOSS:
             raise self._step_error(f"the loss became {loss:g} right after the update", newest)
 
@@ -58,11 +49,13 @@ class DivergenceGuard:
         if not math.isfinite(loss):
             raise self._error(f"the validation loss became {loss:g} in epoch {epoch + 1}")
 
-    def _step_error(self, what: str, step: LaunchedStep) -> DivergedError:
-        indices = [index for part in self._world.gather(step.batch.index.tolist()) for index in part]
+    def _step_error(self, what: str, step: LaunchedStep, *, skipped: Sequence[StepFacts] = ()) -> DivergedError:
+        indices = [index for part in self._world.gather(step.index.tolist()) for index in part]
         keys = ", ".join(self._key(index) for index in dict.fromkeys(indices))
-        where = f"at step {step.step} (epoch {step.epoch + 1}, batch {step.batch.number + 1})"
-        return self._error(f"{what} {where}, images {keys}")
+        where = f"at step {step.step} (epoch {step.epoch + 1}, batch {step.batch + 1})"
+        count = sum(one.skipped for one in skipped)
+        updates = f"; {count} {'update was' if count == 1 else 'updates were'} skipped until it was noticed"
+        return self._error(f"{what} {where}, images {keys}{updates if count else ''}")
 
     def _error(self, what: str) -> DivergedError:
         saved = f"the last good checkpoint is {self._checkpoint} (step {self.saved_step})"

@@ -1,7 +1,6 @@
 """The loop over epochs: train, validate, write checkpoints and metrics."""
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,17 @@ from petseg.runs.command_line import resume_command
 from petseg.runs.event_log import EventLog
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
-from petseg.training.guard import DivergenceGuard, LaunchedStep
+from petseg.training.guard import DivergenceGuard
 from petseg.training.image_sizes import size_of_epoch
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
 from petseg.training.run_data import open_train_loader, open_validation_loader
 from petseg.training.step import TrainStep
+from petseg.training.step_log import LaunchedStep, LogBlock, StepLog
 from pipeline import Batch, Loader
 from shards import PetsegError
+
+_LOG_EVERY = 25  # steps, by default, on a GPU
 
 
 class TrainingLoop:
@@ -61,6 +63,8 @@ class TrainingLoop:
             world=self.world,
             class_weights=balanced_class_weights(pixels) if self.recipe.class_weights == "balanced" else None,
             compile_model=config.runtime.compile,
+            cuda_graph=config.runtime.cuda_graph,
+            note=reporter.note,
         )
         self._loader_state: dict[str, Any] | None = None
         if resume_from is not None:
@@ -75,10 +79,11 @@ class TrainingLoop:
         self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
         if self.progress.confusion and self.world.first:
             self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
-        self._pending: deque[LaunchedStep] = deque()
-        self._newest: LaunchedStep | None = None
-        # On a GPU the host reads a step's results while the next step runs, so that reading them does not stall it.
-        self._max_pending = 1 if config.placement.on_gpu else 0
+        # On a CPU every step is read at once, which costs nothing there.
+        self._log_every = config.runtime.log_every or (_LOG_EVERY if config.placement.on_gpu else 1)
+        self._log = StepLog(device=config.placement.device, world=self.world, every=self._log_every)
+        self._newest: tuple[LaunchedStep, Batch] | None = None
+        self._validated = 0  # batches, in the current validation
         self._guard = DivergenceGuard(
             self.train_step, world=self.world, checkpoint=path / LAST, key=config.data.split("train").key
         )
@@ -112,16 +117,23 @@ class TrainingLoop:
             progress.images += valid
             if progress.images == loader.samples:  # a checkpoint from here on belongs to the epoch's end
                 progress.phase = "validate"
-            self._newest = LaunchedStep(
-                result=result, batch=batch, valid=valid, step=progress.step, epoch=progress.epoch
+            launched = LaunchedStep(
+                index=batch.index, batch=batch.number, valid=valid, step=progress.step, epoch=progress.epoch
             )
-            self._pending.append(self._newest)
-            if len(self._pending) > self._max_pending:
-                self._complete_step()
-        while self._pending:
-            self._complete_step()
+            self._newest = launched, batch
+            if self._log.add(result, launched):
+                self._finish_block()
+        if self._log.partial:
+            self._finish_block()
+        for block in self._log.read_blocks(all_of_them=True):
+            self._use(block)
         self._check_weights()
         progress.confusion = self._total_confusion()
+
+    def _finish_block(self) -> None:
+        self._log.finish_block(self._confusion, stop=bool(self.stop), save=self._save_is_due())
+        for block in self._log.read_blocks():
+            self._use(block)
 
     def _prepare_loader(self) -> None:
         """Open the loader at the epoch's image size and move it to the next batch."""
@@ -148,40 +160,37 @@ class TrainingLoop:
             self.progress.wait_seconds += received - requested
             self.progress.train_seconds += time.monotonic() - requested
 
-    def _complete_step(self) -> None:
-        """Read and report the oldest pending step; save a checkpoint or stop if any rank requires it."""
-        valid, stop, save = self._read_oldest()
+    def _use(self, block: LogBlock) -> None:
+        """Report the steps of a block; save a checkpoint or stop if any rank requires it."""
         progress = self.progress
-        done = progress.images - sum(launched.valid for launched in self._pending)
+        self._check(block)
+        done = progress.images - self._log.unread_images
         self.reporter.batch(
-            images=valid,
+            images=sum(step.launched.valid for step in block.steps),
             loss=progress.loss_sum / max(done, 1),
-            confusion=self._confusion,
+            confusion=block.confusion,
             wait=progress.wait_seconds / max(progress.train_seconds, 1e-9),
             remaining=(self.recipe.epochs - progress.epoch) * self._loader.samples - progress.images,
         )
-        if stop or save:
-            while self._pending:
-                self._read_oldest()
+        if block.stop or block.save:
+            for later in self._log.read_blocks(all_of_them=True):
+                self._check(later)
             self._check_weights()
             self._save(LAST)
-        if stop:
+        if block.stop:
             self._raise_interrupted()
 
-    def _read_oldest(self) -> tuple[int, bool, bool]:
-        """Check the oldest pending step and add its loss; return its valid images, and whether to stop and to save."""
-        launched = self._pending.popleft()
-        results = torch.stack([launched.result.loss, launched.result.grad_norm])
-        requests = torch.tensor([bool(self.stop), self._save_is_due()], dtype=torch.float32, device=results.device)
-        loss, stop, save = self.world.sum(torch.cat([results[:1], requests])).tolist()
-        self._guard.check_step(launched, loss=loss, norm=float(results[1]))  # the norm is the same on every rank
-        self.progress.loss_sum += loss * launched.valid
-        return launched.valid, bool(stop), bool(save)
+    def _check(self, block: LogBlock) -> None:
+        """Check a block's steps, add their losses, and count the updates that were skipped."""
+        for number, step in enumerate(block.steps, start=1):
+            self._guard.check_step(step, later=block.steps[number:])
+            self.progress.loss_sum += step.loss * step.launched.valid
+            self.progress.skipped += step.skipped
 
     def _check_weights(self) -> None:
         """Check the weights before they are saved; those just resumed from were checked when they were saved."""
-        if self._newest is not None and self._newest.step == self.progress.step:
-            self._guard.check_weights(self._newest)
+        if self._newest is not None and self._newest[0].step == self.progress.step:
+            self._guard.check_weights(*self._newest)
 
     def _save_is_due(self) -> bool:
         """Whether a checkpoint within the epoch is due; rank 0 decides."""
@@ -203,7 +212,7 @@ class TrainingLoop:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "size": size_of_epoch(self.recipe, progress.epoch),
-            "learning_rate": self.train_step.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.train_step.learning_rate(progress.step - 1),
             "train": {"loss": progress.loss_sum / progress.images, **msgspec.to_builtins(train)},
             "val": None if validation is None else {"loss": validation.loss, **msgspec.to_builtins(validation.scores)},
             "pictures_per_second": progress.images / max(progress.train_seconds, 1e-9),
@@ -237,6 +246,7 @@ class TrainingLoop:
         if self._validation is None or not self.recipe.validates(self.progress.epoch):
             return None
         self.reporter.start_validation(images=self._validation.samples)
+        self._validated = 0
         self._validation.set_epoch(0)
         return evaluate(
             self.train_step.evaluated_model,
@@ -249,6 +259,9 @@ class TrainingLoop:
 
     def _after_validation_batch(self, images: int) -> None:
         self.reporter.validated(images)
+        self._validated += 1
+        if self.world.size > 1 and self._validated % self._log_every:  # ranks must agree, which makes them wait
+            return
         if self.world.any(bool(self.stop), device=self.config.placement.device):
             self._save(LAST)
             self._raise_interrupted()

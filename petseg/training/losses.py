@@ -21,7 +21,7 @@ def segmentation_loss(
     truth: torch.Tensor,  # class indices 0..N-1 or IGNORE, integers, (B, H, W)
     valid: torch.Tensor,  # bool (B,); False marks padding, which counts nowhere
     *,
-    global_valid: int,  # valid images in the global batch (all ranks, all micro-batches), at least 1
+    global_valid: int | torch.Tensor,  # valid images in the global batch (all ranks and micro-batches), at least 1
     dice_weight: float = 1.0,  # the cross-entropy's is 1
     class_weights: torch.Tensor | None = None,  # float (N,), mean 1, of the cross-entropy
     label_smoothing: float = 0.0,  # share of each pixel's target that is spread over all classes

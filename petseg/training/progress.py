@@ -15,6 +15,7 @@ class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     best_score: float | None = None  # mean IoU of the best epoch, None before the first
     best_epoch: int = 0  # from 1
     stale_epochs: int = 0  # epochs between the best one and the last one scored
+    skipped: int = 0  # updates in the whole run, because a gradient overflowed in fp16
     seconds: float = 0.0  # wall time of the run, over all resumptions
     # Totals of the current epoch:
     loss_sum: float = 0.0  # batch losses times their valid images

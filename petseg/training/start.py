@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads
+from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads, fast_kernels
 from petseg.host.distributed import World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals
 from petseg.report.artifacts import draw_run
@@ -19,6 +19,7 @@ from petseg.runs.option_fields import check_fields
 from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
 from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
+from petseg.training.cuda_graph import check_graph
 from petseg.training.loop import TrainingLoop
 from shards import ShardSet, UsageError
 from shards.format.geometry import size_text
@@ -81,7 +82,7 @@ def train(
         _check_same_data(path, data)
     else:
         recipe = _for_set(recipe, data, options)
-    with cpu_threads(runtime.threads):
+    with cpu_threads(runtime.threads), fast_kernels(placement):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
         if world.first:
@@ -137,6 +138,8 @@ def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
     compiler = os.environ.get("CXX", "g++")
     if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
         raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")
+    if runtime.cuda_graph:
+        check_graph(placement, world)
     share, remainder = divmod(recipe.batch_size, world.size)
     if remainder:
         raise UsageError(f"--batch-size {recipe.batch_size} cannot be divided evenly among {world.size} processes")

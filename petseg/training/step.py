@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -18,10 +19,12 @@ from petseg.nets.factory import build_model, place
 from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
-from petseg.optim.parameter_groups import current_state, muon_groups
+from petseg.optim.parameter_groups import current_state, muon_groups, without_rates
 from petseg.runs.checkpoint import Checkpoint, State
 from petseg.runs.recipe import Recipe
+from petseg.training.cuda_graph import GraphedStep
 from petseg.training.losses import segmentation_loss
+from petseg.training.running_statistics import RunningStatistics
 from pipeline import Batch
 
 # Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch renames the argument.
@@ -29,19 +32,41 @@ _DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).paramete
 _BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 
 
+# Cross-entropy starts near log(N), at most 5.5, and Dice is at most 1: training does not recover from more.
+MAX_LOSS = 100.0
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """The results of a step, on the device, not synchronised."""
+    """The results of a step, on the device, not synchronised; with a CUDA graph the next step overwrites them."""
 
-    loss: torch.Tensor  # this rank's share of the global batch's mean loss: float32 scalar
+    FACTS: ClassVar = ("loss", "grad_norm", "skipped", "scale")
+
+    facts: torch.Tensor  # the global batch's loss, and so on as in FACTS: float32 (4,); see StepFacts
     confusion: torch.Tensor  # labelled pixels of this rank's valid images, [true, predicted]: int64 (N, N)
-    grad_norm: torch.Tensor  # 2-norm of the global batch's gradient before clipping: float32 scalar
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """The global batch's mean loss, a float32 scalar."""
+        return self.facts[0]
+
+    @property
+    def grad_norm(self) -> torch.Tensor:
+        """The 2-norm of the global batch's gradient before clipping, a float32 scalar."""
+        return self.facts[1]
+
+    @property
+    def skipped(self) -> torch.Tensor:
+        """Not 0 where loss or gradient were non-finite or too large, so that nothing was updated: a float32 scalar."""
+        return self.facts[2]
 
 
 class TrainStep:
     """A network (``model``) with everything that a step changes: its average or None, optimiser, gradient scaler.
 
-    ``total_steps`` is the number of steps in the whole run, on which the learning rate depends.
+    ``total_steps`` is the number of steps in the whole run, on which the learning rate depends. No step makes the host
+    wait for the device. ``cuda_graph``: see :mod:`petseg.training.cuda_graph`; one process, not fp16. ``note`` receives
+    what the user should know.
     """
 
     def __init__(
@@ -53,6 +78,8 @@ class TrainStep:
         world: World | None = None,
         class_weights: torch.Tensor | None = None,
         compile_model: bool = False,
+        cuda_graph: bool = False,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.recipe = recipe
         self.placement = placement
@@ -65,15 +92,23 @@ class TrainStep:
         place(self.model, placement.device)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
+        self._statistics = RunningStatistics(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
+        for group in self.optimizer.param_groups:  # a tensor, so that a graph need not be captured for each rate
+            group["lr"] = torch.zeros((), device=placement.device)
         self.scaler = placement.scaler()
+        self._scale = torch.ones((), device=placement.device)  # of the loss, unless the scaler has one
+        self._global_valid = torch.ones((), device=placement.device)
         self._loss = functools.partial(
             segmentation_loss,
             dice_weight=recipe.dice_weight,
             class_weights=None if class_weights is None else class_weights.to(placement.device),
             label_smoothing=recipe.label_smoothing,
         )
+        evaluated = self.model if self.average is None else self.average.model
+        self._evaluated = torch.compile(evaluated) if compile_model else evaluated
         self._network = self._wrap(compile_model)
+        self._run = GraphedStep(self._compute, note=note) if cuda_graph else self._compute
 
     def _wrap(self, compile_model: bool) -> nn.Module:
         network = self.model
@@ -86,37 +121,46 @@ class TrainStep:
     @property
     def evaluated_model(self) -> nn.Module:
         """The network to validate and to predict with: the average if there is one; in evaluation mode."""
-        return (self.model if self.average is None else self.average.model).eval()
+        (self.model if self.average is None else self.average.model).eval()
+        return cast(nn.Module, self._evaluated)
 
     def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
         """Take step ``step`` of the run (from 0) on this rank's slice of a global batch, with class-index masks.
 
-        ``global_valid`` is the number of valid images in the global batch.
+        ``global_valid`` is the number of valid images in the global batch. Where its loss or its gradient is non-finite
+        or too large, the step changes nothing but the weight average, which moves on towards the same weights.
         """
         self.model.train()
         # Dropout depends on (seed, step, rank) only, so there is no random state to save.
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 65_536 + self.world.rank & (2**63 - 1))
-        self._set_learning_rate(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.placement.device)
-        classes = self.recipe.model.classes
-        counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.placement.device)
-        chunks = [tensor.chunk(self.recipe.accumulate) for tensor in (batch.image, batch.mask, batch.valid)]
-        micro_batches = list(zip(*chunks, strict=True))
-        for number, (image, mask, valid) in enumerate(micro_batches, start=1):
-            with self._gradient_sync(last=number == len(micro_batches)):
-                with self.placement.autocast():
-                    logits = self._network(image)
-                part = self._loss(logits, mask, valid, global_valid=global_valid)
-                # DDP averages the ranks' gradients, but their losses are shares of one sum.
-                self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-            by_image = confusion(mask, predicted_class(logits.detach()), classes=classes)
-            counts += (by_image * valid.view(-1, 1, 1)).sum(dim=0)
-        norm = self._update()
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(self.learning_rate(step))
+        self._global_valid.fill_(global_valid)
+        result = self._run(batch.image, batch.mask, batch.valid)
         if self.average is not None:
             self.average.update(step=step)
-        return StepResult(loss=loss, confusion=counts, grad_norm=norm)
+        return result
+
+    def _compute(self, image: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor) -> StepResult:
+        """Take a step; nothing in here depends on anything on the host that changes, nor waits for the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, counts = list[torch.Tensor](), list[torch.Tensor]()
+        parts = self.recipe.accumulate
+        chunks = [tensor.chunk(parts) if parts > 1 else (tensor,) for tensor in (image, mask, valid)]
+        for number, (images, masks, valids) in enumerate(zip(*chunks, strict=True), start=1):
+            with self._gradient_sync(last=number == len(chunks[0])):
+                with self.placement.autocast():
+                    logits = self._network(images)
+                part = self._loss(logits, masks, valids, global_valid=self._global_valid)
+                # DDP averages the ranks' gradients, but their losses are shares of one sum.
+                scaled = part * self.world.size if self.world.size > 1 else part
+                self.scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
+            losses.append(part.detach())
+            by_image = confusion(masks, predicted_class(logits.detach()), classes=self.recipe.model.classes)
+            counts.append((by_image * valids.view(-1, 1, 1)).sum(dim=0))
+        loss = self.world.sum(functools.reduce(torch.add, losses).clone())
+        facts = torch.stack([loss, *self._update(loss)])
+        return StepResult(facts=facts, confusion=functools.reduce(torch.add, counts))
 
     def _gradient_sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are reduced over the ranks with the last micro-batch only."""
@@ -141,28 +185,35 @@ class TrainStep:
             logits = functional_call(model, buffers, (batch.image,))
         return self.validation_loss(logits, batch) / global_valid
 
-    def _set_learning_rate(self, step: int) -> None:
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step of the run (from 0)."""
         recipe = self.recipe
-        rate = learning_rate_at(
+        return learning_rate_at(
             step, total_steps=self.total_steps, peak=recipe.lr, schedule=recipe.schedule, warmup=recipe.warmup
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_factor", 1.0)
 
-    def _update(self) -> torch.Tensor:
+    def _update(self, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Update the weights unless loss or gradient forbid it; return the norm, whether skipped, and the scale."""
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.clip_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.scaler.step(self.optimizer)  # the scaler skips a step that overflowed in fp16
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True).detach()
+        good = (loss.abs() <= MAX_LOSS) & norm.isfinite()  # a NaN is not <= anything
+        skipped = (~good).float()
+        # All optimisers here are fused: they look at found_inf on the device. The scaler's step would be the same, but
+        # knows no loss.
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.scaler.update()
-        return norm.detach()
+        self._statistics.settle(good)
+        scale = self.scaler._scale if self.scaler.is_enabled() else None  # its get_scale() waits for the device
+        return norm, skipped, self._scale if scale is None else scale
 
     def state(self) -> dict[str, State | None]:
         """Return the tensors of a :class:`Checkpoint`."""
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": without_rates(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -171,21 +222,23 @@ class TrainStep:
         self.model.load_state_dict(checkpoint.model)
         if self.average is not None and checkpoint.average is not None:
             self.average.model.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer, self.model))
+        self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
+        self._statistics.read()
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return Adam, or AdamW or Muon with weight decay on kernels only, not on scales and biases.
 
-    All are fused: a step is a few launches, and none of them makes the host wait.
+    All are fused: a step is a few launches, none of them makes the host wait, and ``found_inf`` skips it.
     """
+    how: dict[str, Any] = {"fused": True, "capturable": next(model.parameters()).is_cuda}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+        return torch.optim.Adam(model.parameters(), lr=recipe.lr, **how)
     groups = muon_groups(model, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "muon":
         return Muon(groups, lr=recipe.lr)
-    kernels = [parameter for group in groups[:2] for parameter in group["params"]]
-    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {**groups[2]}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    for group in groups:
+        del group["use_muon"]
+    return torch.optim.AdamW(groups, lr=recipe.lr, **how)

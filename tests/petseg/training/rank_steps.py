@@ -44,7 +44,7 @@ def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
             valid=(torch.arange(BATCH) < BATCH - 1)[share],
         )
         result = train_step.run(batch, global_valid=BATCH - 1, step=step)
-        losses.append(float(world.sum(result.loss.clone())))
+        losses.append(float(result.loss))
         norms.append(world.gather(float(result.grad_norm)))
     return {"losses": losses, "norms": norms, "start": start, "end": weights(train_step)}
 
