@@ -125,7 +125,9 @@ def _binary(counts: Matrix, labels: Labels) -> BinaryScores:
     foreground = [*labels.indices(labels.foreground), *boundary]
     return BinaryScores(
         boundary_as_foreground=_foreground_iou(counts, foreground, counted=range(len(counts))),
-        boundary_ignored=_foreground_iou(counts, foreground, counted=[c for c in range(len(counts)) if c not in boundary])
+        boundary_ignored=_foreground_iou(
+            counts, foreground, counted=[c for c in range(len(counts)) if c not in boundary]
+        )
         if boundary
         else None,
     )

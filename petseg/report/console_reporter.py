@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from petseg.inference.metrics import score
+from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
 _LONGEST_NAME = 20
@@ -21,8 +22,8 @@ _REFRESH_SECONDS = 0.5  # reading the counts synchronises a GPU, so it is not do
 class Reporter:
     """Receives a run's progress and ignores it: for ranks other than the first, and for use from Python."""
 
-    def start_run(self, *, classes: Sequence[str]) -> None:
-        """The first call but notes: the names of the classes, in the order of their indices."""
+    def start_run(self, *, labels: Labels) -> None:
+        """A run with these classes starts or continues."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""
@@ -51,14 +52,14 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._classes: Sequence[str] = ()
+        self._classes: tuple[str, ...] = ()
         self._refreshed = 0.0
         self._progress = _make_progress("{task.fields[facts]}", disable=not sys.stderr.isatty())
         self._task = self._progress.add_task("", total=None, facts="")
         self._progress.start()
 
-    def start_run(self, *, classes: Sequence[str]) -> None:  # noqa: D102
-        self._classes = classes
+    def start_run(self, *, labels: Labels) -> None:  # noqa: D102
+        self._classes = labels.names
 
     def note(self, text: str) -> None:  # noqa: D102
         click.echo(text, err=True)

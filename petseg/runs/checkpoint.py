@@ -80,7 +80,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     version = document.get("version")
     if version not in _READ:
         raise CheckpointError(
-            f"{path} has version {version!r}, this program reads versions up to {VERSION}; use the program that wrote it"
+            f"{path} has version {version!r}, this program reads versions up to {VERSION}; "
+            "use the program that wrote it"
         )
     try:
         plain = json.loads(document["plain"])

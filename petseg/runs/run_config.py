@@ -15,6 +15,7 @@ from petseg.host.distributed import World
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_folder import CONFIG, RunFolder, read_config
 from shards import ShardSet
+from shards.format.labels import Labels
 from shards.store.atomic import write_atomically
 
 
@@ -27,6 +28,11 @@ class RunConfig:
     data: ShardSet
     placement: Placement
     world: World
+
+    @property
+    def labels(self) -> Labels:
+        """The classes of the shard set."""
+        return self.data.manifest.labels
 
 
 def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
@@ -42,7 +48,7 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
             "path": str(config.data.path.resolve()),
             "fingerprint": manifest.fingerprint,
             "storage": manifest.storage,
-            "labels": msgspec.to_builtins(manifest.labels),
+            "labels": msgspec.to_builtins(config.labels),
             "samples": {name: split.samples for name, split in manifest.splits.items()},
         },
         "device": device_name(config.placement),

@@ -48,6 +48,7 @@ class TrainingLoop:
         self.config, self.recipe, self.world = config, config.recipe, config.world
         self.folder, self.path, self.reporter, self.stop = folder, path, reporter, stop
         self.progress, self.history = Progress(), list[dict[str, Any]]()
+        reporter.start_run(labels=config.labels)
         self._loader = open_train_loader(config, size=size_of_epoch(self.recipe, 0))
         self._validation = open_validation_loader(config)
         if self._validation is None:
@@ -67,7 +68,7 @@ class TrainingLoop:
             self.progress = msgspec.convert(resume_from.position, Progress)
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
-        labels = config.data.manifest.labels
+        labels = config.labels
         self._events = None
         if config.runtime.tensorboard and folder is not None:
             self._events = EventLog(path, self.history, classes=labels.names)
@@ -197,8 +198,7 @@ class TrainingLoop:
         if validation is not None:
             self._guard.check_validation(validation.loss or 0.0, epoch=self.progress.epoch)
         progress = self.progress
-        labels = self.config.data.manifest.labels
-        train = score(progress.confusion, labels)
+        train = score(progress.confusion, self.config.labels)
         entry = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -243,7 +243,6 @@ class TrainingLoop:
             self._validation,
             placement=self.config.placement,
             world=self.world,
-            labels=self.config.data.manifest.labels,
             loss_sum=self.train_step.validation_loss,
             after_batch=self._after_validation_batch,
         )
@@ -268,7 +267,7 @@ class TrainingLoop:
         if self.folder is not None:
             checkpoint = Checkpoint(
                 config=msgspec.to_builtins(self.recipe),
-                labels=self.config.data.manifest.labels,
+                labels=self.config.labels,
                 position=msgspec.to_builtins(self.progress),
                 history=self.history,
                 # Not between epochs: the next epoch's loader may have another image size.

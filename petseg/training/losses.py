@@ -50,7 +50,9 @@ def dice_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     Milletari et al. 2016 (V-Net), without the squares: ``(2 sum(p t) + s) / (sum(p) + sum(t) + s)``, s = 1 pixel, over
     the labelled pixels; 0 for an image without any.
     """
-    one_hot = truth.unsqueeze(1) == torch.arange(logits.shape[1], device=truth.device, dtype=truth.dtype).view(1, -1, 1, 1)
+    one_hot = truth.unsqueeze(1) == torch.arange(logits.shape[1], device=truth.device, dtype=truth.dtype).view(
+        1, -1, 1, 1
+    )
     probabilities = logits.float().softmax(dim=1) * (truth != IGNORE).unsqueeze(1)
     overlap = (probabilities * one_hot).sum(dim=(2, 3))
     total = probabilities.sum(dim=(2, 3)) + one_hot.sum(dim=(2, 3))
