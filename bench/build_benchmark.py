@@ -28,7 +28,7 @@ from shards.build.build_set import build
 from shards.build.options import PackOptions, options_from
 from shards.cores import usable_cores
 from shards.errors import UsageError
-from shards.sources.pets import Pair, scan
+from shards.sources import Pair, scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
 
