@@ -58,8 +58,8 @@ class FoldersLayout:
         reason, parts = self.recognise(folder), _parts(folder)
         if reason is None:
             raise SourceError(
-                f"{shown(str(folder))} holds no two folders of images and of masks, nor do train/, val/, test/ in it; looked "
-                f"for images/ ({', '.join(IMAGE_FOLDERS[1:6])}, ...) and masks/ ({', '.join(MASK_FOLDERS[2:7])}, ...)"
+                f"{shown(str(folder))} holds no two folders of images and of masks, nor do train/, val/, test/ in it; "
+                f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:5])}, ...), masks/ ({', '.join(MASK_FOLDERS[2:6])}, ...)"
             )
         images, masks, ignored = _files(parts)
         images, masks, left_out = strip_suffixes(
