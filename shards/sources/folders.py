@@ -13,8 +13,8 @@ from typing import Final
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.base import Source, SplitList
-from shards.sources.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, holds_any, list_files, subfolders
-from shards.sources.pairing import Place, aliases_of, listed_splits, pair_up, split_of, strip_suffixes
+from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, holds_any, list_files, subfolders
+from shards.sources.pairs.pairing import Place, aliases_of, listed_splits, pair_up, split_of, strip_suffixes
 
 IMAGE_FOLDERS: Final = (
     "images", "image", "imgs", "img", "jpegimages", "img_dir", "image_dir", "images_dir", "rgb", "photos", "inputs",
