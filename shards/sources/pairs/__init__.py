@@ -1,1 +1,1 @@
-"""What the layouts have in common: which files a folder holds, which mask belongs to which image, and what lists name."""
+"""What the layouts share: which files a folder holds, which mask belongs to which image, what lists name."""

@@ -38,8 +38,8 @@ class Survey:
 
     Attributes:
         source: what was surveyed.
-        values: occurrences by value 0..255, of masks that hold values ("index masks").
-        colours: likewise by ``#rrggbb``, of masks that hold colours ("RGB masks").
+        found: occurrences by value 0..255, of masks that hold values ("index masks"), and by ``#rrggbb``, of masks that
+            hold colours ("RGB masks"); in this order.
         palette: the colour of each value in the palettes of index masks; where they differ, the first pair's.
         index_masks: how many masks hold values.
         rgb_masks: how many masks hold colours.
@@ -47,8 +47,7 @@ class Survey:
     """
 
     source: Source
-    values: Mapping[int, Occurrence]
-    colours: Mapping[str, Occurrence]
+    found: Mapping[int | str, Occurrence]
     palette: Mapping[int, str]
     index_masks: int
     rgb_masks: int
@@ -63,7 +62,7 @@ class Survey:
         claimed: set[int | str] = {*labels.ignore, *labels.ignore_colors}
         for each in labels.classes:
             claimed |= {*each.values, *each.source_colors}
-        return tuple(key for key in (*self.values, *self.colours) if key not in claimed)
+        return tuple(key for key in self.found if key not in claimed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +118,8 @@ def survey_masks(
             palette = counts.palette | palette
             if len(colour_pixels) > MAX_COLOURS:
                 raise SourceError(
-                    f"{shown(pair.mask)}: with this mask, {len(colour_pixels):,} colours have been found; masks have one "
-                    "for each class. Is this a photograph, or a mask that was resized with interpolation?"
+                    f"{shown(pair.mask)}: with this mask, {len(colour_pixels):,} colours have been found; masks have "
+                    "one for each class. Is this a photograph, or a mask that was resized with interpolation?"
                 )
             if progress is not None:
                 progress(number, len(source.pairs))
@@ -129,13 +128,14 @@ def survey_masks(
     if not index_masks and not rgb_masks:
         name, problem = unreadable[0]
         raise SourceError(f"{shown(str(source.folder))}: no mask can be read; the first, {name}: {problem}")
+    found: dict[int | str, Occurrence] = {
+        value: Occurrence(images=masks[value], pixels=pixels[value]) for value in sorted(pixels)
+    }
+    for packed in sorted(colour_pixels):
+        found[f"#{packed:06x}"] = Occurrence(images=colour_masks[packed], pixels=colour_pixels[packed])
     return Survey(
         source=source,
-        values={value: Occurrence(images=masks[value], pixels=pixels[value]) for value in sorted(pixels)},
-        colours={
-            f"#{packed:06x}": Occurrence(images=colour_masks[packed], pixels=colour_pixels[packed])
-            for packed in sorted(colour_pixels)
-        },
+        found=found,
         palette=dict(sorted(palette.items())),
         index_masks=index_masks,
         rgb_masks=rgb_masks,

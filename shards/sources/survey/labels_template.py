@@ -1,16 +1,12 @@
 """The survey of the masks for people and as JSON, and as a labels file in which people name the classes."""
 
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from shards.errors import SourceError, UsageError
+from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.label_files import labels_text
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
-from shards.sources.survey.label_survey import Occurrence, Survey
-from shards.store.atomic import write_atomically
+from shards.sources.survey.label_survey import Survey
 
 _SHOWN: Final = 300  # rows of the table
 _SHOWN_UNREADABLE: Final = 5
@@ -20,8 +16,8 @@ def survey_json(survey: Survey) -> dict[str, Any]:
     """Return the survey as a JSON object; ``class`` is what the layout's own labels call a value, or null."""
     owners = _owners(survey)
 
-    def row(key: int | str, found: Occurrence, **more: Any) -> dict[str, Any]:
-        kind = "value" if isinstance(key, int) else "color"
+    def row(key: int | str, **more: Any) -> dict[str, Any]:
+        kind, found = "value" if isinstance(key, int) else "color", survey.found[key]
         return {kind: key, "images": found.images, "pixels": found.pixels, "class": owners.get(key), **more}
 
     return {
@@ -29,8 +25,8 @@ def survey_json(survey: Survey) -> dict[str, Any]:
         "masks": len(survey.source.pairs),
         "index_masks": survey.index_masks,
         "rgb_masks": survey.rgb_masks,
-        "values": [row(value, found, color=survey.palette.get(value)) for value, found in survey.values.items()],
-        "colors": [row(colour, found) for colour, found in survey.colours.items()],
+        "values": [row(key, color=survey.palette.get(key)) for key in survey.found if isinstance(key, int)],
+        "colors": [row(key) for key in survey.found if isinstance(key, str)],
         "unclaimed": list(survey.unclaimed),
         "own_labels": survey.source.labels is not None,
         "unreadable": [{"name": name, "problem": problem} for name, problem in survey.unreadable],
@@ -53,10 +49,16 @@ def survey_text(survey: Survey) -> str:
             survey.palette.get(key, "") if isinstance(key, int) else "",
             _owner_text(key, owners) if source.labels is not None else "",
         )
-        for key, found in [*survey.values.items(), *survey.colours.items()]
+        for key, found in survey.found.items()
     ]
-    what = "value" if survey.values else "color"
-    header = (what, "masks", "pixels", "palette" if survey.palette else "", "class" if source.labels is not None else "")
+    what = "value" if survey.index_masks else "color"
+    header = (
+        what,
+        "masks",
+        "pixels",
+        "palette" if survey.palette else "",
+        "class" if source.labels is not None else "",
+    )
     table = [header, *rows[:_SHOWN]]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     for row in table:
@@ -70,7 +72,7 @@ def survey_text(survey: Survey) -> str:
     elif source.labels is not None:
         unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
         lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
-    if IGNORE in survey.values and IGNORE not in owners:
+    if IGNORE in survey.found and IGNORE not in owners:
         lines.append(f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE}")
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
     if len(survey.unreadable) > _SHOWN_UNREADABLE:
@@ -79,7 +81,7 @@ def survey_text(survey: Survey) -> str:
 
 
 def labels_template(survey: Survey) -> str:
-    """Return a labels file to edit: the layout's own classes, and a class with a placeholder name for every other value.
+    """Return a labels file to edit: the layout's own classes, and one with a placeholder name for every other value.
 
     Raises ``SourceError`` if some masks hold values and others colours, or there are more values than classes can be.
     """
@@ -91,12 +93,12 @@ def labels_template(survey: Survey) -> str:
     own = survey.source.labels
     if own is not None and own.rgb != bool(survey.rgb_masks):
         own = None  # of no use for these masks
-    keys = list(survey.unclaimed) if own is not None else [*survey.values, *survey.colours]
+    keys = list(survey.unclaimed) if own is not None else list(survey.found)
     classes = [] if own is None else list(own.classes)
     if len(classes) + len(keys) > MAX_CLASSES + (IGNORE in keys):
         raise SourceError(
-            f"the masks hold {len(keys)} {'colours' if survey.rgb_masks else 'values'}; at most {MAX_CLASSES} classes are "
-            "possible. Are these masks, or were they resized with interpolation?"
+            f"the masks hold {len(keys)} {'colours' if survey.rgb_masks else 'values'}; at most {MAX_CLASSES} classes "
+            "are possible. Are these masks, or were they resized with interpolation?"
         )
     no_room = len(classes) + len(keys) > MAX_CLASSES  # for a class of 255, which is often no class
     taken = {each.color for each in classes}
@@ -105,10 +107,11 @@ def labels_template(survey: Survey) -> str:
             continue
         colour = _colour_for(key, survey, len(classes), taken)
         taken.add(colour)
-        values, colours = ((key,), ()) if isinstance(key, int) else ((), (key,))
-        classes.append(
-            LabelClass(name=f"class_{len(classes)}", color=colour, values=values, source_colors=colours)
-        )
+        name = f"class_{len(classes)}"
+        if isinstance(key, int):
+            classes.append(LabelClass(name=name, color=colour, values=(key,)))
+        else:
+            classes.append(LabelClass(name=name, color=colour, source_colors=(key,)))
     labels = Labels(
         classes=tuple(classes),
         ignore=() if own is None else own.ignore,
@@ -117,13 +120,6 @@ def labels_template(survey: Survey) -> str:
         boundary=() if own is None else own.boundary,
     )
     return labels_text(labels, comment=_comment(survey, keys, own=own is not None, no_room=no_room))
-
-
-def write_template(survey: Survey, path: Path, *, overwrite: bool = False) -> None:
-    """Write :func:`labels_template` to a file; raise ``UsageError`` if it exists and ``overwrite`` is false."""
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists already; use --overwrite to replace it, or choose another name")
-    write_atomically(path, labels_template(survey))
 
 
 def _owners(survey: Survey) -> dict[int | str, str]:
@@ -159,11 +155,11 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
         lines.append(f"The classes of the layout {source.layout}" + (", and:" if keys else "."))
     if keys:
         lines += [
-            f"Each of these {what} has its own class with a placeholder for a name: write what it is. Classes of the same",
-            f"thing can be joined (values = [1, 2], or colors), and {what} that count nowhere moved to ignore = [...].",
+            f"Each of these {what} has its own class with a placeholder for a name: write what it is. Classes of the",
+            f"same thing can be joined (values = [1, 2], or colors), {what} that count nowhere go to ignore = [...].",
         ]
     if IGNORE in keys:
-        found = survey.values[IGNORE]
+        found = survey.found[IGNORE]
         lines += [
             "",
             f"{IGNORE} often stands for pixels that were not labelled. If it does here ({found.images:,} masks, "
@@ -174,6 +170,5 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
             lines[-1] = f"write:  ignore = {IGNORE}  (it has no class below: there would be more than {MAX_CLASSES})"
     lines += ["", "found: masks, pixels"]
     for key in keys:
-        found = survey.values[key] if isinstance(key, int) else survey.colours[key]
-        lines.append(f"{key}: {found.images:,}, {found.pixels:,}")
+        lines.append(f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}")
     return "\n".join(lines)
