@@ -12,12 +12,10 @@ from shards.errors import UsageError
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--count", type=click.IntRange(1), default=240, show_default=True, help="Number of images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same images.")
-@click.option("--layout", default="pets", show_default=True, metavar="NAME", help="How it is laid out, as in build.")
+@click.option("--layout", default="pets", show_default=True, metavar="NAME", help="How it is laid out; see build.")
 @click.option("--classes", type=int, metavar="N", help="Number of classes.  [default: the layout's]")
-@click.option(
-    "--masks", default="index", show_default=True, metavar="KIND", help="Also binary or rgb: folders and csv."
-)
-def sample(folder: Path, count: int, seed: int, layout: str, classes: int | None, masks: str) -> None:
+@click.option("--masks", default="index", show_default=True, metavar="KIND", help="Or binary, rgb (folders, csv).")
+def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | None, masks: str) -> None:
     """Generate a small synthetic pet dataset; no network is needed.
 
     It has the official layout and classes, or those of --layout. Where the classes are not those of a well-known
@@ -50,9 +48,7 @@ def download(folder: Path, mirror: str | None) -> None:
 
 @click.command()
 @click.argument("source", type=PATH)
-@click.option(
-    "--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out, as in build."
-)
+@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out; see build.")
 @click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
 @click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
 @click.option("-o", "--output", metavar="FILE.toml", type=PATH, help="Write a labels file to edit.")
@@ -94,5 +90,5 @@ def labels(
     click.echo(survey_text(survey))
     if output is not None:
         click.echo(f"edit {output}, then: petseg-shard build {source} OUT --labels {output}")
-    else:
+    elif found.labels is None or survey.unclaimed:
         click.echo(f"write a labels file to edit with: petseg-shard labels {source} -o labels.toml")

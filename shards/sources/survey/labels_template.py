@@ -107,7 +107,7 @@ def labels_template(survey: Survey) -> str:
             continue
         colour = _colour_for(key, survey, len(classes), taken)
         taken.add(colour)
-        name = f"class_{len(classes)}"
+        name = f"class_{key if isinstance(key, int) else len(classes)}"
         if isinstance(key, int):
             classes.append(LabelClass(name=name, color=colour, values=(key,)))
         else:
@@ -158,17 +158,14 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
             f"Each of these {what} has its own class with a placeholder for a name: write what it is. Classes of the",
             f"same thing can be joined (values = [1, 2], or colors), {what} that count nowhere go to ignore = [...].",
         ]
+    lines += ["", "found: masks, pixels"]
+    lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
     if IGNORE in keys:
-        found = survey.found[IGNORE]
+        room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [
             "",
-            f"{IGNORE} often stands for pixels that were not labelled. If it does here ({found.images:,} masks, "
-            f"{found.pixels:,} pixels),",
-            f"remove its class and write:  ignore = {IGNORE}",
+            f"{IGNORE} often stands for pixels that were not labelled. If it does here, {room},",
+            "and remove the # from this line:",
+            f"ignore = {IGNORE}",
         ]
-        if no_room:
-            lines[-1] = f"write:  ignore = {IGNORE}  (it has no class below: there would be more than {MAX_CLASSES})"
-    lines += ["", "found: masks, pixels"]
-    for key in keys:
-        lines.append(f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}")
     return "\n".join(lines)
