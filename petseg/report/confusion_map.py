@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from petseg.inference.metrics import Matrix
@@ -71,9 +72,9 @@ def draw_confusion(matrix: Matrix, labels: Labels) -> bytes:
         return picture_bytes(figure, "svg")
 
 
-def _shares(matrix: Matrix) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    totals = matrix.sum(axis=1, keepdims=True).clip(min=1)
-    return np.asarray(matrix / totals, dtype=np.float64)  # type: ignore[return-value]
+def _shares(matrix: Matrix) -> npt.NDArray[np.float64]:
+    """Return each cell's share of its row, the pixels of a true class: float64 (N, N)."""
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True).clip(min=1), dtype=np.float64)
 
 
 def _shade(share: float, *, correct: bool) -> Rgb:

@@ -10,6 +10,8 @@ from petseg.runs.history import History, judged_part
 from shards.format.labels import Labels
 
 _NAMED = 3  # of many classes, this many of the best and of the worst have a colour and a name
+# Theirs here: the classes' own colours would be too alike. Okabe and Ito's, distinguishable with any colour vision.
+_DISTINCT = ("#009e73", "#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7")
 
 
 def draw_curves(history: History, *, labels: Labels, kind: Kind = "png") -> bytes:
@@ -41,7 +43,7 @@ def _figure(history: History, labels: Labels) -> Figure:
     iou.set_xlabel("epoch")
 
     rate.plot(epochs, [entry["learning_rate"] for entry in history], color="black", **style)
-    rate.set(title="Learning rate at the end of the epoch", xlabel="epoch", ylim=(0, None))
+    rate.set(title="Learning rate at the epoch's end", xlabel="epoch", ylim=(0, None))
     for axes in (loss, iou, rate):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -70,9 +72,9 @@ def _plot_extremes(axes: Axes, scores: History, epochs: list[int], labels: Label
             axes.plot(epochs, values, color="#b9c0c6", linewidth=0.7, alpha=0.7, zorder=1)
     handles = axes.plot(epochs, [s["mean_iou"] for s in scores], label="mean", color="black", linewidth=2.5, **style)
     handles[0].set_zorder(4)
-    for index in named:
+    for index, colour in zip(named, _DISTINCT, strict=False):
         label = f"{last[index]:.2f} {shown_name(labels.names[index])}"
-        colour, dashes = unit(line_colour(labels, index)), "-" if index in best else "--"
+        dashes = "-" if index in best else "--"
         values = floats([s["iou"][index] for s in scores])
         handles += axes.plot(epochs, values, label=label, color=colour, linestyle=dashes, zorder=3, **style)
     rest = len(labels) - len(named)

@@ -10,14 +10,14 @@ from matplotlib.patches import Patch
 from petseg.inference.probabilities import resized_strips
 from petseg.inference.trained_network import Prediction
 from petseg.report.figures import MANY, map_colour, picture_bytes, plain_text, shown_name, unit
-from petseg.report.sample_predictions import PredictedSample
+from petseg.report.sample_predictions import PredictedSample, shown_classes
 from petseg.report.thumbnails import difference_legend, differences, shrunk
-from shards.format.labels import IGNORE, Labels
+from shards.format.labels import Labels
 from shards.format.overlays import IGNORED_COLOUR, Pixels, colour_map
 
 _PANEL = 360  # longest side of a panel, pixels
 _PANEL_INCHES = 2.2
-_LEGEND = 24  # no more classes than this are named
+_LEGEND = 24  # no more classes than this are named, those with the most pixels
 
 
 def draw_gallery(samples: Sequence[PredictedSample], *, labels: Labels, title: str) -> bytes:
@@ -78,12 +78,11 @@ def _grey(probabilities: npt.NDArray[np.float32]) -> Pixels:
 
 def _legend(samples: Sequence[PredictedSample], labels: Labels) -> list[Patch]:
     """Return the entries of the legend: the classes (of many, those that occur), ignored pixels, the grey maps."""
-    present: set[int] = set().union(*(sample.present for sample in samples))
-    chosen = [index for index in range(len(labels)) if index in present or len(labels) <= MANY]
-    patches = [_patch(unit(map_colour(labels, i)), shown_name(labels.names[i])) for i in chosen[:_LEGEND]]
-    if len(chosen) > _LEGEND:
-        patches.append(_patch("none", f"and {len(chosen) - _LEGEND} more classes"))
-    if IGNORE in present:
+    chosen, more, ignored = shown_classes(samples, classes=len(labels), most=_LEGEND)
+    patches = [_patch(unit(map_colour(labels, i)), shown_name(labels.names[i])) for i in chosen]
+    if more:
+        patches.append(_patch("none", f"and {more} more classes"))
+    if ignored:
         patches.append(_patch(unit(IGNORED_COLOUR), "ignored"))
     if len(labels) > MANY:
         patches += [_patch(unit(colour), text) for text, colour in difference_legend(labels)]

@@ -13,16 +13,16 @@ from petseg.report.confusion_map import confusion_table, draw_confusion, frequen
 from petseg.report.console_reporter import duration
 from petseg.report.curves import draw_curves
 from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour
-from petseg.report.sample_predictions import choose_images, predict_sample
+from petseg.report.sample_predictions import choose_images, predict_sample, shown_classes
 from petseg.report.thumbnails import difference_legend, panels
 from petseg.runs.history import History, judged_part
 from petseg.runs.run_folder import read_config
 from shards import SplitReader
 from shards.format.geometry import Size, size_text
-from shards.format.labels import IGNORE
 from shards.format.overlays import IGNORED_COLOUR
 
 _TABLE = 12  # a confusion matrix of more classes is a picture
+_LEGEND = 60  # of the images; no more classes than this are named there, those with the most pixels
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,13 @@ def render_report(
     """
     config, labels = read_config(run), predictor.labels
     samples = [(rank, value, predict_sample(predictor, split, i)) for rank, i, value in choose_images(evaluation)]
-    present = set[int]().union(*(sample.present for _, _, sample in samples))
-    shown = [i for i in range(len(labels)) if i in present or len(labels) <= MANY]
+    shown, more, ignored = shown_classes([s for _, _, s in samples], classes=len(labels), most=_LEGEND)
     legend = [(labels.names[i], map_colour(labels, i)) for i in shown]
-    if IGNORE in present:
+    if ignored:
         legend.append(("ignored", IGNORED_COLOUR))
     as_table = len(labels) <= _TABLE
     best, worst = extremes(evaluation.scores.iou, 1)
-    labelled, ignored = sum(split.entry.class_pixels), split.entry.ignored_pixels
+    labelled, without_class = sum(split.entry.class_pixels), split.entry.ignored_pixels
     return _template().render(
         name=run.name,
         config=config,
@@ -79,13 +78,14 @@ def render_report(
         classes=_class_rows(evaluation),
         few=len(labels) <= MANY,
         extremes=[("best", best), ("worst", worst)],
-        ignored_share=ignored / max(labelled + ignored, 1),
+        ignored_share=without_class / max(labelled + without_class, 1),
         confusion=confusion_table(evaluation.matrix) if as_table else None,
         confusion_picture=None if as_table else draw_confusion(evaluation.matrix, labels).decode(),
         mistakes=[] if len(labels) <= MANY else frequent_mistakes(evaluation.matrix, labels),
         foreground=labels.foreground,
         boundary=labels.boundary,
         legend=legend,
+        more=more,
         differences=difference_legend(labels),
         samples=[(rank, value, sample.key, panels(sample, labels)) for rank, value, sample in samples],
         rates=sorted(entry["pictures_per_second"] for entry in history),

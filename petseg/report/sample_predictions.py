@@ -1,5 +1,6 @@
 """Samples with their predictions, for the gallery and the report, and which samples of a split to show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ from petseg.inference.evaluation import Evaluation
 from petseg.inference.metrics import confusion, score
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.inference.trained_network import Prediction, Predictor
+from petseg.report.figures import MANY
 from shards import SplitReader
+from shards.format.labels import IGNORE
 from shards.format.overlays import Pixels
 
 
@@ -25,10 +28,20 @@ class PredictedSample:
     mean_iou: float  # of this image alone, at its original resolution
 
     @property
-    def present(self) -> set[int]:
-        """The classes that occur in the truth or in the prediction, and 255 if pixels are ignored."""
-        counts = sum(np.bincount(mask.reshape(-1), minlength=256) for mask in (self.truth, self.prediction.index))
-        return set(np.flatnonzero(counts).tolist())
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """How many pixels of truth and prediction have each class index, or 255, ignored: int64 (256,)."""
+        found = (np.bincount(mask.reshape(-1), minlength=256) for mask in (self.truth, self.prediction.index))
+        return np.asarray(sum(found), dtype=np.int64)
+
+
+def shown_classes(samples: Sequence[PredictedSample], *, classes: int, most: int) -> tuple[list[int], int, bool]:
+    """Return the classes to name beside samples, in their order, how many more occur, and whether pixels are ignored.
+
+    All of few ``classes``; of many those that occur, and of these at most ``most``, those with the most pixels.
+    """
+    pixels = np.sum([sample.pixels for sample in samples], axis=0)
+    occurring = [i for i in np.argsort(-pixels[:classes], kind="stable").tolist() if pixels[i] or classes <= MANY]
+    return sorted(occurring[:most]), max(0, len(occurring) - most), bool(pixels[IGNORE])
 
 
 def predict_sample(predictor: Predictor, split: SplitReader, index: int) -> PredictedSample:
@@ -68,4 +81,4 @@ def _image_scores(evaluation: Evaluation) -> npt.NDArray[np.float64]:
     union = true + predicted - hits
     classes = (union > 0).sum(axis=1)
     total = np.divide(hits, union, out=np.zeros(union.shape), where=union > 0).sum(axis=1)
-    return np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0)
+    return np.asarray(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
