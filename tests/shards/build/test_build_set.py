@@ -41,7 +41,7 @@ def test_samples_are_what_the_source_holds(tiny_pets: Path, tiny_sets: dict[str,
             assert meta["split"] == split
             assert reader.read(index, "image") == (tiny_pets / "images" / f"{meta['name']}.jpg").read_bytes()
             masks = tiny_pets / "annotations" / "trimaps"
-            assert reader.read(index, "trimap") == (masks / f"{meta['name']}.png").read_bytes()
+            assert reader.read(index, "mask") == (masks / f"{meta['name']}.png").read_bytes()
             row = reader.rows([index])[0]
             assert (row["width"], row["height"]) == (meta["width"], meta["height"]) == (60, 44)
     assert sorted(names) == sorted(path.stem for path in (tiny_pets / "images").iterdir())
@@ -153,24 +153,24 @@ def faulty(maker: Maker) -> Path:
 def test_findings_are_counted_and_written_down(maker: Maker, tmp_path: Path) -> None:
     built = made(faulty(maker), tmp_path / "out", val_fraction=0.0)
     audit = built.manifest.audit
-    assert (audit.found, audit.packed, audit.mended, audit.left_out) == (11, 9, 1, 2)
+    assert (audit.found, audit.packed, audit.repaired, audit.rejected) == (11, 9, 1, 2)
     assert built.ignored == 1
-    lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "audit.jsonl").read_text().splitlines()]
     assert [(line["name"], line["action"], line["reason"], line["split"]) for line in lines] == [
-        ("a_0", "remark", "duplicate-across-splits", "test"),
-        ("cut_1", "left-out", "picture-truncated", "train"),
-        ("missing_1", "left-out", "listed-but-missing", None),
-        ("nobody_1", "remark", "no-animal", "train"),
-        ("png_1", "mended", "picture-wrong-type", "test"),
-        ("twin_1", "remark", "duplicate-across-splits", "train"),
+        ("a_0", "warning", "duplicate-across-splits", "test"),
+        ("cut_1", "rejected", "image-truncated", "train"),
+        ("missing_1", "rejected", "listed-but-missing", None),
+        ("nobody_1", "warning", "no-foreground", "train"),
+        ("png_1", "repaired", "image-wrong-type", "test"),
+        ("twin_1", "warning", "duplicate-across-splits", "train"),
     ]
     assert "a_0 in test" in lines[-1]["detail"]
     assert audit.reasons == {
         "duplicate-across-splits": 2,
         "listed-but-missing": 1,
-        "no-animal": 1,
-        "picture-truncated": 1,
-        "picture-wrong-type": 1,
+        "no-foreground": 1,
+        "image-truncated": 1,
+        "image-wrong-type": 1,
     }
     assert set(audit.reasons) <= set(REASONS)
 
@@ -178,7 +178,7 @@ def test_findings_are_counted_and_written_down(maker: Maker, tmp_path: Path) -> 
 def test_strict_builds_nothing(maker: Maker, tmp_path: Path) -> None:
     faulty(maker)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(StrictError, match="1 picture-truncated") as caught:
+    with pytest.raises(StrictError, match="1 image-truncated") as caught:
         build(maker.folder, tmp_path / "out", options(), workers=1, strict=True)
     assert len(caught.value.findings) == 6
     assert sorted(tmp_path.iterdir()) == before
@@ -210,7 +210,7 @@ def test_shards_without_samples_leave_no_gap(maker: Maker, tmp_path: Path) -> No
 
 def test_all_samples_broken_is_an_error(maker: Maker, tmp_path: Path) -> None:
     maker.add("a_1", image=b"broken")
-    with pytest.raises(UsageError, match="no sample passed the audit: 1 picture-unknown-format"):
+    with pytest.raises(UsageError, match="no sample passed the audit: 1 image-unknown-format"):
         made(maker.folder, tmp_path / "out", split="random")
     assert not list(tmp_path.glob("out*"))
 
@@ -244,7 +244,7 @@ def test_a_source_that_vanishes_is_noticed(pets: Path, tmp_path: Path) -> None:
 def test_mask_values_stay(tiny_sets: dict[str, Path]) -> None:
     for storage in ("jpeg", "raw"):
         reader = ShardSet.open(tiny_sets[storage]).split("train")
-        data = reader.read(0, "trimap")
+        data = reader.read(0, "mask")
         if storage == "raw":
             assert set(data[128:]) <= {1, 2, 3}
     assert set(np.unique(draw_mask(0))) == {1, 2, 3}

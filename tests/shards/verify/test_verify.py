@@ -34,9 +34,9 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def sets_with_quarantine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A set of each storage with a line in its quarantine file, so that every file has bytes to damage."""
-    maker = Maker(tmp_path_factory.mktemp("quarantine") / "pets")
+def sets_with_audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A set of each storage with a line in its audit file, so that every file has bytes to damage."""
+    maker = Maker(tmp_path_factory.mktemp("audit") / "pets")
     maker.write("cut_1", b"broken", b"broken")
     pets = fill(maker, 30)
     sets = {}
@@ -69,12 +69,12 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 @pytest.mark.faults
 def test_any_flipped_bit_is_found(
-    sets_with_quarantine: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    sets_with_audit: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     """Bits anywhere in a set; each file is equally likely, so that manifest and index get their share."""
     rng = random.Random(20)
-    expected = {name: contents(path) for name, path in sets_with_quarantine.items()}
-    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in sets_with_quarantine.items()}
+    expected = {name: contents(path) for name, path in sets_with_audit.items()}
+    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in sets_with_audit.items()}
     for _ in range(campaign(60, 1000)):
         storage = rng.choice(STORAGES)
         folder = copies[storage]
@@ -89,7 +89,7 @@ def test_any_flipped_bit_is_found(
         check_loading(folder, expected[storage])
         flip(path, byte, bit)
     for name, folder in copies.items():
-        assert tree(folder) == tree(sets_with_quarantine[name])
+        assert tree(folder) == tree(sets_with_audit[name])
 
 
 def contents(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -116,13 +116,13 @@ def check_loading(folder: Path, expected: dict[str, dict[str, bytes]]) -> None:
 
 @pytest.mark.faults
 def test_truncated_grown_deleted_and_swapped_files_are_found(
-    sets_with_quarantine: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    sets_with_audit: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     rng = random.Random(4)
-    expected = {name: contents(path) for name, path in sets_with_quarantine.items()}
+    expected = {name: contents(path) for name, path in sets_with_audit.items()}
     for turn in range(campaign(30, 1000)):
         storage = rng.choice(STORAGES)
-        folder = Path(shutil.copytree(sets_with_quarantine[storage], tmp_path / str(turn)))
+        folder = Path(shutil.copytree(sets_with_audit[storage], tmp_path / str(turn)))
         files = sorted(path for path in folder.iterdir() if path.stat().st_size)
         victim, other = rng.sample(files, 2)
         action = rng.choice(["cut", "grow", "delete", "swap", "zeros", "noise", "folder"])
@@ -172,15 +172,15 @@ def test_a_damaged_member_is_named(copy: Path) -> None:
     reader = ShardSet.open(copy).split("train")
     row, key = reader.rows([5])[0], reader.key(5)
     shard = reader.shard_path(int(row["shard"]))
-    flip(shard, int(row["trimap_offset"]) + 7, 3)
+    flip(shard, int(row["mask_offset"]) + 7, 3)
     (problem,) = verify(copy).problems
     assert (problem.kind, problem.file, problem.shard, problem.key) == ("member", shard.name, int(row["shard"]), key)
     assert problem.member is not None
-    assert problem.member.startswith(f"{key}.trimap.")
-    assert problem.offset == int(row["trimap_offset"])
+    assert problem.member.startswith(f"{key}.mask.")
+    assert problem.offset == int(row["mask_offset"])
     assert shard.name in problem.line()
-    with pytest.raises(PetsegError, match=rf"{key}\.trimap.*do not match their checksum"):
-        reader.read(5, "trimap")
+    with pytest.raises(PetsegError, match=rf"{key}\.mask.*do not match their checksum"):
+        reader.read(5, "mask")
 
 
 @pytest.mark.parametrize("role", ["image", "meta"])
@@ -251,10 +251,10 @@ def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path],
     table = np.load(table_path)
     row = table[0]
     tar = bytearray(tar_path.read_bytes())
-    at, length = int(row["trimap_offset"]), int(row["trimap_length"])
+    at, length = int(row["mask_offset"]), int(row["mask_length"])
     tar[at + length - 1] = 9
     tar_path.write_bytes(tar)
-    table[0]["trimap_crc32"] = zlib.crc32(tar[at : at + length])
+    table[0]["mask_crc32"] = zlib.crc32(tar[at : at + length])
     table[0]["check"] = row_check(table[:1])[0]
     table_path.write_bytes(table_header(len(table)) + table.tobytes())
 
@@ -268,7 +268,7 @@ def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path],
     assert verify(copy).ok
     (problem,) = verify(copy, mode="full").problems
     assert (problem.kind, problem.offset) == ("decode", at)
-    assert "trimap-values" in problem.message
+    assert "mask-values" in problem.message
 
 
 def test_stray_shards_are_found_and_other_files_are_not(copy: Path) -> None:
@@ -306,7 +306,7 @@ def test_another_version_says_so(copy: Path) -> None:
 
 
 def test_paths_in_a_manifest_cannot_leave_the_set(copy: Path) -> None:
-    rewritten(copy, lambda document: document["audit"]["quarantine"].update(file="../quarantine.jsonl"))
+    rewritten(copy, lambda document: document["audit"]["audit"].update(file="../audit.jsonl"))
     with pytest.raises(PetsegError, match="is damaged"):
         ShardSet.open(copy)
 
