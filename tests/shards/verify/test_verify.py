@@ -228,13 +228,16 @@ def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / "manifest.json").write_bytes(sealed(document))
 
 
-@pytest.mark.parametrize("field", ["class_pixels", "breeds", "species"])
+@pytest.mark.parametrize("field", ["class_pixels", "ignored_pixels", "breed", "species"])
 def test_counts_that_are_not_the_samples_are_found(copy: Path, field: str) -> None:
     def change(document: dict) -> None:
-        counts = document["splits"]["train"][field]
-        if isinstance(counts, list):
-            counts[0] += 1
+        split = document["splits"]["train"]
+        if field == "ignored_pixels":
+            split[field] += 1
+        elif field == "class_pixels":
+            split[field][0] += 1
         else:
+            counts = split["attributes"][field]
             counts[next(iter(counts))] += 1
 
     rewritten(copy, change)
@@ -244,15 +247,48 @@ def test_counts_that_are_not_the_samples_are_found(copy: Path, field: str) -> No
     assert field in report.problems[0].message
 
 
-def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
-    """A value outside 1..3 with every checksum recomputed, in ``raw`` storage: only decoding finds it."""
+@pytest.mark.parametrize("field", ["found", "packed", "repaired", "rejected", "reasons"])
+def test_audit_counts_that_are_not_the_files_are_found(copy: Path, field: str) -> None:
+    def change(document: dict) -> None:
+        if field == "reasons":
+            document["audit"][field]["image-grey"] = 1
+        else:
+            document["audit"][field] += 1
+
+    rewritten(copy, change)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.file) == ("count", "audit.jsonl")
+    assert problem.message.startswith(f"{field}: the manifest says")
+
+
+@pytest.mark.parametrize("mode", ["quick", "default", "full"])
+@pytest.mark.parametrize("field", ["stride", "image_offset", "mask_offset"])
+def test_wrong_offsets_of_raw_pixels_are_found(
+    tiny_sets: dict[str, Path], tmp_path: Path, field: str, mode: Mode
+) -> None:
+    copy = Path(shutil.copytree(tiny_sets["raw"], tmp_path / "set"))
+    rewritten(copy, lambda document: document["raw"].update({field: document["raw"][field] + 512}))
+    problems = verify(copy, mode=mode).problems
+    assert any(field in problem.message or field == "stride" for problem in problems)
+
+
+def test_a_wrong_largest_size_is_found(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    rewritten(copy, lambda document: document.update(largest=[44, 61]))
+    (problem,) = verify(copy).problems
+    assert problem.message == "largest: the manifest says 44x61, the samples say 44x60"
+
+
+@pytest.mark.parametrize("value", [3, 9, 254])
+def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path], tmp_path: Path, value: int) -> None:
+    """A value that no class has, every checksum recomputed, in ``raw`` storage: only decoding finds it."""
     copy = Path(shutil.copytree(tiny_sets["raw"], tmp_path / "set"))
     table_path, tar_path = copy / "train.samples.npy", copy / "train-000000.tar"
     table = np.load(table_path)
     row = table[0]
     tar = bytearray(tar_path.read_bytes())
     at, length = int(row["mask_offset"]), int(row["mask_length"])
-    tar[at + length - 1] = 9
+    tar[at + length - 1] = value
     tar_path.write_bytes(tar)
     table[0]["mask_crc32"] = zlib.crc32(tar[at : at + length])
     table[0]["check"] = row_check(table[:1])[0]
@@ -289,7 +325,7 @@ def test_a_file_that_differs_everywhere_does_not_flood(tiny_sets: dict[str, Path
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100000, b'{"format": "petseg-shards", "version": 1}', b"1" * 5000],
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100000, b'{"format": "petseg-shards", "version": 2}', b"1" * 5000],
 )
 def test_garbage_manifests(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
@@ -300,13 +336,13 @@ def test_garbage_manifests(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_version_says_so(copy: Path) -> None:
-    rewritten(copy, lambda document: document.update(version=2))
-    with pytest.raises(PetsegError, match="version 2, this program reads version 1"):
+    rewritten(copy, lambda document: document.update(version=3))
+    with pytest.raises(PetsegError, match="version 3, this program reads version 2"):
         ShardSet.open(copy)
 
 
 def test_paths_in_a_manifest_cannot_leave_the_set(copy: Path) -> None:
-    rewritten(copy, lambda document: document["audit"]["audit"].update(file="../audit.jsonl"))
+    rewritten(copy, lambda document: document["audit"]["file"].update(file="../audit.jsonl"))
     with pytest.raises(PetsegError, match="is damaged"):
         ShardSet.open(copy)
 
