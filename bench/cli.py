@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.settings import PATH, BuildSettings, LoaderSettings, TrainSettings
+from bench.settings import PATH, BuildSettings, LoaderSettings, TrainSettings, shown_value
 from shards.console import FriendlyGroup, print_json
 from shards.errors import UsageError
 
@@ -62,7 +62,7 @@ def add_benchmark(name: str, settings: type[Any], text: str) -> None:
             command = click.argument(field.name, type=how["type"])(command)
             continue
         if field.default is not dataclasses.MISSING:
-            how["default"] = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            how["default"] = shown_value(field.default)
         command = click.option(f"--{field.name.replace('_', '-')}", **how)(command)
     main.command(name, help=text)(command)
 
@@ -77,7 +77,7 @@ add_benchmark(
 )  # fmt: skip
 add_benchmark(
     "build", BuildSettings,
-    "How fast SOURCE, a folder in the official layout, is packed; compared with tar, webdataset's writer and a copy.",
+    "How fast SOURCE is packed; compared with tar and webdataset's writer.",
 )  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - option() returns a field, not a value
 """The options of the benchmarks: each field becomes an option of its command (:mod:`bench.cli`)."""
 
 import dataclasses
@@ -6,33 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from shards.console import PathArgument
 from shards.errors import UsageError
+from shards.format.geometry import FITS, Fit, Size, parse_size, size_text
 from shards.format.layout import STORAGES
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]
-    """Comma-separated names, such as ``a,b,c``, or positive integers."""
+    """Comma-separated names, such as ``a,b,c``."""
 
     name = "names"
 
-    def __init__(self, *, numbers: bool = False) -> None:
-        self._numbers = numbers
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Return the parts; nothing for an empty text."""
-        parts = value if isinstance(value, tuple) else tuple(x.strip() for x in value.split(",") if x.strip())
-        if not self._numbers:
-            return parts
+        return value if isinstance(value, tuple) else tuple(x.strip() for x in value.split(",") if x.strip())
+
+
+class Counts(Names):
+    """Comma-separated positive integers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the integers."""
+        parts = super().convert(value, param, ctx)
         if not all(str(part).isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r}: give comma-separated positive integers, such as 1,2", param, ctx)
         return tuple(map(int, parts))
 
 
-PATH, NAMES = PathArgument(), Names()
-AT_LEAST_0, AT_LEAST_1, SIZE = click.IntRange(0), click.IntRange(1), click.IntRange(8, 4096)
-SECONDS = click.FloatRange(0, 600, min_open=True)
+class Pixels(click.ParamType):  # type: ignore[type-arg]
+    """A size in pixels, N or HxW."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        """Return (height, width)."""
+        return parse_size(value, name="--size", least=8)
+
+
+PATH, NAMES, SIZE = PathArgument(), Names(), Pixels()
+AT_LEAST_0, AT_LEAST_1 = click.IntRange(0), click.IntRange(1)
+SECONDS, RATE = click.FloatRange(0, 600, min_open=True), click.FloatRange(0, 1e7, min_open=True)
 
 
 def option(kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
@@ -45,6 +61,20 @@ def option(kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def shown_value(value: Any) -> Any:
+    """Return the value of an option as one writes it on the command line."""
+    if isinstance(value, tuple):
+        sides = len(value) == 2 and all(isinstance(side, int) for side in value)
+        return size_text((value[0], value[1])) if sides else ",".join(map(str, value))
+    return value
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Return settings as JSON values, for the results."""
+    found = {field.name: shown_value(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    return dict(msgspec.to_builtins(found, enc_hook=str))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Common:
     repeats: int = option(
@@ -54,7 +84,7 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class _OfShards(_Common):
-    shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)  # noqa: RUF009
+    shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)
     split: str = option(str, "train")
     seed: int = option(int, 0)
 
@@ -64,10 +94,12 @@ class LoaderSettings(_OfShards):
     """The options of ``petseg-bench loader``; a :class:`UsageError` where one is wrong."""
 
     storages: tuple[str, ...] = option(
-        NAMES, STORAGES, "Which storages; those that --shards is not are built in a temporary folder."
-    )
+        NAMES, (), "Which storages, comma-separated; those that --shards is not are built in a temporary folder.  "
+        "[default: all of a set of source storage, else its own]",
+    )  # fmt: skip
     peers: tuple[str, ...] = option(NAMES, (), "Only these loaders, by name, comma-separated.  [default: all]")
-    size: int = option(SIZE, 128, "Side of the output in pixels.")
+    size: Size = option(SIZE, (128, 128), "Size of the output in pixels.")
+    fit: Fit = option(" ".join(FITS), "stretch", "How images are brought to --size.")
     batch_size: int = option(AT_LEAST_1, 32)
     workers: int = option(AT_LEAST_0, 0, "Processes or threads for each loader.  [default: each takes its best]")
     seconds: float = option(SECONDS, 0.5, "How long one repeat takes, in complete epochs.")
@@ -77,8 +109,9 @@ class LoaderSettings(_OfShards):
     )
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
     device: str = option("cpu cuda", "cpu")
-    source: Path | None = option(PATH, text="Read the images of file-based loaders from here, the set's own source.")  # noqa: RUF009
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
+    source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")
+    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
+    consumer_rate: float | None = option(RATE, None, "Take so many images/s at most from each loader, as a GPU would.")
     handicap: float = option(
         click.FloatRange(0, 1, max_open=True), 0.0, "Slow every loader by this part, to see that compare finds it."
     )
@@ -86,7 +119,7 @@ class LoaderSettings(_OfShards):
     def __post_init__(self) -> None:
         from bench.peers import PEERS
 
-        _check_names("--peers", self.peers, sorted(spec.name for spec in PEERS))
+        _check_names("--peers", self.peers, sorted(PEERS))
         _check_names("--storages", self.storages, STORAGES)
 
 
@@ -96,42 +129,29 @@ class TrainSettings(_OfShards):
 
     models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
     precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16; comma-separated.")
-    size: int | None = option(SIZE, None, "Side of the images.  [default: each recipe's; with a consumer 128]")
-    batch_size: int | None = option(AT_LEAST_1, None, "[default: each recipe's; with a consumer 32]")
+    size: Size | None = option(SIZE, None, "Size of the images.  [default: each recipe's]")
+    fit: Fit | None = option(" ".join(FITS), None, "How images are brought to it.  [default: each recipe's]")
+    batch_size: int | None = option(AT_LEAST_1, None, "[default: each recipe's]")
     device: str = option("auto cpu cuda", "auto")
     engine: str = option("auto dali torch", "auto")
     seconds: float = option(SECONDS, 3.0, "How long one repeat of one mode takes at least.")
-    consumer_rate: float | None = option(
-        click.FloatRange(0, 1e7, min_open=True), None, "In a network's place, take so many images/s from each loader."
-    )
-    storages: tuple[str, ...] | None = option(NAMES, None, "With a consumer: which storages.  [default: all]")
-    peers: tuple[str, ...] | None = option(NAMES, None, "With a consumer: only these loaders.  [default: all]")
 
     def __post_init__(self) -> None:
         _check_names("--models", self.models, ("unet", "tutorial"))
-        if self.consumer_rate is None and (self.storages, self.peers) != (None, None):
-            raise UsageError("--storages and --peers go with --consumer-rate: training uses petseg's loader")
-
-    def for_consumer(self) -> LoaderSettings:
-        """Return which loaders a consumer is put behind."""
-        return LoaderSettings(
-            shards=self.shards, split=self.split, storages=self.storages or STORAGES, peers=self.peers or (),
-            size=self.size or 128, batch_size=self.batch_size or 32, repeats=self.repeats, seconds=self.seconds,
-            augment="none", device="cuda" if self.device == "cuda" else "cpu", seed=self.seed,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(_Common):
     """The options of ``petseg-bench build``; a :class:`UsageError` where one is wrong."""
 
-    source: Path = option(PATH, required=True, argument=True)  # noqa: RUF009
+    source: Path = option(PATH, required=True, argument=True)
+    labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
     storages: tuple[str, ...] = option(NAMES, STORAGES)
-    size: int = option(SIZE, 128, "Side of the stored images, for jpeg and raw.")
+    size: Size = option(SIZE, (128, 128), "Size of the stored images, for jpeg and raw.")
     workers: tuple[int, ...] = option(
-        Names(numbers=True), (), "Numbers of processes, comma-separated.  [default: 1 and all cores]"
+        Counts(), (), "Numbers of processes, comma-separated.  [default: 1 and all cores]"
     )
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
+    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
 
     def __post_init__(self) -> None:
         _check_names("--storages", self.storages, STORAGES)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from pipeline.order.augmentation import Augmentation, Preset
 from shards import cores
 from shards.errors import UsageError
+from shards.format.geometry import FITS, Size, parse_size
 
 if TYPE_CHECKING:
     import torch
 
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
+DEFAULT_SIZE: Size = (128, 128)  # where the stored images have none
 
 
 def usable_cores() -> int:
@@ -53,6 +55,11 @@ def resolve_device(device: "str | torch.device") -> "torch.device":
     return torch.device("cuda", number)
 
 
+def resolve_size(size: Any, stored_size: Size | None) -> Size:
+    """Return the (height, width) that a size stands for; None: the stored size, 128 where images have their own."""
+    return stored_size or DEFAULT_SIZE if size is None else parse_size(size, most=MAX_SIZE)
+
+
 def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Return (rank, world size): as given, else torch.distributed's where it is initialised, else (0, 1)."""
     if (rank is None) != (world_size is None):
@@ -67,11 +74,10 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
     return rank, world_size
 
 
-def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | None, processes: int) -> None:
+def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, processes: int) -> None:
     """Raise ``UsageError`` unless each is a whole number within its bounds."""
     for name, value, least, most in (
         ("batch_size", batch_size, 1, MAX_BATCH),
-        ("size", size, 1, MAX_SIZE),
         ("prefetch", prefetch, 1, 64),
         ("threads", 1 if threads is None else threads, 1, 1024),
         ("processes", processes, 0, 64),
@@ -80,10 +86,12 @@ def check_numbers(*, batch_size: int, size: int, prefetch: int, threads: int | N
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def check_values(*, seed: Any, mask: Any, timeout: float) -> None:
+def check_values(*, seed: Any, fit: Any, mask: Any, timeout: float) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
+    if fit not in FITS:
+        raise UsageError(f"fit {fit!r} is unknown; use {', '.join(FITS)}")
     if mask not in ("onehot", "index"):
         raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
     if not 0 < timeout < float("inf"):

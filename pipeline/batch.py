@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's slice of a global batch: B samples of S x S pixels.
+    """One rank's slice of a global batch: B samples of H x W pixels.
 
     B is the same for all batches of a rank; it is 0 where an evaluation has more ranks than samples in a global batch.
 
     Attributes:
-        image: uint8 (B, 3, S, S), channels_last, RGB, 0..255, on the loader's device.
-        mask: uint8 on the same device: one-hot (B, 3, S, S), contiguous, channels animal, background, border;
-            or the class index (B, S, S), 0, 1, 2 in the same order.
+        image: uint8 (B, 3, H, W), channels_last, RGB, 0..255, on the loader's device.
+        mask: uint8 on the same device, contiguous, with the N classes of ``Loader.labels``: one-hot (B, N, H, W), all
+            zero where a pixel is ignored; or the class index (B, H, W), 0..N-1, and 255 where a pixel is ignored.
         index: int64 (B,) on the CPU: which sample of the split.
         valid: bool (B,) on the image's device: False for padding, which repeats samples and must not be counted.
         epoch: the epoch that the batch belongs to, counted from 0.

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.augmentation import Augmentation, Parameters
+from shards.format.geometry import Fit, Size
 from shards.format.layout import Rows, Storage
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ class EngineOptions:
     """What an engine is built for."""
 
     storage: Storage
-    stored_size: int | None  # side of a stored image in pixels, None where each has its own size
-    size: int  # side S of the output in pixels
+    stored_size: Size | None  # (height, width) of every stored image, None where each has its own
+    size: Size  # (H, W) of the output
+    fit: Fit  # how images of another aspect ratio are brought to it
+    classes: int  # N
     onehot: bool  # one-hot masks instead of class indices
     augment: Augmentation | None  # which operations the parameters may ask for
     batch_size: int  # the maximum number of samples in a batch
@@ -36,10 +39,20 @@ class EngineOptions:
         return self.augment or Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
 
     @property
+    def crops(self) -> bool:
+        """Whether boxes may be less than the whole image."""
+        return self.operations.area is not None or self.fit == "cover"
+
+    @property
+    def letterboxes(self) -> bool:
+        """Whether places may be less than the whole output."""
+        return self.fit == "contain"
+
+    @property
     def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes in memory of a batch's images (B, S, S, 3) and masks (B, 3, S, S) or (B, S, S), both uint8."""
-        count, size = self.batch_size, self.size
-        return (count, size, size, 3), (count, 3, size, size) if self.onehot else (count, size, size)
+        """The shapes in memory of a batch's images (B, H, W, 3) and masks (B, N, H, W) or (B, H, W), both uint8."""
+        planes = (self.classes,) if self.onehot else ()
+        return (self.batch_size, *self.size, 3), (self.batch_size, *planes, *self.size)
 
     @property
     def spare(self) -> int:
@@ -65,12 +78,12 @@ class BatchWork:
         return BatchWork(indices=self.indices[positions], rows=self.rows[positions], parameters=parameters)
 
 
-def stored_sizes(rows: Rows, stored_size: int | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def stored_sizes(rows: Rows, stored_size: Size | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the heights and widths of stored images in pixels according to the table, int64 (B,) each."""
     if stored_size is None:
         return rows["height"].astype(np.int64), rows["width"].astype(np.int64)
-    sides = np.full(len(rows), stored_size)
-    return sides, sides
+    height, width = stored_size
+    return np.full(len(rows), height), np.full(len(rows), width)
 
 
 class Engine(Protocol):
@@ -94,7 +107,7 @@ class Engine(Protocol):
         """Start the device's part without waiting; the result is passed to ``finish``."""
 
     def finish(self, started: Any) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return the image, uint8 (B, 3, S, S), and the mask, as :class:`pipeline.Batch` describes them."""
+        """Return the image, uint8 (B, 3, H, W), and the mask, as :class:`pipeline.Batch` describes them."""
 
     def close(self) -> None:
         """Release threads and memory."""

@@ -23,9 +23,11 @@ from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import VERSION, check_state
+from pipeline.state import VERSION, bound_values, check_state
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
+from shards.format.geometry import Fit
+from shards.format.labels import Labels
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +44,15 @@ class Loader:
         shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
         split: ``train``, ``val`` or ``test``.
         batch_size: the global batch: all ranks together.
-        size: side of the output in pixels; whole images (or crops) are stretched to size x size.
+        size: of the output in pixels: N for a square, or (H, W); None: that of the stored images, or 128 where each has
+            its own (``source`` storage).
+        fit: how an image (or crop) of another aspect ratio is brought to it. ``stretch``: resized. ``cover``: a box of
+            the output's aspect ratio is cut out, at the centre or, with ``augment``, at a random place, and resized.
+            ``contain``: resized as large as fits, and padded with ImageNet's mean colour, which the mask ignores. What
+            was padded when the set was built is part of the stored image.
         device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
-        mask: ``onehot``: uint8 (B, 3, S, S); ``index``: uint8 (B, S, S).
+        mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
         augment: None, a preset (``"train"``, or ``"strong"`` for few images and many epochs), or an
             :class:`pipeline.Augmentation`.
         shuffle: whether each epoch has its own order; None: for ``train`` only.
@@ -74,7 +81,8 @@ class Loader:
         *,
         split: str = "train",
         batch_size: int,
-        size: int = 128,
+        size: int | tuple[int, int] | None = None,
+        fit: Fit = "stretch",
         device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
@@ -90,10 +98,8 @@ class Loader:
         max_damaged: int = 10,
         timeout: float = 120,
     ) -> None:
-        arguments.check_numbers(
-            batch_size=batch_size, size=size, prefetch=prefetch, threads=threads, processes=processes
-        )
-        arguments.check_values(seed=seed, mask=mask, timeout=timeout)
+        arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
+        arguments.check_values(seed=seed, fit=fit, mask=mask, timeout=timeout)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.split = self.shards.split(split)
         if not len(self.split):
@@ -103,7 +109,8 @@ class Loader:
         arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
         ranks = {"rank": self.rank, "world_size": self.world_size}
         self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, **ranks)
-        self.batch_size, self.size, self.seed, self.mask, self.timeout = batch_size, size, seed, mask, timeout
+        self.size, self.fit = arguments.resolve_size(size, self.shards.manifest.size), fit
+        self.batch_size, self.seed, self.mask, self.timeout = batch_size, seed, mask, timeout
         self.processes, self.prefetch = processes, max(prefetch, 2 * processes)
         self.augment = arguments.resolve_augment(augment)
         self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
@@ -123,7 +130,9 @@ class Loader:
         options = EngineOptions(
             storage=manifest.storage,
             stored_size=manifest.size,
-            size=size,
+            size=self.size,
+            fit=fit,
+            classes=len(manifest.labels),
             onehot=mask == "onehot",
             augment=self.augment,
             batch_size=len(self.slices.slice),
@@ -135,16 +144,12 @@ class Loader:
             self.engine, options, reader, device=self.device, processes=processes, timeout=timeout
         )
         self._plan = BatchPlan(reader=reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle)
-        self._bound = {
-            "fingerprint": manifest.fingerprint,
-            "split": self.split.name,
-            "samples": self.samples,
-            "seed": seed,
-            "batch_size": batch_size,
-            "size": size,
-            "shuffle": self.shuffle,
-            "augment": None if self.augment is None else self.augment.to_json(),
-        }
+        self._bound = bound_values(self._plan)
+
+    @property
+    def labels(self) -> Labels:
+        """The set's classes: their number is ``len(labels)``, with names and colours in the order of their indices."""
+        return self.shards.manifest.labels
 
     @property
     def damaged(self) -> Mapping[int, str]:
@@ -199,7 +204,7 @@ class Loader:
         The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
 
         Raises:
-            UsageError: the state belongs to another set, split, seed, batch size, size or augmentation.
+            UsageError: the state belongs to another set, split, seed, batch size, size, fit or augmentation.
         """
         epoch, batch = check_state(state, batches=len(self), bound=self._bound)
         self._go_to(epoch, batch)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from pipeline.runtime.batch_plan import BatchPlan
 from shards.errors import UsageError
+from shards.format.geometry import size_text
 
-VERSION = 1
+VERSION = 2
 
 # What a saved state must have in common with the loader that loads it, with names for messages.
 BOUND = {
@@ -15,15 +17,37 @@ BOUND = {
     "seed": "seed",
     "batch_size": "batch_size (global)",
     "size": "size",
+    "fit": "fit",
     "shuffle": "shuffle",
     "augment": "augment",
 }
 
 
+def bound_values(plan: BatchPlan) -> dict[str, Any]:
+    """Return the values of :data:`BOUND` for a loader, as plain JSON values."""
+    split, options = plan.reader.split, plan.options
+    return {
+        "fingerprint": split.manifest.fingerprint,
+        "split": split.name,
+        "samples": plan.slices.samples,
+        "seed": plan.seed,
+        "batch_size": plan.slices.batch_size,
+        "size": size_text(options.size),
+        "fit": options.fit,
+        "shuffle": plan.shuffle,
+        "augment": None if options.augment is None else options.augment.to_json(),
+    }
+
+
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
     """Return (epoch, batch) of a saved state; ``UsageError`` names what is wrong with it or does not fit the loader."""
-    if not isinstance(state, Mapping) or state.get("version") != VERSION:
-        version = state.get("version") if isinstance(state, Mapping) else None
+    version = state.get("version") if isinstance(state, Mapping) else None
+    if _is_count(version) and version < VERSION:
+        raise UsageError(
+            f"this loader state was saved by an earlier petseg (version {version}; this one reads {VERSION}), for a "
+            "shard set of an earlier format; build the set again and start a new run"
+        )
+    if version != VERSION:
         raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")
     differences = [
         f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"

@@ -4,6 +4,7 @@ Images are decoded by libjpeg-turbo through simplejpeg, which releases the inter
 use all cores. Masks are not: they need not be stored as PNG.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -14,9 +15,12 @@ import numpy as np
 
 from bench.core.rounds import Subject
 from bench.core.workspace import StoredSplit
-from bench.results.records import Limit, Repeat
+from bench.peers.fast_decode import decode_image
+from bench.results.records import Limit, Mask, Repeat
 from shards.cores import usable_cores
 from shards.format.dataset import ShardSet
+from shards.format.geometry import Size, size_text
+from shards.format.layout import member_span
 
 
 class LimitSubject(Subject):
@@ -24,9 +28,11 @@ class LimitSubject(Subject):
 
     part = "limits"
 
-    def __init__(self, name: str, storage: str, how: str, samples: int, task: Callable[[int], Any]) -> None:
-        super().__init__(f"{name} {storage}")
-        self.title, self.storage, self.how, self.seconds = name, storage, how, 0.5
+    def __init__(
+        self, title: str, how: str, samples: int, task: Callable[[int], Any], *, storage: str = "", mask: str = ""
+    ) -> None:
+        super().__init__(" ".join(filter(None, (title, storage, mask))))
+        self.title, self.how, self.seconds, self.storage, self.mask = title, how, 0.5, storage, mask
         self._chunks = np.array_split(np.arange(samples), max(1, min(usable_cores(), samples)))
         self._samples, self._task = samples, task
 
@@ -42,56 +48,47 @@ class LimitSubject(Subject):
 
     def line(self) -> Limit:
         """Return what was found."""
-        return Limit(name=self.title, storage=self.storage, how=self.how, repeats=tuple(self.repeats))
+        return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), storage=self.storage, mask=self.mask)
 
     def _run(self, chunk: np.ndarray[Any, Any]) -> None:
         for i in chunk.tolist():
             self._task(i)
 
 
-def storage_limits(stored: StoredSplit, *, size: int, seed: int) -> list[LimitSubject]:
+def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitSubject]:
     """Return what reading and decoding one storage takes."""
-    reader = ShardSet.open(stored.shards).split(stored.split)
-    storage, count = stored.storage, len(reader)
-    images = [reader.read(i, "image") for i in range(count)] if storage != "raw" else []
+    storage, reader = stored.storage, ShardSet.open(stored.shards).split(stored.split)
+    images = [reader.read(i, "image") for i in range(len(reader))] if storage != "raw" else []
+    rows = reader.rows(np.random.default_rng(seed).permutation(len(reader)))
     reader.close()
-    how = "pread of each member, in random order, page cache warm"
-    found = [LimitSubject("read", storage, how, count, _reading(stored, seed))]
+    members = [(int(row["shard"]), *member_span(row, role)) for row in rows for role in ("image", "mask")]
+    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(len(reader.entry.shards))]
+
+    def read(i: int) -> None:
+        for shard, offset, length in members[2 * i : 2 * i + 2]:
+            os.pread(tars[shard].fileno(), length, offset)
+
+    def add(title: str, how: str, task: Callable[[int], Any]) -> LimitSubject:
+        return LimitSubject(title, how, len(rows), task, storage=storage)
+
+    found = [add("read", "pread of each member, in random order, page cache warm", read)]
     if images:
-        how = "libjpeg-turbo through simplejpeg, images alone"
-        found.append(LimitSubject("decode", storage, how, count, lambda i: decode_jpeg(images[i])))
+        how = "libjpeg-turbo through simplejpeg (PNG: OpenCV), images alone"
+        found.append(add("decode", how, lambda i: decode_image(images[i])))
     if storage == "source":
-        how = f"the same, at the smallest scale that is not below {size} pixels"
-        found.append(LimitSubject("decode, scaled", storage, how, count, lambda i: decode_jpeg(images[i], size)))
+        how = f"the same, at the smallest scale that is not below {size_text(size)} pixels"
+        found.append(add("decode, scaled", how, lambda i: decode_image(images[i], size)))
     return found
 
 
-def copy_limit(*, size: int, samples: int) -> LimitSubject:
-    """Return what writing the output's bytes once takes: image and one-hot mask of each sample."""
-    made, into = np.zeros((2, 64, 6 * size * size), np.uint8)  # larger than what a core's own cache holds
+def copy_limit(mask: Mask, *, size: Size, classes: int, samples: int) -> LimitSubject:
+    """Return what writing the output's bytes once takes: image and mask of each sample."""
+    planes = 3 + (classes if mask == "onehot" else 1)
+    many = max(2, (24 << 20) // (planes * math.prod(size)))  # samples: more than a core's own cache holds
+    made, into = np.zeros((2, many, planes * math.prod(size)), np.uint8)
 
     def task(i: int) -> None:
-        into[i % 64] = made[(i * 7) % 64]
+        into[i % many] = made[(i * 7) % many]
 
-    return LimitSubject("copy", "", "memcpy of image and one-hot mask of each sample", samples, task)
-
-
-def decode_jpeg(data: bytes, size: int = 0) -> Any:
-    """Decode a JPEG, at the smallest of libjpeg's scales that is not below ``size`` pixels a side; 0: full scale."""
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size)
-
-
-def _reading(stored: StoredSplit, seed: int) -> Callable[[int], None]:
-    reader = ShardSet.open(stored.shards).split(stored.split)
-    rows = reader.rows(np.random.default_rng(seed).permutation(len(reader)))
-    members = [(rows[f"{role}_offset"].tolist(), rows[f"{role}_length"].tolist()) for role in ("image", "trimap")]
-    shards = rows["shard"].tolist()
-    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(len(reader.entry.shards))]
-
-    def task(i: int) -> None:
-        for offsets, lengths in members:
-            os.pread(tars[shards[i]].fileno(), lengths[i], offsets[i])
-
-    return task
+    how = f"memcpy of image and mask of each sample, {planes} planes"
+    return LimitSubject("copy", how, samples, task, mask=mask)

@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from bench.core.output_check import judge
 from bench.core.subject_process import ProcessSubject, SubjectProcess
-from bench.peers import PEERS, PeerSpec
+from bench.peers import OURS
+from bench.peers.base import Peer
 from bench.peers.job import Job
 from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
 
+WINDOW = 0.6  # of a turn's length: each window of the warm-up, and the trial of a number of workers
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
 
 
@@ -34,8 +36,7 @@ class References(ExitStack):
         """
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
-            ours = next(spec for spec in PEERS if spec.ours)
-            plain = replace(job, peer=ours.name, engine="auto", device="cpu", workers=0)
+            plain = replace(job, peer=OURS.name, engine="auto", device="cpu", workers=0)
             if self._process is None:
                 self._process = self.enter_context(SubjectProcess(plain))
             self._process.ask("reference", job=plain, path=path)
@@ -47,23 +48,24 @@ class LoaderSubject(ProcessSubject):
 
     job: Job
 
-    def __init__(self, work: LoaderWork, spec: PeerSpec, job: Job, *, references: References, seconds: float) -> None:
+    def __init__(self, work: LoaderWork, peer: type[Peer], job: Job, *, references: References, seconds: float) -> None:
         super().__init__(work.name, job)
-        self.work, self.spec, self.seconds = work, spec, seconds
+        self.work, self.peer, self.seconds = work, peer, seconds
         self._references = references
         self._check: OutputCheck | None = None
         self.rate, self._steady, self._resident = 0.0, True, 0.0
 
     def open(self) -> None:
         """Prepare the peer, check one epoch, and warm it up."""
-        workers = self.ask("prepare")
+        window = WINDOW * self.seconds
+        workers = self.ask("prepare", trial_seconds=window)
         if self._check is None:
             assert self.running is not None
             self.job = replace(self.job, workers=workers)
             self.peak_memory_bytes = self.running.peak_memory_bytes = 0  # converting and trials do not count
             self._check = self.ask("check", path=self._references.of(self.job))
-            judge(self._check, image_differs=any(caveat.image for caveat in self.spec.caveats_on(self.job.storage)))
-        self.rate, steady = self.ask("warm_up")
+            judge(self._check, image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
+        self.rate, steady = self.ask("warm_up", window_seconds=window)
         self._steady = self._steady and steady
 
     def turn(self) -> Repeat:
@@ -84,8 +86,8 @@ class LoaderSubject(ProcessSubject):
         )  # fmt: skip
 
     def _caveats(self) -> Iterator[str]:
-        yield from (caveat.text for caveat in self.spec.caveats_on(self.job.storage))
-        if self.work.cache == "cold" and self.spec.reads_ahead:
+        yield from (caveat.text for caveat in self.peer.caveats_on(self.job))
+        if self.work.cache == "cold" and self.peer.reads_ahead:
             yield "reads ahead of being asked, so its first batches were read before the cache was dropped"
         if self._resident > STAYED:
             yield f"up to {self._resident:.0%} of its files stayed in the page cache"

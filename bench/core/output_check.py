@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.peers.base import Delivered
+from bench.peers.job import Job
 from bench.results.records import OutputCheck
 from shards.errors import PetsegError
+from shards.format.labels import IGNORE
 
 MAX_COMPARED = 512  # samples whose pixels are compared; all are counted
 IMAGE_SAME = 1.5  # mean absolute difference in levels of 0..255; PIL and DALI with the same filter differ by about 0.3
 IMAGE_LIKE = 12.0  # the most for a loader that declares another filter, scaling or compression
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class CheckError(PetsegError):
@@ -25,53 +28,50 @@ class Reference:
     """What some samples should look like."""
 
     index: npt.NDArray[np.int64]  # (M,): which samples of the split
-    image: npt.NDArray[np.uint8]  # (M, 3, S, S)
-    mask: npt.NDArray[np.uint8]  # (M, 3, S, S), one-hot, or (M, S, S), classes 0, 1, 2: the form that is requested
+    image: Pixels  # (M, 3, H, W)
+    mask: Pixels  # (M, H, W): class indices, and 255 where a pixel is ignored
 
 
-def collect_reference(batches: Iterable[Delivered], samples: int, seed: int) -> Reference:
+def collect_reference(batches: Iterable[Delivered], job: Job) -> Reference:
     """Keep a random part of an epoch, at most :data:`MAX_COMPARED` samples.
 
     Raises:
-        CheckError: there is no batch.
+        CheckError: there is no batch, or a tensor is not as :func:`check_epoch` expects.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(samples)[:MAX_COMPARED])
-    slot = _slots(chosen, samples)
-    kept: list[npt.NDArray[np.uint8]] = []
+    chosen = np.sort(np.random.default_rng(job.seed).permutation(job.samples)[:MAX_COMPARED])
+    slot = _slots(chosen, job.samples)
+    image, mask = np.empty((len(chosen), 3, *job.size), np.uint8), np.empty((len(chosen), *job.size), np.uint8)
+    empty = True
     for batch in batches:
-        tensors = batch.image, batch.mask
-        if not kept:
-            kept = [np.empty((len(chosen), *tensor.shape[1:]), np.uint8) for tensor in tensors]
-        rows = np.flatnonzero((batch.index >= 0) & (slot[batch.index] >= 0))
-        for array, tensor in zip(kept, tensors, strict=True):
-            array[slot[batch.index[rows]]] = tensor[rows].cpu().numpy()
-    if not kept:
+        empty = False
+        places, images, masks = _compared(batch, slot, job)
+        image[places], mask[places] = images, masks
+    if empty:
         raise CheckError("the loader delivered nothing")
-    return Reference(chosen, *kept)
+    return Reference(chosen, image, mask)
 
 
-def check_epoch(batches: Iterable[Delivered], samples: int, size: int, reference: Reference) -> OutputCheck:
+def check_epoch(batches: Iterable[Delivered], job: Job, reference: Reference) -> OutputCheck:
     """Run through one epoch; count every sample and compare those that the reference holds.
 
     Raises:
-        CheckError: a tensor has another shape or type, a mask is not one-hot, or an index is not one of the split.
+        CheckError: a tensor has another shape or type, a mask is not of the requested form, or an index is not one of
+            the split.
     """
-    slot = _slots(reference.index, samples)
-    seen = np.zeros(samples, dtype=np.int64)
+    slot = _slots(reference.index, job.samples)
+    seen = np.zeros(job.samples, dtype=np.int64)
     differences: list[float] = []
     wrong = pixels = 0
     for batch in batches:
-        _check_form(batch, size, onehot=reference.mask.ndim == 4)
         index = batch.index[batch.index >= 0]
-        if index.max(initial=0) >= samples:
-            raise CheckError(f"delivered sample {index.max()} of a split of {samples}")
+        if index.max(initial=0) >= job.samples:
+            raise CheckError(f"delivered sample {index.max()} of a split of {job.samples}")
         np.add.at(seen, index, 1)
-        rows = np.flatnonzero((batch.index >= 0) & (slot[batch.index] >= 0))
-        places = slot[batch.index[rows]]
-        gap = np.abs(batch.image[rows].cpu().numpy().astype(np.int16) - reference.image[places])
+        places, images, masks = _compared(batch, slot, job)
+        gap = np.abs(images.astype(np.int16) - reference.image[places])
         differences += gap.mean(axis=(1, 2, 3), dtype=np.float64).tolist()
-        wrong += int((_classes(batch.mask[rows].cpu().numpy()) != _classes(reference.mask[places])).sum())
-        pixels += len(rows) * size * size
+        wrong += int((masks != reference.mask[places]).sum())
+        pixels += masks.size
     return OutputCheck(
         delivered=int(seen.sum()), missing=int((seen == 0).sum()), repeated=int(np.maximum(seen - 1, 0).sum()),
         compared=len(differences), image_difference=float(np.mean(differences)) if differences else 0.0,
@@ -100,28 +100,37 @@ def judge(check: OutputCheck, *, image_differs: bool) -> None:
         raise CheckError(f"{check.mask_difference:.3%} of its mask pixels have another class than petseg's; none may")
 
 
+def mask_classes(mask: Pixels, classes: int) -> Pixels:
+    """Return masks of either form as class indices and 255, uint8 (B, H, W).
+
+    Raises:
+        CheckError: a pixel has several classes, or one that does not exist.
+    """
+    if mask.ndim == 3:
+        unknown = mask[(mask >= classes) & (mask != IGNORE)]
+        if unknown.size:
+            raise CheckError(f"a mask holds class {unknown.max()}; classes are 0 to {classes - 1}, and {IGNORE}")
+        return mask
+    planes = mask.sum(axis=1, dtype=np.uint16)
+    if mask.max(initial=0) > 1 or planes.max(initial=0) > 1:
+        raise CheckError("a mask is not one-hot: a pixel has several classes, or values beyond 0 and 1")
+    return np.where(planes == 1, mask.argmax(axis=1), IGNORE).astype(np.uint8)
+
+
 def _slots(chosen: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
     slot = np.full(samples, -1)
     slot[chosen] = np.arange(len(chosen))
     return slot
 
 
-def _check_form(batch: Delivered, size: int, *, onehot: bool) -> None:
-    image = (len(batch.index), 3, size, size)
-    mask = image if onehot else (len(batch.index), size, size)
-    for name, tensor, shape in (("image", batch.image, image), ("mask", batch.mask, mask)):
+def _compared(batch: Delivered, slot: npt.NDArray[np.int64], job: Job) -> tuple[npt.NDArray[np.int64], Pixels, Pixels]:
+    """Check a batch's form; return the places in the reference, images and mask classes of what is compared."""
+    planes = (job.classes,) if job.onehot else ()
+    for name, tensor, shape in (("image", batch.image, (3,)), ("mask", batch.mask, planes)):
+        expected = (len(batch.index), *shape, *job.size)
         found = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-        if found != (shape, "uint8"):
-            raise CheckError(f"its {name} is {found[1]} {found[0]}, expected uint8 {shape}")
-
-
-def _classes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.integer[Any]]:
-    """Return masks of either form as classes (B, S, S); refuse a pixel that has no class, or several."""
-    if mask.ndim == 3:
-        if mask.max(initial=0) > 2:
-            raise CheckError(f"a mask holds class {mask.max()}; classes are 0, 1 and 2")
-        return mask
-    if not ((mask <= 1).all() and (mask.sum(axis=1) == 1).all()):
-        raise CheckError("a mask is not one-hot: its channels do not sum to 1 at every pixel")
-    classes: npt.NDArray[np.integer[Any]] = mask.argmax(axis=1)
-    return classes
+        if found != (expected, "uint8"):
+            raise CheckError(f"its {name} is {found[1]} {found[0]}, expected uint8 {expected}")
+    rows = np.flatnonzero((batch.index >= 0) & (slot[batch.index] >= 0))
+    image, mask = (tensor[rows].cpu().numpy() for tensor in (batch.image, batch.mask))
+    return slot[batch.index[rows]], image, mask_classes(mask, job.classes)

@@ -15,11 +15,9 @@ from bench.peers.job import Job
 from bench.results.records import GpuCost, Repeat
 from bench.results.statistics import percentile
 
-WINDOW_SECONDS = 0.3  # a window of the warm-up is one epoch, or as many as take this long
 HALF = 2  # windows that are compared with as many before them
 GAIN = 1.05  # steady: not more than 5 % faster than before
 GROWTH = 4  # a window has at most so many times the epochs of the one before
-MAX_WARMUP_SECONDS = 12.0
 
 B = TypeVar("B")
 
@@ -62,10 +60,11 @@ class Stopwatch:
         self._next_epoch = 1  # epoch 0 is the one that is checked
         self._images = self._copied = 0
 
-    def run(self, epochs: int, *, consumer_rate: float = 0.0) -> Repeat:
+    def run(self, epochs: int) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
-        promises. A consumer of so many images/s sleeps after each batch as long as a device would be busy with it; it
-        takes no processor time, as a network on a GPU hardly does. An epoch of another length is a :class:`CheckError`.
+        promises. A consumer of ``job.consumer_rate`` images/s sleeps after each batch as long as a device would be busy
+        with it; it takes no processor time, as a network on a GPU hardly does. An epoch of another length is a
+        :class:`CheckError`.
         """
         cuda = self._job.device == "cuda"
         self._copied = 0
@@ -79,8 +78,8 @@ class Stopwatch:
                     self._copied += tensor.numel() * tensor.element_size()
             valid = int((batch.index >= 0).sum())
             self._images += valid
-            if consumer_rate:
-                time.sleep(valid / consumer_rate)
+            if self._job.consumer_rate:
+                time.sleep(valid / self._job.consumer_rate)
             return valid
 
         repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
@@ -118,10 +117,10 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
 
 
-def warm_up(window: Callable[[], float]) -> tuple[float, bool]:
+def warm_up(window: Callable[[], float], *, most_seconds: float) -> tuple[float, bool]:
     """Run windows, which return images/s, until they are steady; return the last rate, and whether they are."""
     started, rates = time.perf_counter(), list[float]()
-    while not is_steady(rates) and time.perf_counter() - started < MAX_WARMUP_SECONDS:
+    while not is_steady(rates) and (not rates or time.perf_counter() - started < most_seconds):
         rates.append(window())
     return rates[-1], is_steady(rates)
 

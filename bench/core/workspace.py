@@ -6,15 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from bench.core.rounds import PartSeconds
 from bench.peers.base import split_bytes
+from bench.peers.job import FileListing
 from bench.results.records import DataInfo
 from bench.settings import LoaderSettings
 from shards.build.build_set import build
 from shards.build.options import options_from
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.layout import SPECIES
+from shards.format.geometry import Size
+from shards.format.keys import shown
+from shards.format.labels import IGNORE, Labels
+from shards.format.layout import SPLITS, STORAGES, extensions_of
+from shards.sources import Pair, Source, scan
+from shards.sources.base import RESERVED, FileStamp
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,16 @@ class StoredSplit:
     storage: str
     shards: Path
     split: str
-    files: Path  # a folder with images/KEY.jpg and masks/KEY.png, which are empty for raw, and keys.txt
+    size: Size | None  # of all its images; None: each has its own
     bytes: int  # of images and masks
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that is read in one run."""
+    """Everything that is read in one run; ``files`` is where the listing of ``source`` storage is, if that is there."""
 
     folder: Path
+    files: str
     stored: dict[str, StoredSplit]
     data: DataInfo
 
@@ -47,73 +56,80 @@ def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Wor
     """
     shards, work = settings.shards, settings.work
     shard_set = ShardSet.open(shards)
-    reader = shard_set.split(settings.split)
-    own: str = shard_set.manifest.storage
-    for storage in settings.storages:
-        if own not in (storage, "source"):
-            raise UsageError(f"{shards} holds {own} storage; {storage} can only be made from a set of source storage")
+    reader, own = shard_set.split(settings.split), str(shard_set.manifest.storage)
+    others = [each for each in settings.storages or (STORAGES if own == "source" else ()) if each != own]
+    if own != "source" and (others or settings.source):
+        what = f"{others[0]} can only be made from" if others else "--source is only for"
+        raise UsageError(f"{shards} holds {own} storage; {what} a set of source storage")
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=work, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+        size = shard_set.manifest.size
+        folder, stored = Path(name), {own: StoredSplit(own, shards, reader.name, size, split_bytes(reader))}
         with parts.part("lay out"):
-            stored = {own: _write_files(shards, reader.name, folder / own, settings.source)}
-            for storage in settings.storages:
-                if storage != own:
-                    built = _build(reader, stored[own], storage, settings.size, folder)
-                    stored[storage] = _write_files(built, reader.name, folder / storage, None)
-        yield Workspace(folder, stored, data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()}))
+            if own == "source":
+                listing = _write_files(reader, folder, settings.source)
+                (folder / "files.json").write_bytes(msgspec.json.encode(listing))
+                for storage in others:
+                    stored[storage] = _build(reader, listing, storage, settings, folder)
+            reader.close()
+        data = data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()})
+        yield Workspace(folder, str(folder / "files.json") if own == "source" else "", stored, data)
 
 
 def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[str, int]) -> DataInfo:
     """Return what is written down of a split; ``sizes`` are its bytes by storage."""
-    fingerprint = shard_set.manifest.fingerprint
-    return DataInfo(path=str(path), fingerprint=fingerprint, split=reader.name, samples=len(reader), bytes=sizes)
+    manifest = shard_set.manifest
+    return DataInfo(path=str(path), fingerprint=manifest.fingerprint, split=reader.name, samples=len(reader),
+                    classes=len(manifest.labels), bytes=sizes)  # fmt: skip
 
 
-def _write_files(shards: Path, split: str, folder: Path, source: Path | None) -> StoredSplit:
-    """Write the members as files (``raw`` has no use for files), and the list of keys; leave no tar mapped."""
-    shard_set = ShardSet.open(shards)
-    reader, storage = shard_set.split(split), shard_set.manifest.storage
-    images, masks = folder / "images", folder / "masks"
-    images.mkdir(parents=True)
-    masks.mkdir()
-    keys = [reader.key(index) for index in range(len(reader))]
-    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
-    for index, key in enumerate(keys if storage != "raw" else []):
-        image, mask = images / f"{key}.jpg", masks / f"{key}.png"
-        if source is None:
-            image.write_bytes(reader.read(index, "image"))
-            mask.write_bytes(reader.read(index, "trimap"))
-            continue
+def _write_files(reader: SplitReader, folder: Path, source: Path | None) -> FileListing:
+    """Write the members as files, and find those of the source."""
+    labels, members = reader.manifest.labels, list[tuple[str, str]]()
+    (folder / "files").mkdir()
+    for index in range(len(reader)):
+        endings = extensions_of(reader.rows([index])[0])
+        paths = [folder / "files" / f"{reader.key(index)}.{endings[role]}" for role in ("image", "mask")]
+        for role, path in zip(("image", "mask"), paths, strict=True):
+            path.write_bytes(reader.read(index, role))
+        members.append((str(paths[0]), str(paths[1])))
+    if source is None:
+        return FileListing(tuple(members), tuple(members), _canonical(labels))
+    pairs, originals = {shown(pair.name): pair for pair in scan(source).pairs}, []
+    for index in range(len(reader)):
         name = str(reader.meta(index)["name"])
-        for link, target in ((image, f"images/{name}.jpg"), (mask, f"annotations/trimaps/{name}.png")):
-            if not (source / target).is_file():
-                text = f"{source / target} is not there; give the folder that the shard set was built from"
-                raise UsageError(f"--source: {text}")
-            link.symlink_to((source / target).resolve())
-    reader.close()
-    return StoredSplit(storage, shards, reader.name, folder, split_bytes(reader))
+        if name not in pairs:
+            raise UsageError(f"--source: {source} has no image {name!r}; give the folder that the set was built from")
+        originals.append((pairs[name].image, pairs[name].mask))
+    return FileListing(tuple(members), tuple(originals), labels)
 
 
-def _build(reader: SplitReader, own: StoredSplit, storage: str, size: int, folder: Path) -> Path:
+def _canonical(labels: Labels) -> Labels:
+    """Return the labels of a set's own masks: class indices, and 255 where a pixel is ignored."""
+    classes = (
+        msgspec.structs.replace(each, values=(index,), source_colors=()) for index, each in enumerate(labels.classes)
+    )
+    return msgspec.structs.replace(labels, classes=tuple(classes), ignore=(IGNORE,), ignore_colors=())
+
+
+def _build(
+    reader: SplitReader, listing: FileListing, storage: str, settings: LoaderSettings, folder: Path
+) -> StoredSplit:
     """Build the split in another storage, all of it into the split of the same name."""
-    official, out = folder / f"official-{storage}", folder / f"shards-{storage}"
-    (official / "annotations").mkdir(parents=True)
-    (official / "images").symlink_to(own.files / "images")
-    (official / "annotations" / "trimaps").symlink_to(own.files / "masks")
-    lines = []
-    for meta in map(reader.meta, range(len(reader))):
-        species = max(1, SPECIES.index(str(meta["species"])))
-        lines.append(f"{meta['key']} {max(1, int(meta['class_id']))} {species} 1\n")
-    for name, text in (("list", "".join(lines)), ("trainval", "".join(lines)), ("test", "")):
-        (official / "annotations" / f"{name}.txt").write_text(text, encoding="ascii")
-    reader.close()
-    train, val, test = (float(name == reader.name) for name in ("train", "val", "test"))
-    options = options_from(storage=storage, size=size, quality=None, split="random", fractions=(train, val, test),
-                           val_fraction=None, seed=0, samples_per_shard=128)  # fmt: skip
-    samples = build(official, out, options).manifest.splits[reader.name].samples
-    if samples != len(reader):
-        text = f"{storage} storage of {reader.folder} would have {samples} samples instead of {len(reader)}"
+    pairs = []
+    for index, (image, mask) in enumerate(listing.members):
+        attributes = {name: value for name, value in reader.meta(index).items() if name not in RESERVED}
+        stamps = (FileStamp.of(Path(path).stat()) for path in (image, mask))
+        pairs.append(Pair(name=reader.key(index), image=image, mask=mask, image_stamp=next(stamps),
+                          mask_stamp=next(stamps), attributes=attributes))  # fmt: skip
+    labels, layout = _canonical(reader.manifest.labels), reader.manifest.options.layout
+    source = Source(layout=layout, reason="", folder=folder, pairs=tuple(pairs), lists={}, labels=labels)
+    train, val, test = (float(name == reader.name) for name in SPLITS)
+    options = options_from(storage=storage, size=settings.size, fit=settings.fit, quality=None, split="random",
+                           fractions=(train, val, test), val_fraction=None, seed=0, samples_per_shard=128)  # fmt: skip
+    built = ShardSet.open(build(source, folder / f"shards-{storage}", options).path).split(reader.name)
+    if len(built) != len(reader):
+        text = f"{storage} storage of {reader.folder} would have {len(built)} samples instead of {len(reader)}"
         raise UsageError(f"{text}; run petseg-shard verify")
-    return out
+    return StoredSplit(storage, built.folder, reader.name, settings.size, split_bytes(built))

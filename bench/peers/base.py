@@ -1,9 +1,13 @@
-"""The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common."""
+"""The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common.
 
+To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers.registry`.
+"""
+
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +15,8 @@ import numpy.typing as npt
 from bench.peers.job import Job
 from pipeline.order.permutation import permutation
 from shards.format.dataset import ShardSet, SplitReader
+from shards.format.geometry import FITS, Fit
+from shards.format.layout import STORAGES
 
 if TYPE_CHECKING:
     import torch
@@ -18,17 +24,30 @@ if TYPE_CHECKING:
 EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the clock starts; later epochs reuse them
 
 
+@dataclass(frozen=True)
+class Caveat:
+    """Something that a peer does differently from petseg's loader, or does not do."""
+
+    text: str  # printed wherever its figures are
+    storages: tuple[str, ...] = STORAGES  # where it applies
+    image: bool = False  # its images differ because of it
+
+
+SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("source",), image=True)
+BUFFER = Caveat("shuffles within a buffer, not over the whole epoch")
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """One batch as delivered, B samples."""
 
-    image: "torch.Tensor"  # uint8 (B, 3, S, S), RGB, in any memory format
-    mask: "torch.Tensor"  # uint8 (B, 3, S, S), one-hot: animal, background, border; or (B, S, S) with 0, 1, 2
+    image: "torch.Tensor"  # uint8 (B, 3, H, W), RGB, in any memory format
+    mask: "torch.Tensor"  # uint8 (B, N, H, W), one-hot, ignored pixels all zero; or (B, H, W): class indices and 255
     index: npt.NDArray[np.int64]  # (B,), which sample of the split; -1 for padding, which is not counted
 
 
 def deliver(image: Any, mask: Any, index: Any, *, pin: bool = False) -> Delivered:
-    """Return arrays or tensors (B, S, S, C) as a batch (B, C, S, S), not copied unless pinned; (B, S, S) as it is."""
+    """Return arrays or tensors (B, H, W, C) as a batch (B, C, H, W), not copied unless pinned; (B, H, W) as it is."""
     import torch
 
     tensors = [torch.as_tensor(pixels) for pixels in (image, mask)]
@@ -39,14 +58,43 @@ def deliver(image: Any, mask: Any, index: Any, *, pin: bool = False) -> Delivere
 
 
 class Peer:
-    """A loader under comparison; nothing is read before :meth:`open`.
+    """A loader under comparison. Libraries are imported, and data are read, in :meth:`prepare` and :meth:`open`.
 
     :meth:`open` sets ``_loader``, from which :meth:`epoch` takes (image, mask, index) as :func:`deliver` does.
     """
 
+    name: ClassVar[str]  # on the command line and in results
+    storages: ClassVar[tuple[str, ...]] = ("source",)  # what it can read
+    fits: ClassVar[tuple[Fit, ...]] = FITS  # how it can bring images to the output size
+    augments: ClassVar[bool] = False  # whether it has the training augmentation
+    needs: ClassVar[str] = ""  # a module that must be installed, beyond those that petseg itself needs
+    install: ClassVar[str] = "make peers, or pip install 'petseg[peers]'"
+    caveats: ClassVar[tuple[Caveat, ...]] = ()
+    ours: ClassVar[bool] = False  # petseg's own loader
+    reads_ahead: ClassVar[bool] = False  # whether it reads for the next epoch before that is requested
+
     def __init__(self, job: Job) -> None:
         self.job = job
         self._loader: Any = None
+
+    @classmethod
+    def why_not(cls, job: Job) -> str:
+        """Return why it cannot do a job here; an empty text if it can."""
+        try:
+            installed = not cls.needs or importlib.util.find_spec(cls.needs) is not None
+        except ModuleNotFoundError:  # the parent package is missing as well
+            installed = False
+        if not installed:
+            return f"not installed: {cls.needs} ({cls.install})"
+        if job.augment and not cls.augments:
+            return "has no training augmentation in its peer file"
+        fits = job.fit in cls.fits or not job.resizes
+        return "" if fits else f"cannot bring images to the output size as --fit {job.fit} does"
+
+    @classmethod
+    def caveats_on(cls, job: Job) -> list[Caveat]:
+        """Return the caveats that apply to a job: those of its storage, and of resizing where it must resize."""
+        return [each for each in cls.caveats if job.storage in each.storages or (each.image and job.resizes)]
 
     def prepare(self) -> None:
         """Convert the data into the loader's own format, in ``job.work``; timed separately."""
@@ -127,7 +175,7 @@ class FilePeer(Peer):
 
     def files(self) -> list[Path]:
         """Return the image and mask files."""
-        return files_under(Path(self.job.files))
+        return [Path(path) for pair in self.job.read_files().members for path in pair]
 
 
 class ConvertedPeer(Peer):
@@ -150,7 +198,7 @@ class ConvertedPeer(Peer):
         """Yield the samples as the shard set holds them: image and mask (bytes), index (int)."""
         split = ShardSet.open(self.job.shards).split(self.job.split)
         for index in range(len(split)):
-            yield {"image": split.read(index, "image"), "mask": split.read(index, "trimap"), "index": index}
+            yield {"image": split.read(index, "image"), "mask": split.read(index, "mask"), "index": index}
 
     def files(self) -> list[Path]:
         """Return the converted files."""
@@ -164,4 +212,4 @@ def files_under(folder: Path) -> list[Path]:
 
 def split_bytes(split: SplitReader) -> int:
     """Return what a split's images and masks take."""
-    return int(split.table["image_length"].sum()) + int(split.table["trimap_length"].sum())
+    return int(split.table["image_length"].sum()) + int(split.table["mask_length"].sum())

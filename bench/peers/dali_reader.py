@@ -1,10 +1,11 @@
-"""DALI alone: ``fn.readers.webdataset`` over the same tars, on the CPU, as its documentation shows."""
+"""DALI alone: ``fn.readers.webdataset`` over the same tars, as its documentation shows."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from bench.peers.base import Delivered, Peer, deliver
+from bench.peers.base import BUFFER, Delivered, Peer, deliver
 from bench.peers.job import Job
+from shards.format.layout import STORAGES
 
 SHUFFLE_BUFFER = 1000
 KEY_BYTES = 100  # of each KEY.json, which begins with {"key": "..."
@@ -13,9 +14,13 @@ KEY_BYTES = 100  # of each KEY.json, which begins with {"key": "..."
 class DaliReaderPeer(Peer):
     """A DALI pipeline with its own reader, its own shuffling and its iterator for PyTorch."""
 
+    name, storages, fits, needs = "dali-reader", STORAGES, ("stretch",), "nvidia.dali"
+    install = "NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120"
+    caveats, reads_ahead = (BUFFER,), True
+
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._index = {key: index for index, key in enumerate(job.read_keys())}
+        self._index = job.read_index()
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the number of cores, as the number of threads."""
@@ -31,12 +36,9 @@ class DaliReaderPeer(Peer):
         graph = pipeline_def(self._graph)(
             gpu=gpu, batch_size=job.batch_size, num_threads=workers, device_id=0 if gpu else None, seed=job.seed
         )
+        names = ["image", "mask", "key"]
         self._loader = DALIGenericIterator(
-            [graph],
-            ["image", "mask", "key"],
-            reader_name="reader",
-            last_batch_policy=LastBatchPolicy.PARTIAL,
-            auto_reset=True,
+            [graph], names, reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
         )
 
     def _graph(self, *, gpu: bool) -> Any:
@@ -46,14 +48,13 @@ class DaliReaderPeer(Peer):
         members: Any = fn.readers.webdataset(
             paths=[str(path) for path in self.split_files()],
             index_paths=[str(path) for path in self.split_files(".idx")],
-            ext=["image.npy", "trimap.npy", "json"] if raw else ["jpg", "trimap.png", "json"],
+            ext=["image.npy", "mask.npy", "json"] if raw else ["jpg;png", "mask.png", "json"],
             missing_component_behavior="error",
             random_shuffle=True,
             initial_fill=SHUFFLE_BUFFER,
             name="reader",
         )
         image, mask, meta = members
-        size = [self.job.size, self.job.size]
         if raw:
             image, mask = fn.decoders.numpy(image), fn.decoders.numpy(mask)
             image, mask = (image.gpu(), mask.gpu()) if gpu else (image, mask)
@@ -61,11 +62,10 @@ class DaliReaderPeer(Peer):
             where = "mixed" if gpu else "cpu"
             image = fn.decoders.image(image, device=where, output_type=types.RGB, adjust_orientation=False)
             mask = fn.decoders.image(mask, device=where, output_type=types.GRAY, adjust_orientation=False)
-            image = fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
-            mask = fn.squeeze(fn.resize(mask, size=size, interp_type=types.INTERP_NN), axes=[2])
-        mask = mask - types.Constant(1, dtype=types.UINT8)
+            image = fn.resize(image, size=self.job.size, interp_type=types.INTERP_LINEAR, antialias=True)
+            mask = fn.squeeze(fn.resize(mask, size=self.job.size, interp_type=types.INTERP_NN), axes=[2])
         if self.job.onehot:
-            mask = fn.one_hot(mask, num_classes=3, axis=2, dtype=types.UINT8)
+            mask = fn.one_hot(mask, num_classes=self.job.classes, axis=2, dtype=types.UINT8)
         return image, mask, fn.slice(meta, start=0, shape=KEY_BYTES, axes=[0], out_of_bounds_policy="pad")
 
     def epoch(self, number: int) -> Iterator[Delivered]:
@@ -73,13 +73,12 @@ class DaliReaderPeer(Peer):
         for outputs in self._loader:
             batch = outputs[0]
             keys = (bytes(row).split(b'"', 4)[3].decode() for row in batch["key"].cpu().numpy())
-            index = [self._index[key] for key in keys]
-            yield deliver(batch["image"], batch["mask"], index)
+            yield deliver(batch["image"], batch["mask"], [self._index[key] for key in keys])
 
     def moved_per_image(self) -> float:
         """Return the bytes that are copied to the GPU: the encoded ones, or the pixels of ``raw``."""
         if self.job.device != "cuda":
             return 0.0
         if self.job.storage == "raw":
-            return 4.0 * self.job.size * self.job.size
+            return 4.0 * self.job.size[0] * self.job.size[1]
         return sum(path.stat().st_size for path in self.files()) / self.job.samples

@@ -5,6 +5,7 @@ libjpeg-turbo decodes at a reduced scale (simplejpeg), OpenCV does the rest: wha
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,103 +17,107 @@ from bench.peers.base import EPOCHS_DRAWN
 from bench.peers.job import Job
 from pipeline.order.augmentation import Augmentation, colour_matrices, draw_parameters
 from shards.format.dataset import ShardSet
+from shards.format.geometry import PAD_COLOUR, Size, nearest_places
+from shards.format.labels import IGNORE
 
 if TYPE_CHECKING:
     import torch
 
 Pixels = npt.NDArray[np.uint8]
-_CLASS_VALUES = np.array([1, 2, 3], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedSample:
-    """One sample: image (S, S, 3), mask (S, S) with the stored values 1, 2, 3, index in the split."""
+    """One sample: image (H, W, 3), mask (H, W) with class indices and 255, index in the split."""
 
     image: Pixels
     mask: Pixels
     index: int
 
 
-class AugmentationTable:
-    """The augmentation of every sample in :data:`EPOCHS_DRAWN` epochs: petseg's parameters, drawn beforehand.
+class ParameterTable:
+    """What is done to every sample in each of ``epochs`` epochs: petseg's parameters, drawn beforehand.
 
-    ``boxes`` are int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image; ``flip`` is bool
-    (epochs, samples); ``matrices`` are float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``.
+    ``boxes`` are int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image; ``places``
+    likewise in the output, see :func:`shards.format.geometry.placements`; ``flip`` is bool (epochs, samples);
+    ``matrices`` are float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``, None without augmentation.
     """
 
     def __init__(self, job: Job) -> None:
-        shard_set = ShardSet.open(job.shards)
-        split = shard_set.split(job.split)
-        indices = np.arange(len(split))
-        rows = split.rows(indices)
-        stored = shard_set.manifest.size
-        heights, widths = (
-            rows[side].astype(np.int64) if stored is None else np.full(len(rows), stored)
-            for side in ("height", "width")
-        )
+        self.epochs = EPOCHS_DRAWN if job.augment else 1
+        indices = np.arange(job.samples)
+        rows = ShardSet.open(job.shards).split(job.split).rows(indices)
+        heights, widths = rows["height"], rows["width"]
+        if job.stored_size is not None:
+            heights, widths = (np.full(job.samples, side) for side in job.stored_size)
         drawn = [
-            draw_parameters(Augmentation(), seed=job.seed, epoch=epoch, indices=indices, heights=heights, widths=widths)
-            for epoch in range(EPOCHS_DRAWN)
-        ]
-        self.boxes: npt.NDArray[np.int32] = np.stack([parameters.boxes for parameters in drawn])
-        self.flip: npt.NDArray[np.bool_] = np.stack([parameters.flip for parameters in drawn])
-        colours = [colour_matrices(parameters) for parameters in drawn]
-        self.matrices: npt.NDArray[np.float32] = np.stack(
-            [np.concatenate([matrix, offset[:, :, None]], axis=2) for matrix, offset in colours]
+            draw_parameters(
+                Augmentation() if job.augment else None, seed=job.seed, epoch=epoch, indices=indices,
+                heights=heights.astype(np.int64), widths=widths.astype(np.int64), size=job.size, fit=job.fit,
+            )
+            for epoch in range(self.epochs)
+        ]  # fmt: skip
+        self.boxes, self.places, self.flip = (
+            np.stack([getattr(one, name) for one in drawn]) for name in ("boxes", "places", "flip")
         )
+        colours = [colour_matrices(one) for one in drawn] if job.augment else []
+        parts = [np.concatenate([matrix, offset[:, :, None]], axis=2) for matrix, offset in colours]
+        self.matrices: npt.NDArray[np.float32] | None = np.stack(parts) if parts else None
 
 
 class FastDecoder:
     """Turns the stored bytes of a sample into a :class:`DecodedSample`; thread-safe."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
-        self._augmentation = AugmentationTable(job) if job.augment else None
+        self._size, self._stored = job.size, job.stored_size if job.storage == "raw" else None
+        self._table = ParameterTable(job)
 
     def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
-        """Decode image and mask as the job's storage holds them, and crop, resize, flip and colour them."""
-        size, augmentation = self._job.size, self._augmentation
-        if augmentation is None:
-            pixels, values = self._decode(image, mask, box=None)
-            return DecodedSample(_resize_image(pixels, size), _resize(values, size, cv2.INTER_NEAREST_EXACT), index)
-        which = epoch % EPOCHS_DRAWN, index
-        top, left, height, width = augmentation.boxes[which].tolist()
-        pixels, values = self._decode(image, mask, box=(height, width))
-        scale_y, scale_x = pixels.shape[0] / values.shape[0], pixels.shape[1] / values.shape[1]
-        pixels = _resize_image(pixels[_scaled(top, height, scale_y), _scaled(left, width, scale_x)], size)
-        values = _resize(values[top : top + height, left : left + width], size, cv2.INTER_NEAREST_EXACT)
-        if augmentation.flip[which]:
-            pixels, values = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(values, 1))
-        coloured: Any = cv2.transform(pixels, augmentation.matrices[which])
-        return DecodedSample(coloured, values, index)
+        """Decode image and mask as the job's storage holds them, crop, resize, flip, colour and place them."""
+        table, which = self._table, (epoch % self._table.epochs, index)
+        top, left, height, width = table.boxes[which].tolist()
+        row, column, *inner = table.places[which].tolist()
+        pixels, indices = self._decode(image, mask, box=(height, width), inner=(inner[0], inner[1]))
+        scale_y, scale_x = pixels.shape[0] / indices.shape[0], pixels.shape[1] / indices.shape[1]
+        pixels = pixels[_scaled(top, height, scale_y), _scaled(left, width, scale_x)]
+        shrinks = pixels.shape[0] >= inner[0] and pixels.shape[1] >= inner[1]
+        pixels = _resize(pixels, inner, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        indices = resize_mask(indices[top : top + height, left : left + width], (inner[0], inner[1]))
+        if table.flip[which]:
+            pixels, indices = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(indices, 1))
+        if table.matrices is not None:
+            coloured: Any = cv2.transform(pixels, table.matrices[which])
+            pixels = coloured
+        if tuple(inner) != self._size:
+            place = slice(row, row + inner[0]), slice(column, column + inner[1])
+            padded, padded_mask = np.full((*self._size, 3), PAD_COLOUR, np.uint8), np.full(self._size, IGNORE, np.uint8)
+            padded[place], padded_mask[place] = pixels, indices
+            pixels, indices = padded, padded_mask
+        return DecodedSample(pixels, indices, index)
 
-    def _decode(self, image: bytes, mask: bytes, *, box: tuple[int, int] | None) -> tuple[Pixels, Pixels]:
-        """Return the image, at a scale at which the crop box is not below the output size, and the mask."""
-        if self._job.storage == "raw":
-            return _read_npy(image, channels=3), _read_npy(mask, channels=1)
-        values: Any = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-        height = width = self._job.size
-        if box is not None:
-            height = -(-height * values.shape[0] // box[0])
-            width = -(-width * values.shape[1] // box[1])
-        return _decode_image(image, min(height, values.shape[0]), min(width, values.shape[1])), values
+    def _decode(self, image: bytes, mask: bytes, *, box: Size, inner: Size) -> tuple[Pixels, Pixels]:
+        """Return the image, at a scale at which the box is not below the size that it gets, and the mask."""
+        if self._stored is not None:
+            return _read_npy(image, (*self._stored, 3)), _read_npy(mask, self._stored)
+        indices: Any = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
+        height, width = (min(-(-inner[i] * indices.shape[i] // box[i]), indices.shape[i]) for i in (0, 1))
+        return decode_image(image, (height, width)), indices
 
 
 class DecodedFiles:
     """A map-style dataset over image and mask files; items are numbered as :class:`EpochSampler` numbers them."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
-        self._keys = job.read_keys()
+        self._samples = job.read_files().members
         self._decode = FastDecoder(job)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._samples)
 
     def __getitem__(self, number: int) -> DecodedSample:
-        epoch, index = divmod(number, len(self._keys))
-        key = self._keys[index]
-        return self._decode(self._job.image_path(key).read_bytes(), self._job.mask_path(key).read_bytes(), index, epoch)
+        epoch, index = divmod(number, len(self._samples))
+        image, mask = self._samples[index]
+        return self._decode(Path(image).read_bytes(), Path(mask).read_bytes(), index, epoch)
 
 
 def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
@@ -136,15 +141,49 @@ def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
     return DecodedRows()
 
 
-def collate(samples: Sequence[DecodedSample], *, onehot: bool) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Return images (B, S, S, 3), masks, one-hot (B, S, S, 3) or classes 0, 1, 2 (B, S, S), and indices, int64 (B,)."""
-    import torch
+class Collate:
+    """Makes a batch of samples: images (B, H, W, 3), masks, one-hot (B, H, W, N) or class indices (B, H, W), and
+    numbers, int64 (B,).
+    """
 
-    image = np.stack([sample.image for sample in samples])
-    values = np.stack([sample.mask for sample in samples])
-    mask = (values[..., None] == _CLASS_VALUES).view(np.uint8) if onehot else values - np.uint8(1)
-    index = np.array([sample.index for sample in samples], dtype=np.int64)
-    return torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(index)
+    def __init__(self, job: Job) -> None:
+        self._classes = np.arange(job.classes, dtype=np.uint8) if job.onehot else None
+
+    def __call__(self, samples: Sequence[DecodedSample]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Return them as tensors."""
+        import torch
+
+        image = np.stack([sample.image for sample in samples])
+        mask = np.stack([sample.mask for sample in samples])
+        if self._classes is not None:
+            mask = (mask[..., None] == self._classes).view(np.uint8)
+        index = np.array([sample.index for sample in samples], dtype=np.int64)
+        return torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(index)
+
+
+def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:
+    """Decode a JPEG, at the smallest of libjpeg's scales that is not below ``least`` (0: full scale), or a PNG."""
+    if data[:2] == b"\xff\xd8":
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
+        return pixels
+    found: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return np.asarray(found)
+
+
+def resize_mask(mask: Pixels, size: Size) -> Pixels:
+    """Resize (height, width, ...) to the nearest pixels, the same as petseg's.
+
+    OpenCV and Pillow round some of them otherwise, unless both sides of the output are powers of two.
+    """
+    if are_powers_of_two(size):
+        return _resize(mask, size, cv2.INTER_NEAREST_EXACT)
+    rows, columns = (nearest_places(mask.shape[side], size[side]) for side in (0, 1))
+    return np.asarray(mask[rows].take(columns, axis=1))
+
+
+def are_powers_of_two(size: Size) -> bool:
+    """Return whether both sides are powers of two."""
+    return all(side & (side - 1) == 0 for side in size)
 
 
 def _scaled(start: int, length: int, scale: float) -> slice:
@@ -153,29 +192,12 @@ def _scaled(start: int, length: int, scale: float) -> slice:
     return slice(first, max(round((start + length) * scale), first + 1))
 
 
-def _read_npy(data: bytes, *, channels: int) -> Pixels:
-    """Return the pixels of a square uint8 ``.npy`` member, as a view of the bytes after its header."""
-    length = int.from_bytes(data[8:10], "little") + 10
-    pixels = np.frombuffer(data, np.uint8, offset=length)
-    side = round((len(pixels) / channels) ** 0.5)
-    return pixels.reshape((side, side, 3) if channels == 3 else (side, side))
+def _read_npy(data: bytes, shape: tuple[int, ...]) -> Pixels:
+    """Return the pixels of a uint8 ``.npy`` member, as a view of the bytes after its header."""
+    return np.frombuffer(data, np.uint8, offset=int.from_bytes(data[8:10], "little") + 10).reshape(shape)
 
 
-def _decode_image(data: bytes, height: int, width: int) -> Pixels:
-    if data[:2] == b"\xff\xd8":
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-        return pixels
-    # a GIF or PNG with the ending of a JPEG, which the source itself may hold
-    found: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return np.asarray(found[:, :, ::-1])
-
-
-def _resize_image(pixels: Pixels, size: int) -> Pixels:
-    shrinks = min(pixels.shape[:2]) >= size
-    return _resize(pixels, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _resize(pixels: Pixels, size: int, how: int) -> Pixels:
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    return np.asarray(cv2.resize(pixels, (size, size), interpolation=how))
+def _resize(pixels: Pixels, size: Sequence[int], how: int) -> Pixels:
+    height, width = size
+    fits = pixels.shape[:2] == (height, width)
+    return pixels if fits else np.asarray(cv2.resize(pixels, (width, height), interpolation=how))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
-from bench.peers.base import ConvertedPeer
-from bench.peers.fast_decode import FastDecoder, collate
+from bench.peers.base import Caveat, ConvertedPeer
+from bench.peers.fast_decode import Collate, FastDecoder, decode_image
 from bench.peers.job import Job
+from shards.format.geometry import Size
+from shards.format.layout import STORAGES
 
 JPEG_QUALITY = 95
 
@@ -21,9 +22,8 @@ class FfcvSamples:
     """The input of FFCV's writer: image, mask and index by number."""
 
     def __init__(self, job: Job, rows: list[dict[str, Any]]) -> None:
-        self._job = job
-        self._rows = rows
-        self._decode = FastDecoder(job)
+        self._original, self._rows = job.storage == "source", rows
+        self._decode, self._collate = FastDecoder(job), Collate(job)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -31,14 +31,20 @@ class FfcvSamples:
     def __getitem__(self, number: int) -> tuple[Any, Any, int]:
         row = self._rows[number]
         sample = self._decode(row["image"], row["mask"], row["index"])
-        _, mask, _ = collate([sample], onehot=self._job.onehot)
-        original = self._job.storage == "source"
-        image = simplejpeg.decode_jpeg(row["image"], "RGB") if original else np.ascontiguousarray(sample.image)
-        return image, mask[0].numpy(), row["index"]
+        image = decode_image(row["image"]) if self._original else np.ascontiguousarray(sample.image)
+        return image, self._collate([sample])[1][0].numpy(), row["index"]
 
 
 class FfcvPeer(ConvertedPeer):
     """FFCV's Loader."""
+
+    name, storages, fits, needs = "ffcv", STORAGES, ("stretch",), "ffcv"
+    install = "make peers; it needs system packages, see docs/performance.md"
+    caveats = (
+        Caveat("stores masks in their delivered form and size: nothing is decoded, resized or made one-hot"),
+        Caveat("re-encodes the JPEGs when packing, and averages areas", ("source", "jpeg"), image=True),
+        Caveat("resizes masks when packing", ("source",)),
+    )
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -49,10 +55,11 @@ class FfcvPeer(ConvertedPeer):
         from ffcv.fields import IntField, NDArrayField, RGBImageField
         from ffcv.writer import DatasetWriter
 
-        size = self.job.size
-        square = NDArrayField(np.dtype("uint8"), (size, size, 3))
-        mask = square if self.job.onehot else NDArrayField(np.dtype("uint8"), (size, size))
-        image = square if self.job.storage == "raw" else RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY)
+        def array(*more: int) -> Any:
+            return NDArrayField(np.dtype("uint8"), (*self.job.size, *more))
+
+        mask = array(self.job.classes) if self.job.onehot else array()
+        image = array(3) if self.job.storage == "raw" else RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY)
         fields = {"image": image, "mask": mask, "index": IntField()}
         writer = DatasetWriter(str(self.output), fields, num_workers=1)
         writer.from_indexed_dataset(FfcvSamples(self.job, list(self.rows())))
@@ -69,6 +76,7 @@ class FfcvPeer(ConvertedPeer):
 
         decoders = {"raw": NDArrayDecoder, "jpeg": SimpleRGBImageDecoder}
         decoder = _stretch(self.job.size) if self.job.storage == "source" else decoders[self.job.storage]()
+        fields = {"image": decoder, "mask": NDArrayDecoder(), "index": IntDecoder()}
         self._loader = Loader(
             str(self.output),
             batch_size=self.job.batch_size,
@@ -77,16 +85,12 @@ class FfcvPeer(ConvertedPeer):
             seed=self.job.seed,
             os_cache=True,
             drop_last=False,
-            pipelines={
-                "image": [decoder, ToTensor()],
-                "mask": [NDArrayDecoder(), ToTensor()],
-                "index": [IntDecoder(), ToTensor()],
-            },
+            pipelines={name: [first, ToTensor()] for name, first in fields.items()},
         )
 
 
-def _stretch(size: int) -> Any:
-    """Return a decoder that stretches the whole image to size x size."""
+def _stretch(size: Size) -> Any:
+    """Return a decoder that stretches the whole image to a size."""
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 
     def whole(height: Any, width: Any, _: Any, __: Any) -> Any:
@@ -97,4 +101,4 @@ def _stretch(size: int) -> Any:
 
         get_crop_generator = property(lambda _: whole)
 
-    return StretchDecoder((size, size), 1.0)
+    return StretchDecoder(size, 1.0)

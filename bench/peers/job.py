@@ -4,7 +4,21 @@ from pathlib import Path
 
 import msgspec
 
+from shards.format.dataset import ShardSet
+from shards.format.geometry import Fit, Size
+from shards.format.labels import Labels
+
 PROCESSES = "processes"  # in place of an engine's name: petseg's loader with engine "torch" in worker processes
+
+
+class FileListing(msgspec.Struct, frozen=True):
+    """The split as files, paths of (image, mask) by index: the members of the set, and the files that it was made from,
+    where they are known (else the members again), with the labels of the masks among these.
+    """
+
+    members: tuple[tuple[str, str], ...]
+    originals: tuple[tuple[str, str], ...]
+    labels: Labels
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,34 +27,42 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     peer: str  # its name in bench.peers.PEERS
     storage: str  # what the shards store; see shards.format.layout
     shards: str  # the shard set in that storage
-    files: str  # a folder with the split's members as images/KEY.jpg and masks/KEY.png, and keys.txt, by index
+    files: str  # a file with a FileListing; empty unless the storage is `source`
     work: str  # a folder for the peer's own copy of the data, if it needs to convert it
+    stored_size: Size | None  # of all its images; None: each has its own
     split: str
     samples: int  # in the split
-    size: int  # side of the output in pixels
+    classes: int
+    size: Size  # of the output
+    fit: Fit
     batch_size: int
     augment: bool  # whether training augmentation is applied, with petseg's parameters
     seed: int  # of order and augmentation
     workers: int  # processes or threads; 0: the benchmark tries several numbers and keeps the fastest
     cores: int  # that this process may use
-    mask: str = "onehot"  # (B, 3, S, S), or "index" (B, S, S), as in petseg.Loader
+    mask: str = "onehot"  # (B, N, H, W), or "index" (B, H, W), as in petseg.Loader
     device: str = "cpu"  # or "cuda"
     engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
+    consumer_rate: float | None = None  # images/s that are taken at most, as by a device; None: as fast as they come
+
+    @property
+    def resizes(self) -> bool:
+        """Whether stored images must be resized."""
+        return self.stored_size != self.size
 
     @property
     def onehot(self) -> bool:
         """Whether masks are one-hot."""
         return self.mask == "onehot"
 
-    def read_keys(self) -> list[str]:
-        """Return the key of every sample of the split, by index."""
-        return (Path(self.files) / "keys.txt").read_text(encoding="ascii").splitlines()
+    def read_files(self) -> FileListing:
+        """Return the files of the split."""
+        return msgspec.json.decode(Path(self.files).read_bytes(), type=FileListing)
 
-    def image_path(self, key: str) -> Path:
-        """Return the file of a sample's image."""
-        return Path(self.files) / "images" / f"{key}.jpg"
-
-    def mask_path(self, key: str) -> Path:
-        """Return the file of a sample's mask."""
-        return Path(self.files) / "masks" / f"{key}.png"
+    def read_index(self) -> dict[str, int]:
+        """Return the index of every sample by its key."""
+        reader = ShardSet.open(self.shards).split(self.split)
+        found = {reader.key(index): index for index in range(len(reader))}
+        reader.close()
+        return found

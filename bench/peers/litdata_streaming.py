@@ -1,15 +1,15 @@
 """LitData: optimised chunks with the stored bytes, decoded by the fast functions in its StreamingDataLoader."""
 
-from functools import partial
-
-from bench.peers.base import ConvertedPeer
-from bench.peers.fast_decode import collate, decoded_rows
+from bench.peers.base import SCALED, ConvertedPeer
+from bench.peers.fast_decode import Collate, decoded_rows
 
 CHUNK_BYTES = 64 << 20  # the usual size in its documentation
 
 
 class LitDataPeer(ConvertedPeer):
     """LitData's StreamingDataset in its StreamingDataLoader."""
+
+    name, storages, augments, needs, caveats = "litdata", ("source", "raw"), True, "litdata", (SCALED,)
 
     def convert(self) -> None:
         """Write chunks."""
@@ -25,12 +25,8 @@ class LitDataPeer(ConvertedPeer):
         """Make dataset and loader."""
         from litdata import StreamingDataLoader, StreamingDataset
 
-        dataset = decoded_rows(
-            StreamingDataset, self.job, input_dir=str(self.output), shuffle=True, drop_last=False, seed=self.job.seed
-        )
+        how = {"input_dir": str(self.output), "shuffle": True, "drop_last": False, "seed": self.job.seed}
+        dataset, options = decoded_rows(StreamingDataset, self.job, **how), self.loader_options(workers)
         self._loader = StreamingDataLoader(
-            dataset,
-            batch_size=self.job.batch_size,
-            collate_fn=partial(collate, onehot=self.job.onehot),
-            **self.loader_options(workers),
+            dataset, batch_size=self.job.batch_size, collate_fn=Collate(self.job), **options
         )

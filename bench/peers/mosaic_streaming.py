@@ -1,13 +1,13 @@
 """MosaicML Streaming: MDS shards with the stored bytes, decoded by the fast functions in a DataLoader."""
 
-from functools import partial
-
-from bench.peers.base import ConvertedPeer
-from bench.peers.fast_decode import collate, decoded_rows
+from bench.peers.base import SCALED, ConvertedPeer
+from bench.peers.fast_decode import Collate, decoded_rows
 
 
 class MosaicStreamingPeer(ConvertedPeer):
     """StreamingDataset in a DataLoader."""
+
+    name, storages, augments, needs, caveats = "streaming", ("source", "raw"), True, "streaming", (SCALED,)
 
     def prepare(self) -> None:
         """Write MDS shards unless there are some; remove shared memory that an earlier run left behind."""
@@ -30,19 +30,7 @@ class MosaicStreamingPeer(ConvertedPeer):
         from streaming import StreamingDataset
         from torch.utils.data import DataLoader
 
-        batch_size = self.job.batch_size
-        dataset = decoded_rows(
-            StreamingDataset,
-            self.job,
-            local=str(self.output),
-            shuffle=True,
-            batch_size=batch_size,
-            shuffle_seed=self.job.seed,
-            num_canonical_nodes=1,
-        )
-        self._loader = DataLoader(
-            dataset,
-            batch_size=batch_size,
-            collate_fn=partial(collate, onehot=self.job.onehot),
-            **self.loader_options(workers),
-        )
+        batch_size, options = self.job.batch_size, self.loader_options(workers)
+        how = {"local": str(self.output), "shuffle": True, "batch_size": batch_size, "shuffle_seed": self.job.seed}
+        dataset = decoded_rows(StreamingDataset, self.job, num_canonical_nodes=1, **how)
+        self._loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(self.job), **options)

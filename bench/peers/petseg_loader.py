@@ -6,10 +6,13 @@ from typing import Any, cast
 
 from bench.peers.base import Delivered, Peer, split_bytes
 from bench.peers.job import PROCESSES, Job
+from shards.format.layout import STORAGES, table_name
 
 
 class PetsegPeer(Peer):
     """:class:`pipeline.loader.Loader` with its defaults, or with worker processes."""
+
+    name, storages, augments, ours = "petseg", STORAGES, True, True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -29,6 +32,7 @@ class PetsegPeer(Peer):
             split=job.split,
             batch_size=job.batch_size,
             size=job.size,
+            fit=job.fit,
             device=job.device,
             seed=job.seed,
             augment="train" if job.augment else None,
@@ -56,16 +60,15 @@ class PetsegPeer(Peer):
 
     def moved_per_image(self) -> float:
         """Return the bytes that are copied to the GPU: those that are stored, since it decodes there."""
-        if self.job.device != "cuda" or self._loader is None:
-            return 0.0
-        return split_bytes(self._loader.split) / self.job.samples
+        on_gpu = self.job.device == "cuda" and self._loader is not None
+        return split_bytes(self._loader.split) / self.job.samples if on_gpu else 0.0
 
     def files(self) -> list[Path]:
         """Return the tars and the table of samples."""
-        return [*self.split_files(), Path(self.job.shards) / f"{self.job.split}.samples.npy"]
+        return [*self.split_files(), Path(self.job.shards) / table_name(cast(Any, self.job.split))]
 
     def close(self) -> None:
         """Close the loader."""
         if self._loader is not None:
             self._loader.close()
-            self._loader = None
+        super().close()

@@ -1,63 +1,85 @@
 """``torch.utils.data.DataLoader``, as the tutorial uses it and tuned.
 
-The tutorial opens a JPEG and a PNG per sample with PIL, resizes, stacks three masks, and leaves the rest to DataLoader.
-It is changed only where its output must be comparable: masks by the nearest pixel, tensors uint8. The tuned version is
-what profiling leads to: scaled JPEG decoding, OpenCV, batched one-hot.
+The tutorial opens an image and a mask per sample with PIL, resizes, stacks a mask per class, and leaves the rest to
+DataLoader. It is changed only where its output must be comparable: masks by the nearest pixel, tensors uint8. The tuned
+version is what profiling leads to: scaled JPEG decoding, OpenCV, batched one-hot.
 """
 
 from collections.abc import Iterator
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from bench.peers.base import Delivered, FilePeer
-from bench.peers.fast_decode import AugmentationTable, DecodedFiles, collate
+from bench.peers.base import SCALED, Delivered, FilePeer
+from bench.peers.fast_decode import Collate, DecodedFiles, ParameterTable, are_powers_of_two, resize_mask
 from bench.peers.job import Job
+from shards.format.geometry import PAD_COLOUR
 
 if TYPE_CHECKING:
     import torch
 
 
 class TutorialDataset:
-    """A map-style dataset of (image, mask, index)."""
+    """A map-style dataset of (image, mask, index), from the files that the set was made from where they are known."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
-        self._keys = job.read_keys()
-        self._augmentation = AugmentationTable(job) if job.augment else None
+        listing = job.read_files()
+        self._job, self._samples, self._labels = job, listing.originals, listing.labels
+        self._table = ParameterTable(job)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._samples)
 
     def __getitem__(self, number: int) -> "tuple[torch.Tensor, torch.Tensor, int]":
         import torch
 
-        epoch, index = divmod(number, len(self._keys))
-        key, size = self._keys[index], (self._job.size, self._job.size)
-        image: Image.Image = Image.open(self._job.image_path(key)).convert("RGB")
-        values: Image.Image = Image.open(self._job.mask_path(key))
-        if self._augmentation is not None:
-            top, left, height, width = self._augmentation.boxes[epoch, index].tolist()
-            box = (left, top, left + width, top + height)
+        epoch, index = divmod(number, len(self._samples))
+        (image_path, mask_path), which = self._samples[index], (epoch % self._table.epochs, index)
+        image: Image.Image = Image.open(image_path).convert("RGB")
+        values: Image.Image = Image.open(mask_path)
+        if self._labels.rgb:
+            values = values.convert("RGB")
+        top, left, height, width = self._table.boxes[which].tolist()
+        row, column, inner_height, inner_width = self._table.places[which].tolist()
+        box, inner = (left, top, left + width, top + height), (inner_width, inner_height)
+        if box != (0, 0, *image.size):
             image, values = image.crop(box), values.crop(box)
-        image = image.resize(size, Image.Resampling.BILINEAR)
-        values = values.resize(size, Image.Resampling.NEAREST)
-        if self._augmentation is not None:
-            if self._augmentation.flip[epoch, index]:
-                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                values = values.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            image = image.convert("RGB", tuple(self._augmentation.matrices[epoch, index].ravel().tolist()))
+        image = image.resize(inner, Image.Resampling.BILINEAR)
+        if are_powers_of_two((inner_height, inner_width)):
+            values = values.resize(inner, Image.Resampling.NEAREST)
+        else:  # where Pillow rounds otherwise than petseg
+            values = Image.fromarray(resize_mask(np.asarray(values), (inner_height, inner_width)))
+        if self._table.flip[which]:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            values = values.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._table.matrices is not None:
+            image = image.convert("RGB", tuple(self._table.matrices[which].ravel().tolist()))
+        pixels, classes = np.asarray(image), self._classes(values)
+        if (inner_height, inner_width) != self._job.size:
+            around = [(row, self._job.size[0] - row - inner_height), (column, self._job.size[1] - column - inner_width)]
+            classes = np.pad(classes, around, constant_values=255)
+            pixels = np.stack([np.pad(pixels[..., i], around, constant_values=PAD_COLOUR[i]) for i in range(3)], axis=2)
+        mask = classes
+        if self._job.onehot:
+            mask = np.stack([classes == each for each in range(self._job.classes)]).astype(np.uint8)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.from_numpy(mask), index
+
+    def _classes(self, values: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return class indices, uint8 (H, W), and 255, for a mask of the source's values or colours."""
         pixels = np.asarray(values)
-        one_hot = [pixels == 1, pixels == 2, pixels == 3]
-        mask = np.stack(one_hot).astype(np.uint8) if self._job.onehot else pixels - np.uint8(1)
-        planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-        return torch.from_numpy(planes), torch.from_numpy(mask), index
+        if not self._labels.rgb:
+            return np.asarray(self._labels.index_table()[0][pixels])
+        packed = pixels.astype(np.int32) @ (1 << 16, 1 << 8, 1)
+        return np.asarray(self._labels.colour_table()[packed].astype(np.uint8))
 
 
 class TutorialPeer(FilePeer):
     """The tutorial's dataset in a DataLoader with persistent workers."""
+
+    name, augments = "tutorial", True
 
     def open(self, workers: int) -> None:
         """Make the DataLoader; its processes start with the first epoch."""
@@ -72,14 +94,20 @@ class TutorialPeer(FilePeer):
         )
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver one epoch in petseg's order; the batches are (B, C, S, S) already."""
+        """Deliver one epoch in petseg's order; the batches are (B, C, H, W) already."""
         self.sampler.number = number
         for image, mask, index in self._loader:
             yield Delivered(image, mask, np.asarray(index, dtype=np.int64))
 
+    def files(self) -> list[Path]:
+        """Return the image and mask files."""
+        return [Path(path) for pair in self.job.read_files().originals for path in pair]
+
 
 class TunedPeer(FilePeer):
     """Fast decoding in a DataLoader with persistent workers."""
+
+    name, augments, caveats = "tuned", True, (SCALED,)
 
     def open(self, workers: int) -> None:
         """Make the DataLoader; its processes start with the first epoch."""
@@ -89,7 +117,7 @@ class TunedPeer(FilePeer):
             DecodedFiles(self.job),  # type: ignore[arg-type]
             batch_size=self.job.batch_size,
             sampler=self.sampler,
-            collate_fn=partial(collate, onehot=self.job.onehot),
+            collate_fn=Collate(self.job),
             prefetch_factor=4 if workers else None,
             **self.loader_options(workers),
         )

@@ -1,12 +1,12 @@
 """The ``webdataset`` library over the same tars, with its WebLoader."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-from bench.peers.base import Peer
-from bench.peers.fast_decode import DecodedSample, FastDecoder, collate
+from bench.peers.base import BUFFER, SCALED, Peer
+from bench.peers.fast_decode import Collate, DecodedSample, FastDecoder
 from bench.peers.job import Job
+from shards.format.layout import EXTENSIONS, STORAGES, STORED_FORMATS
 
 SHUFFLE_BUFFER = 1000
 
@@ -15,9 +15,9 @@ class DecodeMembers:
     """Decodes the member dictionary of a sample."""
 
     def __init__(self, job: Job) -> None:
-        self._members = ("image.npy", "trimap.npy") if job.storage == "raw" else ("jpg", "trimap.png")
+        self._formats = [EXTENSIONS[each] for each in STORED_FORMATS[job.storage]]  # type: ignore[index]
         self._decode = FastDecoder(job)
-        self._index = {key: index for index, key in enumerate(job.read_keys())}
+        self._index = job.read_index()
         self._epoch = -1
 
     def count_epoch(self, samples: Iterator[Any]) -> Iterator[Any]:
@@ -27,12 +27,15 @@ class DecodeMembers:
 
     def __call__(self, sample: dict[str, Any]) -> DecodedSample:
         """Decode one sample."""
-        image, mask = (sample[name] for name in self._members)
+        names = next(each for each in self._formats if each["image"] in sample)
+        image, mask = sample[names["image"]], sample[names["mask"]]
         return self._decode(image, mask, self._index[sample["__key__"]], self._epoch)
 
 
 class WebDatasetPeer(Peer):
     """WebDataset, shuffled by shard and in a buffer, decoded in worker processes."""
+
+    name, storages, augments, caveats = "webdataset", STORAGES, True, (SCALED, BUFFER)
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the usual counts up to the number of shards: a worker without a shard has nothing to do."""
@@ -43,14 +46,12 @@ class WebDatasetPeer(Peer):
         """Make the pipeline; its worker processes share out the shards."""
         import webdataset
 
-        decode = DecodeMembers(self.job)
+        decode, tars = DecodeMembers(self.job), [str(path) for path in self.files()]
         dataset = (
-            webdataset.WebDataset(
-                [str(path) for path in self.files()], shardshuffle=1000, seed=self.job.seed, empty_check=False
-            )
+            webdataset.WebDataset(tars, shardshuffle=1000, seed=self.job.seed, empty_check=False)
             .compose(decode.count_epoch)
             .shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4)
             .map(decode)
-            .batched(self.job.batch_size, collation_fn=partial(collate, onehot=self.job.onehot), partial=True)
+            .batched(self.job.batch_size, collation_fn=Collate(self.job), partial=True)
         )
         self._loader = webdataset.WebLoader(dataset, batch_size=None, **self.loader_options(workers))

@@ -11,7 +11,7 @@ from shards.errors import FormatError
 from shards.store.atomic import write_atomically
 
 FORMAT: Literal["petseg-bench"] = "petseg-bench"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 BASELINE = "tutorial"  # the peer that rates are given as multiples of
 MIB = 1 << 20
 Mask: TypeAlias = Literal["onehot", "index"]
@@ -47,6 +47,7 @@ class DataInfo(_Record, frozen=True, kw_only=True):
     fingerprint: str
     split: str
     samples: int
+    classes: int
     bytes: dict[str, int]
 
 
@@ -150,22 +151,23 @@ class LoaderLine(Line, frozen=True, kw_only=True):
 
 
 class Limit(Line, frozen=True, kw_only=True):
-    """One necessary part of the work when nothing else is done; ``storage`` is empty where it holds for all."""
+    """One necessary part of the work when nothing else is done; ``storage``, ``mask``: empty where it holds for all."""
 
-    storage: str
+    storage: str = ""
+    mask: str = ""
     how: str
 
 
 class TrainLine(Line, frozen=True, kw_only=True):
-    """Training from a loader (``repeats``: end-to-end), or a consumer in the network's place (model ``consumer``)."""
+    """Training from a loader; ``repeats`` are of end-to-end training."""
 
     model: str
-    precision: str = ""
+    precision: str
     device: str
-    size: int
+    size: str  # as in options: 128 or 96x160
     batch_size: int
     loader: tuple[Repeat, ...]  # the loader alone
-    compute: tuple[Repeat, ...]  # training on one batch that is kept; for a consumer, what it could take
+    compute: tuple[Repeat, ...]  # training on one batch that is kept
     peak_gpu_bytes: int | None = None
 
     @property
@@ -193,7 +195,7 @@ class Results(_Record, frozen=True, kw_only=True):
     """One run of one benchmark. ``settings`` are the options as used; ``parts`` are the seconds of each part."""
 
     format: Literal["petseg-bench"] = FORMAT
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     kind: Literal["loader", "train", "build"]
     environment: Environment
     data: DataInfo

@@ -7,7 +7,6 @@ import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, JSON, PRECISION, RUN, SIZE, expect_folder_of
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.format.layout import CLASSES
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     "--own-size",
     "original_resolution",
     is_flag=True,
-    help="Compare at the images' original resolution, not at the network's.",
+    help="Compare at the images' stored size, with source storage the original resolution, not at the network's size.",
 )
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
@@ -41,9 +40,10 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **op
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
+    from petseg.inference.scoring import compared_at, summary, write_table
     from petseg.inference.scoring import evaluate as evaluate_run
-    from petseg.inference.scoring import summary, write_table
     from petseg.report.console_reporter import progress_count
+    from shards.format.manifest import load_manifest
 
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
@@ -52,25 +52,39 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **op
         return
     if table is not None:
         write_table(evaluation, shards, options["split"], table)
-    conditions = {name: options[name] for name in ("split", "original_resolution", "flip_tta")}
+    place = compared_at(load_manifest(shards).storage, original_resolution=options["original_resolution"])
+    conditions = {"split": options["split"], "compared_at": place, "flip_tta": options["flip_tta"]}
     if as_json:
         print_json(summary(evaluation, **conditions))
     else:
         _print_scores(evaluation, **conditions)
 
 
-def _print_scores(evaluation: "Evaluation", *, split: str, original_resolution: bool, flip_tta: bool) -> None:
-    scores = evaluation.scores
-    resolution = "the images' original resolution" if original_resolution else "the network's size"
-    click.echo(f"{evaluation.samples} images of {split}, at {resolution}{', with flip TTA' if flip_tta else ''}")
-    click.echo(f"{'':12}{'IoU':>8}{'Dice':>8}{'recall':>8}")
-    for name, *values in zip(CLASSES, scores.iou, scores.dice, scores.accuracy, strict=True):
-        click.echo(f"{name:12}" + "".join(f"{_number(value):>8}" for value in values))
-    click.echo(f"{'mean':12}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:
+    scores, names = evaluation.scores, evaluation.labels.names
+    where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
+    place = where.get(compared_at, "the images' size in the set, which is not the original one")
+    click.echo(f"{evaluation.samples} images of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
+    width = max(12, 2 + max(map(len, names)))
+    click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
+    for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):
+        click.echo(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
+    click.echo(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
     click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
-    click.echo(
-        f"animal against background: IoU {_number(scores.binary.border_as_animal)} with the border counted as animal, "
-        f"{_number(scores.binary.border_ignored)} with the border's pixels ignored"
+    if scores.binary is not None:
+        click.echo(_binary_line(evaluation))
+
+
+def _binary_line(evaluation: "Evaluation") -> str:
+    labels, binary = evaluation.labels, evaluation.scores.binary
+    assert binary is not None
+    foreground, boundary = " and ".join(labels.foreground), " and ".join(labels.boundary)
+    iou = f"{foreground} against the rest: IoU {_number(binary.boundary_as_foreground)}"
+    if not boundary:
+        return iou
+    return (
+        f"{iou} with the {boundary} counted as {foreground}, {_number(binary.boundary_ignored)} with the {boundary}'s "
+        "pixels ignored"
     )
 
 

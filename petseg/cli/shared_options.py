@@ -1,13 +1,30 @@
 """Options that petseg-eval, petseg-predict and petseg-export share."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from shards.console import PathArgument
+from shards.errors import UsageError
+from shards.format.geometry import Size, parse_size
+
+
+class SizeOption(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """N or HxW in pixels as (height, width); which sizes are possible is checked where they are used."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        """Return the size; fail if it is not one."""
+        try:
+            return parse_size(value, name="--size", least=0, most=10**9)
+        except UsageError:
+            self.fail(f"{value!r} is neither N nor HxW (height x width) in pixels, such as 128 or 96x160", param, ctx)
+
 
 RUN = click.argument("run", type=PathArgument())
-SIZE = click.option("--size", type=int, help="Side of the network's images.  [default: as trained]")
+SIZE = click.option("--size", type=SizeOption(), help="Size of the network's images, pixels.  [default: as trained]")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 PRECISION = click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True

@@ -8,16 +8,19 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
+from petseg.cli.shared_options import SizeOption
 from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
 from shards.console import FriendlyCommand, PathArgument, print_json
+from shards.format.geometry import Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
     "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
     f"tutorial {default_recipe('tutorial').lr:g}",
     "ema_decay": "unet by the run's length, tutorial 0",
+    "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
 }
 
@@ -40,7 +43,7 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
-        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else SizeOption() if kind == Size else kind
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 
@@ -48,7 +51,7 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
 def _default(name: str, *defaults: msgspec.Struct) -> str:
     texts = []
     for value in (getattr(struct, name) for struct in defaults):
-        number = f"{value:g}" if isinstance(value, float) else str(value)
+        number = f"{value:g}" if isinstance(value, float) else size_text(value) if name == "size" else str(value)
         texts.append(("no", "yes")[value] if isinstance(value, bool) else number)
     return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
 

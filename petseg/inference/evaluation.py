@@ -9,14 +9,13 @@ from torch import nn
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.inference.metrics import Matrix, Scores, confusion, predicted_class, score
+from petseg.inference.metrics import Matrix, Scores, class_counts, confusion, predicted_class, score, score_counts
 from petseg.inference.probabilities import class_probabilities, compute_logits
 from pipeline import Batch, Loader
+from shards.format.labels import Labels
 
 # The sum of the loss over a batch's valid samples, from its logits.
 LossSum = Callable[[torch.Tensor, Batch], torch.Tensor]
-# Counts the pixels of a batch: (batch, probabilities float32 (B, 3, S, S)) -> int64 (B, 3, 3).
-Counter = Callable[[Batch, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,33 +23,65 @@ class Evaluation:
     """A network's results on a split.
 
     Attributes:
-        matrices: one confusion matrix per sample, in split order: int64 (N, 3, 3), [true, predicted], pixels.
+        labels: the classes.
+        matrix: the confusion matrix of the whole split: int64 (N, N), [true, predicted], pixels.
+        counts: the correct, the true and the predicted pixels of each class in each sample, in split order: int64
+            (samples, 3, N).
         loss: mean over the samples, or None if no loss was given.
     """
 
-    matrices: Matrix
+    labels: Labels
+    matrix: Matrix
+    counts: Matrix
     loss: float | None
-
-    @property
-    def matrix(self) -> Matrix:
-        """The confusion matrix of the whole split: int64 (3, 3)."""
-        total: Matrix = self.matrices.sum(axis=0)
-        return total
 
     @property
     def scores(self) -> Scores:
         """The scores of the whole split."""
-        return score(self.matrix)
+        return score(self.matrix, self.labels)
 
     @property
     def samples(self) -> int:
         """The number of samples."""
-        return len(self.matrices)
+        return len(self.counts)
+
+    def scores_of(self, sample: int) -> Scores:
+        """Return the scores of one sample, by its index; without binary ones."""
+        return score_counts(self.counts[sample])
 
 
-def count_at_network_size(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
-    """Compare with the loader's masks: int64 (B, 3, 3)."""
-    return confusion(batch.mask, predicted_class(probabilities))
+class PixelTally:
+    """Counts the pixels of this rank's samples, without waiting for the device, and puts all ranks' counts together."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._total = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self._indices: list[torch.Tensor] = []
+        self._valid: list[torch.Tensor] = []
+        self._counts: list[torch.Tensor] = []
+
+    def add(self, index: torch.Tensor, valid: torch.Tensor, matrices: torch.Tensor) -> None:
+        """Add samples by their index, int64 (B,) on the CPU; those not ``valid``, bool (B,), are not counted.
+
+        ``matrices`` are their confusion matrices, int64 (B, N, N), on the device.
+        """
+        self._total += (matrices * valid.view(-1, 1, 1)).sum(dim=0)
+        self._indices.append(index)
+        self._valid.append(valid)
+        self._counts.append(class_counts(matrices))
+
+    def gather(self, world: World, *, samples: int) -> tuple[Matrix, Matrix]:
+        """Return the confusion matrix of all ranks' samples, and each sample's counts: see :class:`Evaluation`."""
+        classes = len(self._total)
+        total: Matrix = np.zeros((classes, classes), np.int64)
+        counts: Matrix = np.zeros((samples, 3, classes), np.int64)
+        mine = np.zeros(0, np.int64), np.zeros((0, 3, classes), np.int64)
+        if self._indices:
+            valid = torch.cat(self._valid).cpu().numpy()
+            mine = torch.cat(self._indices).numpy()[valid], torch.cat(self._counts).cpu().numpy()[valid]
+        for matrix, (where, what) in world.gather((self._total.cpu().numpy(), mine)):
+            total += matrix
+            counts[where] = what
+        return total, counts
 
 
 def evaluate(
@@ -61,40 +92,27 @@ def evaluate(
     world: World | None = None,
     loss_sum: LossSum | None = None,
     flip_tta: bool = False,  # in the scores, not in the loss
-    count: Counter = count_at_network_size,
     after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score a network; every rank of ``world`` must call this, and every rank gets the complete result.
+    """Score a network at the loader's size; every rank of ``world`` must call this and gets the complete result.
 
     ``after_batch`` is called after each batch with its number of images, all ranks' included; it may raise to stop, if
     it does so on all ranks.
     """
     world = world or World()
-    indices: list[torch.Tensor] = []
-    matrices: list[torch.Tensor] = []
+    labels = loader.labels
+    tally = PixelTally(len(labels), placement.device)
     loss = torch.zeros((), dtype=torch.float64, device=placement.device)
     for number, batch in enumerate(loader):
         if len(batch.index):
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
                 loss += loss_sum(logits, batch)
-            probabilities = logits.softmax(dim=1)
             if flip_tta:
-                probabilities = class_probabilities(model, batch.image, placement=placement, flip_tta=True)
-            indices.append(torch.where(batch.valid.cpu(), batch.index, -1))
-            matrices.append(count(batch, probabilities))
+                logits = class_probabilities(model, batch.image, placement=placement, flip_tta=True)
+            matrices = confusion(batch.mask, predicted_class(logits), classes=len(labels))
+            tally.add(batch.index, batch.valid, matrices)
         after_batch(loader.valid_in_batch(number))
-    return Evaluation(
-        matrices=_in_order(world, indices, matrices, samples=loader.samples),
-        loss=None if loss_sum is None else float(world.sum(loss).item()) / loader.samples,
-    )
-
-
-def _in_order(world: World, indices: list[torch.Tensor], matrices: list[torch.Tensor], *, samples: int) -> Matrix:
-    """Put all ranks' matrices in the order of the samples, without padding (index -1)."""
-    index = torch.cat(indices).numpy() if indices else np.zeros(0, np.int64)
-    counts = torch.cat(matrices).cpu().numpy() if matrices else np.zeros((0, 3, 3), np.int64)
-    result: Matrix = np.zeros((samples, 3, 3), np.int64)
-    for where, what in world.gather((index[index >= 0], counts[index >= 0])):
-        result[where] = what
-    return result
+    matrix, counts = tally.gather(world, samples=loader.samples)
+    mean = None if loss_sum is None else float(world.sum(loss).item()) / loader.samples
+    return Evaluation(labels=labels, matrix=matrix, counts=counts, loss=mean)

@@ -1,7 +1,7 @@
-"""Scores of a segmentation, all from one confusion matrix over the whole set.
+"""Scores of a segmentation, all from pixel counts over the whole set.
 
 The mean of the batches' IoU is not the IoU of the set. So pixels are counted, and the counts are divided once, at the
-end.
+end. Ignored pixels are counted nowhere.
 
 Conventions: a class that occurs neither in the truth nor in the prediction has no IoU and no Dice: its score is None
 and the means omit it. A class that is predicted but never true has IoU 0 and no recall. Without any pixel the means and
@@ -13,104 +13,133 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from petseg.nets.model_config import CLASS_COUNT
+from shards.format.labels import Labels
 
-ANIMAL, BACKGROUND, BORDER = range(CLASS_COUNT)
 Matrix = npt.NDArray[np.int64]
 
 
 class BinaryScores(msgspec.Struct, frozen=True, kw_only=True):
-    """IoU of animal against background, with the border treated in two ways.
+    """IoU of the foreground against the rest, with boundary classes treated in two ways.
 
     Attributes:
-        border_as_animal: the border counts as animal, in truth and prediction.
-        border_ignored: pixels whose truth is border are ignored; border predicted elsewhere counts as animal.
+        boundary_as_foreground: boundary classes count as foreground, in truth and prediction.
+        boundary_ignored: pixels whose truth is a boundary class are ignored; a boundary predicted elsewhere counts as
+            foreground. None where the labels have no boundary.
     """
 
-    border_as_animal: float | None
-    border_ignored: float | None
+    boundary_as_foreground: float | None
+    boundary_ignored: float | None
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """The scores of a confusion matrix; tuples are in class order: animal, background, border. See the module.
+    """The scores of a confusion matrix; tuples are in class order. See the module.
 
     Attributes:
-        pixel_accuracy: share of all pixels that were predicted correctly.
+        pixel_accuracy: share of the pixels that were predicted correctly.
         iou: of each class.
         dice: of each class.
-        accuracy: recall of each class: the share of its true pixels that were predicted as it.
+        recall: of each class: the share of its true pixels that were predicted as it.
         mean_iou: over the classes that have one.
         mean_dice: over the classes that have one.
-        binary: animal against background.
+        binary: foreground against the rest; None where the labels name no foreground, or there are none.
     """
 
     pixel_accuracy: float
     iou: tuple[float | None, ...]
     dice: tuple[float | None, ...]
-    accuracy: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
     mean_iou: float
     mean_dice: float
-    binary: BinaryScores
+    binary: BinaryScores | None
 
 
 def predicted_class(scores: torch.Tensor) -> torch.Tensor:
-    """Return the argmax of logits or probabilities (B, C, H, W), the first of equals: int64 (B, H, W).
+    """Return the argmax of logits or probabilities (B, N, H, W), the first of equals: int64 (B, H, W).
 
-    The same as ``scores.argmax(dim=1)`` if no score is NaN. On a CPU torch's argmax takes ten times as long as the
-    comparisons here, unless the classes are the fastest axis in memory: a tenth of a training step.
+    ``max`` rather than ``argmax``: unless the classes are the fastest axis in memory, torch's argmax takes up to ten
+    times as long on a CPU.
     """
-    if scores.device.type != "cpu":
-        return scores.argmax(dim=1)
-    best = scores[:, 0]
-    prediction = torch.zeros(best.shape, dtype=torch.int64)
-    for number in range(1, scores.shape[1]):
-        prediction.masked_fill_(scores[:, number] > best, number)
-        best = torch.maximum(best, scores[:, number])
-    return prediction
+    return scores.max(dim=1).indices
 
 
-def confusion(truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Count pixels by image, true class and predicted class: int64 (B, 3, 3), on the device of the input.
+def confusion(truth: torch.Tensor, prediction: torch.Tensor, *, classes: int) -> torch.Tensor:
+    """Count pixels by image, true class and predicted class: int64 (B, N, N), on the device of the input.
 
-    ``truth`` and ``prediction`` are class indices 0..2, integers, (B, H, W). Compares and sums class by class, without
-    waiting for the device: ``bincount`` would synchronise a GPU.
+    ``truth`` and ``prediction`` are integers (B, H, W): class indices 0..N-1, in ``truth`` also 255, which is ignored.
     """
-    pair = truth.to(torch.uint8) * CLASS_COUNT + prediction.to(torch.uint8)
-    counts = [(pair == number).sum(dim=(1, 2)) for number in range(CLASS_COUNT * CLASS_COUNT)]
-    return torch.stack(counts, dim=1).view(-1, CLASS_COUNT, CLASS_COUNT)
+    # Each image has a row of N counts for each true class, and one more, dropped at the end, for ignored pixels.
+    rows = classes + 1
+    bins = truth.clamp(max=classes).long()
+    bins += (torch.arange(len(truth), device=truth.device) * rows).view(-1, 1, 1)
+    bins *= classes
+    bins += prediction
+    flat, size = bins.view(-1), len(truth) * rows * classes
+    if truth.device.type == "cpu":
+        counts = torch.bincount(flat, minlength=size)
+    else:
+        # Not bincount: it looks for the largest value first, and the host would wait for the device.
+        counts = torch.zeros(size, dtype=torch.int64, device=flat.device)
+        counts.scatter_add_(0, flat, torch.ones((), dtype=torch.int64, device=flat.device).expand_as(flat))
+    return counts.view(-1, rows, classes)[:, :classes]
 
 
-def score(matrix: npt.ArrayLike) -> Scores:
-    """Turn a confusion matrix (3, 3) of counts, [true, predicted], into scores.
+def class_counts(matrices: torch.Tensor) -> torch.Tensor:
+    """Return what IoU, Dice and recall depend on, of confusion matrices (B, N, N): int64 (B, 3, N).
+
+    The correct, the true and the predicted pixels of each class; see :func:`mean_iou_of`.
+    """
+    return torch.stack([matrices.diagonal(dim1=1, dim2=2), matrices.sum(dim=2), matrices.sum(dim=1)], dim=1)
+
+
+def score(matrix: npt.ArrayLike, labels: Labels | None = None) -> Scores:
+    """Turn a confusion matrix (N, N) of counts, [true, predicted], into scores.
 
     IoU = TP / (TP + FP + FN) (Jaccard), Dice = 2 TP / (2 TP + FP + FN), recall = TP / (TP + FN), pixel accuracy =
-    diagonal / all.
+    diagonal / all. ``labels`` say which classes are foreground; without them there is no binary figure.
     """
     counts: Matrix = np.asarray(matrix, dtype=np.int64)
-    hits = np.diag(counts)
-    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    scores = score_counts(np.stack([np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)]))
+    if labels is None or not labels.foreground:
+        return scores
+    return msgspec.structs.replace(scores, binary=_binary(counts, labels))
+
+
+def score_counts(counts: Matrix) -> Scores:
+    """Turn the correct, the true and the predicted pixels of each class, (3, N), into scores, without binary ones."""
+    hits, true, predicted = counts
     iou = _ratios(hits, true + predicted - hits)
     dice = _ratios(2 * hits, true + predicted)
     return Scores(
-        pixel_accuracy=_ratio(hits.sum(), counts.sum()) or 0.0,
+        pixel_accuracy=_ratio(hits.sum(), true.sum()) or 0.0,
         iou=iou,
         dice=dice,
-        accuracy=_ratios(hits, true),
+        recall=_ratios(hits, true),
         mean_iou=_mean(iou),
         mean_dice=_mean(dice),
-        binary=_binary(counts),
+        binary=None,
     )
 
 
-def _binary(counts: Matrix) -> BinaryScores:
-    animal = [ANIMAL, BORDER]
-    false_animal = counts[BACKGROUND, animal].sum()
-    with_border = counts[np.ix_(animal, animal)].sum()
-    without_border = counts[ANIMAL, animal].sum()
+def _binary(counts: Matrix, labels: Labels) -> BinaryScores:
+    boundary = list(labels.indices(labels.boundary))
+    foreground = [*labels.indices(labels.foreground), *boundary]
     return BinaryScores(
-        border_as_animal=_ratio(with_border, with_border + false_animal + counts[animal, BACKGROUND].sum()),
-        border_ignored=_ratio(without_border, without_border + false_animal + counts[ANIMAL, BACKGROUND]),
+        boundary_as_foreground=_foreground_iou(counts, foreground, counted=range(len(counts))),
+        boundary_ignored=_foreground_iou(
+            counts, foreground, counted=[c for c in range(len(counts)) if c not in boundary]
+        )
+        if boundary
+        else None,
     )
+
+
+def _foreground_iou(counts: Matrix, foreground: list[int], *, counted: "list[int] | range") -> float | None:
+    """Return the IoU of the foreground classes together, over the pixels whose true class is ``counted``."""
+    true = np.isin(counted, foreground)
+    rows = counts[list(counted)]
+    predicted = np.isin(np.arange(len(counts)), foreground)
+    hits = rows[true][:, predicted].sum()
+    return _ratio(hits, rows[true].sum() + rows[:, predicted].sum() - hits)
 
 
 def _ratios(parts: Matrix, wholes: Matrix) -> tuple[float | None, ...]:

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from petseg.host.device import Placement
 
-_STRIP_PIXELS = 2_000_000
+_STRIP_VALUES = 6_000_000  # 24 MB, and a few times that while they are computed
 
 
 @torch.inference_mode()
 def compute_logits(model: nn.Module, image: torch.Tensor, *, placement: Placement) -> torch.Tensor:
-    """Return float32 logits (B, 3, H, W)."""
+    """Return float32 logits (B, N, H, W)."""
     with placement.autocast():
         logits = model(image.contiguous(memory_format=torch.channels_last))
     return logits.float()  # type: ignore[no-any-return]
@@ -23,7 +23,7 @@ def compute_logits(model: nn.Module, image: torch.Tensor, *, placement: Placemen
 def class_probabilities(
     model: nn.Module, image: torch.Tensor, *, placement: Placement, flip_tta: bool = False
 ) -> torch.Tensor:
-    """Return float32 (B, 3, H, W), summing to 1 over the classes, of uint8 or float images (B, 3, H, W) in 0..255.
+    """Return float32 (B, N, H, W), summing to 1 over the classes, of uint8 or float images (B, 3, H, W) in 0..255.
 
     The model is in evaluation mode; ``flip_tta`` averages with the horizontally flipped images, in twice the time.
     """
@@ -35,24 +35,27 @@ def class_probabilities(
 
 
 def resize_probabilities(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize probabilities (B, 3, h, w) bilinearly to (B, 3, height, width), antialiased when downscaling."""
+    """Resize probabilities (B, N, h, w) bilinearly to (B, N, height, width), antialiased when downscaling."""
     return torch.cat(list(resized_strips(coarse, height, width)), dim=2)
 
 
 def resized_strips(coarse: torch.Tensor, height: int, width: int) -> Iterator[torch.Tensor]:
     """Yield the rows of the resized probabilities strip by strip, so that a huge image needs no huge tensor."""
-    if height <= coarse.shape[2]:
-        yield _interpolate(coarse, height, width)
-        return
-    wide = _interpolate(coarse, coarse.shape[2], width)
-    rows = max(1, _STRIP_PIXELS // width)
-    for start in range(0, height, rows):
-        # Bilinear is separable: with pixel centres aligned, an output row lies between two rows of the coarse map.
-        row = torch.arange(start, min(start + rows, height), device=coarse.device, dtype=torch.float64)
-        position = ((row + 0.5) * (coarse.shape[2] / height) - 0.5).clamp(0, coarse.shape[2] - 1)
+    # Bilinear is separable: first rows are merged, where there are too many, then each strip is made from its own.
+    if height < coarse.shape[2]:
+        coarse = _interpolate(coarse, height, coarse.shape[3])
+    step = max(1, _STRIP_VALUES // (coarse.shape[0] * coarse.shape[1] * width))
+    last = coarse.shape[2] - 1
+    for start in range(0, height, step):
+        # With pixel centres aligned, an output row lies between two rows of the coarse map.
+        row = torch.arange(start, min(start + step, height), dtype=torch.float64)
+        position = ((row + 0.5) * (coarse.shape[2] / height) - 0.5).clamp(0, last)
         above = position.long()
-        below = (above + 1).clamp(max=coarse.shape[2] - 1)
-        weight = (position - above).to(coarse.dtype).view(1, 1, -1, 1)
+        first, end = int(above[0]), min(int(above[-1]) + 2, last + 1)
+        wide = _interpolate(coarse[:, :, first:end], end - first, width)
+        weight = (position - above).to(coarse.dtype).to(coarse.device).view(1, 1, -1, 1)
+        above = (above - first).to(coarse.device)
+        below = (above + 1).clamp(max=end - first - 1)
         yield torch.lerp(wide[:, :, above], wide[:, :, below], weight)
 
 

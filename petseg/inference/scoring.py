@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
-from petseg.inference.evaluation import Counter, Evaluation, count_at_network_size
+from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
-from petseg.inference.metrics import confusion, predicted_class, score
-from petseg.inference.probabilities import resize_probabilities
-from petseg.inference.stored_samples import read_mask
-from petseg.inference.trained_network import load
-from pipeline import Batch, Loader
-from shards import ShardSet, SplitReader, UsageError
-from shards.format.layout import CLASSES
+from petseg.inference.stored_evaluation import evaluate_stored
+from petseg.inference.trained_network import Predictor, load
+from pipeline import Loader
+from shards import ShardSet, UsageError
+from shards.format.geometry import Size
+from shards.format.layout import Storage
 from shards.store.atomic import write_atomically
 
 
@@ -28,7 +26,7 @@ def evaluate(
     shards: str | Path,
     *,
     split: str = "test",
-    size: int | None = None,
+    size: int | str | Size | None = None,
     original_resolution: bool = False,
     flip_tta: bool = False,
     batch_size: int = 32,
@@ -43,8 +41,9 @@ def evaluate(
         run: a run's folder, or a checkpoint.
         shards: a shard set.
         split: of that set.
-        size: side of the images given to the network, pixels; None for the size of its training.
-        original_resolution: compare at the masks' stored resolution instead of at the network's.
+        size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
+        original_resolution: predict whole images as :func:`petseg.predict` does, and compare at their stored sizes,
+            which in ``source`` storage are the original ones; otherwise compare at the network's size.
         flip_tta: average with the predictions of the horizontally flipped images.
         batch_size: images per batch; has no influence on the scores.
         device, precision: see :func:`petseg.load`.
@@ -62,55 +61,66 @@ def evaluate(
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
     reader = data.split(split)
-    with (
-        process_group(world, predictor.placement.device),
-        Loader(
+    _check_classes(predictor, data)
+    with process_group(world, predictor.placement.device):
+        if original_resolution:
+            return evaluate_stored(
+                predictor, reader, batch_size=batch_size, world=world, flip_tta=flip_tta, after_batch=after_batch
+            )
+        with Loader(
             data,
             split=split,
             batch_size=batch_size,
             size=predictor.size,
+            fit=predictor.recipe.fit,
             device=predictor.placement.device,
             mask="index",
             shuffle=False,
             rank=world.rank,
             world_size=world.size,
-        ) as loader,
-    ):
-        return evaluate_network(
-            predictor.model,
-            loader,
-            placement=predictor.placement,
-            world=world,
-            flip_tta=flip_tta,
-            count=_original_resolution_counter(reader) if original_resolution else count_at_network_size,
-            after_batch=after_batch,
-        )
+        ) as loader:
+            return evaluate_network(
+                predictor.model,
+                loader,
+                placement=predictor.placement,
+                world=world,
+                flip_tta=flip_tta,
+                after_batch=after_batch,
+            )
 
 
 score_run = evaluate  # its name in version 1
 
 
-def _original_resolution_counter(split: SplitReader) -> Counter:
-    """Return a counter that resizes each sample's probabilities to its stored mask and compares there."""
-
-    def count(batch: Batch, probabilities: torch.Tensor) -> torch.Tensor:
-        matrices = []
-        for index, coarse in zip(batch.index.tolist(), probabilities, strict=True):
-            truth = torch.from_numpy(read_mask(split, index)).to(coarse.device)
-            fine = resize_probabilities(coarse[None], *truth.shape)
-            matrices.append(confusion(truth[None], predicted_class(fine)))
-        return torch.cat(matrices)
-
-    return count
+def _check_classes(predictor: Predictor, data: ShardSet) -> None:
+    """Raise ``UsageError`` unless the set has the classes that the network predicts."""
+    ours, theirs = predictor.labels.names, data.manifest.labels.names
+    if ours != theirs:
+        raise UsageError(
+            f"{predictor.source} predicts the classes {_listed(ours)}, but {data.path} has {_listed(theirs)}; score "
+            "it on a set built with the labels of its training set"
+        )
 
 
-def summary(evaluation: Evaluation, *, split: str, original_resolution: bool, flip_tta: bool) -> dict[str, Any]:
-    """Return the JSON object of ``petseg-eval --json``."""
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
+
+
+def compared_at(storage: Storage, *, original_resolution: bool) -> str:
+    """Return where predictions were compared with masks; what jpeg and raw storage keep is not the original."""
+    if not original_resolution:
+        return "network size"
+    return "original resolution" if storage == "source" else "stored size"
+
+
+def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: bool) -> dict[str, Any]:
+    """Return the JSON object of ``petseg-eval --json``; ``compared_at`` is as the function of that name says."""
     return {
         **msgspec.to_builtins(evaluation.scores),
+        "classes": list(evaluation.labels.names),
         "samples": evaluation.samples,
         "split": split,
-        "compared_at": "original resolution" if original_resolution else "network size",
+        "compared_at": compared_at,
         "flip_tta": flip_tta,
         "confusion": evaluation.matrix.tolist(),
     }
@@ -119,15 +129,15 @@ def summary(evaluation: Evaluation, *, split: str, original_resolution: bool, fl
 def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
     """Write a CSV with one line per sample: index, key, mean IoU, IoU and recall of each class, pixel accuracy.
 
-    The columns of the recall are named ``accuracy_CLASS``. A score that does not exist is an empty cell.
+    A score that does not exist is an empty cell.
     """
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{kind}_{name}" for kind in ("iou", "accuracy") for name in CLASSES]
+    columns = [f"{kind}_{name}" for kind in ("iou", "recall") for name in evaluation.labels.names]
     writer.writerow(["index", "key", "mean_iou", *columns, "pixel_accuracy"])
-    for index, matrix in enumerate(evaluation.matrices):
-        scores = score(matrix)
-        row = [scores.mean_iou, *scores.iou, *scores.accuracy, scores.pixel_accuracy]
+    for index in range(evaluation.samples):
+        scores = evaluation.scores_of(index)
+        row = [scores.mean_iou, *scores.iou, *scores.recall, scores.pixel_accuracy]
         writer.writerow([index, reader.key(index), *("" if value is None else f"{value:.6f}" for value in row)])
     write_atomically(path, text.getvalue())

@@ -12,13 +12,14 @@ from torch import nn
 from petseg.host.device import Placement, Precision, choose_device, choose_placement
 from petseg.inference.image_files import to_rgb
 from petseg.inference.metrics import predicted_class
+from petseg.inference.network_inputs import network_input, same_sizes
 from petseg.inference.probabilities import class_probabilities, resize_probabilities, resized_strips
 from petseg.nets.factory import build_model, place
-from petseg.nets.model_config import MAX_SIZE, MIN_SIZE
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint
-from petseg.runs.recipe import Recipe, recipe_from
+from petseg.runs.recipe import Recipe, parse_run_size, recipe_from
 from petseg.runs.run_folder import BEST, LAST
-from shards.errors import UsageError
+from shards.format.geometry import Size
+from shards.format.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,25 @@ class Prediction:
     """A network's prediction for one image of H x W pixels.
 
     Attributes:
-        mask: 1 animal, 2 background, 3 border, as in the dataset: uint8 (H, W).
-        coarse: probabilities at the network's size, float32 (3, S, S).
+        index: predicted class indices 0..N-1: uint8 (H, W).
+        coarse: probabilities at the network's size, float32 (N, h, w), of the image without padding.
+        labels: the classes.
     """
 
-    mask: npt.NDArray[np.uint8]
+    index: npt.NDArray[np.uint8]
     coarse: torch.Tensor
+    labels: Labels
+
+    @property
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """The prediction as the dataset's own masks have it: its values, uint8 (H, W), or RGB, uint8 (H, W, 3)."""
+        table = self.labels.source_palette if self.labels.rgb else self.labels.source_values
+        return table[self.index]
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Float32 (3, H, W), in class order, summing to 1; recomputed at each access, 12 bytes per pixel."""
-        height, width = self.mask.shape
+        """Float32 (N, H, W), in class order, summing to 1; recomputed at each access, 4 N bytes per pixel."""
+        height, width = self.index.shape
         return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
 
 
@@ -46,12 +55,17 @@ class Predictor:
     Attributes:
         model: in evaluation mode, on its device.
         recipe: what it was trained with.
-        size: side of the images given to the network, pixels.
+        labels: the classes that it predicts.
+        size: (height, width) of the images given to the network, pixels; how they are fitted into it is
+            ``recipe.fit``.
         source: the checkpoint's path.
     """
 
-    def __init__(self, model: nn.Module, *, recipe: Recipe, placement: Placement, source: Path, size: int) -> None:
-        self.model, self.recipe, self.placement, self.source, self.size = model, recipe, placement, source, size
+    def __init__(
+        self, model: nn.Module, *, recipe: Recipe, labels: Labels, placement: Placement, source: Path, size: Size
+    ) -> None:
+        self.model, self.recipe, self.labels = model, recipe, labels
+        self.placement, self.source, self.size = placement, source, size
 
     def predict(self, image: str | Path | Image.Image | npt.NDArray[np.uint8], *, flip_tta: bool = False) -> Prediction:
         """Segment one image, at its original resolution.
@@ -67,17 +81,21 @@ class Predictor:
 
     def predict_batch(self, images: list[Image.Image], *, flip_tta: bool = False) -> list[Prediction]:
         """Segment RGB images of any sizes together; see :meth:`predict`."""
-        # Stretched and antialiased, as the training pipeline does it.
-        small = [np.asarray(i.resize((self.size, self.size), Image.Resampling.BILINEAR)) for i in images]
-        batch = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.placement.device)
-        coarse = class_probabilities(self.model, batch, placement=self.placement, flip_tta=flip_tta)
-        return [_upscale(part, image.height, image.width) for part, image in zip(coarse, images, strict=True)]
+        inputs = [network_input(image, size=self.size, fit=self.recipe.fit) for image in images]
+        found: dict[int, Prediction] = {}
+        for group in same_sizes(inputs):
+            batch = torch.from_numpy(np.stack([inputs[i].pixels for i in group])).permute(0, 3, 1, 2)
+            batch = batch.to(self.placement.device)
+            maps = class_probabilities(self.model, batch, placement=self.placement, flip_tta=flip_tta)
+            for i, coarse in zip(group, maps, strict=True):
+                image = coarse[:, inputs[i].rows, inputs[i].columns]
+                found[i] = self._upscale(image, images[i].height, images[i].width)
+        return [found[i] for i in range(len(images))]
 
-
-def _upscale(coarse: torch.Tensor, height: int, width: int) -> Prediction:
-    """Resize probabilities (3, S, S) to an image's original resolution and take the argmax there."""
-    strips = [predicted_class(fine)[0].to(torch.uint8) + 1 for fine in resized_strips(coarse[None], height, width)]
-    return Prediction(mask=torch.cat(strips).cpu().numpy(), coarse=coarse)
+    def _upscale(self, coarse: torch.Tensor, height: int, width: int) -> Prediction:
+        """Resize probabilities (N, h, w) to an image's original resolution and take the argmax there."""
+        strips = [predicted_class(fine)[0].to(torch.uint8) for fine in resized_strips(coarse[None], height, width)]
+        return Prediction(index=torch.cat(strips).cpu().numpy(), coarse=coarse, labels=self.labels)
 
 
 def load(
@@ -85,7 +103,7 @@ def load(
     *,
     device: str = "auto",
     precision: Precision = "auto",
-    size: int | None = None,
+    size: int | str | Size | None = None,
     local_rank: int = 0,
 ) -> Predictor:
     """Load a trained network with its (averaged) weights.
@@ -94,15 +112,14 @@ def load(
         run: a run's folder (its best checkpoint, or the last where there is no best yet), or a checkpoint.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        size: side of the images given to the network, pixels; None for the size of its training.
+        size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         local_rank: this process's number on its machine; each process uses its own GPU.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
         UsageError: the device is not available, or the size is out of range.
     """
-    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
-        raise UsageError(f"--size {size}: give a number from {MIN_SIZE} to {MAX_SIZE}")
+    chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     path = _find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
@@ -113,7 +130,14 @@ def load(
     except (RuntimeError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     model = place(model.eval(), placement.device)
-    return Predictor(model, recipe=recipe, placement=placement, source=path, size=size or recipe.size)
+    return Predictor(
+        model,
+        recipe=recipe,
+        labels=checkpoint.labels,
+        placement=placement,
+        source=path,
+        size=chosen or recipe.size,
+    )
 
 
 def _find_checkpoint(run: Path) -> Path:

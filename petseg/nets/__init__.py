@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "batchnorm": ["synchronise_batch_norm"],
         "factory": ["build_model", "count_parameters", "place"],
-        "model_config": ["CLASS_COUNT", "MAX_SIZE", "MIN_SIZE", "ModelConfig", "default_model_config"],
+        "model_config": ["MAX_SIZE", "MIN_SIZE", "ModelConfig", "default_model_config"],
     },
 )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petseg.nets.model_config import CLASS_COUNT, ModelConfig
+from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise
 from petseg.nets.unet import ResidualBlock, UNetDecoder
 from shards.errors import PetsegError
@@ -28,10 +28,10 @@ class EncoderUNet(nn.Module):
         coarsest = resnet.fc.in_features  # each finer layer has half the channels
         channels = [_FULL_WIDTH, resnet.bn1.num_features, coarsest // 8, coarsest // 4, coarsest // 2, coarsest]
         self.decoder = UNetDecoder(channels, _DECODER_WIDTHS, config)
-        self.head = nn.Conv2d(_DECODER_WIDTHS[0], CLASS_COUNT, kernel_size=1)
+        self.head = nn.Conv2d(_DECODER_WIDTHS[0], config.classes, kernel_size=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
+        """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
         pixels = self.normalise(image)
         features = [self.full(pixels), self.stem(pixels)]
         x = self.pool(features[-1])

@@ -1,7 +1,7 @@
 """Builds a network from a :class:`ModelConfig`.
 
 Every network takes uint8 or float images (B, 3, H, W) in 0..255, of any H and W of at least 32 pixels, and returns
-float logits (B, 3, H, W) in class order: animal, background, border. Its first layer is its normalisation.
+float logits (B, N, H, W) of N classes in the order of the labels. Its first layer is its normalisation.
 """
 
 from typing import cast
@@ -31,7 +31,7 @@ def build_model(config: ModelConfig | Name = "unet", *, load_pretrained: bool = 
         config = default_model_config(config)
     config.check()
     if config.name == "tutorial":
-        return TutorialUNet()
+        return TutorialUNet(config)
     if config.encoder != "none":
         return EncoderUNet(config, load_pretrained=load_pretrained)
     return ResidualUNet(config)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import msgspec
 
 from shards.errors import UsageError
-from shards.format.layout import CLASSES
+from shards.format.labels import MAX_CLASSES
 
 Name = Literal["unet", "tutorial"]
 Norm = Literal["batch", "group"]
@@ -14,9 +14,8 @@ Stem = Literal["full", "half"]
 Skip = Literal["concat", "add"]
 Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
 
-CLASS_COUNT = len(CLASSES)
 MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, which has no batch statistics
-MAX_SIZE = 2048
+MAX_SIZE = 2048  # pixels per side
 TUTORIAL_WIDTHS = (64, 128, 256)
 UNET_WIDTHS = (24, 48, 96, 192, 256)
 
@@ -40,6 +39,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dropout: share of the coarsest level's channels dropped in training, 0 <= dropout < 1.
         encoder: a torchvision ResNet as the encoder, or ``none``.
         pretrained: start that encoder from its ImageNet weights.
+        classes: how many classes are predicted, 1..255: those of the labels it is trained on. Not an option.
     """
 
     name: Name = "unet"
@@ -52,10 +52,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dropout: float = 0.0
     encoder: Encoder = "none"
     pretrained: bool = False
+    classes: int = 3
 
     def check(self) -> None:
         """Raise ``UsageError`` for values that no network can be built from, or that do not fit each other."""
-        if self.name == "tutorial" and self != ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS):
+        if self.name == "tutorial" and self != ModelConfig(
+            name="tutorial", widths=TUTORIAL_WIDTHS, classes=self.classes
+        ):
             raise UsageError(
                 "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
                 "--skip, --dropout, --encoder and --pretrained are for --model unet"
@@ -68,6 +71,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise UsageError("--norm group puts 8 channels in a group: make every number of --widths a multiple of 8")
         if not 1 <= self.blocks <= 16:
             raise UsageError(f"--blocks {self.blocks}: give 1 to 16")
+        if not 1 <= self.classes <= MAX_CLASSES:
+            raise UsageError(f"a network of {self.classes} classes is impossible: 1 to {MAX_CLASSES} are")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout {self.dropout}: give a share from 0 to below 1")
         if self.encoder == "none" and self.pretrained:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from petseg.nets.model_config import CLASS_COUNT, TUTORIAL_WIDTHS
+from petseg.nets.model_config import TUTORIAL_WIDTHS, ModelConfig
 from petseg.nets.normalise import Normalise
 
 _STRIDE = 4  # two levels of pooling
@@ -18,7 +18,7 @@ _STRIDE = 4  # two levels of pooling
 class TutorialUNet(nn.Module):
     """The network of ``--model tutorial``; see the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         fine, middle, coarse = TUTORIAL_WIDTHS
         self.normalise = Normalise()
@@ -30,10 +30,10 @@ class TutorialUNet(nn.Module):
         self.up2 = _convolutions(2 * middle, middle)
         self.rise1 = nn.ConvTranspose2d(middle, fine, kernel_size=4, stride=2, padding=1)
         self.up1 = _convolutions(2 * fine, fine)
-        self.head = nn.Conv2d(fine, CLASS_COUNT, kernel_size=1)
+        self.head = nn.Conv2d(fine, config.classes, kernel_size=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
+        """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
         height, width = image.shape[-2:]
         # A size that is no multiple of the stride is padded at the right and at the bottom, and cropped at the end.
         padding = (0, -width % _STRIDE, 0, -height % _STRIDE)

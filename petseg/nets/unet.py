@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from petseg.nets.model_config import CLASS_COUNT, ModelConfig, Norm
+from petseg.nets.model_config import ModelConfig, Norm
 from petseg.nets.normalise import Normalise
 
 _GROUP = 8
@@ -118,11 +118,11 @@ class ResidualUNet(nn.Module):
         self.decoder = UNetDecoder(widths, widths[:-1], config)
         # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
         self.head = nn.Conv2d(
-            widths[0], CLASS_COUNT * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
+            widths[0], config.classes * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in 0..255 to logits (B, 3, H, W)."""
+        """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
         x = self.stem(self.normalise(image))
         features = []
         for level in self.levels:

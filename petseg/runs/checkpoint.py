@@ -14,10 +14,13 @@ import msgspec
 import torch
 
 from shards.errors import PetsegError
+from shards.format.builtin_labels import PETS
+from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
 
 FORMAT = "petseg-checkpoint"
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)  # version 1 knows the labels of pets only, and does not name them
 
 State = dict[str, Any]
 
@@ -27,9 +30,10 @@ class CheckpointError(PetsegError):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole state of a run. The first four are JSON values, the others ``state_dict``s."""
+    """The whole state of a run. The first five are values that JSON can hold, the others ``state_dict``s."""
 
     config: dict[str, Any]  # the recipe
+    labels: Labels  # of the classes that the network predicts
     position: dict[str, Any]  # how far the run is: petseg.training.progress
     history: list[dict[str, Any]]  # the metrics of finished epochs, one object each
     loader: dict[str, Any] | None  # the training loader, or None between two epochs
@@ -45,13 +49,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TENSORS = ("model", "average", "optimizer", "scaler")
-_PLAIN = ("config", "position", "history", "loader")
+_PLAIN = ("config", "labels", "position", "history", "loader")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a temporary file, flush it, and rename it into place; after an ``OSError`` the previous file stays."""
     document: State = {name: getattr(checkpoint, name) for name in _TENSORS}
-    plain = {name: getattr(checkpoint, name) for name in _PLAIN}
+    plain = {name: msgspec.to_builtins(getattr(checkpoint, name)) for name in _PLAIN}
     document |= {"format": FORMAT, "version": VERSION, "plain": json.dumps(plain, allow_nan=False)}
     # Through memory: torch replaces the error of a failing write by its own, without the reason (such as a full disk).
     buffer = io.BytesIO()
@@ -73,15 +77,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of petseg")
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if version not in _READ:
         raise CheckpointError(
-            f"{path} has version {document.get('version')!r}, this program reads version {VERSION}; "
+            f"{path} has version {version!r}, this program reads versions up to {VERSION}; "
             "use the program that wrote it"
         )
     try:
         plain = json.loads(document["plain"])
+        plain["labels"] = PETS if version == 1 else msgspec.convert(plain["labels"], Labels)
         return Checkpoint(**{name: document[name] for name in _TENSORS}, **{name: plain[name] for name in _PLAIN})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
 
 

@@ -21,8 +21,14 @@ def equivalent_command(
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         elif value is not None:
-            arguments += [option, ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)]
+            arguments += [option, _text(name, value)]
     return shlex.join(["petseg-train", *arguments])
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ("x" if name == "size" else ",").join(map(str, value))
+    return str(value)
 
 
 def with_torchrun(command: str, world: World) -> str:

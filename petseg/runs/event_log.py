@@ -1,26 +1,29 @@
 """A run's metrics as TensorBoard events, in its folder's ``events/``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shards.errors import PetsegError
-from shards.format.layout import CLASSES
 
 FOLDER = "events"
 _SCORES = ("loss", "pixel_accuracy", "mean_iou", "mean_dice")
 
 
 class EventLog:
-    """Writes one point per epoch and curve; rewritten from the history when a run is resumed."""
+    """Writes one point per epoch and curve; rewritten from the history when a run is resumed.
 
-    def __init__(self, run: Path, history: list[dict[str, Any]]) -> None:
+    ``classes`` are the names of the classes, which are in the curves' names.
+    """
+
+    def __init__(self, run: Path, history: list[dict[str, Any]], *, classes: Sequence[str]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise PetsegError(
                 "--tensorboard needs TensorBoard; install with: pip install 'petseg[tensorboard]'"
             ) from None
+        self._classes = tuple(classes)
         folder = run / FOLDER
         # The events of a killed process may be ahead of the history.
         for old in folder.glob("events.out.tfevents.*"):
@@ -35,7 +38,7 @@ class EventLog:
         for part in ("train", "val"):
             if scores := entry[part]:
                 values |= {f"{name}/{part}": scores[name] for name in _SCORES}
-                values |= {f"iou_{label}/{part}": iou for label, iou in zip(CLASSES, scores["iou"], strict=True)}
+                values |= {f"iou_{label}/{part}": iou for label, iou in zip(self._classes, scores["iou"], strict=True)}
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, entry["epoch"])

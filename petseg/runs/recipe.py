@@ -13,19 +13,24 @@ from petseg.nets.model_config import MAX_SIZE, MIN_SIZE, ModelConfig, Name, defa
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.option_fields import check_fields, option_name
 from shards.errors import UsageError
+from shards.format.geometry import Fit, Size, parse_size, size_text
 
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+NO_OPTIONS = frozenset({"classes"})  # fields that the data decide
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything but the data that decides the trained weights; fixed when a run is resumed.
 
+    ``size`` (height, width) and ``fit`` are explained in shards.format.geometry; :func:`apply_options` also takes N and
+    "HxW".
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
     petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps.
     """
 
     model: ModelConfig
-    size: Annotated[int, Meta(ge=MIN_SIZE, le=MAX_SIZE, description="Side of the images in pixels.")]
+    size: Annotated[Size, Meta(description="Size of the images in pixels, N or HxW.")]
+    fit: Annotated[Fit, Meta(description="How images are brought to --size.")] = "stretch"
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
@@ -57,6 +62,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_fields(self.model)
         self.model.check()
         check_fields(self)
+        parse_run_size(self.size)
         if self.accumulate > self.batch_size:
             raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
         if self.weight_decay and self.optimizer == "adam":
@@ -88,11 +94,18 @@ def default_recipe(name: Name) -> Recipe:
     model = default_model_config(name)
     if name == "tutorial":
         return Recipe(
-            model=model, size=100, epochs=5, batch_size=32, optimizer="adam", lr=1e-3, schedule="constant", warmup=0.0
+            model=model,
+            size=(100, 100),
+            epochs=5,
+            batch_size=32,
+            optimizer="adam",
+            lr=1e-3,
+            schedule="constant",
+            warmup=0.0,
         )
     return Recipe(
         model=model,
-        size=128,
+        size=(128, 128),
         progressive=True,
         epochs=80,
         batch_size=16,
@@ -109,8 +122,14 @@ def default_recipe(name: Name) -> Recipe:
 
 
 def recipe_from(document: dict[str, Any]) -> Recipe:
-    """Read a recipe from JSON values, such as those of a checkpoint or config.json."""
-    return msgspec.convert(document, Recipe)
+    """Read a recipe from JSON values, such as those of a checkpoint or config.json; version 1's size is one number."""
+    size = document.get("size")
+    return msgspec.convert({**document, "size": (size, size)} if isinstance(size, int) else document, Recipe)
+
+
+def parse_run_size(value: Any) -> Size:
+    """Return (height, width) of a network's images from N, (H, W), "N" or "HxW"; ``UsageError`` if out of range."""
+    return parse_size(value, name="--size", least=MIN_SIZE, most=MAX_SIZE)
 
 
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
@@ -125,6 +144,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
+    if "size" in options:
+        options["size"] = parse_run_size(options["size"])
     # Some defaults belong to another option's default, and go with it.
     if options.get("encoder", "none") != "none":
         options.setdefault("stem", "full")
@@ -134,7 +155,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         options.setdefault("weight_decay", 0.0)
 
     def take(struct: msgspec.Struct) -> dict[str, Any]:
-        return {field: options.pop(field) for field in struct.__struct_fields__ if field in options}
+        fields = set(struct.__struct_fields__) - NO_OPTIONS
+        return {field: options.pop(field) for field in fields & options.keys()}
 
     model = msgspec.structs.replace(model, **take(model))
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
@@ -152,5 +174,9 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
         if isinstance(old, msgspec.Struct):
             found += differences(old, new)
         elif old != new:
-            found.append(f"{option_name(field)} is {old}, not {new}")
+            found.append(f"{option_name(field)} is {_shown(field, old)}, not {_shown(field, new)}")
     return found
+
+
+def _shown(field: str, value: Any) -> str:
+    return size_text(value) if field == "size" else str(value)

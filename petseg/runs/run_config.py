@@ -15,6 +15,7 @@ from petseg.host.distributed import World
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_folder import CONFIG, RunFolder, read_config
 from shards import ShardSet
+from shards.format.labels import Labels
 from shards.store.atomic import write_atomically
 
 
@@ -28,6 +29,11 @@ class RunConfig:
     placement: Placement
     world: World
 
+    @property
+    def labels(self) -> Labels:
+        """The classes of the shard set."""
+        return self.data.manifest.labels
+
 
 def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
     """Write config.json; resuming keeps the first start and appends to ``resumed``."""
@@ -35,13 +41,14 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
     manifest = config.data.manifest
     document: dict[str, Any] = {
         "format": "petseg-run",
-        "version": 1,
+        "version": 2,
         "recipe": msgspec.to_builtins(config.recipe),
         "running": msgspec.to_builtins(config.runtime),
         "data": {
             "path": str(config.data.path.resolve()),
             "fingerprint": manifest.fingerprint,
             "storage": manifest.storage,
+            "labels": msgspec.to_builtins(config.labels),
             "samples": {name: split.samples for name, split in manifest.splits.items()},
         },
         "device": device_name(config.placement),

@@ -10,7 +10,7 @@ from petseg.host.stop_signals import DivergedError
 from petseg.training.step import StepResult, TrainStep
 from pipeline import Batch
 
-# Cross-entropy starts near log(3) = 1.1 and Dice is at most 1: training does not recover from a loss beyond this.
+# Cross-entropy starts near log(N), at most 5.5, and Dice is at most 1: training does not recover from more.
 MAX_LOSS = 100.0
 
 

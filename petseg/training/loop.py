@@ -48,6 +48,7 @@ class TrainingLoop:
         self.config, self.recipe, self.world = config, config.recipe, config.world
         self.folder, self.path, self.reporter, self.stop = folder, path, reporter, stop
         self.progress, self.history = Progress(), list[dict[str, Any]]()
+        reporter.start_run(labels=config.labels)
         self._loader = open_train_loader(config, size=size_of_epoch(self.recipe, 0))
         self._validation = open_validation_loader(config)
         if self._validation is None:
@@ -67,8 +68,13 @@ class TrainingLoop:
             self.progress = msgspec.convert(resume_from.position, Progress)
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
-        self._events = EventLog(path, self.history) if config.runtime.tensorboard and folder is not None else None
-        self._confusion = torch.tensor(self.progress.confusion, device=config.placement.device) * int(self.world.first)
+        labels = config.labels
+        self._events = None
+        if config.runtime.tensorboard and folder is not None:
+            self._events = EventLog(path, self.history, classes=labels.names)
+        self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
+        if self.progress.confusion and self.world.first:
+            self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
         self._pending: deque[LaunchedStep] = deque()
         self._newest: LaunchedStep | None = None
         # On a GPU the host reads a step's results while the next step runs, so that reading them does not stall it.
@@ -192,7 +198,7 @@ class TrainingLoop:
         if validation is not None:
             self._guard.check_validation(validation.loss or 0.0, epoch=self.progress.epoch)
         progress = self.progress
-        train = score(progress.confusion)
+        train = score(progress.confusion, self.config.labels)
         entry = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -261,6 +267,7 @@ class TrainingLoop:
         if self.folder is not None:
             checkpoint = Checkpoint(
                 config=msgspec.to_builtins(self.recipe),
+                labels=self.config.labels,
                 position=msgspec.to_builtins(self.progress),
                 history=self.history,
                 # Not between epochs: the next epoch's loader may have another image size.

@@ -19,7 +19,7 @@ class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # Totals of the current epoch:
     loss_sum: float = 0.0  # batch losses times their valid images
     images: int = msgspec.field(default=0, name="pictures")  # valid images; the name in version 1's files
-    confusion: list[list[int]] = msgspec.field(default_factory=lambda: [[0, 0, 0] for _ in range(3)])  # while training
+    confusion: list[list[int]] = msgspec.field(default_factory=list)  # while training; empty before the first step
     train_seconds: float = 0.0  # including ...
     wait_seconds: float = 0.0  # ... the time spent waiting for the loader
 
@@ -27,7 +27,7 @@ class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Start an epoch with all totals zero."""
         self.epoch, self.phase = epoch, "train"
         self.loss_sum, self.images, self.train_seconds, self.wait_seconds = 0.0, 0, 0.0, 0.0
-        self.confusion = [[0, 0, 0] for _ in range(3)]
+        self.confusion = []
 
     def update_best(self, score: float) -> bool:
         """Record the current epoch's score; return whether it is the best so far."""

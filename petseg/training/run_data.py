@@ -4,12 +4,13 @@ from typing import Any
 
 from petseg.runs.run_config import RunConfig
 from pipeline import Loader
+from shards.format.geometry import Size
 
 _EVALUATION_BATCH = 2  # times the training batch: evaluation needs no memory for gradients
 
 
-def open_train_loader(config: RunConfig, *, size: int) -> Loader:
-    """Return this rank's loader of the training images at ``size`` pixels a side: shuffled and augmented."""
+def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
+    """Return this rank's loader of the training images at ``size`` (height, width): shuffled and augmented."""
     recipe = config.recipe
     return _open(
         config,
@@ -32,6 +33,7 @@ def open_validation_loader(config: RunConfig) -> Loader | None:
 def _open(config: RunConfig, **arguments: Any) -> Loader:
     return Loader(
         config.data,
+        fit=config.recipe.fit,
         device=config.placement.device,
         mask="index",
         rank=config.world.rank,

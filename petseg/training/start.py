@@ -1,5 +1,6 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.loop import TrainingLoop
 from shards import ShardSet, UsageError
+from shards.format.geometry import size_text
 
 
 def train(
@@ -77,12 +79,9 @@ def train(
     if "train" not in data.manifest.splits:
         raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
     if resume and path is not None:
-        started_with, found = read_config(path).get("data", {}).get("fingerprint"), data.manifest.fingerprint
-        if started_with != found:
-            raise UsageError(
-                f"{path} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
-                f"{str(started_with)[:12]}; name its set with --shards, or start a new run"
-            )
+        _check_same_data(path, data)
+    else:
+        recipe = _for_set(recipe, data, options)
     with cpu_threads(runtime.threads):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
@@ -106,6 +105,12 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
         loop = TrainingLoop(config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint)
         if config.runtime.compile and not placement.on_gpu:
             reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
+        stored = config.data.manifest.size
+        if stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
+            reporter.note(
+                f"--size {size_text(config.recipe.size)} is larger than the set's images ({size_text(stored)}): they "
+                "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"
+            )
         if loop.progress.finished:
             reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
         elif checkpoint is not None:
@@ -165,6 +170,29 @@ def _read_run(
     if shards is not None:
         runtime = msgspec.structs.replace(runtime, shards=str(Path(shards).absolute()))
     return recipe, runtime, checkpoint
+
+
+def _for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a new run with the set's number of classes and, unless one is requested, its fit."""
+    model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
+    fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
+    return msgspec.structs.replace(recipe, model=model, fit=fit)
+
+
+def _check_same_data(run: Path, data: ShardSet) -> None:
+    """Raise ``UsageError`` unless a set has the content and the labels that an existing run was started with."""
+    started = read_config(run).get("data", {})
+    found = data.manifest.fingerprint
+    if started.get("fingerprint") != found:
+        raise UsageError(
+            f"{run} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
+            f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
+        )
+    if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
+        raise UsageError(
+            f"{run} was started with other labels: {data.path} has the same images and masks, but other values, "
+            "colours or foreground classes; name the run's own set with --shards, or start a new run"
+        )
 
 
 def _finished(checkpoint: Checkpoint | None) -> bool:

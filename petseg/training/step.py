@@ -33,7 +33,7 @@ class StepResult:
     """The results of a step, on the device, not synchronised."""
 
     loss: torch.Tensor  # this rank's share of the global batch's mean loss: float32 scalar
-    confusion: torch.Tensor  # this rank's valid pixels, [true, predicted]: int64 (3, 3)
+    confusion: torch.Tensor  # labelled pixels of this rank's valid images, [true, predicted]: int64 (N, N)
     grad_norm: torch.Tensor  # 2-norm of the global batch's gradient before clipping: float32 scalar
 
 
@@ -98,7 +98,8 @@ class TrainStep:
         self._set_learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.placement.device)
-        counts = torch.zeros(3, 3, dtype=torch.int64, device=self.placement.device)
+        classes = self.recipe.model.classes
+        counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.placement.device)
         chunks = [tensor.chunk(self.recipe.accumulate) for tensor in (batch.image, batch.mask, batch.valid)]
         micro_batches = list(zip(*chunks, strict=True))
         for number, (image, mask, valid) in enumerate(micro_batches, start=1):
@@ -109,7 +110,8 @@ class TrainStep:
                 # DDP averages the ranks' gradients, but their losses are shares of one sum.
                 self.scaler.scale(part * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-            counts += (confusion(mask, predicted_class(logits.detach())) * valid.view(-1, 1, 1)).sum(dim=0)
+            by_image = confusion(mask, predicted_class(logits.detach()), classes=classes)
+            counts += (by_image * valid.view(-1, 1, 1)).sum(dim=0)
         norm = self._update()
         if self.average is not None:
             self.average.update(self.model, step=step)

@@ -14,6 +14,8 @@ from pipeline.io.raw_reader import RawReader
 from pipeline.io.scratch import Scratch
 from pipeline.runtime.buffers import BufferPool
 from pipeline.runtime.threads import WorkerThreads
+from shards.format.geometry import PAD_COLOUR
+from shards.format.labels import IGNORE
 
 if TYPE_CHECKING:
     import torch
@@ -90,24 +92,28 @@ class CpuEngine:
         self._threads.stop()
 
     def _fill(self, opened: Any, work: BatchWork, positions: slice, images: Pixels, masks: Pixels) -> None:
-        # Mask values at output size. A class index needs as much memory as a value, so it is converted in place.
-        values = self._scratch.take("values", masks.shape[:1] + masks.shape[2:]) if self._options.onehot else masks
+        onehot, count = self._options.onehot, self._options.classes
+        # Class indices at output size, as they are stored.
+        classes = self._scratch.take("classes", masks.shape[:1] + masks.shape[2:]) if onehot else masks
         if self._as_stored:
-            self._decoder.fill(opened, work, positions, images=images, masks=values)
+            self._decoder.fill(opened, work, positions, images=images, masks=classes)
         else:
             samples = self._decoder.decode(opened, work, positions)
-            self._transform(work.part(positions), samples, images, values)
-        invalid = pixel_ops.invalid_masks(values)
+            self._transform(work.part(positions), samples, images, classes)
+        invalid = pixel_ops.invalid_masks(classes, count)
         if invalid:
-            indices, problem = work.indices[positions].tolist(), "a value other than 1, 2, 3"
-            raise DamagedSamples({place: self._describe(indices[place], "trimap", problem) for place in invalid})
-        pixel_ops.encode_mask(values, masks)
+            indices = work.indices[positions].tolist()
+            problem = f"a value that is neither a class, 0 to {count - 1}, nor {IGNORE} (ignored)"
+            raise DamagedSamples({place: self._describe(indices[place], "mask", problem) for place in invalid})
+        if onehot:
+            pixel_ops.encode_onehot(classes, masks)
 
     def _transform(
-        self, part: BatchWork, samples: Iterator[tuple[Pixels, Pixels] | str], images: Pixels, values: Pixels
+        self, part: BatchWork, samples: Iterator[tuple[Pixels, Pixels] | str], images: Pixels, classes: Pixels
     ) -> None:
-        """Crop, resize, flip and colour each sample right after decoding, while its pixels are in the CPU's cache."""
+        """Crop, resize, flip, colour and place each sample right after decoding: its pixels are in the CPU's cache."""
         boxes, flips = part.parameters.boxes.tolist(), part.parameters.flip.tolist()
+        places = part.parameters.places.tolist() if self._options.letterboxes else None
         colours = pixel_ops.colour_transforms(part.parameters) if self._options.operations.colour else None
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
@@ -115,10 +121,13 @@ class CpuEngine:
                 damaged[place] = sample
                 continue
             image, mask = sample
-            top, left, height, width = boxes[place]
-            box, flip = (top, left, height, width), flips[place]
+            box, flip = boxes[place], flips[place]
             colour = None if colours is None else colours[place]
-            pixel_ops.transform_image(image, box, flip=flip, colour=colour, out=images[place])
-            pixel_ops.transform_mask(mask, box, flip=flip, out=values[place])
+            into, mask_into = images[place], classes[place]
+            if places is not None:
+                into = pixel_ops.place_inside(into, places[place], PAD_COLOUR)
+                mask_into = pixel_ops.place_inside(mask_into, places[place], IGNORE)
+            pixel_ops.transform_image(image, box, flip=flip, colour=colour, out=into)
+            pixel_ops.transform_mask(mask, box, flip=flip, out=mask_into)
         if damaged:
             raise DamagedSamples(damaged)

@@ -12,26 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.augmentation import Parameters, colour_matrices
+from shards.format.geometry import Size, nearest_places
 
 Pixels = npt.NDArray[np.uint8]
 Colour = npt.NDArray[np.float32]  # matrix and offset, (3, 4)
 Box = tuple[int, int, int, int]  # top, left, height, width in whole pixels
 
+FEW_CLASSES = 8  # up to here, comparing a batch with each class in turn is faster than a sample with all of them
+
 
 def transform_image(pixels: Pixels, box: Box, *, flip: bool, colour: Colour | None, out: Pixels) -> None:
-    """Crop an image (H, W, 3), stretch it with a triangle filter, flip it horizontally, and change its colours.
+    """Crop an image (h, w, 3), stretch it with a triangle filter, flip it horizontally, and change its colours.
 
-    The result is written to ``out``, uint8 (S, S, 3), contiguous.
+    The result is written to ``out``, uint8 (H, W, 3), rows of pixels without gaps between pixels.
     """
     top, left, height, width = box
-    size = out.shape[0]
+    out_height, out_width = out.shape[:2]
     region = pixels[top : top + height, left : left + width]
-    if height == size == width:
+    if (height, width) == (out_height, out_width):
         resized: Pixels = region
-    elif height <= size and width <= size:
-        resized = cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    elif height <= out_height and width <= out_width:
+        resized = cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     else:
-        resized = shrink(region, size)
+        resized = shrink(region, (out_height, out_width))
     if flip:
         resized = cv2.flip(resized, 1)  # type: ignore[assignment]
     if colour is None:
@@ -40,8 +43,8 @@ def transform_image(pixels: Pixels, box: Box, *, flip: bool, colour: Colour | No
         cv2.transform(resized, colour, dst=out)
 
 
-def shrink(region: Pixels, size: int) -> Pixels:
-    """Stretch (H, W, 3) to (S, S, 3) with an antialiasing triangle filter, like Pillow's BILINEAR."""
+def shrink(region: Pixels, size: Size) -> Pixels:
+    """Stretch (h, w, 3) to (H, W, 3), ``size``, with an antialiasing triangle filter, like Pillow's BILINEAR."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -50,27 +53,28 @@ def shrink(region: Pixels, size: int) -> Pixels:
     # With a batch of one, only explicit strides tell torch that this is channels_last; its result then is, too.
     strides = (height * width * channels, 1, width * channels, channels)
     pixels = flat.as_strided((1, channels, height, width), strides)
-    resized = interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    resized = interpolate(pixels, size=size, mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()
 
 
 def transform_mask(mask: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
     """Crop a mask, stretch it to the size of ``out`` by the nearest pixel, and flip it.
 
-    The arguments are those of :func:`transform_image`, with ``mask`` (H, W) and ``out`` (S, S).
+    The arguments are those of :func:`transform_image`, with ``mask`` (h, w) and ``out`` (H, W).
     """
     top, left, height, width = box
-    size = out.shape[0]
+    out_height, out_width = out.shape
     region = mask[top : top + height, left : left + width]
-    if (height, width) == (size, size):
+    if (height, width) == (out_height, out_width):
         out[:] = region[:, ::-1] if flip else region
-    elif opencv_is_exact(height, size) and opencv_is_exact(width, size):
+    elif opencv_is_exact(height, out_height) and opencv_is_exact(width, out_width):
         if not flip:
-            cv2.resize(region, (size, size), dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+            cv2.resize(region, (out_width, out_height), dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
         else:
-            cv2.flip(cv2.resize(region, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), 1, dst=out)
+            resized = cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_NEAREST_EXACT)
+            cv2.flip(resized, 1, dst=out)
     else:
-        rows, columns = nearest_places(height, size) + top, nearest_places(width, size) + left
+        rows, columns = nearest_places(height, out_height) + top, nearest_places(width, out_width) + left
         mask[rows].take(columns[::-1] if flip else columns, axis=1, out=out, mode="clip")
 
 
@@ -85,34 +89,40 @@ def opencv_is_exact(length: int, size: int) -> bool:
     return bool(np.array_equal(resized.astype(np.int64), nearest_places(length, size)))
 
 
-@lru_cache(maxsize=4096)
-def nearest_places(length: int, size: int) -> npt.NDArray[np.int64]:
-    """Return which of ``length`` pixels each of ``size`` outputs takes: floor((i + 0.5) length / size), exactly."""
-    places = (2 * np.arange(size, dtype=np.int64) + 1) * length // (2 * size)
-    places.flags.writeable = False
-    return places
-
-
 def colour_transforms(parameters: Parameters) -> Colour:
     """Return matrix and offset of each sample as one float32 (B, 3, 4); see ``augmentation.colour_matrices``."""
     matrices, offsets = colour_matrices(parameters)
     return np.concatenate([matrices, offsets[:, :, None]], axis=2)
 
 
-def encode_mask(values: Pixels, out: Pixels) -> None:
-    """Write mask values 1, 2, 3, uint8 (B, S, S), into ``out`` as class indices 0, 1, 2 or as one-hot planes.
+def place_inside(out: Pixels, place: Box, fill: int | tuple[int, int, int]) -> Pixels:
+    """Return the part of a letterboxed output (H, W, ...) that the image is put into, and fill the bars around it."""
+    top, left, height, width = place
+    bottom, right = top + height, left + width
+    for bar in (out[:top], out[bottom:], out[top:bottom, :left], out[top:bottom, right:]):
+        bar[:] = fill
+    return out[top:bottom, left:right]
 
-    ``out`` is uint8 (B, S, S), perhaps ``values`` itself, or (B, 3, S, S) for one-hot.
+
+def encode_onehot(classes: Pixels, planes: Pixels) -> None:
+    """Write class indices, uint8 (B, H, W), as one-hot planes, uint8 (B, N, H, W): zero in all where IGNORE.
+
+    Every plane is written once, by a comparison: setting single pixels in planes of zeros takes longer for any N.
     """
-    if out.ndim == values.ndim:
-        np.subtract(values, 1, out=out)
+    if planes.shape[1] <= FEW_CLASSES:
+        for number in range(planes.shape[1]):
+            np.equal(classes, number, out=planes[:, number].view(np.bool_))
         return
-    for value in (1, 2, 3):
-        np.equal(values, value, out=out[:, value - 1].view(np.bool_))
+    numbers = np.arange(planes.shape[1], dtype=np.uint8)[:, None, None]
+    for one, into in zip(classes, planes, strict=True):
+        np.equal(one, numbers, out=into.view(np.bool_))
 
 
-def invalid_masks(values: Pixels) -> list[int]:
-    """Return which masks of (B, S, S) hold a value other than 1, 2, 3."""
-    if not values.size or (int(values.min()) >= 1 and int(values.max()) <= 3):
+def invalid_masks(classes: Pixels, count: int) -> list[int]:
+    """Return which masks of (B, H, W) hold a value that is neither one of ``count`` classes nor IGNORE."""
+    if not classes.size or int(classes.max()) < count:
         return []
-    return np.flatnonzero(((values < 1) | (values > 3)).any(axis=(1, 2))).tolist()
+    shifted = classes + np.uint8(1)  # IGNORE, the highest value, becomes 0
+    if int(shifted.max()) <= count:
+        return []
+    return np.flatnonzero(shifted.max(axis=(1, 2)) > count).tolist()

@@ -1,17 +1,21 @@
 """Decoders of the CPU engine: libjpeg-turbo (simplejpeg) and libpng (OpenCV), or, for ``raw``, none."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import simplejpeg
 
-from pipeline.cpu.mask_png import decode_mask, decode_masks
 from pipeline.cpu.pixel_ops import Pixels
+from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, size_problem
 from pipeline.engine import BatchWork, stored_sizes
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.io.scratch import Bytes, Scratch
+from shards.format.geometry import Size
+from shards.format.layout import IMAGE_FORMATS
+
+_PNG = IMAGE_FORMATS.index("png")
 
 
 class SampleDecoder(Protocol):
@@ -33,13 +37,16 @@ class SampleDecoder(Protocol):
         """
 
     def fill(self, opened: Any, work: BatchWork, positions: slice, *, images: Pixels, masks: Pixels) -> None:
-        """Write n samples at the stored size, uint8 (n, S, S, 3) and (n, S, S)."""
+        """Write n samples at the stored size, uint8 (n, H, W, 3) and (n, H, W)."""
 
 
 class TurboDecoder:
-    """Decodes JPEG images and PNG masks; ``stored_size`` is None where each image has its own size."""
+    """Decodes JPEG and PNG images and PNG masks.
 
-    def __init__(self, reader: MemberReader, *, stored_size: int | None) -> None:
+    ``stored_size`` is None where each image has its own size; all others are JPEGs.
+    """
+
+    def __init__(self, reader: MemberReader, *, stored_size: Size | None) -> None:
         self._reader = reader
         self._stored_size = stored_size
         self.fills = stored_size is not None
@@ -56,15 +63,15 @@ class TurboDecoder:
         damaged: dict[int, tuple[str, str]] = {}
         if not decode_masks(encoded_masks, masks):
             for place, data in enumerate(encoded_masks):
-                mask = decode_mask(data)
-                if problem := find_problem(mask, *masks.shape[1:]):
-                    damaged[place] = "trimap", problem
+                mask = decode_mask(data, *masks.shape[1:])
+                if isinstance(mask, str):
+                    damaged[place] = "mask", mask
                 else:
                     masks[place] = mask
         for place, data in enumerate(encoded_images):
-            image = decode_image(data, images[place].reshape(-1))
-            if problem := find_problem(image, *images.shape[1:3]):
-                damaged[place] = "image", problem
+            image = decode_jpeg(data, images[place])
+            if isinstance(image, str):
+                damaged[place] = "image", image
         if damaged:
             indices = work.indices[positions].tolist()
             raise DamagedSamples(
@@ -76,15 +83,19 @@ class TurboDecoder:
         images, masks = opened
         sides = stored_sizes(work.rows[positions], self._stored_size)
         heights, widths = (each.tolist() for each in sides)
-        for place, height, width in zip(range(len(work))[positions], heights, widths, strict=True):
-            image = decode_image(images[place], self._scratch.take("image", (height * width * 3,)))
-            mask = decode_mask(masks[place])
-            if problem := find_problem(image, height, width):
-                yield self._reader.describe(int(work.indices[place]), "image", problem)
-            elif problem := find_problem(mask, height, width):
-                yield self._reader.describe(int(work.indices[place]), "trimap", problem)
+        formats = work.rows["image_format"][positions].tolist()
+        for place, form, height, width in zip(range(len(work))[positions], formats, heights, widths, strict=True):
+            if form == _PNG:
+                image = decode_png_image(images[place], height, width)
             else:
-                yield cast(Pixels, image), cast(Pixels, mask)
+                image = decode_jpeg(images[place], self._scratch.take("image", (height, width, 3)))
+            mask = decode_mask(masks[place], height, width)
+            if isinstance(image, str):
+                yield self._reader.describe(int(work.indices[place]), "image", image)
+            elif isinstance(mask, str):
+                yield self._reader.describe(int(work.indices[place]), "mask", mask)
+            else:
+                yield image, mask
 
 
 class RawDecoder:
@@ -106,28 +117,22 @@ class RawDecoder:
 
     def decode(self, opened: Any, work: BatchWork, positions: slice) -> Iterator[tuple[Pixels, Pixels]]:
         """Read some of the samples into this thread's scratch memory, and yield them."""
-        indices, size = work.indices[positions], self.raw.size
-        images = self._scratch.take("images", (len(indices), size, size, 3))
-        masks = self._scratch.take("masks", (len(indices), size, size))
+        indices = work.indices[positions]
+        images = self._scratch.take("images", (len(indices), *self.raw.size, 3))
+        masks = self._scratch.take("masks", (len(indices), *self.raw.size))
         self.raw.gather(indices, work.rows[positions], images=images, masks=masks)
         return zip(images, masks, strict=True)
 
 
-def decode_image(data: Bytes, memory: Pixels) -> Pixels | str:
-    """Return a JPEG's pixels, uint8 (H, W, 3), put into ``memory`` (H * W * 3,), or what is wrong with it.
+def decode_jpeg(data: Bytes, memory: Pixels) -> Pixels | str:
+    """Return a JPEG's pixels, put into ``memory``, uint8 (H, W, 3), contiguous; or what is wrong with it.
 
     Strict, as the audit of a set is: libjpeg would fill what is missing with grey and go on.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, buffer=memory)  # type: ignore[no-any-return]
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, buffer=memory.reshape(-1))
     except ValueError as error:
         return f"cannot be decoded: {error}"
-
-
-def find_problem(decoded: Pixels | str, height: int, width: int) -> str | None:
-    """Return why decoding failed, or that the size is not the table's, which the crop was drawn for; else None."""
-    if isinstance(decoded, str):
-        return decoded
-    if decoded.shape[:2] == (height, width):
-        return None
-    return f"{decoded.shape[1]} x {decoded.shape[0]} pixels, the table says {width} x {height}"
+    if pixels.shape != memory.shape:
+        return size_problem(pixels.shape, memory.shape)
+    return pixels  # type: ignore[no-any-return]

@@ -42,7 +42,7 @@ class DaliEngine:
         self._reader = reader
         # DALI reads the inputs in place, and a device may still do so when the outputs are bound.
         self._kept: deque[Any] = deque(maxlen=2)
-        raw = options.storage == "raw" and options.stored_size
+        raw = options.stored_size if options.storage == "raw" else None
         self._raw = RawReader(reader, size=raw) if raw else None
         self._pipeline = self._build(options.batch_size)
         stop_first_at_exit()  # DALI is imported now
@@ -52,9 +52,8 @@ class DaliEngine:
         images: Any
         masks: Any
         if self._raw:
-            side = self._raw.size
-            images = np.empty((len(work), side, side, 3), dtype=np.uint8)
-            masks = np.empty((len(work), side, side, 1), dtype=np.uint8)
+            images = np.empty((len(work), *self._raw.size, 3), dtype=np.uint8)
+            masks = np.empty((len(work), *self._raw.size, 1), dtype=np.uint8)
             self._raw.gather(work.indices, work.rows, images=images, masks=masks)
         else:
             images, masks = self._reader.encoded(work.indices, work.rows)

@@ -4,6 +4,7 @@ What differs between the devices is one function, :func:`load_pixels`: how store
 Every later operator runs where its input is. No pixel returns to the host.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,33 +12,42 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipeline.engine import EngineOptions
 from pipeline.order.augmentation import Parameters
+from shards.format.geometry import PAD_COLOUR, Size
+from shards.format.labels import IGNORE
 
 # The operators of the graph by their names in DALI's registry; a test asserts that each exists where it is used.
 HOST_OPERATORS = ("ExternalSource", "_TensorSubscript")  # always on the CPU: bytes and parameters come from there
 DECODERS = ("decoders__Image",)  # on the CPU, or "mixed": bytes on the host in, pixels in device memory out
-OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "_ArithmeticGenericOp", "OneHot")
+OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "OneHot")
 
 
 def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
     """Return a built DALI pipeline.
 
-    Its outputs are the images, uint8 (B, S, S, 3), and the masks, uint8 (B, 3, S, S) or (B, S, S), with at most
+    Its outputs are the images, uint8 (B, H, W, 3), and the masks, uint8 (B, N, H, W) or (B, H, W), with at most
     ``batch_size`` samples. ``device_id`` is the CUDA device's number; None: CPU only, where DALI needs no CUDA.
     """
 
     def graph() -> tuple[Any, Any]:
         image, mask = load_pixels(options, device_id)
-        if options.operations.area:
+        if options.crops:
             start = fn.external_source(name="crop_start", dtype=types.INT32, ndim=1)
             shape = fn.external_source(name="crop_shape", dtype=types.INT32, ndim=1)
             image, mask = crop(image, start, shape), crop(mask, start, shape)
-        image, mask = resize_image(image, options.size), resize_mask(mask, options.size)
+        placed = fn.external_source(name="placed_size", dtype=types.FLOAT, ndim=1) if options.letterboxes else None
+        image, mask = resize_image(image, options.size, placed), resize_mask(mask, options.size, placed)
         if options.operations.flip:
             flipped = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
             image, mask = fn.flip(image, horizontal=flipped), fn.flip(mask, horizontal=flipped)
         if options.operations.colour:
             image = twist_colour(image)
-        return image, encode_classes(mask, onehot=options.onehot)
+        if options.letterboxes:
+            start = fn.external_source(name="placed_start", dtype=types.INT32, ndim=1)
+            image, mask = (
+                letterbox(image, start, options.size, PAD_COLOUR),
+                letterbox(mask, start, options.size, [IGNORE]),
+            )
+        return image, encode_classes(mask, options.classes if options.onehot else None)
 
     pipeline = pipeline_def(
         batch_size=batch_size,
@@ -75,20 +85,25 @@ def crop(pixels: Any, start: Any, shape: Any) -> Any:
     return fn.slice(pixels, start, shape, axes=[0, 1], normalized_anchor=False, normalized_shape=False)
 
 
-def resize_image(image: Any, size: int) -> Any:
-    """Stretch to size x size with a triangle filter, antialiased when shrinking."""
-    return fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+def resize_image(image: Any, size: Size, placed: Any = None) -> Any:
+    """Stretch to ``size``, or to each sample's ``placed`` size, with a triangle filter, antialiased when shrinking."""
+    return fn.resize(image, size=target(size, placed), interp_type=types.INTERP_LINEAR, antialias=True)
 
 
-def resize_mask(mask: Any, size: int) -> Any:
-    """Stretch to size x size by the nearest pixel: output i takes input floor((i + 0.5) in / out) exactly.
+def target(size: Size, placed: Any) -> Any:
+    """Return what to resize to: the same size for all samples unless each has its own."""
+    return list(size) if placed is None else placed
+
+
+def resize_mask(mask: Any, size: Size, placed: Any = None) -> Any:
+    """Stretch likewise by the nearest pixel: output i takes input floor((i + 0.5) in / out) exactly.
 
     ``(i + 0.5) in / out`` is a whole number or at least 1 / (2 out) away from the next one. The region is shifted by
     half of that, 1 / (4 out), so that rounding in single precision can never change the result.
     """
     start = fn.external_source(name="near_start", dtype=types.FLOAT, ndim=1)
     end = fn.external_source(name="near_end", dtype=types.FLOAT, ndim=1)
-    return fn.resize(mask, size=[size, size], interp_type=types.INTERP_NN, roi_start=start, roi_end=end)
+    return fn.resize(mask, size=target(size, placed), interp_type=types.INTERP_NN, roi_start=start, roi_end=end)
 
 
 def twist_colour(image: Any) -> Any:
@@ -97,26 +112,43 @@ def twist_colour(image: Any) -> Any:
     return fn.color_twist(image, brightness=twist[0], contrast=twist[1], saturation=twist[2])
 
 
-def encode_classes(mask: Any, *, onehot: bool) -> Any:
-    """Values 1, 2, 3 (H, W, 1) to class indices 0, 1, 2 (H, W), or to one-hot planes (3, H, W)."""
-    classes = fn.squeeze(mask, axes=[2]) - types.Constant(1, dtype=types.UINT8)
-    return fn.one_hot(classes, num_classes=3, axis=0, dtype=types.UINT8) if onehot else classes
+def letterbox(pixels: Any, start: Any, size: Size, fill: Sequence[int]) -> Any:
+    """Put each image into an output of ``size``, with bars around it: a box that begins before it and ends after."""
+    return fn.slice(
+        pixels,
+        start=start,
+        shape=list(size),
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=list(fill),
+    )
+
+
+def encode_classes(mask: Any, classes: int | None) -> Any:
+    """Class indices (H, W, 1) to (H, W), or to one-hot planes (N, H, W) of N ``classes``: zero in all where IGNORE."""
+    indices = fn.squeeze(mask, axes=[2])
+    if classes is None:
+        return indices
+    return fn.one_hot(indices, num_classes=classes, axis=0, dtype=types.UINT8)
 
 
 def graph_inputs(options: EngineOptions, *, images: Any, masks: Any, parameters: Parameters) -> dict[str, Any]:
     """Return what is fed into the graph for one batch, by input name; B values each.
 
-    Images and masks are encoded bytes, or pixels (B, H, W, 3) and values (B, H, W, 1).
+    Images and masks are encoded bytes, or pixels (B, h, w, 3) and values (B, h, w, 1).
     """
-    boxes = parameters.boxes
-    shift = np.float32(1 / (4 * options.size))
+    boxes, places = parameters.boxes, parameters.places
+    shifts = (1 / (4 * places[:, 2:])).astype(np.float32)
     inputs: dict[str, Any] = {
         "image": images,
         "mask": masks,
-        "near_start": np.full((len(boxes), 2), shift, dtype=np.float32),
-        "near_end": boxes[:, 2:].astype(np.float32) + shift,
+        "near_start": shifts,
+        "near_end": boxes[:, 2:].astype(np.float32) + shifts,
     }
-    if options.operations.area:
+    if options.letterboxes:
+        inputs["placed_size"] = places[:, 2:].astype(np.float32)
+        inputs["placed_start"] = -places[:, :2]
+    if options.crops:
         inputs["crop_start"] = np.ascontiguousarray(boxes[:, :2])
         inputs["crop_shape"] = np.ascontiguousarray(boxes[:, 2:])
     if options.operations.flip:

@@ -13,7 +13,7 @@ from pipeline.io.scratch import Bytes, Scratch
 from pipeline.io.tar_files import TarFiles
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.format.dataset import SplitReader
-from shards.format.layout import MEMBERS, TAR_BLOCK, Rows, key_hash
+from shards.format.layout import TAR_BLOCK, Rows, extensions_of, key_hash
 
 NAME_BYTES = 100  # the name field of a tar header
 
@@ -71,7 +71,7 @@ class MemberReader:
             name = os.pread(tar.descriptor, NAME_BYTES, start).split(b"\0", 1)[0]
         except OSError as error:
             raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
-        extension = b"." + dict(MEMBERS[self.split.manifest.storage])["image"].encode()
+        extension = f".{extensions_of(row).get('image')}".encode()
         key = name.removesuffix(extension).decode("ascii", "replace")
         if not name.endswith(extension) or key_hash(key) != int(row["key_hash"]):
             path = self.split.shard_path(int(row["shard"]))
@@ -85,19 +85,19 @@ class MemberReader:
             key = self.key(index)
         except PetsegError:
             key = "?"
-        extension = dict(MEMBERS[self.split.manifest.storage])[role]
+        extension = extensions_of(row).get(role, role)
         path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
         return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset}): {problem}"
 
     def _read_together(self, rows: Rows, scratch: Scratch | None) -> list[Bytes] | None:
         """Return all images, then all masks; None if that does not work for any reason."""
-        lengths = np.concatenate([rows["image_length"], rows["trimap_length"]]).astype(np.int64)
+        lengths = np.concatenate([rows["image_length"], rows["mask_length"]]).astype(np.int64)
         if not lengths.all():
             return None
         ends = np.cumsum(lengths)
         total = int(ends[-1])
         memory = np.empty(total, dtype=np.uint8) if scratch is None else scratch.take("encoded", (total,))
-        offsets = np.concatenate([rows["image_offset"], rows["trimap_offset"]])
+        offsets = np.concatenate([rows["image_offset"], rows["mask_offset"]])
         starts = ends - lengths
         if not self.read_together(np.tile(rows["shard"], 2), offsets, memory.ctypes.data + starts, lengths):
             return None
@@ -107,7 +107,7 @@ class MemberReader:
         """Compare images, then masks, with their checksums, where that was not done before."""
         verified = self.files.verified(indices, rows)
         if not verified.all():
-            expected = np.concatenate([rows["image_crc32"], rows["trimap_crc32"]]).tolist()
+            expected = np.concatenate([rows["image_crc32"], rows["mask_crc32"]]).tolist()
             for position in np.flatnonzero(~np.tile(verified, 2)).tolist():
                 if zlib_ng.crc32(members[position].data) != expected[position]:
                     return False
@@ -115,7 +115,7 @@ class MemberReader:
         return True
 
     def _read_one_by_one(self, indices: npt.NDArray[np.int64], rows: Rows) -> tuple[list[Bytes], list[Bytes]]:
-        members: dict[str, list[Bytes]] = {"image": [], "trimap": []}
+        members: dict[str, list[Bytes]] = {"image": [], "mask": []}
         fields = [rows[f"{role}_{name}"].tolist() for role in members for name in ("offset", "length", "crc32")]
         verified = self.files.verified(indices, rows).tolist()
         damaged: dict[int, str] = {}
@@ -128,7 +128,7 @@ class MemberReader:
         if damaged:
             raise DamagedSamples(damaged)
         self.files.mark_verified(indices)
-        return members["image"], members["trimap"]
+        return members["image"], members["mask"]
 
     def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[Bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""

@@ -5,15 +5,15 @@ directly into place, the first time together with their headers, which are then 
 one scattering read per sample puts image and mask into place; what is between them goes into a scrap buffer.
 """
 
-from io import BytesIO
-
 import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
+from shards.format.geometry import Size
 from shards.format.layout import Rows
+from shards.format.npy import npy_header
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -21,16 +21,18 @@ _MAX_GAP = 1 << 16  # bytes between an image and its mask that are read and drop
 
 
 class RawReader:
-    """Gathers images and masks of ``size`` x ``size`` pixels."""
+    """Gathers images and masks of ``size``, (H, W) pixels."""
 
-    def __init__(self, reader: MemberReader, *, size: int) -> None:
+    def __init__(self, reader: MemberReader, *, size: Size) -> None:
         self._reader = reader
         self.size = size
-        self._headers = npy_header((size, size, 3)), npy_header((size, size))
-        self._lengths = len(self._headers[0]) + size * size * 3, len(self._headers[1]) + size * size
+        height, width = size
+        self._shape = f"{height} x {width}"
+        self._headers = npy_header((height, width, 3)), npy_header((height, width))
+        self._lengths = len(self._headers[0]) + height * width * 3, len(self._headers[1]) + height * width
 
     def gather(self, indices: npt.NDArray[np.int64], rows: Rows, *, images: Pixels, masks: Pixels) -> None:
-        """Write the pixels of B samples into contiguous arrays, uint8 (B, size, size, 3) and (B, size, size).
+        """Write the pixels of B samples into contiguous arrays, uint8 (B, H, W, 3) and (B, H, W).
 
         Raises ``DamagedSamples`` for those that cannot be read in full, have another shape, or a wrong checksum.
         """
@@ -39,17 +41,17 @@ class RawReader:
 
     def _gather_together(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> bool:
         """Read all pixels in one call, with the headers before them if these are not verified yet; False on failure."""
-        fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
+        fits = (rows["image_length"] == self._lengths[0]) & (rows["mask_length"] == self._lengths[1])
         if not fits.all():
             return False
         pieces = [
             (rows["image_offset"] + np.int64(len(self._headers[0])), images),
-            (rows["trimap_offset"] + np.int64(len(self._headers[1])), masks),
+            (rows["mask_offset"] + np.int64(len(self._headers[1])), masks),
         ]
         verified = bool(self._reader.files.verified(indices, rows).all())
         if not verified:
             heads, tails = (np.empty((len(rows), len(header)), dtype=np.uint8) for header in self._headers)
-            pieces += [(rows["image_offset"], heads), (rows["trimap_offset"], tails)]
+            pieces += [(rows["image_offset"], heads), (rows["mask_offset"], tails)]
         numbers = np.arange(len(rows))
         offsets, addresses, lengths = np.empty((3, len(pieces), len(rows)), dtype=np.int64)
         for place, (offset, into) in enumerate(pieces):
@@ -70,15 +72,15 @@ class RawReader:
         head, tail = (bytearray(len(header)) for header in self._headers)
         scrap = memoryview(bytearray(_MAX_GAP))
         starts = rows["image_offset"].astype(np.int64)
-        gaps = rows["trimap_offset"].astype(np.int64) - starts - self._lengths[0]
-        fits = (rows["image_length"] == self._lengths[0]) & (rows["trimap_length"] == self._lengths[1])
+        gaps = rows["mask_offset"].astype(np.int64) - starts - self._lengths[0]
+        fits = (rows["image_length"] == self._lengths[0]) & (rows["mask_length"] == self._lengths[1])
         fits &= (gaps >= 0) & (gaps <= _MAX_GAP)
         verified = self._reader.files.verified(indices, rows)
         columns = (column.tolist() for column in (rows["shard"], starts, gaps, fits, verified))
         damaged: dict[int, str] = {}
         for position, (shard, start, gap, fit, known) in enumerate(zip(*columns, strict=True)):
             image, mask = images[position], masks[position]
-            problem: str | None = f"the members are not arrays of {self.size} x {self.size} pixels"
+            problem: str | None = f"the members are not arrays of {self._shape} pixels"
             if fit:
                 buffers = [head, image.data.cast("B"), scrap[:gap], tail, mask.data.cast("B")]
                 problem = self._reader.files.read(shard, start, buffers)
@@ -95,17 +97,10 @@ class RawReader:
         self, head: bytearray | Pixels, image: Pixels, tail: bytearray | Pixels, mask: Pixels, row: np.void
     ) -> str | None:
         """Compare headers and checksums of a sample with what they should be."""
-        members = (("image", "image", head, image), ("mask", "trimap", tail, mask))
-        for header, (name, role, found, pixels) in zip(self._headers, members, strict=True):
+        members = (("image", head, image), ("mask", tail, mask))
+        for header, (role, found, pixels) in zip(self._headers, members, strict=True):
             if zlib_ng.crc32(pixels.data, zlib_ng.crc32(found)) != int(row[f"{role}_crc32"]):
-                return f"the bytes of the {name} do not match their checksum"
+                return f"the bytes of the {role} do not match their checksum"
             if bytes(found) != header:
-                return f"the {name} is not an array of {self.size} x {self.size} bytes"
+                return f"the {role} is not an array of {self._shape} bytes"
         return None
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a ``.npy`` file of uint8 in C order with this shape."""
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()

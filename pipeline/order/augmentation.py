@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from pipeline.order.hashing import derive, uniform
 from shards.errors import UsageError
+from shards.format.geometry import Boxes, Fit, Integers, Size, cover_sizes, fit_boxes, placements
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.integer]
-Boxes = npt.NDArray[np.int32]
 
 Preset = Literal["train", "strong"]
 
@@ -36,9 +35,13 @@ class Augmentation:
     """How strongly training samples are varied. The defaults are the preset ``"train"``.
 
     Attributes:
-        area: the fraction of the image's area that a random crop keeps, (min, max) in (0, 1]; None: no crop.
-        ratio: aspect ratio of the crop relative to that of the whole image, (min, max), drawn log-uniformly. A side is
-            never longer than the image's.
+        area: the fraction of the image's area that a random crop keeps, (min, max) in (0, 1]; None: no crop, except
+            that ``cover`` cuts a box of the output's aspect ratio, at a random place. With ``cover``, the fraction is
+            that of the largest such box.
+        ratio: aspect ratio of the crop relative to that of the whole image, or, with ``cover``, of the output: (min,
+            max), drawn log-uniformly. A side is never longer than the image's. ``cover`` distorts by this ratio,
+            ``contain`` not at all, ``stretch`` by this ratio and by what stretching the whole image does; with (1, 1),
+            ``cover`` crops at a random scale and keeps the aspect ratio of what is shown.
         flip: the probability of a horizontal flip.
         brightness: pixel values are multiplied by a factor in 1 - b to 1 + b; 0: off.
         contrast: likewise the distance from mid grey (128).
@@ -85,6 +88,7 @@ class Parameters:
     """What is applied to each sample of a batch of B."""
 
     boxes: Boxes  # the crop in stored pixels: top, left, height, width; (B, 4)
+    places: Boxes  # where the crop is put in the output, likewise: all of it, unless it is letterboxed; (B, 4)
     flip: npt.NDArray[np.bool_]  # whether the result is flipped horizontally, (B,)
     brightness: npt.NDArray[np.float32]  # a factor, as the next two; 1 changes nothing; (B,)
     contrast: npt.NDArray[np.float32]
@@ -99,20 +103,31 @@ def draw_parameters(
     indices: Integers,
     heights: Integers,
     widths: Integers,
+    size: Size,
+    fit: Fit = "stretch",
 ) -> Parameters:
-    """Return the parameters of B samples in an epoch (from 0); without augmentation: the whole image, unchanged.
+    """Return the parameters of B samples in an epoch (from 0); without augmentation: what ``fit`` shows of an image.
 
-    ``heights`` and ``widths`` are those of the stored images in pixels, (B,), as ``indices``.
+    ``heights`` and ``widths`` are those of the stored images in pixels, (B,), as ``indices``; ``size`` is the output's.
     """
-    one = np.ones(len(indices), dtype=np.float32)
-    whole = np.stack([0 * heights, 0 * widths, heights, widths], axis=1).astype(np.int32)
     if augmentation is None:
-        return Parameters(boxes=whole, flip=np.zeros(len(one), bool), brightness=one, contrast=one, saturation=one)
+        boxes = fit_boxes(heights, widths, size=size, fit=fit)
+        one = np.ones(len(indices), dtype=np.float32)
+        return Parameters(
+            boxes=boxes,
+            places=placements(boxes, size=size, fit=fit),
+            flip=np.zeros(len(one), bool),
+            brightness=one,
+            contrast=one,
+            saturation=one,
+        )
 
     keys = np.array([derive(seed, epoch, _PURPOSE, decision) for decision in range(_DECISIONS)], dtype=np.uint64)
     random = uniform(keys[:, None], indices)
+    boxes = crop_boxes(augmentation, random, heights, widths, size=size, fit=fit)
     return Parameters(
-        boxes=whole if augmentation.area is None else crop_boxes(augmentation, random, heights, widths),
+        boxes=boxes,
+        places=placements(boxes, size=size, fit=fit),
         flip=random[_FLIP] < augmentation.flip,
         brightness=_factor(augmentation.brightness, random[_BRIGHTNESS]),
         contrast=_factor(augmentation.contrast, random[_CONTRAST]),
@@ -120,41 +135,48 @@ def draw_parameters(
     )
 
 
-def find_invalid(parameters: Parameters, *, heights: Integers, widths: Integers) -> tuple[int, str] | None:
+def find_invalid(parameters: Parameters, *, heights: Integers, widths: Integers, size: Size) -> tuple[int, str] | None:
     """Return the position of the first sample whose parameters cannot be applied, and what is wrong with them.
 
     Native code would read beyond an image for a box that is not inside it, and turn a NaN into any pixel.
     """
-    top, left, box_heights, box_widths = parameters.boxes.astype(np.int64).T
-    inside = (np.minimum(top, left) >= 0) & (np.minimum(box_heights, box_widths) >= 1)
-    inside &= (top + box_heights <= heights) & (left + box_widths <= widths)
+    inside = _are_inside(parameters.boxes, heights, widths)
+    placed = _are_inside(parameters.places, *size)
     factors = np.stack([parameters.brightness, parameters.contrast, parameters.saturation])
     finite = np.isfinite(factors).all(axis=0)
-    if inside.all() and finite.all():
+    if inside.all() and placed.all() and finite.all():
         return None
-    position = int(np.argmin(inside & finite))
-    if inside[position]:
-        return position, f"brightness, contrast or saturation is not finite: {factors[:, position].tolist()}"
-    box, size = parameters.boxes[position].tolist(), f"{widths[position]} x {heights[position]}"
-    return position, f"crop {box} (top, left, height, width) is not inside the {size} image"
+    position = int(np.argmin(inside & placed & finite))
+    box, place = parameters.boxes[position].tolist(), parameters.places[position].tolist()
+    if not inside[position]:
+        image = f"{widths[position]} x {heights[position]}"
+        return position, f"crop {box} (top, left, height, width) is not inside the {image} image"
+    if not placed[position]:
+        return position, f"place {place} (top, left, height, width) is not inside the {size[1]} x {size[0]} output"
+    return position, f"brightness, contrast or saturation is not finite: {factors[:, position].tolist()}"
 
 
-def crop_boxes(augmentation: Augmentation, random: Floats, heights: Integers, widths: Integers) -> Boxes:
+def crop_boxes(
+    augmentation: Augmentation, random: Floats, heights: Integers, widths: Integers, *, size: Size, fit: Fit
+) -> Boxes:
     """Return random boxes (top, left, height, width) in whole pixels within images; int32 (B, 4).
 
-    Inception's random resized crop (Szegedy et al., 2015) relative to the image's own aspect ratio, without rejection:
-    a side that would not fit is cut to the image's.
+    Inception's random resized crop (Szegedy et al., 2015) relative to the whole image or to what ``cover`` shows of it,
+    without rejection: a side that would not fit is cut to the image's.
     """
-    assert augmentation.area is not None
-    least, most = augmentation.area
-    area = least + (most - least) * random[_AREA]
-    low, high = np.log(augmentation.ratio)
-    ratio = np.exp(low + (high - low) * random[_RATIO])
-    box_heights = _pixels(np.sqrt(area / ratio), heights)
-    box_widths = _pixels(np.sqrt(area * ratio), widths)
-    top = np.floor(random[_TOP] * (heights - box_heights + 1)).astype(np.int32)
-    left = np.floor(random[_LEFT] * (widths - box_widths + 1)).astype(np.int32)
-    return np.stack([top, left, box_heights, box_widths], axis=1)
+    box_heights: Integers | Floats
+    box_widths: Integers | Floats
+    box_heights, box_widths = cover_sizes(heights, widths, size) if fit == "cover" else (heights, widths)
+    if augmentation.area is not None:
+        least, most = augmentation.area
+        area = least + (most - least) * random[_AREA]
+        low, high = np.log(augmentation.ratio)
+        ratio = np.exp(low + (high - low) * random[_RATIO])
+        box_heights = _pixels(np.sqrt(area / ratio) * box_heights, heights)
+        box_widths = _pixels(np.sqrt(area * ratio) * box_widths, widths)
+    top = np.floor(random[_TOP] * (heights - box_heights + 1))
+    left = np.floor(random[_LEFT] * (widths - box_widths + 1))
+    return np.stack([top, left, box_heights, box_widths], axis=1).astype(np.int32)
 
 
 def colour_matrices(parameters: Parameters) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -170,9 +192,16 @@ def colour_matrices(parameters: Parameters) -> tuple[npt.NDArray[np.float32], np
     return matrix.astype(np.float32), offset.astype(np.float32)
 
 
-def _pixels(fraction: Floats, length: Integers) -> npt.NDArray[np.int32]:
-    """Return a fraction of a length in whole pixels, at least 1 and at most the length."""
-    return np.clip(np.floor(fraction * length + 0.5), 1, length).astype(np.int32)
+def _are_inside(boxes: Boxes, heights: Integers | int, widths: Integers | int) -> npt.NDArray[np.bool_]:
+    """Return which boxes (B, 4) hold a pixel and none beyond (heights, widths); bool (B,)."""
+    top, left, box_heights, box_widths = boxes.astype(np.int64).T
+    inside = (np.minimum(top, left) >= 0) & (np.minimum(box_heights, box_widths) >= 1)
+    return np.asarray(inside & (top + box_heights <= heights) & (left + box_widths <= widths))
+
+
+def _pixels(length: Floats, most: Integers) -> Floats:
+    """Return a length in whole pixels, at least 1 and at most ``most``."""
+    return np.clip(np.floor(length + 0.5), 1, most)
 
 
 def _factor(strength: float, random: Floats) -> npt.NDArray[np.float32]:

@@ -54,9 +54,16 @@ class BatchPlan:
         rows = self.reader.split.rows(indices)
         heights, widths = stored_sizes(rows, self.options.stored_size)
         parameters = draw_parameters(
-            self.options.augment, seed=self.seed, epoch=epoch, indices=indices, heights=heights, widths=widths
+            self.options.augment,
+            seed=self.seed,
+            epoch=epoch,
+            indices=indices,
+            heights=heights,
+            widths=widths,
+            size=self.options.size,
+            fit=self.options.fit,
         )
-        invalid = find_invalid(parameters, heights=heights, widths=widths)
+        invalid = find_invalid(parameters, heights=heights, widths=widths, size=self.options.size)
         if invalid is not None:
             position, problem = invalid
             problem = f"{problem}, in epoch {epoch} with seed {self.seed}"

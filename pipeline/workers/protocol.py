@@ -21,6 +21,7 @@ RECORD: Final = np.dtype(
         ("index", np.int64),
         ("row", SAMPLE_DTYPE),
         ("boxes", np.int32, (4,)),
+        ("places", np.int32, (4,)),
         ("flip", np.bool_),
         ("brightness", np.float32),
         ("contrast", np.float32),

@@ -20,7 +20,10 @@ import pytest
 from PIL import Image
 
 from pipeline.runtime.buffers import BufferPool
-from shards.format.layout import CLASSES, FORMAT, MEMBERS, SAMPLE_DTYPE, VERSION, key_hash, row_check
+from shards.format.builtin_labels import PETS
+from shards.format.geometry import Size
+from shards.format.labels import LabelClass, Labels, chosen_colour
+from shards.format.layout import EXTENSIONS, FORMAT, IMAGE_FORMATS, SAMPLE_DTYPE, VERSION, key_hash, row_check
 from shards.format.manifest import (
     AuditEntry,
     BuildOptions,
@@ -42,6 +45,7 @@ class Pair:
     mask: bytes
     height: int
     width: int
+    format: str = "jpg"
 
 
 def encode(value: Image.Image, kind: str, **options: int) -> bytes:
@@ -56,23 +60,38 @@ def npy(value: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def draw_pixels(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth image with some detail, and a mask with every value: uint8 (H, W, 3) and (H, W)."""
+def numbered_labels(count: int) -> Labels:
+    """Labels of some classes that no test needs to know by name."""
+    classes = (LabelClass(name=f"class {n}", values=(n,), color=chosen_colour(n)) for n in range(count))
+    return Labels(classes=tuple(classes), ignore=(255,) if count < 255 else ())
+
+
+def draw_pixels(height: int, width: int, seed: int, labels: Labels = PETS) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth image with some detail, and a mask of blocks: uint8 (H, W, 3) and (H, W).
+
+    A tenth of the blocks are ignored, if the labels say that masks may have such pixels.
+    """
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
     image = np.clip(smooth + random.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
-    blocks = random.integers(1, 4, (max(2, height // 7), max(2, width // 5)), dtype=np.uint8)
+    blocks = random.integers(0, len(labels), (max(2, height // 7), max(2, width // 5)), dtype=np.uint8)
+    if labels.ignore:
+        blocks[random.random(blocks.shape) < 0.1] = 255
     mask = np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)).copy()
     return image, mask
 
 
-def draw_pair(storage: str, height: int, width: int, seed: int) -> Pair:
-    image, mask = draw_pixels(height, width, seed)
+def draw_pair(storage: str, height: int, width: int, seed: int, labels: Labels = PETS) -> Pair:
+    """A drawn pair as it is stored; in ``source`` storage with labels other than the pets', every third image is a PNG."""
+    image, mask = draw_pixels(height, width, seed, labels)
     if storage == "raw":
-        return Pair(npy(image), npy(mask), height, width)
+        return Pair(npy(image), npy(mask), height, width, "npy")
+    stored = encode(Image.fromarray(mask), "PNG")
+    if storage == "source" and labels is not PETS and seed % 3 == 1:
+        return Pair(encode(Image.fromarray(image), "PNG"), stored, height, width, "png")
     jpeg = encode(Image.fromarray(image), "JPEG", quality=90, subsampling=seed % 3)
-    return Pair(jpeg, encode(Image.fromarray(mask), "PNG"), height, width)
+    return Pair(jpeg, stored, height, width)
 
 
 def write_set(
@@ -81,7 +100,8 @@ def write_set(
     *,
     storage: str = "source",
     split: str = "train",
-    size: int | None = None,
+    size: Size | None = None,
+    labels: Labels = PETS,
     samples_per_shard: int = 7,
 ) -> Path:
     """Write a set of one split whose checksums are those of the bytes given, whatever the bytes are."""
@@ -92,7 +112,7 @@ def write_set(
         name = f"{split}-{number:06d}"
         with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for index in range(start, min(start + samples_per_shard, len(pairs))):
-                _add_sample(tar, table, index, pairs[index], number, storage)
+                _add_sample(tar, table, index, pairs[index], number)
         (folder / f"{name}.idx").write_text("v1.2 0\n")
         shards.append(
             ShardEntry(
@@ -103,15 +123,15 @@ def write_set(
         )
     table["check"] = row_check(table)
     np.save(folder / f"{split}.samples.npy", table)
-    (folder / "quarantine.jsonl").write_text("")
+    (folder / "audit.jsonl").write_text("")
     splits = {
         split: SplitEntry(
             samples=len(pairs),
             table=FileEntry(**_entry(folder, f"{split}.samples.npy")),
             shards=tuple(shards),
-            class_pixels=(1, 1, 1),
-            breeds={},
-            species={},
+            class_pixels=(1,) * len(labels),
+            ignored_pixels=0,
+            attributes={},
         )
     }
     manifest = Manifest(
@@ -119,36 +139,44 @@ def write_set(
         version=VERSION,
         storage=storage,
         size=size,
-        classes=CLASSES,
+        fit=None if size is None else "stretch",
+        labels=labels,
         options=BuildOptions(
-            split="random", fractions=(1, 0, 0), seed=0, samples_per_shard=samples_per_shard, quality=None
+            layout="folders",
+            split="random",
+            fractions=(1, 0, 0),
+            seed=0,
+            samples_per_shard=samples_per_shard,
+            quality=None,
+            max_pixels=1 << 27,
         ),
         splits=splits,
-        largest=(max(pair.width for pair in pairs), max(pair.height for pair in pairs)),
+        largest=(max(pair.height for pair in pairs), max(pair.width for pair in pairs)),
         audit=AuditEntry(
             found=len(pairs),
             packed=len(pairs),
-            mended=0,
-            left_out=0,
+            repaired=0,
+            rejected=0,
             reasons={},
-            quarantine=FileEntry(**_entry(folder, "quarantine.jsonl")),
+            file=FileEntry(**_entry(folder, "audit.jsonl")),
         ),
-        raw=RawLayout(stride=0, image_offset=0, trimap_offset=0) if storage == "raw" else None,
+        raw=RawLayout(stride=0, image_offset=0, mask_offset=0) if storage == "raw" else None,
         plan="0" * 64,
         versions={},
-        fingerprint=content_fingerprint(storage=storage, size=size, splits=splits),
+        fingerprint=content_fingerprint(storage=storage, size=size, labels=labels, splits=splits),
     )
     manifest = msgspec.convert(msgspec.to_builtins(manifest), Manifest)
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
     return folder
 
 
-def _add_sample(tar: tarfile.TarFile, table: np.ndarray, index: int, pair: Pair, shard: int, storage: str) -> None:
+def _add_sample(tar: tarfile.TarFile, table: np.ndarray, index: int, pair: Pair, shard: int) -> None:
     key = f"pet_{index}"
     meta = json.dumps({"key": key}).encode()
-    data = {"image": pair.image, "trimap": pair.mask, "meta": meta}
+    data = {"image": pair.image, "mask": pair.mask, "meta": meta}
     row = table[index]
-    for role, extension in MEMBERS[storage]:
+    row["image_format"] = IMAGE_FORMATS.index(pair.format)
+    for role, extension in EXTENSIONS[pair.format].items():
         member = tarfile.TarInfo(f"{key}.{extension}")
         member.size = len(data[role])
         tar.addfile(member, io.BytesIO(data[role]))
@@ -169,12 +197,25 @@ SIZES = [(375, 500), (333, 499), (500, 333), (97, 61), (128, 128), (64, 300), (2
 
 @pytest.fixture(scope="session")
 def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``make_set(count, storage="source", size=None, split="train")``: a drawn set in a folder of its own."""
+    """``make_set(count, storage="source", size=None, ...)``: a drawn set in a folder of its own.
 
-    def make(count: int, *, storage: str = "source", size: int | None = None, split: str = "train") -> Path:
-        shapes = [SIZES[i % len(SIZES)] if size is None else (size, size) for i in range(count)]
-        pairs = [draw_pair(storage, h, w, seed) for seed, (h, w) in enumerate(shapes)]
-        return write_set(tmp_path_factory.mktemp(f"set-{storage}"), pairs, storage=storage, size=size, split=split)
+    It has the pets' labels, or as many classes as are asked for, and ignored pixels, and some PNGs in ``source``.
+    """
+
+    def make(
+        count: int,
+        *,
+        storage: str = "source",
+        size: int | Size | None = None,
+        split: str = "train",
+        classes: int | None = None,
+    ) -> Path:
+        labels = PETS if classes is None else numbered_labels(classes)
+        stored = (size, size) if isinstance(size, int) else size
+        shapes = [stored or SIZES[i % len(SIZES)] for i in range(count)]
+        pairs = [draw_pair(storage, h, w, seed, labels) for seed, (h, w) in enumerate(shapes)]
+        folder = tmp_path_factory.mktemp(f"set-{storage}")
+        return write_set(folder, pairs, storage=storage, size=stored, split=split, labels=labels)
 
     return make
 
@@ -184,32 +225,43 @@ def stored_pixels(folder: Path, storage: str, index: int, split: str = "train") 
     from shards.format.dataset import ShardSet
 
     reader = ShardSet.open(folder).split(split)
-    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
+    image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "mask"))
     if storage == "raw":
         return np.load(image), np.load(mask)
     return np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(mask))
 
 
 def expected_sample(
-    image: np.ndarray, mask: np.ndarray, size: int, *, box: Sequence[int] | None = None, flip: bool = False
+    image: np.ndarray, mask: np.ndarray, size: int | Size, *, box: Sequence[int] | None = None, flip: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a loader should make of a sample, by Pillow and integer arithmetic, without colour: image and classes."""
     top, left, height, width = box or (0, 0, *image.shape[:2])
+    out_height, out_width = (size, size) if isinstance(size, int) else size
     region = Image.fromarray(image[top : top + height, left : left + width])
-    resized = np.asarray(region.resize((size, size), Image.Resampling.BILINEAR))
-    rows = [top + (2 * i + 1) * height // (2 * size) for i in range(size)]
-    columns = [left + (2 * i + 1) * width // (2 * size) for i in range(size)]
-    classes = mask[np.ix_(rows, columns)] - 1
+    resized = np.asarray(region.resize((out_width, out_height), Image.Resampling.BILINEAR))
+    rows = [top + (2 * i + 1) * height // (2 * out_height) for i in range(out_height)]
+    columns = [left + (2 * i + 1) * width // (2 * out_width) for i in range(out_width)]
+    classes = mask[np.ix_(rows, columns)]
     return (resized[:, ::-1], classes[:, ::-1]) if flip else (resized, classes)
 
 
 @pytest.fixture(scope="session")
 def sets(make_set: Callable[..., Path]) -> dict[str, Path]:
-    """One drawn set of each storage, 40 samples."""
+    """One drawn set of each storage, 40 samples, three classes."""
     return {
         "source": make_set(40),
         "jpeg": make_set(40, storage="jpeg", size=96),
         "raw": make_set(40, storage="raw", size=96),
+    }
+
+
+@pytest.fixture(scope="session")
+def many_class_sets(make_set: Callable[..., Path]) -> dict[str, Path]:
+    """The same with 21 classes, ignored pixels, and stored images that are no squares."""
+    return {
+        "source": make_set(40, classes=21),
+        "jpeg": make_set(40, storage="jpeg", size=(72, 104), classes=21),
+        "raw": make_set(40, storage="raw", size=(72, 104), classes=21),
     }
 
 
@@ -235,6 +287,12 @@ def writer() -> Callable[..., Path]:
 def drawn_pair() -> Callable[..., Pair]:
     """:func:`draw_pair`."""
     return draw_pair
+
+
+@pytest.fixture(scope="session")
+def labels_of() -> Callable[[int], Labels]:
+    """:func:`numbered_labels`."""
+    return numbered_labels
 
 
 @pytest.fixture(scope="session")

@@ -2,70 +2,97 @@ import json
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
-from petseg.inference.metrics import confusion, predicted_class, score
+from petseg.inference.metrics import class_counts, confusion, predicted_class, score, score_counts
+from shards.format.builtin_labels import BINARY, PETS
+from shards.format.labels import IGNORE
 
-CLASSES = [0, 1, 2]
+Maps = npt.NDArray[np.uint8]
+COUNTS_OF_CLASSES = [1, 2, 3, 17, 150, 255]
 
 
-def label_maps(classes: list[int] = CLASSES):
-    shape = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
-    return shape.flatmap(
-        lambda s: st.tuples(*[hnp.arrays(np.uint8, s, elements=st.sampled_from(classes)) for _ in range(2)])
-    )
+@st.composite
+def label_maps(draw: st.DrawFn, classes: int) -> tuple[Maps, Maps]:
+    """Truth and prediction of a few images; few or many classes occur, and none to all pixels are ignored."""
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
+    occurring = draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=12))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    choices = occurring if draw(st.booleans()) else range(classes)
+    truth, prediction = (generator.choice(np.array(choices, np.uint8), size=shape) for _ in range(2))
+    truth[generator.random(shape) < draw(st.sampled_from([0.0, 0.3, 1.0]))] = IGNORE
+    return truth, prediction
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(label_maps(), label_maps([0, 1]), label_maps([2])))
-def test_agrees_with_scikit_learn(maps) -> None:
-    truth, prediction = maps
-    counts = confusion(torch.from_numpy(truth), torch.from_numpy(prediction))
-    for one, t, p in zip(counts, truth, prediction, strict=True):
-        np.testing.assert_array_equal(one, confusion_matrix(t.ravel(), p.ravel(), labels=CLASSES))
+@given(st.sampled_from(COUNTS_OF_CLASSES).flatmap(lambda n: st.tuples(st.just(n), label_maps(n))))
+def test_agrees_with_scikit_learn_on_the_pixels_that_are_not_ignored(example: tuple[int, tuple[Maps, Maps]]) -> None:
+    classes, (truth, prediction) = example
+    counts = confusion(torch.from_numpy(truth), torch.from_numpy(prediction).long(), classes=classes)
+    assert counts.shape == (len(truth), classes, classes)
+    assert counts.dtype == torch.int64
+    kept = truth != IGNORE
+    for one, t, p, k in zip(counts, truth, prediction, kept, strict=True):
+        expected = np.zeros((classes, classes), np.int64)
+        np.add.at(expected, (t[k], p[k]), 1)
+        np.testing.assert_array_equal(one, expected)
     scores = score(counts.sum(0))
-    t, p = truth.ravel(), prediction.ravel()
-    assert scores.pixel_accuracy == pytest.approx(accuracy_score(t, p))
-    present = [c for c in CLASSES if (t == c).any() or (p == c).any()]
-    assert [c for c in CLASSES if scores.iou[c] is not None] == present
+    assert scores == score_counts(class_counts(counts).sum(0).numpy())
+    t, p = truth[kept], prediction[kept]
+    present = [c for c in range(classes) if (t == c).any() or (p == c).any()]
+    true = [c for c in range(classes) if (t == c).any()]
+    assert [c for c in range(classes) if scores.iou[c] is not None] == present
+    assert [c for c in range(classes) if scores.dice[c] is not None] == present
+    assert [c for c in range(classes) if scores.recall[c] is not None] == true
+    if not len(t):
+        assert scores.mean_iou == scores.mean_dice == scores.pixel_accuracy == 0.0
+        return
     iou = jaccard_score(t, p, labels=present, average=None)
     dice = f1_score(t, p, labels=present, average=None)
+    recall = recall_score(t, p, labels=true, average=None)
     assert [scores.iou[c] for c in present] == pytest.approx(list(iou))
     assert [scores.dice[c] for c in present] == pytest.approx(list(dice))
-    true = [c for c in CLASSES if (t == c).any()]
-    assert [c for c in CLASSES if scores.accuracy[c] is not None] == true
-    recall = recall_score(t, p, labels=true, average=None)
-    assert [scores.accuracy[c] for c in true] == pytest.approx(list(recall))
+    assert [scores.recall[c] for c in true] == pytest.approx(list(recall))
     assert scores.mean_iou == pytest.approx(iou.mean())
     assert scores.mean_dice == pytest.approx(dice.mean())
+    assert scores.pixel_accuracy == pytest.approx(accuracy_score(t, p))
 
 
-@settings(max_examples=40, deadline=None)
-@given(label_maps())
-def test_binary_figures_agree_with_scikit_learn(maps) -> None:
-    truth, prediction = (a.ravel() for a in maps)
-    binary = score(confusion_matrix(truth, prediction, labels=CLASSES)).binary
-    t, p = truth != 1, prediction != 1
-    if t.any() or p.any():
-        assert binary.border_as_animal == pytest.approx(jaccard_score(t, p))
-    else:
-        assert binary.border_as_animal is None
+def jaccard(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_]) -> float | None:
+    """scikit-learn's, but None where neither has any pixel."""
+    return float(jaccard_score(truth, prediction)) if truth.any() or prediction.any() else None
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps(3))
+def test_binary_figures_agree_with_scikit_learn(maps: tuple[Maps, Maps]) -> None:
+    truth, prediction = (part[maps[0] != IGNORE] for part in maps)
+    matrix = confusion(*(torch.from_numpy(part) for part in maps), classes=3).sum(0)
+    binary = score(matrix, PETS).binary
+    assert binary is not None
+    assert binary.boundary_as_foreground == pytest.approx(jaccard(truth != 1, prediction != 1))
     kept = truth != 2
-    t, p = t[kept], p[kept]
-    if t.any() or p.any():
-        assert binary.border_ignored == pytest.approx(jaccard_score(t, p))
-    else:
-        assert binary.border_ignored is None
+    assert binary.boundary_ignored == pytest.approx(jaccard(truth[kept] != 1, prediction[kept] != 1))
+
+
+def test_binary_figures_are_only_of_labels_that_have_them() -> None:
+    scores = score([[5, 1], [2, 6]], BINARY)
+    assert scores.binary is not None
+    assert scores.binary.boundary_as_foreground == scores.iou[1] == pytest.approx(6 / 9)
+    assert scores.binary.boundary_ignored is None
+    without = msgspec.structs.replace(PETS, foreground=(), boundary=())
+    assert score(np.eye(3), without).binary is None
+    assert score(np.eye(3)).binary is None
 
 
 def test_nothing_at_all_is_not_nan() -> None:
-    scores = score(np.zeros((3, 3)))
-    assert scores.iou == scores.dice == scores.accuracy == (None, None, None)
+    scores = score(np.zeros((3, 3)), PETS)
+    assert scores.iou == scores.dice == scores.recall == (None, None, None)
     assert scores.mean_iou == scores.mean_dice == scores.pixel_accuracy == 0.0
     json.dumps(msgspec.to_builtins(scores), allow_nan=False)
 
@@ -84,7 +111,7 @@ def test_a_set_is_not_the_mean_of_its_batches() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("classes", [1, 2, 3, 7])
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 255])
 def test_the_predicted_class_is_argmax(dtype: torch.dtype, memory_format: torch.memory_format, classes: int) -> None:
     generator = torch.Generator().manual_seed(classes)
     scores = torch.randn(4, classes, 19, 23, generator=generator).mul_(2).round_().to(dtype)  # many are equal

@@ -116,8 +116,8 @@ def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Pa
 def test_strips_equal_torchs_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
     expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
-    for pixels in (1, 1000, 10**9):
-        monkeypatch.setattr(probabilities, "_STRIP_PIXELS", pixels)
+    for values in (1, 1000, 10**9):
+        monkeypatch.setattr(probabilities, "_STRIP_VALUES", values)
         torch.testing.assert_close(probabilities.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -20,6 +20,10 @@ EVERY = [
     ModelConfig(encoder="resnet50"),
     default_model_config("tutorial"),
     default_model_config("unet"),
+    ModelConfig(widths=(8, 16), classes=1),
+    ModelConfig(widths=(8, 16, 24), stem="half", classes=150),
+    ModelConfig(encoder="resnet18", classes=21),
+    ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS, classes=255),
 ]
 
 
@@ -30,7 +34,7 @@ def test_any_size_gives_logits_of_that_size(config: ModelConfig) -> None:
         image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
         with torch.no_grad():
             logits = model(image)
-            assert logits.shape == (2, 3, height, width)
+            assert logits.shape == (2, config.classes, height, width)
             assert logits.dtype == torch.float32
             assert torch.isfinite(logits).all()
             # uint8 and float give the same, and images of a batch are independent.
@@ -101,6 +105,8 @@ def test_size_of_the_default() -> None:
         (ModelConfig(widths=(12, 16), norm="group"), "multiple of 8"),
         (ModelConfig(blocks=0), "--blocks"),
         (ModelConfig(dropout=1.0), "--dropout"),
+        (ModelConfig(classes=0), "0 classes"),
+        (ModelConfig(classes=256), "256 classes"),
         (ModelConfig(pretrained=True), "--encoder"),
         (ModelConfig(encoder="resnet18", widths=(8, 16)), "--widths"),
         (ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS, dropout=0.5), "tutorial"),

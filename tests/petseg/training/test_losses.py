@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from petseg.training.losses import balanced_class_weights, dice_loss, segmentation_loss
+from shards.format.labels import IGNORE
 
 
-def example(images: int = 6, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def example(
+    images: int = 6, size: int = 5, seed: int = 0, classes: int = 3
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(images, 3, size, size, generator=generator) * 3
-    truth = torch.randint(0, 3, (images, size, size), generator=generator, dtype=torch.uint8)
+    logits = torch.randn(images, classes, size, size, generator=generator) * 3
+    truth = torch.randint(0, classes, (images, size, size), generator=generator, dtype=torch.uint8)
     return logits, truth, torch.ones(images, dtype=torch.bool)
 
 
@@ -84,4 +87,51 @@ def test_balanced_weights() -> None:
     assert weights.mean().item() == pytest.approx(1)
     assert weights[2] > weights[0] > weights[1]
     assert (weights[2] / weights[0]).item() == pytest.approx(2)  # the root of four times as rare
-    assert torch.isfinite(balanced_class_weights((10, 0, 0))).all()
+
+
+def test_a_class_without_pixels_does_not_take_all_the_weight() -> None:
+    weights = balanced_class_weights((400, 0, 500, 0, 100))
+    torch.testing.assert_close(weights[[0, 2, 4]], balanced_class_weights((400, 500, 100)))
+    assert weights[[1, 3]].tolist() == [1, 1]
+    assert balanced_class_weights((10, 0, 0)).tolist() == balanced_class_weights((0, 0, 0)).tolist() == [1, 1, 1]
+
+
+def loss_of_pixels(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor, *, smoothing: float) -> float:
+    """The loss of one image, by its definition, of the lists of its labelled pixels: (N, P) and (P,)."""
+    classes, pixels = logits.shape
+    if not pixels:
+        return 0.0
+    log_p = logits.double().log_softmax(dim=0)
+    target = F.one_hot(truth.long(), classes).T.double()
+    smoothed = (1 - smoothing) * target + smoothing / classes
+    entropy = -(weights.double().view(-1, 1) * smoothed * log_p).sum() / pixels
+    p = log_p.exp()
+    dice = (2 * (p * target).sum(1) + 1) / (p.sum(1) + target.sum(1) + 1)
+    return float(entropy + 2 * (1 - dice.mean()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    classes=st.sampled_from([1, 2, 3, 21, 255]),
+    ignored=st.sampled_from([0.0, 0.4, 1.0]),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 1000),
+)
+def test_ignored_pixels_count_nowhere(classes: int, ignored: float, smoothing: float, seed: int) -> None:
+    logits, truth, valid = example(4, 7, seed, classes)
+    weights = torch.rand(classes, generator=torch.Generator().manual_seed(seed)) + 0.1
+    truth[torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed)) < ignored] = IGNORE
+    truth[1] = IGNORE
+    leaf = logits.clone().requires_grad_()
+    loss = segmentation_loss(
+        leaf, truth, valid, global_valid=4, dice_weight=2.0, class_weights=weights, label_smoothing=smoothing
+    )
+    expected = [
+        loss_of_pixels(one[:, t != IGNORE], t[t != IGNORE], weights, smoothing=smoothing)
+        for one, t in zip(logits, truth, strict=True)
+    ]
+    assert loss.item() == pytest.approx(sum(expected) / 4, rel=1e-5, abs=1e-6)
+    loss.backward()
+    assert leaf.grad is not None
+    assert torch.isfinite(leaf.grad).all()
+    assert (leaf.grad.abs().amax(dim=1)[truth == IGNORE] == 0).all()

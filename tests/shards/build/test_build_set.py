@@ -21,7 +21,7 @@ from shards.build import write_shard
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.errors import SourceError, UsageError
 from shards.format.dataset import ShardSet
-from shards.sources.pets import scan
+from shards.sources import scan
 
 AWKWARD = ["my cat 1", "a.b.c_2", "Käse_3", "猫_4", "-rf_5", "..\\..\\up_6", "..", "x" * 250, "tab\there_7"]
 

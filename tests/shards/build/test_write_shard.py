@@ -16,7 +16,7 @@ from shards.build.build_set import build
 from shards.build.plan import ShardTask, make_plan
 from shards.build.write_shard import PreparedSample, prepared_samples
 from shards.errors import SourceError
-from shards.sources.pets import scan
+from shards.sources import scan
 
 
 def task_of(folder: Path, storage: str = "source") -> ShardTask:

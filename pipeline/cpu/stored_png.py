@@ -1,4 +1,6 @@
-"""Masks from PNG: a fast path for the unfiltered kind that the project writes itself, OpenCV for all others.
+"""The PNGs of a set: a fast path for unfiltered masks, as the project writes them; OpenCV for others and for images.
+
+The header is compared with the table before anything is decoded, so that no file takes more memory than the table says.
 
 An 8-bit greyscale PNG whose rows are stored without a filter is a deflated array with one byte before each row.
 Inflating it and dropping these bytes takes a third of the time of a PNG library.
@@ -13,28 +15,58 @@ from zlib_ng import zlib_ng
 from pipeline.cpu.pixel_ops import Pixels
 from pipeline.io.scratch import Bytes
 
-# Signature, then the header chunk: length 13, "IHDR", width, height, 8 bits, grey, deflate, filters, no interlace, CRC.
-_HEAD = struct.Struct(">8s4s4sII5sI")
-_SIGNATURE, _HEADER_LENGTH, _GREY_8 = b"\x89PNG\r\n\x1a\n", b"\0\0\0\r", b"\x08\0\0\0\0"
+# Signature, then the header chunk: length 13, "IHDR", width, height, bits and kind of colour, how it is stored, CRC.
+_HEAD = struct.Struct(">8s4s4sII2s3sI")
+_SIGNATURE, _HEADER_LENGTH = b"\x89PNG\r\n\x1a\n", b"\0\0\0\r"
+_GREY, _RGB = b"\x08\x00", b"\x08\x02"  # both of 8 bits
+_PLAIN = b"\0\0\0"  # deflate, filters, not interlaced
 _CHUNK = struct.Struct(">I4s")
 
 MAX_RATIO = 1032  # the best that deflate can compress
 LARGE = 1 << 16  # bytes of pixels
 
 
-def decode_mask(data: Bytes) -> Pixels | str:
+def decode_mask(data: Bytes, height: int, width: int) -> Pixels | str:
     """Return the values of a mask, uint8 (H, W), or what is wrong with it."""
+    if problem := _head_problem(data, height, width, (_GREY,)):
+        return problem
     values = decode_unfiltered(data)
-    if values is not None:
-        return values
+    return _decode(data, cv2.IMREAD_UNCHANGED, (height, width)) if values is None else values
+
+
+def decode_png_image(data: Bytes, height: int, width: int) -> Pixels | str:
+    """Return the pixels of an image, uint8 (H, W, 3), or what is wrong with it; grey is repeated."""
+    if problem := _head_problem(data, height, width, (_GREY, _RGB)):
+        return problem
+    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, (height, width, 3))
+
+
+def size_problem(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Return the message for a shape (H, W, ...) that is not that of the table, which the crop was drawn for."""
+    return f"{found[1]} x {found[0]} pixels, the table says {expected[1]} x {expected[0]}"
+
+
+def _head_problem(data: Bytes, height: int, width: int, colours: tuple[bytes, ...]) -> str | None:
+    """Return why a file is not a PNG of this size and one of these kinds of colour; None if it is."""
+    if len(data) < _HEAD.size:
+        return "cannot be decoded: it is too short for a PNG"
+    signature, length, kind, found_width, found_height, colour, _, _ = _HEAD.unpack_from(data.data)
+    if (signature, length, kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR"):
+        return "cannot be decoded: it is no PNG"
+    if (found_height, found_width) != (height, width):
+        return size_problem((found_height, found_width), (height, width))
+    if colour not in colours:
+        return f"a PNG of {colour[0]} bits and colour type {colour[1]}, not one of those that sets hold"
+    return None
+
+
+def _decode(data: Bytes, flags: int, shape: tuple[int, ...]) -> Pixels | str:
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(data, flags)
     except cv2.error as error:
         return f"cannot be decoded: {error.err}"
-    if pixels is None:
+    if pixels is None or pixels.shape != shape or pixels.dtype != np.uint8:
         return "cannot be decoded"
-    if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        return f"not an 8-bit image of one channel ({pixels.dtype}, shape {pixels.shape})"
     return pixels  # type: ignore[return-value]
 
 
@@ -74,9 +106,11 @@ def parse_png(data: Bytes) -> tuple[int, int, memoryview] | None:
     """
     if len(data) < _HEAD.size + _CHUNK.size:
         return None
-    signature, length, kind, width, height, form, _ = _HEAD.unpack_from(data.data)
+    signature, length, kind, width, height, colour, form, _ = _HEAD.unpack_from(data.data)
     body_length, body_kind = _CHUNK.unpack_from(data.data, _HEAD.size)
-    if (signature, length, kind, form, body_kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR", _GREY_8, b"IDAT"):
+    if (signature, length, kind, body_kind) != (_SIGNATURE, _HEADER_LENGTH, b"IHDR", b"IDAT"):
+        return None
+    if (colour, form) != (_GREY, _PLAIN):
         return None
     if height * (width + 1) > MAX_RATIO * body_length:
         return None
