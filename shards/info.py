@@ -104,8 +104,8 @@ def print_info(document: dict[str, Any], console: Console) -> None:
 def _print_classes(document: dict[str, Any], console: Console) -> None:
     """Print a row for each class: its colour, what it is in the source's masks, and its share in each split."""
     labels, splits = document["labels"], document["splits"]
-    source_name = "source color" if any(each["source_colors"] for each in labels["classes"]) else "source value"
-    table = _table(["index", "class", "color", source_name], list(splits))
+    source_name = "source color" if any(each["source_colors"] for each in labels["classes"]) else "value"
+    table = _table(["", "class", "color", source_name], list(splits))
     for index, each in enumerate(labels["classes"]):
         shares = (_percent(split["class_share"][each["name"]]) for split in splits.values())
         color = Text("\u25a0 ", style=each["color"]) + Text(each["color"])
@@ -117,7 +117,8 @@ def _print_classes(document: dict[str, Any], console: Console) -> None:
         table.add_row("255", "(ignored)", "", _cell(ignored), *shares)
     console.print(table)
     console.print(
-        f"{', '.join(splits)}: share of the masks' pixels that are not ignored; (ignored): share of all pixels",
+        f"{source_name}: in the source's masks; {', '.join(splits)}: share of the masks' pixels that are not ignored\n"
+        "(ignored): share of all pixels",
         soft_wrap=True,
     )
     for what in ("foreground", "boundary"):
@@ -158,5 +159,5 @@ def _table(texts: list[str], numbers: list[str]) -> Table:
     for name in texts:
         table.add_column(name, no_wrap=True)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
