@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, decode_unfiltered
-from shards.audit.png_chunks import encode_unfiltered
+from shards.audit.png_data import encode_unfiltered
 
 
 def pillow_png(values: np.ndarray, **options: object) -> bytes:
