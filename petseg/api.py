@@ -10,7 +10,9 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
-from shards.format.geometry import Size
+from shards.format.geometry import Fit, Size
+from shards.format.label_files import find_labels
+from shards.format.labels import Labels
 from shards.format.layout import Storage
 
 if TYPE_CHECKING:
@@ -25,31 +27,45 @@ def build_shards(
     out: str | Path,
     *,
     storage: Storage = "source",
-    size: int | None = None,
+    layout: str = "auto",
+    labels: "str | Path | Labels | None" = None,
+    size: int | Size | None = None,
+    fit: Fit | None = None,
     quality: int | None = None,
     split: str = "official",
     fractions: tuple[float, float, float] | None = None,
     val_fraction: float | None = None,
     seed: int = 0,
     samples_per_shard: int = 128,
+    max_pixels: int | None = None,
+    image_suffix: str | None = None,
+    mask_suffix: str | None = None,
     workers: int | None = None,
     executor: Executor | None = None,
     overwrite: bool = False,
     strict: bool = False,
 ) -> "BuildResult":
-    """Pack a dataset in the official layout into a shard set, as ``petseg-shard build``.
+    """Pack a dataset of images and masks into a shard set, as ``petseg-shard build``.
 
     Args:
-        source: the dataset's folder.
+        source: the dataset's folder, or a .csv file.
         out: the set's folder; it appears when the set is complete. An interrupted build is resumed by the same call.
         storage: ``source`` keeps the original files; ``jpeg`` and ``raw`` hold images and masks at ``size``.
-        size: side of the stored images in pixels, 1..2048; None for the default of ``jpeg`` and ``raw``.
+        layout: ``pets``, ``folders``, ``voc``, ``cityscapes``, ``ade20k``, ``csv``, or ``auto``, which finds out.
+        labels: the classes: a labels file, the name of built-in labels, or :class:`shards.format.Labels`; None for the
+            layout's own.
+        size: (height, width) of the stored images in pixels, or one number for both, 1..4096; None for the default of
+            ``jpeg`` and ``raw``.
+        fit: ``stretch``, ``cover`` or ``contain``: how images are brought to ``size``; None for stretch.
         quality: of ``jpeg``, 1..100; None for the default.
         split: ``official`` for the dataset's own lists, or ``random``.
         fractions: shares of train, val and test of a random split; they add up to 1.
         val_fraction: share of the official training images that becomes the val split.
         seed: of the random split and of the order within the shards.
         samples_per_shard: from 1.
+        max_pixels: larger images are rejected, 1..2**28; None for 2**27.
+        image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
+        mask_suffix: likewise, of masks.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
         executor: replaces the processes; its workers must see the same folders.
         overwrite: replace a finished set.
@@ -61,8 +77,10 @@ def build_shards(
         StrictError: see ``strict``.
         OSError: the disk is full, or ``out`` cannot be written.
     """
+    from shards.audit.findings import MAX_PIXELS
     from shards.build.build_set import build
     from shards.build.options import options_from
+    from shards.sources.choose_layout import scan
 
     options = options_from(
         storage=storage,
@@ -73,10 +91,12 @@ def build_shards(
         val_fraction=val_fraction,
         seed=seed,
         samples_per_shard=samples_per_shard,
+        fit=fit,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
-    return build(
-        Path(source), Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict
-    )
+    found = scan(Path(source), layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    return build(found, Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def blocks(results: Results) -> list[Block]:
     if limits:
         found.append(_table("what is possible: each part alone, on all cores", limits, {
             "limit": lambda x: x.name,
-            "storage": lambda x: x.storage or "all",
+            "of": lambda x: x.storage or x.mask,
             **_rates("images/s"),
             "how": lambda x: x.how,
         }, text=(0, 1, 4), where="full"))  # fmt: skip
@@ -116,10 +116,15 @@ def headline(results: Results) -> str:
     where = f"{environment.cpu}, {environment.cores} cores"
     if results.kind == "build":
         return f"{where}; {ran}"
-    found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # 0 in the settings: the recipe's
-    found = found or {(results.settings.get("size"), results.settings.get("batch_size"))}
-    sizes = " and ".join(f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch)
-    what = f"{results.data.samples} images" + f", {sizes}" * bool(sizes)
+    settings = results.settings
+    found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
+    found = found or {(settings.get("size"), settings.get("batch_size"))}
+    sizes = [f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch]
+    what = ", ".join([f"{results.data.samples} images of {results.data.classes} classes", " and ".join(sizes)])
+    if settings.get("fit", "stretch") not in ("stretch", None):
+        what += f", --fit {settings['fit']}"
+    if rate := settings.get("consumer_rate"):
+        what += f", a consumer of {rate:,.0f} images/s"
     return f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}"
 
 

@@ -78,8 +78,8 @@ def _split_names(source: Source, names: Sequence[str]) -> dict[Split, frozenset[
         if rest:
             known = " and ".join(sorted(lists))
             raise SourceError(
-                f"{where} has only a list of {known}, which leaves {rest} images open: list those for training, too, or "
-                "use --split random"
+                f"{where} has only a list of {known}, which leaves {rest} images open: list those for training, "
+                "too, or use --split random"
             )
     if "val" in lists:
         return {"train": train | (trainval - val), "val": val, "test": test}
@@ -97,16 +97,16 @@ def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float]
 
 
 def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:
-    """Choose the names of round(fraction * n) pairs, the same share of each breed."""
-    by_breed: dict[str, list[str]] = defaultdict(list)
+    """Choose the names of round(fraction * n) pairs, the same share of each group."""
+    by_group: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
-        by_breed[pair.group].append(pair.name)
-    breeds = sorted(by_breed)
+        by_group[pair.group].append(pair.name)
+    groups = sorted(by_group)
     total = round(fraction * len(pairs))
-    shares = apportion(total, [len(by_breed[breed]) / max(len(pairs), 1) for breed in breeds])
+    shares = apportion(total, [len(by_group[group]) / max(len(pairs), 1) for group in groups])
     chosen: set[str] = set()
-    for breed, share in zip(breeds, shares, strict=True):
-        chosen.update(shuffled(by_breed[breed], seed=seed, purpose="val")[:share])
+    for group, share in zip(groups, shares, strict=True):
+        chosen.update(shuffled(by_group[group], seed=seed, purpose="val")[:share])
     return chosen
 
 

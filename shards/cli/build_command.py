@@ -24,6 +24,9 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 @click.command()
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
+@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out, see above.")
+@click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
+@click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
 @click.option(
     "--storage",
     type=click.Choice(STORAGES),
@@ -40,7 +43,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     type=click.Choice(["official", "random"]),
     default="official",
     show_default=True,
-    help="official: by trainval.txt and test.txt; random: by --fractions.",
+    help="official: as the lists or folders say; random: by --fractions.",
 )
 @click.option(
     "--fractions",
@@ -49,7 +52,9 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     help="Train, val, test for --split random.  [default: 0.7,0.2,0.1]",
 )
 @click.option(
-    "--val-fraction", type=float, help="Part of trainval that becomes val, for --split official.  [default: 0.2]"
+    "--val-fraction",
+    type=float,
+    help="Part of the training images that becomes val, for --split official without val.  [default: 0.2]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
 @click.option("--samples-per-shard", type=int, default=128, show_default=True)
@@ -62,6 +67,9 @@ def build(
     *,
     source: Path,
     out: Path,
+    layout: str,
+    image_suffix: str | None,
+    mask_suffix: str | None,
     labels: str | None,
     workers: int | None,
     strict: bool,
@@ -69,22 +77,28 @@ def build(
     as_json: bool,
     **packing: Any,
 ) -> None:
-    """Pack SOURCE into a shard set OUT.
+    """Pack SOURCE, a folder of images and masks or a .csv file, into a shard set OUT.
 
-    SOURCE has the official layout (images/, annotations/). Every image is audited.
+    Layouts: pets (images, annotations/trimaps), voc (JPEGImages, SegmentationClass), cityscapes (leftImg8bit, gtFine),
+    ade20k (images, annotations), csv (columns image, mask, split), folders (images and masks under any usual names).
 
-    To resume an interrupted build, run the same command again.
+    Labels: which values or colours of the masks stand for which classes. A file, see petseg-shard labels, or built in:
+    pets, binary, voc, cityscapes, cityscapes-train-ids, ade20k.
+
+    Every image is audited. To resume an interrupted build, run the same command again.
     """
     from shards.build import build_set as building
     from shards.build.options import options_from
     from shards.build.summary import build_json, build_text, finding_lines
     from shards.format.label_files import find_labels
+    from shards.sources.choose_layout import scan
 
     options = options_from(**packing, labels=None if labels is None else find_labels(labels))
+    found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
     try:
         with progress_bar("packing") as progress:
             built = building.build(
-                source, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
+                found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
             )
     except building.StrictError as error:
         for line in finding_lines(error.findings):

@@ -1,6 +1,8 @@
 """``petseg-shard info``, ``verify`` and ``preview``: what is done with a finished set."""
 
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -8,6 +10,8 @@ from shards.console import JSON_OPTION, PATH, print_json, progress_bar
 from shards.errors import FormatError, UsageError
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
+
+WIDTH: Final = 140  # of tables that do not go to a terminal, characters
 
 
 @click.command()
@@ -25,7 +29,8 @@ def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        print_info(document, Console(markup=False, highlight=False))
+        width = None if sys.stdout.isatty() else WIDTH
+        print_info(document, Console(markup=False, highlight=False, width=width))
 
 
 @click.command()

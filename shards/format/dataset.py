@@ -197,6 +197,27 @@ class ShardSet:
             raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")
         return SplitReader(folder=self.path, name=name, manifest=self.manifest)
 
+    def webdataset(self, split: str, *, shuffle: int = 0, seed: int = 0) -> Any:
+        """Return one epoch of a split as a pipeline of the ``webdataset`` library, ready for a ``DataLoader``.
+
+        It yields (image, mask, description): uint8 (H, W, 3), RGB, decoded by Pillow at the stored size; uint8 (H, W)
+        of class indices, 255 where ignored; and the dictionary of ``KEY.json``. Tars are divided among ranks and worker
+        processes, whole. Nothing is checked against the table's checksums; :class:`pipeline.Loader` does that.
+
+        Args:
+            split: its name.
+            shuffle: shuffle the tars, and samples in a buffer of so many; 0: in the order of the set.
+            seed: of the order, which differs in each pass over the pipeline (so make a ``DataLoader``'s workers
+                persistent).
+
+        Raises ``UsageError`` for no such split.
+        """
+        from shards.format.webdataset_pipeline import webdataset_pipeline
+
+        reader = self.split(split)
+        tars = [reader.shard_path(number) for number in range(len(reader.entry.shards))]
+        return webdataset_pipeline(tars, shuffle=shuffle, seed=seed)
+
 
 def _line(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -6,6 +6,7 @@ const IGNORED = data.classes.length; // the index of ignored pixels in masks and
 const [KEY, NAME, SPLIT, SIZE, SHOWN, ATTRIBUTES, FINDINGS, PIXELS, IMAGE, MASK] = Array(10).keys();
 const CAPTION = 42; // height below a thumbnail, pixels
 const GAP = 12;
+const MAX_LINES = 2000; // of a table
 const OVERSCAN = 2; // rows drawn above and below what is in view
 
 const $ = (id) => document.getElementById(id);
@@ -416,8 +417,9 @@ function buildAudit() {
   const packed = samples.filter((each) => each.data[FINDINGS].length);
   const lines = packed.flatMap((each) => each.data[FINDINGS].map((f) => [each.data[NAME], ...data.findings[f]]));
   const heads = [["sample", "text"], ["action", "text"], ["reason", "text"], ["detail", "text wide"]];
-  audit.append(element("h2", "", "Repaired, or packed with a warning (on this page): " + number(lines.length)));
-  if (lines.length) audit.append(table(heads, lines.map(([n, a, r, d]) => [n, a, r, d || data.reasons[r] || ""])));
+  audit.append(element("h2", "", "Repaired, or packed with a warning (on this page): " + number(lines.length)
+    + (lines.length > MAX_LINES ? ", the first " + number(MAX_LINES) + " of them" : "")));
+  if (lines.length) audit.append(table(heads, lines.slice(0, MAX_LINES).map(([n, a, r, d]) => [n, a, r, d || data.reasons[r] || ""])));
   const listed = data.rejected.length < data.rejectedInAll ? ", the first " + number(data.rejected.length) + " of them" : "";
   audit.append(element("h2", "", "Rejected, not in the set: " + number(data.rejectedInAll) + listed));
   const rejected = data.rejected.map(([n, r, d]) => [n, r, d || data.reasons[r] || ""]);

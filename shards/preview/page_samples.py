@@ -95,12 +95,12 @@ def choose(readers: Sequence[SplitReader], findings: Sequence[SampleFinding], *,
             if index is not None and index not in taken[reader.name]:
                 taken[reader.name].add(index)
                 places -= 1
-    free, before = count - sum(map(len, taken.values())), 0
+    free, left = count - sum(map(len, taken.values())), total - sum(map(len, taken.values()))
+    before = 0
     for reader in readers:
-        end = before + len(reader)
-        due = free * end // total - free * before // total
+        end = before + len(reader) - len(taken[reader.name])
         others = (index for index in range(len(reader)) if index not in taken[reader.name])
-        taken[reader.name].update(list(itertools.islice(others, due)))
+        taken[reader.name].update(list(itertools.islice(others, free * end // left - free * before // left)))
         before = end
     return [(reader, index) for reader in readers for index in sorted(taken[reader.name])]
 
