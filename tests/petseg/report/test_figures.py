@@ -1,4 +1,4 @@
-"""Curves and galleries of few and many classes: which lines and names they have, and that names are drawn as they are."""
+"""Curves and galleries of few and many classes: which lines and names they have; names are drawn as they are."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def test_every_class_has_a_line_but_few_of_many_a_name(classes: int, monkeypatch
         assert named == [*map(shown_name, labels.names), "mean"]
     else:
         assert named[0] == "mean"
-        assert [name.split()[0] for name in named[1:4]] == ["0.90", *(f"{0.9 * n / classes:.2f}" for n in (classes - 1, classes - 2))]
+        assert [name.split()[0] for name in named[1:4]] == [
+            "0.90",
+            *(f"{0.9 * n / classes:.2f}" for n in (classes - 1, classes - 2)),
+        ]
         assert f"{0.9 * 2 / classes:.2f} {shown_name(labels.names[1])}" == named[-2]  # class 0 has no score
         assert named[-1] == f"the other {classes - 6} classes"
         (mean,) = (line for line in drawn if line.get_label() == "mean")
@@ -149,7 +152,9 @@ def test_of_many_classes_those_with_the_most_pixels_are_named() -> None:
     labels = many_labels(150)
     samples = [sample_of(labels, seed) for seed in range(9)]
     shown, more, ignored = shown_classes(samples, classes=150, most=5)
-    pixels = np.bincount(np.concatenate([m.ravel() for s in samples for m in (s.truth, s.prediction.index)]), minlength=256)
+    pixels = np.bincount(
+        np.concatenate([m.ravel() for s in samples for m in (s.truth, s.prediction.index)]), minlength=256
+    )
     assert shown == sorted(np.argsort(-pixels[:150], kind="stable")[:5].tolist())
     assert more == (pixels[:150] > 0).sum() - 5
     assert ignored
