@@ -81,9 +81,7 @@ def test_counting_and_loss_equal_the_cpu_without_waiting_for_the_gpu(classes: in
 
 
 @pytest.mark.parametrize("fit", ["cover", "contain"])
-def test_sizes_that_are_no_squares_train_and_score(
-    synthetic_set: Path, tmp_path: Path, command: Any, fit: str
-) -> None:
+def test_sizes_that_are_no_squares_train_and_score(synthetic_set: Path, tmp_path: Path, command: Any, fit: str) -> None:
     run = tmp_path / "run"
     options = ["--size", "96x160", "--fit", fit, "--epochs", "2", "--widths", "8,16,32", "--device", "cuda"]
     command("petseg-train", "--shards", synthetic_set, "--run", run, *options)
