@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from shards.format.manifest import content_fingerprint
@@ -42,7 +43,9 @@ def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
 
     try:
         splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
-        found = content_fingerprint(storage=document["storage"], size=document["size"], splits=splits)
+        labels: Any = SimpleNamespace(names=tuple(each["name"] for each in document["labels"]["classes"]))
+        size = document["size"] and tuple(document["size"])
+        found = content_fingerprint(storage=document["storage"], size=size, labels=labels, splits=splits)
     except (AttributeError, KeyError, TypeError, ValueError):
         return document
     return {**document, "fingerprint": found}
