@@ -105,7 +105,7 @@ class FilePredictions:
 
     Attributes:
         images: the image files that were predicted.
-        failed: one error for each image file that could not be read.
+        failed: one error for each image file that could not be read, or whose result could not be named.
         ignored: number of other files in the named folders.
     """
 
@@ -119,12 +119,13 @@ def predict(
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    recursive: bool = False,
     overlays: bool = True,
     probabilities: bool = False,
     overwrite: bool = False,
     batch_size: int = 8,
     flip_tta: bool = False,
-    size: int | None = None,
+    size: int | str | Size | None = None,
     device: str = "auto",
     precision: "Precision" = "auto",
 ) -> FilePredictions:
@@ -133,13 +134,15 @@ def predict(
     Args:
         run: a run's folder, or a checkpoint.
         images: files, folders or glob patterns, or one of them.
-        out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing.
+        out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing. The masks have the
+            values and colours of those that the run was trained on.
+        recursive: search folders with their subfolders, which ``out`` gets, too.
         overlays: also write the images with their masks drawn over them.
-        probabilities: also write float32 (3, H, W).
+        probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
-        size: side of the images given to the network, pixels; None for the size of its training.
+        size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         device, precision: see :func:`petseg.load`.
 
     Raises:
@@ -153,7 +156,7 @@ def predict(
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size}: give a number from 1")
     names = [images] if isinstance(images, str | Path) else images
-    files, ignored = find_images([str(name) for name in names])
+    files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -165,16 +168,19 @@ def predict(
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
-def export(run: str | Path, file: str | Path, *, size: int | None = None) -> Path:
-    """Write a run's network, as ``petseg-export``: ``FILE.onnx``, or ``FILE.safetensors`` with a model card.
+def export(
+    run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False
+) -> Path:
+    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors``, with a model card.
 
     Args:
         run: a run's folder, or a checkpoint.
         file: the file to write; its suffix decides the format.
-        size: side of the network's images in pixels; None for the size of its training.
+        size: of the network's images, as for :func:`predict`.
+        overwrite: replace an existing file and its card.
 
     Raises:
-        PetsegError: no such run, another suffix, the ``export`` extra is not installed, or the check of the exported
+        PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the check of the exported
             network failed.
     """
     from petseg.exporters.onnx_model import export_onnx
@@ -183,7 +189,7 @@ def export(run: str | Path, file: str | Path, *, size: int | None = None) -> Pat
 
     predictor = load(run, device="cpu", precision="fp32", size=size)
     if Path(file).suffix == ".safetensors":
-        export_weights(predictor, file)
+        export_weights(predictor, file, overwrite=overwrite)
     else:
-        export_onnx(predictor, file)
+        export_onnx(predictor, file, overwrite=overwrite)
     return Path(file)

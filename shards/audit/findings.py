@@ -3,11 +3,12 @@
 The spelling of actions and reason codes stands in ``audit.jsonl``: it is part of the format.
 """
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 Action: TypeAlias = Literal["rejected", "repaired", "warning"]
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 MAX_PIXELS = 2**27  # 134 million, by default: above what telephones make, below what exhausts memory
 MOST_PIXELS = 2**28  # that --max-pixels can allow

@@ -1,6 +1,6 @@
 """What is stored of an audited pair, in each of the three storages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ class EncodedSample:
     image: bytes
     format: ImageFormat
     mask: bytes
-    counts: Counts
+    counts: Counts = field(compare=False)  # they follow from the mask
     height: int
     width: int
 

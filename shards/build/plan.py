@@ -80,8 +80,8 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
         where = shown(str(source.folder))
         raise UsageError(
             f"which classes do the masks of {where} have? List their values, and write a file to edit, with: "
-            f"petseg-shard labels {where} -o labels.toml; then build with --labels labels.toml (built in, for the original "
-            f"datasets: --labels {', '.join(BUILTIN)})"
+            f"petseg-shard labels {where} -o labels.toml; then build with --labels labels.toml (built in, for the "
+            f"original datasets: --labels {', '.join(BUILTIN)})"
         )
     options = msgspec.structs.replace(options, labels=labels)
     findings = list(source.findings)

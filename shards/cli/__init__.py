@@ -4,7 +4,7 @@ import click
 
 from shards.cli.build_command import build
 from shards.cli.set_commands import info, preview, verify
-from shards.cli.source_commands import download, sample
+from shards.cli.source_commands import download, labels, sample
 from shards.console import FriendlyGroup
 
 __all__ = ["main"]
@@ -15,5 +15,5 @@ def main() -> None:
     """Pack images and masks into verified shards."""
 
 
-for command in (build, download, info, preview, sample, verify):
+for command in (build, download, info, labels, preview, sample, verify):
     main.add_command(command)

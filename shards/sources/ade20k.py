@@ -10,8 +10,8 @@ from shards.errors import SourceError
 from shards.format.builtin_labels import ADE20K
 from shards.format.keys import shown
 from shards.sources.base import Source
-from shards.sources.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, list_files, read_names
-from shards.sources.pairing import Place, pair_up
+from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, list_files, read_names
+from shards.sources.pairs.pairing import Place, pair_up
 
 _SPLITS: Final = {"training": "train", "validation": "val"}
 _RELEASE: Final = "ADEChallengeData2016"  # the folder in the official archive

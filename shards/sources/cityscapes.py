@@ -15,8 +15,8 @@ from shards.format.builtin_labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from shards.format.keys import shown
 from shards.format.labels import Labels
 from shards.sources.base import Source
-from shards.sources.listing import ListedFile, list_files
-from shards.sources.pairing import Place, pair_up
+from shards.sources.pairs.listing import ListedFile, list_files
+from shards.sources.pairs.pairing import Place, pair_up
 
 _IMAGES, _MASKS = "leftImg8bit", "gtFine"
 _IMAGE_SUFFIX: Final = "_leftImg8bit.png"

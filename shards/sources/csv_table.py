@@ -18,8 +18,8 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.base import RESERVED, FileStamp, Pair, Source, SplitList
-from shards.sources.listing import ListedFile, split_ending
-from shards.sources.pairing import complete_pair, split_of
+from shards.sources.pairs.listing import ListedFile, split_ending
+from shards.sources.pairs.pairing import complete_pair, split_of
 
 _COLUMNS: Final = ("image", "mask", "split", "name")
 _WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")

@@ -13,8 +13,16 @@ from typing import Final
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.base import Source, SplitList
-from shards.sources.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, holds_any, list_files, subfolders
-from shards.sources.pairing import Place, aliases_of, listed_splits, pair_up, split_of, strip_suffixes
+from shards.sources.pairs.listing import (
+    IMAGE_ENDINGS,
+    MASK_ENDINGS,
+    ListedFile,
+    by_key,
+    holds_any,
+    list_files,
+    subfolders,
+)
+from shards.sources.pairs.pairing import Place, aliases_of, listed_splits, pair_up, split_of, strip_suffixes
 
 IMAGE_FOLDERS: Final = (
     "images", "image", "imgs", "img", "jpegimages", "img_dir", "image_dir", "images_dir", "rgb", "photos", "inputs",
@@ -58,8 +66,8 @@ class FoldersLayout:
         reason, parts = self.recognise(folder), _parts(folder)
         if reason is None:
             raise SourceError(
-                f"{shown(str(folder))} holds no two folders of images and of masks, nor do train/, val/, test/ in it; "
-                f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:5])}, ...), masks/ ({', '.join(MASK_FOLDERS[2:6])}, ...)"
+                f"{shown(str(folder))} holds no folders of images and of masks, nor do train/, val/, test/ in it; "
+                f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:4])} ...), masks/ ({', '.join(MASK_FOLDERS[2:6])} ...)"
             )
         images, masks, ignored = _files(parts)
         images, masks, left_out = strip_suffixes(

@@ -13,7 +13,7 @@ from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
 from shards.sources.base import FileStamp, Pair, Source
-from shards.sources.listing import read_names
+from shards.sources.pairs.listing import read_names
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")

@@ -12,8 +12,8 @@ from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
 from shards.sources.base import Source
 from shards.sources.folders import find_lists
-from shards.sources.listing import IMAGE_ENDINGS, MASK_ENDINGS, by_key, list_files
-from shards.sources.pairing import aliases_of, listed_splits, pair_up
+from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, by_key, list_files
+from shards.sources.pairs.pairing import aliases_of, listed_splits, pair_up
 
 _IMAGES, _MASKS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _VOC_NAME: Final = re.compile(r"20\d\d_\d{6}")

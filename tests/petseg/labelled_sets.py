@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import torch
 from PIL import Image
 
+from petseg.nets.factory import build_model
+from petseg.nets.model_config import ModelConfig
+from petseg.runs.checkpoint import Checkpoint, save_checkpoint
+from petseg.runs.recipe import default_recipe
 from shards.build.build_set import build
 from shards.build.options import options_from
+from shards.format.geometry import Size
 from shards.format.labels import IGNORE, LabelClass, Labels, chosen_colour, colour_of
 from shards.format.overlays import indexed_mask
 from shards.sources.base import FileStamp, Pair, Source
@@ -46,6 +53,40 @@ def draw_scene(labels: Labels, height: int, width: int, seed: int) -> tuple[np.n
     if labels.ignore or labels.ignore_colors:
         mask[: max(1, height // 12)] = IGNORE
     return image.astype(np.uint8), mask
+
+
+def write_untrained(folder: Path, labels: Labels, *, fit: str = "stretch", size: Size = (32, 48), **model: Any) -> Path:
+    """Write a run's best.pt with random weights, which predict several classes; return the folder."""
+    torch.manual_seed(1)
+    config = ModelConfig(**{"widths": (8, 16), "classes": len(labels), **model})
+    recipe = msgspec.structs.replace(default_recipe("unet"), model=config, size=size, fit=fit)
+    network = build_model(config, load_pretrained=False)
+    with torch.no_grad():  # else the head's bias decides most pixels
+        network.head.weight.mul_(8)
+    scores = {"mean_iou": 0.25, "iou": [None, *([0.25] * (len(labels) - 1))]}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        folder / "best.pt",
+        Checkpoint(
+            config=msgspec.to_builtins(recipe),
+            labels=labels,
+            position={},
+            history=[{"epoch": 1, "val": scores, "train": scores}],
+            loader=None,
+            model=network.state_dict(),
+            average=None,
+            optimizer={},
+            scaler={},
+        ),
+    )
+    return folder
+
+
+def smooth_image(path: Path, size: tuple[int, int], seed: int = 1) -> Path:
+    """Write a PNG of (width, height) pixels whose colours change slowly."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
 
 
 def build_labelled(folder: Path, labels: Labels, *, samples: int = 14, seed: int = 0, **options: Any) -> Path:

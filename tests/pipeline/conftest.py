@@ -83,7 +83,7 @@ def draw_pixels(height: int, width: int, seed: int, labels: Labels = PETS) -> tu
 
 
 def draw_pair(storage: str, height: int, width: int, seed: int, labels: Labels = PETS) -> Pair:
-    """A drawn pair as it is stored; in ``source`` storage with labels other than the pets', every third image is a PNG."""
+    """A drawn pair as it is stored; some images are PNGs where ``source`` labels are not the pets'."""
     image, mask = draw_pixels(height, width, seed, labels)
     if storage == "raw":
         return Pair(npy(image), npy(mask), height, width, "npy")

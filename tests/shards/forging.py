@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
+from shards.format.labels import Labels
 from shards.format.manifest import content_fingerprint
 
 
@@ -43,8 +45,8 @@ def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
 
     try:
         splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
-        labels: Any = SimpleNamespace(names=tuple(each["name"] for each in document["labels"]["classes"]))
         size = document["size"] and tuple(document["size"])
+        labels = msgspec.convert(document["labels"], Labels)
         found = content_fingerprint(storage=document["storage"], size=size, labels=labels, splits=splits)
     except (AttributeError, KeyError, TypeError, ValueError):
         return document

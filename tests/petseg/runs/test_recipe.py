@@ -72,7 +72,9 @@ def test_sizes_are_written_in_several_ways() -> None:
 
 
 def test_differences_name_the_options() -> None:
-    other, _ = apply_options(UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5, "size": "96x160", "fit": "cover"})
+    other, _ = apply_options(
+        UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5, "size": "96x160", "fit": "cover"}
+    )
     assert differences(UNET, other) == [
         "--skip is add, not concat",
         "--size is 128, not 96x160",

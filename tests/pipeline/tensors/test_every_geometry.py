@@ -1,4 +1,4 @@
-"""Batches of every kind against a computation of its own, in Python's integers and fractions: nothing under test is called.
+"""Batches of every kind against a computation in Python's integers and fractions, which calls nothing under test.
 
 Fits, sizes (odd, H != W, one pixel), augmentations, storages, engines, numbers of classes and ignored pixels are drawn
 by hypothesis. Masks must be equal. Images may differ as :mod:`test_loader_tensors` says, and padding not at all.

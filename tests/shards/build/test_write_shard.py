@@ -102,5 +102,5 @@ def test_pillow_in_threads_keeps_the_warning_filters(maker: Maker, recwarn: pyte
     maker.add("a_1")
     data = Path(maker.folder / "annotations" / "trimaps" / "a_1.png").read_bytes()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: transcode.open_image(data, what="trimap"), range(300)))
+        list(pool.map(lambda _: transcode.open_file(data, what="mask"), range(300)))
     assert list(warnings.filters) == filters

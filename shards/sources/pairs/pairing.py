@@ -13,7 +13,7 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.base import Pair, SplitList
-from shards.sources.listing import IMAGE_ENDINGS, ListedFile, read_names, split_ending
+from shards.sources.pairs.listing import IMAGE_ENDINGS, ListedFile, read_names, split_ending
 
 _SPLIT_WORDS: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
