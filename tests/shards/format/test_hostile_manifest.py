@@ -140,7 +140,7 @@ def labels(*classes: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 HOSTILE_LABELS: list[tuple[str, Any, str]] = [
     ("no-class", labels(), "name no class"),
-    ("a-million", labels(*[one_class(name=str(n)) for n in range(10**6)]), "1000000 classes"),
+    ("many", labels(*[one_class(name=str(n)) for n in range(10**5)]), "100000 classes"),
     ("256", labels(*[one_class(name=f"c{n}", values=[n % 256]) for n in range(256)]), "256 classes"),
     ("one-value-twice", labels(one_class(), one_class(name="b")), "both have value 1"),
     ("one-color-twice", labels(one_class(color="#112233"), one_class(name="b", color="#112233", values=[2])), "both"),
@@ -184,7 +184,7 @@ def test_hostile_labels_are_refused_at_once(tiny_sets: dict[str, Path], hostile:
     began = time.monotonic()
     with pytest.raises(FormatError, match=message) as caught:
         parse_manifest(data, Path("manifest.json"))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
 
