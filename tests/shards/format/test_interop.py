@@ -224,9 +224,7 @@ def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None
     assert (tmp_path / "again.npy").read_bytes() == (tiny_sets["source"] / "train.samples.npy").read_bytes()
 
 
-def test_odd_but_ordinary_images_decode_in_dali(
-    maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_odd_but_ordinary_images_decode_in_dali(maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progressive, grey, EXIF, every chroma subsampling, and everything that had to be repaired."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "audit")
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
