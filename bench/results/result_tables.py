@@ -119,8 +119,8 @@ def headline(results: Results) -> str:
     settings = results.settings
     found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
     found = found or {(settings.get("size"), settings.get("batch_size"))}
-    sizes = [f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch]
-    what = ", ".join([f"{results.data.samples} images of {results.data.classes} classes", " and ".join(sizes)])
+    sizes = " and ".join(f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch)
+    what = f"{results.data.samples} images of {results.data.classes} classes" + f", {sizes}" * bool(sizes)
     if settings.get("fit", "stretch") not in ("stretch", None):
         what += f", --fit {settings['fit']}"
     if rate := settings.get("consumer_rate"):

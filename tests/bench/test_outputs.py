@@ -13,7 +13,7 @@ from bench_results import OTHER, OURS, build_results, results
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.results import outputs, records
+from bench.results import outputs
 from bench.results.outputs import Outputs
 from bench.results.records import Results, read_results
 from shards.errors import PetsegError
@@ -52,7 +52,6 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         write(path, data)
 
     monkeypatch.setattr(outputs, "write_atomically", full)
-    monkeypatch.setattr(records, "write_atomically", full)
 
 
 def finish_in(folder: Path, run: Results) -> str:
