@@ -46,7 +46,7 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
 
 def document_block(results: Results, *, full: bool, plot: str | None = None) -> str:
     """Return the Markdown of one run: where it ran, its figure, and its goals or tables."""
-    shown = [block for block in blocks(results) if block.where == "everywhere" or (full and block.where == "full")]
+    shown = [block for block in blocks(results) if full or block.brief]
     if verdicts(results) and not full:
         shown = shown[:1]
     figure = [f"![images per second of each loader, on a logarithmic scale]({plot})"] if plot else []

@@ -34,14 +34,14 @@ def measured(json_file: Path, *arguments: object) -> Results:
 
 def test_help_answers_and_names_the_commands(command: Command) -> None:
     shown = command("petseg-bench", "--help").stdout
-    for name in ("loader", "train", "build", "compare", "show", "figures", "shuffle"):
+    for name in ("loader", "train", "build", "compare", "show", "figures"):
         assert name in shown
 
 
 @pytest.mark.slow
 def test_file_loaders_in_every_pass(command: Command, tmp_path: Path) -> None:
     source, shards = make_class_set(tmp_path / "set", classes=21)
-    files = {"--json": tmp_path / "run.json", "--page": tmp_path / "run.html", "--plot": tmp_path / "run.svg"}
+    files = {"--json": tmp_path / "run.json", "--plot": tmp_path / "run.svg"}
     written = [part for pair in files.items() for part in pair]
     command("petseg-bench", "loader", "--shards", shards, *QUICK, "--size", "24x40", "--fit", "contain", "--augment",
             "both", "--cache", "both", "--workers", "1", "--storages", "source", "--peers", "tutorial", "--source",
