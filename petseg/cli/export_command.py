@@ -1,6 +1,7 @@
 """``petseg-export``: writes a run's network as ONNX or safetensors."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,12 +12,15 @@ from shards.console import FriendlyCommand, PathArgument, print_json
 @click.command(cls=FriendlyCommand)
 @RUN
 @click.argument("file", type=PathArgument())
+@click.option("--overwrite", is_flag=True, help="Replace an existing file and its card.")
 @SIZE
 @JSON
-def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
-    """Write RUN's network to FILE: as ONNX (FILE.onnx), or its weights with a model card (FILE.safetensors, FILE.md).
+def export(run: Path, file: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Write RUN's network to FILE: as ONNX (FILE.onnx), or its weights (FILE.safetensors).
 
-    The ONNX network takes uint8 images, any number at once; it contains the normalisation.
+    Beside it stands a model card, FILE.onnx.md or FILE.md: the classes with their values and colours, and a program
+    that uses the file without petseg. The ONNX network takes uint8 images, any number at once; it contains the
+    normalisation.
 
     \b
     petseg-export runs/pets pets.onnx
@@ -27,15 +31,16 @@ def export(run: Path, file: Path, size: int | None, as_json: bool) -> None:
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
 
-    predictor = load(run, device="cpu", precision="fp32", size=size)
+    predictor = load(run, device="cpu", precision="fp32", **options)
     if file.suffix == ".safetensors":
-        card = export_weights(predictor, file)
+        card = export_weights(predictor, file, overwrite=overwrite)
         facts: dict[str, str | float] = {"card": str(card)}
         text = f"its model card is {card}"
     else:
-        difference = export_onnx(predictor, file).largest_difference
-        facts = {"largest_difference": difference}
-        text = f"onnxruntime's logits differ from torch's by at most {difference:.1e}"
+        exported = export_onnx(predictor, file, overwrite=overwrite)
+        card, difference = exported.card, exported.largest_difference
+        facts = {"card": str(card), "largest_difference": difference}
+        text = f"its model card is {card}; onnxruntime's logits differ from torch's by at most {difference:.1e}"
     size_bytes = file.stat().st_size
     if as_json:
         print_json({"file": str(file), "bytes": size_bytes, **facts})

@@ -14,8 +14,9 @@ from shards.errors import PetsegError
 @RUN
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-o", "--out", type=PathArgument(), required=True, help="Folder for the results.")
+@click.option("--recursive", is_flag=True, help="Search folders with their subfolders, and keep these in the results.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
-@click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (3, H, W).")
+@click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Images per batch.")
 @FLIP_TTA
@@ -28,6 +29,7 @@ def predict(
     run: Path,
     images: tuple[str, ...],
     out: Path,
+    recursive: bool,
     overlay: bool,
     probabilities: bool,
     overwrite: bool,
@@ -38,25 +40,31 @@ def predict(
 ) -> None:
     """Segment IMAGEs (files, folders, or globs in quotes) with RUN, at their original resolution.
 
-    cat.jpg becomes cat.png, an indexed image with the values 1 (animal), 2 (background) and 3 (border), and
-    cat.overlay.png for viewing. An image that cannot be read is reported, the others are predicted, and the exit code
-    is 1.
+    cat.jpg becomes cat.png, a mask like those that RUN was trained on: an indexed image with the same value for each
+    class and its colour in the palette (pets: 1 animal, 2 background, 3 border), or an RGB image in the same colours;
+    and cat.overlay.png for viewing, with a legend below. A cat.png beside cat.jpg becomes cat.png.png. An image that cannot
+    be read is reported, the others are predicted, and the exit code is 1.
 
     \b
     petseg-predict runs/pets cat.jpg holiday/ 'more/*.png' -o masks
+    petseg-predict runs/pets photos/ --recursive -o masks    # photos/2026/cat.jpg: masks/2026/cat.png
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
+    from petseg.host.stop_signals import raise_stop_signals
     from petseg.inference.file_jobs import plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.trained_network import load
     from petseg.report.console_reporter import progress_count
 
-    files, ignored = find_images(images)
+    files, ignored = find_images(images, recursive=recursive, skip=out)
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, **options)
     out.mkdir(parents=True, exist_ok=True)
-    with progress_count("images predicted", total=len(jobs)) as advance:
+    for job in jobs:
+        if job.renamed:
+            click.echo(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
+    with raise_stop_signals(), progress_count("images predicted", total=len(jobs)) as advance:
         failures = predict_files(
             predictor,
             jobs,
@@ -66,9 +74,11 @@ def predict(
             on_done=lambda job: advance(1),
         )
     predicted = len(jobs) - failures
+    renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
-        print_json({"predicted": predicted, "failed": failures, "ignored": ignored, "folder": str(out)})
+        facts = {"predicted": predicted, "failed": failures, "ignored": ignored, "renamed": renamed}
+        print_json({**facts, "folder": str(out)})
     else:
         click.echo(f"{predicted} images predicted into {out}" + (f", {ignored} other files ignored" if ignored else ""))
     if failures:
-        raise PetsegError(f"{failures} of {len(jobs)} images could not be read")
+        raise PetsegError(f"{failures} of {len(jobs)} images could not be predicted")

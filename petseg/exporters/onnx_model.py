@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from petseg.exporters.model_card import card_facts, expect_absent, model_card, side_multiple
 from petseg.inference.trained_network import Predictor
+from petseg.nets.model_config import MIN_SIZE
 from shards.errors import PetsegError, UsageError
-from shards.format.layout import CLASSES
+from shards.format.geometry import Size
 from shards.store.atomic import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
@@ -26,29 +28,34 @@ _OPSET = 18
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """An exported file, its size in bytes, and the largest difference between a logit of it and of torch."""
+    """An exported file, its model card, its size in bytes, and the largest difference of a logit to torch's."""
 
     path: Path
+    card: Path
     bytes: int
     largest_difference: float
 
 
-def export_onnx(predictor: Predictor, path: str | Path) -> OnnxExport:
-    """Write a network as ONNX and check the file with onnxruntime against torch.
+def export_onnx(predictor: Predictor, path: str | Path, *, overwrite: bool = False) -> OnnxExport:
+    """Write a network as ONNX, with a model card FILE.onnx.md, and check it with onnxruntime against torch.
 
-    Its input ``image`` is uint8 (N, 3, S, S), 0..255, RGB, for any N; its output ``logits`` float32
-    (N, 3, S, S), in class order.
+    Its input ``image`` is uint8 (B, 3, H, W), 0..255, RGB, for any B, of the network's size, or of any H and W if the
+    run's fit is ``cover``; its output ``logits`` float32 (B, N, H, W), of N classes in the order of the labels.
 
     Args:
         predictor: on the CPU, in fp32.
         path: the file; written only if the check passed.
+        overwrite: replace an existing file or card.
 
     Raises:
-        PetsegError: the ``export`` extra is not installed, or the exported network computes something else.
+        PetsegError: the ``export`` extra is not installed, a file exists, or the exported network computes something
+            else.
     """
     path = Path(path)
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: the name must end in .onnx or .safetensors")
+    card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
+    expect_absent(path, card, overwrite=overwrite)
     require("onnx", "onnxruntime", "onnxscript")
     data = _to_onnx(predictor)
     difference = _largest_difference(predictor, data)
@@ -57,7 +64,8 @@ def export_onnx(predictor: Predictor, path: str | Path) -> OnnxExport:
             f"the exported network differs from torch's by {difference:g} in a logit; nothing was written"
         )
     write_atomically(path, data)
-    return OnnxExport(path=path, bytes=len(data), largest_difference=difference)
+    write_atomically(card, model_card(predictor, path))
+    return OnnxExport(path=path, card=card, bytes=len(data), largest_difference=difference)
 
 
 def require(*packages: str) -> None:
@@ -71,7 +79,10 @@ def _to_onnx(predictor: Predictor) -> bytes:
     import onnx
 
     # Two images: with one, the exporter would take the batch size for a constant.
-    example = torch.zeros(2, 3, predictor.size, predictor.size, dtype=torch.uint8)
+    example = torch.zeros(2, 3, *_input_sizes(predictor)[0], dtype=torch.uint8)
+    dimensions = {0: torch.export.Dim("batch", min=1)}
+    if predictor.recipe.fit == "cover":
+        dimensions |= {2: torch.export.Dim("height", min=MIN_SIZE), 3: torch.export.Dim("width", min=MIN_SIZE)}
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -80,7 +91,7 @@ def _to_onnx(predictor: Predictor) -> bytes:
             target,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={"image": dimensions},
             opset_version=_OPSET,
             dynamo=True,
             external_data=False,
@@ -89,13 +100,21 @@ def _to_onnx(predictor: Predictor) -> bytes:
         model = onnx.load(target)
     onnx.checker.check_model(model)
     facts = {
-        "classes": ",".join(CLASSES),
-        "input": "uint8 RGB, 0..255, the whole image stretched to the network's size, antialiased",
+        **card_facts(predictor),
+        "classes": ",".join(predictor.labels.names),
         "trained_with": f"petseg {metadata.version('petseg')}",
-        "architecture": predictor.recipe.model.name,
     }
     onnx.helper.set_model_props(model, facts)
     return bytes(model.SerializeToString())
+
+
+def _input_sizes(predictor: Predictor) -> list[Size]:
+    """Return sizes of images that the exported network must take: its own, and with ``cover`` a longer one."""
+    if predictor.recipe.fit != "cover":
+        return [predictor.size]
+    multiple = side_multiple(predictor)
+    height, width = (-(-side // multiple) * multiple for side in predictor.size)
+    return [(height, width), (height, -(-(width * 4 // 3 + 1) // multiple) * multiple)]
 
 
 def _largest_difference(predictor: Predictor, data: bytes) -> float:
@@ -104,12 +123,13 @@ def _largest_difference(predictor: Predictor, data: bytes) -> float:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
     largest = 0.0
-    for count in (1, 3):
-        image = generator.integers(0, 256, (count, 3, predictor.size, predictor.size), dtype=np.uint8)
-        with torch.inference_mode():
-            expected = predictor.model(torch.from_numpy(image)).numpy()
-        (found,) = session.run([OUTPUT], {INPUT: image})
-        largest = max(largest, float(np.abs(found - expected).max()))
+    for size in _input_sizes(predictor):
+        for count in (1, 3):
+            image = generator.integers(0, 256, (count, 3, *size), dtype=np.uint8)
+            with torch.inference_mode():
+                expected = predictor.model(torch.from_numpy(image)).numpy()
+            (found,) = session.run([OUTPUT], {INPUT: image})
+            largest = max(largest, float(np.abs(found - expected).max()))
     return largest
 
 

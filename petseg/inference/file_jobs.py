@@ -4,53 +4,75 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from petseg.inference.class_colours import indexed_mask, overlay
-from petseg.inference.image_files import to_rgb
-from petseg.inference.trained_network import Prediction, Predictor
+from petseg.inference.image_files import ImageFile, to_rgb
+from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
+from petseg.inference.trained_network import Predictor
+from petseg.runs.run_folder import BEST, LAST
 from shards.errors import PetsegError, SampleError, UsageError
-from shards.store.atomic import atomic_file
+from shards.format.layout import MANIFEST_NAME
 
-_MASK = ".png"
-_OVERLAY = ".overlay.png"
-_PROBABILITIES = ".probabilities.npz"
-_BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 3 bytes per pixel
+_BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
 
 
 @dataclass(frozen=True)
 class FileJob:
-    """One image file and the files to write its prediction to."""
+    """One image file and the files to write its prediction to, the mask first.
+
+    ``renamed``: they carry the image's name with its ending, because another image has the name without it.
+    """
 
     image: Path
     outputs: tuple[Path, ...]
+    renamed: bool = False
 
 
 def plan_jobs(
-    images: Sequence[Path], out: Path, *, overlays: bool, probabilities: bool, overwrite: bool
+    images: Sequence[ImageFile], out: Path, *, overlays: bool, probabilities: bool, overwrite: bool
 ) -> list[FileJob]:
     """Choose every output's name before anything is computed.
 
-    Raises ``UsageError`` if two images would become the same file, an output would overwrite one of the images, or a
-    file exists already and ``overwrite`` is False.
+    Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png. Raises
+    ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
+    is a shard set's or a run's, or if a file exists already and ``overwrite`` is False.
     """
-    suffixes = [_MASK, *([_OVERLAY] if overlays else []), *([_PROBABILITIES] if probabilities else [])]
-    jobs = [FileJob(image=p, outputs=tuple(out / f"{p.stem}{suffix}" for suffix in suffixes)) for p in images]
-    inputs = {image.resolve() for image in images}
+    suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
     taken: dict[Path, Path] = {}
-    for job in jobs:
-        for output in job.outputs:
+    jobs = []
+    for each in images:
+        folder, name = out / each.subfolder, each.path.stem
+        if any(folder / f"{name}{suffix}" in taken for suffix in suffixes):
+            name = each.path.name
+        outputs = tuple(folder / f"{name}{suffix}" for suffix in suffixes)
+        for output in outputs:
             if output in taken:
                 raise UsageError(
-                    f"{taken[output]} and {job.image} would both become {output}; predict them into different folders"
+                    f"{taken[output]} and {each.path} would both become {output}; predict them into different folders, "
+                    "or name the folder above them with --recursive, which keeps its subfolders"
                 )
-            taken[output] = job.image
+            taken[output] = each.path
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
+    _expect_free({each.path.resolve() for each in images}, jobs, overwrite=overwrite)
+    return jobs
+
+
+def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
+    """Raise ``UsageError`` if an output must not be written."""
+    for folder in {output.parent for job in jobs for output in job.outputs}:
+        if any((folder / name).exists() for name in (MANIFEST_NAME, BEST, LAST)):
+            what = "a shard set" if (folder / MANIFEST_NAME).exists() else "a run"
+            raise UsageError(f"{folder} is {what}, which keeps its folder to itself; choose another folder with -o")
+    for job in jobs:
+        for output in job.outputs:
+            if name_too_long(output):
+                continue
             if output.resolve() in inputs:
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
+            if output.is_dir():
+                raise UsageError(f"{output} is a folder; choose another folder with -o")
             if output.exists() and not overwrite:
                 raise UsageError(f"{output} exists already; choose another folder with -o, or add --overwrite")
-    return jobs
 
 
 def predict_files(
@@ -62,34 +84,38 @@ def predict_files(
     on_error: Callable[[PetsegError], None],
     on_done: Callable[[FileJob], None] = lambda job: None,
 ) -> int:
-    """Predict and write every job; an image that cannot be read goes to ``on_error``. Return how many failed."""
+    """Predict and write every job; an image that cannot be read or named goes to ``on_error``.
+
+    The folders are created. Returns how many images failed.
+    """
     failures = pixels = 0
     batch: list[tuple[FileJob, Image.Image]] = []
     for number, job in enumerate(jobs, start=1):
         try:
-            image = to_rgb(job.image)
+            image = _read(job)
         except SampleError as error:
             failures += 1
             on_error(error)
         else:
             batch.append((job, image))
             pixels += image.width * image.height
+            del image
         if batch and (len(batch) == batch_size or pixels > _BATCH_PIXELS or number == len(jobs)):
             predictions = predictor.predict_batch([image for _, image in batch], flip_tta=flip_tta)
-            for (done, image), prediction in zip(batch, predictions, strict=True):
-                _write(done, image, prediction)
+            predictions.reverse()
+            batch.reverse()
+            while batch:  # both lists are emptied on the way: the results of huge images need the memory
+                done, image = batch.pop()
+                done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
+                write_results(done.outputs, image, predictions.pop(), predictor.labels)
                 on_done(done)
-            batch, pixels = [], 0
+                del image
+            pixels = 0
     return failures
 
 
-def _write(job: FileJob, image: Image.Image, prediction: Prediction) -> None:
-    """Write a job's outputs, each complete or not at all."""
+def _read(job: FileJob) -> Image.Image:
     for output in job.outputs:
-        with atomic_file(output) as handle:
-            if output.name.endswith(_PROBABILITIES):
-                np.savez_compressed(handle, probabilities=prediction.probabilities)
-            elif output.name.endswith(_OVERLAY):
-                overlay(image, prediction.mask).save(handle, format="PNG")
-            else:
-                indexed_mask(prediction.mask).save(handle, format="PNG")
+        if name_too_long(output):
+            raise SampleError(f"{job.image}: the name of its result would be too long ({output.name}); rename it")
+    return to_rgb(job.image)

@@ -18,7 +18,7 @@ def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
 
 
 def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
-    """Return a sample's mask as class indices 0..N-1, and 255 where pixels are ignored: uint8 (H, W)."""
+    """Return a sample's mask as stored: class indices 0..N-1 and 255 for ignored pixels, uint8 (H, W)."""
     return _decode(split, index, "mask", "L")
 
 

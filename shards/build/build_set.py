@@ -22,7 +22,7 @@ from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.base import Source
-from shards.sources.pets import scan
+from shards.sources.choose_layout import scan
 from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]
@@ -62,10 +62,10 @@ def build(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Build a shard set from a folder in the official layout.
+    """Build a shard set.
 
     Args:
-        source: the folder, or what :func:`shards.sources.pets.scan` found in it.
+        source: what :func:`shards.sources.scan` found, or its folder.
         out: the set's folder; it appears when the set is complete.
         options: what decides the bytes.
         workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process

@@ -60,7 +60,7 @@ def test_cuda_agrees_with_pillow(storages: dict[str, Path], storage: str) -> Non
     for batch in load(storages[storage], "cuda", mask="index"):
         images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.mask.cpu().numpy()
         for place, index in enumerate(batch.index.tolist()):
-            image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "trimap"))
+            image, mask = (io.BytesIO(reader.read(index, role)) for role in ("image", "mask"))
             if storage == "raw":
                 pixels, values = np.load(image), np.load(mask)
             else:

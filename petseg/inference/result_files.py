@@ -1,0 +1,79 @@
+"""The files of one image's prediction: mask, overlay and probabilities, written together or not at all."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from petseg.host.stop_signals import delay_stop_signals
+from petseg.inference.trained_network import Prediction
+from shards.format.labels import Labels
+from shards.format.overlays import PAPER, Pixels, indexed_mask, legend, overlay
+from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, sync_folder
+
+MASK = ".png"
+OVERLAY = ".overlay.png"
+PROBABILITIES = ".probabilities.npz"
+_MAX_NAME = 255  # bytes, of every common file system
+_LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
+
+
+def name_too_long(path: Path) -> bool:
+    """Return whether no file can have this name."""
+    return len(os.fsencode(path.name)) > _MAX_NAME
+
+
+def write_results(outputs: Sequence[Path], image: Image.Image, prediction: Prediction, labels: Labels) -> None:
+    """Write the files of a prediction, told apart by their endings; all appear together, or none does.
+
+    They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
+    raises, the files that were there before are unchanged and no partial file stays.
+    """
+    token = secrets.token_hex(8)
+    partials = [output.with_name(f"{PARTIAL_PREFIX}{token}-{number}") for number, output in enumerate(outputs)]
+    try:
+        for partial, output in zip(partials, outputs, strict=True):
+            with partial.open("xb") as handle:
+                _write(handle, output.name, image, prediction, labels)
+                handle.flush()
+                os.fchmod(handle.fileno(), FILE_MODE)
+                os.fsync(handle.fileno())
+        with delay_stop_signals():
+            for partial, output in zip(reversed(partials), reversed(outputs), strict=True):  # the mask is the last
+                partial.replace(output)
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    sync_folder(outputs[0].parent)
+
+
+def _write(handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels) -> None:
+    if name.endswith(PROBABILITIES):
+        np.savez_compressed(handle, probabilities=prediction.probabilities)
+    elif name.endswith(OVERLAY):
+        draw_overlay(image, prediction.index, labels).save(handle, format="PNG")
+    else:
+        indexed_mask(prediction.index, labels).save(handle, format="PNG")
+
+
+def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.Image:
+    """Return an RGB image with the classes of a mask, uint8 (H, W) of indices, drawn over it.
+
+    Below it is a legend of the classes that are drawn, unless the image is too narrow to read one.
+    """
+    drawn = overlay(np.asarray(image), indices, labels)
+    height, width = indices.shape
+    present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=len(labels))[: len(labels)] * labels.tinted)
+    if width < _LEGEND_FROM or not len(present):
+        return Image.fromarray(drawn)
+    font_size = max(11, min(width // 45, 40))
+    margin = font_size // 2
+    names = legend(labels, present.tolist(), width=width - 2 * margin, font_size=font_size)
+    sheet = Image.new("RGB", (width, height + names.height + 2 * margin), PAPER)
+    sheet.paste(Image.fromarray(drawn), (0, 0))
+    sheet.paste(names, (margin, height + margin))
+    return sheet
