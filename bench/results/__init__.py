@@ -1,4 +1,4 @@
-"""What was measured: records, goals, comparison of runs, and their tables, page, figure and documents.
+"""What was measured: records, goals, comparison of runs, and their tables, figure and documents.
 
 Nothing here measures, and nothing here imports :mod:`bench.core` or :mod:`bench.peers`.
 """

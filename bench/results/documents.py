@@ -16,7 +16,7 @@ from bench.results.result_tables import blocks, headline
 from shards.errors import UsageError
 from shards.store.atomic import write_atomically
 
-_BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
