@@ -12,23 +12,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 from PIL import Image
 
-from bench.core.limits import LimitSubject, decode_jpeg
+from bench.core.limits import LimitSubject
 from bench.core.machine import RunClock
 from bench.core.resources import cpu_seconds
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import PackJob, ProcessSubject
 from bench.peers.base import files_under
+from bench.peers.fast_decode import decode_image
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
-from bench.settings import BuildSettings
+from bench.settings import BuildSettings, plain
 from shards.build.build_set import build
 from shards.build.options import PackOptions, options_from
 from shards.cores import usable_cores
 from shards.errors import UsageError
-from shards.sources.pets import Pair, scan
+from shards.format.label_files import find_labels
+from shards.format.labels import Labels
+from shards.sources import Pair, Source, scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
 
@@ -89,49 +91,50 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
         UsageError: an option is wrong, or nothing could be measured.
         SourceError: the source cannot be used.
     """
-    clock, skipped, pairs = RunClock(), list[Skipped](), usable_pairs(settings.source)
+    clock, skipped, source = RunClock(), list[Skipped](), scan(settings.source)
+    pairs, labels = usable_pairs(source), source.labels if settings.labels is None else find_labels(settings.labels)
     if settings.work is not None:
         settings.work.mkdir(parents=True, exist_ok=True)
     limits = _limits(settings, pairs)
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
-        subjects = list(_subjects(settings, pairs, Path(name) / "out"))
+        subjects = list(_subjects(settings, pairs, labels, Path(name) / "out"))
         measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
     lines = tuple(subject.line() for subject in subjects if subject in measured)
     refuse_empty(lines, skipped)
     total = sum(pair.image_stamp.bytes + pair.mask_stamp.bytes for pair in pairs)
     fingerprint = f"{len(pairs)} pairs, {total} bytes"
     data = DataInfo(path=str(settings.source), fingerprint=fingerprint, split="all", samples=len(pairs),
-                    bytes={"source": total})  # fmt: skip
+                    classes=len(labels or ()), bytes={"source": total})  # fmt: skip
     return Results(
-        kind="build", environment=clock.finish(), data=data, settings=msgspec.to_builtins(settings, enc_hook=str),
+        kind="build", environment=clock.finish(), data=data, settings=plain(settings),
         build=lines, skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits), parts=parts.rounded(),
     )  # fmt: skip
 
 
-def usable_pairs(source: Path) -> list[Pair]:
-    """Return the images with masks that every way can pack: those that Pillow opens as JPEG and PNG.
+def usable_pairs(source: Source) -> list[Pair]:
+    """Return the images with masks that every way can pack: those that Pillow opens as JPEG or PNG.
 
     Raises:
-        SourceError: the source cannot be used.
+        UsageError: there is none.
     """
     found = []
-    for pair in scan(source).pairs:
+    for pair in source.pairs:
         try:
-            with Image.open(pair.image, formats=["JPEG"]), Image.open(pair.mask, formats=["PNG"]):
+            with Image.open(pair.image, formats=["JPEG", "PNG"]), Image.open(pair.mask, formats=["PNG"]):
                 found.append(pair)
         except OSError:
             continue  # petseg-shard build rejects or converts it, and reports that
     if not found:
-        raise UsageError(f"{source} has no image with a mask; petseg-shard build says why")
+        raise UsageError(f"{source.folder} has no image with a mask; petseg-shard build says why")
     return found
 
 
-def _subjects(settings: BuildSettings, pairs: list[Pair], out: Path) -> Iterator[PackSubject]:
+def _subjects(settings: BuildSettings, pairs: list[Pair], labels: Labels | None, out: Path) -> Iterator[PackSubject]:
     job = partial(PackJob, out=out, images=len(pairs))
     for storage in settings.storages:
         size = None if storage == "source" else settings.size
         options = options_from(storage=storage, size=size, quality=None, split="random", fractions=(1.0, 0.0, 0.0),
-                               val_fraction=None, seed=0, samples_per_shard=128)  # fmt: skip
+                               val_fraction=None, seed=0, samples_per_shard=128, labels=labels)  # fmt: skip
         for workers in settings.workers or sorted({1, usable_cores()}):
             limit = f"make {storage}" if workers == usable_cores() else ""
             run = partial(_petseg, settings.source, options, workers)
@@ -160,22 +163,21 @@ def _webdataset(pairs: list[Pair], out: Path) -> None:
             image, mask = Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
             _decode(image)
             _decode(mask)
-            writer.write({"__key__": pair.name, "jpg": image, "trimap.png": mask})
+            writer.write({"__key__": pair.name, Path(pair.image).suffix[1:].lower(): image, "mask.png": mask})
 
 
 def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     """Return what each storage cannot do without: decoding, and for two of them resizing and encoding."""
     images = [Path(pair.image).read_bytes() for pair in pairs]
     masks = [Path(pair.mask).read_bytes() for pair in pairs]
-    square = (settings.size, settings.size)
 
     def decode(i: int) -> tuple[Any, Image.Image]:
-        return decode_jpeg(images[i]), _decode(masks[i])
+        return decode_image(images[i]), _decode(masks[i])
 
     def resize(i: int) -> tuple[Image.Image, Image.Image]:
         pixels, mask = decode(i)
-        small = Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR)
-        return small, mask.resize(square, Image.Resampling.NEAREST)
+        small = Image.fromarray(pixels).resize(settings.size[::-1], Image.Resampling.BILINEAR)
+        return small, mask.resize(settings.size[::-1], Image.Resampling.NEAREST)
 
     def encode(i: int) -> None:
         image, mask = resize(i)
@@ -185,7 +187,7 @@ def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     tasks: dict[str, Callable[[int], Any]] = {"source": decode, "jpeg": encode, "raw": resize}
     how = "libjpeg-turbo and Pillow in threads"
     return [
-        LimitSubject(f"make {storage}", storage, f"{MAKING[storage]}, {how}", len(pairs), tasks[storage])
+        LimitSubject(f"make {storage}", f"{MAKING[storage]}, {how}", len(pairs), tasks[storage], storage=storage)
         for storage in settings.storages
     ]
 

@@ -80,8 +80,7 @@ def plan_pass(
             if one.storage not in ("", storage) and peer.name != BASELINE:
                 continue
             work = replace(one, peer=peer.name, storage=storage)
-            fits = storage != "source" and workspace.stored[storage].size == settings.size
-            if reason := peer.why_not(fit="stretch" if fits else settings.fit, augment=one.augment):
+            if reason := peer.why_not(_job(settings, workspace, work, earlier)):
                 skipped.append(Skipped(name=work.name, reason=reason))
                 continue
             kinds = [replace(work, engine=engine) for engine in (("torch", PROCESSES) if peer.ours else ("",))]
@@ -105,10 +104,10 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earli
     best = (line.workers for line in earlier if asdict(replace(line.work, augment=False, mask="onehot")) == what)
     return Job(
         **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
-        shards=str(stored.shards.resolve()), split=settings.split, files=workspace.files, cores=usable_cores(),
+        shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files,
         samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
         batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or next(best, 0),
-        handicap=settings.handicap, consumer_rate=settings.consumer_rate,
+        cores=usable_cores(), handicap=settings.handicap, consumer_rate=settings.consumer_rate,
     )  # fmt: skip
 
 

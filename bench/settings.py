@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - option() returns a field, not a value
 """The options of the benchmarks: each field becomes an option of its command (:mod:`bench.cli`)."""
 
 import dataclasses
@@ -83,7 +84,7 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class _OfShards(_Common):
-    shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)  # noqa: RUF009
+    shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)
     split: str = option(str, "train")
     seed: int = option(int, 0)
 
@@ -108,8 +109,8 @@ class LoaderSettings(_OfShards):
     )
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
     device: str = option("cpu cuda", "cpu")
-    source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")  # noqa: RUF009
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
+    source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")
+    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
     consumer_rate: float | None = option(RATE, None, "Take so many images/s at most from each loader, as a GPU would.")
     handicap: float = option(
         click.FloatRange(0, 1, max_open=True), 0.0, "Slow every loader by this part, to see that compare finds it."
@@ -143,13 +144,14 @@ class TrainSettings(_OfShards):
 class BuildSettings(_Common):
     """The options of ``petseg-bench build``; a :class:`UsageError` where one is wrong."""
 
-    source: Path = option(PATH, required=True, argument=True)  # noqa: RUF009
+    source: Path = option(PATH, required=True, argument=True)
+    labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
     storages: tuple[str, ...] = option(NAMES, STORAGES)
     size: Size = option(SIZE, (128, 128), "Size of the stored images, for jpeg and raw.")
     workers: tuple[int, ...] = option(
         Counts(), (), "Numbers of processes, comma-separated.  [default: 1 and all cores]"
     )
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")  # noqa: RUF009
+    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
 
     def __post_init__(self) -> None:
         _check_names("--storages", self.storages, STORAGES)

@@ -10,6 +10,9 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
+from shards.format.geometry import Fit, Size
+from shards.format.label_files import find_labels
+from shards.format.labels import Labels
 from shards.format.layout import Storage
 
 if TYPE_CHECKING:
@@ -24,31 +27,45 @@ def build_shards(
     out: str | Path,
     *,
     storage: Storage = "source",
-    size: int | None = None,
+    layout: str = "auto",
+    labels: "str | Path | Labels | None" = None,
+    size: int | Size | None = None,
+    fit: Fit | None = None,
     quality: int | None = None,
     split: str = "official",
     fractions: tuple[float, float, float] | None = None,
     val_fraction: float | None = None,
     seed: int = 0,
     samples_per_shard: int = 128,
+    max_pixels: int | None = None,
+    image_suffix: str | None = None,
+    mask_suffix: str | None = None,
     workers: int | None = None,
     executor: Executor | None = None,
     overwrite: bool = False,
     strict: bool = False,
 ) -> "BuildResult":
-    """Pack a dataset in the official layout into a shard set, as ``petseg-shard build``.
+    """Pack a dataset of images and masks into a shard set, as ``petseg-shard build``.
 
     Args:
-        source: the dataset's folder.
+        source: the dataset's folder, or a .csv file.
         out: the set's folder; it appears when the set is complete. An interrupted build is resumed by the same call.
         storage: ``source`` keeps the original files; ``jpeg`` and ``raw`` hold images and masks at ``size``.
-        size: side of the stored images in pixels, 1..2048; None for the default of ``jpeg`` and ``raw``.
+        layout: ``pets``, ``folders``, ``voc``, ``cityscapes``, ``ade20k``, ``csv``, or ``auto``, which finds out.
+        labels: the classes: a labels file, the name of built-in labels, or :class:`shards.format.Labels`; None for the
+            layout's own.
+        size: (height, width) of the stored images in pixels, or one number for both, 1..4096; None for the default of
+            ``jpeg`` and ``raw``.
+        fit: ``stretch``, ``cover`` or ``contain``: how images are brought to ``size``; None for stretch.
         quality: of ``jpeg``, 1..100; None for the default.
         split: ``official`` for the dataset's own lists, or ``random``.
         fractions: shares of train, val and test of a random split; they add up to 1.
         val_fraction: share of the official training images that becomes the val split.
         seed: of the random split and of the order within the shards.
         samples_per_shard: from 1.
+        max_pixels: larger images are rejected, 1..2**28; None for 2**27.
+        image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
+        mask_suffix: likewise, of masks.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
         executor: replaces the processes; its workers must see the same folders.
         overwrite: replace a finished set.
@@ -60,8 +77,10 @@ def build_shards(
         StrictError: see ``strict``.
         OSError: the disk is full, or ``out`` cannot be written.
     """
+    from shards.audit.findings import MAX_PIXELS
     from shards.build.build_set import build
     from shards.build.options import options_from
+    from shards.sources.choose_layout import scan
 
     options = options_from(
         storage=storage,
@@ -72,10 +91,12 @@ def build_shards(
         val_fraction=val_fraction,
         seed=seed,
         samples_per_shard=samples_per_shard,
+        fit=fit,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
-    return build(
-        Path(source), Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict
-    )
+    found = scan(Path(source), layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    return build(found, Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +105,7 @@ class FilePredictions:
 
     Attributes:
         images: the image files that were predicted.
-        failed: one error for each image file that could not be read.
+        failed: one error for each image file that could not be read, or whose result could not be named.
         ignored: number of other files in the named folders.
     """
 
@@ -98,12 +119,13 @@ def predict(
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    recursive: bool = False,
     overlays: bool = True,
     probabilities: bool = False,
     overwrite: bool = False,
     batch_size: int = 8,
     flip_tta: bool = False,
-    size: int | None = None,
+    size: int | str | Size | None = None,
     device: str = "auto",
     precision: "Precision" = "auto",
 ) -> FilePredictions:
@@ -112,13 +134,15 @@ def predict(
     Args:
         run: a run's folder, or a checkpoint.
         images: files, folders or glob patterns, or one of them.
-        out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing.
+        out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing. The masks have the
+            values and colours of those that the run was trained on.
+        recursive: search folders with their subfolders, which ``out`` gets, too.
         overlays: also write the images with their masks drawn over them.
-        probabilities: also write float32 (3, H, W).
+        probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
-        size: side of the images given to the network, pixels; None for the size of its training.
+        size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         device, precision: see :func:`petseg.load`.
 
     Raises:
@@ -132,7 +156,7 @@ def predict(
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size}: give a number from 1")
     names = [images] if isinstance(images, str | Path) else images
-    files, ignored = find_images([str(name) for name in names])
+    files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -144,17 +168,18 @@ def predict(
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
-def export(run: str | Path, file: str | Path, *, size: int | None = None) -> Path:
-    """Write a run's network, as ``petseg-export``: ``FILE.onnx``, or ``FILE.safetensors`` with a model card.
+def export(run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False) -> Path:
+    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors``, with a model card.
 
     Args:
         run: a run's folder, or a checkpoint.
         file: the file to write; its suffix decides the format.
-        size: side of the network's images in pixels; None for the size of its training.
+        size: of the network's images, as for :func:`predict`.
+        overwrite: replace an existing file and its card.
 
     Raises:
-        PetsegError: no such run, another suffix, the ``export`` extra is not installed, or the check of the exported
-            network failed.
+        PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
+            check of the exported network failed.
     """
     from petseg.exporters.onnx_model import export_onnx
     from petseg.exporters.safetensors_weights import export_weights
@@ -162,7 +187,7 @@ def export(run: str | Path, file: str | Path, *, size: int | None = None) -> Pat
 
     predictor = load(run, device="cpu", precision="fp32", size=size)
     if Path(file).suffix == ".safetensors":
-        export_weights(predictor, file)
+        export_weights(predictor, file, overwrite=overwrite)
     else:
-        export_onnx(predictor, file)
+        export_onnx(predictor, file, overwrite=overwrite)
     return Path(file)

@@ -1,13 +1,14 @@
-"""Shared by all command lines: how errors, interrupts and JSON reach the terminal.
+"""Shared by all command lines: how errors, interrupts, progress and JSON reach the terminal.
 
 Imports click only, so that ``--help`` answers at once.
 """
 
+import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class PathArgument(click.Path):
         if value == "":
             self.fail("the path is empty; for the current folder, write .", param, ctx)
         return super().convert(value, param, ctx)
+
+
+PATH = PathArgument()
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
 class FriendlyMixin:
@@ -104,3 +109,18 @@ def describe_os_error(error: OSError) -> str:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON object and nothing else (``--json``)."""
     click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show progress on stderr if that is a terminal; provide a function of (done, total), or None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)

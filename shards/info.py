@@ -1,11 +1,12 @@
 """A summary of a shard set and of the epochs that training makes of it (``petseg-shard info``)."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shards.audit.findings import REASONS
 from shards.errors import UsageError
@@ -13,6 +14,9 @@ from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
 from shards.format.manifest import SplitEntry
+
+MAX_VALUES: Final = 12  # of an attribute in the text; JSON has all
+MAX_CELL: Final = 40  # characters of a value
 
 
 def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str, Any]:
@@ -29,6 +33,8 @@ def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str,
     splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
     return {
         "path": str(shards.path),
+        "version": manifest.version,
+        "layout": manifest.options.layout,
         "storage": manifest.storage,
         "size": manifest.size,
         "fit": manifest.fit,
@@ -36,6 +42,7 @@ def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str,
         "samples": manifest.samples,
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "classes": list(manifest.labels.names),
+        "labels": msgspec.to_builtins(manifest.labels),
         "splits": {name: _split(split, manifest.labels.names, batch_size) for name, split in splits.items()},
         "training": {"batch_size": batch_size, "world_size": world_size, "batch_per_rank": batch_size // world_size},
         "audit": {key: value for key, value in msgspec.to_builtins(manifest.audit).items() if key != "file"},
@@ -57,38 +64,36 @@ def _split(split: SplitEntry, classes: tuple[str, ...], batch_size: int) -> dict
         "class_pixels": class_pixels,
         "class_share": {name: round(count / pixels, 6) for name, count in class_pixels.items()},
         "ignored_pixels": split.ignored_pixels,
+        "ignored_share": round(split.ignored_pixels / max(sum(split.class_pixels) + split.ignored_pixels, 1), 6),
         "attributes": {name: dict(counts) for name, counts in split.attributes.items()},
     }
 
 
 def print_info(document: dict[str, Any], console: Console) -> None:
     """Print the summary as text and tables."""
-    side = f", {size_text(document['size'])} pixels" if document["size"] else ""
+    size = f", {size_text(document['size'])} pixels ({document['fit']})" if document["size"] else ""
     largest, training, audit = document["largest"], document["training"], document["audit"]
+    splits = document["splits"]
     console.print(
-        f"{document['path']}: {document['samples']} samples, {document['storage']} storage{side}, "
-        f"{document['bytes'] / 1e6:.1f} MB, largest image {largest['width']} x {largest['height']}",
+        f"{document['path']}: {document['samples']} samples, layout {document['layout']}, {document['storage']} "
+        f"storage{size}, {document['bytes'] / 1e6:.1f} MB, largest image {largest['height']} x {largest['width']} "
+        "(height x width)",
         soft_wrap=True,
     )
-    table = _table("split", "samples", "shards", "MB", "steps", "last", *document["classes"])
-    for name, split in document["splits"].items():
+    table = _table(["split"], ["samples", "shards", "MB", "steps", "last"])
+    for name, split in splits.items():
         numbers = (split["samples"], split["shards"], f"{split['bytes'] / 1e6:.1f}", split["steps_per_epoch"])
-        shares = (f"{100 * share:.1f} %" for share in split["class_share"].values())
-        table.add_row(name, *map(str, numbers), str(split["last_batch"]), *shares)
+        table.add_row(name, *map(str, numbers), str(split["last_batch"]))
     console.print(table)
     console.print(
         f"steps: batches per epoch with {training['batch_size']} images per batch, "
         f"{training['batch_per_rank']} of them on each of {training['world_size']} ranks\n"
-        f"last: images in the last batch; {', '.join(document['classes'])}: share of the masks' pixels",
+        "last: images in the last batch",
         soft_wrap=True,
     )
-    splits = document["splits"]
+    _print_classes(document, console)
     for attribute in sorted({name for split in splits.values() for name in split["attributes"]}):
-        counts = {name: split["attributes"].get(attribute, {}) for name, split in splits.items()}
-        table = _table(attribute, *splits)
-        for value in sorted({value for each in counts.values() for value in each}):
-            table.add_row(value, *(str(each.get(value, 0)) for each in counts.values()))
-        console.print(table)
+        _print_attribute(attribute, splits, console)
     packed = f"{audit['packed']} of {audit['found']} packed"
     console.print(f"audit: {packed}, {audit['repaired']} repaired, {audit['rejected']} rejected", soft_wrap=True)
     for reason, count in audit["reasons"].items():
@@ -96,10 +101,63 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)
 
 
-def _table(first: str, *numbers: str) -> Table:
-    """Return an empty table: one column of names, then columns of numbers."""
+def _print_classes(document: dict[str, Any], console: Console) -> None:
+    """Print a row for each class: its colour, what it is in the source's masks, and its share in each split."""
+    labels, splits = document["labels"], document["splits"]
+    source_name = "source color" if any(each["source_colors"] for each in labels["classes"]) else "value"
+    table = _table(["", "class", "color", source_name], list(splits))
+    for index, each in enumerate(labels["classes"]):
+        shares = (_percent(split["class_share"][each["name"]]) for split in splits.values())
+        color = Text("\u25a0 ", style=each["color"]) + Text(each["color"])
+        source = ", ".join(map(str, each["values"] or each["source_colors"]))
+        table.add_row(str(index), _cell(each["name"]), color, _cell(source), *shares)
+    ignored = ", ".join(map(str, labels["ignore"] or labels["ignore_colors"]))
+    if ignored or any(split["ignored_pixels"] for split in splits.values()):
+        shares = (_percent(split["ignored_share"]) for split in splits.values())
+        table.add_row("255", "(ignored)", "", _cell(ignored), *shares)
+    console.print(table)
+    console.print(
+        f"{source_name}: in the source's masks; {', '.join(splits)}: share of the masks' pixels that are not ignored\n"
+        "(ignored): share of all pixels",
+        soft_wrap=True,
+    )
+    for what in ("foreground", "boundary"):
+        if labels[what]:
+            console.print(f"{what}: {', '.join(labels[what])}", soft_wrap=True)
+
+
+def _print_attribute(attribute: str, splits: dict[str, Any], console: Console) -> None:
+    """Print how many samples have each value of an attribute; the most frequent ones where there are many."""
+    counts = {name: split["attributes"].get(attribute, {}) for name, split in splits.items()}
+    totals: dict[str, int] = {}
+    for each in counts.values():
+        for value, count in each.items():
+            totals[value] = totals.get(value, 0) + count
+    frequent = sorted(totals, key=lambda value: (-totals[value], value))[:MAX_VALUES]
+    table = _table([_cell(attribute)], list(splits))
+    for value in sorted(frequent):
+        table.add_row(_cell(value), *(str(each.get(value, 0)) for each in counts.values()))
+    if len(totals) > len(frequent):
+        others = [sum(each.values()) - sum(each.get(value, 0) for value in frequent) for each in counts.values()]
+        table.add_row(f"({len(totals) - len(frequent)} other values)", *map(str, others))
+    console.print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share == 0 or share >= 0.0005 else "< 0.1 %"
+
+
+def _cell(text: str) -> str:
+    """Return a text of the set as one short line without control characters."""
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return line if len(line) <= MAX_CELL else line[: MAX_CELL - 3] + "..."
+
+
+def _table(texts: list[str], numbers: list[str]) -> Table:
+    """Return an empty table: columns of text, then columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    for name in texts:
+        table.add_column(name, no_wrap=True)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table

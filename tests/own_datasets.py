@@ -43,7 +43,9 @@ def read_items(pets: Path, *, count: int) -> list[Item]:
     """Take images of the pets, as many cats as dogs; two thirds are train, then val and test."""
     by_kind: dict[str, list[str]] = {"cat": [], "dog": []}
     for path in sorted((pets / "images").glob("*.jpg")):
-        if (pets / "annotations" / "trimaps" / f"{path.stem}.png").exists() and path.read_bytes()[:3] == b"\xff\xd8\xff":
+        if (pets / "annotations" / "trimaps" / f"{path.stem}.png").exists() and path.read_bytes()[
+            :3
+        ] == b"\xff\xd8\xff":
             by_kind["cat" if path.stem[0].isupper() else "dog"].append(path.stem)
     items = []
     for kind, names in by_kind.items():
@@ -60,7 +62,7 @@ def write_mask(mask: np.ndarray, path: Path, *, palette: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask)
     if palette:
-        image.putpalette(PALETTE)
+        image.putpalette([*PALETTE, *bytes(3 * 253)])  # of a shorter palette, Pillow writes too few bits a pixel
     image.save(path)
 
 

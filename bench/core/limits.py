@@ -32,7 +32,7 @@ class LimitSubject(Subject):
         self, title: str, how: str, samples: int, task: Callable[[int], Any], *, storage: str = "", mask: str = ""
     ) -> None:
         super().__init__(" ".join(filter(None, (title, storage, mask))))
-        self.title, self.how, self.seconds, self._of = title, how, 0.5, {"storage": storage, "mask": mask}
+        self.title, self.how, self.seconds, self.storage, self.mask = title, how, 0.5, storage, mask
         self._chunks = np.array_split(np.arange(samples), max(1, min(usable_cores(), samples)))
         self._samples, self._task = samples, task
 
@@ -48,7 +48,7 @@ class LimitSubject(Subject):
 
     def line(self) -> Limit:
         """Return what was found."""
-        return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), **self._of)
+        return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), storage=self.storage, mask=self.mask)
 
     def _run(self, chunk: np.ndarray[Any, Any]) -> None:
         for i in chunk.tolist():

@@ -64,7 +64,7 @@ class LoaderSubject(ProcessSubject):
             self.job = replace(self.job, workers=workers)
             self.peak_memory_bytes = self.running.peak_memory_bytes = 0  # converting and trials do not count
             self._check = self.ask("check", path=self._references.of(self.job))
-            judge(self._check, image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job.storage)))
+            judge(self._check, image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
         self.rate, steady = self.ask("warm_up", window_seconds=window)
         self._steady = self._steady and steady
 
@@ -86,7 +86,7 @@ class LoaderSubject(ProcessSubject):
         )  # fmt: skip
 
     def _caveats(self) -> Iterator[str]:
-        yield from (caveat.text for caveat in self.peer.caveats_on(self.job.storage))
+        yield from (caveat.text for caveat in self.peer.caveats_on(self.job))
         if self.work.cache == "cold" and self.peer.reads_ahead:
             yield "reads ahead of being asked, so its first batches were read before the cache was dropped"
         if self._resident > STAYED:

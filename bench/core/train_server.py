@@ -16,6 +16,8 @@ from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
 from petseg.training.step import StepResult, TrainStep
 from pipeline import Batch, Loader
+from shards.format.dataset import ShardSet
+from shards.format.geometry import size_text
 
 PREFETCH = 2
 NEVER = 10**9  # total steps of a schedule that is not meant to end
@@ -25,19 +27,23 @@ class TrainServer:
     """A learner, its loader, and the three modes."""
 
     def __init__(self, job: TrainJob) -> None:
+        self.job = job
         settings, recipe = job.settings, default_recipe(cast(Any, job.model))
         size, batch_size = settings.size or recipe.size, settings.batch_size or recipe.batch_size
+        shard_set = ShardSet.open(settings.shards)
+        model = msgspec.structs.replace(recipe.model, classes=len(shard_set.manifest.labels))
         self.recipe = msgspec.structs.replace(
-            recipe, size=size, batch_size=batch_size, precision=cast(Any, job.precision), seed=settings.seed
-        )
+            recipe, model=model, size=size, fit=settings.fit or recipe.fit, batch_size=batch_size,
+            precision=cast(Any, job.precision), seed=settings.seed,
+        )  # fmt: skip
         self.recipe.check()
         self.placement = choose_placement(choose_device(settings.device), cast(Any, job.precision))
         self.trainer = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
         augment = None if recipe.augment == "none" else recipe.augment
         self.loader = Loader(
-            settings.shards, split=settings.split, batch_size=batch_size, size=size, device=self.placement.device,
-            seed=settings.seed, mask="index", augment=augment, shuffle=True, prefetch=PREFETCH,
-            engine=cast(Any, settings.engine),
+            shard_set, split=settings.split, batch_size=batch_size, size=size, fit=self.recipe.fit,
+            device=self.placement.device, seed=settings.seed, mask="index", augment=augment, shuffle=True,
+            prefetch=PREFETCH, engine=cast(Any, settings.engine),
         )  # fmt: skip
         self._batches = self._endless()
         kept = next(self._batches)
@@ -47,9 +53,10 @@ class TrainServer:
 
     def prepare(self) -> dict[str, Any]:
         """Train end-to-end until the speed no longer rises."""
-        warm_up(lambda: self._run("end-to-end", 0.0).rate)
-        return {"precision": self.placement.precision, "size": self.recipe.size, "batch_size": self.recipe.batch_size,
-                "device": str(self.placement.device), "engine": self.loader.engine}  # fmt: skip
+        warm_up(lambda: self._run("end-to-end", 0.0).rate, most_seconds=4 * self.job.settings.seconds)
+        return {"precision": self.placement.precision, "size": size_text(self.recipe.size),
+                "batch_size": self.recipe.batch_size, "device": str(self.placement.device),
+                "engine": self.loader.engine}  # fmt: skip
 
     def turn(self, mode: str, seconds: float) -> Repeat:
         """Run one mode, ``loader``, ``compute`` or ``end-to-end``, for at least ``seconds`` and one step; first some

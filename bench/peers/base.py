@@ -78,22 +78,23 @@ class Peer:
         self._loader: Any = None
 
     @classmethod
-    def why_not(cls, *, fit: Fit, augment: bool) -> str:
-        """Return why it cannot do some work here; an empty text if it can."""
+    def why_not(cls, job: Job) -> str:
+        """Return why it cannot do a job here; an empty text if it can."""
         try:
             installed = not cls.needs or importlib.util.find_spec(cls.needs) is not None
         except ModuleNotFoundError:  # the parent package is missing as well
             installed = False
         if not installed:
             return f"not installed: {cls.needs} ({cls.install})"
-        if augment and not cls.augments:
+        if job.augment and not cls.augments:
             return "has no training augmentation in its peer file"
-        return "" if fit in cls.fits else f"cannot bring images to the output size as --fit {fit} does"
+        fits = job.fit in cls.fits or not job.resizes
+        return "" if fits else f"cannot bring images to the output size as --fit {job.fit} does"
 
     @classmethod
-    def caveats_on(cls, storage: str) -> list[Caveat]:
-        """Return the caveats that apply to a storage."""
-        return [caveat for caveat in cls.caveats if storage in caveat.storages]
+    def caveats_on(cls, job: Job) -> list[Caveat]:
+        """Return the caveats that apply to a job: those of its storage, and of resizing where it must resize."""
+        return [each for each in cls.caveats if job.storage in each.storages or (each.image and job.resizes)]
 
     def prepare(self) -> None:
         """Convert the data into the loader's own format, in ``job.work``; timed separately."""

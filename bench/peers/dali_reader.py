@@ -59,9 +59,9 @@ class DaliReaderPeer(Peer):
             image, mask = fn.decoders.numpy(image), fn.decoders.numpy(mask)
             image, mask = (image.gpu(), mask.gpu()) if gpu else (image, mask)
         else:
-            how = {"device": "mixed" if gpu else "cpu", "adjust_orientation": False}
-            image = fn.decoders.image(image, output_type=types.RGB, **how)
-            mask = fn.decoders.image(mask, output_type=types.GRAY, **how)
+            where = "mixed" if gpu else "cpu"
+            image = fn.decoders.image(image, device=where, output_type=types.RGB, adjust_orientation=False)
+            mask = fn.decoders.image(mask, device=where, output_type=types.GRAY, adjust_orientation=False)
             image = fn.resize(image, size=self.job.size, interp_type=types.INTERP_LINEAR, antialias=True)
             mask = fn.squeeze(fn.resize(mask, size=self.job.size, interp_type=types.INTERP_NN), axes=[2])
         if self.job.onehot:

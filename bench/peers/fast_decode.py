@@ -17,7 +17,7 @@ from bench.peers.base import EPOCHS_DRAWN
 from bench.peers.job import Job
 from pipeline.order.augmentation import Augmentation, colour_matrices, draw_parameters
 from shards.format.dataset import ShardSet
-from shards.format.geometry import PAD_COLOUR, Size
+from shards.format.geometry import PAD_COLOUR, Size, nearest_places
 from shards.format.labels import IGNORE
 
 if TYPE_CHECKING:
@@ -44,14 +44,12 @@ class ParameterTable:
     """
 
     def __init__(self, job: Job) -> None:
-        shard_set = ShardSet.open(job.shards)
         self.epochs = EPOCHS_DRAWN if job.augment else 1
-        self.stored = shard_set.manifest.size
         indices = np.arange(job.samples)
-        rows = shard_set.split(job.split).rows(indices)
-        heights, widths = (rows["height"], rows["width"])
-        if self.stored is not None:
-            heights, widths = (np.full(job.samples, side) for side in self.stored)
+        rows = ShardSet.open(job.shards).split(job.split).rows(indices)
+        heights, widths = rows["height"], rows["width"]
+        if job.stored_size is not None:
+            heights, widths = (np.full(job.samples, side) for side in job.stored_size)
         drawn = [
             draw_parameters(
                 Augmentation() if job.augment else None, seed=job.seed, epoch=epoch, indices=indices,
@@ -71,7 +69,7 @@ class FastDecoder:
     """Turns the stored bytes of a sample into a :class:`DecodedSample`; thread-safe."""
 
     def __init__(self, job: Job) -> None:
-        self._size, self._raw = job.size, job.storage == "raw"
+        self._size, self._stored = job.size, job.stored_size if job.storage == "raw" else None
         self._table = ParameterTable(job)
 
     def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
@@ -84,7 +82,7 @@ class FastDecoder:
         pixels = pixels[_scaled(top, height, scale_y), _scaled(left, width, scale_x)]
         shrinks = pixels.shape[0] >= inner[0] and pixels.shape[1] >= inner[1]
         pixels = _resize(pixels, inner, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        indices = _resize(indices[top : top + height, left : left + width], inner, cv2.INTER_NEAREST_EXACT)
+        indices = resize_mask(indices[top : top + height, left : left + width], (inner[0], inner[1]))
         if table.flip[which]:
             pixels, indices = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(indices, 1))
         if table.matrices is not None:
@@ -99,9 +97,8 @@ class FastDecoder:
 
     def _decode(self, image: bytes, mask: bytes, *, box: Size, inner: Size) -> tuple[Pixels, Pixels]:
         """Return the image, at a scale at which the box is not below the size that it gets, and the mask."""
-        if self._raw:
-            assert self._table.stored is not None
-            return _read_npy(image, (*self._table.stored, 3)), _read_npy(mask, self._table.stored)
+        if self._stored is not None:
+            return _read_npy(image, (*self._stored, 3)), _read_npy(mask, self._stored)
         indices: Any = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
         height, width = (min(-(-inner[i] * indices.shape[i] // box[i]), indices.shape[i]) for i in (0, 1))
         return decode_image(image, (height, width)), indices
@@ -171,6 +168,22 @@ def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:
         return pixels
     found: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     return np.asarray(found)
+
+
+def resize_mask(mask: Pixels, size: Size) -> Pixels:
+    """Resize (height, width, ...) to the nearest pixels, the same as petseg's.
+
+    OpenCV and Pillow round some of them otherwise, unless both sides of the output are powers of two.
+    """
+    if are_powers_of_two(size):
+        return _resize(mask, size, cv2.INTER_NEAREST_EXACT)
+    rows, columns = (nearest_places(mask.shape[side], size[side]) for side in (0, 1))
+    return np.asarray(mask[rows].take(columns, axis=1))
+
+
+def are_powers_of_two(size: Size) -> bool:
+    """Return whether both sides are powers of two."""
+    return all(side & (side - 1) == 0 for side in size)
 
 
 def _scaled(start: int, length: int, scale: float) -> slice:

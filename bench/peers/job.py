@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     shards: str  # the shard set in that storage
     files: str  # a file with a FileListing; empty unless the storage is `source`
     work: str  # a folder for the peer's own copy of the data, if it needs to convert it
+    stored_size: Size | None  # of all its images; None: each has its own
     split: str
     samples: int  # in the split
     classes: int
@@ -44,6 +45,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
     consumer_rate: float | None = None  # images/s that are taken at most, as by a device; None: as fast as they come
+
+    @property
+    def resizes(self) -> bool:
+        """Whether stored images must be resized."""
+        return self.stored_size != self.size
 
     @property
     def onehot(self) -> bool:

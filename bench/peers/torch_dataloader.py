@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from bench.peers.base import SCALED, Delivered, FilePeer
-from bench.peers.fast_decode import Collate, DecodedFiles, ParameterTable
+from bench.peers.fast_decode import Collate, DecodedFiles, ParameterTable, are_powers_of_two, resize_mask
 from bench.peers.job import Job
 from shards.format.geometry import PAD_COLOUR
 
@@ -39,13 +40,18 @@ class TutorialDataset:
         (image_path, mask_path), which = self._samples[index], (epoch % self._table.epochs, index)
         image: Image.Image = Image.open(image_path).convert("RGB")
         values: Image.Image = Image.open(mask_path)
+        if self._labels.rgb:
+            values = values.convert("RGB")
         top, left, height, width = self._table.boxes[which].tolist()
         row, column, inner_height, inner_width = self._table.places[which].tolist()
         box, inner = (left, top, left + width, top + height), (inner_width, inner_height)
         if box != (0, 0, *image.size):
             image, values = image.crop(box), values.crop(box)
         image = image.resize(inner, Image.Resampling.BILINEAR)
-        values = values.resize(inner, Image.Resampling.NEAREST)
+        if are_powers_of_two((inner_height, inner_width)):
+            values = values.resize(inner, Image.Resampling.NEAREST)
+        else:  # where Pillow rounds otherwise than petseg
+            values = Image.fromarray(resize_mask(np.asarray(values), (inner_height, inner_width)))
         if self._table.flip[which]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             values = values.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -61,12 +67,13 @@ class TutorialDataset:
             mask = np.stack([classes == each for each in range(self._job.classes)]).astype(np.uint8)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.from_numpy(mask), index
 
-    def _classes(self, values: Image.Image) -> np.ndarray:
+    def _classes(self, values: Image.Image) -> npt.NDArray[np.uint8]:
         """Return class indices, uint8 (H, W), and 255, for a mask of the source's values or colours."""
+        pixels = np.asarray(values)
         if not self._labels.rgb:
-            return self._labels.index_table()[0][np.asarray(values)]
-        red, green, blue = np.asarray(values.convert("RGB")).astype(np.int32).transpose(2, 0, 1)
-        return self._labels.colour_table()[red << 16 | green << 8 | blue].astype(np.uint8)
+            return np.asarray(self._labels.index_table()[0][pixels])
+        packed = pixels.astype(np.int32) @ (1 << 16, 1 << 8, 1)
+        return np.asarray(self._labels.colour_table()[packed].astype(np.uint8))
 
 
 class TutorialPeer(FilePeer):

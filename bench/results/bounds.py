@@ -7,20 +7,17 @@ from bench.results.records import Limit, LoaderLine
 NEAR = 0.7  # of a limit: from there on, that part of the work is what bounds a loader
 BUSY = 0.85  # of the cores' time: from there on, the processor is
 
-ONE_HOT_BYTES, INDEX_BYTES = 6, 4  # of output for each pixel: three of image, and three or one of mask
-
 
 def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
     """Return the limits that hold for a line: images per second by name.
 
     Decoding counts at its scaled rate where that was measured, since a loader is free to decode at a smaller scale.
     """
-    found = {limit.name: limit.rate for limit in limits if limit.storage in ("", line.work.storage)}
-    scaled = found.pop("decode, scaled", None)
-    if line.work.mask == "index" and "copy" in found:
-        found["copy"] *= ONE_HOT_BYTES / INDEX_BYTES
-    if scaled is not None:
-        found["decode"] = max(scaled, found.get("decode", 0.0))
+    work = line.work
+    found = {each.name: each.rate for each in limits
+             if each.storage in ("", work.storage) and each.mask in ("", work.mask)}  # fmt: skip
+    if "decode, scaled" in found:
+        found["decode"] = max(found.pop("decode, scaled"), found.get("decode", 0.0))
     return found
 
 

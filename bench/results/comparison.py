@@ -76,7 +76,7 @@ def machine_drift(a: Results, b: Results) -> float:
     The factor nearest to 1 among the limits that both runs measured: what all of them show is the machine, what one
     alone shows is noise.
     """
-    before, after = ({(limit.name, limit.storage): limit.rate for limit in run.limits} for run in (a, b))
+    before, after = ({(x.name, x.storage, x.mask): x.rate for x in run.limits} for run in (a, b))
     factors = [after[key] / before[key] for key in before if key in after]
     if not factors or min(factors) <= 1 <= max(factors):
         return 1.0

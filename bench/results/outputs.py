@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.results import records
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
-from bench.results.rendering import print_results, render_page
+from bench.results.rendering import print_results
 from shards.errors import PetsegError, UsageError
 from shards.store.atomic import write_atomically
 
@@ -23,32 +22,28 @@ class Outputs:
     """
 
     json_file: Path | None = None
-    page: Path | None = None
     plot: Path | None = None
 
     def __post_init__(self) -> None:
         for option, path, _ in self._files():
-            folder = path.parent
-            if not folder.is_dir():
-                raise UsageError(f"{option} {path}: the folder {folder} does not exist; make it first")
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
             try:
-                tempfile.TemporaryFile(dir=folder).close()
+                tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:
-                text = f"the folder {folder} takes no file ({error.strerror}); choose another"
+                text = f"the folder {path.parent} takes no file ({error.strerror}); make it, or choose another"
                 raise UsageError(f"{option} {path}: {text}") from None
         if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
 
-    def write(self, results: Results) -> list[str]:
-        """Write each file; return what failed."""
-        problems = []
+    def write(self, results: Results) -> dict[str, str]:
+        """Write each file; return what failed, by option."""
+        problems = {}
         for option, path, render in self._files():
             try:
                 write_atomically(path, render(results))
             except OSError as error:
-                problems.append(f"{option} {path} could not be written: {error.strerror or error}")
+                problems[option] = f"{option} {path} could not be written: {error.strerror or error}"
         return problems
 
     def finish(self, results: Results) -> None:
@@ -61,24 +56,19 @@ class Outputs:
         print_results(results)
         if not problems:
             return
-        kept = self.json_file if self.json_file and not problems[0].startswith("--json") else _keep(results)
-        if kept is None:
-            print(results_json(results))  # noqa: T201 - the only place that is left
-        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes page and figure"
-        problems.append(where if kept else "the results are printed above as JSON, since no disk takes them")
-        raise PetsegError("; ".join(problems))
+        kept = self.json_file
+        if kept is None or "--json" in problems:
+            kept = Path(tempfile.gettempdir()) / f"petseg-bench-{results.kind}-{os.getpid()}.json"
+            try:
+                write_atomically(kept, results_json(results))
+            except OSError:
+                print(results_json(results))  # noqa: T201 - the only place that is left
+                kept = None
+        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes the figure"
+        where = where if kept else "the results are printed above as JSON, since no disk takes them"
+        raise PetsegError("; ".join([*problems.values(), where]))
 
     def _files(self) -> list[tuple[str, Path, Callable[[Results], str | bytes]]]:
-        wanted = (("--json", self.json_file, results_json), ("--page", self.page, render_page),
+        wanted = (("--json", self.json_file, results_json),
                   ("--plot", self.plot, lambda run: draw_figure(run, file_format=str(self.plot)[-3:])))  # fmt: skip
         return [(option, path, render) for option, path, render in wanted if path is not None]
-
-
-def _keep(results: Results) -> Path | None:
-    """Write a run to the folder for temporary files; None where that is not possible."""
-    path = Path(tempfile.gettempdir()) / f"petseg-bench-{results.kind}-{os.getpid()}.json"
-    try:
-        records.write_results(results, path)
-    except OSError:
-        return None
-    return path

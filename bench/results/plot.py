@@ -1,4 +1,4 @@
-"""The figure of a run: images per second on a logarithmic axis, the range of the repeats as whiskers."""
+"""The figure of a run: images per second on a logarithmic axis, the range of the repeats as bars."""
 
 import io
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # a number st
 
 @dataclass(frozen=True)
 class Row:
-    """One dot with its whisker; an open dot has caveats."""
+    """One dot with its bar; an open dot has caveats."""
 
     label: str
     rates: list[float]
@@ -35,22 +35,18 @@ class Panel:
 
 def panels(results: Results) -> list[Panel]:
     """Return what is drawn: a panel for each group of loaders, or one for training or packing."""
-    if results.train:
-        rows = [
-            Row(f"{line.name}: {mode}", [repeat.rate for repeat in repeats], mode == "end-to-end")
-            for line in results.train
-            for mode, repeats in (("loader", line.loader), ("compute", line.compute), ("end-to-end", line.repeats))
-        ]
-        return [Panel("", rows)]
-    if results.build:
-        return [Panel("", [Row(line.name, line.rates, line.name.startswith("petseg")) for line in results.build])]
     found = []
     for section in sections(results.lines):
         rows = [Row(section.label(x), x.rates, bool(x.work.engine), bool(x.caveats)) for x in section.lines]
         own = next(line for line in section.lines if line.work.storage == section.storage)
         limit = limits_for(own, results.limits).get("decode") if own.work.device == "cpu" else None
         found.append(Panel(section.title, rows, limit))
-    return found
+    others = [Row(line.name, line.rates, line.name.startswith("petseg")) for line in results.build]
+    for line in results.train:
+        modes = {"loader": line.loader, "compute": line.compute, "end-to-end": line.repeats}
+        others += [Row(f"{line.name}: {mode}", [repeat.rate for repeat in repeats], mode == "end-to-end")
+                   for mode, repeats in modes.items()]  # fmt: skip
+    return [*found, Panel("", others)] if others else found
 
 
 def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
@@ -60,7 +56,7 @@ def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "petseg"
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     found = panels(results)
     heights = [len(panel.rows) + 1.4 for panel in found]
@@ -70,16 +66,17 @@ def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     )  # fmt: skip
     for axis, panel in zip(axes[:, 0], found, strict=True):
         _draw_panel(axis, panel)
-    last, rates = axes[-1, 0], [rate for panel in found for row in panel.rows for rate in row.rates]
+    last, rows = axes[-1, 0], [row for panel in found for row in panel.rows]
+    least, most = min(min(row.rates) for row in rows), max(max(row.rates) for row in rows)
     last.set_xscale("log")
-    last.set_xlim(min(rates) / 1.5, max(rates) * 3)
-    last.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(rates) < 100 * min(rates) else (1.0,)))
-    last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    last.set_xlim(least / 1.5, most * 3)
+    last.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 100 * least else (1.0,)))
+    last.xaxis.set_major_formatter("{x:,.0f}")
     last.xaxis.set_minor_formatter(NullFormatter())
-    opened = "; open dot: does less or otherwise" if any(row.open for panel in found for row in panel.rows) else ""
+    opened = "; open dot: does less or otherwise" if any(row.open for row in rows) else ""
     environment = results.environment
     last.set_xlabel(
-        f"images/s (log scale; dot: median, bar: min to max of {len(found[0].rows[0].rates)} repeats{opened})\n"
+        f"images/s (log scale; dot: median, bar: min to max of {len(rows[0].rates)} repeats{opened})\n"
         f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores",
         fontsize=7.5,
     )
@@ -106,5 +103,4 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.grid(axis="x", which="major", color="#e2e8f0", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    axis.tick_params(axis="x", labelsize=7.5)
+    axis.tick_params(axis="both", length=0, labelsize=7.5)

@@ -151,7 +151,7 @@ class LoaderLine(Line, frozen=True, kw_only=True):
 
 
 class Limit(Line, frozen=True, kw_only=True):
-    """One necessary part of the work when nothing else is done; ``storage`` or ``mask`` is empty where it holds for all."""
+    """One necessary part of the work when nothing else is done; ``storage``, ``mask``: empty where it holds for all."""
 
     storage: str = ""
     mask: str = ""

@@ -1,20 +1,16 @@
-"""Lays out a run's tables: in the terminal, in Markdown, and as one HTML page that needs no other file."""
+"""Lays out a run's tables: in the terminal and in Markdown."""
 
-import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.results.plot import draw_figure
 from bench.results.records import Results
-from bench.results.result_tables import Block, ResultTable, blocks, headline, took_text
+from bench.results.result_tables import Block, ResultTable, blocks, cache_note, took_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 140  # characters, where there is no terminal to ask
-_CODE = re.compile("`([^`]+)`")
 
 
 def print_results(results: Results) -> None:
@@ -23,15 +19,14 @@ def print_results(results: Results) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     for block in blocks(results):
-        if block.where == "page":
-            continue
         if isinstance(block, ResultTable):
             console.print(_rich_table(block))
             continue
         for number, item in enumerate(block.items, start=1):
             mark = f"[{number}]" if block.numbered else f"{block.title}:"
             console.print(f"{mark} {item}", markup=False, highlight=False)
-    console.print(f"took {took_text(results)}", markup=False, highlight=False)
+    notes = (cache_note(results), f"took {took_text(results)}")
+    console.print("\n".join(filter(None, notes)), markup=False, highlight=False)
 
 
 def _rich_table(table: ResultTable) -> "Table":
@@ -43,8 +38,8 @@ def _rich_table(table: ResultTable) -> "Table":
     for number, heading in enumerate(table.headings):
         text = number in table.text
         shown.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
+    for number, row in enumerate(table.rows):
+        shown.add_row(*map(Text, row), style="bold" if number in table.ours else None)
     return shown
 
 
@@ -54,27 +49,10 @@ def markdown(found: Iterable[Block]) -> list[str]:
     for block in found:
         if isinstance(block, ResultTable):
             sides = ["---" if number in block.text else "---:" for number in range(len(block.headings))]
-            lines = ["| " + " | ".join(block.headings) + " |", "|" + "|".join(sides) + "|"]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in block.rows]
-            parts.append(f"**{block.title}**\n\n" + "\n".join(lines))
+            rows = [block.headings, sides, *([cell.replace("|", "\\|") for cell in row] for row in block.rows)]
+            parts.append(f"**{block.title}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
         elif block.numbered:
             parts.append("\n".join(f"{number}. {item}" for number, item in enumerate(block.items, start=1)))
         else:
             parts.append("\n".join(f"- {block.title}: {item}" for item in block.items))
     return parts
-
-
-def render_page(results: Results) -> str:
-    """Return the HTML page."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup, escape
-
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(Path(__file__).parent)
-    )
-    environment.filters["code"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
-    figure = draw_figure(results).decode()
-    return environment.get_template("benchmark_page.html").render(
-        results=results, headline=headline(results), blocks=blocks(results),
-        figure=Markup(figure[figure.index("<svg") :]),
-    )  # fmt: skip

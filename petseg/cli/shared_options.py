@@ -10,7 +10,7 @@ from shards.errors import UsageError
 from shards.format.geometry import Size, parse_size
 
 
-class SizeOption(click.ParamType):
+class SizeOption(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """N or HxW in pixels as (height, width); which sizes are possible is checked where they are used."""
 
     name = "N|HxW"

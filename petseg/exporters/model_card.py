@@ -17,8 +17,8 @@ from shards.format.labels import UNTINTED, Labels
 
 _FITS = {
     "stretch": "The whole image is stretched to {size} pixels (height x width) with an antialiasing bilinear filter.",
-    "contain": "The whole image is resized to fit into {size} pixels (height x width), keeping its aspect ratio, with an "
-    "antialiasing bilinear filter, and put into the middle; around it is the colour {pad}.",
+    "contain": "The whole image is resized to fit into {size} pixels (height x width), keeping its aspect ratio, with "
+    "an antialiasing bilinear filter, and put into the middle; around it is the colour {pad}.",
     "cover": "The whole image is resized, keeping its aspect ratio, with an antialiasing bilinear filter, to the "
     "smallest size that covers {size} pixels (height x width). The network was trained on crops of {size}, and takes "
     "any height and width.",
@@ -44,7 +44,7 @@ labels = json.loads(facts["labels"])
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 width, height = image.size
 """
-_SIZE = "rows, columns = json.loads(facts[\"size\"])\n"
+_SIZE = 'rows, columns = json.loads(facts["size"])\n'
 _PLACE = {
     "stretch": """
 top, left, inner_rows, inner_columns = 0, 0, rows, columns

@@ -15,6 +15,7 @@ import torch
 
 from petseg.exporters.model_card import card_facts, expect_absent, model_card, side_multiple
 from petseg.inference.trained_network import Predictor
+from petseg.nets.model_config import MIN_SIZE
 from shards.errors import PetsegError, UsageError
 from shards.format.geometry import Size
 from shards.store.atomic import write_atomically
@@ -81,7 +82,7 @@ def _to_onnx(predictor: Predictor) -> bytes:
     example = torch.zeros(2, 3, *_input_sizes(predictor)[0], dtype=torch.uint8)
     dimensions = {0: torch.export.Dim("batch", min=1)}
     if predictor.recipe.fit == "cover":
-        dimensions |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+        dimensions |= {2: torch.export.Dim("height", min=MIN_SIZE), 3: torch.export.Dim("width", min=MIN_SIZE)}
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
         torch.onnx.export(

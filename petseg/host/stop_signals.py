@@ -1,4 +1,4 @@
-"""Signals that ask to stop: as a request between two steps, as an exception, or delayed; errors that end a run early."""
+"""Signals that ask to stop: as a request between two steps, an exception, or delayed; errors that end a run early."""
 
 import contextlib
 import signal

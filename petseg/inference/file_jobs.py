@@ -41,19 +41,18 @@ def plan_jobs(
     taken: dict[Path, Path] = {}
     jobs = []
     for each in images:
-        folder = out / each.subfolder
-        for stem in (each.path.stem, each.path.name):
-            outputs = tuple(folder / f"{stem}{suffix}" for suffix in suffixes)
-            clash = next((output for output in outputs if output in taken), None)
-            if clash is None:
-                break
-        else:
-            raise UsageError(
-                f"{taken[clash]} and {each.path} would both become {clash}; predict them into different folders, or "
-                "name the folder above them with --recursive, which keeps its subfolders"
-            )
-        taken |= dict.fromkeys(outputs, each.path)
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=stem != each.path.stem))
+        folder, name = out / each.subfolder, each.path.stem
+        if any(folder / f"{name}{suffix}" in taken for suffix in suffixes):
+            name = each.path.name
+        outputs = tuple(folder / f"{name}{suffix}" for suffix in suffixes)
+        for output in outputs:
+            if output in taken:
+                raise UsageError(
+                    f"{taken[output]} and {each.path} would both become {output}; predict them into different folders, "
+                    "or name the folder above them with --recursive, which keeps its subfolders"
+                )
+            taken[output] = each.path
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
     _expect_free({each.path.resolve() for each in images}, jobs, overwrite=overwrite)
     return jobs
 

@@ -63,16 +63,16 @@ def _write(handle: BinaryIO, name: str, image: Image.Image, prediction: Predicti
 def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.Image:
     """Return an RGB image with the classes of a mask, uint8 (H, W) of indices, drawn over it.
 
-    Below it is a legend of the classes that occur, unless the image is too narrow to read one.
+    Below it is a legend of the classes that are drawn, unless the image is too narrow to read one.
     """
     drawn = overlay(np.asarray(image), indices, labels)
     height, width = indices.shape
-    if width < _LEGEND_FROM:
+    present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=len(labels))[: len(labels)] * labels.tinted)
+    if width < _LEGEND_FROM or not len(present):
         return Image.fromarray(drawn)
-    present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=256)).tolist()
     font_size = max(11, min(width // 45, 40))
     margin = font_size // 2
-    names = legend(labels, present, width=width - 2 * margin, font_size=font_size)
+    names = legend(labels, present.tolist(), width=width - 2 * margin, font_size=font_size)
     sheet = Image.new("RGB", (width, height + names.height + 2 * margin), PAPER)
     sheet.paste(Image.fromarray(drawn), (0, 0))
     sheet.paste(names, (margin, height + margin))

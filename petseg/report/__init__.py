@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "console_reporter": ["ConsoleReporter", "Reporter"],
         "curves": ["draw_curves"],
         "gallery": ["draw_gallery"],
+        "sample_predictions": ["choose_images", "predict_sample"],
         "html_report": ["render_report"],
     },
 )

@@ -18,17 +18,18 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     """Draw a finished run with its best weights; ``seconds`` is its wall time."""
     # These import matplotlib, which read_history does not need.
     from petseg.report.curves import draw_curves
-    from petseg.report.gallery import draw_gallery, predict_sample, spread_indices
+    from petseg.report.gallery import draw_gallery
     from petseg.report.html_report import render_report
+    from petseg.report.sample_predictions import predict_sample, spread_indices
 
     history = read_history(run)
     split = data.split("val" if "val" in data.manifest.splits else "train")
     device, precision = str(placement.device), placement.precision
     predictor = load(run, device=device, precision=precision)
-    write_atomically(run / CURVES, draw_curves(history))
+    write_atomically(run / CURVES, draw_curves(history, labels=predictor.labels))
     samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
     title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
-    write_atomically(run / GALLERY, draw_gallery(samples, title=title))
+    write_atomically(run / GALLERY, draw_gallery(samples, labels=predictor.labels, title=title))
     evaluation = evaluate(run, data.path, split=split.name, device=device, precision=precision)
     page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)
     write_atomically(run / REPORT, page)

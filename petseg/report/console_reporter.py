@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,18 +14,19 @@ from rich.progress import BarColumn, Progress, TextColumn
 from petseg.inference.metrics import score
 from shards.format.labels import Labels
 
-_SHOWN_CLASSES = 5  # on the console; metrics.jsonl and the report have all
+_ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
+_LONGEST_NAME = 20
 _REFRESH_SECONDS = 0.5  # reading the counts synchronises a GPU, so it is not done at every step
 
 
 class Reporter:
     """Receives a run's progress and ignores it: for ranks other than the first, and for use from Python."""
 
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
     def start_run(self, *, labels: Labels) -> None:
         """A run with these classes starts or continues."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
 
     def start_epoch(self, *, epoch: int, done: int, images: int) -> None:
         """An epoch (from 0) starts, or continues after ``done`` of its images."""
@@ -51,17 +52,17 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._refreshed = 0.0
         self._classes: tuple[str, ...] = ()
+        self._refreshed = 0.0
         self._progress = _make_progress("{task.fields[facts]}", disable=not sys.stderr.isatty())
         self._task = self._progress.add_task("", total=None, facts="")
         self._progress.start()
 
-    def note(self, text: str) -> None:  # noqa: D102
-        click.echo(text, err=True)
-
     def start_run(self, *, labels: Labels) -> None:  # noqa: D102
         self._classes = labels.names
+
+    def note(self, text: str) -> None:  # noqa: D102
+        click.echo(text, err=True)
 
     def start_epoch(self, *, epoch: int, done: int, images: int) -> None:  # noqa: D102
         self._started, self._done = time.monotonic(), 0
@@ -96,18 +97,31 @@ class ConsoleReporter(Reporter):
 
 
 def epoch_line(entry: Mapping[str, Any], *, epochs: int, classes: Sequence[str]) -> str:
-    """Return the console's line of one epoch, from its entry of metrics.jsonl, with the IoU of the first classes."""
+    """Return the console's line of one epoch, from its entry of metrics.jsonl; ``classes`` are their names."""
     part, name = (entry["val"], "val") if entry["val"] else (entry["train"], "train")
-    ious = " ".join(
-        f"{label} {'-' if value is None else format(value, '.3f')}"
-        for label, value in list(zip(classes, part["iou"], strict=True))[:_SHOWN_CLASSES]
-    ) + (" ..." if len(classes) > _SHOWN_CLASSES else "")
     loss = f"loss {entry['train']['loss']:.3f}" + (f" val {entry['val']['loss']:.3f}" if entry["val"] else "")
     return (
-        f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} ({ious})  "
+        f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} "
+        f"({_class_scores(part['iou'], classes)})  "
         f"accuracy {part['pixel_accuracy']:.3f}  {entry['pictures_per_second']:.0f} images/s  "
         f"wait {entry['wait_share']:.0%}{'  best' if entry['best'] else ''}"
     )
+
+
+def _class_scores(iou: Sequence[float | None], classes: Sequence[str]) -> str:
+    """Return the IoU of each class; of many classes, of the best and the worst two that have one."""
+
+    def texts(positions: Iterable[int]) -> str:
+        values = ((classes[i], iou[i]) for i in positions)
+        return " ".join(f"{name[:_LONGEST_NAME]} {'-' if v is None else format(v, '.3f')}" for name, v in values)
+
+    if len(classes) <= _ALL_CLASSES:
+        return texts(range(len(classes)))
+    order = sorted((i for i, value in enumerate(iou) if value is not None), key=lambda i: -(iou[i] or 0.0))
+    if len(order) <= _ALL_CLASSES:
+        return texts(order)
+    half = _ALL_CLASSES // 2
+    return f"best {texts(order[:half])}, worst {texts(order[-half:])}"
 
 
 def duration(seconds: float) -> str:

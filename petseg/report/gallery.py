@@ -1,77 +1,93 @@
-"""The gallery: rows of image, truth, prediction, and one grey map of the probability of each class."""
+"""The gallery: rows of image, truth, prediction, and grey maps of probabilities."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from petseg.inference.class_colours import COLOURS, Pixels, colour_map
-from petseg.inference.metrics import confusion, score
-from petseg.inference.stored_samples import read_image, read_mask
-from petseg.inference.trained_network import Prediction, Predictor
-from shards import SplitReader
-from shards.format.layout import CLASSES
+from petseg.inference.probabilities import resized_strips
+from petseg.inference.trained_network import Prediction
+from petseg.report.figures import MANY, map_colour, picture_bytes, plain_text, shown_name, unit
+from petseg.report.sample_predictions import PredictedSample, shown_classes
+from petseg.report.thumbnails import difference_legend, differences, shrunk
+from shards.format.labels import Labels
+from shards.format.overlays import IGNORED_COLOUR, Pixels, colour_map
 
-_TITLES = ("image", "truth", "prediction", *(f"probability: {name}" for name in CLASSES))
-
-
-@dataclass(frozen=True)
-class PredictedSample:
-    """A sample and its prediction."""
-
-    key: str
-    image: Pixels  # uint8 (H, W, 3)
-    truth: Pixels  # class indices 0..2, uint8 (H, W)
-    prediction: Prediction  # at the same size
-    mean_iou: float  # of this image alone, at its original resolution
-
-    @property
-    def predicted(self) -> Pixels:
-        """The predicted class indices 0..2, uint8 (H, W)."""
-        return self.prediction.mask - np.uint8(1)
+_PANEL = 360  # longest side of a panel, pixels
+_PANEL_INCHES = 2.2
+_LEGEND = 24  # no more classes than this are named, those with the most pixels
 
 
-def predict_sample(predictor: Predictor, split: SplitReader, index: int) -> PredictedSample:
-    """Read a sample and predict it."""
-    image, truth = read_image(split, index), read_mask(split, index)
-    prediction = predictor.predict(image)
-    counts = confusion(torch.from_numpy(truth[None]), torch.from_numpy(prediction.mask[None] - 1))
-    mean_iou = score(counts[0].numpy()).mean_iou
-    return PredictedSample(key=split.key(index), image=image, truth=truth, prediction=prediction, mean_iou=mean_iou)
-
-
-def spread_indices(count: int, samples: int) -> list[int]:
-    """Return ``count`` indices (or all, if there are fewer) evenly spread over a split."""
-    return sorted({int(i) for i in np.linspace(0, samples - 1, min(count, samples)).round()})
-
-
-def draw_gallery(samples: Sequence[PredictedSample], *, title: str) -> bytes:
+def draw_gallery(samples: Sequence[PredictedSample], *, labels: Labels, title: str) -> bytes:
     """Return a PNG with one row per sample; at least one."""
-    rows = len(samples)
-    figure = Figure(figsize=(13.5, 2.35 * rows + 1.0), layout="constrained", dpi=100)
+    with plain_text():
+        return picture_bytes(_figure(samples, labels, title), "png")
+
+
+def _figure(samples: Sequence[PredictedSample], labels: Labels, title: str) -> Figure:
+    columns = ["image", "truth", "prediction", *_map_titles(labels)]
+    heights = [_PANEL_INCHES * min(max(s.truth.shape[0] / s.truth.shape[1], 0.4), 1.5) + 0.15 for s in samples]
+    patches = _legend(samples, labels)
+    legend_rows = -(-len(patches) // 6)
+    size = (_PANEL_INCHES * len(columns) + 0.3, sum(heights) + 1.0 + 0.22 * legend_rows)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
     figure.suptitle(title, fontsize=13)
-    grid = figure.subplots(rows, len(_TITLES), squeeze=False)
+    grid = figure.subplots(len(samples), len(columns), squeeze=False, height_ratios=heights)
     for row, sample in zip(grid, samples, strict=True):
-        maps = sample.prediction.probabilities
-        panels = [sample.image, colour_map(sample.truth), colour_map(sample.predicted), *maps]
+        truth, predicted = sample.truth, sample.prediction.index
+        panels = [shrunk(sample.image, _PANEL, smooth=True)]
+        panels += [shrunk(colour_map(mask, labels), _PANEL) for mask in (truth, predicted)]
+        panels += _maps(sample, labels)
         for axes, panel in zip(row, panels, strict=True):
-            axes.imshow(panel, cmap="gray", vmin=0, vmax=1 if panel.ndim == 2 else None, aspect="equal")
+            axes.imshow(panel, cmap="gray", vmin=0, vmax=255 if panel.ndim == 2 else None, aspect="equal")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("#bbbbbb")
-        row[0].set_ylabel(sample.key[:24], fontsize=9)
+        row[0].set_ylabel(shown_name(sample.key, 24), fontsize=9)
         row[2].set_xlabel(f"mean IoU {sample.mean_iou:.2f}", fontsize=9)
-    for axes, text in zip(grid[0], _TITLES, strict=True):
+    for axes, text in zip(grid[0], columns, strict=True):
         axes.set_title(text, fontsize=10)
-    patches = [
-        Patch(facecolor=[v / 255 for v in colour], edgecolor="#888888", label=name)
-        for name, colour in zip(CLASSES, COLOURS, strict=True)
-    ]
-    maps_note = Patch(facecolor="none", label="grey maps: black 0, white 1")
-    figure.legend(handles=[*patches, maps_note], loc="outside lower center", ncols=4, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
+    return figure
+
+
+def _map_titles(labels: Labels) -> list[str]:
+    if len(labels) > MANY:
+        return ["differences", "probability of the\npredicted class"]
+    return [f"probability:\n{shown_name(name)}" for name in labels.names]
+
+
+def _maps(sample: PredictedSample, labels: Labels) -> list[Pixels]:
+    """Return the panels behind the prediction: of few classes each one's probability, of many the highest."""
+    if len(labels) > MANY:
+        wrong = differences(sample.truth, sample.prediction.index, labels)
+        return [shrunk(wrong, _PANEL), shrunk(_grey(_highest(sample.prediction)), _PANEL, smooth=True)]
+    return [shrunk(_grey(plane), _PANEL, smooth=True) for plane in sample.prediction.probabilities]
+
+
+def _highest(prediction: Prediction) -> npt.NDArray[np.float32]:
+    """Return the probability of the predicted class, float32 (H, W); all classes' would take 4 N bytes per pixel."""
+    strips = resized_strips(prediction.coarse[None], *prediction.index.shape)
+    return np.concatenate([strip[0].amax(dim=0).cpu().numpy() for strip in strips])
+
+
+def _grey(probabilities: npt.NDArray[np.float32]) -> Pixels:
+    return (probabilities * 255).round().astype(np.uint8)
+
+
+def _legend(samples: Sequence[PredictedSample], labels: Labels) -> list[Patch]:
+    """Return the entries of the legend: the classes (of many, those that occur), ignored pixels, the grey maps."""
+    chosen, more, ignored = shown_classes(samples, classes=len(labels), most=_LEGEND)
+    patches = [_patch(unit(map_colour(labels, i)), shown_name(labels.names[i])) for i in chosen]
+    if more:
+        patches.append(_patch("none", f"and {more} more classes"))
+    if ignored:
+        patches.append(_patch(unit(IGNORED_COLOUR), "ignored"))
+    if len(labels) > MANY:
+        patches += [_patch(unit(colour), text) for text, colour in difference_legend(labels)]
+    return [*patches, Patch(facecolor="none", label="grey maps: black 0, white 1")]
+
+
+def _patch(colour: tuple[float, float, float] | str, label: str) -> Patch:
+    return Patch(facecolor=colour, edgecolor="none" if colour == "none" else "#888888", label=label)

@@ -1,23 +1,44 @@
 """``report.html``: one self-contained page about a run; no script, no other file, no network."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from petseg.inference.class_colours import COLOURS, Rgb
 from petseg.inference.evaluation import Evaluation
-from petseg.inference.metrics import score
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
+from petseg.report.confusion_map import confusion_table, draw_confusion, frequent_mistakes
 from petseg.report.console_reporter import duration
 from petseg.report.curves import draw_curves
-from petseg.report.gallery import predict_sample
-from petseg.report.thumbnails import BORDER_ONLY, INVENTED, MISSED, panels
+from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour
+from petseg.report.sample_predictions import choose_images, predict_sample, shown_classes
+from petseg.report.thumbnails import difference_legend, panels
 from petseg.runs.history import History, judged_part
 from petseg.runs.run_folder import read_config
 from shards import SplitReader
-from shards.format.layout import CLASSES
+from shards.format.geometry import Size, size_text
+from shards.format.overlays import IGNORED_COLOUR
+
+_TABLE = 12  # a confusion matrix of more classes is a picture
+_LEGEND = 60  # of the images; no more classes than this are named there, those with the most pixels
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class in the table of the page: its scores (None: it has none), and its place in each order, from 0."""
+
+    name: str
+    colour: Rgb  # in colour maps
+    bar: Rgb  # of its bar, visible on white
+    iou: float | None
+    dice: float | None
+    recall: float | None
+    share: float  # of the labelled pixels of the truth
+    by_name: int
+    by_iou: int  # the worst first
+    by_share: int  # the most frequent first
 
 
 def render_report(
@@ -27,41 +48,78 @@ def render_report(
 
     ``split`` is ``val``, or ``train`` where the set has none; ``seconds`` is the wall time of the whole run.
     """
-    config = read_config(run)
-    matrix = evaluation.matrix
-    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    chosen = [(rank, value, predict_sample(predictor, split, i)) for rank, i, value in choose_images(evaluation)]
+    config, labels = read_config(run), predictor.labels
+    samples = [(rank, value, predict_sample(predictor, split, i)) for rank, i, value in choose_images(evaluation)]
+    shown, more, ignored = shown_classes([s for _, _, s in samples], classes=len(labels), most=_LEGEND)
+    legend = [(labels.names[i], map_colour(labels, i)) for i in shown]
+    if ignored:
+        legend.append(("ignored", IGNORED_COLOUR))
+    as_table = len(labels) <= _TABLE
+    best, worst = extremes(evaluation.scores.iou, 1)
+    labelled, without_class = sum(split.entry.class_pixels), split.entry.ignored_pixels
     return _template().render(
         name=run.name,
         config=config,
-        configuration=json.dumps({name: config[name] for name in ("recipe", "running", "data")}, indent=2),
+        configuration=json.dumps(
+            {name: config[name] for name in ("recipe", "running", "data")}, indent=2, ensure_ascii=False
+        ),
         history=history,
         best=max(history, key=lambda entry: bool(entry["best"]) * entry["epoch"]),
         part=judged_part(history)[0],
-        nothing={"loss": None, "mean_iou": None, "iou": [None] * len(CLASSES)},
+        nothing={"loss": None, "mean_iou": None, "iou": [None] * len(labels)},
         parameters=count_parameters(predictor.model),
+        size=predictor.size,
+        fit=predictor.recipe.fit,
         seconds=seconds,
         split=split.name,
         images=evaluation.samples,
         scores=evaluation.scores,
-        curves=draw_curves(history, kind="svg").decode(),
-        classes=list(zip(CLASSES, COLOURS, strict=True)),
-        confusion=[
-            [
-                (share, count, _shade(share, correct=row == column))
-                for column, (share, count) in enumerate(zip(shares[row], matrix[row], strict=True))
-            ]
-            for row in range(len(CLASSES))
-        ],
-        differences=[
-            ("animal predicted as background", MISSED),
-            ("background predicted as animal", INVENTED),
-            ("differences at the border", BORDER_ONLY),
-        ],
-        samples=[(rank, value, sample.key, panels(sample)) for rank, value, sample in chosen],
+        curves=draw_curves(history, labels=labels, kind="svg").decode(),
+        classes=_class_rows(evaluation),
+        few=len(labels) <= MANY,
+        extremes=[("best", best), ("worst", worst)],
+        ignored_share=without_class / max(labelled + without_class, 1),
+        confusion=confusion_table(evaluation.matrix) if as_table else None,
+        confusion_picture=None if as_table else draw_confusion(evaluation.matrix, labels).decode(),
+        mistakes=[] if len(labels) <= MANY else frequent_mistakes(evaluation.matrix, labels),
+        foreground=labels.foreground,
+        boundary=labels.boundary,
+        legend=legend,
+        more=more,
+        differences=difference_legend(labels),
+        samples=[(rank, value, sample.key, panels(sample, labels)) for rank, value, sample in samples],
         rates=sorted(entry["pictures_per_second"] for entry in history),
         waits=[entry["wait_share"] for entry in history],
     )
+
+
+def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
+    labels, scores = evaluation.labels, evaluation.scores
+    pixels = evaluation.matrix.sum(axis=1).tolist()
+    total = max(sum(pixels), 1)
+    indices = range(len(labels))
+
+    def ranks(order: list[int]) -> dict[int, int]:
+        return {index: rank for rank, index in enumerate(order)}
+
+    by_name = ranks(sorted(indices, key=lambda i: labels.names[i].casefold()))
+    by_iou = ranks(sorted(indices, key=lambda i: (scores.iou[i] is None, scores.iou[i] or 0.0)))
+    by_share = ranks(sorted(indices, key=lambda i: -pixels[i]))
+    return [
+        ClassRow(
+            name=labels.names[i],
+            colour=map_colour(labels, i),
+            bar=line_colour(labels, i),
+            iou=scores.iou[i],
+            dice=scores.dice[i],
+            recall=scores.recall[i],
+            share=pixels[i] / total,
+            by_name=by_name[i],
+            by_iou=by_iou[i],
+            by_share=by_share[i],
+        )
+        for i in indices
+    ]
 
 
 def _template() -> Template:
@@ -76,25 +134,11 @@ def _template() -> Template:
         number=lambda value: "-" if value is None else f"{value:.3f}",
         percent=lambda share: f"{share:.1%}",
         duration=duration,
+        size=_size_text,
     )
     return environment.get_template("report.html.jinja")
 
 
-def _shade(share: float, *, correct: bool) -> Rgb:
-    """Return the colour of a cell of the confusion matrix: towards blue if correct, towards orange if not."""
-    full = (120, 180, 230) if correct else (240, 160, 110)
-    red, green, blue = (round(255 + share * (value - 255)) for value in full)
-    return red, green, blue
-
-
-def choose_images(evaluation: Evaluation, *, each: int = 2) -> list[tuple[str, int, float]]:
-    """Return (rank, index, mean IoU) of the best, the median and the worst images, without repeats."""
-    values = [score(matrix).mean_iou for matrix in evaluation.matrices]
-    order = sorted(range(len(values)), key=lambda index: (-values[index], index))
-    middle = max(0, len(order) // 2 - each // 2)
-    groups = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:]}
-    ranks: dict[int, str] = {}
-    for rank, indices in groups.items():
-        for index in indices:
-            ranks.setdefault(index, rank)
-    return [(rank, index, values[index]) for index, rank in ranks.items()]
+def _size_text(size: int | Size) -> str:
+    """Return a size for people; runs of version 1 have one number."""
+    return size_text((size, size) if isinstance(size, int) else (size[0], size[1]))

@@ -7,43 +7,75 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from petseg.inference.class_colours import Pixels, colour_map
-from petseg.inference.metrics import ANIMAL, BACKGROUND
-from petseg.report.gallery import PredictedSample
+from petseg.report.sample_predictions import PredictedSample
+from shards.format.labels import IGNORE, Labels
+from shards.format.overlays import IGNORED_COLOUR, Pixels, Rgb, colour_map
 
 SIDE = 300  # longest side, in pixels; shown at half of it, so that they are sharp on high-resolution screens
-MISSED, INVENTED, BORDER_ONLY = (213, 94, 0), (0, 114, 178), (190, 190, 190)
+# Of sets that name a foreground; elsewhere, and between other classes, a difference is WRONG.
+MISSED: Rgb = (213, 94, 0)
+INVENTED: Rgb = (0, 114, 178)
+WRONG: Rgb = (150, 60, 130)
+AGREED: Rgb = (255, 255, 255)
 
 
-def panels(sample: PredictedSample) -> list[tuple[str, str]]:
+def panels(sample: PredictedSample, labels: Labels) -> list[tuple[str, str]]:
     """Return (caption, data URL) of a sample's four panels."""
-    return [
-        ("image", _data_url(sample.image, kind="jpeg")),
-        ("truth", _data_url(colour_map(sample.truth), kind="png")),
-        ("prediction", _data_url(colour_map(sample.predicted), kind="png")),
-        ("differences", _data_url(differences(sample.truth, sample.predicted), kind="png")),
-    ]
+    maps = {
+        "truth": colour_map(sample.truth, labels),
+        "prediction": colour_map(sample.prediction.index, labels),
+        "differences": differences(sample.truth, sample.prediction.index, labels),
+    }
+    photo = ("image", data_url(shrunk(sample.image, SIDE, smooth=True), kind="jpeg"))
+    return [photo, *((caption, data_url(shrunk(pixels, SIDE), kind="png")) for caption, pixels in maps.items())]
 
 
-def differences(truth: Pixels, predicted: Pixels) -> Pixels:
-    """Return uint8 (H, W, 3): white where two maps of class indices (H, W) agree, elsewhere the kind of difference.
+def differences(truth: Pixels, predicted: Pixels, labels: Labels) -> Pixels:
+    """Return uint8 (H, W, 3): white where two masks of class indices (H, W) agree, elsewhere the kind of difference.
 
-    ``MISSED`` is animal predicted as background, ``INVENTED`` background predicted as animal, ``BORDER_ONLY`` a
-    difference that involves the border.
+    ``MISSED`` is foreground predicted as background, ``INVENTED`` background predicted as foreground, where a boundary
+    class is neither; ``WRONG`` is any other difference. Ignored pixels are ``IGNORED_COLOUR``.
     """
-    colours = np.full((*truth.shape, 3), 255, np.uint8)
-    colours[truth != predicted] = BORDER_ONLY
-    colours[(truth == ANIMAL) & (predicted == BACKGROUND)] = MISSED
-    colours[(truth == BACKGROUND) & (predicted == ANIMAL)] = INVENTED
+    colours = np.full((*truth.shape, 3), AGREED, np.uint8)
+    colours[truth != predicted] = WRONG
+    if labels.foreground:
+        foreground, background = (np.zeros(256, np.bool_) for _ in range(2))
+        background[: len(labels)] = True
+        background[[*labels.indices(labels.foreground), *labels.indices(labels.boundary)]] = False
+        foreground[list(labels.indices(labels.foreground))] = True
+        colours[foreground[truth] & background[predicted]] = MISSED
+        colours[background[truth] & foreground[predicted]] = INVENTED
+    colours[truth == IGNORE] = IGNORED_COLOUR
     return colours
 
 
-def _data_url(pixels: Pixels, *, kind: Literal["jpeg", "png"]) -> str:
-    """Return a thumbnail: JPEG for a photograph, PNG for a map of a few colours."""
+def difference_legend(labels: Labels) -> list[tuple[str, Rgb]]:
+    """Return what the colours of :func:`differences` mean."""
+    if not labels.foreground:
+        return [("wrong class", WRONG)]
+    background = [name for name in labels.names if name not in (*labels.foreground, *labels.boundary)]
+    front = labels.foreground[0] if len(labels.foreground) == 1 else "foreground"
+    back = background[0] if len(background) == 1 else "background"
+    kinds = [(f"{front} predicted as {back}", MISSED), (f"{back} predicted as {front}", INVENTED)]
+    if len(labels.foreground) > 1 or len(background) > 1:
+        return [*kinds, ("another wrong class", WRONG)]
+    return [*kinds, ("differences at the border", WRONG)] if labels.boundary else kinds
+
+
+def shrunk(pixels: Pixels, side: int, *, smooth: bool = False) -> Pixels:
+    """Return an image or a map, (H, W, 3) or (H, W), no longer than ``side`` pixels; a map of classes not smoothed."""
     small = Image.fromarray(pixels)
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS if kind == "jpeg" else Image.Resampling.NEAREST)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    return np.asarray(small)
+
+
+def data_url(pixels: Pixels, *, kind: Literal["jpeg", "png"]) -> str:
+    """Return an RGB image as a data URL: JPEG for a photograph, PNG for a map of up to 256 colours."""
+    image = Image.fromarray(pixels)
     if kind == "png":
-        small = small.quantize(8, dither=Image.Dither.NONE)
+        colours, indices = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+        image = Image.fromarray(indices.reshape(pixels.shape[:2]).astype(np.uint8))
+        image.putpalette(colours.tobytes())
     buffer = io.BytesIO()
-    small.save(buffer, format=kind, quality=85)  # PNG ignores the quality
+    image.save(buffer, format=kind, quality=85)  # PNG ignores the quality
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

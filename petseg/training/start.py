@@ -1,5 +1,6 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -190,7 +191,7 @@ def _check_same_data(run: Path, data: ShardSet) -> None:
             f"{run} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
             f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
         )
-    if started.get("labels") != msgspec.to_builtins(data.manifest.labels):
+    if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
         raise UsageError(
             f"{run} was started with other labels: {data.path} has the same images and masks, but other values, "
             "colours or foreground classes; name the run's own set with --shards, or start a new run"

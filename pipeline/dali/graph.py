@@ -18,7 +18,7 @@ from shards.format.labels import IGNORE
 # The operators of the graph by their names in DALI's registry; a test asserts that each exists where it is used.
 HOST_OPERATORS = ("ExternalSource", "_TensorSubscript")  # always on the CPU: bytes and parameters come from there
 DECODERS = ("decoders__Image",)  # on the CPU, or "mixed": bytes on the host in, pixels in device memory out
-OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "_ArithmeticGenericOp", "OneHot")
+OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "OneHot")
 
 
 def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
@@ -116,11 +116,9 @@ def letterbox(pixels: Any, start: Any, size: Size, fill: Sequence[int]) -> Any:
     """Put each image into an output of ``size``, with bars around it: a box that begins before it and ends after."""
     return fn.slice(
         pixels,
-        start,
-        types.Constant(list(size), dtype=types.INT32, device="cpu"),
+        start=start,
+        shape=list(size),
         axes=[0, 1],
-        normalized_anchor=False,
-        normalized_shape=False,
         out_of_bounds_policy="pad",
         fill_values=list(fill),
     )

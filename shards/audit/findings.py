@@ -3,14 +3,16 @@
 The spelling of actions and reason codes stands in ``audit.jsonl``: it is part of the format.
 """
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 Action: TypeAlias = Literal["rejected", "repaired", "warning"]
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 MAX_PIXELS = 2**27  # 134 million, by default: above what telephones make, below what exhausts memory
 MOST_PIXELS = 2**28  # that --max-pixels can allow
+MAX_SIDE = 2**20  # pixels; OpenCV, which loads what is packed, decodes no longer ones
 
 REASONS: Final[dict[str, str]] = {
     "not-listed": "no list names the image",
@@ -25,12 +27,16 @@ REASONS: Final[dict[str, str]] = {
     "image-corrupt": "the image data is damaged",
     "image-truncated": "the image data ends too early",
     "image-too-large": "the image has more pixels than is safe to decode",
-    "image-wrong-type": "the file is not a JPEG, as its name says; encoded again as JPEG",
+    "image-depth": "the image has more than 8 bits per channel; how to reduce it depends on what it shows",
+    "image-channels": "the image has other than 1, 3 or 4 channels",
+    "image-transcoded": "the image is neither a JPEG nor a PNG; stored as PNG without loss",
     "image-animated": "the file holds several images; the first was taken",
     "image-alpha": "the image has an alpha channel; composited over white",
     "image-cmyk": "the image is CMYK; converted to RGB",
-    "image-16-bit": "the image has more than 8 bits per channel; reduced to 8",
-    "image-rare-jpeg": "a kind of JPEG that not every decoder reads; encoded again as a plain one",
+    "image-grey": "the image is grey; loaded as RGB with equal channels",
+    "image-rare-jpeg": "a kind of JPEG that not every decoder reads; stored as PNG without loss",
+    "image-rare-png": "a kind of PNG that not every decoder reads alike; stored as a plain one without loss",
+    "image-extras": "the PNG carries data that may change how it is decoded; stored without",
     "image-stray-bytes": "extra bytes at the end of the JPEG data; removed",
     "exif-rotated": "EXIF says that the image must be rotated, and only then the mask fits; rotated",
     "exif-ignored": "EXIF says that the image must be rotated, but the mask fits without; the tag was removed",
@@ -39,11 +45,10 @@ REASONS: Final[dict[str, str]] = {
     "mask-corrupt": "the mask data is damaged",
     "mask-truncated": "the mask data ends too early",
     "mask-too-large": "the mask has more pixels than is safe to decode",
-    "mask-wrong-type": "the mask is not a PNG, as its name says; stored as PNG",
-    "mask-palette": "the mask has a palette; its indices are the values, stored as grayscale",
-    "mask-channels": "the mask has several channels; stored as one where they agree",
-    "mask-depth": "the mask does not have 8 bits per pixel; stored with 8",
-    "mask-extras": "the mask carries data that may change how it is decoded; stored without",
+    "mask-lossy": "the mask is a JPEG or lossy WebP, which changes values; save masks as PNG",
+    "mask-depth": "the mask has more than 8 bits per channel",
+    "mask-channels": "the mask does not have one channel of values",
+    "mask-equal-channels": "the mask has several channels, all equal; one was taken",
     "mask-values": "the mask has values that no class claims",
     "no-foreground": "no pixel of the mask is foreground",
     "mask-ignored": "every pixel of the mask is ignored",
@@ -97,6 +102,9 @@ def repaired(reason: str, detail: str = "") -> Finding:
 def check_pixels(width: int, height: int, what: str, *, max_pixels: int = MAX_PIXELS) -> None:
     """Reject an image whose header asks for more memory than is safe; ``what`` is "image" or "mask"."""
     if width * height > max_pixels:
-        raise RejectedError(
-            f"{what}-too-large", f"{width} x {height} pixels, at most {max_pixels} are decoded (--max-pixels)"
-        )
+        limit = f"at most {max_pixels:,} are decoded (--max-pixels)"
+    elif max(width, height) > MAX_SIDE:
+        limit = f"no side may be longer than {MAX_SIDE:,}"
+    else:
+        return
+    raise RejectedError(f"{what}-too-large", f"{width} x {height} pixels; {limit}")

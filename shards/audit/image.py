@@ -1,21 +1,21 @@
-"""The audit of an image: it decodes completely, and what is packed is a JPEG that every decoder reads."""
+"""The audit of an image: it decodes completely, and what is packed is a JPEG or PNG that every decoder reads alike."""
 
 import contextlib
 import re
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import simplejpeg
 
 from shards.audit import jpeg_headers as jpeg
+from shards.audit import png_chunks as png
 from shards.audit import transcode
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
-from shards.audit.transcode import Pixels
+from shards.audit.orientation import NORMAL, Pixels, apply_orientation
+from shards.audit.png_data import check_data, decode_plain, encode_rgb
 from shards.format.layout import ImageFormat
 
-REPAIR_QUALITY: Final = 95  # of images that must be encoded again in `source` storage; without chroma subsampling
-_MAX_JPEG_SIDE = 65_500
+_MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class AuditedImage:
     """An image that can be packed, with its size as packed, and what was repaired.
 
     ``file`` is a plain JPEG or PNG, as ``format`` says, the original bytes where nothing was repaired; None where only
-    pixels were wanted.
-    ``pixels`` are uint8 (height, width, 3), RGB, where they were asked for or had to be made.
+    pixels were wanted. ``pixels`` are uint8 (height, width, 3), RGB, where they were wanted.
     """
 
     file: bytes | None
@@ -35,38 +34,132 @@ class AuditedImage:
     findings: list[Finding]
 
 
-def audit_image(data: bytes, *, mask_size: tuple[int, int], pixels: bool, max_pixels: int = MAX_PIXELS) -> AuditedImage:
-    """Decode an image strictly, and repair what can be repaired safely; raise ``RejectedError`` if it cannot be packed.
+@dataclass(frozen=True, kw_only=True)
+class ImageAudit:
+    """What is wanted of an image.
 
-    Args:
-        data: the file's content.
+    Attributes:
         mask_size: (width, height) of its mask; decides whether the rotation that EXIF asks for is applied.
         pixels: whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
+        max_pixels: larger images are rejected before they are decoded.
     """
-    if not data.startswith(jpeg.SIGNATURE):
-        return _reencode(data, mask_size, pixels=pixels, first=None)
-    try:
-        header = jpeg.read_header(data)
-    except jpeg.JpegError as error:
-        raise _damaged(error) from None
-    check_pixels(header.width, header.height, "image", max_pixels=max_pixels)
-    if not header.common:
-        return _reencode(data, mask_size, pixels=pixels, first=_check_rare(data, header))
-    try:
-        decoded = simplejpeg.decode_jpeg(data, "RGB", strict=True) if pixels else _check(data)
-    except ValueError as error:
-        shorter = _without_stray_bytes(data, str(error))
-        if shorter is None:
+
+    mask_size: tuple[int, int]
+    pixels: bool
+    max_pixels: int = MAX_PIXELS
+
+    def run(self, data: bytes) -> AuditedImage:
+        """Decode an image strictly, and repair what can be repaired safely.
+
+        Raises ``RejectedError`` if it cannot be packed.
+        """
+        if data.startswith(jpeg.SIGNATURE):
+            return self._jpeg(data)
+        if data.startswith(png.SIGNATURE):
+            return self._png(data)
+        return self._other(data)
+
+    def _jpeg(self, data: bytes) -> AuditedImage:
+        try:
+            header = jpeg.read_header(data)
+        except jpeg.JpegError as error:
             raise _damaged(error) from None
-        audited = audit_image(shorter, mask_size=mask_size, pixels=pixels, max_pixels=max_pixels)
-        return replace(audited, findings=[repaired("image-stray-bytes", str(error)), *audited.findings])
-    size = (header.width, header.height)
-    rotate, findings = _rotation(size, header.orientation, mask_size)
-    if rotate:
-        rgb = decoded if pixels else simplejpeg.decode_jpeg(data, "RGB", strict=True)
-        return _packed(apply_orientation(rgb, header.orientation), findings, pixels=pixels)
-    packed = jpeg.without_orientation(data, header) if findings else data
-    return AuditedImage(packed, "jpg", decoded if pixels else None, *size, findings)
+        check_pixels(header.width, header.height, "image", max_pixels=self.max_pixels)
+        _check_kind(header)
+        try:
+            decoded = _decode(data) if self.pixels and header.common else _check(data, header)
+        except ValueError as error:
+            shorter = _without_stray_bytes(data, header, str(error))
+            if shorter is None:
+                raise _damaged(error) from None
+            audited = self._jpeg(shorter)
+            return replace(audited, findings=[repaired("image-stray-bytes", str(error)), *audited.findings])
+        if not header.common:
+            return self._rare_jpeg(data, header)
+        size = (header.width, header.height)
+        findings = [Finding("warning", "image-grey")] if len(header.sampling) == 1 else []
+        rotate, rotations = self._rotation(size, header.orientation)
+        findings += rotations
+        if rotate:
+            rgb = decoded if self.pixels else _decode(data)
+            return self._packed(apply_orientation(rgb, header.orientation), findings)
+        packed = jpeg.without_orientation(data, header) if rotations else data
+        return self._kept(packed, "jpg", decoded if self.pixels else None, size, findings)
+
+    def _rare_jpeg(self, data: bytes, header: jpeg.JpegHeader) -> AuditedImage:
+        """Decode a JPEG that is sound, but not of a kind that every decoder reads."""
+        rotate, rotations = self._rotation((header.width, header.height), header.orientation)
+        if header.cmyk:
+            rgb, findings = transcode.to_rgb(self._opened(data))
+        else:
+            rgb, findings = _decode(data), [repaired("image-rare-jpeg", header.kind)]
+        return self._packed(apply_orientation(rgb, header.orientation) if rotate else rgb, [*findings, *rotations])
+
+    def _png(self, data: bytes) -> AuditedImage:
+        try:
+            chunks = png.read_chunks(data)
+            check_pixels(chunks.width, chunks.height, "image", max_pixels=self.max_pixels)
+            if chunks.depth > 8:
+                raise RejectedError("image-depth", f"a PNG with {chunks.depth} bits per channel")
+            size = (chunks.width, chunks.height)
+            rotate, rotations = self._rotation(size, chunks.orientation)
+            if not chunks.plain or chunks.alpha or chunks.color == png.PALETTE:
+                rgb, findings = transcode.to_rgb(self._opened(data))
+                findings = [*_rare_png(chunks), *findings]
+            else:
+                findings = [Finding("warning", "image-grey")] if chunks.color == png.GRAY else []
+                if not chunks.harmless:
+                    findings.insert(0, repaired("image-extras", _extras(chunks)))
+                if not rotate and not self.pixels:
+                    check_data(chunks)
+                    keep = chunks.harmless and chunks.orientation == NORMAL
+                    packed = data if keep else png.without_extras(chunks)
+                    return self._kept(packed, "png", None, size, [*findings, *rotations])
+                rgb = decode_plain(chunks)
+                rgb = np.repeat(rgb[..., None], 3, axis=2) if rgb.ndim == 2 else rgb
+        except png.PngError as error:
+            raise damaged("image", error, truncated=error.truncated) from None
+        return self._packed(apply_orientation(rgb, chunks.orientation) if rotate else rgb, [*findings, *rotations])
+
+    def _other(self, data: bytes) -> AuditedImage:
+        opened = self._opened(data)
+        rotate, rotations = self._rotation(opened.size, opened.orientation)
+        rgb, conversions = transcode.to_rgb(opened)
+        findings = [repaired("image-transcoded", f"a {opened.image.format} file"), *conversions, *rotations]
+        orientation = opened.orientation
+        del opened  # the file's own pixels
+        return self._packed(apply_orientation(rgb, orientation) if rotate else rgb, findings)
+
+    def _opened(self, data: bytes) -> transcode.DecodedFile:
+        return transcode.open_file(data, what="image", max_pixels=self.max_pixels)
+
+    def _rotation(self, size: tuple[int, int], orientation: int) -> tuple[bool, list[Finding]]:
+        """Return whether to rotate: the mask fits the rotated image only; reject where it fits neither."""
+        if self.mask_size not in (size, size[::-1] if orientation >= 5 else size):
+            width, height = self.mask_size
+            detail = f"image {size[0]} x {size[1]}, mask {width} x {height} pixels"
+            raise RejectedError("size-mismatch", detail)
+        rotate = self.mask_size != size
+        if orientation == NORMAL:
+            return rotate, []
+        return rotate, [repaired("exif-rotated" if rotate else "exif-ignored", f"orientation {orientation}")]
+
+    def _packed(self, rgb: Pixels, findings: list[Finding]) -> AuditedImage:
+        """Return an image as it is packed if its file cannot be: as a plain PNG, or its pixels."""
+        height, width = rgb.shape[:2]
+        if self.pixels:
+            return self._kept(None, "png", rgb, (width, height), findings)
+        return self._kept(encode_rgb(rgb), "png", None, (width, height), findings)
+
+    def _kept(
+        self,
+        file: bytes | None,
+        kind: ImageFormat,
+        pixels: Pixels | None,
+        size: tuple[int, int],
+        findings: list[Finding],
+    ) -> AuditedImage:
+        return AuditedImage(None if self.pixels else file, kind, pixels, *size, findings)
 
 
 def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: str) -> bytes:
@@ -75,74 +168,49 @@ def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: str) -> bytes:
     return bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling))
 
 
-def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
-    """Return pixels (height, width, ...) rotated and flipped as EXIF's orientation 1..8 asks for."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
+def _decode(data: bytes) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     return pixels
 
 
-def _check(data: bytes) -> Pixels:
+def _check(data: bytes, header: jpeg.JpegHeader) -> Pixels:
     """Decode a JPEG strictly at the smallest scale; raises ValueError where it is damaged.
 
     All coefficients are decoded and checked, but only an eighth of luminance is turned into pixels: damage shows in the
     coefficients, and what follows is arithmetic that cannot fail. Tests compare the verdicts with full decoding.
     """
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+    colours = "CMYK" if header.cmyk else "GRAY"
+    pixels: Pixels = simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, strict=True)
     return pixels
 
 
-def _reencode(data: bytes, mask_size: tuple[int, int], *, pixels: bool, first: Finding | None) -> AuditedImage:
-    """Decode with Pillow and encode again; ``first`` says why, None that it is no JPEG."""
-    image = transcode.open_image(data, what="image")
-    findings = [first or repaired("image-wrong-type", f"a {image.format} file; encoded again as JPEG")]
-    orientation = transcode.orientation(image)
-    rgb, conversions = transcode.to_rgb(image, data)
-    rotate, rotations = _rotation(image.size, orientation, mask_size)
-    if rotate:
-        rgb = apply_orientation(rgb, orientation)
-    return _packed(rgb, [*findings, *conversions, *rotations], pixels=pixels)
-
-
-def _packed(rgb: Pixels, findings: list[Finding], *, pixels: bool) -> AuditedImage:
-    height, width = rgb.shape[:2]
-    if max(width, height) > _MAX_JPEG_SIDE:
-        raise RejectedError("image-too-large", f"{width} x {height} pixels; a JPEG's sides end at 65,500")
-    encoded = None if pixels else encode_jpeg(rgb, quality=REPAIR_QUALITY, subsampling="444")
-    return AuditedImage(encoded, "jpg", rgb, width, height, findings)
-
-
-def _rotation(size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> tuple[bool, list[Finding]]:
-    """Return whether to rotate: the mask fits the rotated image only; reject where it fits neither."""
-    if mask_size not in (size, size[::-1] if orientation >= 5 else size):
-        detail = f"image {size[0]} x {size[1]}, mask {mask_size[0]} x {mask_size[1]} pixels"
-        raise RejectedError("size-mismatch", detail)
-    rotate = mask_size != size
-    if orientation == 1:
-        return rotate, []
-    return rotate, [repaired("exif-rotated" if rotate else "exif-ignored", f"orientation {orientation}")]
-
-
-def _check_rare(data: bytes, header: jpeg.JpegHeader) -> Finding:
-    """Check the data of a JPEG that must be encoded again, as strictly as libjpeg-turbo can."""
-    kind = f"frame type {header.frame:#x}, {header.precision} bits, {len(header.sampling)} channels"
+def _check_kind(header: jpeg.JpegHeader) -> None:
+    """Reject a JPEG that cannot be decoded here, or not to 8 bits and known colours."""
     if header.precision > 8:
-        raise RejectedError("image-16-bit", f"a JPEG with {header.precision} bits a channel cannot be decoded")
+        raise RejectedError("image-depth", f"a JPEG with {header.precision} bits per channel")
     if len(header.sampling) not in (1, 3, 4):
-        raise RejectedError("image-unknown-format", kind)
-    cmyk = len(header.sampling) == 4
-    try:
-        simplejpeg.decode_jpeg(data, "CMYK" if cmyk else "RGB", strict=True)
-    except ValueError as error:
-        raise _damaged(error) from None
-    return repaired("image-cmyk") if cmyk else repaired("image-rare-jpeg", kind)
+        raise RejectedError("image-channels", f"a JPEG with {len(header.sampling)} channels")
+    if max(header.width, header.height) > _MAX_JPEG_SIDE:
+        detail = f"{header.width} x {header.height} pixels; libjpeg decodes JPEGs up to {_MAX_JPEG_SIDE:,} a side"
+        raise RejectedError("image-too-large", detail)
 
 
-def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
+def _rare_png(chunks: png.PngChunks) -> list[Finding]:
+    """Return why the file of a PNG is not kept, apart from an alpha channel, which is a finding of its own."""
+    kinds = ["a palette"] if chunks.color == png.PALETTE else []
+    if chunks.depth != 8:
+        kinds.append(f"{chunks.depth} bits per channel")
+    if chunks.interlaced:
+        kinds.append("interlaced")
+    return [repaired("image-rare-png", ", ".join(kinds))] if kinds else []
+
+
+def _extras(chunks: png.PngChunks) -> str:
+    names = sorted(kind.decode("ascii", "replace") for kind in chunks.kinds - png.HARMLESS)
+    return ", ".join([*names, *(["bytes after the end"] if chunks.stray else [])])
+
+
+def _without_stray_bytes(data: bytes, header: jpeg.JpegHeader, message: str) -> bytes | None:
     """Return the JPEG without extra bytes at the end of its data if it then decodes without any warning, else None."""
     found = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
     end = data.rfind(b"\xff\xd9")
@@ -152,7 +220,7 @@ def _without_stray_bytes(data: bytes, message: str) -> bytes | None:
     for extra in range(count, count + 64):  # libjpeg has taken some stray bytes for data before it noticed
         shorter = data[: max(end - extra, 0)] + data[end:]
         with contextlib.suppress(ValueError):
-            _check(shorter)
+            _check(shorter, header)
             return shorter
     return None
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shards.audit.findings import MAX_PIXELS, Finding
-from shards.audit.image import AuditedImage, audit_image
+from shards.audit.image import AuditedImage, ImageAudit
 from shards.audit.mask import AuditedMask, audit_mask
 from shards.format.labels import Labels
 
@@ -34,5 +34,5 @@ def audit_pair(image: bytes, mask: bytes, *, labels: Labels, pixels: bool, max_p
     Raises ``RejectedError`` if the pair cannot be packed, and why.
     """
     audited = audit_mask(mask, labels=labels, max_pixels=max_pixels)
-    audited_image = audit_image(image, mask_size=audited.size, pixels=pixels, max_pixels=max_pixels)
+    audited_image = ImageAudit(mask_size=audited.size, pixels=pixels, max_pixels=max_pixels).run(image)
     return AuditedPair(audited_image, audited)

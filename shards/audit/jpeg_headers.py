@@ -1,17 +1,18 @@
 """The structure of a JPEG file: what its headers say, without decoding, and the EXIF orientation.
 
-Sources: ITU-T T.81 (markers, frame header), JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
+Source: ITU-T T.81 (markers, frame header).
 """
 
 import struct
 from dataclasses import dataclass
+
+from shards.audit.orientation import NORMAL, find_orientation
 
 SIGNATURE = b"\xff\xd8\xff"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
-_ORIENTATION = (0x0112, 3, 1)  # tag, TIFF type SHORT, one value
 
 
 class JpegError(ValueError):
@@ -32,6 +33,18 @@ class JpegHeader:
     orientation_at: int | None  # byte offset of the two bytes with that number
 
     @property
+    def cmyk(self) -> bool:
+        """Whether there are four components."""
+        return len(self.sampling) == 4
+
+    @property
+    def kind(self) -> str:
+        """What kind of JPEG this is, for people."""
+        colours = "RGB" if len(self.sampling) == 3 and not self.ycc else f"{len(self.sampling)} channels"
+        factors = " ".join(f"{horizontal}x{vertical}" for horizontal, vertical in self.sampling)
+        return f"frame type {self.frame:#x}, {colours}, sampling {factors}"
+
+    @property
     def common(self) -> bool:
         """Whether every decoder (libjpeg-turbo, nvJPEG, the GPU's hardware) reads this kind of JPEG."""
         if self.frame not in _COMMON_FRAMES or self.precision != 8:
@@ -48,7 +61,7 @@ def read_header(data: bytes) -> JpegHeader:
     frame: tuple[int, bytes] | None = None
     adobe_transform: int | None = None
     jfif = False
-    orientation, orientation_at = 1, None
+    orientation, orientation_at = NORMAL, None
     marker, start, position = _segment(data, 2)
     while marker != 0xDA:
         body = data[start:position]
@@ -61,7 +74,7 @@ def read_header(data: bytes) -> JpegHeader:
         elif marker == 0xE0 and body.startswith(b"JFIF\0"):
             jfif = True
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation_at is None:
-            orientation, orientation_at = _orientation(data, start + 6, position)
+            orientation, orientation_at = find_orientation(data, start + 6, position)
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             adobe_transform = body[11]
         marker, start, position = _segment(data, position)
@@ -105,22 +118,3 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     if length < 2 or position + length > end:
         raise JpegError("the file ends inside its headers")
     return marker, position + 2, position + length
-
-
-def _orientation(data: bytes, tiff: int, end: int) -> tuple[int, int | None]:
-    """Find the orientation in the first TIFF directory of an EXIF segment; (1, None) where there is none."""
-    none = (1, None)
-    mark = data[tiff : tiff + 2]
-    if mark not in (b"II", b"MM") or tiff + 8 > end:
-        return none
-    order = ">" if mark == b"MM" else "<"
-    (directory,) = struct.unpack_from(order + "I", data, tiff + 4)
-    first = tiff + directory + 2
-    if directory < 8 or first > end:
-        return none
-    (entries,) = struct.unpack_from(order + "H", data, first - 2)
-    for at in range(first, min(first + 12 * entries, end - 11), 12):
-        tag, kind, count, value = struct.unpack_from(order + "HHIH", data, at)
-        if (tag, kind, count) == _ORIENTATION:
-            return (value, at + 8) if 1 <= value <= 8 else none
-    return none

@@ -1,44 +1,83 @@
-"""Files that are not what their name says, or a rare kind of it, decoded with Pillow: slow, tolerant, and reported."""
+"""Files that are neither plain JPEGs nor plain PNGs, decoded with Pillow: slower, tolerant, and reported."""
 
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PpmImagePlugin, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
+from shards.audit.orientation import NORMAL, Pixels, undo_orientation
+from shards.audit.png_data import check_data
+from shards.audit.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
-_FILTERS = threading.Lock()  # warning filters belong to the process, not to the thread
+_GLOBALS = threading.Lock()  # warning filters and Pillow's limit belong to the process, not to the thread
+_TILE_ROWS, _TILE_COLUMNS = 256, 4096  # pixels that are converted at a time
 Image.preinit()  # the plugins of common formats, once for all workers that are forked later
 
-Pixels = npt.NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """The first image of a file, decoded.
+
+    ``orientation`` is that of the file's EXIF data, 1..8; Pillow has applied it already where ``turned``. ``bits`` are
+    those of a channel in the file.
+    """
+
+    image: Image.Image
+    orientation: int
+    turned: bool
+    bits: int
+
+    @property
+    def frames(self) -> int:
+        """The number of images in the file; only the first is decoded."""
+        return int(getattr(self.image, "n_frames", 1))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as stored in the file, pixels."""
+        width, height = self.image.size
+        return (height, width) if self.turned and self.orientation >= 5 else (width, height)
+
+    def as_stored(self, pixels: Pixels) -> Pixels:
+        """Return pixels of the image, (height, width, ...), as they are in the file: not rotated."""
+        return undo_orientation(pixels, self.orientation) if self.turned else pixels
 
 
-def open_image(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> DecodedFile:
     """Open and decode the first image of a file with Pillow; ``what`` is "image" or "mask", for the reason.
 
-    Raises ``RejectedError`` if it is empty, of no known format, too large, truncated or damaged.
+    Raises ``RejectedError`` if it is empty, of no known format, too large, truncated or damaged; or if it has more bits
+    or other channels than Pillow would let through unchanged.
     """
     if not data:
         raise RejectedError(f"{what}-empty")
     image: Image.Image | None = None
+    bits = 8
     try:
-        with _FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _pillow_as_needed():
+            if is_tiff(data):
+                bits = _check_tiff(data, what)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             check_pixels(image.width, image.height, what, max_pixels=max_pixels)
             if image.format == "PNG":
-                png.read_chunks(data)
+                chunks = png.read_chunks(data)
+                check_data(chunks)
+                bits = chunks.depth
+            _check_depth(image, what)
+            orientation = _orientation(image)
             image.load()
     except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
         raise
-    except Image.DecompressionBombError as error:
-        raise RejectedError(f"{what}-too-large", str(error)) from None
     except UnidentifiedImageError:
         raise RejectedError(f"{what}-unknown-format", f"it begins with {data[:8]!r}") from None
     except png.PngError as error:
@@ -47,49 +86,88 @@ def open_image(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Image
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, too
             raise
         raise damaged(what, error, truncated=image is not None and "truncated" in str(error)) from None
-    return image
+    return DecodedFile(image, orientation, turned=image.format == "TIFF" and orientation != NORMAL, bits=bits)
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 where there is none that can be read."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose an image
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def to_rgb(image: Image.Image, data: bytes) -> tuple[Pixels, list[Finding]]:
-    """Return an image's pixels as uint8 (height, width, 3), and what was changed to get them.
-
-    Raises ``RejectedError`` if there is no sensible way (floating-point or 32-bit pixels).
-    """
+def to_rgb(decoded: DecodedFile) -> tuple[Pixels, list[Finding]]:
+    """Return an image's pixels as stored, uint8 (height, width, 3), and what was changed to get them."""
+    image = decoded.image
     findings = []
-    if getattr(image, "n_frames", 1) > 1:
-        findings.append(repaired("image-animated", f"the first of {image.n_frames} images was taken"))  # type: ignore[attr-defined]
-    if image.mode == "F":
-        raise RejectedError("image-unknown-format", "floating-point pixels")
-    wide = image.mode == "I" or image.mode.startswith("I;16")
-    if wide or (image.format == "PNG" and data[24] == 16):  # byte 24 of a PNG: bits per channel
-        findings.append(repaired("image-16-bit"))
-    if wide:
-        values = np.asarray(image).astype(np.int64)
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise RejectedError("image-unknown-format", "32-bit pixels")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if decoded.frames > 1:
+        findings.append(repaired("image-animated", f"the first of {decoded.frames} images was taken"))
     if image.mode == "CMYK":
         findings.append(repaired("image-cmyk"))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image, finding = _over_white(image)
-        findings.append(finding)
-    return np.asarray(image.convert("RGB")), findings
+    if image.mode in ("1", "L", "LA", "La"):
+        findings.append(Finding("warning", "image-grey"))
+    alpha = bool({"A", "a"} & set(image.getbands())) or "transparency" in image.info
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    opaque = True
+    try:
+        for left, top, tile in _tiles(image):
+            if alpha:
+                rgba = tile.convert("RGBA")
+                coverage = rgba.getchannel("A")
+                opaque = opaque and coverage.getextrema()[0] == 255
+                tile = Image.new("RGB", rgba.size, "white")  # noqa: PLW2901 - the same tile, converted
+                tile.paste(rgba, mask=coverage)
+            pixels[top : top + tile.height, left : left + tile.width] = np.asarray(tile.convert("RGB"))
+    except ValueError as error:
+        raise RejectedError("image-unknown-format", f"colours of mode {image.mode}: {error}") from None
+    if alpha:
+        findings.append(repaired("image-alpha", "opaque everywhere; the channel was dropped" if opaque else ""))
+    return decoded.as_stored(pixels), findings
 
 
-def _over_white(image: Image.Image) -> tuple[Image.Image, Finding]:
-    rgba = image.convert("RGBA")
-    alpha = rgba.getchannel("A")
-    if alpha.getextrema()[0] == 255:
-        return rgba.convert("RGB"), repaired("image-alpha", "opaque everywhere; the channel was dropped")
-    background = Image.new("RGB", rgba.size, "white")
-    background.paste(rgba, mask=alpha)
-    return background, repaired("image-alpha")
+@contextmanager
+def _pillow_as_needed() -> Iterator[None]:
+    """Let Pillow open files of any size (limits are checked here), and keep its warnings to itself."""
+    with _GLOBALS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield (left, top, part) of an image, so that conversions need little memory."""
+    if image.height <= _TILE_ROWS and image.width <= _TILE_COLUMNS:
+        yield 0, 0, image
+        return
+    for top in range(0, image.height, _TILE_ROWS):
+        for left in range(0, image.width, _TILE_COLUMNS):
+            box = (left, top, min(left + _TILE_COLUMNS, image.width), min(top + _TILE_ROWS, image.height))
+            yield left, top, image.crop(box)
+
+
+def _check_tiff(data: bytes, what: str) -> int:
+    """Reject a TIFF that Pillow would refuse as unknown, or read with fewer bits than it has; return its bits."""
+    tags = read_tags(data)
+    samples = tags.get(SAMPLES_PER_PIXEL, (1,))[0]
+    bits = max(tags.get(BITS_PER_SAMPLE, (1,)))
+    if samples not in (1, 3, 4):
+        raise RejectedError(f"{what}-channels", f"{samples} channels")
+    if bits > 8 and (what == "image" or samples > 1):
+        raise RejectedError(f"{what}-depth", f"{bits} bits per channel")
+    return bits
+
+
+def _check_depth(image: Image.Image, what: str) -> None:
+    """Reject an image that Pillow would reduce to 8 bits a channel, or that has more."""
+    if isinstance(image, PpmImagePlugin.PpmImageFile):
+        codec, arguments = image.tile[0].codec_name, image.tile[0].args
+        most = arguments[1] if codec != "raw" and isinstance(arguments, tuple) else 255
+        if most > 255 or (what == "mask" and most != 255):
+            raise RejectedError(f"{what}-depth", f"values from 0 to {most}")
+    if what == "image" and (image.mode in ("I", "F") or image.mode.startswith("I;")):
+        raise RejectedError("image-depth", f"pixels of mode {image.mode}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1 where there is none that can be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, NORMAL)
+    except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose an image
+        return NORMAL
+    return value if isinstance(value, int) and 1 <= value <= 8 else NORMAL

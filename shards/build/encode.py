@@ -1,15 +1,15 @@
 """What is stored of an audited pair, in each of the three storages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from shards.audit.image import encode_jpeg
 from shards.audit.image_mask_pair import AuditedPair
-from shards.audit.mask import Counts, index_counts, nearest
-from shards.audit.png_chunks import encode_unfiltered
-from shards.audit.transcode import Pixels
+from shards.audit.mask import Counts, nearest, value_counts
+from shards.audit.orientation import Pixels
+from shards.audit.png_data import encode_unfiltered
 from shards.format.geometry import PAD_COLOUR, Fit, Size, fit_boxes, placements
 from shards.format.labels import IGNORE
 from shards.format.layout import ImageFormat, Storage
@@ -29,7 +29,7 @@ class EncodedSample:
     image: bytes
     format: ImageFormat
     mask: bytes
-    counts: Counts
+    counts: Counts = field(compare=False)  # they follow from the mask
     height: int
     width: int
 
@@ -58,7 +58,7 @@ def encode(
     if storage == "source" or size is None or fit is None or image.pixels is None:
         raise ValueError("the pair was audited for another storage")
     pixels, indices = resized(image.pixels, mask.indices, size=size, fit=fit)
-    counts = index_counts(indices)
+    counts = value_counts(indices)
     if storage == "jpeg":
         data = encode_jpeg(pixels, quality=quality or DEFAULT_QUALITY, subsampling="420")
         return EncodedSample(data, "jpg", encode_unfiltered(indices), counts, *size)

@@ -11,6 +11,7 @@ from shards.audit.findings import MOST_PIXELS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shuffled
 from shards.errors import UsageError
+from shards.format.builtin_labels import BUILTIN
 from shards.format.geometry import Size
 from shards.format.keys import assign_keys, shown
 from shards.format.labels import Labels
@@ -76,9 +77,11 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
     """
     labels = options.labels or source.labels
     if labels is None:
+        where = shown(str(source.folder))
         raise UsageError(
-            f"which classes do the masks of {source.folder} have? List their values, and write a file to edit, with: "
-            f"petseg-shard labels {source.folder} -o labels.toml; then build with --labels labels.toml"
+            f"which classes do the masks of {where} have? List their values, and write a file to edit, with: "
+            f"petseg-shard labels {where} -o labels.toml; then build with --labels labels.toml (built in, for the "
+            f"original datasets: --labels {', '.join(BUILTIN)})"
         )
     options = msgspec.structs.replace(options, labels=labels)
     findings = list(source.findings)

@@ -8,12 +8,15 @@ import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
 from shards.sources.base import Pair, Source
+
+_NEEDED: Final = {"pets": ("trainval", "test")}  # lists without which a download is incomplete
 
 
 def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
@@ -29,34 +32,60 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
 def official_split(
     source: Source, *, val_fraction: float, seed: int
 ) -> tuple[dict[Split, list[Pair]], list[SampleFinding]]:
-    """Split as the lists say; val is a seeded part of trainval, with the same share of every breed.
+    """Split as the source's lists say.
 
-    Returns the pairs of each split (in name order) and what the lists omit or contradict; raises ``SourceError`` if the
-    source has no trainval.txt and test.txt.
+    Lists for train and val are used as they are; of train and trainval without val, what only trainval names becomes
+    val; otherwise val is a seeded part, ``val_fraction`` of the rest, with the same share of every group. A name in
+    several lists counts for test before val before train.
+
+    Returns the pairs of each split (in name order) and what the lists omit or contradict; raises ``SourceError`` if
+    there are no lists, or they leave open which images are for training.
     """
-    missing = [f"{name}.txt" for name in ("trainval", "test") if name not in source.lists]
-    if missing:
-        raise SourceError(
-            f"{source.folder / 'annotations'} has no {' and no '.join(missing)}; use --split random, which needs none"
-        )
-    trainval, test = source.lists["trainval"], source.lists["test"]
+    names = _split_names(source, [pair.name for pair in source.pairs])
     splits: dict[Split, list[Pair]] = {name: [] for name in SPLITS}
     findings: list[SampleFinding] = []
-    candidates: list[Pair] = []
     for pair in source.pairs:
-        if pair.name in test:
-            splits["test"].append(pair)
-            if pair.name in trainval:
-                findings.append(SampleFinding(shown(pair.name), "warning", "listed-twice", split="test"))
-        elif pair.name in trainval:
-            candidates.append(pair)
-        else:
-            detail = "in list.txt, but neither in trainval.txt nor in test.txt"
+        chosen: list[Split] = [split for split in ("test", "val", "train") if pair.name in names[split]]
+        if not chosen:
+            detail = f"neither in {' nor in '.join(sorted(source.lists))}"
             findings.append(SampleFinding(shown(pair.name), "rejected", "not-listed", detail))
-    chosen = stratified(candidates, fraction=val_fraction, seed=seed)
-    for pair in candidates:
-        splits["val" if pair.name in chosen else "train"].append(pair)
+            continue
+        splits[chosen[0]].append(pair)
+        if len(chosen) > 1:
+            detail = f"listed for {' and '.join(reversed(chosen))}; kept in {chosen[0]} only"
+            findings.append(SampleFinding(shown(pair.name), "warning", "listed-twice", detail, split=chosen[0]))
+    if "val" not in source.lists and not splits["val"]:
+        val = stratified(splits["train"], fraction=val_fraction, seed=seed)
+        splits["val"] = [pair for pair in splits["train"] if pair.name in val]
+        splits["train"] = [pair for pair in splits["train"] if pair.name not in val]
     return splits, findings
+
+
+def _split_names(source: Source, names: Sequence[str]) -> dict[Split, frozenset[str]]:
+    """Return the names that are listed for each split; val is empty where no list tells it from train."""
+    lists, none = source.lists, frozenset[str]()
+    where, advice = shown(str(source.folder)), "use --split random, which needs none"
+    missing = [f"{name}.txt" for name in _NEEDED.get(source.layout, ()) if name not in lists]
+    if missing:
+        raise SourceError(f"{where} has no {' and no '.join(missing)}; {advice}")
+    if not lists:
+        raise SourceError(f"{where} (layout {source.layout}) has no official lists of train, val and test; {advice}")
+    train, val, test = (lists.get(name, none) for name in SPLITS)
+    trainval = lists.get("trainval", none)
+    if not train and not trainval:  # a set for evaluation only, unless there are other images
+        listed = val | test
+        rest = sum(name not in listed for name in names)
+        if rest:
+            known = " and ".join(sorted(lists))
+            raise SourceError(
+                f"{where} has only a list of {known}, which leaves {rest} images open: list those for training, "
+                "too, or use --split random"
+            )
+    if "val" in lists:
+        return {"train": train | (trainval - val), "val": val, "test": test}
+    if train and trainval:
+        return {"train": train, "val": trainval - train, "test": test}
+    return {"train": train | trainval, "val": none, "test": test}
 
 
 def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float], seed: int) -> dict[Split, list[Pair]]:
@@ -68,16 +97,16 @@ def random_split(pairs: Sequence[Pair], *, fractions: tuple[float, float, float]
 
 
 def stratified(pairs: Sequence[Pair], *, fraction: float, seed: int) -> set[str]:
-    """Choose the names of round(fraction * n) pairs, the same share of each breed."""
-    by_breed: dict[str, list[str]] = defaultdict(list)
+    """Choose the names of round(fraction * n) pairs, the same share of each group."""
+    by_group: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
-        by_breed[pair.group].append(pair.name)
-    breeds = sorted(by_breed)
+        by_group[pair.group].append(pair.name)
+    groups = sorted(by_group)
     total = round(fraction * len(pairs))
-    shares = apportion(total, [len(by_breed[breed]) / max(len(pairs), 1) for breed in breeds])
+    shares = apportion(total, [len(by_group[group]) / max(len(pairs), 1) for group in groups])
     chosen: set[str] = set()
-    for breed, share in zip(breeds, shares, strict=True):
-        chosen.update(shuffled(by_breed[breed], seed=seed, purpose="val")[:share])
+    for group, share in zip(groups, shares, strict=True):
+        chosen.update(shuffled(by_group[group], seed=seed, purpose="val")[:share])
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The labels that are known by name: those of well-known datasets, with the names and colours that each one publishes."""
+"""The labels that are known by name: those of well-known datasets, with the names and colours they publish."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -16,7 +16,7 @@ road 804080; sidewalk f423e8; building 464646; wall 66669c; fence be9999; pole 9
 traffic sign dcdc00; vegetation 6b8e23; terrain 98fb98; sky 4682b4; person dc143c; rider ff0000; car 00008e;
 truck 000046; bus 003c64; train 005064; motorcycle 0000e6; bicycle 770b20
 """
-# Of each list of synonyms the first. The published palette has road and skyscraper in one grey; skyscraper is bluer here.
+# The first of each list of synonyms. Published, road and skyscraper have one grey; skyscraper is bluer here.
 _ADE20K: Final = """
 wall 787878; building b47878; sky 06e6e6; floor 503232; tree 04c803; ceiling 787850; road 8c8c8c; bed cc05ff;
 windowpane e6e6e6; grass 04fa07; cabinet e005ff; sidewalk ebff07; person 96053d; earth 787846; door 08ff33;

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, m
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import open_table, table_offset
 from shards.format.tar import image_header, map_tar
+
+META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json always holds
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ class SplitReader:
                 return document
         raise SampleError(f"{self.place(index, 'meta')}: not a JSON object")
 
+    def attributes(self, index: int) -> dict[str, str]:
+        """Return what the source knew of a sample, such as its breed: other entries of ``KEY.json``, as one line."""
+        entries = self.meta(index).items()
+        return {_line(name): _line(str(value)) for name, value in entries if name not in META_KEYS}
+
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""
         for key in candidate_keys(name):
@@ -189,6 +196,31 @@ class ShardSet:
             existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
             raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")
         return SplitReader(folder=self.path, name=name, manifest=self.manifest)
+
+    def webdataset(self, split: str, *, shuffle: int = 0, seed: int = 0) -> Any:
+        """Return one epoch of a split as a pipeline of the ``webdataset`` library, ready for a ``DataLoader``.
+
+        It yields (image, mask, description): uint8 (H, W, 3), RGB, decoded by Pillow at the stored size; uint8 (H, W)
+        of class indices, 255 where ignored; and the dictionary of ``KEY.json``. Tars are divided among ranks and worker
+        processes, whole. Nothing is checked against the table's checksums; :class:`pipeline.Loader` does that.
+
+        Args:
+            split: its name.
+            shuffle: shuffle the tars, and samples in a buffer of so many; 0: in the order of the set.
+            seed: of the order, which differs in each pass over the pipeline (so make a ``DataLoader``'s workers
+                persistent).
+
+        Raises ``UsageError`` for no such split.
+        """
+        from shards.format.webdataset_pipeline import webdataset_pipeline
+
+        reader = self.split(split)
+        tars = [reader.shard_path(number) for number in range(len(reader.entry.shards))]
+        return webdataset_pipeline(tars, shuffle=shuffle, seed=seed)
+
+
+def _line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def check_size(folder: Path, entry: FileEntry) -> None:

@@ -13,37 +13,42 @@ from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
 from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.pairs.listing import read_names
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
+_REASON = "it has images/ and annotations/trimaps/"
 SPECIES = ("unknown", "cat", "dog")  # the dataset's own numbers: 1 cat, 2 dog
 
 
-def scan(folder: Path) -> Source:
-    """Scan a folder in the official layout; reads the lists and the folders, opens no image.
+class PetsLayout:
+    """The layout ``pets``."""
 
-    Raises ``SourceError`` if it is not in the official layout, holds no image, or something cannot be read.
-    """
-    try:
-        return _scan(folder)
-    except OSError as error:
-        what = f"{error.filename or folder} cannot be read ({error.strerror})"
-        raise SourceError(f"{what}; fix this and run the same command again") from None
+    name = "pets"
+
+    def recognise(self, folder: Path) -> str | None:
+        """See :class:`shards.sources.base.Layout`."""
+        root = _root(folder)
+        found = (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir()
+        return _REASON if found else None
+
+    def scan(self, folder: Path) -> Source:
+        """See :class:`shards.sources.base.Layout`."""
+        return _scan(_root(folder))
+
+
+def _root(folder: Path) -> Path:
+    """Return the dataset's folder: this one, or the one that torchvision has created in it."""
+    inner = folder / TORCHVISION_FOLDER
+    return inner if not (folder / "images").exists() and (inner / "images").is_dir() else folder
 
 
 def _scan(folder: Path) -> Source:
-    if not (folder / "images").exists() and (folder / TORCHVISION_FOLDER / "images").is_dir():
-        folder = folder / TORCHVISION_FOLDER
-    if not folder.exists():
-        raise SourceError(
-            f"no such folder: {folder}; get the images with petseg-shard download, "
-            "or synthetic ones with petseg-shard sample"
-        )
     for path in (folder, folder / "images", folder / "annotations" / "trimaps"):
         if not path.is_dir():
             raise SourceError(
-                f"{folder} is not in the official layout: there is no folder {path}; expected images/NAME.jpg, "
-                "annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
+                f"{folder} is not in the layout of Oxford-IIIT Pet: there is no folder {path}; expected "
+                "images/NAME.jpg, annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
             )
     images, ignored = _files_by_stem(folder / "images", ("jpg", "jpeg"))
     masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", ("png",))
@@ -79,7 +84,7 @@ def _scan(folder: Path) -> Source:
         raise SourceError(f"{folder}: no image has a mask and an entry in the lists; {reasons}")
     return Source(
         layout="pets",
-        reason="it has images/ and annotations/trimaps/",
+        reason=_REASON,
         folder=folder,
         pairs=tuple(pairs),
         lists={name: frozenset(lists[name]) for name in SPLIT_LISTS if name in lists},
@@ -113,13 +118,8 @@ def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os
 
 def _read_list(path: Path) -> dict[str, tuple[int, int]]:
     """Return (class, species) by name; a line is ``NAME CLASS SPECIES BREED`` or a NAME alone, the first one counts."""
-    if not path.is_file():
-        raise SourceError(f"{path} is not a file; a list of images was expected")
     entries: dict[str, tuple[int, int]] = {}
-    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
+    for _, text in read_names(path):
         parts = text.rsplit(maxsplit=3)
         if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
             class_id, species = int(parts[1]), int(parts[2])

@@ -1,19 +1,22 @@
 """Checking whether a shard set is as it was built: manifest, tables, indices and tars against each other."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 
+from shards.audit.findings import ACTIONS, SampleFinding
 from shards.errors import FormatError
+from shards.format.geometry import size_text
 from shards.format.labels import IGNORE
-from shards.format.layout import MANIFEST_NAME, SPLITS, Rows, Split, is_set_file, row_check
-from shards.format.manifest import Manifest, load_manifest
-from shards.format.npy import open_table, table_offset
+from shards.format.layout import MANIFEST_NAME, ROLES, SPLITS, Rows, Split, is_set_file, member_span, row_check
+from shards.format.manifest import Manifest, RawLayout, load_manifest
+from shards.format.npy import npy_header, open_table, table_offset
+from shards.format.tar import padded
 from shards.verify.check_shard import ShardCheck, check_file
 from shards.verify.problems import Mode, Problem, Report
 
@@ -58,6 +61,8 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
                 progress(done, len(checks))
     report.samples = manifest.samples
     report.bytes = 0 if quick else sum(entry.bytes for entry in manifest.files())
+    if report.ok:
+        report.add(_check_raw_layout(folder, manifest))
     if not quick and report.ok:
         report.add(_check_counts(manifest, checks, decoded=mode == "full"))
     return report
@@ -81,6 +86,28 @@ def _check_table(folder: Path, manifest: Manifest, split: Split, *, quick: bool)
     return table, problems
 
 
+def _check_raw_layout(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Compare the manifest's offsets of pixels with where the first sample's are; all samples are of equal lengths."""
+    raw, size = manifest.raw, manifest.size
+    if raw is None or size is None:
+        return
+    split = next(name for name in SPLITS if name in manifest.splits)
+    row = open_table(folder / manifest.splits[split].table.file, samples=manifest.splits[split].samples)[0]
+    image, mask, (meta, length) = (member_span(row, role) for role in ROLES)
+    expected = RawLayout(
+        stride=meta + padded(length),
+        image_offset=image[0] + len(npy_header((*size, 3))),
+        mask_offset=mask[0] + len(npy_header(size)),
+    )
+    if raw != expected:
+        message = f"raw: the manifest says {_fields(raw)}, the samples say {_fields(expected)}"
+        yield Problem(kind="manifest", file=MANIFEST_NAME, message=message)
+
+
+def _fields(raw: RawLayout) -> str:
+    return f"stride {raw.stride}, image_offset {raw.image_offset}, mask_offset {raw.mask_offset}"
+
+
 def _check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[Problem]:
     entry = manifest.audit.file
     problems = check_file(folder, entry, quick=quick)
@@ -88,16 +115,34 @@ def _check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[
         return problems
     try:
         lines = (folder / entry.file).read_text(encoding="ascii").splitlines()
-        reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        findings = [msgspec.json.decode(line, type=SampleFinding) for line in lines]
+    except (OSError, ValueError) as error:
         return [Problem(kind="count", file=entry.file, message=f"cannot be read: {error}")]
-    if dict(reasons) != manifest.audit.reasons:
-        return [Problem(kind="count", file=entry.file, message="its reasons are not those that the manifest counts")]
-    return []
+    audit = manifest.audit
+    images = {action: len({found.name for found in findings if found.action == action}) for action in ACTIONS}
+    pairs: list[tuple[str, Any, Any]] = [
+        ("reasons", audit.reasons, dict(sorted(Counter(found.reason for found in findings).items()))),
+        ("repaired", audit.repaired, images["repaired"]),
+        ("rejected", audit.rejected, images["rejected"]),
+        ("packed", audit.packed, manifest.samples),
+        ("found", audit.found, manifest.samples + images["rejected"]),
+    ]
+    return [
+        Problem(kind="count", file=entry.file, message=f"{what}: the manifest says {claimed}, the file says {counted}")
+        for what, claimed, counted in pairs
+        if claimed != counted
+    ]
 
 
-def _check_counts(manifest: Manifest, checks: Iterable[ShardCheck], *, decoded: bool) -> Iterator[Problem]:
+def _check_counts(manifest: Manifest, checks: Sequence[ShardCheck], *, decoded: bool) -> Iterator[Problem]:
     """Compare the manifest's counts with those of the samples; only of a set without other problems."""
+    if manifest.storage == "source":
+        tables = [check.rows for check in checks if check.rows is not None and len(check.rows)]
+        height, width = (max(int(rows[side].max()) for rows in tables) for side in ("height", "width"))
+        if (height, width) != manifest.largest:
+            counted = size_text((height, width))
+            message = f"largest: the manifest says {size_text(manifest.largest)}, the samples say {counted}"
+            yield Problem(kind="count", file=MANIFEST_NAME, message=message)
     for name, split in manifest.splits.items():
         own = [check for check in checks if check.split == name]
         pairs: list[tuple[str, Any, Any]] = [

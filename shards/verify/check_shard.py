@@ -14,7 +14,7 @@ from zlib_ng import zlib_ng
 
 from shards.audit.findings import MOST_PIXELS, RejectedError
 from shards.audit.image_mask_pair import audit_pair
-from shards.audit.mask import Counts, index_counts, map_values
+from shards.audit.mask import Counts, map_values
 from shards.format.geometry import size_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
 from shards.format.layout import (
@@ -254,7 +254,7 @@ def check_stored(image: bytes, mask: bytes, *, row: Any, manifest: Manifest) -> 
             if not data.startswith(header_bytes) or len(data) != len(header_bytes) + math.prod(shape):
                 raise RejectedError(f"{what}-corrupt", f"not a .npy file of uint8 {shape}")
         indices = np.frombuffer(mask, np.uint8)[-math.prod(manifest.size) :].reshape(manifest.size)
-        return index_counts(map_values(indices, canonical))
+        return map_values(indices, canonical)[1]
     pair = audit_pair(image, mask, labels=canonical, pixels=False, max_pixels=MOST_PIXELS)
     if pair.image.format != IMAGE_FORMATS[int(row["image_format"])]:
         raise RejectedError("image-unknown-format", f"the image is a {pair.image.format}, its name says otherwise")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 
 # A network and a run that take seconds: what is tested is the machinery, not the recipe. It learns just enough to
 # predict more than one class.
@@ -60,3 +63,16 @@ def tiny_run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     import petseg
 
     return petseg.train(synthetic_set, run=tmp_path_factory.mktemp("runs") / "tiny", options=TINY)
+
+
+@pytest.fixture(scope="session")
+def many_class_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on a set of 21 classes with awkward names, letterboxed to 32 x 48; the set is beside it."""
+    from labelled_sets import build_labelled, many_labels
+
+    import petseg
+
+    folder = tmp_path_factory.mktemp("many")
+    out = build_labelled(folder, many_labels(21))
+    options = {**TINY, "size": (32, 48), "fit": "contain", "batch_size": 4}
+    return petseg.train(out, run=folder / "run", options=options)

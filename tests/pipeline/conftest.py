@@ -83,12 +83,12 @@ def draw_pixels(height: int, width: int, seed: int, labels: Labels = PETS) -> tu
 
 
 def draw_pair(storage: str, height: int, width: int, seed: int, labels: Labels = PETS) -> Pair:
-    """A drawn pair as it is stored; in ``source`` storage of labels other than the pets', every third image is a PNG."""
+    """A drawn pair as it is stored; some images are PNGs where ``source`` labels are not the pets'."""
     image, mask = draw_pixels(height, width, seed, labels)
     if storage == "raw":
         return Pair(npy(image), npy(mask), height, width, "npy")
     stored = encode(Image.fromarray(mask), "PNG")
-    if storage == "source" and labels is not PETS and seed % 3 == 0:
+    if storage == "source" and labels is not PETS and seed % 3 == 1:
         return Pair(encode(Image.fromarray(image), "PNG"), stored, height, width, "png")
     jpeg = encode(Image.fromarray(image), "JPEG", quality=90, subsampling=seed % 3)
     return Pair(jpeg, stored, height, width)
@@ -197,7 +197,10 @@ SIZES = [(375, 500), (333, 499), (500, 333), (97, 61), (128, 128), (64, 300), (2
 
 @pytest.fixture(scope="session")
 def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``make_set(count, storage="source", size=None, ...)``: a drawn set in a folder of its own; the pets' labels."""
+    """``make_set(count, storage="source", size=None, ...)``: a drawn set in a folder of its own.
+
+    It has the pets' labels, or as many classes as are asked for, and ignored pixels, and some PNGs in ``source``.
+    """
 
     def make(
         count: int,
@@ -205,8 +208,9 @@ def make_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         storage: str = "source",
         size: int | Size | None = None,
         split: str = "train",
-        labels: Labels = PETS,
+        classes: int | None = None,
     ) -> Path:
+        labels = PETS if classes is None else numbered_labels(classes)
         stored = (size, size) if isinstance(size, int) else size
         shapes = [stored or SIZES[i % len(SIZES)] for i in range(count)]
         pairs = [draw_pair(storage, h, w, seed, labels) for seed, (h, w) in enumerate(shapes)]
@@ -253,12 +257,11 @@ def sets(make_set: Callable[..., Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def many_class_sets(make_set: Callable[..., Path]) -> dict[str, Path]:
-    """The same with 21 classes, ignored pixels, stored images that are no squares, and some PNGs in ``source``."""
-    labels = numbered_labels(21)
+    """The same with 21 classes, ignored pixels, and stored images that are no squares."""
     return {
-        "source": make_set(40, labels=labels),
-        "jpeg": make_set(40, storage="jpeg", size=(72, 104), labels=labels),
-        "raw": make_set(40, storage="raw", size=(72, 104), labels=labels),
+        "source": make_set(40, classes=21),
+        "jpeg": make_set(40, storage="jpeg", size=(72, 104), classes=21),
+        "raw": make_set(40, storage="raw", size=(72, 104), classes=21),
     }
 
 
@@ -284,6 +287,12 @@ def writer() -> Callable[..., Path]:
 def drawn_pair() -> Callable[..., Pair]:
     """:func:`draw_pair`."""
     return draw_pair
+
+
+@pytest.fixture(scope="session")
+def labels_of() -> Callable[[int], Labels]:
+    """:func:`numbered_labels`."""
+    return numbered_labels
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ COMBINATIONS = [
     ("raw", "torch"),
     ("jpeg", "processes"),
 ]
+# And with 21 classes and ignored pixels, where the bad sample of ``source`` is a PNG.
+WITH_CLASSES = [*((*each, None) for each in COMBINATIONS), ("source", "torch", 21), ("source", "dali", 21)]
 
 
 def shard_and_span(folder: Path, role: str = "image") -> tuple[Path, int, int]:
@@ -56,7 +59,7 @@ def change_a_byte(folder: Path) -> None:
 
 
 def change_the_mask(folder: Path) -> None:
-    path, offset, length = shard_and_span(folder, "trimap")
+    path, offset, length = shard_and_span(folder, "mask")
     overwrite(path, offset + length - 20, b"\x07")
 
 
@@ -69,11 +72,11 @@ DISK_FAULTS = [change_a_byte, change_the_mask, zero_the_image]
 
 
 @pytest.mark.parametrize("damage", DISK_FAULTS, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+@pytest.mark.parametrize(("storage", "engine", "classes"), WITH_CLASSES)
 def test_changed_bytes(
-    make_set: Callable[..., Path], storage: str, engine: str, damage: Callable[[Path], None]
+    make_set: Callable[..., Path], storage: str, engine: str, classes: int | None, damage: Callable[[Path], None]
 ) -> None:
-    folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48)
+    folder = make_set(COUNT, storage=storage, size=None if storage == "source" else 48, classes=classes)
     good = run(folder, engine)
     damage(folder)
     assert_stops(folder, engine)
@@ -93,18 +96,18 @@ FORGERIES: dict[str, Callable[[Any], dict[str, bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-@pytest.mark.parametrize(("storage", "engine"), COMBINATIONS)
+@pytest.mark.parametrize(("storage", "engine", "classes"), WITH_CLASSES)
 def test_members_that_cannot_be_decoded(
-    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, engine: str, kind: str
+    forge_set: Any, storage: str, engine: str, classes: int | None, kind: str
 ) -> None:
-    folder, good = forged(tmp_path, writer, drawn_pair, storage, engine, FORGERIES[kind])
+    folder, good = forge_set(storage, engine, FORGERIES[kind], classes)
     assert_stops(folder, engine)
     assert_replaces(folder, engine, good)
 
 
 def other_value(pair: Any) -> dict[str, bytes]:
     values = np.asarray(Image.open(io.BytesIO(pair.mask))).copy()
-    values[:] = 4
+    values[5, 6] = 22
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
     return {"mask": buffer.getvalue()}
@@ -113,31 +116,35 @@ def other_value(pair: Any) -> dict[str, bytes]:
 def other_size(pair: Any) -> dict[str, bytes]:
     image = Image.open(io.BytesIO(pair.image)).resize((31, 33))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
+    image.save(buffer, "PNG" if pair.format == "png" else "JPEG")
     return {"image": buffer.getvalue()}
 
 
 @pytest.mark.parametrize("forge", [other_value, other_size])
-@pytest.mark.parametrize("storage", ["source", "jpeg"])
-def test_members_that_decode_to_something_else(
-    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, forge: Any
-) -> None:
+@pytest.mark.parametrize(("storage", "classes"), [("source", None), ("jpeg", None), ("source", 21), ("jpeg", 21)])
+def test_members_that_decode_to_something_else(forge_set: Any, storage: str, classes: int | None, forge: Any) -> None:
     """Engine torch compares what it decodes with the table; DALI's graph does not."""
-    folder, good = forged(tmp_path, writer, drawn_pair, storage, "torch", forge)
-    assert_stops(folder, "torch", match="31 x 33 pixels, the table says|value other than|cannot be decoded")
+    folder, good = forge_set(storage, "torch", forge, classes)
+    assert_stops(folder, "torch", match="31 x 33 pixels, the table says|neither a class, 0 to |cannot be decoded")
     assert_replaces(folder, "torch", good)
 
 
-def forged(
-    tmp_path: Path, writer: Any, drawn_pair: Any, storage: str, engine: str, forge: Callable[[Any], dict[str, bytes]]
-) -> tuple[Path, Any]:
-    size = None if storage == "source" else 48
-    pairs = [drawn_pair(storage, 48, 48 if size else 60, seed) for seed in range(COUNT)]
-    good = run(writer(tmp_path / "good", pairs, storage=storage, size=size), engine)
-    pair = pairs[BAD]
-    changed = {"image": pair.image, "mask": pair.mask} | forge(pair)
-    pairs[BAD] = type(pair)(changed["image"], changed["mask"], pair.height, pair.width)
-    return writer(tmp_path / "forged", pairs, storage=storage, size=size), good
+@pytest.fixture
+def forge_set(tmp_path: Path, writer: Any, drawn_pair: Any, labels_of: Any) -> Callable[..., tuple[Path, Any]]:
+    """Write a set with one sample forged; return it and the batches of the same set without."""
+
+    def forge_set(
+        storage: str, engine: str, forge: Callable[[Any], dict[str, bytes]], classes: int | None
+    ) -> tuple[Path, Any]:
+        size = None if storage == "source" else (48, 48)
+        options = {"storage": storage, "size": size, "labels": labels_of(classes or 3)}
+        drawn = {} if classes is None else {"labels": labels_of(classes)}
+        pairs = [drawn_pair(storage, 48, 48 if size else 60, seed, **drawn) for seed in range(COUNT)]
+        good = run(writer(tmp_path / "good", pairs, **options), engine)
+        pairs[BAD] = replace(pairs[BAD], **forge(pairs[BAD]))
+        return writer(tmp_path / "forged", pairs, **options), good
+
+    return forge_set
 
 
 # Whole files.

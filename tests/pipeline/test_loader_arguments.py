@@ -19,10 +19,12 @@ from shards.errors import FormatError, PetsegError, UsageError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be a whole number from 1"),
-        ({"size": -1}, "size must"),
-        ({"size": 5000}, "size must"),
-        ({"size": 12.5}, "size must"),
+        ({"size": 0}, "size 0.*: give N or HxW"),
+        ({"size": (128, -1)}, "size .128x-1.: give N or HxW"),
+        ({"size": 5000}, "each side from 1 to 4096"),
+        ({"size": 12.5}, "size 12.5: give N or HxW"),
+        ({"size": (1, 2, 3)}, "give N or HxW"),
+        ({"fit": "squash"}, "fit 'squash' is unknown; use stretch, cover, contain"),
         ({"batch_size": 0}, "batch_size must"),
         ({"batch_size": True}, "batch_size must"),
         ({"prefetch": 0}, "prefetch must"),
@@ -48,6 +50,21 @@ def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, A
     with pytest.raises(UsageError, match=message) as caught:
         Loader(sets["source"], **({"batch_size": 4, "device": "cpu"} | options))
     assert "\n" not in str(caught.value)
+
+
+def test_the_size_is_that_of_the_stored_images_unless_given(
+    sets: dict[str, Path], many_class_sets: dict[str, Path]
+) -> None:
+    for folder, size, expected in (
+        (many_class_sets["raw"], None, (72, 104)),
+        (sets["jpeg"], None, (96, 96)),
+        (sets["source"], None, (128, 128)),
+        (many_class_sets["raw"], 7, (7, 7)),
+        (sets["source"], (5, 9), (5, 9)),
+    ):
+        with Loader(folder, batch_size=4, size=size, device="cpu") as loader:
+            assert loader.size == expected
+            assert next(iter(loader)).image.shape == (4, 3, *expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -23,18 +23,27 @@ from shards.format.dataset import ShardSet
 # takes time, so that tests that add nothing about them do without.
 ENGINES = [("source", "torch"), ("raw", "torch"), ("jpeg", "dali")]
 with_processes = pytest.mark.parametrize("make", [*ENGINES, ("jpeg", "processes")], indirect=True, ids="-".join)
+# Likewise with 21 classes, ignored pixels and images that are no squares, cut and letterboxed.
+MANY = [("source", "torch", "cover"), ("raw", "dali", "contain")]
+with_many_classes = pytest.mark.parametrize(
+    "make", [*ENGINES, ("jpeg", "processes"), *MANY], indirect=True, ids="-".join
+)
 with_one_engine = pytest.mark.parametrize("make", [("raw", "torch")], indirect=True, ids="-".join)
 
 
 @pytest.fixture(params=ENGINES, ids="-".join)
-def make(request: pytest.FixtureRequest, sets: dict[str, Path], with_engine: Any) -> Iterator[Any]:
+def make(
+    request: pytest.FixtureRequest, sets: dict[str, Path], many_class_sets: dict[str, Path], with_engine: Any
+) -> Iterator[Any]:
     """Make loaders of 40 samples in batches of 12, by default; closed at the end."""
-    storage, engine = request.param
+    storage, engine, *fit = request.param
     made: list[Loader] = []
 
     def loader(**options: Any) -> Loader:
         defaults: dict[str, Any] = {"batch_size": 12, "size": 40, "device": "cpu", "engine": engine, "seed": 5}
-        made.append(Loader(sets[storage], **with_engine(defaults | options)))
+        if fit:
+            defaults |= {"size": (40, 52), "fit": fit[0]}
+        made.append(Loader((many_class_sets if fit else sets)[storage], **with_engine(defaults | options)))
         return made[-1]
 
     yield loader
@@ -57,11 +66,16 @@ def digests(loader: Loader) -> list[tuple[Any, ...]]:
     return [digest(batch) for batch in loader]
 
 
-@with_processes
-def test_shapes_types_and_devices(make: Any) -> None:
-    for mask, shape in (("onehot", (12, 3, 40, 40)), ("index", (12, 40, 40))):
-        for batch in make(mask=mask):
-            assert batch.image.shape == (12, 3, 40, 40)
+@with_many_classes
+def test_shapes_types_and_devices(make: Any, request: pytest.FixtureRequest) -> None:
+    many = any(fit in request.node.callspec.id for fit in ("cover", "contain"))
+    height, width, classes = (40, 52, 21) if many else (40, 40, 3)
+    for mask, shape in (("onehot", (12, classes, height, width)), ("index", (12, height, width))):
+        loader = make(mask=mask)
+        assert loader.size == (height, width)
+        assert len(loader.labels) == classes
+        for batch in loader:
+            assert batch.image.shape == (12, 3, height, width)
             assert batch.image.dtype == torch.uint8
             assert batch.image.is_contiguous(memory_format=torch.channels_last)
             assert batch.mask.shape == shape
@@ -97,7 +111,7 @@ def test_evaluation_keeps_the_stored_order(make: Any) -> None:
         assert valid == list(range(40))
 
 
-@with_processes
+@with_many_classes
 def test_nothing_depends_on_prefetch_or_threads(make: Any) -> None:
     runs = [
         digests(make(prefetch=prefetch, threads=threads, augment="train"))
@@ -133,7 +147,7 @@ def test_an_interrupted_epoch_starts_again(make: Any) -> None:
     assert loader.epoch == 1
 
 
-@with_processes
+@with_many_classes
 @pytest.mark.parametrize("taken", [0, 1, 3, 4, 5, 8])
 def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest) -> None:
     """Whatever was taken before the state was saved, the rest of three epochs is what it would have been."""
@@ -157,7 +171,7 @@ def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest
     assert got == wanted
 
 
-@with_processes
+@with_many_classes
 def test_ranks_together_are_one_rank(make: Any) -> None:
     for batches in zip(
         make(augment="train"), *(make(augment="train", rank=r, world_size=3) for r in range(3)), strict=True
@@ -260,7 +274,9 @@ def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
     [
         ({"seed": 6}, "seed: saved 5, now 6"),
         ({"batch_size": 10}, "batch_size"),
-        ({"size": 41}, "size: saved 40, now 41"),
+        ({"size": 41}, "size: saved '40', now '41'"),
+        ({"size": (40, 41)}, "size: saved '40', now '40x41'"),
+        ({"fit": "cover"}, "fit: saved 'stretch', now 'cover'"),
         ({"augment": None}, "augment"),
         ({"augment": Augmentation(flip=0.25)}, "augment"),
         ({"shuffle": False}, "shuffle"),
@@ -273,10 +289,17 @@ def test_a_state_that_does_not_fit_says_what_differs(make: Any, change: dict[str
 
 
 @with_one_engine
-@pytest.mark.parametrize("state", [None, {}, [], {"version": 2}, "text"])
+@pytest.mark.parametrize("state", [None, {}, [], {"version": 3}, {"version": True}, "text"])
 def test_anything_but_a_state_is_refused(make: Any, state: Any) -> None:
     with pytest.raises(UsageError, match="not a loader state"):
         make().load_state_dict(state)
+
+
+@with_one_engine
+def test_a_state_of_an_earlier_version_is_refused_with_the_reason(make: Any) -> None:
+    loader = make()
+    with pytest.raises(UsageError, match=r"earlier petseg \(version 1; this one reads 2\).*build the set again"):
+        loader.load_state_dict(loader.state_dict() | {"version": 1, "size": 40})
 
 
 @pytest.mark.parametrize("damage", [{"epoch": -1}, {"batch": 99}, {"batch": "1"}, {"epoch": None}, {"batch": True}])

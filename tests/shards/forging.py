@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
+from shards.format.labels import Labels
 from shards.format.manifest import content_fingerprint
 
 
@@ -42,7 +45,9 @@ def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
 
     try:
         splits: Any = {name: Entry(split) for name, split in document["splits"].items()}
-        found = content_fingerprint(storage=document["storage"], size=document["size"], splits=splits)
+        size = document["size"] and tuple(document["size"])
+        labels = msgspec.convert(document["labels"], Labels)
+        found = content_fingerprint(storage=document["storage"], size=size, labels=labels, splits=splits)
     except (AttributeError, KeyError, TypeError, ValueError):
         return document
     return {**document, "fingerprint": found}

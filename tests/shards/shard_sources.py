@@ -1,4 +1,4 @@
-"""Small sources in the official layout, made in milliseconds, with whatever fault a test wants in them."""
+"""Small sources, made in milliseconds, with whatever fault a test wants in them: pets, and scenes of 21 classes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from shards.build.options import PackOptions, options_from
+from shards.format.labels import LabelClass, Labels, chosen_colour
 
 BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
 
@@ -80,9 +81,45 @@ def fill(maker: Maker, count: int) -> Path:
     return maker.folder
 
 
+SCENE_LABELS = Labels(
+    classes=tuple(LabelClass(name=f"class {n}", values=(n,), color=chosen_colour(n)) for n in range(21)), ignore=(255,)
+)
+
+
+def draw_scene(seed: int, *, width: int = 60, height: int = 44) -> np.ndarray:
+    """Rectangles of 21 classes with ignored rims, uint8 (height, width)."""
+    rng = np.random.default_rng(seed + 2000)
+    mask = np.zeros((height, width), np.uint8)
+    for value in rng.choice(21, 6):
+        top, left = int(rng.integers(0, height - 4)), int(rng.integers(0, width - 4))
+        bottom, right = top + int(rng.integers(4, height)), left + int(rng.integers(4, width))
+        mask[top:bottom, left:right] = 255
+        mask[top + 1 : min(bottom, height) - 1, left + 1 : min(right, width) - 1] = value
+    return mask
+
+
+def fill_scenes(folder: Path, count: int, *, image: bytes | None = None, **size: int) -> Path:
+    """Scenes in the layout ``folders``: palette masks of 21 classes; images are JPEG, PNG, or must be transcoded."""
+    colours = [part for n in range(256) for part in (n, 255 - n, n // 2)]
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        name, format_ = f"scene_{number}", ("JPEG", "PNG", "BMP")[number % 3]
+        data = encoded(draw_image(number, **size), format_) if image is None else image
+        (folder / "images" / f"{name}.{format_.lower()}").write_bytes(data)
+        mask = Image.fromarray(draw_scene(number, **size))
+        mask = Image.frombytes("P", mask.size, mask.tobytes())
+        mask.putpalette(colours)
+        mask.save(folder / "masks" / f"{name}.png")
+    return folder
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+SCENES = {"split": "random", "labels": SCENE_LABELS}  # the options of scenes
 
 
 def options(storage: str = "source", **changes: Any) -> PackOptions:

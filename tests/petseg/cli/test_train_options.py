@@ -24,7 +24,8 @@ from petseg.training.loop import TrainingLoop
 # Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
 # changes with it.
 VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
-    "size": (["--size", "96"], 96, {}),
+    "size": (["--size", "96x160"], (96, 160), {}),
+    "fit": (["--fit", "cover"], "cover", {}),
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),

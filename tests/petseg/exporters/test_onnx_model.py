@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from labelled_sets import many_labels, write_untrained
 
 import petseg
 from petseg.cli import export
@@ -15,22 +16,49 @@ from petseg.host.device import choose_placement
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import build_model
 from petseg.runs.recipe import default_recipe
+from shards.format.builtin_labels import PETS
+from shards.format.geometry import Size
+
+
+def compare(session: onnxruntime.InferenceSession, network: torch.nn.Module, sizes: list[Size]) -> None:
+    for count in (1, 2, 5):
+        for height, width in sizes:
+            image = np.random.default_rng(count).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+            (logits,) = session.run(None, {"image": image})
+            with torch.inference_mode():
+                expected = network(torch.from_numpy(image)).numpy()
+            np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
 
 
 def test_takes_uint8_images_in_any_number(call, tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     result = call(export, tiny_run, path, "--size", "48", "--json")
     assert result.code == 0, result.err
-    assert json.loads(result.out)["bytes"] == path.stat().st_size
+    facts = json.loads(result.out)
+    assert facts["bytes"] == path.stat().st_size
+    assert facts["card"] == str(tmp_path / "net.onnx.md")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    network = petseg.load(tiny_run, device="cpu", precision="fp32")
-    for count in (1, 2, 5):
-        image = np.random.default_rng(count).integers(0, 256, (count, 3, 48, 48), dtype=np.uint8)
-        (logits,) = session.run(None, {"image": image})
-        with torch.inference_mode():
-            expected = network.model(torch.from_numpy(image)).numpy()
-        np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
+    compare(session, petseg.load(tiny_run, device="cpu", precision="fp32").model, [(48, 48)])
     assert session.get_modelmeta().custom_metadata_map["classes"] == "animal,background,border"
+
+
+def test_twenty_one_classes_and_a_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    assert call(export, many_class_run, path).code == 0
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
+    assert session.get_outputs()[0].shape[1:] == [21, 32, 48]
+    compare(session, petseg.load(many_class_run, device="cpu", precision="fp32").model, [(32, 48)])
+    facts = session.get_modelmeta().custom_metadata_map
+    assert (json.loads(facts["size"]), facts["fit"]) == ([32, 48], "contain")
+    assert [each["name"] for each in json.loads(facts["labels"])["classes"]] == list(many_labels(21).names)
+
+
+def test_a_network_of_crops_takes_images_of_any_size(call, tmp_path: Path) -> None:
+    run = write_untrained(tmp_path / "run", many_labels(5), fit="cover")
+    assert call(export, run, tmp_path / "net.onnx", "--size", "40x33").code == 0
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    compare(session, petseg.load(run, device="cpu", precision="fp32").model, [(40, 33), (40, 77), (65, 33)])
 
 
 @pytest.mark.slow
@@ -39,8 +67,9 @@ def test_tutorial_network(tmp_path: Path) -> None:
     predictor = Predictor(
         build_model("tutorial").eval(),
         recipe=default_recipe("tutorial"),
+        labels=PETS,
         placement=placement,
-        source=tmp_path,
-        size=50,  # is padded
+        source=write_untrained(tmp_path / "run", PETS) / "best.pt",
+        size=(50, 62),  # both are padded
     )
     assert export_onnx(predictor, tmp_path / "t.onnx").largest_difference < TOLERANCE

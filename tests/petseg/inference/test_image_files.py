@@ -1,6 +1,8 @@
-"""Finding image files, reading images of any format, and drawing masks on them."""
+"""Finding image files, and reading images of any format in little memory."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -8,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.inference import class_colours
-from petseg.inference.class_colours import indexed_mask, overlay
+from petseg.inference import image_files
 from petseg.inference.image_files import MAX_PIXELS, find_images, to_rgb
-from shards.errors import SampleError
+from shards.errors import SampleError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -62,28 +63,74 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         to_rgb(np.zeros((4, 4), np.uint8))
 
 
+def test_strips_change_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    rgba = Image.fromarray(random.integers(0, 256, (23, 17, 4), dtype=np.uint8))
+    rgba.save(tmp_path / "rgba.png")
+    rgba.convert("P").save(tmp_path / "palette.png", transparency=3)
+    Image.fromarray(random.integers(0, 65536, (23, 17), dtype=np.uint16)).save(tmp_path / "grey16.png")
+    values = random.random((23, 17)).astype(np.float32)
+    values[20, 3] = 200  # in the last strip: decides that 255, not 1, is white
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba.convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
+    names = ["rgba.png", "palette.png", "grey16.png", "float.tif", "turned.jpg"]
+    whole = [np.asarray(to_rgb(tmp_path / name)) for name in names]
+    monkeypatch.setattr(image_files, "_STRIP_PIXELS", 40)
+    for name, expected in zip(names, whole, strict=True):
+        np.testing.assert_array_equal(np.asarray(to_rgb(tmp_path / name)), expected)
+    white = np.full((23, 17, 4), 255, np.uint8)
+    blended = Image.alpha_composite(Image.fromarray(white), rgba).convert("RGB")
+    np.testing.assert_array_equal(whole[0], np.asarray(blended))
+
+
+def test_a_pil_image_is_not_changed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGB", (9, 5))
+    image.info["exif"] = exif.tobytes()
+    assert to_rgb(image).size == (5, 9)
+    assert image.size == (9, 5)
+
+
+def test_memory_for_a_large_image_with_transparency(tmp_path: Path) -> None:
+    """4 bytes a pixel decoded and 4 converted; a further copy would be more than is allowed here."""
+    side = 5000
+    Image.new("RGBA", (side, side), (255, 0, 0, 128)).save(tmp_path / "large.png", compress_level=1)
+    program = (
+        "import resource, sys; from PIL import Image; from petseg.inference.image_files import to_rgb; "
+        "Image.init(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; to_rgb(sys.argv[1]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "large.png")]
+    kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert kilobytes * 1024 < 10 * side * side
+
+
 def test_globs_folders_and_files_together(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.PNG", ".hidden.jpg"):
         Image.new("RGB", (4, 3)).save(tmp_path / name)
     (tmp_path / "readme.md").touch()
     images, ignored = find_images([str(tmp_path / "*.jpg"), str(tmp_path), str(tmp_path / "a.jpg")])
-    assert [p.name for p in images] == ["a.jpg", "b.jpg", "c.PNG"]
+    assert [each.path.name for each in images] == ["a.jpg", "b.jpg", "c.PNG"]
     assert ignored == 2
 
 
-def test_drawings_show_the_classes() -> None:
-    mask = np.array([[1, 2, 3]], np.uint8)
-    assert np.asarray(indexed_mask(mask)).tolist() == [[1, 2, 3]]
-    drawn = np.asarray(overlay(Image.new("RGB", (3, 1), (10, 20, 30)), mask))[0]
-    assert drawn[1].tolist() == [10, 20, 30]  # background is left as it is
-    assert drawn[2].min() > 200  # border is nearly white
-    assert drawn[0, 0] > drawn[0, 2]  # the animal is tinted orange
-
-
-def test_strips_of_an_overlay_have_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    image = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    mask = generator.integers(1, 4, (40, 30), dtype=np.uint8)
-    whole = np.asarray(overlay(image, mask))
-    monkeypatch.setattr(class_colours, "_STRIP_PIXELS", 100)
-    np.testing.assert_array_equal(np.asarray(overlay(image, mask)), whole)
+def test_subfolders_when_asked(tmp_path: Path) -> None:
+    for name in ("a.jpg", "one/b.jpg", "one/two/c.jpg", ".cache/d.jpg", "one/out/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    (tmp_path / "one" / "notes.txt").touch()
+    images, ignored = find_images([str(tmp_path)])
+    assert [(each.path.name, each.subfolder) for each in images] == [("a.jpg", Path())]
+    images, ignored = find_images([str(tmp_path)], recursive=True, skip=tmp_path / "one" / "out")
+    assert [(each.path.name, each.subfolder.as_posix()) for each in images] == [
+        ("a.jpg", "."),
+        ("b.jpg", "one"),
+        ("c.jpg", "one/two"),
+    ]
+    assert ignored == 1
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UsageError, match="--recursive"):
+        find_images([str(tmp_path)])

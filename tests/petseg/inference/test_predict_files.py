@@ -1,5 +1,6 @@
 """Predicting: from Python, and files with petseg-predict."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from PIL import Image
 import petseg
 from petseg.cli import predict
 from petseg.inference import file_jobs, probabilities
-from petseg.inference.class_colours import COLOURS
 from petseg.inference.file_jobs import plan_jobs
-from petseg.inference.image_files import to_rgb
+from petseg.inference.image_files import ImageFile, to_rgb
 from shards.errors import UsageError
+from shards.format.builtin_labels import PETS
 
 
 def image_file(path: Path, size: tuple[int, int] = (50, 40), **options) -> Path:
@@ -29,7 +30,7 @@ def test_masks_have_the_images_size_and_the_values_1_2_3(call, tiny_run: Path, t
     with Image.open(tmp_path / "out" / "cat.png") as mask:
         assert mask.mode == "P"
         assert mask.size == (61, 37)
-        assert mask.getpalette()[3:12] == [v for colour in COLOURS for v in colour]
+        assert mask.getpalette()[3:12] == PETS.palette.reshape(-1).tolist()
         values = np.asarray(mask)
     assert set(np.unique(values)) <= {1, 2, 3}
     with np.load(tmp_path / "out" / "cat.probabilities.npz") as file:
@@ -89,14 +90,68 @@ def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run
     assert (tmp_path / "out" / "good.png").exists()
 
 
-def test_no_output_overwrites_another_or_an_input(tmp_path: Path) -> None:
-    options = {"overlays": True, "probabilities": False, "overwrite": False}
+def plan(
+    *images: Path | ImageFile, out: Path, overlays: bool = True, overwrite: bool = False
+) -> list[file_jobs.FileJob]:
+    files = [each if isinstance(each, ImageFile) else ImageFile(each) for each in images]
+    return plan_jobs(files, out, overlays=overlays, probabilities=False, overwrite=overwrite)
+
+
+def test_the_second_of_two_images_with_one_name_keeps_its_ending(tmp_path: Path) -> None:
+    jobs = plan(*(tmp_path / name for name in ("cat.jpg", "cat.png", "cat.overlay.jpg")), out=tmp_path / "out")
+    assert [[path.name for path in job.outputs] for job in jobs] == [
+        ["cat.png", "cat.overlay.png"],
+        ["cat.png.png", "cat.png.overlay.png"],
+        ["cat.overlay.jpg.png", "cat.overlay.jpg.overlay.png"],
+    ]
+    assert [job.renamed for job in jobs] == [False, True, True]
     with pytest.raises(UsageError, match="both become"):
-        plan_jobs([tmp_path / "a" / "cat.jpg", tmp_path / "b" / "cat.png"], tmp_path / "out", **options)
-    with pytest.raises(UsageError, match="both become"):
-        plan_jobs([tmp_path / "cat.jpg", tmp_path / "cat.overlay.jpg"], tmp_path / "out", **options)
+        plan(*(tmp_path / name for name in ("a/cat.jpg", "b/cat.jpg", "c/cat.jpg")), out=tmp_path / "out")
+
+
+def test_no_output_overwrites_an_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwrite one of"):
-        plan_jobs([tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "cat.png"], tmp_path, **options)
+        plan(tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "cat.png", out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "best.pt", "last.pt"])
+def test_nothing_is_written_into_a_set_or_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / name).touch()
+    image = ImageFile(tmp_path / "gallery.jpg", Path("gallery"))
+    with pytest.raises(UsageError, match="a shard set" if name == "manifest.json" else "a run"):
+        plan(image, out=tmp_path, overwrite=True)
+    assert plan(tmp_path / "gallery.jpg", out=tmp_path)
+
+
+def test_two_of_one_name_and_subfolders_through_the_command(call, tiny_run: Path, tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat.png", "sub/cat.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        image_file(tmp_path / "in" / name)
+    out = tmp_path / "in" / "masks"
+    for overwrite in ((), ("--overwrite",)):  # the second time, the results lie in the folder that is searched
+        result = call(
+            predict, tiny_run, tmp_path / "in", "--recursive", "-o", out, "--no-overlay", *overwrite, "--json"
+        )
+        assert result.code == 0, result.err
+        assert "cat.png.png: another image has the shorter name" in result.err
+        facts = json.loads(result.out)
+        assert facts["predicted"] == 3
+        assert facts["renamed"] == {str(tmp_path / "in" / "cat.png"): str(out / "cat.png.png")}
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["cat.png", "cat.png.png", "sub/cat.png"]
+
+
+def test_a_name_that_is_too_long_fails_alone(call, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    image_file(tmp_path / "in" / f"{'a' * 240}.png")
+    image_file(tmp_path / "in" / f"{'b' * 230}.png")
+    image_file(tmp_path / "in" / "c.png")
+    result = call(predict, tiny_run, tmp_path / "in", "-o", tmp_path / "out", "--probabilities")
+    assert result.code == 1
+    assert "too long" in result.err
+    assert "1 of 3" in result.err
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
@@ -116,8 +171,8 @@ def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Pa
 def test_strips_equal_torchs_resizing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).softmax(1)
     expected = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False, antialias=True)
-    for pixels in (1, 1000, 10**9):
-        monkeypatch.setattr(probabilities, "_STRIP_PIXELS", pixels)
+    for values in (1, 1000, 10**9):
+        monkeypatch.setattr(probabilities, "_STRIP_VALUES", values)
         torch.testing.assert_close(probabilities.resize_probabilities(coarse, *size), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -131,9 +186,7 @@ def test_a_huge_image_is_a_batch_of_its_own(tiny_run: Path, tmp_path: Path, monk
         image_file(tmp_path / f"{name}.png", size)
         for name, size in zip("abcd", [(50, 40)] * 3 + [(300, 200)], strict=True)
     ]
-    options = {"overlays": False, "probabilities": False, "overwrite": False}
-    jobs = plan_jobs([*files, image_file(tmp_path / "e.png")], tmp_path / "out", **options)
-    (tmp_path / "out").mkdir()
+    jobs = plan(*files, image_file(tmp_path / "e.png"), out=tmp_path / "out", overlays=False)
     assert file_jobs.predict_files(network, jobs, on_error=print) == 0
     assert sizes == [3, 1, 1]
     assert len(list((tmp_path / "out").iterdir())) == 5

@@ -58,12 +58,13 @@ def test_always_between_zero_and_the_peak(step: int, total: int, warmup: float, 
 def test_progressive_sizes_grow_to_the_full_one() -> None:
     from msgspec.structs import replace
 
-    recipe = replace(default_recipe("unet"), progressive=True, epochs=10, size=(128, 256))
+    recipe = replace(default_recipe("unet"), progressive=True, epochs=10, size=(128, 128))
     sizes = [size_of_epoch(recipe, epoch) for epoch in range(10)]
-    assert sizes == [(64, 128)] * 4 + [(96, 192)] * 3 + [(128, 256)] * 3
+    assert sizes == [(side, side) for side in (64, 64, 64, 64, 96, 96, 96, 128, 128, 128)]
     for epochs in range(1, 20):  # however short a run, it ends at the full size
-        assert size_of_epoch(replace(recipe, epochs=epochs), epochs - 1) == (128, 256)
-    short = replace(recipe, epochs=3)
-    assert [size_of_epoch(short, epoch) for epoch in range(3)] == [(64, 128), (96, 192), (128, 256)]
+        assert size_of_epoch(replace(recipe, epochs=epochs), epochs - 1) == (128, 128)
+    assert [size_of_epoch(replace(recipe, epochs=3), epoch) for epoch in range(3)] == [(64, 64), (96, 96), (128, 128)]
+    wide = replace(recipe, size=(40, 300), epochs=3)
+    assert [size_of_epoch(wide, epoch) for epoch in range(3)] == [(32, 144), (32, 224), (40, 300)]
     assert {size_of_epoch(replace(recipe, size=(32, 32)), epoch) for epoch in range(10)} == {(32, 32)}
-    assert {size_of_epoch(replace(recipe, progressive=False), epoch) for epoch in range(10)} == {(128, 256)}
+    assert {size_of_epoch(replace(recipe, progressive=False), epoch) for epoch in range(10)} == {(128, 128)}

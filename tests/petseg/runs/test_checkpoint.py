@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,11 +6,13 @@ import pytest
 import torch
 
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from shards.format.builtin_labels import BINARY, PETS
 
 
 def make() -> Checkpoint:
     return Checkpoint(
-        config={"size": 32},
+        config={"size": [32, 48]},
+        labels=BINARY,
         position={"epoch": 1},
         history=[{"loss": 0.1}],
         loader={"batch": 3},
@@ -30,7 +33,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.loader == {"batch": 3}
     assert loaded.weights is loaded.model
     assert torch.equal(loaded.optimizer["state"][0]["step"], torch.tensor(3.0))
-    assert torch.load(path, weights_only=True)["version"] == 1
+    assert loaded.config == {"size": [32, 48]}
+    assert loaded.labels == BINARY
+    assert torch.load(path, weights_only=True)["version"] == 2
+
+
+def test_version_1_knew_pets_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, make())
+    document = torch.load(path, weights_only=True)
+    plain = {name: value for name, value in json.loads(document["plain"]).items() if name != "labels"}
+    torch.save({**document, "version": 1, "plain": json.dumps(plain)}, path)
+    assert load_checkpoint(path).labels == PETS
+    torch.save({**document, "plain": json.dumps({**plain, "labels": {"classes": 3}})}, path)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
 
 
 def test_the_average_is_what_predicts(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_each_optimizer_has_a_default_learning_rate() -> None:
         ({"tensorboard": 3}, "--tensorboard 3: expected bool"),
         ({"widths": "8,16"}, "--widths 8,16: expected tuple"),
         ({"colour": 1}, "no such option: colour"),
+        ({"classes": 3}, "no such option: classes"),  # the set decides
+        ({"size": "96x"}, "--size '96x': give N or HxW"),
+        ({"size": (96, 16)}, "--size 96x16: give N or HxW"),
+        ({"size": 4096}, "each side from 32 to 2048"),
+        ({"fit": "squash"}, "--fit squash: choose from stretch, cover, contain"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -59,17 +64,28 @@ def test_wrong_values_from_python_are_refused(options: dict[str, Any], message: 
     assert message in str(error.value)
 
 
+def test_sizes_are_written_in_several_ways() -> None:
+    for size, expected in {96: (96, 96), "96": (96, 96), "96x160": (96, 160), (96, 160): (96, 160)}.items():
+        recipe, _ = apply_options(UNET, RUNTIME, {"size": size})
+        recipe.check()
+        assert recipe.size == expected
+
+
 def test_differences_name_the_options() -> None:
-    other, _ = apply_options(UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5})
+    other, _ = apply_options(
+        UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5, "size": "96x160", "fit": "cover"}
+    )
     assert differences(UNET, other) == [
         "--skip is add, not concat",
+        "--size is 128, not 96x160",
+        "--fit is stretch, not cover",
         "--epochs is 80, not 7",
         "--ema-decay is None, not 0.5",
     ]
     assert differences(UNET, UNET) == []
 
 
-def test_the_files_of_version_1_are_read_and_written_unchanged() -> None:
+def test_the_files_of_version_1_are_read() -> None:
     model = {"name": "unet", "widths": [24, 48], "stem": "half", "blocks": 1, "norm": "batch", "upsample": "bilinear"}
     model |= {"join": "add", "dropout": 0.0, "encoder": "none", "pretrained": False}
     recipe = {"model": model, "size": 128, "progressive": True, "epochs": 80, "batch_size": 16, "accumulate": 1}
@@ -81,7 +97,9 @@ def test_the_files_of_version_1_are_read_and_written_unchanged() -> None:
     position = {"epoch": 1, "phase": "train", "step": 30, "finished": False, "best_score": 0.25, "best_epoch": 1}
     position |= {"stale_epochs": 0, "seconds": 9.5, "loss_sum": 40.5, "pictures": 80}
     position |= {"confusion": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "train_seconds": 3.5, "wait_seconds": 0.5}
-    assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == recipe
+    current = {**recipe, "model": {**model, "classes": 3}, "size": [128, 128], "fit": "stretch"}
+    assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == current
+    assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == running
     assert msgspec.to_builtins(msgspec.convert(position, Progress)) == position
     assert msgspec.convert(position, Progress).images == 80

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from petseg.cli import train
 from petseg.report.artifacts import read_history
 from petseg.runs.checkpoint import load_checkpoint
 from shards import ShardSet
+from shards.format.labels import Labels
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
 TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
@@ -21,7 +23,9 @@ TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-
 
 def test_a_run_says_what_it_was(tiny_run: Path, synthetic_set: Path) -> None:
     config = json.loads((tiny_run / "config.json").read_text())
-    assert config["recipe"]["size"] == 32
+    assert config["recipe"]["size"] == [32, 32]
+    assert config["recipe"]["model"]["classes"] == 3
+    assert msgspec.convert(config["data"]["labels"], Labels) == ShardSet.open(synthetic_set).manifest.labels
     assert config["data"]["fingerprint"] == ShardSet.open(synthetic_set).manifest.fingerprint
     assert {"torch", "petseg", "python", "nvidia-dali-cuda120"} <= set(config["versions"])
     assert config["precision"] == ("fp32" if not torch.cuda.is_available() else config["precision"])

@@ -183,5 +183,6 @@ def test_evaluation_counts_every_sample_once_for_any_ranks(synthetic_set: Path, 
     whole = run(0, 1, World())
     for rank in range(ranks):
         together = run(rank, ranks, Collecting())
-    assert (together.matrices == whole.matrices).all()
+    assert (together.matrix == whole.matrix).all()
+    assert (together.counts == whole.counts).all()
     assert whole.matrix.sum() == whole.samples * 32 * 32

@@ -104,7 +104,7 @@ def test_validating_less_often(synthetic_set: Path, tmp_path: Path) -> None:
     draw_run(rarely, data=data, placement=placement, seconds=1.0)
     report = (rarely / "report.html").read_text()
     assert f"The weights of epoch {best['epoch']} (of 5)" in report
-    row = report[report.index("<td>1</td>") : report.index("<td>2")]
+    row = report[report.index("<tr><td>1</td>") : report.index("<tr><td>2")]
     assert row.count("<td>-</td>") == 5  # what was not measured is not shown: loss, mean IoU, three classes
 
 
@@ -158,8 +158,11 @@ def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
     run = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "tensorboard": True})
     events = EventAccumulator(str(run / "events"))
     events.Reload()
+    history = read_history(run)
     written = [(event.step, event.value) for event in events.Scalars("mean_iou/val")]
-    assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in read_history(run)]
+    assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in history]
+    written = [(event.step, event.value) for event in events.Scalars("iou_border/train")]
+    assert written == [(e["epoch"], pytest.approx(e["train"]["iou"][2])) for e in history]
 
 
 def test_a_disk_that_is_full_costs_one_checkpoint_only(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:

@@ -55,7 +55,7 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 def assert_same_run(run: Path, reference: Path) -> None:
     for name in ("last.pt", "best.pt"):
         ours, theirs = load_checkpoint(run / name), load_checkpoint(reference / name)
-        for part in ("model", "average", "optimizer", "scaler", "config"):
+        for part in ("model", "average", "optimizer", "scaler", "config", "labels"):
             assert_same(getattr(ours, part), getattr(theirs, part), f"{name}:{part}")
         assert metrics(ours.history) == metrics(theirs.history)
     lines = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, reference)]
@@ -72,7 +72,9 @@ def reference(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A run that was never interrupted."""
     run = tmp_path_factory.mktemp("reference") / "run"
     petseg.train(synthetic_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
-    assert [json.loads(line)["size"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [32, 48, 64]
+    assert [json.loads(line)["size"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
+        [side, side] for side in (32, 48, 64)
+    ]
     return run
 
 

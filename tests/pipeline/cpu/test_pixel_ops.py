@@ -39,22 +39,62 @@ def test_images_are_resized_as_the_filter_is_defined(shape: tuple[int, int], fli
 @given(
     height=st.integers(1, 400),
     width=st.integers(1, 400),
-    size=st.integers(1, 200),
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
     flip=st.booleans(),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=150, deadline=None)
 def test_masks_take_exactly_the_pixel_under_the_centre(
-    height: int, width: int, size: int, flip: bool, seed: int
+    height: int, width: int, size: tuple[int, int], flip: bool, seed: int
 ) -> None:
+    """In a whole output, and in a part of a larger one, whose other pixels stay as they are."""
     random = np.random.default_rng(seed)
-    mask = random.integers(1, 4, (height + 3, width + 2), dtype=np.uint8)
-    out = np.empty((size, size), np.uint8)
-    pixel_ops.transform_mask(mask, (2, 1, height, width), flip=flip, out=out)
-    rows = [2 + (2 * i + 1) * height // (2 * size) for i in range(size)]
-    columns = [1 + (2 * i + 1) * width // (2 * size) for i in range(size)]
+    mask = random.integers(0, 256, (height + 3, width + 2), dtype=np.uint8)
+    rows = [2 + (2 * i + 1) * height // (2 * size[0]) for i in range(size[0])]
+    columns = [1 + (2 * i + 1) * width // (2 * size[1]) for i in range(size[1])]
     wanted = mask[np.ix_(rows, columns)]
-    assert np.array_equal(out, wanted[:, ::-1] if flip else wanted)
+    wanted = wanted[:, ::-1] if flip else wanted
+    out = np.empty(size, np.uint8)
+    pixel_ops.transform_mask(mask, (2, 1, height, width), flip=flip, out=out)
+    assert np.array_equal(out, wanted)
+    large = random.integers(0, 256, (size[0] + 4, size[1] + 5), dtype=np.uint8)
+    expected = large.copy()
+    expected[1 : size[0] + 1, 2 : size[1] + 2] = wanted
+    part = large[1 : size[0] + 1, 2 : size[1] + 2]
+    pixel_ops.transform_mask(mask, (2, 1, height, width), flip=flip, out=part)
+    assert np.array_equal(large, expected)
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (7, 9), (40, 11), (1, 1), (12, 80)])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_an_image_in_a_part_of_an_output_is_what_it_is_alone(
+    shape: tuple[int, int], flip: bool, coloured: bool
+) -> None:
+    """Whether it is copied, enlarged, shrunk, flipped or coloured: the rest of the output stays as it is."""
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    colour = random.random((3, 4), dtype=np.float32) if coloured else None
+    alone = np.empty((30, 20, 3), np.uint8)
+    pixel_ops.transform_image(pixels, (0, 0, *shape), flip=flip, colour=colour, out=alone)
+    large = random.integers(0, 256, (33, 27, 3), dtype=np.uint8)
+    expected = large.copy()
+    expected[2:32, 3:23] = alone
+    pixel_ops.transform_image(pixels, (0, 0, *shape), flip=flip, colour=colour, out=large[2:32, 3:23])
+    assert np.array_equal(large, expected)
+
+
+def test_bars_are_filled_and_nothing_else() -> None:
+    for place in ((0, 0, 6, 9), (2, 0, 3, 9), (0, 4, 6, 1), (1, 2, 3, 4)):
+        top, left, height, width = place
+        for fill, shape in ((255, (6, 9)), ((124, 116, 104), (6, 9, 3))):
+            out = np.zeros(shape, np.uint8)
+            inside = pixel_ops.place_inside(out, place, fill)
+            assert inside.shape[:2] == (height, width)
+            inside[:] = 7
+            expected = np.broadcast_to(np.array(fill, np.uint8), shape).copy()
+            expected[top : top + height, left : left + width] = 7
+            assert np.array_equal(out, expected)
 
 
 def test_opencv_is_not_always_exact_and_that_is_noticed() -> None:
@@ -66,15 +106,33 @@ def test_opencv_is_not_always_exact_and_that_is_noticed() -> None:
     ]
     assert known  # else the last branch of transform_mask would be dead code
     length, size = known[0]
-    mask = np.random.default_rng(0).integers(1, 4, (length, length), dtype=np.uint8)
+    mask = np.random.default_rng(0).integers(0, 4, (length, length), dtype=np.uint8)
     out = np.empty((size, size), np.uint8)
     pixel_ops.transform_mask(mask, (0, 0, length, length), flip=False, out=out)
     places = [(2 * i + 1) * length // (2 * size) for i in range(size)]
     assert np.array_equal(out, mask[np.ix_(places, places)])
 
 
-def test_invalid_values_are_found() -> None:
-    masks = np.random.default_rng(0).integers(1, 4, (5, 8, 8), dtype=np.uint8)
-    assert pixel_ops.invalid_masks(masks) == []
-    masks[1, 2, 3], masks[4, 7, 7] = 0, 255
-    assert pixel_ops.invalid_masks(masks) == [1, 4]
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 254, 255])
+def test_invalid_values_are_found(count: int) -> None:
+    masks = np.random.default_rng(0).integers(0, count, (5, 8, 8), dtype=np.uint8)
+    assert pixel_ops.invalid_masks(masks, count) == []
+    masks[0, 1, 1] = masks[4, 0, 0] = 255  # ignored
+    assert pixel_ops.invalid_masks(masks, count) == []
+    if count < 255:
+        masks[1, 2, 3], masks[4, 7, 7] = 254, count
+        assert pixel_ops.invalid_masks(masks, count) == [1, 4]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 17, 150, 255])
+def test_planes_are_one_where_the_class_is(count: int) -> None:
+    random = np.random.default_rng(count)
+    classes = random.integers(0, count, (3, 5, 7), dtype=np.uint8)
+    classes[random.random(classes.shape) < 0.2] = 255
+    planes = np.full((3, count, 5, 7), 77, np.uint8)
+    pixel_ops.encode_onehot(classes, planes)
+    expected = np.zeros_like(planes)
+    for place in np.ndindex(classes.shape):
+        if classes[place] != 255:
+            expected[place[0], classes[place], place[1], place[2]] = 1
+    assert np.array_equal(planes, expected)

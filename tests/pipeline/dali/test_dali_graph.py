@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipeline import Augmentation, Loader
-from pipeline.cpu.pixel_ops import nearest_places
 from pipeline.dali import graph as graph_module
 from pipeline.dali.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_graph
 from pipeline.engine import EngineOptions
+from shards.format.geometry import nearest_places
 
 backend = pytest.importorskip("nvidia.dali.backend", reason="NVIDIA DALI is not installed")
 
@@ -21,10 +21,10 @@ STORAGES = ("source", "jpeg", "raw")
 
 
 def options(storage: str, **changes: Any) -> EngineOptions:
-    stored = None if storage == "source" else 96
+    stored = None if storage == "source" else (96, 96)
     return EngineOptions(
-        **{"storage": storage, "stored_size": stored, "size": 64, "onehot": True, "augment": Augmentation()}
-        | {"batch_size": 2, "threads": 1, "prefetch": 1}
+        **{"storage": storage, "stored_size": stored, "size": (64, 80), "fit": "contain", "classes": 3, "onehot": True}
+        | {"augment": Augmentation(), "batch_size": 2, "threads": 1, "prefetch": 1}
         | changes
     )
 
@@ -95,7 +95,7 @@ def test_dalis_nearest_is_exact_for_every_length() -> None:
         @pipeline_def(batch_size=len(lengths), num_threads=2, device_id=None, prefetch_queue_depth=1)
         def graph(size: int = size) -> Any:
             return graph_module.resize_mask(
-                fn.external_source(name="mask", dtype=types.UINT16, ndim=3, layout="HWC"), size
+                fn.external_source(name="mask", dtype=types.UINT16, ndim=3, layout="HWC"), (size, size)
             )
 
         pipeline = graph()

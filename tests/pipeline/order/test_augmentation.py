@@ -17,17 +17,20 @@ from pipeline.order.augmentation import (
     Parameters,
     colour_matrices,
     draw_parameters,
+    find_invalid,
 )
 from shards.errors import UsageError
+from shards.format.geometry import FITS, Fit
 
 PRESET = Augmentation()
+SIZE = (96, 160)
 
 
 def draw(augmentation: Augmentation | None, indices: np.ndarray, *, seed: int = 3, epoch: int = 5) -> Parameters:
     random = np.random.default_rng(0)
     shapes = random.integers(1, 700, (10_000, 2))[np.asarray(indices) % 10_000]
     return draw_parameters(
-        augmentation, seed=seed, epoch=epoch, indices=indices, heights=shapes[:, 0], widths=shapes[:, 1]
+        augmentation, seed=seed, epoch=epoch, indices=indices, heights=shapes[:, 0], widths=shapes[:, 1], size=SIZE
     )
 
 
@@ -35,24 +38,17 @@ def same(a: Parameters, b: Parameters) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
 
 
-@given(
-    height=st.integers(1, 2000),
-    width=st.integers(1, 2000),
-    least=st.floats(0.001, 1),
-    ratio=st.floats(1, 20),
-    seed=st.integers(0, 2**32),
-)
-def test_boxes_lie_within_the_image(height: int, width: int, least: float, ratio: float, seed: int) -> None:
-    augmentation = Augmentation(area=(least, 1.0), ratio=(1 / ratio, ratio))
-    count = 50
-    boxes = draw_parameters(
-        augmentation,
-        seed=seed,
-        epoch=0,
-        indices=np.arange(count),
-        heights=np.full(count, height),
-        widths=np.full(count, width),
-    ).boxes
+def draw_many(
+    augmentation: Augmentation | None, image: tuple[int, int], size: tuple[int, int], fit: Fit, *, seed: int = 0
+) -> Parameters:
+    """Parameters of 50 samples of one (height, width)."""
+    heights, widths = np.full(50, image[0]), np.full(50, image[1])
+    return draw_parameters(
+        augmentation, seed=seed, epoch=0, indices=np.arange(50), heights=heights, widths=widths, size=size, fit=fit
+    )
+
+
+def assert_inside(boxes: np.ndarray, height: int, width: int) -> None:
     top, left, box_height, box_width = boxes.T
     assert boxes.dtype == np.int32
     assert (top >= 0).all()
@@ -63,12 +59,106 @@ def test_boxes_lie_within_the_image(height: int, width: int, least: float, ratio
     assert (left + box_width <= width).all()
 
 
+SIDES = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+
+
+@given(
+    image=SIDES,
+    size=SIDES,
+    fit=st.sampled_from(FITS),
+    area=st.none() | st.floats(0.001, 1),
+    ratio=st.floats(1, 20),
+    seed=st.integers(0, 2**32),
+)
+def test_boxes_lie_within_the_image_and_places_within_the_output(
+    image: tuple[int, int], size: tuple[int, int], fit: Fit, area: float | None, ratio: float, seed: int
+) -> None:
+    augmentation = Augmentation(area=None if area is None else (area, 1.0), ratio=(1 / ratio, ratio))
+    for drawn in (draw_many(augmentation, image, size, fit, seed=seed), draw_many(None, image, size, fit)):
+        assert_inside(drawn.boxes, *image)
+        assert_inside(drawn.places, *size)
+        if fit != "contain":
+            assert (drawn.places == [0, 0, *size]).all()
+
+
+@given(image=SIDES, size=SIDES, area=st.none() | st.floats(0.001, 1))
+def test_cover_keeps_the_aspect_ratio_of_the_output(
+    image: tuple[int, int], size: tuple[int, int], area: float | None
+) -> None:
+    """Up to half a pixel of either side, or a whole one where the cover box was rounded before."""
+    augmentation = Augmentation(area=None if area is None else (area, area), ratio=(1.0, 1.0))
+    largest = min(image[0] / size[0], image[1] / size[1])  # source pixels for each of the output's
+    for drawn in (augmentation, None):
+        _, _, heights, widths = draw_many(drawn, image, size, "cover").boxes.T
+        scale = largest if drawn is None or area is None else largest * np.sqrt(area)
+        assert (np.abs(heights - np.maximum(1, scale * size[0])) <= 1).all()
+        assert (np.abs(widths - np.maximum(1, scale * size[1])) <= 1).all()
+
+
+@given(image=SIDES, size=SIDES, area=st.none() | st.floats(0.001, 1))
+def test_contain_keeps_the_aspect_ratio_of_the_box(
+    image: tuple[int, int], size: tuple[int, int], area: float | None
+) -> None:
+    augmentation = Augmentation(area=None if area is None else (area, 1.0), ratio=(0.5, 2.0))
+    drawn = draw_many(augmentation, image, size, "contain")
+    for (_, _, height, width), (top, left, *placed) in zip(drawn.boxes.tolist(), drawn.places.tolist(), strict=True):
+        scale = min(size[0] / height, size[1] / width)
+        assert abs(placed[0] - max(1, scale * height)) <= 0.5
+        assert abs(placed[1] - max(1, scale * width)) <= 0.5
+        assert placed[0] == size[0] or placed[1] == size[1]
+        assert abs(size[0] - placed[0] - 2 * top) <= 1
+        assert abs(size[1] - placed[1] - 2 * left) <= 1
+
+
+def test_cover_takes_the_middle_unless_it_augments() -> None:
+    for image, size, middle in (((40, 100), (10, 10), [0, 30, 40, 40]), ((101, 20), (5, 10), [45, 0, 10, 20])):
+        assert (draw_many(None, image, size, "cover").boxes == middle).all()
+        for area in (None, (0.5, 1.0)):
+            boxes = draw_many(Augmentation(area=area, ratio=(1, 1)), image, size, "cover").boxes
+            starts = boxes[:, :2].max(axis=1)
+            assert len(set(starts.tolist())) > 15
+            assert starts.min() < 0.1 * max(image)
+            if area is None:
+                assert (boxes[:, 2:] == middle[2:]).all()
+
+
+def test_what_stretching_draws_does_not_change() -> None:
+    """The same seed gives the same batches in every release; these were drawn by the first."""
+    indices = np.array([0, 1, 2, 7, 10**6])
+    heights, widths = np.array([375, 1, 500, 64, 1000]), np.array([500, 1, 333, 301, 17])
+    drawn = [
+        draw_parameters(
+            Augmentation.preset(name), seed=3, epoch=5, indices=indices, heights=heights, widths=widths, size=SIZE
+        )
+        for name in ("train", "strong")
+    ]
+    mild = [[24, 6, 347, 491], [0, 0, 1, 1], [35, 17, 401, 311], [8, 12, 54, 274], [0, 1, 1000, 15]]
+    strong = [[40, 8, 328, 488], [0, 0, 1, 1], [57, 29, 336, 295], [13, 20, 48, 256], [0, 2, 1000, 14]]
+    assert [each.boxes.tolist() for each in drawn] == [mild, strong]
+    for each in drawn:
+        assert each.flip.tolist() == [True, True, True, False, False]
+        assert each.places.tolist() == [[0, 0, *SIZE]] * 5
+    assert drawn[0].brightness.tolist() == pytest.approx([0.803642, 0.832144, 1.169477, 0.972766, 0.990105], abs=1e-6)
+    assert drawn[1].saturation.tolist() == pytest.approx([1.320125, 0.392068, 1.388855, 1.594482, 0.829062], abs=1e-6)
+
+
+@pytest.mark.parametrize("place", [(2, 0, 95, 160), (0, 0, 96, 0), (-1, 0, 5, 5), (0, 1, 96, 160)])
+def test_places_outside_the_output_are_found(place: tuple[int, ...]) -> None:
+    sides = np.full(50, 30)
+    drawn = draw_many(PRESET, (30, 30), SIZE, "contain")
+    assert find_invalid(drawn, heights=sides, widths=sides, size=SIZE) is None
+    drawn.places[7] = place
+    found = find_invalid(drawn, heights=sides, widths=sides, size=SIZE)
+    assert found is not None
+    assert found[0] == 7
+    assert "is not inside the 160 x 96 output" in found[1]
+
+
 def test_boxes_keep_the_area_that_was_asked_for() -> None:
     indices = np.arange(4000)
     heights, widths = np.full(4000, 1000), np.full(4000, 1500)
-    boxes = draw_parameters(PRESET, seed=0, epoch=0, indices=indices, heights=heights, widths=widths).boxes.astype(
-        float
-    )
+    drawn = draw_parameters(PRESET, seed=0, epoch=0, indices=indices, heights=heights, widths=widths, size=SIZE)
+    boxes = drawn.boxes.astype(float)
     area = boxes[:, 2] * boxes[:, 3] / 1.5e6
     assert area.max() <= 1
     assert area.min() > 0.5 * 0.95  # a side that did not fit was cut
@@ -124,7 +214,7 @@ def test_flips_come_half_of_the_time() -> None:
 
 def test_no_augmentation_is_the_whole_image() -> None:
     parameters = draw_parameters(
-        None, seed=0, epoch=0, indices=np.array([4]), heights=np.array([30]), widths=np.array([40])
+        None, seed=0, epoch=0, indices=np.array([4]), heights=np.array([30]), widths=np.array([40]), size=SIZE
     )
     assert parameters.boxes.tolist() == [[0, 0, 30, 40]]
     matrices, offsets = colour_matrices(parameters)
@@ -140,6 +230,7 @@ def test_the_colour_matrix_is_saturation_then_contrast_then_brightness(
     factors = [np.array([x], np.float32) for x in (b, c, s)]
     parameters = Parameters(
         boxes=np.zeros((1, 4), np.int32),
+        places=np.zeros((1, 4), np.int32),
         flip=np.zeros(1, bool),
         brightness=factors[0],
         contrast=factors[1],

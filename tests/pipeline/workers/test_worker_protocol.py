@@ -80,6 +80,7 @@ def test_work_crosses_unchanged(count: int, seed: int) -> None:
     floats = [random.random(count, dtype=np.float32) for _ in range(3)]
     parameters = Parameters(
         boxes=random.integers(-9, 9, (count, 4), dtype=np.int32),
+        places=random.integers(-9, 9, (count, 4), dtype=np.int32),
         flip=random.random(count) < 0.5,
         brightness=floats[0],
         contrast=floats[1],
@@ -111,7 +112,16 @@ def test_long_answers_come_in_parts(slot: int, length: int | None) -> None:
 def test_a_worker_answers_whatever_it_is_asked(sets: dict[str, Path]) -> None:
     split = ShardSet.open(sets["raw"]).split("train")
     options = EngineOptions(
-        storage="raw", stored_size=96, size=96, onehot=True, augment=None, batch_size=4, threads=2, prefetch=2
+        storage="raw",
+        stored_size=(96, 96),
+        size=(96, 96),
+        fit="stretch",
+        classes=3,
+        onehot=True,
+        augment=None,
+        batch_size=4,
+        threads=2,
+        prefetch=2,
     )
     pool = SharedPool(slot_shapes(options), spare=1)
     worker = BatchWorker(WorkerSetup(split=split, options=options), pool.descriptor)
@@ -138,7 +148,7 @@ def test_a_worker_answers_whatever_it_is_asked(sets: dict[str, Path]) -> None:
 def _work(split: Any, indices: range) -> BatchWork:
     numbers = np.array(indices)
     sizes = np.full(len(numbers), 96)
-    parameters = draw_parameters(None, seed=0, epoch=0, indices=numbers, heights=sizes, widths=sizes)
+    parameters = draw_parameters(None, seed=0, epoch=0, indices=numbers, heights=sizes, widths=sizes, size=(96, 96))
     return BatchWork(indices=numbers, rows=split.rows(numbers).copy(), parameters=parameters)
 
 

@@ -7,28 +7,29 @@ import struct
 
 import numpy as np
 import pytest
+from odd_files import audited
 from PIL import Image, ImageOps
-from shard_sources import draw_image, draw_mask, encoded
+from shard_sources import draw_image, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
-from shards.audit.image import apply_orientation
-from shards.audit.image_mask_pair import audit_pair
+from shards.audit import png_data
+from shards.audit.orientation import apply_orientation, undo_orientation
 
 IMAGE = draw_image(1)
-JPEG, PNG = encoded(IMAGE, "JPEG", quality=90), encoded(draw_mask(1), "PNG")
+JPEG = encoded(IMAGE, "JPEG", quality=90)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}])
 def test_ordinary_jpegs_keep_their_bytes(options: dict[str, object]) -> None:
     data = encoded(IMAGE, "JPEG", **options)
-    assert audit_pair(data, PNG, storage="source").image.jpeg == data
+    assert audited(data).image.file == data
 
 
 def test_grey_jpegs_keep_their_bytes_and_are_rgb_as_pixels() -> None:
     data = encoded(IMAGE[..., 0], "JPEG")
-    assert audit_pair(data, PNG, storage="source").image.jpeg == data
-    pixels = audit_pair(data, PNG, storage="raw").image.pixels
+    assert audited(data).image.file == data
+    pixels = audited(data, pixels=True).image.pixels
     assert pixels is not None
     assert pixels.shape == IMAGE.shape
 
@@ -40,6 +41,7 @@ def test_orientation_is_applied_as_pillow_does(orientation: int) -> None:
     image = Image.open(io.BytesIO(encoded(IMAGE, "PNG", exif=exif)))
     expected = np.asarray(ImageOps.exif_transpose(image))
     assert np.array_equal(apply_orientation(IMAGE, orientation), expected)
+    assert np.array_equal(undo_orientation(expected, orientation), IMAGE)
 
 
 def test_orientation_is_removed_without_touching_anything_else() -> None:
@@ -61,4 +63,38 @@ def test_large_masks_with_every_filter(size: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).integers(1, 4, size, dtype=np.uint8)
     for level in (0, 9):
         data = encoded(mask, "PNG", compress_level=level)
-        assert np.array_equal(png.decode_plain(png.read_chunks(data)), mask)
+        assert np.array_equal(png_data.decode_plain(png.read_chunks(data)), mask)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 70_000), (70_000, 3), (700, 500)])
+@pytest.mark.parametrize("kind", ["noise", "smooth", "flat"])
+def test_images_with_every_filter_and_back(size: tuple[int, int], kind: str) -> None:
+    """Decoded some rows at a time, each block needs the row above it; the project's own PNGs are read by Pillow."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    ramps = np.add.outer(np.arange(size[0]) * 3, np.arange(size[1]) * 2)[..., None] + np.array([0, 50, 90])
+    pixels = {"noise": noise, "smooth": (ramps // 7).astype(np.uint8), "flat": np.full_like(noise, 9)}[kind]
+    for level in (0, 6):
+        data = encoded(pixels, "PNG", compress_level=level)
+        png_data.check_data(png.read_chunks(data))
+        assert np.array_equal(png_data.decode_plain(png.read_chunks(data)), pixels)
+    written = png_data.encode_rgb(pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(written))), pixels)
+    assert np.array_equal(png_data.decode_plain(png.read_chunks(written)), pixels)
+    turned = apply_orientation(pixels, 6)  # not contiguous
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png_data.encode_rgb(turned)))), turned)
+
+
+@pytest.mark.parametrize("pieces", [1, 1000])
+def test_image_data_in_many_chunks(pieces: int) -> None:
+    data = encoded(IMAGE, "PNG")
+    (body,) = png.read_chunks(data).image_data
+    step = max(1, len(body) // pieces)
+    chunks = [png.write_chunk(b"IDAT", body[at : at + step]) for at in range(0, len(body), step)]
+    split = data[:33] + b"".join(chunks) + png.write_chunk(b"IEND")
+    assert np.array_equal(png_data.decode_plain(png.read_chunks(split)), IMAGE)
+    assert audited(split).image.file == split
+    apart = data[:33] + chunks[0] + png.write_chunk(b"tEXt", b"a\0b") + b"".join(chunks[1:]) + png.write_chunk(b"IEND")
+    if pieces > 1:
+        with pytest.raises(png.PngError, match="unexpected place"):
+            png.read_chunks(apart)

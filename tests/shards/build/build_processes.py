@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from shard_sources import options
 
@@ -26,9 +27,9 @@ def start(source: Path, out: Path, *more: str, **named: object) -> subprocess.Po
 
 
 @contextlib.contextmanager
-def killed_build(source: Path, out: Path) -> Iterator[BaseProcess]:
+def killed_build(source: Path, out: Path, **chosen: Any) -> Iterator[BaseProcess]:
     """Build in a forked process, which is killed when the block ends; wait for the end of its workers, too."""
-    process = multiprocessing.get_context("fork").Process(target=build, args=(source, out, options()))
+    process = multiprocessing.get_context("fork").Process(target=build, args=(source, out, options(**chosen)))
     process.start()
     try:
         yield process

@@ -6,12 +6,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from shard_sources import Maker, encoded, options, tree
+from shard_sources import SCENES, Maker, encoded, fill_scenes, options, tree
 
 from shards.build.build_set import build
 
@@ -30,6 +32,27 @@ def slow_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         maker.add(f"a_{number}", image=image[:2] + b"\xff\xfe\0\4" + number.to_bytes(2, "big") + image[2:], mask=mask)
     maker.lists(test=maker.names[:40], trainval=maker.names[40:])
     return maker.folder
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """A source that takes long enough to disturb its build, the options, and the set that must come out."""
+
+    folder: Path
+    chosen: dict[str, Any]
+    expected: dict[str, bytes]
+
+
+@pytest.fixture(scope="session", params=["pets", "21 classes"])
+def slow_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    """The pets, and as many scenes of 21 classes."""
+    if request.param == "pets":
+        return Disturbed(request.getfixturevalue("slow_pets"), {}, request.getfixturevalue("undisturbed"))
+    folder, out = tmp_path_factory.mktemp("slow") / "scenes", tmp_path_factory.mktemp("undisturbed") / "scenes"
+    noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    fill_scenes(folder, 120, image=simplejpeg.encode_jpeg(noise, quality=80), width=640, height=480)
+    build(folder, out, options(**SCENES))
+    return Disturbed(folder, SCENES, tree(out))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,14 +15,14 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from shard_sources import Maker, draw_image, draw_mask, encoded, options, tree
+from shard_sources import Maker, draw_image, encoded, options, tree
 
 from shards.audit.findings import REASONS
 from shards.build import write_shard
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.errors import SourceError, UsageError
 from shards.format.dataset import ShardSet
-from shards.sources.pets import scan
+from shards.sources import scan
 
 AWKWARD = ["my cat 1", "a.b.c_2", "Käse_3", "猫_4", "-rf_5", "..\\..\\up_6", "..", "x" * 250, "tab\there_7"]
 
@@ -40,8 +41,9 @@ def test_samples_are_what_the_source_holds(tiny_pets: Path, tiny_sets: dict[str,
             names.append(meta["name"])
             assert meta["split"] == split
             assert reader.read(index, "image") == (tiny_pets / "images" / f"{meta['name']}.jpg").read_bytes()
-            masks = tiny_pets / "annotations" / "trimaps"
-            assert reader.read(index, "trimap") == (masks / f"{meta['name']}.png").read_bytes()
+            mask = Image.open(tiny_pets / "annotations" / "trimaps" / f"{meta['name']}.png")
+            stored = Image.open(io.BytesIO(reader.read(index, "mask")))
+            assert np.array_equal(np.asarray(stored), np.asarray(mask) - 1)
             row = reader.rows([index])[0]
             assert (row["width"], row["height"]) == (meta["width"], meta["height"]) == (60, 44)
     assert sorted(names) == sorted(path.stem for path in (tiny_pets / "images").iterdir())
@@ -65,29 +67,38 @@ os.scandir = Reversed
 from dataclasses import replace
 from pathlib import Path
 from shards.build.build_set import build
-sys.path.insert(0, sys.argv[4])
-from shard_sources import options
-build(Path(sys.argv[1]), Path(sys.argv[3]), options("jpeg"), workers=4)  # imports all that root alone may read
-if len(sys.argv) > 5:
+pets, scenes, out, warm = map(Path, sys.argv[1:5])
+sys.path.insert(0, sys.argv[5])
+from shard_sources import SCENES, options
+build(pets, warm / "pets", options("jpeg"), workers=4)  # imports all that root alone may read
+build(scenes, warm / "scenes", options(**SCENES), workers=4)
+if len(sys.argv) > 6:
     os.setgid(65534); os.setuid(65534)
 for storage in ("source", "jpeg", "raw"):
-    build(Path(sys.argv[1]), Path(sys.argv[2]) / storage, options(storage), workers=4)
+    wide = {} if storage == "source" else {"size": (20, 36), "fit": "contain"}
+    build(pets, out / "pets" / storage, options(storage), workers=4)
+    build(scenes, out / "scenes" / storage, options(storage, **SCENES, **wide), workers=4)
 """
 
 
-def test_the_same_bytes_anywhere(tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+def test_the_same_bytes_anywhere(
+    tiny_pets: Path,
+    tiny_sets: dict[str, Path],
+    tiny_scenes: Path,
+    tiny_scene_sets: dict[str, Path],
+    tmp_path: Path,
+) -> None:
     """Four workers, the folder read backwards, another time zone, umask, user, working folder and hash seed."""
     out = tmp_path / "elsewhere"
     out.mkdir()
-    copy = tmp_path / "copied pets"
-    shutil.copytree(tiny_pets, copy)  # other times of change, another path
+    copies = [tmp_path / "copied pets", tmp_path / "copied scenes"]
+    for source, copy in zip((tiny_pets, tiny_scenes), copies, strict=True):
+        shutil.copytree(source, copy)  # other times of change, another path
     arguments = [
         sys.executable,
         "-c",
         ELSEWHERE,
-        str(copy),
-        str(out),
-        str(tmp_path / "warm"),
+        *map(str, (*copies, out, tmp_path / "warm")),
         str(Path(__file__).parents[1]),
     ]
     for folder in (tmp_path, *tmp_path.parents):
@@ -98,9 +109,10 @@ def test_the_same_bytes_anywhere(tiny_pets: Path, tiny_sets: dict[str, Path], tm
         arguments.append("as nobody")
     environment = {**os.environ, "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "LC_ALL": "C", "HOME": "/nowhere"}
     subprocess.run(arguments, check=True, env=environment, cwd="/", timeout=120)
-    for storage, folder in tiny_sets.items():
-        assert tree(folder) == tree(out / storage)
-        assert {path.stat().st_mode & 0o777 for path in (out / storage).iterdir()} == {0o644}
+    for kind, sets in (("pets", tiny_sets), ("scenes", tiny_scene_sets)):
+        for storage, folder in sets.items():
+            assert tree(folder) == tree(out / kind / storage)
+            assert {path.stat().st_mode & 0o777 for path in (out / kind / storage).iterdir()} == {0o644}
 
 
 def test_nothing_about_the_machine_is_in_a_set(tiny_pets: Path, tiny_sets: dict[str, Path]) -> None:
@@ -142,10 +154,10 @@ def faulty(maker: Maker) -> Path:
     for number in range(6):
         maker.add(f"a_{number}")
     maker.add("cut_1", image=encoded(draw_image(1), "JPEG")[:-30])
-    maker.add("png_1", image=encoded(draw_image(77), "PNG"))
+    maker.add("bmp_1", image=encoded(draw_image(77), "BMP"))
     maker.add("nobody_1", mask=encoded(np.full((44, 60), 2, np.uint8), "PNG"))
     maker.add("twin_1", seed=0)  # the same image as a_0
-    maker.lists(test=["a_0", "a_1", "png_1", "missing_1"], trainval=["twin_1", *maker.names[2:7], "nobody_1"])
+    maker.lists(test=["a_0", "a_1", "bmp_1", "missing_1"], trainval=["twin_1", *maker.names[2:7], "nobody_1"])
     (maker.folder / "images" / "x.mat").write_bytes(b"")
     return maker.folder
 
@@ -153,24 +165,24 @@ def faulty(maker: Maker) -> Path:
 def test_findings_are_counted_and_written_down(maker: Maker, tmp_path: Path) -> None:
     built = made(faulty(maker), tmp_path / "out", val_fraction=0.0)
     audit = built.manifest.audit
-    assert (audit.found, audit.packed, audit.mended, audit.left_out) == (11, 9, 1, 2)
+    assert (audit.found, audit.packed, audit.repaired, audit.rejected) == (11, 9, 1, 2)
     assert built.ignored == 1
-    lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "audit.jsonl").read_text().splitlines()]
     assert [(line["name"], line["action"], line["reason"], line["split"]) for line in lines] == [
-        ("a_0", "remark", "duplicate-across-splits", "test"),
-        ("cut_1", "left-out", "picture-truncated", "train"),
-        ("missing_1", "left-out", "listed-but-missing", None),
-        ("nobody_1", "remark", "no-animal", "train"),
-        ("png_1", "mended", "picture-wrong-type", "test"),
-        ("twin_1", "remark", "duplicate-across-splits", "train"),
+        ("a_0", "warning", "duplicate-across-splits", "test"),
+        ("bmp_1", "repaired", "image-transcoded", "test"),
+        ("cut_1", "rejected", "image-truncated", "train"),
+        ("missing_1", "rejected", "listed-but-missing", None),
+        ("nobody_1", "warning", "no-foreground", "train"),
+        ("twin_1", "warning", "duplicate-across-splits", "train"),
     ]
     assert "a_0 in test" in lines[-1]["detail"]
     assert audit.reasons == {
         "duplicate-across-splits": 2,
+        "image-transcoded": 1,
+        "image-truncated": 1,
         "listed-but-missing": 1,
-        "no-animal": 1,
-        "picture-truncated": 1,
-        "picture-wrong-type": 1,
+        "no-foreground": 1,
     }
     assert set(audit.reasons) <= set(REASONS)
 
@@ -178,7 +190,7 @@ def test_findings_are_counted_and_written_down(maker: Maker, tmp_path: Path) -> 
 def test_strict_builds_nothing(maker: Maker, tmp_path: Path) -> None:
     faulty(maker)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(StrictError, match="1 picture-truncated") as caught:
+    with pytest.raises(StrictError, match="1 image-truncated") as caught:
         build(maker.folder, tmp_path / "out", options(), workers=1, strict=True)
     assert len(caught.value.findings) == 6
     assert sorted(tmp_path.iterdir()) == before
@@ -190,12 +202,43 @@ def test_strict_passes_a_clean_source(pets: Path, tmp_path: Path) -> None:
 
 def test_counts_are_those_of_the_samples(tiny_pets: Path, tiny_sets: dict[str, Path]) -> None:
     for split in ShardSet.open(tiny_sets["source"]).manifest.splits.values():
-        assert sum(split.breeds.values()) == sum(split.species.values()) == split.samples
+        assert set(split.attributes) == {"breed", "class_id", "species"}
+        assert all(sum(counts.values()) == split.samples for counts in split.attributes.values())
+        assert split.ignored_pixels == 0
     total = np.zeros(4, np.int64)
     for path in (tiny_pets / "annotations" / "trimaps").iterdir():
         total += np.bincount(np.asarray(Image.open(path)).reshape(-1), minlength=4)
     splits = ShardSet.open(tiny_sets["source"]).manifest.splits.values()
     assert np.sum([split.class_pixels for split in splits], axis=0).tolist() == total[1:].tolist()
+
+
+def test_scenes_of_21_classes(tiny_scenes: Path, tiny_scene_sets: dict[str, Path]) -> None:
+    """PNG and JPEG bytes are kept, others transcoded; masks are those of the source, ignored pixels are counted."""
+    opened = ShardSet.open(tiny_scene_sets["source"])
+    assert opened.manifest.options.layout == "folders"
+    assert opened.manifest.audit.reasons == {"image-transcoded": 10}
+    assert opened.manifest.audit.repaired == 10
+    total, seen = np.zeros(256, np.int64), 0
+    for name, split in opened.manifest.splits.items():
+        reader = opened.split(name)
+        for index in range(len(reader)):
+            stem = reader.meta(index)["name"]
+            mask = np.asarray(Image.open(tiny_scenes / "masks" / f"{stem}.png"))
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(reader.read(index, "mask")))), mask)
+            (path,) = (tiny_scenes / "images").glob(f"{stem}.*")
+            if path.suffix == ".bmp":
+                stored = Image.open(io.BytesIO(reader.read(index, "image")))
+                assert stored.format == "PNG"
+                assert np.array_equal(np.asarray(stored), np.asarray(Image.open(path)))
+            else:
+                assert reader.read(index, "image") == path.read_bytes()
+            total += np.bincount(mask.reshape(-1), minlength=256)
+            seen += 1
+        assert len(split.class_pixels) == 21
+    assert seen == 30
+    splits = opened.manifest.splits.values()
+    assert np.sum([split.class_pixels for split in splits], axis=0).tolist() == total[:21].tolist()
+    assert sum(split.ignored_pixels for split in splits) == total[255] > 0
 
 
 def test_shards_without_samples_leave_no_gap(maker: Maker, tmp_path: Path) -> None:
@@ -210,7 +253,7 @@ def test_shards_without_samples_leave_no_gap(maker: Maker, tmp_path: Path) -> No
 
 def test_all_samples_broken_is_an_error(maker: Maker, tmp_path: Path) -> None:
     maker.add("a_1", image=b"broken")
-    with pytest.raises(UsageError, match="no sample passed the audit: 1 picture-unknown-format"):
+    with pytest.raises(UsageError, match="no sample passed the audit: 1 image-unknown-format"):
         made(maker.folder, tmp_path / "out", split="random")
     assert not list(tmp_path.glob("out*"))
 
@@ -239,12 +282,3 @@ def test_a_source_that_vanishes_is_noticed(pets: Path, tmp_path: Path) -> None:
     (pets / "images" / "Bengal_4.jpg").unlink()
     with pytest.raises(SourceError, match=r"Bengal_4\.jpg vanished"):
         build(found, tmp_path / "out", options(), workers=1)
-
-
-def test_mask_values_stay(tiny_sets: dict[str, Path]) -> None:
-    for storage in ("jpeg", "raw"):
-        reader = ShardSet.open(tiny_sets[storage]).split("train")
-        data = reader.read(0, "trimap")
-        if storage == "raw":
-            assert set(data[128:]) <= {1, 2, 3}
-    assert set(np.unique(draw_mask(0))) == {1, 2, 3}

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from build_processes import killed_build, start, wait_for_a_shard
-from shard_sources import Maker, options, tree
+from shard_sources import SCENES, Maker, fill_scenes, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.build.summary import build_text
@@ -37,8 +38,7 @@ def stage(out: Path) -> str:
 
 @pytest.mark.faults
 def test_killed_at_random_moments(
-    slow_pets: Path,
-    undisturbed: dict[str, bytes],
+    slow_source: Any,
     tmp_path: Path,
     campaign: Callable[[int, int], int],
     record_property: Callable[[str, object], None],
@@ -53,15 +53,15 @@ def test_killed_at_random_moments(
     ]
     found: Counter[str] = Counter()
     for number in range(campaign(4, 100)):
-        with killed_build(slow_pets, out) as process:
+        with killed_build(slow_source.folder, out, **slow_source.chosen) as process:
             while not aims[number % 3]() and process.is_alive():
                 time.sleep(0.0002)
             time.sleep(rng.uniform(0, (0.3, 0.03, 0.003)[number % 3]))
         found[stage(out)] += 1
         if out.exists():
             assert (out / "manifest.json").exists()
-        build(slow_pets, out, options(), workers=1)
-        assert tree(out) == undisturbed
+        build(slow_source.folder, out, options(**slow_source.chosen), workers=1)
+        assert tree(out) == slow_source.expected
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
         shutil.rmtree(out)
     record_property("kills", dict(found))
@@ -98,17 +98,22 @@ def killed_at(step: int, function: Callable[[], BuildResult]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("kind", ["new", "overwrite", "empty shards"])
+@pytest.mark.parametrize("kind", ["new", "overwrite", "empty shards", "21 classes"])
 def test_killed_at_every_step(in_memory: Path, kind: str) -> None:
     """Before each flush, rename and removal in turn, to the last of the clean-up."""
-    maker = Maker(in_memory / "pets")
-    for number in range(6):
-        broken = kind == "empty shards" and number % 2
-        maker.add(f"a_{number}", image=b"broken" if broken else None)
-    chosen = options(split="random", fractions=(0.5, 0.0, 0.5), samples_per_shard=1 if kind == "empty shards" else 2)
-    build(maker.folder, in_memory / "expected", chosen, workers=1)
+    if kind == "21 classes":
+        source, more = fill_scenes(in_memory / "pets", 6), SCENES
+    else:
+        maker, more = Maker(in_memory / "pets"), {"split": "random"}
+        source = maker.folder
+        for number in range(6):
+            broken = kind == "empty shards" and number % 2
+            maker.add(f"a_{number}", image=b"broken" if broken else None)
+    samples_per_shard = 1 if kind == "empty shards" else 2
+    chosen = options(fractions=(0.5, 0.0, 0.5), samples_per_shard=samples_per_shard, **more)
+    build(source, in_memory / "expected", chosen, workers=1)
     expected = tree(in_memory / "expected")
-    build(maker.folder, in_memory / "old", options(split="random", seed=9), workers=1)
+    build(source, in_memory / "old", options(seed=9, **more), workers=1)
     old = tree(in_memory / "old")
     out, step, resumed = in_memory / "out", 0, 0
     while True:
@@ -116,7 +121,7 @@ def test_killed_at_every_step(in_memory: Path, kind: str) -> None:
         if kind == "overwrite":
             shutil.copytree(in_memory / "old", out)
         overwrite = kind == "overwrite"
-        command = partial(build, maker.folder, out, chosen, workers=1, overwrite=overwrite)
+        command = partial(build, source, out, chosen, workers=1, overwrite=overwrite)
         killed = killed_at(step, command)
         if (out / "manifest.json").exists():
             visible = {name: data for name, data in tree(out).items() if not name.startswith(".work")}
@@ -126,7 +131,7 @@ def test_killed_at_every_step(in_memory: Path, kind: str) -> None:
         records = len(list((in_memory / "out.building" / ".work").glob("*.done")))
         complete = (in_memory / "out.building" / "manifest.json").exists()
         built = command()
-        assert built.resumed == (0 if complete else records) or built.already or kind == "overwrite"
+        assert built.resumed == (0 if complete else records) or built.already_complete or kind == "overwrite"
         resumed = max(resumed, built.resumed)
         assert tree(out) == expected, f"step {step}"
         assert sorted(path.name for path in in_memory.iterdir()) == ["expected", "old", "out", "pets"], f"step {step}"
@@ -193,7 +198,7 @@ def test_a_resumed_build_keeps_finished_shards(slow_pets: Path, undisturbed: dic
     assert kept
     built = build(slow_pets, out, options(), workers=1)
     assert built.resumed == len(kept)
-    assert f"resumed with {len(kept)} shards" in build_text(built)
+    assert f"resumed with {len(kept)} shard" in build_text(built)
     for stem, inode in kept.items():
         assert (out / f"{stem}.tar").stat().st_ino == inode
     assert tree(out) == undisturbed

@@ -16,7 +16,7 @@ from shards.build.build_set import build
 from shards.build.plan import ShardTask, make_plan
 from shards.build.write_shard import PreparedSample, prepared_samples
 from shards.errors import SourceError
-from shards.sources.pets import scan
+from shards.sources import scan
 
 
 def task_of(folder: Path, storage: str = "source") -> ShardTask:
@@ -102,5 +102,5 @@ def test_pillow_in_threads_keeps_the_warning_filters(maker: Maker, recwarn: pyte
     maker.add("a_1")
     data = Path(maker.folder / "annotations" / "trimaps" / "a_1.png").read_bytes()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: transcode.open_image(data, what="trimap"), range(300)))
+        list(pool.map(lambda _: transcode.open_file(data, what="mask"), range(300)))
     assert list(warnings.filters) == filters

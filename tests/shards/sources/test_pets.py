@@ -10,7 +10,9 @@ import pytest
 from shard_sources import Maker
 
 from shards.errors import SourceError
-from shards.sources.pets import breed_of, scan
+from shards.format.builtin_labels import PETS
+from shards.sources import scan
+from shards.sources.pets import breed_of
 
 
 def rejected(folder: Path) -> dict[str, str]:
@@ -22,10 +24,11 @@ def test_lists_and_numbers(maker: Maker) -> None:
     maker.add("Abyssinian_1")
     maker.lists(test=["Abyssinian_1"], trainval=["american_bulldog_7"])
     found = scan(maker.folder)
-    assert [(p.name, p.breed, p.class_id, p.species) for p in found.pairs] == [
-        ("Abyssinian_1", "Abyssinian", 1, 1),
-        ("american_bulldog_7", "american_bulldog", 2, 2),
+    assert [(pair.name, pair.attributes, pair.group) for pair in found.pairs] == [
+        ("Abyssinian_1", {"breed": "Abyssinian", "class_id": 1, "species": "cat"}, "Abyssinian"),
+        ("american_bulldog_7", {"breed": "american_bulldog", "class_id": 2, "species": "dog"}, "american_bulldog"),
     ]
+    assert (found.layout, found.labels) == ("pets", PETS)
     assert found.lists == {"test": frozenset({"Abyssinian_1"}), "trainval": frozenset({"american_bulldog_7"})}
 
 
@@ -33,7 +36,7 @@ def test_every_reason_of_a_folder(maker: Maker) -> None:
     for name in ("good_1", "unlisted_1"):
         maker.add(name)
     maker.write("no_mask_1", b"x", None)
-    maker.write("no_picture_1", None, b"x")
+    maker.write("no_image_1", None, b"x")
     maker.lists(test=["good_1", "gone_1", "no_mask_1", "../../evil"], trainval=["folder_1", "folder_2"])
     maker.write("folder_1", None, b"x")
     (maker.folder / "images" / "folder_1.jpg").mkdir()
@@ -41,12 +44,12 @@ def test_every_reason_of_a_folder(maker: Maker) -> None:
     (maker.folder / "annotations" / "trimaps" / "folder_2.png").mkdir()
     assert rejected(maker.folder) == {
         "unlisted_1": "not-listed",
-        "no_mask_1": "picture-without-trimap",
-        "no_picture_1": "trimap-without-picture",
+        "no_mask_1": "image-without-mask",
+        "no_image_1": "mask-without-image",
         "gone_1": "listed-but-missing",
         "../../evil": "listed-but-missing",
-        "folder_1": "picture-not-a-file",
-        "folder_2": "trimap-not-a-file",
+        "folder_1": "image-not-a-file",
+        "folder_2": "mask-not-a-file",
     }
 
 
@@ -79,8 +82,8 @@ def test_names_with_spaces_in_lists(maker: Maker) -> None:
     maker.add("my cat 3 2 1")
     maker.add("plain name")
     (maker.folder / "annotations" / "test.txt").write_text("# comment\n\nmy cat 3 2 1 9 2 4\nplain name\n")
-    found = {pair.name: (pair.class_id, pair.species) for pair in scan(maker.folder).pairs}
-    assert found == {"my cat 3 2 1": (9, 2), "plain name": (0, 0)}
+    found = {pair.name: (pair.attributes["class_id"], pair.attributes["species"]) for pair in scan(maker.folder).pairs}
+    assert found == {"my cat 3 2 1": (9, "dog"), "plain name": (0, "unknown")}
 
 
 @pytest.mark.parametrize(
@@ -91,15 +94,15 @@ def test_breed(name: str, breed: str) -> None:
 
 
 def test_unusable_folders_say_what_is_wrong(tmp_path: Path, maker: Maker) -> None:
-    with pytest.raises(SourceError, match="no such folder"):
+    with pytest.raises(SourceError, match="no such file or folder"):
         scan(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match="not in the official layout"):
-        scan(tmp_path)
+    with pytest.raises(SourceError, match="not in the layout of Oxford-IIIT Pet"):
+        scan(tmp_path, layout="pets")
     maker.write("x", None, b"y")
     with pytest.raises(SourceError, match=r"holds no \.jpg file"):
         scan(maker.folder)
     maker.write("other", b"y", None)
-    with pytest.raises(SourceError, match="1 picture-without-trimap, 1 trimap-without-picture"):
+    with pytest.raises(SourceError, match="1 image-without-mask, 1 mask-without-image"):
         scan(maker.folder)
     (maker.folder / "images" / "other.jpeg").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"both other\.jpeg and other\.jpg"):

@@ -34,9 +34,9 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def sets_with_quarantine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A set of each storage with a line in its quarantine file, so that every file has bytes to damage."""
-    maker = Maker(tmp_path_factory.mktemp("quarantine") / "pets")
+def sets_with_audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A set of each storage with a line in its audit file, so that every file has bytes to damage."""
+    maker = Maker(tmp_path_factory.mktemp("audit") / "pets")
     maker.write("cut_1", b"broken", b"broken")
     pets = fill(maker, 30)
     sets = {}
@@ -69,12 +69,12 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 @pytest.mark.faults
 def test_any_flipped_bit_is_found(
-    sets_with_quarantine: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    sets_with_audit: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     """Bits anywhere in a set; each file is equally likely, so that manifest and index get their share."""
     rng = random.Random(20)
-    expected = {name: contents(path) for name, path in sets_with_quarantine.items()}
-    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in sets_with_quarantine.items()}
+    expected = {name: contents(path) for name, path in sets_with_audit.items()}
+    copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in sets_with_audit.items()}
     for _ in range(campaign(60, 1000)):
         storage = rng.choice(STORAGES)
         folder = copies[storage]
@@ -89,7 +89,7 @@ def test_any_flipped_bit_is_found(
         check_loading(folder, expected[storage])
         flip(path, byte, bit)
     for name, folder in copies.items():
-        assert tree(folder) == tree(sets_with_quarantine[name])
+        assert tree(folder) == tree(sets_with_audit[name])
 
 
 def contents(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -116,13 +116,13 @@ def check_loading(folder: Path, expected: dict[str, dict[str, bytes]]) -> None:
 
 @pytest.mark.faults
 def test_truncated_grown_deleted_and_swapped_files_are_found(
-    sets_with_quarantine: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
+    sets_with_audit: dict[str, Path], tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     rng = random.Random(4)
-    expected = {name: contents(path) for name, path in sets_with_quarantine.items()}
+    expected = {name: contents(path) for name, path in sets_with_audit.items()}
     for turn in range(campaign(30, 1000)):
         storage = rng.choice(STORAGES)
-        folder = Path(shutil.copytree(sets_with_quarantine[storage], tmp_path / str(turn)))
+        folder = Path(shutil.copytree(sets_with_audit[storage], tmp_path / str(turn)))
         files = sorted(path for path in folder.iterdir() if path.stat().st_size)
         victim, other = rng.sample(files, 2)
         action = rng.choice(["cut", "grow", "delete", "swap", "zeros", "noise", "folder"])
@@ -172,15 +172,15 @@ def test_a_damaged_member_is_named(copy: Path) -> None:
     reader = ShardSet.open(copy).split("train")
     row, key = reader.rows([5])[0], reader.key(5)
     shard = reader.shard_path(int(row["shard"]))
-    flip(shard, int(row["trimap_offset"]) + 7, 3)
+    flip(shard, int(row["mask_offset"]) + 7, 3)
     (problem,) = verify(copy).problems
     assert (problem.kind, problem.file, problem.shard, problem.key) == ("member", shard.name, int(row["shard"]), key)
     assert problem.member is not None
-    assert problem.member.startswith(f"{key}.trimap.")
-    assert problem.offset == int(row["trimap_offset"])
+    assert problem.member.startswith(f"{key}.mask.")
+    assert problem.offset == int(row["mask_offset"])
     assert shard.name in problem.line()
-    with pytest.raises(PetsegError, match=rf"{key}\.trimap.*do not match their checksum"):
-        reader.read(5, "trimap")
+    with pytest.raises(PetsegError, match=rf"{key}\.mask.*do not match their checksum"):
+        reader.read(5, "mask")
 
 
 @pytest.mark.parametrize("role", ["image", "meta"])
@@ -228,13 +228,16 @@ def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / "manifest.json").write_bytes(sealed(document))
 
 
-@pytest.mark.parametrize("field", ["class_pixels", "breeds", "species"])
+@pytest.mark.parametrize("field", ["class_pixels", "ignored_pixels", "breed", "species"])
 def test_counts_that_are_not_the_samples_are_found(copy: Path, field: str) -> None:
     def change(document: dict) -> None:
-        counts = document["splits"]["train"][field]
-        if isinstance(counts, list):
-            counts[0] += 1
+        split = document["splits"]["train"]
+        if field == "ignored_pixels":
+            split[field] += 1
+        elif field == "class_pixels":
+            split[field][0] += 1
         else:
+            counts = split["attributes"][field]
             counts[next(iter(counts))] += 1
 
     rewritten(copy, change)
@@ -244,17 +247,50 @@ def test_counts_that_are_not_the_samples_are_found(copy: Path, field: str) -> No
     assert field in report.problems[0].message
 
 
-def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
-    """A value outside 1..3 with every checksum recomputed, in ``raw`` storage: only decoding finds it."""
+@pytest.mark.parametrize("field", ["found", "packed", "repaired", "rejected", "reasons"])
+def test_audit_counts_that_are_not_the_files_are_found(copy: Path, field: str) -> None:
+    def change(document: dict) -> None:
+        if field == "reasons":
+            document["audit"][field]["image-grey"] = 1
+        else:
+            document["audit"][field] += 1
+
+    rewritten(copy, change)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.file) == ("count", "audit.jsonl")
+    assert problem.message.startswith(f"{field}: the manifest says")
+
+
+@pytest.mark.parametrize("mode", ["quick", "default", "full"])
+@pytest.mark.parametrize("field", ["stride", "image_offset", "mask_offset"])
+def test_wrong_offsets_of_raw_pixels_are_found(
+    tiny_sets: dict[str, Path], tmp_path: Path, field: str, mode: Mode
+) -> None:
+    copy = Path(shutil.copytree(tiny_sets["raw"], tmp_path / "set"))
+    rewritten(copy, lambda document: document["raw"].update({field: document["raw"][field] + 512}))
+    problems = verify(copy, mode=mode).problems
+    assert any(field in problem.message or field == "stride" for problem in problems)
+
+
+def test_a_wrong_largest_size_is_found(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    rewritten(copy, lambda document: document.update(largest=[44, 61]))
+    (problem,) = verify(copy).problems
+    assert problem.message == "largest: the manifest says 44x61, the samples say 44x60"
+
+
+@pytest.mark.parametrize("value", [3, 9, 254])
+def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path], tmp_path: Path, value: int) -> None:
+    """A value that no class has, every checksum recomputed, in ``raw`` storage: only decoding finds it."""
     copy = Path(shutil.copytree(tiny_sets["raw"], tmp_path / "set"))
     table_path, tar_path = copy / "train.samples.npy", copy / "train-000000.tar"
     table = np.load(table_path)
     row = table[0]
     tar = bytearray(tar_path.read_bytes())
-    at, length = int(row["trimap_offset"]), int(row["trimap_length"])
-    tar[at + length - 1] = 9
+    at, length = int(row["mask_offset"]), int(row["mask_length"])
+    tar[at + length - 1] = value
     tar_path.write_bytes(tar)
-    table[0]["trimap_crc32"] = zlib.crc32(tar[at : at + length])
+    table[0]["mask_crc32"] = zlib.crc32(tar[at : at + length])
     table[0]["check"] = row_check(table[:1])[0]
     table_path.write_bytes(table_header(len(table)) + table.tobytes())
 
@@ -268,7 +304,7 @@ def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path],
     assert verify(copy).ok
     (problem,) = verify(copy, mode="full").problems
     assert (problem.kind, problem.offset) == ("decode", at)
-    assert "trimap-values" in problem.message
+    assert "mask-values" in problem.message
 
 
 def test_stray_shards_are_found_and_other_files_are_not(copy: Path) -> None:
@@ -289,7 +325,7 @@ def test_a_file_that_differs_everywhere_does_not_flood(tiny_sets: dict[str, Path
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100000, b'{"format": "petseg-shards", "version": 1}', b"1" * 5000],
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100000, b'{"format": "petseg-shards", "version": 2}', b"1" * 5000],
 )
 def test_garbage_manifests(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
@@ -300,13 +336,13 @@ def test_garbage_manifests(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_version_says_so(copy: Path) -> None:
-    rewritten(copy, lambda document: document.update(version=2))
-    with pytest.raises(PetsegError, match="version 2, this program reads version 1"):
+    rewritten(copy, lambda document: document.update(version=3))
+    with pytest.raises(PetsegError, match="version 3, this program reads version 2"):
         ShardSet.open(copy)
 
 
 def test_paths_in_a_manifest_cannot_leave_the_set(copy: Path) -> None:
-    rewritten(copy, lambda document: document["audit"]["quarantine"].update(file="../quarantine.jsonl"))
+    rewritten(copy, lambda document: document["audit"]["file"].update(file="../audit.jsonl"))
     with pytest.raises(PetsegError, match="is damaged"):
         ShardSet.open(copy)
 

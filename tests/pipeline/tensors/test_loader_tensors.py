@@ -74,6 +74,7 @@ def test_crops_and_flips(sets: dict[str, Path], reference: Any, storage: str, en
             indices=np.array([index]),
             heights=np.array([pixels.shape[0]]),
             widths=np.array([pixels.shape[1]]),
+            size=(size, size),
         )
         expected, classes = reference.expected(
             pixels, values, size, box=drawn.boxes[0].tolist(), flip=bool(drawn.flip[0])
@@ -88,7 +89,13 @@ def test_colours(sets: dict[str, Path], reference: Any, storage: str, engine: st
     for index, image, _ in load(sets[storage], size=64, engine=engine, augment=strong):
         pixels, values = reference.stored(sets[storage], storage, index)
         drawn = draw_parameters(
-            strong, seed=0, epoch=0, indices=np.array([index]), heights=np.ones(1, int), widths=np.ones(1, int)
+            strong,
+            seed=0,
+            epoch=0,
+            indices=np.array([index]),
+            heights=np.ones(1, int),
+            widths=np.ones(1, int),
+            size=(64, 64),
         )
         matrix, offset = (x[0].astype(float) for x in colour_matrices(drawn))
         expected, _ = reference.expected(pixels, values, 64)

@@ -1,0 +1,112 @@
+"""``petseg-shard build``: a source becomes a shard set."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shards.audit.findings import MAX_PIXELS
+from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.errors import UsageError
+from shards.format.geometry import FITS
+from shards.format.layout import STORAGES
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """Read ``0.7,0.2,0.1``; raise ``UsageError`` if it is not three numbers."""
+    try:
+        first, second, third = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--fractions {text!r} is not of the form 0.7,0.2,0.1 (train, val, test)") from None
+    return first, second, third
+
+
+@click.command()
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out, see above.")
+@click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
+@click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
+@click.option(
+    "--storage",
+    type=click.Choice(STORAGES),
+    default="source",
+    show_default=True,
+    help="source: original files; jpeg: small JPEGs; raw: pixels, no decoding.",
+)
+@click.option("--labels", metavar="NAME|FILE.toml", help="The classes: built in, or a file.  [default: the layout's]")
+@click.option("--size", metavar="N|HxW", help="Size of what is stored in pixels, for jpeg and raw.  [default: 128]")
+@click.option("--fit", type=click.Choice(FITS), help="How images are brought to --size.  [default: stretch]")
+@click.option("--quality", type=int, help="JPEG quality 1..100, for jpeg storage.  [default: 90]")
+@click.option(
+    "--split",
+    type=click.Choice(["official", "random"]),
+    default="official",
+    show_default=True,
+    help="official: as the lists or folders say; random: by --fractions.",
+)
+@click.option(
+    "--fractions",
+    metavar="A,B,C",
+    type=parse_fractions,
+    help="Train, val, test for --split random.  [default: 0.7,0.2,0.1]",
+)
+@click.option(
+    "--val-fraction",
+    type=float,
+    help="Part of the training images that becomes val, for --split official without val.  [default: 0.2]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
+@click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
+@click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
+@click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")
+@JSON_OPTION
+def build(
+    *,
+    source: Path,
+    out: Path,
+    layout: str,
+    image_suffix: str | None,
+    mask_suffix: str | None,
+    labels: str | None,
+    workers: int | None,
+    strict: bool,
+    overwrite: bool,
+    as_json: bool,
+    **packing: Any,
+) -> None:
+    """Pack SOURCE into a shard set OUT.
+
+    SOURCE is a folder of images and masks, or a .csv file that lists them.
+
+    Layouts: pets (images, annotations/trimaps), voc (JPEGImages, SegmentationClass), cityscapes (leftImg8bit, gtFine),
+    ade20k (images, annotations), csv (columns image, mask, split), folders (images and masks under any usual names).
+
+    Labels: which values or colours of the masks stand for which classes. A file, see petseg-shard labels, or built in:
+    pets, binary, voc, cityscapes, cityscapes-train-ids, ade20k.
+
+    Every image is audited. To resume an interrupted build, run the same command again.
+    """
+    from shards.build import build_set as building
+    from shards.build.options import options_from
+    from shards.build.summary import build_json, build_text, finding_lines
+    from shards.format.label_files import find_labels
+    from shards.sources.choose_layout import scan
+
+    options = options_from(**packing, labels=None if labels is None else find_labels(labels))
+    found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    try:
+        with progress_bar("packing") as progress:
+            built = building.build(
+                found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
+            )
+    except building.StrictError as error:
+        for line in finding_lines(error.findings):
+            click.echo(line, err=True)
+        raise
+    if as_json:
+        print_json(build_json(built))
+    else:
+        click.echo(build_text(built))

@@ -1,0 +1,89 @@
+"""``petseg-shard info``, ``verify`` and ``preview``: what is done with a finished set."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.errors import FormatError, UsageError
+from shards.format.dataset import ShardSet
+from shards.format.manifest import why_missing
+
+WIDTH: Final = 140  # of tables that do not go to a terminal, characters
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Global batch.")
+@click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
+@JSON_OPTION
+def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
+    """Describe a shard set and its training epochs."""
+    from rich.console import Console
+
+    from shards.info import describe, print_info
+
+    document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
+    if as_json:
+        print_json(document)
+    else:
+        width = None if sys.stdout.isatty() else WIDTH
+        print_info(document, Console(markup=False, highlight=False, width=width))
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.option("--quick", is_flag=True, help="Sizes and structure only: instant for any number of samples.")
+@click.option("--full", is_flag=True, help="Also decode every sample.")
+@JSON_OPTION
+def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
+    """Prove that a shard set is what was packed.
+
+    If it is not, exit with 1 and name shard, key, member and byte offset.
+    """
+    from shards.cores import usable_cores
+    from shards.verify.check_set import verify as check
+    from shards.verify.problems import Mode
+
+    if quick and full:
+        raise UsageError("--quick and --full exclude each other")
+    if not out.is_dir():
+        raise FormatError(why_missing(out))
+    with progress_bar("verifying") as progress:
+        mode: Mode = "quick" if quick else "full" if full else "default"
+        report = check(out, mode=mode, workers=usable_cores(), progress=progress)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.text())
+    return 0 if report.ok else 1
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.argument("file", metavar="FILE.png|FILE.html", type=PATH)
+@click.option("--split", help="train, val or test.  [default: sheet: the first one of the set; page: all]")
+@click.option("--count", type=int, help="Number of samples.  [default: sheet: 24; page: 2000]")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def preview(out: Path, file: Path, split: str | None, count: int | None, overwrite: bool) -> None:
+    """Show images with their masks.
+
+    FILE.png becomes a contact sheet. FILE.html becomes a page to look through the set in a browser, with filters and
+    class statistics; it is one file that needs no network.
+    """
+    from shards.preview import page, sheet
+
+    ending = file.suffix.lower()
+    if ending not in (".png", ".html"):
+        raise UsageError(f"{file} ends neither in .png (a contact sheet) nor in .html (a page)")
+    opened = ShardSet.open(out)
+    if ending == ".png":
+        given = 24 if count is None else count
+        drawn = sheet.contact_sheet(opened, file, split=split, count=given, overwrite=overwrite)
+    else:
+        given = page.DEFAULT_COUNT if count is None else count
+        with progress_bar("drawing") as progress:
+            drawn = page.write_page(opened, file, split=split, count=given, overwrite=overwrite, progress=progress)
+    click.echo(f"{drawn} samples in {file}")

@@ -1,0 +1,95 @@
+"""``petseg-shard sample``, ``download`` and ``labels``: where a source comes from, and what its masks hold."""
+
+from pathlib import Path
+
+import click
+
+from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.errors import UsageError
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--count", type=click.IntRange(1), default=240, show_default=True, help="Number of images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same images.")
+@click.option("--layout", default="pets", show_default=True, metavar="NAME", help="How it is laid out; see build.")
+@click.option("--classes", type=int, metavar="N", help="Number of classes.  [default: the layout's]")
+@click.option("--masks", default="index", show_default=True, metavar="KIND", help="Or binary, rgb (folders, csv).")
+def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | None, masks: str) -> None:
+    """Generate a small synthetic pet dataset; no network is needed.
+
+    It has the official layout and classes, or those of --layout. Where the classes are not those of a well-known
+    dataset, labels.toml in DIR names them.
+    """
+    from shards.sources.synthetic.generate import make_pets
+    from shards.sources.synthetic.layout_writers import LABELS_FILE
+
+    with progress_bar("generating") as progress:
+        make_pets(folder, count=count, seed=seed, layout=layout, classes=classes, masks=masks, progress=progress)
+    own = folder / LABELS_FILE
+    option = f" --labels {own}" if own.exists() else ""
+    click.echo(f"{count} synthetic images in {folder}; pack them with: petseg-shard build {folder} OUT{option}")
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--mirror", metavar="URL", help="Download images.tar.gz and annotations.tar.gz from URL/.")
+def download(folder: Path, mirror: str | None) -> None:
+    """Download the real dataset (800 MB).
+
+    Uses torchvision's addresses and checksums. Run it again to resume after an interruption.
+    """
+    from shards.sources import download as downloading
+
+    if not downloading.download(folder, archives=downloading.official_archives(mirror)):
+        click.echo(f"{folder} already holds the dataset")
+    click.echo(f"pack it with: petseg-shard build {folder} OUT")
+
+
+@click.command()
+@click.argument("source", type=PATH)
+@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out; see build.")
+@click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
+@click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
+@click.option("-o", "--output", metavar="FILE.toml", type=PATH, help="Write a labels file to edit.")
+@click.option("--overwrite", is_flag=True, help="Replace the labels file.")
+@click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@JSON_OPTION
+def labels(
+    *,
+    source: Path,
+    layout: str,
+    image_suffix: str | None,
+    mask_suffix: str | None,
+    output: Path | None,
+    overwrite: bool,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """List the values or colours in the masks of SOURCE.
+
+    It says how many masks and how many pixels hold each of them.
+    With -o it writes a labels file for petseg-shard build --labels. Which class a value stands for is not guessed: the
+    classes have placeholders for names, to be edited.
+    """
+    from shards.sources import scan
+    from shards.sources.survey import labels_template, survey_json, survey_masks, survey_text
+    from shards.store.atomic import write_atomically
+
+    if overwrite and output is None:
+        raise UsageError("--overwrite needs -o FILE.toml")
+    if output is not None and output.exists() and not overwrite:  # before anything is counted
+        raise UsageError(f"{output} exists already; use --overwrite to replace it, or choose another name")
+    found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    with progress_bar("reading masks") as progress:
+        survey = survey_masks(found, workers=workers, progress=progress)
+    if output is not None:
+        write_atomically(output, labels_template(survey))
+    if as_json:
+        print_json(survey_json(survey))
+        return
+    click.echo(survey_text(survey))
+    if output is not None:
+        click.echo(f"edit {output}, then: petseg-shard build {source} OUT --labels {output}")
+    elif found.labels is None or survey.unclaimed:
+        click.echo(f"write a labels file to edit with: petseg-shard labels {source} -o labels.toml")

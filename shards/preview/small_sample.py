@@ -1,0 +1,103 @@
+"""Decoding a sample of any storage for the eye: image and mask, made as small as they are shown."""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from shards.audit.findings import MOST_PIXELS
+from shards.errors import SampleError
+from shards.format.dataset import SplitReader
+from shards.format.geometry import Size, nearest_places
+from shards.format.labels import IGNORE
+from shards.format.layout import IMAGE_FORMATS
+from shards.format.overlays import Pixels
+
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow and NumPy raise for damaged files
+
+
+@dataclass(frozen=True)
+class SmallSample:
+    """A sample as it is shown.
+
+    Attributes:
+        image: uint8 (h, w, 3).
+        indices: class indices 0..N-1 and IGNORE, uint8 (h, w); nearest pixels of the stored mask.
+        counts: pixels of each index in the stored mask, int64 (256,).
+    """
+
+    image: Pixels
+    indices: Pixels
+    counts: npt.NDArray[np.int64]
+
+
+def small_sample(reader: SplitReader, index: int, box: Size, *, enlarge: bool) -> SmallSample:
+    """Read a sample and bring it into a box (height, width), keeping its aspect ratio; smaller ones if ``enlarge``.
+
+    Raises ``SampleError`` if it is damaged, or its mask holds an index that is no class.
+    """
+    indices = _mask(reader, index)
+    height, width = indices.shape
+    scale = min(box[0] / height, box[1] / width)
+    scale = scale if enlarge else min(scale, 1.0)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    image = _image(reader, index, (height, width), size)
+    rows, columns = nearest_places(height, size[0]), nearest_places(width, size[1])
+    counts = np.bincount(indices.reshape(-1), minlength=256)
+    unknown = np.flatnonzero(counts[len(reader.manifest.labels) : IGNORE])
+    if len(unknown):
+        number = len(reader.manifest.labels) + int(unknown[0])
+        raise SampleError(f"{reader.place(index, 'mask')}: index {number} is no class of the set; build the set again")
+    return SmallSample(image=image, indices=indices[np.ix_(rows, columns)], counts=counts)
+
+
+def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
+    data = reader.read(index, "image")
+    try:
+        if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
+            image = Image.fromarray(_array(data, (*stored, 3)))
+        else:
+            image = _opened(data)
+            if (image.height, image.width) != stored:
+                raise ValueError(f"the image has {image.width} x {image.height} pixels, the mask {stored[::-1]}")
+            image.draft("RGB", size[::-1])  # decodes a large JPEG at an eighth, a quarter or half of its size
+            image = image.convert("RGB")
+        return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0))
+    except _DAMAGE as error:
+        raise SampleError(f"{reader.place(index, 'image')}: cannot be decoded ({error})") from None
+
+
+def _mask(reader: SplitReader, index: int) -> Pixels:
+    data = reader.read(index, "mask")
+    try:
+        if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
+            size = reader.manifest.size or (0, 0)
+            return _array(data, size)
+        mask = _opened(data)
+        if mask.mode != "L":
+            raise ValueError(f"mode {mask.mode}, where L is expected")
+        return np.asarray(mask)
+    except _DAMAGE as error:
+        raise SampleError(f"{reader.place(index, 'mask')}: cannot be decoded ({error})") from None
+
+
+def _opened(data: bytes) -> Any:
+    """Open a JPEG or PNG; not by ``Image.open``, whose limit of pixels is lower than a set's."""
+    file = io.BytesIO(data)
+    image = JpegImageFile(file) if data.startswith(b"\xff\xd8") else PngImageFile(file)
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than any set holds")
+    return image
+
+
+def _array(data: bytes, shape: tuple[int, ...]) -> Pixels:
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.shape != shape or array.dtype != np.uint8:
+        raise ValueError(f"{array.dtype} {array.shape}, where uint8 {shape} is expected")
+    return np.asarray(array)

@@ -1,0 +1,102 @@
+"""Which layout a dataset has: the one that was asked for, or the only one that fits."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from shards.errors import SourceError, UsageError
+from shards.format.keys import shown
+from shards.sources.ade20k import Ade20kLayout
+from shards.sources.base import Layout, Source
+from shards.sources.cityscapes import CityscapesLayout
+from shards.sources.csv_table import CsvLayout
+from shards.sources.folders import FoldersLayout
+from shards.sources.pets import PetsLayout
+from shards.sources.voc import VocLayout
+
+# What each looks for. `folders` is taken where no other fits: it would fit most of them, too.
+_LOOKED_FOR: Final = {
+    "pets": "images/ and annotations/trimaps/",
+    "voc": "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/",
+    "cityscapes": "leftImg8bit/ and gtFine/",
+    "ade20k": "images/training/ADE_* and annotations/training/",
+    "csv": "one .csv file with the columns image and mask",
+    "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/",
+}
+LAYOUTS: Final = ("auto", *_LOOKED_FOR)
+_SHOWN_ENTRIES = 8
+
+
+def scan(
+    path: Path, *, layout: str = "auto", image_suffix: str | None = None, mask_suffix: str | None = None
+) -> Source:
+    """Find the pairs of a dataset; reads folders and lists, opens no image (but a few of Cityscapes' test masks).
+
+    Args:
+        path: a folder, or a .csv file.
+        layout: one of :data:`LAYOUTS`.
+        image_suffix: of the layout ``folders``: what the names of images end with; default: found.
+        mask_suffix: likewise, of masks.
+
+    Raises:
+        UsageError: there is no such layout, or it has no suffixes.
+        SourceError: there is nothing at ``path``, no layout or several fit, or the dataset cannot be used.
+    """
+    known: tuple[Layout, ...] = (
+        PetsLayout(),
+        VocLayout(),
+        CityscapesLayout(),
+        Ade20kLayout(),
+        CsvLayout(),
+        FoldersLayout(image_suffix=image_suffix, mask_suffix=mask_suffix),
+    )
+    if layout not in LAYOUTS:
+        raise UsageError(f"--layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    if not path.exists():
+        raise SourceError(
+            f"no such file or folder: {shown(str(path))}; get the pets with petseg-shard download, or synthetic images "
+            "with petseg-shard sample"
+        )
+    if path.is_file() and path.suffix.lower() != ".csv":
+        raise SourceError(f"{shown(str(path))} is neither a folder nor a .csv file")
+    try:
+        chosen = _recognise(path, known) if layout == "auto" else next(each for each in known if each.name == layout)
+        if chosen.name != "folders" and (image_suffix, mask_suffix) != (None, None):
+            raise UsageError(
+                f"--image-suffix and --mask-suffix are for the layout folders; this is {chosen.name}, leave them out"
+            )
+        if path.is_file() and chosen.name != "csv":
+            raise SourceError(f"{shown(str(path))} is a file, and the layout {layout} is a folder")
+        return chosen.scan(path)
+    except OSError as error:
+        what = f"{shown(str(error.filename or path))} cannot be read ({error.strerror})"
+        raise SourceError(f"{what}; fix this and run the same command again") from None
+
+
+def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:
+    """Return the only layout that fits; raise ``SourceError`` if none or several do."""
+    where = shown(str(path))
+    reasons = {each.name: reason for each in known if each.name != "folders" and (reason := each.recognise(path))}
+    if not reasons:
+        folders = next(each for each in known if each.name == "folders")
+        reasons = {folders.name: reason} if (reason := folders.recognise(path)) else {}
+    if len(reasons) > 1:
+        found = "; ".join(f"{name}, because {reason}" for name, reason in reasons.items())
+        raise SourceError(f"{where} fits several layouts: {found}; say which with --layout NAME")
+    if not reasons:
+        looked = "; ".join(f"{name}: {what}" for name, what in _LOOKED_FOR.items())
+        raise SourceError(
+            f"{where} has no layout that is known. It holds {_holdings(path)}. Looked for {looked}. "
+            "Anything else can be listed in a .csv file"
+        )
+    return next(each for each in known if each.name in reasons)
+
+
+def _holdings(folder: Path) -> str:
+    """Return what is in a folder in a few words."""
+    if not folder.is_dir():
+        return "no table with such columns"
+    with os.scandir(folder) as entries:
+        names = sorted(shown(entry.name) + "/" * entry.is_dir() for entry in entries if entry.name[0] != ".")
+    more = f" and {len(names) - _SHOWN_ENTRIES} more" if len(names) > _SHOWN_ENTRIES else ""
+    return (", ".join(names[:_SHOWN_ENTRIES]) or "nothing") + more

@@ -1,0 +1,238 @@
+"""A table of pairs: a .csv file with the columns ``image`` and ``mask``, optionally ``split`` and ``name``.
+
+Paths are relative to the table. Every other column becomes an attribute of the samples: whole numbers if all its cells
+are, otherwise text.
+"""
+
+import csv
+import io
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shards.audit.findings import SampleFinding
+from shards.errors import SourceError
+from shards.format.keys import shown
+from shards.sources.base import RESERVED, FileStamp, Pair, Source, SplitList
+from shards.sources.pairs.listing import ListedFile, split_ending
+from shards.sources.pairs.pairing import complete_pair, split_of
+
+_COLUMNS: Final = ("image", "mask", "split", "name")
+_WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row, its cells by column; ``line`` is where it ends in the file."""
+
+    line: int
+    cells: dict[str, str]
+
+
+class CsvLayout:
+    """The layout ``csv``: the table, or a folder that holds exactly one with an image and a mask column."""
+
+    name = "csv"
+
+    def recognise(self, folder: Path) -> str | None:
+        """See :class:`shards.sources.base.Layout`."""
+        tables = _tables(folder)
+        return f"{shown(tables[0].name)} has the columns image and mask" if len(tables) == 1 else None
+
+    def scan(self, folder: Path) -> Source:
+        """See :class:`shards.sources.base.Layout`."""
+        tables = [folder] if folder.is_file() else _tables(folder)
+        if len(tables) != 1:
+            several = f"{len(tables)} tables ({', '.join(shown(path.name) for path in tables)}); give one of them"
+            none = "no .csv file whose first line names the columns image and mask"
+            raise SourceError(f"{shown(str(folder))} holds {several if tables else none}")
+        return _scan_table(tables[0])
+
+
+def _tables(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder] if folder.suffix.lower() == ".csv" else []
+    if not folder.is_dir():
+        return []
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
+    return [path for path in paths if path.is_file() and _delimiter(path) is not None]
+
+
+def _delimiter(path: Path) -> str | None:
+    """Return what separates the columns; None if the first line does not name an image and a mask column."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        header = handle.readline(1 << 16)
+    for delimiter in (",", ";", "\t"):
+        try:
+            cells = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if {"image", "mask"} <= {cell.strip().casefold() for cell in cells}:
+            return delimiter
+    return None
+
+
+def _scan_table(path: Path) -> Source:
+    where = shown(str(path))
+    delimiter = _delimiter(path)
+    if delimiter is None:
+        raise SourceError(f"{where}:1: the first line must name the columns, among them image and mask")
+    rows = _read_rows(path, delimiter)
+    _check_paths(rows, where)
+    names = _names(rows, where)
+    values = _attributes(rows)
+    findings: list[SampleFinding] = []
+    pairs: list[Pair] = []
+    lists: dict[SplitList, set[str]] = defaultdict(set)
+    for row, name, attributes in zip(rows, names, values, strict=True):
+        split = _split(row, where)
+        image, mask = (_file(path.parent, row.cells[side]) for side in ("image", "mask"))
+        if image is None:
+            detail = f"line {row.line} of {shown(path.name)}: there is no {shown(row.cells['image'])}"
+            findings.append(SampleFinding(shown(name), "rejected", "listed-but-missing", detail))
+            continue
+        pair = complete_pair(name, image, mask, attributes)
+        if isinstance(pair, SampleFinding):
+            findings.append(pair)
+            continue
+        pairs.append(pair)
+        if split:
+            lists[split].add(name)
+    if not pairs:
+        first = findings[0]
+        raise SourceError(
+            f"{where}: no row has an image and a mask that exist; the first: {first.detail or first.line()}"
+        )
+    return Source(
+        layout=CsvLayout.name,
+        reason=f"{shown(path.name)} has the columns image and mask",
+        folder=path.parent,
+        pairs=tuple(sorted(pairs, key=lambda pair: pair.name)),
+        lists={split: frozenset(chosen) for split, chosen in lists.items()},
+        labels=None,
+        findings=tuple(sorted(findings, key=lambda finding: finding.name)),
+    )
+
+
+def _read_rows(path: Path, delimiter: str) -> list[_Row]:
+    """Return the rows, with a cell for each column; blank lines are skipped."""
+    where = shown(str(path))
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise SourceError(f"{where} is not plain text; save it as CSV in UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[_Row] = []
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            if not columns:
+                columns = _check_columns(cells, where)
+            elif any(cell.strip() for cell in cells):
+                if len(cells) != len(columns):
+                    counts = f"{len(cells)} cells, but there are {len(columns)} columns"
+                    raise SourceError(
+                        f"{where}:{reader.line_num}: the row has {counts}; quote cells that hold a {delimiter!r}"
+                    )
+                rows.append(_Row(line=reader.line_num, cells=dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise SourceError(f"{where}:{reader.line_num}: {error}; put quotes around cells that hold quotes") from None
+    if not rows:
+        raise SourceError(f"{where} names no image; write a row for each below the line of column names")
+    return rows
+
+
+def _check_columns(cells: Sequence[str], where: str) -> list[str]:
+    columns: list[str] = []
+    for number, cell in enumerate(cells, start=1):
+        column = shown(cell.strip())
+        column = column.casefold() if column.casefold() in _COLUMNS else column
+        if not column:
+            raise SourceError(
+                f"{where}:1: column {number} has no name; name it or remove it (pandas: to_csv(index=False))"
+            )
+        if column in columns:
+            raise SourceError(f"{where}:1: two columns are named {column!r}; rename or remove one of them")
+        if column in RESERVED and column not in _COLUMNS:
+            raise SourceError(f"{where}:1: a column {column!r} would hide what a set says of its samples; rename it")
+        columns.append(column)
+    return columns
+
+
+def _check_paths(rows: Sequence[_Row], where: str) -> None:
+    """Every cell of the columns image and mask has a path, each another one; no mask is a JPEG."""
+    lines: dict[str, int] = {}
+    for row in rows:
+        for side in ("image", "mask"):
+            text = row.cells[side]
+            if not text.strip():
+                raise SourceError(f"{where}:{row.line}: the cell of the column {side} is empty; write a path")
+            path = os.path.normpath(text)
+            if path in lines:
+                raise SourceError(
+                    f"{where}:{row.line}: {shown(text)} is in line {lines[path]}, too; list each file once"
+                )
+            lines[path] = row.line
+        if row.cells["mask"].lower().endswith((".jpg", ".jpeg")):
+            hint = "JPEG changes the values of masks; export them as PNG"
+            raise SourceError(f"{where}:{row.line}: the mask {shown(row.cells['mask'])} is a JPEG: {hint}")
+
+
+def _names(rows: Sequence[_Row], where: str) -> list[str]:
+    """Return the name of each row: its cell, or the image's stem, or where stems are not unique, its path."""
+    if "name" in rows[0].cells:
+        lines: dict[str, int] = {}
+        for row in rows:
+            name = row.cells["name"]
+            if not name.strip():
+                raise SourceError(f"{where}:{row.line}: the cell of the column name is empty")
+            if name in lines:
+                twice = f"the name {shown(name)!r} is in line {lines[name]}, too"
+                raise SourceError(f"{where}:{row.line}: {twice}; give each image its own")
+            lines[name] = row.line
+        return list(lines)
+    keys = [split_ending(os.path.normpath(row.cells["image"]))[0] for row in rows]
+    stems = [key.rpartition("/")[2] for key in keys]
+    if len(set(stems)) == len(stems):
+        return stems
+    first: dict[str, int] = {}
+    for key, row in zip(keys, rows, strict=True):
+        line = first.setdefault(key, row.line)
+        if line != row.line:
+            what = f"{shown(row.cells['image'])} differs from the image of line {line} in its ending only"
+            raise SourceError(f"{where}:{row.line}: {what}; add a column name")
+    common = os.path.commonpath(keys) if len({key.startswith("/") for key in keys}) == 1 else ""
+    return [os.path.relpath(key, common) if common else key for key in keys]
+
+
+def _attributes(rows: Sequence[_Row]) -> list[dict[str, str | int]]:
+    """Return the cells of all other columns, as whole numbers where a whole column is."""
+    found: list[dict[str, str | int]] = [{} for _ in rows]
+    for column in rows[0].cells:
+        if column not in _COLUMNS:
+            cells = [row.cells[column] for row in rows]
+            whole = all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells)
+            for attributes, cell in zip(found, cells, strict=True):
+                attributes[column] = int(cell) if whole else shown(cell)
+    return found
+
+
+def _split(row: _Row, where: str) -> SplitList:
+    text = row.cells.get("split", "").strip()
+    split = split_of(text) if text else ""
+    if split is None:
+        raise SourceError(f"{where}:{row.line}: split {shown(text)!r} is none of train, val, test, trainval")
+    return split
+
+
+def _file(folder: Path, text: str) -> ListedFile | None:
+    """Return a file that a cell names; None if there is nothing."""
+    path = folder / text
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return ListedFile(path=str(path), relative=text, stamp=FileStamp.of(status) if path.is_file() else None)

@@ -1,0 +1,180 @@
+"""Counting which values or colours the masks of a source hold, in how many masks and pixels."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from shards.audit.findings import MAX_PIXELS, RejectedError
+from shards.audit.mask import decode_mask, value_counts
+from shards.cores import usable_cores
+from shards.errors import SourceError, UsageError
+from shards.format.keys import shown
+from shards.format.labels import colour_text
+from shards.sources.base import Pair, Source
+
+MAX_COLOURS: Final = 4096  # in all masks; what holds more is a photograph, not a mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occurrence:
+    """In how many masks a value or a colour occurs, and how many pixels have it."""
+
+    images: int
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What the masks of a source hold.
+
+    Attributes:
+        source: what was surveyed.
+        found: occurrences by value 0..255, of masks that hold values ("index masks"), and by ``#rrggbb``, of masks that
+            hold colours ("RGB masks"); in this order.
+        palette: the colour of each value in the palettes of index masks; where they differ, the first pair's.
+        index_masks: how many masks hold values.
+        rgb_masks: how many masks hold colours.
+        unreadable: names of masks that cannot be read, and why.
+    """
+
+    source: Source
+    found: Mapping[int | str, Occurrence]
+    palette: Mapping[int, str]
+    index_masks: int
+    rgb_masks: int
+    unreadable: tuple[tuple[str, str], ...]
+
+    @property
+    def unclaimed(self) -> tuple[int | str, ...]:
+        """The values and colours that the layout's own labels do not claim; empty if it has no labels."""
+        labels = self.source.labels
+        if labels is None:
+            return ()
+        claimed: set[int | str] = {*labels.ignore, *labels.ignore_colors}
+        for each in labels.classes:
+            claimed |= {*each.values, *each.source_colors}
+        return tuple(key for key in self.found if key not in claimed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaskCounts:
+    """Pixels by value, or by packed colour (r << 16 | g << 8 | b), of one mask; ``problem`` if it cannot be read."""
+
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[int, int] = field(default_factory=dict)
+    palette: dict[int, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+def survey_masks(
+    source: Source,
+    *,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Count the values of all masks, each read as a build reads it.
+
+    Args:
+        source: from :func:`shards.sources.scan`.
+        workers: threads; default: the cores that this process may use.
+        max_pixels: larger masks are not decoded.
+        progress: called with (masks done, masks in all).
+
+    Raises:
+        UsageError: ``workers`` is not a positive number.
+        SourceError: no mask can be read, or the masks hold more than :data:`MAX_COLOURS` colours.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not a positive number")
+    pixels: Counter[int] = Counter()  # by value
+    masks: Counter[int] = Counter()
+    colour_pixels: Counter[int] = Counter()
+    colour_masks: Counter[int] = Counter()
+    palette: dict[int, str] = {}
+    unreadable: list[tuple[str, str]] = []
+    index_masks = rgb_masks = 0
+    pool = ThreadPoolExecutor(workers or usable_cores())
+    try:
+        counted = pool.map(lambda pair: _count(pair, max_pixels), source.pairs)
+        for number, (pair, counts) in enumerate(zip(source.pairs, counted, strict=True), start=1):
+            if counts.problem:
+                unreadable.append((shown(pair.name), counts.problem))
+            index_masks += bool(counts.values)
+            rgb_masks += bool(counts.colours)
+            pixels.update(counts.values)
+            masks.update(counts.values.keys())
+            colour_pixels.update(counts.colours)
+            colour_masks.update(counts.colours.keys())
+            palette = counts.palette | palette
+            if len(colour_pixels) > MAX_COLOURS:
+                raise SourceError(
+                    f"{shown(pair.mask)}: with this mask, {len(colour_pixels):,} colours have been found; masks have "
+                    "one for each class. Is this a photograph, or a mask that was resized with interpolation?"
+                )
+            if progress is not None:
+                progress(number, len(source.pairs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not index_masks and not rgb_masks:
+        name, problem = unreadable[0]
+        raise SourceError(f"{shown(str(source.folder))}: no mask can be read; the first, {name}: {problem}")
+    found: dict[int | str, Occurrence] = {
+        value: Occurrence(images=masks[value], pixels=pixels[value]) for value in sorted(pixels)
+    }
+    for packed in sorted(colour_pixels):
+        found[f"#{packed:06x}"] = Occurrence(images=colour_masks[packed], pixels=colour_pixels[packed])
+    return Survey(
+        source=source,
+        found=found,
+        palette=dict(sorted(palette.items())),
+        index_masks=index_masks,
+        rgb_masks=rgb_masks,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _count(pair: Pair, max_pixels: int) -> _MaskCounts:
+    try:
+        data = Path(pair.mask).read_bytes()
+    except OSError as error:
+        return _MaskCounts(problem=f"cannot be read ({error.strerror})")
+    try:
+        values, _ = decode_mask(data, colours=False, max_pixels=max_pixels)
+    except RejectedError as error:
+        return _count_colours(data, max_pixels) if error.reason == "mask-channels" else _problem(error)
+    found = value_counts(values)
+    present = {int(value): int(found[value]) for value in np.flatnonzero(found)}
+    return _MaskCounts(values=present, palette=_palette(data, present))
+
+
+def _count_colours(data: bytes, max_pixels: int) -> _MaskCounts:
+    try:
+        parts, _ = decode_mask(data, colours=True, max_pixels=max_pixels)
+    except RejectedError as error:
+        return _problem(error)
+    wide = parts.astype(np.uint32)
+    packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    colours, counts = np.unique(packed, return_counts=True)
+    return _MaskCounts(colours=dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+
+
+def _problem(error: RejectedError) -> _MaskCounts:
+    return _MaskCounts(problem=f"{error.reason} ({error.detail})" if error.detail else error.reason)
+
+
+def _palette(data: bytes, values: Mapping[int, int]) -> dict[int, str]:
+    """Return the colours that a palette gives to these values; empty if the mask has none."""
+    with Image.open(io.BytesIO(data)) as image:
+        parts = image.getpalette("RGB") if image.mode == "P" else None
+    colours = np.array(parts or [], dtype=np.uint8).reshape(-1, 3)
+    return {value: colour_text(colours[value]) for value in values if value < len(colours)}

@@ -1,0 +1,171 @@
+"""The survey of the masks for people and as JSON, and as a labels file in which people name the classes."""
+
+from typing import Any, Final
+
+from shards.errors import SourceError
+from shards.format.keys import shown
+from shards.format.label_files import labels_text
+from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
+from shards.sources.survey.label_survey import Survey
+
+_SHOWN: Final = 300  # rows of the table
+_SHOWN_UNREADABLE: Final = 5
+
+
+def survey_json(survey: Survey) -> dict[str, Any]:
+    """Return the survey as a JSON object; ``class`` is what the layout's own labels call a value, or null."""
+    owners = _owners(survey)
+
+    def row(key: int | str, **more: Any) -> dict[str, Any]:
+        kind, found = "value" if isinstance(key, int) else "color", survey.found[key]
+        return {kind: key, "images": found.images, "pixels": found.pixels, "class": owners.get(key), **more}
+
+    return {
+        "layout": survey.source.layout,
+        "masks": len(survey.source.pairs),
+        "index_masks": survey.index_masks,
+        "rgb_masks": survey.rgb_masks,
+        "values": [row(key, color=survey.palette.get(key)) for key in survey.found if isinstance(key, int)],
+        "colors": [row(key) for key in survey.found if isinstance(key, str)],
+        "unclaimed": list(survey.unclaimed),
+        "own_labels": survey.source.labels is not None,
+        "unreadable": [{"name": name, "problem": problem} for name, problem in survey.unreadable],
+    }
+
+
+def survey_text(survey: Survey) -> str:
+    """Return the survey for people: a row for each value or colour."""
+    source, owners = survey.source, _owners(survey)
+    lines = [f"{len(source.pairs)} masks, layout {source.layout}: {source.reason}"]
+    if survey.rgb_masks:
+        lines.append(f"{survey.index_masks} masks hold values, {survey.rgb_masks} hold RGB colours")
+    if survey.index_masks and survey.rgb_masks:
+        lines.append("a set needs masks of one kind: convert those of the other")
+    rows = [
+        (
+            str(key),
+            f"{found.images:,}",
+            f"{found.pixels:,}",
+            survey.palette.get(key, "") if isinstance(key, int) else "",
+            _owner_text(key, owners) if source.labels is not None else "",
+        )
+        for key, found in survey.found.items()
+    ]
+    what = "value" if survey.index_masks else "color"
+    header = (
+        what,
+        "masks",
+        "pixels",
+        "palette" if survey.palette else "",
+        "class" if source.labels is not None else "",
+    )
+    table = [header, *rows[:_SHOWN]]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        cells = [cell.rjust(width) for cell, width in zip(row[:3], widths, strict=False)]
+        cells += [cell.ljust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    if len(rows) > _SHOWN:
+        lines.append(f"... and {len(rows) - _SHOWN} more (all of them with --json)")
+    if source.labels is not None and not survey.unclaimed:
+        lines.append(f"the layout has {len(source.labels)} classes of its own, which claim all of these")
+    elif source.labels is not None:
+        unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
+        lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
+    if IGNORE in survey.found and IGNORE not in owners:
+        lines.append(f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE}")
+    lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
+    if len(survey.unreadable) > _SHOWN_UNREADABLE:
+        lines.append(f"not readable: {len(survey.unreadable) - _SHOWN_UNREADABLE} more masks")
+    return "\n".join(lines)
+
+
+def labels_template(survey: Survey) -> str:
+    """Return a labels file to edit: the layout's own classes, and one with a placeholder name for every other value.
+
+    Raises ``SourceError`` if some masks hold values and others colours, or there are more values than classes can be.
+    """
+    if survey.index_masks and survey.rgb_masks:
+        raise SourceError(
+            f"{survey.index_masks} masks hold values and {survey.rgb_masks} hold RGB colours; labels are for one kind, "
+            "convert the other masks first"
+        )
+    own = survey.source.labels
+    if own is not None and own.rgb != bool(survey.rgb_masks):
+        own = None  # of no use for these masks
+    keys = list(survey.unclaimed) if own is not None else list(survey.found)
+    classes = [] if own is None else list(own.classes)
+    if len(classes) + len(keys) > MAX_CLASSES + (IGNORE in keys):
+        raise SourceError(
+            f"the masks hold {len(keys)} {'colours' if survey.rgb_masks else 'values'}; at most {MAX_CLASSES} classes "
+            "are possible. Are these masks, or were they resized with interpolation?"
+        )
+    no_room = len(classes) + len(keys) > MAX_CLASSES  # for a class of 255, which is often no class
+    taken = {each.color for each in classes}
+    for key in keys:
+        if key == IGNORE and no_room:
+            continue
+        colour = _colour_for(key, survey, len(classes), taken)
+        taken.add(colour)
+        name = f"class_{key if isinstance(key, int) else len(classes)}"
+        if isinstance(key, int):
+            classes.append(LabelClass(name=name, color=colour, values=(key,)))
+        else:
+            classes.append(LabelClass(name=name, color=colour, source_colors=(key,)))
+    labels = Labels(
+        classes=tuple(classes),
+        ignore=() if own is None else own.ignore,
+        ignore_colors=() if own is None else own.ignore_colors,
+        foreground=() if own is None else own.foreground,
+        boundary=() if own is None else own.boundary,
+    )
+    return labels_text(labels, comment=_comment(survey, keys, own=own is not None, no_room=no_room))
+
+
+def _owners(survey: Survey) -> dict[int | str, str]:
+    """Return the class, or "ignore", of each value and colour that the layout's own labels claim."""
+    labels = survey.source.labels
+    if labels is None:
+        return {}
+    owners: dict[int | str, str] = dict.fromkeys((*labels.ignore, *labels.ignore_colors), "ignore")
+    for each in labels.classes:
+        owners |= dict.fromkeys((*each.values, *each.source_colors), each.name)
+    return owners
+
+
+def _owner_text(key: int | str, owners: dict[int | str, str]) -> str:
+    return owners.get(key, "UNCLAIMED")
+
+
+def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) -> str:
+    """Return the colour of a class: the mask's own, if no other class has it, else one that differs from all."""
+    if isinstance(key, str):
+        return key
+    colour = survey.palette.get(key)
+    if colour is not None and (colour == UNTINTED or colour not in taken):
+        return colour
+    return next(colour for step in range(1024) if (colour := chosen_colour(number + step)) not in taken)
+
+
+def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool) -> str:
+    what = "colours" if survey.rgb_masks else "values"
+    source = survey.source
+    lines = [f"Labels of {shown(str(source.folder))}, written by petseg-shard labels; to be edited.", ""]
+    if own:
+        lines.append(f"The classes of the layout {source.layout}" + (", and:" if keys else "."))
+    if keys:
+        lines += [
+            f"Each of these {what} has its own class with a placeholder for a name: write what it is. Classes of the",
+            f"same thing can be joined (values = [1, 2], or colors), {what} that count nowhere go to ignore = [...].",
+        ]
+    lines += ["", "found: masks, pixels"]
+    lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
+    if IGNORE in keys:
+        room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
+        lines += [
+            "",
+            f"{IGNORE} often stands for pixels that were not labelled. If it does here, {room},",
+            "and remove the # from this line:",
+            f"ignore = {IGNORE}",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""The program in a model card, taken out of it and run in a process of its own, predicts what petseg-predict does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled_sets import many_labels, smooth_image, write_untrained
+from PIL import Image
+
+import petseg
+from petseg.cli import export, predict
+from petseg.exporters.model_card import escaped
+from shards.errors import UsageError
+from shards.format.labels import Labels
+
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCKED = """
+import importlib.abc
+import sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("petseg", "shards", "pipeline", "msgspec"):
+            raise ImportError(f"{name} is not plain torch")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run_card(card: Path, image: Path) -> Image.Image:
+    """Run the first program of a card beside its file, without petseg; return the mask it writes."""
+    program = BLOCK.findall(card.read_text())[0]
+    (card.parent / "use.py").write_text(BLOCKED + program)
+    command = [sys.executable, "use.py", str(image), "mask.png"]
+    result = subprocess.run(command, cwd=card.parent, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    with Image.open(card.parent / "mask.png") as mask:
+        mask.load()
+        return mask
+
+
+def check(call, run: Path, file: Path, card: Path, folder: Path, sizes: list[tuple[int, int]]) -> None:
+    assert call(export, run, file).code == 0
+    for number, size in enumerate(sizes):
+        image = smooth_image(folder / f"{number}.png", size, seed=number)
+        assert call(predict, run, image, "-o", folder / "out", "--precision", "fp32", "--overwrite").code == 0
+        with Image.open(folder / "out" / f"{number}.png") as expected, run_card(card, image) as found:
+            assert (found.mode, found.size) == (expected.mode, size)
+            agreement = (np.asarray(found) == np.asarray(expected)).mean()
+            assert len(np.unique(np.asarray(expected).reshape(-1, 3 if found.mode == "RGB" else 1), axis=0)) > 1
+            if found.mode == "P":
+                used = np.unique(np.asarray(found))
+                colours = [np.array(mask.getpalette()).reshape(-1, 3)[used].tolist() for mask in (found, expected)]
+                assert colours[0] == colours[1]
+        assert agreement > 0.99, (size, agreement)
+
+
+@pytest.mark.parametrize("fit", ["contain", "cover"])
+def test_onnx(call, tmp_path: Path, fit: str) -> None:
+    run = write_untrained(tmp_path / "run", many_labels(21, rgb=fit == "cover"), fit=fit)
+    file = tmp_path / "net.onnx"
+    check(call, run, file, tmp_path / "net.onnx.md", tmp_path, [(90, 60), (61, 120), (200, 41)])
+
+
+@pytest.mark.parametrize("fit", ["stretch", "contain", "cover"])
+def test_safetensors_needs_plain_torch_alone(call, tmp_path: Path, fit: str) -> None:
+    run = write_untrained(tmp_path / "run", many_labels(21, rgb=fit == "stretch"), fit=fit)
+    check(call, run, tmp_path / "net.safetensors", tmp_path / "net.md", tmp_path, [(90, 60), (61, 120)])
+
+
+def test_a_trained_run_of_the_pets(call, tiny_run: Path, tmp_path: Path) -> None:
+    check(call, tiny_run, tmp_path / "net.safetensors", tmp_path / "net.md", tmp_path, [(90, 60)])
+    assert "| 0 | animal | 1 | #cc50a0 |" in (tmp_path / "net.md").read_text()
+
+
+def test_a_transposed_network_that_covers(call, tmp_path: Path) -> None:
+    """Its exported graph takes sides that are multiples of 4 alone, and so the card's program gives it such sides."""
+    run = write_untrained(tmp_path / "run", many_labels(4), fit="cover", upsample="transposed", stem="half")
+    assert call(export, run, tmp_path / "net.onnx").code == 0
+    card = (tmp_path / "net.onnx.md").read_text()
+    assert "multiples of 4" in card
+    with run_card(tmp_path / "net.onnx.md", smooth_image(tmp_path / "a.png", (97, 41))) as mask:
+        assert mask.size == (97, 41)
+
+
+def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, tmp_path: Path) -> None:
+    labels = many_labels(21)
+    run = write_untrained(tmp_path / "run", labels, fit="contain")
+    call(export, run, tmp_path / "net.safetensors")
+    card = (tmp_path / "net.md").read_text()
+    for index, each in enumerate(labels.classes):
+        score = "-" if index == 0 else "0.250"
+        assert f"| {index} | {escaped(each.name)} | {index + 3} | {each.color} | {score} |" in card
+    for part in ("21 classes", "value 0 counted nowhere", "fit into 32 x 48", "mean IoU 0.250", "Limits"):
+        assert part in " ".join(card.split())
+
+
+def test_names_mean_nothing_in_markdown() -> None:
+    assert escaped("100% | `tick` <b> $x$") == r"100% \| \`tick\` \<b\> \$x\$"
+
+
+def test_no_ignored_pixels_and_one_class(call, tmp_path: Path) -> None:
+    labels = Labels(classes=many_labels(1).classes)
+    run = write_untrained(tmp_path / "run", labels)
+    assert call(export, run, tmp_path / "net.safetensors").code == 0
+    card = (tmp_path / "net.md").read_text()
+    assert "one class" in card
+    assert "every pixel had a class" in card
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.safetensors"])
+def test_nothing_is_overwritten_unless_asked(call, tiny_run: Path, tmp_path: Path, name: str) -> None:
+    card = tmp_path / ("net.onnx.md" if name == "net.onnx" else "net.md")
+    card.write_text("mine")
+    result = call(export, tiny_run, tmp_path / name)
+    assert result.code == 2
+    assert "--overwrite" in result.err
+    assert card.read_text() == "mine"
+    assert not (tmp_path / name).exists()
+
+
+def test_files_are_replaced_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    for path in (file, tmp_path / "net.md"):
+        path.write_text("mine")
+        assert "exists already" in call(export, tiny_run, file).err
+    assert call(export, tiny_run, file, "--overwrite").code == 0
+    assert "Segments" in (tmp_path / "net.md").read_text()
+    with pytest.raises(UsageError, match="exists already"):
+        petseg.export(tiny_run, file)
+    assert petseg.export(tiny_run, file, overwrite=True) == file
+
+
+def test_a_checkpoint_is_never_replaced(call, tiny_run: Path) -> None:
+    before = (tiny_run / "best.pt").read_bytes()
+    assert ".onnx" in call(export, tiny_run, tiny_run / "best.pt", "--overwrite").err
+    assert (tiny_run / "best.pt").read_bytes() == before

@@ -1,0 +1,187 @@
+"""Training on 21 classes with ignored pixels, letterboxed or cropped to a size that is no square."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from labelled_sets import build_labelled, many_labels
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import petseg
+from petseg.host.stop_signals import InterruptedRunError
+from petseg.inference.stored_samples import read_image, read_mask
+from petseg.report.artifacts import read_history
+from petseg.report.console_reporter import Reporter
+from petseg.runs.checkpoint import load_checkpoint
+from shards import PetsegError, ShardSet
+from shards.format.labels import IGNORE
+from shards.format.layout import MANIFEST_NAME
+from shards.format.manifest import dump_manifest
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+CLASSES = 21
+OPTIONS: dict[str, Any] = {
+    "size": (96, 160),
+    "progressive": True,
+    "widths": (8, 16),
+    "epochs": 3,
+    "batch_size": 4,
+    "threads": 1,
+    "class_weights": "balanced",
+    "label_smoothing": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 21 classes, some of which do not occur in training, and ignored pixels."""
+    return build_labelled(tmp_path_factory.mktemp("many"), many_labels(CLASSES))
+
+
+@pytest.fixture(scope="module")
+def reference(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A letterboxed run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("petseg.training.start.draw_run", lambda run, **arguments: None)
+        return petseg.train(many, run=run, options={**OPTIONS, "fit": "contain"})
+
+
+class NoteKeeping(Reporter):
+    """Keeps the notes; asks to stop at the n-th batch."""
+
+    def __init__(self, *, stop_at: int = 0) -> None:
+        self.notes, self.left = list[str](), stop_at
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def batch(self, **facts: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def assert_is_a_run(run: Path, many: Path, *, fit: str) -> None:
+    labels = ShardSet.open(many).manifest.labels
+    checkpoint = load_checkpoint(run / "best.pt")
+    assert checkpoint.labels == labels
+    assert checkpoint.config["model"]["classes"] == CLASSES
+    assert (checkpoint.config["size"], checkpoint.config["fit"]) == ([96, 160], fit)
+    assert checkpoint.model["head.weight"].shape[0] == 4 * CLASSES  # blocks of 2 x 2
+    history = read_history(run)
+    assert [entry["size"] for entry in history] == [[48, 80], [64, 128], [96, 160]][-len(history) :]
+    for entry in history:
+        for part in ("train", "val"):
+            assert np.isfinite(entry[part]["loss"])
+            assert len(entry[part]["iou"]) == CLASSES
+            assert entry[part]["binary"] is None  # these labels name no foreground
+
+
+def test_a_letterboxed_run(many: Path, reference: Path) -> None:
+    assert_is_a_run(reference, many, fit="contain")
+    losses = [entry["train"]["loss"] for entry in read_history(reference)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_cropped_run_in_bf16(many: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "fit": "cover", "precision": "bf16", "epochs": 1, "progressive": False, "tensorboard": True}
+    run = petseg.train(many, run=tmp_path / "run", options={**options, "device": "cpu"})
+    assert_is_a_run(run, many, fit="cover")
+    events = EventAccumulator(str(run / "events"))
+    events.Reload()
+    curves = {tag.split("/")[0] for tag in events.Tags()["scalars"]}
+    assert {"iou_class 5", "iou_class 20", "iou__hidden"} <= curves
+    assert "--size 96x160 " in json.loads((run / "config.json").read_text())["command"]
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_resuming_ends_in_the_same_bits(many: Path, reference: Path, tmp_path: Path, stop_at: int) -> None:
+    run, options = tmp_path / "run", {**OPTIONS, "fit": "contain"}
+    with pytest.raises(InterruptedRunError):
+        petseg.train(many, run=run, options=options, make_reporter=lambda: NoteKeeping(stop_at=stop_at))
+    petseg.train(run=run, resume=True)
+    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(reference / "last.pt")
+    for part in ("model", "average"):
+        for name, value in getattr(ours, part).items():
+            assert torch.equal(value, getattr(theirs, part)[name]), name
+    for mine, other in zip(ours.history, theirs.history, strict=True):
+        assert mine["train"] == other["train"]
+        assert mine["val"] == other["val"]
+
+
+@pytest.mark.parametrize("at_stored_size", [False, True])
+def test_every_pixel_that_is_not_ignored_is_scored_once(many: Path, reference: Path, at_stored_size: bool) -> None:
+    evaluation = petseg.evaluate(reference, many, split="val", original_resolution=at_stored_size, batch_size=3)
+    split = ShardSet.open(many).split("val")
+    masks = [read_mask(split, index) for index in range(len(split))]
+    assert evaluation.counts.shape == (len(split), 3, CLASSES)
+    assert (evaluation.counts[:, 0].sum(0) == evaluation.matrix.diagonal()).all()
+    assert (evaluation.counts[:, 1].sum(0) == evaluation.matrix.sum(1)).all()
+    assert (evaluation.counts[:, 2].sum(0) == evaluation.matrix.sum(0)).all()
+    if at_stored_size:
+        kept = [mask[mask != IGNORE] for mask in masks]
+        expected = [np.bincount(mask, minlength=CLASSES) for mask in kept]
+        np.testing.assert_array_equal(evaluation.counts[:, 1], expected)
+        found = [petseg.load(reference).predict(read_image(split, i)).index for i in range(len(split))]
+        by_hand = np.zeros((CLASSES, CLASSES), np.int64)
+        for mask, index in zip(masks, found, strict=True):
+            np.add.at(by_hand, (mask[mask != IGNORE], index[mask != IGNORE]), 1)
+        np.testing.assert_array_equal(evaluation.matrix, by_hand)
+    else:  # letterboxed: less than all of 96 x 160
+        assert 0 < evaluation.matrix.sum() < len(split) * 96 * 160
+
+
+def test_a_run_keeps_its_labels(many: Path, tmp_path: Path) -> None:
+    """The same images with other colours: what the run predicts would be drawn in two ways."""
+    run, options = tmp_path / "run", {**OPTIONS, "epochs": 2}
+    with pytest.raises(InterruptedRunError):
+        petseg.train(many, run=run, options=options, make_reporter=lambda: NoteKeeping(stop_at=2))
+    other = tmp_path / "set"
+    shutil.copytree(many, other)
+    manifest = ShardSet.open(other).manifest
+    first, *rest = manifest.labels.classes
+    classes = (msgspec.structs.replace(first, color="#123456"), *rest)
+    labels = msgspec.structs.replace(manifest.labels, classes=classes)
+    (other / MANIFEST_NAME).write_bytes(dump_manifest(msgspec.structs.replace(manifest, labels=labels)))
+    with pytest.raises(PetsegError, match="other labels"):
+        petseg.train(other, run=run, resume=True)
+    petseg.train(many, run=run, resume=True)
+
+
+def test_other_classes_are_not_scored(many: Path, tiny_run: Path) -> None:
+    with pytest.raises(PetsegError, match=r"predicts the classes animal, background, border, but .* \(21 in all\)"):
+        petseg.evaluate(tiny_run, many, split="val")
+
+
+@pytest.mark.parametrize(("size", "noted"), [("48x80", False), ("48x96", True)])
+def test_a_set_of_one_size_decides_the_fit_and_is_not_enlarged_silently(tmp_path: Path, size: str, noted: bool) -> None:
+    out = build_labelled(tmp_path, many_labels(3), storage="raw", size="48x80", fit="contain", samples=8)
+    reporter = NoteKeeping()
+    options = {"size": size, "widths": (8, 16), "epochs": 1, "batch_size": 4, "threads": 1}
+    run = petseg.train(out, run=tmp_path / "run", options=options, make_reporter=lambda: reporter)
+    assert load_checkpoint(run / "last.pt").config["fit"] == "contain"
+    assert any("--size 48x96 is larger than the set's images (48x80)" in note for note in reporter.notes) == noted
+    run = petseg.train(out, run=tmp_path / "stretched", options={**options, "fit": "stretch"})
+    assert load_checkpoint(run / "last.pt").config["fit"] == "stretch"
+
+
+def test_a_single_class_trains_without_a_nan(tmp_path: Path) -> None:
+    out = build_labelled(tmp_path, many_labels(1), samples=8)
+    options = {**OPTIONS, "size": 32, "epochs": 1}
+    run = petseg.train(out, run=tmp_path / "run", options=options)
+    (entry,) = read_history(run)
+    assert entry["train"]["mean_iou"] == entry["val"]["mean_iou"] == 1.0
+    assert entry["train"]["loss"] == pytest.approx(0, abs=1e-6)
+    weights = load_checkpoint(run / "last.pt").weights
+    assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())

@@ -1,0 +1,8 @@
+"""The makers of odd files are in odd_files.py in this folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
