@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 
 from bench.results.records import Environment
+from pipeline.choose_engine import dali_distributions
 from shards.cores import usable_cores
 
 _LIBRARIES = (
-    "petseg", "torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "webdataset", "opencv-python-headless",
+    "petseg", "torch", "torchvision", "numpy", "pillow", "webdataset", "opencv-python-headless",
     "simplejpeg", "mosaicml-streaming", "litdata", "spdl", "ffcv",
 )  # fmt: skip
 
@@ -45,7 +46,7 @@ def _versions() -> dict[str, str]:
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return found | dali_distributions()
 
 
 def _commit() -> str | None:

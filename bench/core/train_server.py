@@ -14,7 +14,7 @@ from bench.peers.base import split_bytes
 from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe
-from petseg.training.step import StepResult, TrainStep
+from petseg.training.step import TrainStep
 from pipeline import Batch, Loader
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
@@ -77,8 +77,7 @@ class TrainServer:
         self.loader.close()
 
     def _run(self, mode: str, seconds: float) -> Repeat:
-        """Run a mode. On a GPU the loss of a step is read one step later, as the trainer does; on the CPU at once."""
-        on_gpu, pending = self.placement.on_gpu, list[StepResult]()
+        """Run a mode. No step's results are read: the trainer reads them in blocks, much later."""
         stored = split_bytes(self.loader.split) / len(self.loader.split)  # what crosses to a GPU is what is stored
 
         def batches() -> Iterator[Batch]:
@@ -92,12 +91,10 @@ class TrainServer:
             valid = self.loader.valid_in_batch(batch.number)
             if mode != "loader":
                 self._step += 1
-                pending.append(self.trainer.run(batch, global_valid=valid, step=self._step))
-                if len(pending) > on_gpu:
-                    float(pending.pop(0).loss)
+                self.trainer.run(batch, global_valid=valid, step=self._step)
             return valid
 
-        return time_batches(batches(), use, cuda=on_gpu, moved=0.0 if mode == "compute" else stored)
+        return time_batches(batches(), use, cuda=self.placement.on_gpu, moved=0.0 if mode == "compute" else stored)
 
     def _endless(self) -> Iterator[Batch]:
         while True:

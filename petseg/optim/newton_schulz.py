@@ -4,8 +4,7 @@ Matrices with the same shorter side are stacked, padded with zeros at their long
 matrix's singular values nor the singular vectors of the rest. So a network takes one stack for each of its widths.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -53,39 +52,23 @@ def newton_schulz_factor(x: torch.Tensor, identity: torch.Tensor) -> torch.Tenso
     """Divide matrices (n, m, k), m <= k, by their norms in place; return P (n, m, m) for which P x has orthogonal rows.
 
     P x is about U V' for a matrix U S V': the same singular vectors, singular values all between 0.6 and 1.3; a matrix
-    of zeros stays zero. In fp32. Each Newton-Schulz iteration multiplies the matrix by a polynomial in its own Gram
-    matrix ``x x'``, and such polynomials commute; so the iterations run on the small square Gram matrices, and only the
-    first and the last product involve whole matrices.
+    of zeros stays zero. In fp32, or TF32 where that is on (docs/gpu.md). Each Newton-Schulz iteration multiplies the
+    matrix by a polynomial in its own Gram matrix ``x x'``, and such polynomials commute; so the iterations run on the
+    small square Gram matrices, and only the first and the last product involve whole matrices.
     """
     x.div_(torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).add_(_EPSILON))
     gram = torch.bmm(x, x.mT)
-    with _without_tf32():
-        product = factor = _polynomial(gram, identity)
-        for _ in range(_ITERATIONS - 1):
-            gram = torch.bmm(torch.bmm(factor, gram), factor)
-            factor = _polynomial(gram, identity)
-            product = torch.bmm(factor, product)
+    product = factor = _polynomial(gram, identity)
+    for _ in range(_ITERATIONS - 1):
+        gram = torch.bmm(torch.bmm(factor, gram), factor)
+        factor = _polynomial(gram, identity)
+        product = torch.bmm(factor, product)
     return product
 
 
 def _polynomial(gram: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
     """Return ``A + B gram + C gram^2``."""
     return torch.baddbmm(identity, gram, gram, beta=_A, alpha=_C).add_(gram, alpha=_B)
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Compute a GPU's matrix products in full fp32 within the block.
-
-    With TF32's 10 bits, rounding makes eigenvalues of a Gram matrix that are nearly zero negative, and the iteration
-    multiplies them by 12 each time until it diverges. The products before and after it may be rounded.
-    """
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = before
 
 
 def stack_kernels(kernels: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[KernelStack]]:

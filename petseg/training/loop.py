@@ -23,11 +23,9 @@ from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
 from petseg.training.run_data import open_train_loader, open_validation_loader
 from petseg.training.step import TrainStep
-from petseg.training.step_log import LaunchedStep, LogBlock, StepLog
+from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader
 from shards import PetsegError
-
-_LOG_EVERY = 25  # steps, by default, on a GPU
 
 
 class TrainingLoop:
@@ -79,9 +77,8 @@ class TrainingLoop:
         self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
         if self.progress.confusion and self.world.first:
             self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
-        # On a CPU every step is read at once, which costs nothing there.
-        self._log_every = config.runtime.log_every or (_LOG_EVERY if config.placement.on_gpu else 1)
-        self._log = StepLog(device=config.placement.device, world=self.world, every=self._log_every)
+        every = config.runtime.log_every or default_steps(config.placement.device)
+        self._log = StepLog(config.placement.device, self.world, every)
         self._newest: tuple[LaunchedStep, Batch] | None = None
         self._validated = 0  # batches, in the current validation
         self._guard = DivergenceGuard(
@@ -117,9 +114,7 @@ class TrainingLoop:
             progress.images += valid
             if progress.images == loader.samples:  # a checkpoint from here on belongs to the epoch's end
                 progress.phase = "validate"
-            launched = LaunchedStep(
-                index=batch.index, batch=batch.number, valid=valid, step=progress.step, epoch=progress.epoch
-            )
+            launched = LaunchedStep(batch.index, batch.number, valid, step=progress.step, epoch=progress.epoch)
             self._newest = launched, batch
             if self._log.add(result, launched):
                 self._finish_block()
@@ -260,7 +255,7 @@ class TrainingLoop:
     def _after_validation_batch(self, images: int) -> None:
         self.reporter.validated(images)
         self._validated += 1
-        if self.world.size > 1 and self._validated % self._log_every:  # ranks must agree, which makes them wait
+        if self.world.size > 1 and self._validated % self._log.every:  # ranks must agree, which makes them wait
             return
         if self.world.any(bool(self.stop), device=self.config.placement.device):
             self._save(LAST)

@@ -96,6 +96,8 @@ class TrainStep:
         self.optimizer = build_optimizer(self.model, recipe)
         for group in self.optimizer.param_groups:  # a tensor, so that a graph need not be captured for each rate
             group["lr"] = torch.zeros((), device=placement.device)
+            if cuda_graph and "capturable" in group:
+                group["capturable"] = True
         self.scaler = placement.scaler()
         self._scale = torch.ones((), device=placement.device)  # of the loss, unless the scaler has one
         self._global_valid = torch.ones((), device=placement.device)
@@ -233,12 +235,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     All are fused: a step is a few launches, none of them makes the host wait, and ``found_inf`` skips it.
     """
-    how: dict[str, Any] = {"fused": True, "capturable": next(model.parameters()).is_cuda}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=recipe.lr, **how)
+        return torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     groups = muon_groups(model, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "muon":
         return Muon(groups, lr=recipe.lr)
     for group in groups:
         del group["use_muon"]
-    return torch.optim.AdamW(groups, lr=recipe.lr, **how)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

@@ -165,7 +165,8 @@ def test_states_of_version_1_are_continued() -> None:
         {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.95, "params": [*range(len(kernels_), len(old))]},
     ]
     optimizer = Muon(muon_groups(model, weight_decay=0.02), lr=0.01)
-    optimizer.load_state_dict(current_state({"state": old, "param_groups": groups}, optimizer))
+    saved = copy.deepcopy(old)
+    optimizer.load_state_dict(current_state({"state": saved, "param_groups": groups}, optimizer))
     for number, kernel in enumerate(kernels_):
         assert torch.equal(optimizer.state[kernel]["mean"], old[number]["mean"])
     for number, vector in enumerate(vectors, start=len(kernels_)):
