@@ -21,7 +21,7 @@ from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
-from shards.sources.base import Source
+from shards.sources.layout_protocol import Source
 from shards.sources.choose_layout import scan
 from shards.store.atomic import sync_file, sync_folder, write_atomically
 

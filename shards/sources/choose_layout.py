@@ -7,7 +7,7 @@ from typing import Final
 from shards.errors import SourceError, UsageError
 from shards.format.keys import shown
 from shards.sources.ade20k import Ade20kLayout
-from shards.sources.base import Layout, Source
+from shards.sources.layout_protocol import Layout, Source
 from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
 from shards.sources.folders import FoldersLayout
