@@ -10,8 +10,8 @@ from typing import Final
 from shards.errors import SourceError
 from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
-from shards.sources.layout_protocol import Source
 from shards.sources.folders import find_lists
+from shards.sources.layout_protocol import Source
 from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, by_key, list_files
 from shards.sources.pairs.pairing import aliases_of, listed_splits, pair_up
 
