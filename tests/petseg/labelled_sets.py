@@ -19,7 +19,7 @@ from shards.build.options import options_from
 from shards.format.geometry import Size
 from shards.format.labels import IGNORE, LabelClass, Labels, chosen_colour, colour_of
 from shards.format.overlays import indexed_mask
-from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.layout_protocol import FileStamp, Pair, Source
 
 # Names that formulas, HTML and legends would take for something else.
 AWKWARD = ("$x_1$ and $y$", "<b>bold</b> & co", "_hidden", "100% | `tick`", "{brace} {{x}}")
