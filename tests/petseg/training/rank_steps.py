@@ -32,7 +32,8 @@ def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
     )
     recipe = replace(recipe, schedule="constant", clip_norm=0.0, ema_decay=0.0)
     with mock.patch(
-        "petseg.training.step.build_optimizer", lambda net, recipe: torch.optim.SGD(net.parameters(), lr=recipe.lr)
+        "petseg.training.step.build_optimizer",
+        lambda net, recipe: torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True),
     ):
         train_step = TrainStep(recipe, total_steps=STEPS, placement=choose_placement(CPU, "fp32"), world=world)
     start = weights(train_step)

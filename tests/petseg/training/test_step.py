@@ -34,7 +34,8 @@ def one_thread() -> Iterator[None]:
 def plain_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates proportional to the gradient; Adam and Muon would hide a gradient that is wrong by a factor."""
     monkeypatch.setattr(
-        "petseg.training.step.build_optimizer", lambda model, recipe: torch.optim.SGD(model.parameters(), lr=recipe.lr)
+        "petseg.training.step.build_optimizer",
+        lambda model, recipe: torch.optim.SGD(model.parameters(), lr=recipe.lr, fused=True),
     )
 
 
