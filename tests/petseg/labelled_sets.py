@@ -95,7 +95,10 @@ def build_labelled(folder: Path, labels: Labels, *, samples: int = 14, seed: int
     pairs = []
     for number in range(samples):
         image, mask = draw_scene(labels, 60 + 7 * (number % 3), 90 - 11 * (number % 4), seed + number)
-        paths = folder / "source" / f"{number}.{'png' if number % 4 == 0 else 'jpg'}", folder / "source" / f"{number}m.png"
+        paths = (
+            folder / "source" / f"{number}.{'png' if number % 4 == 0 else 'jpg'}",
+            folder / "source" / f"{number}m.png",
+        )
         Image.fromarray(image).save(paths[0])
         indexed_mask(mask, labels).save(paths[1])
         stamps = [FileStamp.of(path.stat()) for path in paths]
