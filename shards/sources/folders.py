@@ -12,7 +12,7 @@ from typing import Final
 
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.sources.base import Source, SplitList
+from shards.sources.layout_protocol import Source, SplitList
 from shards.sources.pairs.listing import (
     IMAGE_ENDINGS,
     MASK_ENDINGS,
@@ -53,7 +53,7 @@ class FoldersLayout:
     mask_suffix: str | None = None
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         parts = _parts(folder) if folder.is_dir() else []
         if not parts:
             return None
@@ -62,7 +62,7 @@ class FoldersLayout:
         return f"it has {shown(images.relative_to(folder).as_posix())}/ and {shown_masks}/"
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         reason, parts = self.recognise(folder), _parts(folder)
         if reason is None:
             raise SourceError(

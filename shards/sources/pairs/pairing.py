@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.sources.base import Pair, SplitList
+from shards.sources.layout_protocol import Pair, SplitList
 from shards.sources.pairs.listing import IMAGE_ENDINGS, ListedFile, read_names, split_ending
 
 _SPLIT_WORDS: Final = {
