@@ -168,9 +168,7 @@ def predict(
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
-def export(
-    run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False
-) -> Path:
+def export(run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False) -> Path:
     """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors``, with a model card.
 
     Args:
@@ -180,8 +178,8 @@ def export(
         overwrite: replace an existing file and its card.
 
     Raises:
-        PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the check of the exported
-            network failed.
+        PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
+            check of the exported network failed.
     """
     from petseg.exporters.onnx_model import export_onnx
     from petseg.exporters.safetensors_weights import export_weights

@@ -22,7 +22,7 @@ from shards.format.keys import shown
 from shards.format.labels import IGNORE, Labels
 from shards.format.layout import SPLITS, STORAGES, extensions_of
 from shards.sources import Pair, Source, scan
-from shards.sources.base import RESERVED, FileStamp
+from shards.sources.layout_protocol import RESERVED, FileStamp
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def predict(
 
     cat.jpg becomes cat.png, a mask like those that RUN was trained on: an indexed image with the same value for each
     class and its colour in the palette (pets: 1 animal, 2 background, 3 border), or an RGB image in the same colours;
-    and cat.overlay.png for viewing, with a legend below. A cat.png beside cat.jpg becomes cat.png.png. An image that cannot
-    be read is reported, the others are predicted, and the exit code is 1.
+    and cat.overlay.png for viewing, with a legend below. A cat.png beside cat.jpg becomes cat.png.png. An image that
+    cannot be read is reported, the others are predicted, and the exit code is 1.
 
     \b
     petseg-predict runs/pets cat.jpg holiday/ 'more/*.png' -o masks

@@ -21,8 +21,8 @@ from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
-from shards.sources.base import Source
 from shards.sources.choose_layout import scan
+from shards.sources.layout_protocol import Source
 from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]

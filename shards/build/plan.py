@@ -19,7 +19,7 @@ from shards.format.layout import FORMAT, SPLITS, TAR_BLOCK, VERSION, Split
 from shards.format.manifest import RawLayout
 from shards.format.npy import npy_header
 from shards.format.tar import padded
-from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.layout_protocol import FileStamp, Pair, Source
 
 
 class PlannedSample(msgspec.Struct, frozen=True, kw_only=True):

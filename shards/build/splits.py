@@ -14,7 +14,7 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
-from shards.sources.base import Pair, Source
+from shards.sources.layout_protocol import Pair, Source
 
 _NEEDED: Final = {"pets": ("trainval", "test")}  # lists without which a download is incomplete
 

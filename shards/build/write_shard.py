@@ -34,7 +34,7 @@ from shards.format.layout import (
 )
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padded
-from shards.sources.base import FileStamp
+from shards.sources.layout_protocol import FileStamp
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"

@@ -3,7 +3,7 @@
 The real dataset is downloaded by ``download``; ``synthetic`` draws one, in any layout.
 """
 
-from shards.sources.base import Layout, Pair, Source
 from shards.sources.choose_layout import LAYOUTS, scan
+from shards.sources.layout_protocol import Layout, Pair, Source
 
 __all__ = ["LAYOUTS", "Layout", "Pair", "Source", "scan"]

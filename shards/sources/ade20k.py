@@ -9,7 +9,7 @@ from typing import Final
 from shards.errors import SourceError
 from shards.format.builtin_labels import ADE20K
 from shards.format.keys import shown
-from shards.sources.base import Source
+from shards.sources.layout_protocol import Source
 from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, list_files, read_names
 from shards.sources.pairs.pairing import Place, pair_up
 
@@ -24,7 +24,7 @@ class Ade20kLayout:
     name = "ade20k"
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         root = _root(folder)
         if root is None:
             return None
@@ -32,7 +32,7 @@ class Ade20kLayout:
         return "it has images/training/ and annotations/training/ with files ADE_*" if found else None
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         root = _root(folder)
         if root is None:
             looked = f"looked for images/training/ and annotations/training/ in it and in {_RELEASE}/"

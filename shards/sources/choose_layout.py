@@ -7,10 +7,10 @@ from typing import Final
 from shards.errors import SourceError, UsageError
 from shards.format.keys import shown
 from shards.sources.ade20k import Ade20kLayout
-from shards.sources.base import Layout, Source
 from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
 from shards.sources.folders import FoldersLayout
+from shards.sources.layout_protocol import Layout, Source
 from shards.sources.pets import PetsLayout
 from shards.sources.voc import VocLayout
 

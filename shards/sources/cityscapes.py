@@ -14,7 +14,7 @@ from shards.errors import SourceError
 from shards.format.builtin_labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from shards.format.keys import shown
 from shards.format.labels import Labels
-from shards.sources.base import Source
+from shards.sources.layout_protocol import Source
 from shards.sources.pairs.listing import ListedFile, list_files
 from shards.sources.pairs.pairing import Place, pair_up
 
@@ -31,12 +31,12 @@ class CityscapesLayout:
     name = "cityscapes"
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         found = (folder / _IMAGES).is_dir() and (folder / _MASKS).is_dir()
         return f"it has {_IMAGES}/ and {_MASKS}/" if found else None
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         if self.recognise(folder) is None:
             looked = f"looked for {_IMAGES}/ and {_MASKS}/"
             raise SourceError(f"{shown(str(folder))} does not have the layout of Cityscapes; {looked}")

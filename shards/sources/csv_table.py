@@ -17,7 +17,7 @@ from typing import Final
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.sources.base import RESERVED, FileStamp, Pair, Source, SplitList
+from shards.sources.layout_protocol import RESERVED, FileStamp, Pair, Source, SplitList
 from shards.sources.pairs.listing import ListedFile, split_ending
 from shards.sources.pairs.pairing import complete_pair, split_of
 
@@ -39,12 +39,12 @@ class CsvLayout:
     name = "csv"
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         tables = _tables(folder)
         return f"{shown(tables[0].name)} has the columns image and mask" if len(tables) == 1 else None
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         tables = [folder] if folder.is_file() else _tables(folder)
         if len(tables) != 1:
             several = f"{len(tables)} tables ({', '.join(shown(path.name) for path in tables)}); give one of them"

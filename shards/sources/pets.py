@@ -12,7 +12,7 @@ from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
-from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.layout_protocol import FileStamp, Pair, Source
 from shards.sources.pairs.listing import read_names
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
@@ -27,13 +27,13 @@ class PetsLayout:
     name = "pets"
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         root = _root(folder)
         found = (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir()
         return _REASON if found else None
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         return _scan(_root(folder))
 
 

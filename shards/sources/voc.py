@@ -10,8 +10,8 @@ from typing import Final
 from shards.errors import SourceError
 from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
-from shards.sources.base import Source
 from shards.sources.folders import find_lists
+from shards.sources.layout_protocol import Source
 from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, by_key, list_files
 from shards.sources.pairs.pairing import aliases_of, listed_splits, pair_up
 
@@ -25,12 +25,12 @@ class VocLayout:
     name = "voc"
 
     def recognise(self, folder: Path) -> str | None:
-        """See :class:`shards.sources.base.Layout`."""
+        """See :class:`shards.sources.layout_protocol.Layout`."""
         root = _root(folder)
         return f"it has {_IMAGES}/, {_MASKS}/ and {_LISTS}/" if root and (root / _LISTS).is_dir() else None
 
     def scan(self, folder: Path) -> Source:
-        """See :class:`shards.sources.base.Layout`.
+        """See :class:`shards.sources.layout_protocol.Layout`.
 
         The classes are those of VOC if all names look like VOC's; otherwise only the user can know them.
         """

@@ -68,8 +68,9 @@ def tiny_run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def many_class_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on a set of 21 classes with awkward names, letterboxed to 32 x 48; the set is beside it."""
-    import petseg
     from labelled_sets import build_labelled, many_labels
+
+    import petseg
 
     folder = tmp_path_factory.mktemp("many")
     out = build_labelled(folder, many_labels(21))

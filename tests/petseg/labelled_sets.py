@@ -19,7 +19,7 @@ from shards.build.options import options_from
 from shards.format.geometry import Size
 from shards.format.labels import IGNORE, LabelClass, Labels, chosen_colour, colour_of
 from shards.format.overlays import indexed_mask
-from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.layout_protocol import FileStamp, Pair, Source
 
 # Names that formulas, HTML and legends would take for something else.
 AWKWARD = ("$x_1$ and $y$", "<b>bold</b> & co", "_hidden", "100% | `tick`", "{brace} {{x}}")
@@ -95,7 +95,10 @@ def build_labelled(folder: Path, labels: Labels, *, samples: int = 14, seed: int
     pairs = []
     for number in range(samples):
         image, mask = draw_scene(labels, 60 + 7 * (number % 3), 90 - 11 * (number % 4), seed + number)
-        paths = folder / "source" / f"{number}.{'png' if number % 4 == 0 else 'jpg'}", folder / "source" / f"{number}m.png"
+        paths = (
+            folder / "source" / f"{number}.{'png' if number % 4 == 0 else 'jpg'}",
+            folder / "source" / f"{number}m.png",
+        )
         Image.fromarray(image).save(paths[0])
         indexed_mask(mask, labels).save(paths[1])
         stamps = [FileStamp.of(path.stat()) for path in paths]

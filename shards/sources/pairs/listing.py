@@ -8,7 +8,7 @@ from typing import Final
 
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.sources.base import FileStamp
+from shards.sources.layout_protocol import FileStamp
 
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MASK_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value

@@ -19,7 +19,7 @@ from shards.cores import usable_cores
 from shards.errors import SourceError, UsageError
 from shards.format.keys import shown
 from shards.format.labels import colour_text
-from shards.sources.base import Pair, Source
+from shards.sources.layout_protocol import Pair, Source
 
 MAX_COLOURS: Final = 4096  # in all masks; what holds more is a photograph, not a mask
 

@@ -90,7 +90,9 @@ def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run
     assert (tmp_path / "out" / "good.png").exists()
 
 
-def plan(*images: Path | ImageFile, out: Path, overlays: bool = True, overwrite: bool = False) -> list[file_jobs.FileJob]:
+def plan(
+    *images: Path | ImageFile, out: Path, overlays: bool = True, overwrite: bool = False
+) -> list[file_jobs.FileJob]:
     files = [each if isinstance(each, ImageFile) else ImageFile(each) for each in images]
     return plan_jobs(files, out, overlays=overlays, probabilities=False, overwrite=overwrite)
 
@@ -128,7 +130,9 @@ def test_two_of_one_name_and_subfolders_through_the_command(call, tiny_run: Path
         image_file(tmp_path / "in" / name)
     out = tmp_path / "in" / "masks"
     for overwrite in ((), ("--overwrite",)):  # the second time, the results lie in the folder that is searched
-        result = call(predict, tiny_run, tmp_path / "in", "--recursive", "-o", out, "--no-overlay", *overwrite, "--json")
+        result = call(
+            predict, tiny_run, tmp_path / "in", "--recursive", "-o", out, "--no-overlay", *overwrite, "--json"
+        )
         assert result.code == 0, result.err
         assert "cat.png.png: another image has the shorter name" in result.err
         facts = json.loads(result.out)

@@ -2,19 +2,38 @@
 
 import html
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from labelled_sets import AWKWARD, many_labels
+from sklearn.metrics import confusion_matrix
 
 import petseg
 from petseg.inference.evaluation import Evaluation
+from petseg.inference.metrics import class_counts
 from petseg.report.artifacts import read_history
+from petseg.report.confusion_map import confusion_table, draw_confusion, frequent_mistakes
 from petseg.report.html_report import render_report
 from shards import ShardSet
+from shards.format.builtin_labels import PETS
+from shards.format.labels import Labels
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def evaluated(labels: Labels, matrices: np.ndarray) -> Evaluation:
+    """An evaluation from one confusion matrix per sample, int64 (samples, N, N)."""
+    counts = class_counts(torch.from_numpy(matrices)).numpy()
+    return Evaluation(labels=labels, matrix=matrices.sum(axis=0), counts=counts, loss=None)
+
+
+def in_html(text: str) -> str:
+    return html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
 
 
 def test_names_are_escaped(tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
@@ -25,15 +44,71 @@ def test_names_are_escaped(tiny_run: Path, synthetic_set: Path, tmp_path: Path) 
     config["recipe"]["model"]["name"] = config["device"] = "<i>x"
     (run / "config.json").write_text(json.dumps({**config, "command": command}))
     split = ShardSet.open(synthetic_set).split("val")
-    evaluation = Evaluation(matrices=np.tile(np.eye(3, dtype=np.int64), (len(split), 1, 1)), loss=None)
+    evaluation = evaluated(PETS, np.tile(np.eye(3, dtype=np.int64), (len(split), 1, 1)))
     predictor = petseg.load(tiny_run, device="cpu")
     page = render_report(
         run, history=read_history(run), predictor=predictor, split=split, evaluation=evaluation, seconds=1
     )
     for text in (name, command, "<i>x"):
         assert text not in page
-        assert html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+        assert in_html(text) in page
     assert page.count("<svg") == 1  # the curves are embedded, not escaped
+
+
+def test_many_classes_in_a_table_that_can_be_sorted(many_class_run: Path) -> None:
+    page = (many_class_run / "report.html").read_text()
+    rows = re.findall(r'<tr style="--name: (-?\d+); --iou: (-?\d+); --share: (-?\d+)"><td>(.*?)</td>.*?</tr>', page)
+    assert "mean" in rows[0][-1]
+    assert [re.sub(r"<i .*?</i>", "", name) for *_, name in rows[1:]] == [in_html(n) for n in many_labels(21).names]
+    orders = np.array([[int(rank) for rank in row[:3]] for row in rows[1:]])
+    assert (np.sort(orders, axis=0) == np.arange(21)[:, None]).all()
+    names = np.array(many_labels(21).names)[orders[:, 0].argsort()].tolist()
+    assert names == sorted(names, key=str.casefold)
+    iou = [float(v.replace("-", "2")) for v in re.findall(r"</i></i></td><td>([\d.-]+)</td>", page)[:21]]
+    assert np.diff(np.array(iou)[orders[:, 1].argsort()]).min() >= 0  # the worst first, and at the end those without
+    for order in ("index", "name", "iou", "share"):
+        assert f'id="by-{order}"' in page
+
+
+def test_many_classes(many_class_run: Path) -> None:
+    page = (many_class_run / "report.html").read_text()
+    assert "pixels of the stored masks are ignored" in page
+    assert "images of 32x48 pixels (contain)" in page
+    assert "best class: " in page
+    assert "Foreground" not in page  # these labels name none
+    assert "The most frequent mistakes" in page
+    assert page.count("<svg") == 2  # curves and confusion matrix
+    for name in AWKWARD[:2]:
+        assert in_html(name) in page
+        assert f">{name}<" not in page or name == in_html(name)
+
+
+def test_the_pets_have_their_binary_figure(tiny_run: Path) -> None:
+    page = " ".join((tiny_run / "report.html").read_text().split())
+    assert "Foreground (animal) against the rest" in page
+    assert "with border counted as foreground" in page
+    assert "with the pixels of border ignored" in page
+    assert "are ignored" not in page.replace("pixels of border ignored", "")
+    assert 'id="by-name"' not in page
+
+
+def test_confusions_are_shares_of_the_true_class() -> None:
+    labels = many_labels(150)
+    random = np.random.default_rng(0)
+    truth, seen = random.integers(0, 149, (2, 5000))  # one class never occurs
+    seen[:4000] = truth[:4000]
+    matrix = confusion_matrix(truth, seen, labels=range(150))
+    mistakes = frequent_mistakes(matrix, labels, count=5)
+    wrong = {(t, p): n for (t, p), n in np.ndenumerate(matrix) if t != p and n}
+    assert [each.pixels for each in mistakes] == sorted(wrong.values(), reverse=True)[:5]
+    for each in mistakes:
+        true, predicted = labels.names.index(each.true), labels.names.index(each.predicted)
+        assert wrong[true, predicted] == each.pixels
+        assert each.share == pytest.approx(each.pixels / (truth == true).sum())
+    table = confusion_table(matrix[:3, :3])
+    assert table[0][0].share == pytest.approx(matrix[0, 0] / matrix[0, :3].sum())
+    assert frequent_mistakes(np.diag([3] * 150), labels) == []
+    assert draw_confusion(matrix, labels).startswith(b"<svg")
 
 
 def test_every_file_beside_the_code_is_installed() -> None:

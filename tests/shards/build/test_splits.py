@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shards.build.splits import apportion, official_split, random_split, shuffled, stratified
 from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
-from shards.sources.base import FileStamp, Pair, Source
+from shards.sources.layout_protocol import FileStamp, Pair, Source
 
 STAMP = FileStamp(bytes=1, changed=1)
 # What the first version chose for the names below; never to be changed.
