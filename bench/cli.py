@@ -18,7 +18,6 @@ from shards.errors import UsageError
 if TYPE_CHECKING:
     from bench.core.rounds import PartSeconds
 
-PAGE = click.option("--page", type=PATH, help="Write a self-contained HTML page.")
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
 
@@ -45,17 +44,17 @@ def progress() -> "Iterator[PartSeconds]":
 def add_benchmark(name: str, settings: type[Any], text: str) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
-    def run(*, json_file: Path | None, page: Path | None, plot: Path | None, **options: Any) -> None:
+    def run(*, json_file: Path | None, plot: Path | None, **options: Any) -> None:
         from bench.results.outputs import Outputs
 
-        outputs = Outputs(json_file, page, plot)
+        outputs = Outputs(json_file, plot)
         wanted = settings(**options)
         benchmark = importlib.import_module(f"bench.{name}_benchmark")
         with progress() as parts:
             results = getattr(benchmark, f"run_{name}_benchmark")(wanted, parts=parts)
         outputs.finish(results)
 
-    command: Any = PLOT(PAGE(JSON(run)))
+    command: Any = PLOT(JSON(run))
     for field in reversed(dataclasses.fields(settings)):
         how = dict(field.metadata)
         if how.pop("argument", False):
@@ -101,19 +100,13 @@ def compare(a: Path, b: Path, *, as_json: bool, fail: bool) -> int:
 
 @main.command()
 @click.argument("results", metavar="RESULTS.json", type=PATH)
-@PAGE
 @PLOT
-def show(results: Path, *, page: Path | None, plot: Path | None) -> None:
-    """Print the tables of a run again, or write its page and its figure."""
+def show(results: Path, *, plot: Path | None) -> None:
+    """Print the tables of a run again, and write its figure."""
     from bench.results.outputs import Outputs
     from bench.results.records import read_results
-    from bench.results.rendering import print_results
 
-    found, outputs = read_results(results), Outputs(None, page, plot)
-    if problems := outputs.write(found):
-        raise UsageError("; ".join(problems))
-    if page is None and plot is None:
-        print_results(found)
+    Outputs(plot=plot).finish(read_results(results))
 
 
 @main.command()
@@ -128,15 +121,7 @@ def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Pat
 
     runs = {path.stem: read_results(path) for path in results}
     if problems := Outputs(plot=plot).write(next(iter(runs.values()))):
-        raise UsageError("; ".join(problems))
+        raise UsageError("; ".join(problems.values()))
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
         click.echo(f"{document}: {', '.join(update_document(document, runs, plot=address))}")
-
-
-@main.command()
-def shuffle() -> None:
-    """Print how well petseg's order, DALI's reader and webdataset shuffle a set that is sorted by class."""
-    from bench.shuffle_quality import print_shuffle_quality
-
-    print_shuffle_quality()

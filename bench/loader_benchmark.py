@@ -104,10 +104,10 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earli
     best = (line.workers for line in earlier if asdict(replace(line.work, augment=False, mask="onehot")) == what)
     return Job(
         **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
-        shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files, cores=usable_cores(),
+        shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files,
         samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
         batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or next(best, 0),
-        handicap=settings.handicap, consumer_rate=settings.consumer_rate,
+        cores=usable_cores(), handicap=settings.handicap, consumer_rate=settings.consumer_rate,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What was measured: records, goals, comparison of runs, and their tables, page, figure and documents.
+"""What was measured: records, goals, comparison of runs, and their tables, figure and documents.
 
 Nothing here measures, and nothing here imports :mod:`bench.core` or :mod:`bench.peers`.
 """
@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparison": ["Comparison", "compare_results"],
         "goals": ["GOALS", "Verdict", "verdicts"],
         "records": ["Results", "read_results", "write_results"],
-        "rendering": ["print_results", "render_page"],
+        "rendering": ["print_results"],
     },
 )

@@ -16,7 +16,7 @@ from bench.results.result_tables import blocks, headline
 from shards.errors import UsageError
 from shards.store.atomic import write_atomically
 
-_BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
@@ -46,7 +46,7 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
 
 def document_block(results: Results, *, full: bool, plot: str | None = None) -> str:
     """Return the Markdown of one run: where it ran, its figure, and its goals or tables."""
-    shown = [block for block in blocks(results) if block.where == "everywhere" or (full and block.where == "full")]
+    shown = [block for block in blocks(results) if full or block.brief]
     if verdicts(results) and not full:
         shown = shown[:1]
     figure = [f"![images per second of each loader, on a logarithmic scale]({plot})"] if plot else []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
-from bench.results.rendering import print_results, render_page
+from bench.results.rendering import print_results
 from shards.errors import PetsegError, UsageError
 from shards.store.atomic import write_atomically
 
@@ -22,7 +22,6 @@ class Outputs:
     """
 
     json_file: Path | None = None
-    page: Path | None = None
     plot: Path | None = None
 
     def __post_init__(self) -> None:
@@ -65,11 +64,11 @@ class Outputs:
             except OSError:
                 print(results_json(results))  # noqa: T201 - the only place that is left
                 kept = None
-        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes page and figure"
+        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes the figure"
         where = where if kept else "the results are printed above as JSON, since no disk takes them"
         raise PetsegError("; ".join([*problems.values(), where]))
 
     def _files(self) -> list[tuple[str, Path, Callable[[Results], str | bytes]]]:
-        wanted = (("--json", self.json_file, results_json), ("--page", self.page, render_page),
+        wanted = (("--json", self.json_file, results_json),
                   ("--plot", self.plot, lambda run: draw_figure(run, file_format=str(self.plot)[-3:])))  # fmt: skip
         return [(option, path, render) for option, path, render in wanted if path is not None]

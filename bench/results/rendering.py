@@ -1,20 +1,16 @@
-"""Lays out a run's tables: in the terminal, in Markdown, and as one HTML page that needs no other file."""
+"""Lays out a run's tables: in the terminal and in Markdown."""
 
-import io
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.results.plot import draw_figure
 from bench.results.records import Results
-from bench.results.result_tables import Block, ResultTable, blocks, headline, took_text
+from bench.results.result_tables import Block, ResultTable, blocks, cache_note, took_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 PIPE_WIDTH = 140  # characters, where there is no terminal to ask
-PAGE_WIDTH = 180
 
 
 def print_results(results: Results) -> None:
@@ -22,31 +18,15 @@ def print_results(results: Results) -> None:
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    _print_blocks(console, [block for block in blocks(results) if block.where != "page"])
-    console.print(f"took {took_text(results)}", markup=False, highlight=False)
-
-
-def render_page(results: Results) -> str:
-    """Return the HTML page."""
-    from rich.console import Console
-
-    console = Console(record=True, width=PAGE_WIDTH, file=io.StringIO())
-    console.print(headline(results), markup=False, highlight=False)
-    _print_blocks(console, blocks(results))
-    figure = draw_figure(results).decode()
-    page, title = console.export_html(inline_styles=True), f"petseg-bench {results.kind}"
-    page = page.replace("<head>", f"<head>\n<title>{title}</title>", 1)
-    return page.replace("<body>", f"<body>\n<h1>{title}</h1>\n{figure[figure.index('<svg') :]}", 1)
-
-
-def _print_blocks(console: "Console", found: Iterable[Block]) -> None:
-    for block in found:
+    for block in blocks(results):
         if isinstance(block, ResultTable):
             console.print(_rich_table(block))
             continue
         for number, item in enumerate(block.items, start=1):
             mark = f"[{number}]" if block.numbered else f"{block.title}:"
             console.print(f"{mark} {item}", markup=False, highlight=False)
+    notes = (cache_note(results), f"took {took_text(results)}")
+    console.print("\n".join(filter(None, notes)), markup=False, highlight=False)
 
 
 def _rich_table(table: ResultTable) -> "Table":

@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from bench.results.bounds import bound, share_of_limit
 from bench.results.goals import ratio_text, times_baseline, verdicts
 from bench.results.records import BASELINE, MIB, Line, LoaderLine, LoaderWork, Repeat, Results
 
-Where: TypeAlias = Literal["everywhere", "full", "page"]  # full: terminal, page, and documents that show all tables
 Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
 
@@ -25,7 +24,7 @@ class ResultTable:
     rows: tuple[tuple[str, ...], ...]
     text: tuple[int, ...] = (0,)  # columns that are aligned to the left
     ours: tuple[int, ...] = ()  # rows of petseg's loader
-    where: Where = "everywhere"
+    brief: bool = True  # whether it is shown in documents that do not show all tables
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class ResultList:
     title: str
     items: tuple[str, ...]
     numbered: bool = False
-    where: Where = "everywhere"
+    brief: bool = True  # whether it is shown in documents that do not show all tables
 
 
 Block: TypeAlias = ResultTable | ResultList
@@ -99,14 +98,14 @@ def blocks(results: Results) -> list[Block]:
             "of": lambda x: x.storage or x.mask,
             **_rates("images/s"),
             "how": lambda x: x.how,
-        }, text=(0, 1, 4), where="full"))  # fmt: skip
+        }, text=(0, 1, 4), brief=False))  # fmt: skip
     reasons: dict[str, list[str]] = {}
     for one in results.skipped:
         reasons.setdefault(one.reason, []).append(one.name)
     if reasons:
         items = tuple(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-        found.append(ResultList("skipped", items, where="full"))
-    return [*found, _environment(results)]
+        found.append(ResultList("skipped", items, brief=False))
+    return found
 
 
 def headline(results: Results) -> str:
@@ -119,8 +118,8 @@ def headline(results: Results) -> str:
     settings = results.settings
     found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
     found = found or {(settings.get("size"), settings.get("batch_size"))}
-    sizes = [f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch]
-    what = ", ".join([f"{results.data.samples} images of {results.data.classes} classes", " and ".join(sizes)])
+    sizes = " and ".join(f"{size} pixels, batch {batch}" for size, batch in sorted(found) if size and batch)
+    what = f"{results.data.samples} images of {results.data.classes} classes" + f", {sizes}" * bool(sizes)
     if settings.get("fit", "stretch") not in ("stretch", None):
         what += f", --fit {settings['fit']}"
     if rate := settings.get("consumer_rate"):
@@ -197,16 +196,6 @@ def _loaders(results: Results) -> Iterator[Block]:
         }, text=(0, 5, 9), ours=tuple(i for i, line in enumerate(section.lines) if line.work.engine))  # fmt: skip
     if caveats:
         yield ResultList("caveats: what a loader does less or otherwise", tuple(caveats), numbered=True)
-    if results.lines:
-        yield _table("what was delivered, checked before timing", results.lines, {
-            "loader": lambda x: x.name,
-            "delivered": lambda x: str(x.check.delivered),
-            "missing": lambda x: str(x.check.missing),
-            "repeated": lambda x: str(x.check.repeated),
-            "image differs by, levels": lambda x: f"{x.check.image_difference:.2f}",
-            "worst": lambda x: f"{x.check.image_worst:.2f}",
-            "mask pixels that differ": lambda x: f"{x.check.mask_difference:.4%}",
-        }, where="page")  # fmt: skip
 
 
 def _training(results: Results) -> Iterator[Block]:
@@ -229,20 +218,6 @@ def _training(results: Results) -> Iterator[Block]:
             "device s, by events": lambda x: f"{fmean(r.gpu.device_seconds for r in x.repeats):.3f}",
             "MiB moved to it": lambda x: f"{fmean(r.gpu.moved_bytes for r in x.repeats) / MIB:,.1f}",
         })  # fmt: skip
-
-
-def _environment(results: Results) -> ResultTable:
-    """Return everything else that is written down: machine, data, options."""
-    found = {**asdict(results.environment), "took": took_text(results)}
-    found |= {f"data: {name}": value for name, value in asdict(results.data).items()} | {"options": results.settings}
-    rows = tuple((name.replace("_", " "), _listed(value)) for name, value in found.items())
-    return ResultTable("where and how", ("", ""), rows, text=(0, 1), where="page")
-
-
-def _listed(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_listed(one)}" for name, one in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _if_known(value: float | None, text: Callable[[float], str]) -> str:

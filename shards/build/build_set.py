@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.assemble import assemble
-from shards.build.executors import build_in_order
+from shards.build.executors import build_in_order, refuse_nested_build
 from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
-from shards.build.unclaimed import check_unclaimed
+from shards.build.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
@@ -49,6 +49,8 @@ class BuildResult:
     discarded: bool = False  # unfinished work of another source or other options was discarded
     audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
     seconds: float = 0.0  # from scanning the source to the finished set on the disk
+    reason: str = ""  # why the source's layout was taken, as a clause for people
+    unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)  # masks and pixels by value, of rejected masks
 
 
 def build(
@@ -70,19 +72,20 @@ def build(
         options: what decides the bytes.
         workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
             that runs threads or has imported torch they are not forked from it but started afresh, so that a script
-            needs Python's usual ``if __name__ == "__main__":``.
+            needs Python's usual ``if __name__ == "__main__":``; without it, this raises ``UsageError``.
         executor: replaces the processes, for instance by a cluster's; its workers must see the same folders.
         overwrite: replace a finished set, as a whole.
         strict: fail, and publish nothing, if the audit finds anything.
         progress: called with (samples done, samples in all).
 
     Raises:
-        UsageError: options do not go together, or OUT holds something else.
+        UsageError: options do not go together, the labels do not fit the masks, or OUT holds something else.
         SourceError: the source cannot be used, or changed meanwhile.
         StrictError: see ``strict``.
         BusyError: another build is using the same OUT.
         OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call resumes.
     """
+    refuse_nested_build()
     start = time.perf_counter()
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not a positive number")
@@ -96,9 +99,12 @@ def build(
         if manifest is not None:
             remove_set(staging.folder)
             elapsed = time.perf_counter() - start
-            return BuildResult(out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed)
+            return BuildResult(
+                out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed, reason=found.reason
+            )
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
+        records: dict[int, ShardRecord] = {}
         resumed = audited = 0
         if (staging.folder / MANIFEST_NAME).exists():  # complete, not yet published
             sync_folder(staging.folder)  # a power cut may have come before that
@@ -114,7 +120,17 @@ def build(
             raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
         staging.publish()
         staging.clean_up()
-    return BuildResult(out, manifest, resumed, False, found.ignored, discarded, audited, time.perf_counter() - start)
+    return BuildResult(
+        out,
+        manifest,
+        resumed=resumed,
+        ignored=found.ignored,
+        discarded=discarded,
+        audited=audited,
+        seconds=time.perf_counter() - start,
+        reason=found.reason,
+        unclaimed=unclaimed_values(records.values()),
+    )
 
 
 def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict: bool) -> Manifest | None:
@@ -205,6 +221,8 @@ def _explained(staging: Staging) -> Iterator[None]:
     try:
         yield
     except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
+        if isinstance(error, LabelsMismatchError) and staging.folder.is_dir():
+            remove_set(staging.folder)  # with other labels every shard is another one
         kept = staging.keep_finished()
         if isinstance(error, BrokenProcessPool):
             what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(kept)}{kept}"

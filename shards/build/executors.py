@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_int
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -15,6 +16,12 @@ from typing import Any
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
 from shards.cores import usable_cores
+from shards.errors import UsageError
+
+_NO_GUARD = (
+    "worker processes import the script that starts them, and this one starts to build again; call build_shards() "
+    'below if __name__ == "__main__": (or with workers=1)'
+)
 
 # What worker processes watch, set in them only. ``_threads`` is a c_int: how many threads each shard may use.
 _stop: Event
@@ -25,12 +32,23 @@ class StoppedError(Exception):
     """The build was interrupted; the unfinished shard is abandoned."""
 
 
+def refuse_nested_build() -> None:
+    """End a worker process that, while it starts, has imported a script that builds; its parent says why.
+
+    Only the child knows that it is still being set up (``_inheriting``, which multiprocessing checks for the same
+    purpose), and nothing that is passed to it has arrived yet.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(_NO_GUARD)
+
+
 def build_in_order(
     tasks: Mapping[int, ShardTask], folder: str, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
     """Build shards, started in the order of ``tasks``; yield each key of it with the shard's record when it is done.
 
     They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
+    Raises ``UsageError`` where no process can start because the script lacks a guard.
     """
     cores = workers or usable_cores()
     if executor is not None:
@@ -70,14 +88,19 @@ def _in_processes(tasks: Mapping[int, ShardTask], folder: str, cores: int) -> It
     context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
     unfinished = len(tasks)
     stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
+    started = context.RawValue(c_int, 0)
     pool = ProcessPoolExecutor(
-        min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads)
+        min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
     )
     try:
         for result in _submitted(pool, _build_in_worker, tasks, folder, submitting=_interrupts_held()):
             unfinished -= 1  # the last shards get threads, for the cores without a shard
             threads.value = -(-cores // max(unfinished, 1))
             yield result
+    except BrokenProcessPool:
+        if not started.value and context.get_start_method() != "fork":
+            raise UsageError(_NO_GUARD) from None
+        raise
     except BaseException:
         stop.set()
         raise
@@ -99,10 +122,11 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(stop: Event, threads: Any) -> None:
-    """Leave Ctrl-C to the build, and end with it."""
+def _start_worker(stop: Event, threads: Any, started: Any) -> None:
+    """Leave Ctrl-C to the build, and end with it; note that a process has come this far."""
     global _stop, _threads  # an initializer has no other way to pass something to the tasks
     _stop, _threads = stop, threads
+    started.value = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
 

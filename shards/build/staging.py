@@ -25,7 +25,7 @@ from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
-from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, is_set_file
+from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 
 WORK = ".work"
@@ -136,7 +136,7 @@ class Staging:
 
 def foreign_files(folder: Path) -> list[str]:
     """Return the names in a folder that no build creates, sorted."""
-    known = (MANIFEST_NAME, AUDIT_NAME, WORK)
+    known = (MANIFEST_NAME, AUDIT_NAME, OLD_AUDIT_NAME, WORK)
     return sorted(path.name for path in folder.iterdir() if path.name not in known and not is_set_file(path.name))
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.build_set import BuildResult
+from shards.build.unclaimed import values_text
 from shards.format.layout import AUDIT_NAME, SPLITS
 
 SHOWN_FINDINGS = 50
+SHOWN_CLASSES = 12
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -15,6 +17,8 @@ def build_json(built: BuildResult) -> dict[str, Any]:
     manifest, audit = built.manifest, built.manifest.audit
     return {
         "path": str(built.path),
+        "layout": manifest.options.layout,
+        "layout_reason": built.reason,
         "storage": manifest.storage,
         "size": manifest.size,
         "fit": manifest.fit,
@@ -27,6 +31,7 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "repaired": audit.repaired,
         "rejected": audit.rejected,
         "reasons": dict(audit.reasons),
+        "unclaimed": {value: {"masks": masks, "pixels": px} for value, (masks, px) in built.unclaimed.items()},
         "ignored_files": built.ignored,
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
@@ -41,27 +46,43 @@ def build_text(built: BuildResult) -> str:
     """Return the outcome of a build for people."""
     document = build_json(built)
     splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
-    lines = []
+    manifest, audit = built.manifest, built.manifest.audit
+    names = manifest.labels.names
+    more = ", ..." if len(names) > SHOWN_CLASSES else ""
+    because = f" ({built.reason})" if built.reason else ""
+    lines = [
+        f"layout {manifest.options.layout}{because}; "
+        f"{plural(len(names), 'class', 'classes')}: {', '.join(names[:SHOWN_CLASSES])}{more}"
+    ]
     if built.already_complete:
         lines.append(f"{built.path} is already complete: same names, lists, sizes and options; nothing was done")
         lines.append("(--overwrite builds it again)")
     if built.discarded:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
-        lines.append(f"resumed with {built.resumed} shards that were already finished")
-    size = f"{document['shards']} shards ({document['bytes'] / 1e6:.1f} MB)"
-    lines.append(f"{document['samples']} of {document['found']} images in {size}: {splits}")
+        finished = "that was" if built.resumed == 1 else "that were"
+        lines.append(f"resumed with {plural(built.resumed, 'shard')} {finished} already finished")
+    size = f"{plural(document['shards'], 'shard')} ({document['bytes'] / 1e6:.1f} MB)"
+    lines.append(f"{document['samples']:,} of {plural(document['found'], 'image')} in {size}: {splits}")
     if built.audited:
         rate = built.audited / built.seconds
-        lines.append(f"{built.audited} images audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
-    counts = (built.manifest.audit.repaired, "repaired"), (built.manifest.audit.rejected, "rejected")
-    lines += [f"{count} {word}" for count, word in counts if count]
+        lines.append(f"{plural(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
+    counts = (audit.repaired, "repaired"), (audit.rejected, "rejected")
+    lines += [f"{plural(count, 'image')} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
+    if built.unclaimed:
+        lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     if document["reasons"]:
-        lines.append(f"each is a line of {built.path / AUDIT_NAME}")
+        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path / AUDIT_NAME}, one a line")
     if built.ignored:
-        lines.append(f"{built.ignored} files that are not part of the dataset were ignored")
-    return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} sheet.png"])
+        files = "file that is" if built.ignored == 1 else "files that are"
+        lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
+    return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} page.html"])
+
+
+def plural(count: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: ``1 image``, ``2,000 images``."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def finding_lines(findings: Sequence[SampleFinding]) -> Iterator[str]:

@@ -1,33 +1,79 @@
-"""Values that no class claims: a few masks with them are rejected one by one, many mean that the labels do not fit."""
+"""Masks that the labels do not fit: a few are rejected one by one, many mean that the labels are wrong."""
 
+from collections import Counter
 from collections.abc import Iterable
 
+from shards.audit.findings import SampleFinding
 from shards.build.plan import BuildPlan
 from shards.build.write_shard import ShardRecord
 from shards.errors import UsageError
+from shards.format.labels import Labels
 
 MOST_REJECTED = 0.05  # of all images
-_SHOWN = 12
+SHOWN_VALUES = 12
+_ADVICE = "a labels file (petseg-shard labels SOURCE -o labels.toml writes one), and build with --labels labels.toml"
+
+
+class LabelsMismatchError(UsageError):
+    """The labels do not fit the masks: nothing that was built with them can be used."""
 
 
 def check_unclaimed(records: Iterable[ShardRecord], plan: BuildPlan) -> None:
-    """Raise ``UsageError`` if so many masks were rejected for such values that the labels are wrong; it lists them."""
-    masks: dict[str, int] = {}
-    pixels: dict[str, int] = {}
-    rejected = 0
-    for record in records:
-        rejected += sum(finding.reason == "mask-values" for finding in record.findings)
-        for value, (in_masks, in_pixels) in record.unclaimed.items():
-            masks[value] = masks.get(value, 0) + in_masks
-            pixels[value] = pixels.get(value, 0) + in_pixels
-    planned = sum(len(task.samples) for task in plan.tasks)
-    if rejected <= MOST_REJECTED * planned:
-        return
-    order = sorted(masks, key=lambda value: (-masks[value], value))
-    listed = [f"{value} (in {masks[value]:,} masks, {pixels[value]:,} pixels)" for value in order[:_SHOWN]]
-    more = f", and {len(order) - _SHOWN} more" if len(order) > _SHOWN else ""
-    raise UsageError(
-        f"the labels do not fit the masks: {rejected:,} of {planned:,} masks hold values that no class claims: "
-        f"{', '.join(listed)}{more}; give each a class, or put it under ignore, in a labels file "
-        "(petseg-shard labels SOURCE -o labels.toml writes one) and build with --labels labels.toml"
+    """Raise ``LabelsMismatchError`` if the labels do not fit so many masks that they are wrong; it lists the values."""
+    found = list(records)
+    rejected = Counter(
+        finding.reason for record in found for finding in record.findings if finding.action == "rejected"
     )
+    planned = sum(len(task.samples) for task in plan.tasks)
+    if rejected["mask-values"] > MOST_REJECTED * planned:
+        unclaimed = unclaimed_values(found)
+        what = "colours" if plan.labels.rgb else "values"
+        hint = ", or put it under ignore, in"
+        if plan.labels.rgb and all(_is_grey(value) for value in unclaimed):
+            what, hint = "grey values, while the labels name colours,", " as a value, and no color, in"
+        raise LabelsMismatchError(
+            f"the labels do not fit the masks: {_masks(rejected['mask-values'], planned)} hold {what} that no class "
+            f"claims: {values_text(unclaimed)}; give each a class{hint} {_ADVICE}"
+        )
+    if rejected["mask-channels"] > MOST_REJECTED * planned:
+        example = next(each for record in found for each in record.findings if each.reason == "mask-channels")
+        raise LabelsMismatchError(_channels_message(example, plan.labels, rejected["mask-channels"], planned))
+
+
+def unclaimed_values(records: Iterable[ShardRecord]) -> dict[str, tuple[int, int]]:
+    """Return (masks, pixels) by value or colour that no class claims, the value in most masks first."""
+    masks: Counter[str] = Counter()
+    pixels: Counter[str] = Counter()
+    for record in records:
+        for value, (in_masks, in_pixels) in record.unclaimed.items():
+            masks[value] += in_masks
+            pixels[value] += in_pixels
+    return {value: (masks[value], pixels[value]) for value in sorted(masks, key=lambda each: (-masks[each], each))}
+
+
+def values_text(unclaimed: dict[str, tuple[int, int]]) -> str:
+    """Return values with their counts for people, the first ones."""
+    listed = [
+        f"{value} (in {in_masks:,} {'mask' if in_masks == 1 else 'masks'}, {in_pixels:,} pixels)"
+        for value, (in_masks, in_pixels) in list(unclaimed.items())[:SHOWN_VALUES]
+    ]
+    more = f", and {len(unclaimed) - SHOWN_VALUES} more" if len(unclaimed) > SHOWN_VALUES else ""
+    return ", ".join(listed) + more
+
+
+def _channels_message(example: SampleFinding, labels: Labels, rejected: int, planned: int) -> str:
+    detail = f"such as that of {example.name} ({example.detail})"
+    needed = "colours" if labels.rgb else "one value per pixel"
+    advice = "" if labels.rgb else f"; if they are colour images, give every class a color and no value in {_ADVICE}"
+    return (
+        f"the labels do not fit the masks: {_masks(rejected, planned)} do not hold {needed}, as the labels say, "
+        f"{detail}{advice}"
+    )
+
+
+def _masks(rejected: int, planned: int) -> str:
+    return f"{rejected:,} of {planned:,} masks"
+
+
+def _is_grey(colour: str) -> bool:
+    return colour[1:3] == colour[3:5] == colour[5:7]

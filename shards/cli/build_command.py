@@ -77,7 +77,9 @@ def build(
     as_json: bool,
     **packing: Any,
 ) -> None:
-    """Pack SOURCE, a folder of images and masks or a .csv file, into a shard set OUT.
+    """Pack SOURCE into a shard set OUT.
+
+    SOURCE is a folder of images and masks, or a .csv file that lists them.
 
     Layouts: pets (images, annotations/trimaps), voc (JPEGImages, SegmentationClass), cityscapes (leftImg8bit, gtFine),
     ade20k (images, annotations), csv (columns image, mask, split), folders (images and masks under any usual names).

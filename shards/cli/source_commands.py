@@ -66,8 +66,9 @@ def labels(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Show which values or colours the masks of SOURCE hold, in how many masks and pixels.
+    """List the values or colours in the masks of SOURCE.
 
+    It says how many masks and how many pixels hold each of them.
     With -o it writes a labels file for petseg-shard build --labels. Which class a value stands for is not guessed: the
     classes have placeholders for names, to be edited.
     """

@@ -30,7 +30,8 @@ def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 40
     parts: Any = value
     if isinstance(value, str):
         texts = value.lower().split("x")
-        parts = [int(text) for text in texts] if all(text.isascii() and text.isdecimal() for text in texts) else ()
+        whole_numbers = all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts)
+        parts = [int(text) for text in texts] if whole_numbers else ()
     elif isinstance(value, int) and not isinstance(value, bool):
         parts = (value,)
     elif not isinstance(value, tuple | list):
@@ -38,7 +39,7 @@ def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 40
     sides = tuple(parts) * (2 if len(parts) == 1 else 1)
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
     if len(sides) != 2 or not whole or not all(least <= side <= most for side in sides):
-        shown = size_text((sides[0], sides[1])) if whole and len(sides) == 2 else repr(value)
+        shown = size_text((sides[0], sides[1])) if whole and len(sides) == 2 else repr(value)[:80]
         raise UsageError(
             f"{name} {shown}: give N or HxW (height x width) in "
             f"pixels, such as 128 or 96x160, each side from {least} to {most}"

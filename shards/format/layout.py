@@ -21,6 +21,7 @@ STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 
 MANIFEST_NAME: Final = "manifest.json"
 AUDIT_NAME: Final = "audit.jsonl"
+OLD_AUDIT_NAME: Final = "quarantine.jsonl"  # of format 1, whose sets may be replaced
 _SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
 
 ImageFormat: TypeAlias = Literal["jpg", "png", "npy"]

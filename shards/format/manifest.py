@@ -6,6 +6,7 @@ SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it i
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ import msgspec
 
 from shards.errors import FormatError, UsageError
 from shards.format.geometry import FITS, Fit, Size
-from shards.format.labels import Labels
+from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
     AUDIT_NAME,
     FORMAT,
@@ -178,10 +179,12 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     if document.get("version") != VERSION:
         raise FormatError(
             f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
-            f"set again from its source: petseg-shard build SOURCE {path.parent} --overwrite"
+            f"set again from its source: petseg-shard build SOURCE {shlex.quote(str(path.parent))} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)
+        if len(manifest.labels) > MAX_CLASSES:  # at once: what follows takes long for millions
+            raise FormatError(f"{path}: its labels name {len(manifest.labels)} classes; build the set again")
         same = dump_manifest(manifest) == data
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
         raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None

@@ -22,7 +22,7 @@ from shards.sources.pairs.listing import (
     list_files,
     subfolders,
 )
-from shards.sources.pairs.pairing import Place, aliases_of, listed_splits, pair_up, split_of, strip_suffixes
+from shards.sources.pairs.pairing import Place, aliases_of, cut_suffixes, has_suffix, listed_splits, pair_up, split_of
 
 IMAGE_FOLDERS: Final = (
     "images", "image", "imgs", "img", "jpegimages", "img_dir", "image_dir", "images_dir", "rgb", "photos", "inputs",
@@ -69,11 +69,9 @@ class FoldersLayout:
                 f"{shown(str(folder))} holds no folders of images and of masks, nor do train/, val/, test/ in it; "
                 f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:4])} ...), masks/ ({', '.join(MASK_FOLDERS[2:6])} ...)"
             )
-        images, masks, ignored = _files(parts)
-        images, masks, left_out = strip_suffixes(
-            images, masks, image_suffix=self.image_suffix, mask_suffix=self.mask_suffix
-        )
-        paired = pair_up(images, masks, where=shown(str(folder)))
+        suffixes = self.image_suffix, self.mask_suffix
+        images, masks, ignored = _files(parts, suffixes)
+        paired = pair_up(*cut_suffixes(images, masks, suffixes), where=shown(str(folder)))
         lists, findings = dict(paired.lists), list(paired.findings)
         paths = find_lists(folder)
         if paths:
@@ -94,7 +92,7 @@ class FoldersLayout:
             lists=lists,
             labels=None,
             findings=tuple(findings),
-            ignored=ignored + left_out,
+            ignored=ignored,
         )
 
 
@@ -162,29 +160,41 @@ def _only(folder: Path, names: Sequence[str], endings: Sequence[str]) -> Path | 
     return folder / names[0] if names else None
 
 
-def _files(parts: Sequence[_Part]) -> tuple[dict[Place, ListedFile], dict[Place, ListedFile], int]:
-    """Return all images and all masks by place, and the number of other files."""
+def _files(
+    parts: Sequence[_Part], suffixes: tuple[str | None, str | None]
+) -> tuple[dict[Place, ListedFile], dict[Place, ListedFile], int]:
+    """Return all images and all masks that have the suffixes, by place, and the number of other files."""
     images: dict[Place, ListedFile] = {}
     masks: dict[Place, ListedFile] = {}
     ignored = 0
     for part in parts:
-        ignored += _add(images, part.images, part.split, IMAGE_ENDINGS)
+        ignored += _add(images, part.images, part.split, IMAGE_ENDINGS, suffixes[0])
         if part.masks is not None:
-            ignored += _add(masks, part.masks, part.split, MASK_ENDINGS)
+            ignored += _add(masks, part.masks, part.split, MASK_ENDINGS, suffixes[1])
     if not images:
-        raise SourceError(f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)})")
+        raise SourceError(
+            f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)}){_with(suffixes[0])}"
+        )
     if not masks:
         jpeg = any(part.masks and holds_any(part.masks, (".jpg", ".jpeg")) for part in parts)
         hint = "; JPEG changes the values of masks: export them as PNG" if jpeg else ""
-        raise SourceError(f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){hint}")
+        raise SourceError(
+            f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}{hint}"
+        )
     return images, masks, ignored
 
 
-def _add(side: dict[Place, ListedFile], folder: Path, split: SplitList, endings: Sequence[str]) -> int:
+def _with(suffix: str | None) -> str:
+    return "" if suffix is None else f" whose name ends with {suffix}"
+
+
+def _add(
+    side: dict[Place, ListedFile], folder: Path, split: SplitList, endings: Sequence[str], suffix: str | None
+) -> int:
     files, ignored = list_files(folder, endings)
-    for place, file in places_of(by_key(files, folder), split, folder).items():
-        side[place] = file
-    return ignored
+    chosen = [file for file in files if suffix is None or has_suffix(file, suffix)]
+    side |= places_of(by_key(chosen, folder), split, folder)
+    return ignored + len(files) - len(chosen)
 
 
 def places_of(files: Mapping[str, ListedFile], split: SplitList, folder: Path) -> dict[Place, ListedFile]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from bench.results.goals import STATED_FOR
 from bench.results.records import (
     BuildLine,
     DataInfo,
@@ -56,7 +57,8 @@ def line(title: str, rates: list[float], *, processes: int = 99, **changes: Any)
 
 
 def limit(name: str, storage: str, *rates: float, how: str = "libjpeg-turbo") -> Limit:
-    return Limit(name=name, storage=storage, how=how, repeats=repeats(list(rates)))
+    mask = "onehot" if name == "copy" else ""
+    return Limit(name=name, storage=storage, mask=mask, how=how, repeats=repeats(list(rates)))
 
 
 def results(ours: list[float], other: list[float], **changes: Any) -> Results:
@@ -66,9 +68,14 @@ def results(ours: list[float], other: list[float], **changes: Any) -> Results:
         "kind": "loader",
         "environment": environment(),
         "data": DataInfo(
-            path="set", fingerprint="f", split="train", samples=1000, bytes={"source": 1 << 30, "raw": 1 << 20}
+            path="set",
+            fingerprint="f",
+            split="train",
+            samples=1000,
+            classes=3,
+            bytes={"source": 1 << 30, "raw": 1 << 20},
         ),
-        "settings": {"size": 128, "batch_size": 32, "seconds": 1.0},
+        "settings": {**STATED_FOR, "seconds": 1.0},
         "lines": (line("petseg source torch", ours), line("tutorial source", other, caveats=("does less",)), on_gpu),
         "skipped": (Skipped(name="ffcv source", reason="not installed: ffcv"),),
         "limits": (
@@ -85,7 +92,7 @@ OURS, OTHER = [1100.0, 1110, 1120, 1090, 1105], [400.0, 405, 395, 402, 398]
 
 def train_results() -> Results:
     trained = TrainLine(
-        name="unet fp32", model="unet", precision="fp32", device="cpu", size=128, batch_size=16,
+        name="unet fp32", model="unet", precision="fp32", device="cpu", size="128", batch_size=16,
         loader=repeats([900.0, 910.0]), compute=repeats([20.0, 20.4]),
         repeats=repeats([19.0, 19.5], wait_seconds=0.5), peak_memory_bytes=1 << 30,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bench_results import environment, limit, line, repeats, results
 
-from bench.results.goals import GOALS, LOADER_GOALS, Goal, ratio_text, times_baseline, verdicts
+from bench.results.goals import GOALS, LOADER_GOALS, STATED_FOR, Goal, ratio_text, times_baseline, verdicts
 from bench.results.records import BuildLine, LoaderLine, Results
 
 
@@ -65,9 +65,9 @@ def test_the_tutorial_must_have_done_the_same_work() -> None:
         assert judged(run(tutorial(100, **other), ours("raw", 9e9))) == {}
 
 
-@pytest.mark.parametrize("changes", [{"size": 64}, {"batch_size": 16}])
-def test_goals_for_loaders_are_for_their_size_and_batch(changes: dict[str, int]) -> None:
-    settings = {"size": 128, "batch_size": 32, **changes}
+@pytest.mark.parametrize("changes", [{"size": "64"}, {"batch_size": 16}, {"fit": "cover"}, {"consumer_rate": 2e3}])
+def test_goals_for_loaders_are_for_their_work(changes: dict[str, Any]) -> None:
+    settings = {**STATED_FOR, **changes}
     assert judged(run(tutorial(100), ours("source", 1000), settings=settings)) == {}
 
 

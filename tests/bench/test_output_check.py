@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge
+from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge, mask_classes
 from bench.core.resources import cpu_seconds
 from bench.core.stopwatch import Stopwatch
 from bench.peers.base import Delivered
 from bench.peers.job import Job
+from shards.format.labels import IGNORE
 
-N, SIZE, BATCH = 50, 8, 16
+N, SIZE, BATCH, C = 50, 8, 16, 3
 
 
 def job(**changes: object) -> Job:
     values = {
-        "peer": "fake", "storage": "source", "shards": "", "files": "", "work": "", "split": "train",
-        "samples": N, "size": SIZE, "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
+        "peer": "fake", "storage": "source", "shards": "", "files": "", "work": "", "split": "train", "classes": C,
+        "stored_size": None, "samples": N, "size": (SIZE, SIZE), "fit": "stretch",
+        "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
     }  # fmt: skip
     return Job(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -30,8 +32,8 @@ def job(**changes: object) -> Job:
 def pixels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(index)
     image = torch.from_numpy(rng.integers(0, 256, (3, SIZE, SIZE), dtype=np.uint8))
-    classes = torch.from_numpy(rng.integers(0, 3, (SIZE, SIZE)))
-    return image, torch.nn.functional.one_hot(classes, 3).permute(2, 0, 1).to(torch.uint8)
+    classes = torch.from_numpy(rng.integers(0, C + 1, (SIZE, SIZE)))  # C: ignored, in no plane
+    return image, torch.nn.functional.one_hot(classes, C + 1).permute(2, 0, 1)[:C].to(torch.uint8).contiguous()
 
 
 def batches(indices: list[int]) -> Iterator[Delivered]:
@@ -43,17 +45,19 @@ def batches(indices: list[int]) -> Iterator[Delivered]:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return collect_reference(batches(list(range(N))), N, seed=0)
+    return collect_reference(batches(list(range(N))), job())
 
 
-def check_and_judge(found: Iterator[Delivered], reference: Reference, *, image_differs: bool = False) -> None:
-    check = check_epoch(found, N, SIZE, reference)
+def check_and_judge(
+    found: Iterator[Delivered], reference: Reference, *, image_differs: bool = False, mask: str = "onehot"
+) -> None:
+    check = check_epoch(found, job(mask=mask), reference)
     judge(check, image_differs=image_differs)
 
 
 def test_a_complete_epoch_in_any_order_passes(reference: Reference) -> None:
     order = np.random.default_rng(3).permutation(N).tolist()
-    check = check_epoch(batches(order), N, SIZE, reference)
+    check = check_epoch(batches(order), job(), reference)
     assert (check.delivered, check.missing, check.repeated, check.compared) == (N, 0, 0, N)
     assert check.image_difference == check.mask_difference == 0
     judge(check, image_differs=False)
@@ -73,6 +77,12 @@ def test_dropping_repeating_and_stopping_early_fail(reference: Reference, indice
         check_and_judge(batches(indices), reference)
 
 
+def one_class_more(mask: torch.Tensor) -> torch.Tensor:
+    filled = mask.clone()
+    filled[:, 0] |= (mask.sum(1) == 0).to(torch.uint8)
+    return filled
+
+
 def changed(change: Callable[[Delivered], Delivered]) -> Iterator[Delivered]:
     return (change(batch) for batch in batches(list(range(N))))
 
@@ -82,7 +92,10 @@ def changed(change: Callable[[Delivered], Delivered]) -> Iterator[Delivered]:
     [
         (lambda b: Delivered(b.image.float(), b.mask, b.index), "image is float32"),
         (lambda b: Delivered(b.image, b.mask[:, 0], b.index), r"mask is uint8 \(\d+, 8, 8\)"),
-        (lambda b: Delivered(b.image, b.mask * 0, b.index), "not one-hot"),
+        (lambda b: Delivered(b.image, b.mask * 0, b.index), "another class"),  # everything ignored
+        (lambda b: Delivered(b.image, b.mask * 0 + 1, b.index), "not one-hot"),
+        (lambda b: Delivered(b.image, b.mask * 255, b.index), "not one-hot"),
+        (lambda b: Delivered(b.image, one_class_more(b.mask), b.index), "another class"),  # ignored pixels have one
         (lambda b: Delivered(b.image, b.mask, b.index + N), "of a split of 50"),
         (lambda b: Delivered(b.image.flip(0), b.mask.flip(0), b.index), "images differ"),  # the wrong names
         (lambda b: Delivered(b.image, b.mask.roll(1, 1), b.index), "another class"),
@@ -95,17 +108,18 @@ def test_wrong_tensors_fail(reference: Reference, change: Callable[[Delivered], 
 
 
 def as_classes(batch: Delivered) -> Delivered:
-    return Delivered(batch.image, batch.mask.argmax(1).to(torch.uint8), batch.index)
+    ignored = batch.mask.sum(1) == 0
+    return Delivered(batch.image, batch.mask.argmax(1).masked_fill(ignored, IGNORE).to(torch.uint8), batch.index)
 
 
 @pytest.fixture(scope="module")
 def class_reference() -> Reference:
-    return collect_reference(changed(as_classes), N, seed=0)
+    return collect_reference(changed(as_classes), job(mask="index"))
 
 
 def test_class_indices_are_compared_as_classes(class_reference: Reference) -> None:
     assert class_reference.mask.shape == (N, SIZE, SIZE)
-    check_and_judge(changed(as_classes), class_reference)
+    check_and_judge(changed(as_classes), class_reference, mask="index")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +131,11 @@ def test_class_indices_are_compared_as_classes(class_reference: Reference) -> No
         ),  # one-hot
         (lambda b: Delivered(b.image, as_classes(b).mask.long(), b.index), "mask is int64"),
         (lambda b: Delivered(b.image, as_classes(b).mask + 1, b.index), "holds class 3"),  # trimap values as they are
-        (lambda b: Delivered(b.image, (as_classes(b).mask + 1) % 3, b.index), "another class"),
+        (lambda b: Delivered(b.image, as_classes(b).mask % 255, b.index), "another class"),  # ignored are class 0
+        (
+            lambda b: Delivered(b.image, as_classes(b).mask.clamp(max=C), b.index),
+            "holds class 3",
+        ),  # a class of their own
         (lambda b: Delivered(b.image, as_classes(b).mask.roll(1, 1), b.index), "another class"),
     ],
 )
@@ -125,7 +143,17 @@ def test_wrong_class_indices_fail(
     class_reference: Reference, change: Callable[[Delivered], Delivered], message: str
 ) -> None:
     with pytest.raises(CheckError, match=message):
-        check_and_judge(changed(change), class_reference)
+        check_and_judge(changed(change), class_reference, mask="index")
+
+
+@pytest.mark.parametrize("classes", [1, 21, 150, 255])
+def test_masks_of_both_forms_are_read_for_any_number_of_classes(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    indices = rng.integers(0, classes, (2, 5, 7), dtype=np.uint8)
+    indices[rng.random(indices.shape) < 0.2] = IGNORE
+    planes = np.stack([indices == each for each in range(classes)], axis=1).astype(np.uint8)
+    assert np.array_equal(mask_classes(indices, classes), indices)
+    assert np.array_equal(mask_classes(planes, classes), indices)
 
 
 def test_class_indices_fail_where_one_hot_is_asked_for(reference: Reference) -> None:
@@ -168,6 +196,11 @@ def test_the_clock_refuses_an_epoch_of_another_length() -> None:
     for n in (N - 1, N + 1):
         with pytest.raises(CheckError, match=f"had {n} samples, expected {N}"):
             Stopwatch(FakePeer(n), job()).run(1)  # type: ignore[arg-type]
+
+
+def test_a_consumer_takes_no_more_than_its_rate() -> None:
+    repeat = Stopwatch(FakePeer(), job(consumer_rate=500.0)).run(2)  # type: ignore[arg-type]
+    assert 0.5 * 500 < repeat.rate <= 500
 
 
 def test_the_clock_measures_what_was_slept() -> None:

@@ -13,15 +13,15 @@ from bench_results import OTHER, OURS, build_results, results
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.results import outputs, records
+from bench.results import outputs
 from bench.results.outputs import Outputs
 from bench.results.records import Results, read_results
 from shards.errors import PetsegError
 
-FILES = {"json_file": "run.json", "page": "run.html", "plot": "run.svg"}
+FILES = {"json_file": "run.json", "plot": "run.svg"}
 
 
-@pytest.mark.parametrize("option", ["--json", "--page", "--plot"])
+@pytest.mark.parametrize("option", ["--json", "--plot"])
 @pytest.mark.parametrize("subcommand", ["loader", "train", "build"])
 def test_a_folder_that_takes_no_file_is_refused_at_once(subcommand: str, option: str) -> None:
     where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
@@ -38,7 +38,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> N
 
 
 def test_checking_a_folder_leaves_nothing_there(tmp_path: Path) -> None:
-    Outputs(json_file=tmp_path / "run.json", page=tmp_path / "run.html")
+    Outputs(json_file=tmp_path / "run.json", plot=tmp_path / "run.svg")
     assert not list(tmp_path.iterdir())
 
 
@@ -52,18 +52,17 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         write(path, data)
 
     monkeypatch.setattr(outputs, "write_atomically", full)
-    monkeypatch.setattr(records, "write_atomically", full)
 
 
 def finish_in(folder: Path, run: Results) -> str:
     """Finish with all files in a folder; return the error."""
     with pytest.raises(PetsegError) as raised:
-        Outputs(folder / "run.json", folder / "run.html", folder / "run.svg").finish(run)
+        Outputs(folder / "run.json", folder / "run.svg").finish(run)
     assert raised.value.exit_code == 1
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["run.json", "run.html", "run.svg"])
+@pytest.mark.parametrize("name", ["run.json", "run.svg"])
 def test_one_file_that_cannot_be_written_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -94,10 +93,10 @@ def test_where_no_disk_takes_them_the_results_are_printed(
 
 def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    refuse(monkeypatch, "run.html")
+    refuse(monkeypatch, "run.svg")
     run = results(OURS, OTHER)
     with pytest.raises(PetsegError, match="the results are in"):
-        Outputs(page=tmp_path / "run.html").finish(run)
+        Outputs(plot=tmp_path / "run.svg").finish(run)
     (kept,) = tmp_path.iterdir()
     assert read_results(kept) == run
 

@@ -111,7 +111,7 @@ def test_parts_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_masks_and_caches_choose_passes() -> None:
     def chosen(**options: str) -> list[tuple[bool, str, str, str]]:
-        found = passes(LoaderSettings(shards=Path("unused"), storages=("source", "raw"), **options))
+        found = passes(LoaderSettings(shards=Path("unused"), **options), ["source", "raw"])
         return [(one.augment, one.mask, one.storage, one.cache) for one in found]
 
     index = (False, "index", "raw", "warm")

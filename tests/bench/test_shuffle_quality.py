@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from shuffle_quality import CLASSES, SAMPLES, ideal_classes, measure, print_shuffle_quality
 
-from bench.shuffle_quality import CLASSES, SAMPLES, ideal_classes, measure, print_shuffle_quality
 from pipeline.order.permutation import permutation
 
 
@@ -42,7 +42,7 @@ def test_the_ideal_is_what_many_draws_give() -> None:
 
 def test_the_table_has_every_reader(monkeypatch, capsys) -> None:
     for reader in ("read_with_dali", "read_with_webdataset"):
-        monkeypatch.setattr(f"bench.shuffle_quality.{reader}", lambda tars: permutation(1, 0, SAMPLES))
+        monkeypatch.setattr(f"shuffle_quality.{reader}", lambda tars: permutation(1, 0, SAMPLES))
     print_shuffle_quality()
     rows = capsys.readouterr().out.splitlines()[3:]
     assert [row.split()[0] for row in rows] == ["stored", "petseg", "DALI", "webdataset,"]

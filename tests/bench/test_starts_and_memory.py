@@ -48,7 +48,7 @@ def run(program: str, *arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def sets(synthetic_set: Path) -> Iterator[dict[str, Path]]:
     """The training split in each storage."""
-    with open_workspace(LoaderSettings(shards=synthetic_set, storages=STORAGES, size=64), PartSeconds()) as made:
+    with open_workspace(LoaderSettings(shards=synthetic_set, storages=STORAGES, size=(64, 64)), PartSeconds()) as made:
         yield {storage: made.stored[storage].shards for storage in STORAGES}
 
 

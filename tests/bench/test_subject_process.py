@@ -28,7 +28,7 @@ from bench.peers.job import Job
 from bench.peers.petseg_loader import PetsegPeer
 from bench.results.records import LoaderWork, Repeat
 from bench.settings import LoaderSettings, TrainSettings
-from bench.train_benchmark import ConsumerSubject, TrainSubject
+from bench.train_benchmark import TrainSubject
 
 
 def test_steady_means_no_longer_rising() -> None:
@@ -93,17 +93,17 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
 
 
 def test_limits_are_measured_on_images_of_any_size(synthetic_set: Path) -> None:
-    settings = LoaderSettings(shards=synthetic_set, split="val", storages=("jpeg",), size=48)
+    settings = LoaderSettings(shards=synthetic_set, split="val", storages=("jpeg",), size=(48, 40))
     with open_workspace(settings, PartSeconds()) as workspace:  # "source" is the set's own
-        limits = [copy_limit(size=48, samples=8)]
+        limits = [copy_limit("onehot", size=(48, 40), classes=3, samples=8)]
         for stored in workspace.stored.values():
-            limits += storage_limits(stored, size=640, seed=0)  # larger than any image
+            limits += storage_limits(stored, size=(640, 600), seed=0)  # larger than any image
         assert [one.title for one in limits] == ["copy", "read", "decode", "decode, scaled", "read", "decode"]
         for one in limits:
             one.seconds = 0.02
             assert one.turn().rate > 1
         folder = workspace.folder
-        assert workspace.data.samples == len(list((folder / "jpeg" / "images").iterdir()))
+        assert 2 * workspace.data.samples == len(list((folder / "files").iterdir()))
         nothing_keeps_a_cold_loader_warm(workspace)
     assert not folder.exists()
 
@@ -114,8 +114,8 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
     if maps.exists():
         assert [line for line in maps.read_text().splitlines() if str(workspace.folder) in line] == []
     shards, samples = str(workspace.stored["jpeg"].shards), workspace.data.samples
-    ours = PetsegPeer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples, size=48,
-                              batch_size=3))  # fmt: skip
+    ours = PetsegPeer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples,
+                              size=(48, 40), batch_size=3))  # fmt: skip
     ours.open(0)
     try:
         assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(0)) == samples
@@ -132,8 +132,8 @@ TRAIN_JOB = TrainJob("unet", "auto", TrainSettings(shards=Path("unused")))
 
 def job(peer: str) -> Job:
     return Job(
-        peer=peer, storage="source", shards="/nowhere", files="", work="", split="train", samples=1, size=8,
-        batch_size=1, augment=False, seed=0, workers=0, cores=1,
+        peer=peer, storage="source", shards="/nowhere", stored_size=None, files="", work="", split="train", samples=1,
+        classes=3, size=(8, 8), fit="stretch", batch_size=1, augment=False, seed=0, workers=0, cores=1,
     )  # fmt: skip
 
 
@@ -147,14 +147,14 @@ def test_a_peer_that_cannot_start_says_why() -> None:
 def test_a_process_that_fails_hangs_or_dies_is_reported_and_ended() -> None:
     with SubjectProcess(job("petseg")) as process:
         with pytest.raises(CheckError, match="/nowhere"):
-            process.ask("prepare")
+            process.ask("prepare", trial_seconds=0.1)
         process.popen.send_signal(signal.SIGSTOP)
         process.patience = 0.1
         with pytest.raises(CheckError, match=r"prepare: no answer within 0 s"):
-            process.ask("prepare")
+            process.ask("prepare", trial_seconds=0.1)
         process.popen.kill()
         with pytest.raises(CheckError, match="ended"):
-            process.ask("prepare")
+            process.ask("prepare", trial_seconds=0.1)
 
 
 def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_timed_turn_says_so() -> None:
-    """Of loaders, of training, and of consumers: no turn is watched for memory."""
+    """Of loaders and of training: no turn is watched for memory."""
     asked: list[tuple[str, bool]] = []
 
     def ask(command: str, *, timed: bool = False, **_: object) -> object:
@@ -185,13 +185,12 @@ def test_every_timed_turn_says_so() -> None:
     subjects = [
         *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), **loader)
           for cache in ("warm", "cold")),
-        ConsumerSubject(LoaderWork(peer="p", storage="raw"), None, job("p"), consumer_rate=9.0, **loader),
         TrainSubject(TRAIN_JOB),
     ]  # fmt: skip
     for subject in subjects:
         subject.ask = ask
         subject.turn()
-    assert [timed for command, timed in asked if "turn" in command or command == "consume"] == [True] * 7
+    assert [timed for command, timed in asked if "turn" in command] == [True] * 5
 
 
 def test_the_environment_is_recorded() -> None:

@@ -47,6 +47,52 @@ def test_every_model_trains_in_every_precision(
     assert all(0 <= epoch["val"]["mean_iou"] <= 1 for epoch in epochs)
 
 
+@pytest.mark.parametrize("classes", [1, 3, 21, 255])
+def test_counting_and_loss_equal_the_cpu_without_waiting_for_the_gpu(classes: int) -> None:
+    import torch
+
+    from petseg.inference.metrics import confusion, predicted_class
+    from petseg.training.losses import segmentation_loss
+
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(8, classes, 48, 64, generator=generator)
+    truth = torch.randint(0, classes, (8, 48, 64), generator=generator, dtype=torch.uint8)
+    truth[torch.rand(truth.shape, generator=generator) < 0.2] = 255
+    truth[3] = 255
+    valid = torch.arange(8) < 7
+
+    def compute(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, truth, valid = tensors
+        counts = confusion(truth, predicted_class(logits), classes=classes)
+        return counts, segmentation_loss(logits, truth, valid, global_valid=7, label_smoothing=0.1)
+
+    expected = compute(logits, truth, valid)
+    inputs = [tensor.cuda() for tensor in (logits, truth, valid)]
+    compute(*inputs)  # what CUDA starts once may wait
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        counts, loss = compute(*inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert torch.equal(counts.cpu(), expected[0])
+    torch.testing.assert_close(loss.cpu(), expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", ["cover", "contain"])
+def test_sizes_that_are_no_squares_train_and_score(synthetic_set: Path, tmp_path: Path, command: Any, fit: str) -> None:
+    run = tmp_path / "run"
+    options = ["--size", "96x160", "--fit", fit, "--epochs", "2", "--widths", "8,16,32", "--device", "cuda"]
+    command("petseg-train", "--shards", synthetic_set, "--run", run, *options)
+    arguments = ["petseg-eval", run, "--shards", synthetic_set, "--json", "--precision", "fp32"]
+    cpu, cuda = (json.loads(command(*arguments, "--device", device).stdout) for device in ("cpu", "cuda"))
+    assert cuda["samples"] == cpu["samples"]
+    labelled = [sum(map(sum, document["confusion"])) for document in (cpu, cuda)]
+    assert labelled[0] == labelled[1] <= cpu["samples"] * 96 * 160
+    assert cuda["pixel_accuracy"] == pytest.approx(cpu["pixel_accuracy"], abs=0.02)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_scores_are_those_of_the_cpu(trained: Path, synthetic_set: Path, command: Any, flip: bool) -> None:
     def scores(device: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _SPLIT_WORDS: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test", "trainval": "trainval",
 }  # fmt: skip
+_SEPARATORS: Final = ("", "_", "-", ".", " ")  # "": of an empty suffix
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
 
 Place: TypeAlias = tuple[
@@ -205,23 +206,31 @@ def _examples(images: Files, masks: Files) -> str:
     )
 
 
-def strip_suffixes(
-    images: Files, masks: Files, *, image_suffix: str | None, mask_suffix: str | None
-) -> tuple[dict[Place, ListedFile], dict[Place, ListedFile], int]:
-    """Cut the suffixes off the keys: those given, otherwise the shortest that pair every image with one mask.
+def has_suffix(file: ListedFile, suffix: str) -> bool:
+    """Return whether a file's name ends with a suffix, which may include the ending (``_mask.png``) or not."""
+    stem, ending = _parts_of(suffix)
+    base = file.key.removesuffix(stem)
+    whole = file.key.endswith(stem) and bool(base) and not base.endswith("/")
+    return whole and (not ending or file.relative.lower().endswith(ending))
 
-    Files without the given suffix are left out. Returns both sides and how many were left out.
-    """
-    if image_suffix is None and mask_suffix is None:
-        found = common_suffixes([key for _, key in images], [key for _, key in masks])
-        image_suffix, mask_suffix = found or ("", "")
-    kept_images, kept_masks = _cut(images, image_suffix or ""), _cut(masks, mask_suffix or "")
-    return kept_images, kept_masks, len(images) + len(masks) - len(kept_images) - len(kept_masks)
+
+def cut_suffixes(images: Files, masks: Files, given: tuple[str | None, str | None]) -> tuple[Files, Files]:
+    """Cut the suffixes of images and of masks off the keys, which all have them; those found, if none is given."""
+    if given == (None, None):
+        suffixes = common_suffixes([key for _, key in images], [key for _, key in masks]) or ("", "")
+    else:
+        suffixes = _parts_of(given[0] or "")[0], _parts_of(given[1] or "")[0]
+
+    def cut(side: Files, suffix: str) -> Files:
+        return {(split, key.removesuffix(suffix)): file for (split, key), file in side.items()}
+
+    return cut(images, suffixes[0]), cut(masks, suffixes[1])
 
 
 def common_suffixes(images: Iterable[str], masks: Iterable[str]) -> tuple[str, str] | None:
-    """Return the shortest suffixes (of image and mask) whose removal makes the keys the same; None without any.
+    """Return the suffixes (of image and mask) whose removal makes the keys the same; None without any.
 
+    The shortest ones, preferably such that begin with a separator: ``_rgb`` and ``_mask``, not ``rgb`` and ``mask``.
     None, too, if some keys are the same as they are.
     """
     all_images, all_masks = set(images), set(masks)
@@ -234,7 +243,11 @@ def common_suffixes(images: Iterable[str], masks: Iterable[str]) -> tuple[str, s
         for mask_suffix in _endings(all_masks)
         if example.removesuffix(image_suffix) + mask_suffix in all_masks
     ]
-    for image_suffix, mask_suffix in sorted(options, key=lambda both: (sum(map(len, both)), both)):
+
+    def rank(option: tuple[str, str]) -> tuple[bool, int, tuple[str, str]]:
+        return not all(suffix[:1] in _SEPARATORS for suffix in option), sum(map(len, option)), option
+
+    for image_suffix, mask_suffix in sorted(options, key=rank):
         bases = {key.removesuffix(image_suffix) for key in all_images}
         if bases == {key.removesuffix(mask_suffix) for key in all_masks}:
             return image_suffix, mask_suffix
@@ -250,14 +263,7 @@ def _endings(keys: set[str]) -> list[str]:
     return [first[:length][::-1] for length in range(longest + 1)]
 
 
-def _cut(side: Files, suffix: str) -> dict[Place, ListedFile]:
-    """Cut a suffix, which may include the ending, off the keys; without the files that do not have it."""
-    stem, ending = ("", suffix.lower()) if suffix.lower() in IMAGE_ENDINGS else split_ending(suffix)
-    chosen = stem if ending in IMAGE_ENDINGS else suffix
-    kept: dict[Place, ListedFile] = {}
-    for (split, key), file in side.items():
-        if key.endswith(chosen) and (chosen == suffix or file.relative.lower().endswith(ending)):
-            base = key.removesuffix(chosen)
-            if base and not base.endswith("/"):
-                kept[split, base] = file
-    return kept
+def _parts_of(suffix: str) -> tuple[str, str]:
+    """Return the part of a suffix before the ending of an image file, and the ending in lower case, if it has one."""
+    stem, ending = ("", suffix.lower()) if suffix.startswith(".") else split_ending(suffix)
+    return (stem, ending) if ending in IMAGE_ENDINGS else (suffix, "")

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from petseg.host.device import choose_placement
+from petseg.inference import probabilities
 from petseg.inference.network_inputs import network_input, same_sizes
 from petseg.inference.stored_samples import read_image
 from petseg.inference.trained_network import Predictor
@@ -81,6 +82,27 @@ def test_the_network_gets_what_it_was_trained_on(labelled_set: Path, fit: Fit, s
                 difference = np.abs(found - expected)
                 assert difference.mean() < (8 if fit == "cover" else 1)
                 assert (difference > 60).mean() < (0.01 if fit == "cover" else 0.001)
+
+
+@pytest.mark.parametrize("shape", [(3000, 40), (40, 3000), (20, 500), (700, 900)], ids=str)
+def test_strips_of_many_classes_stay_small(shape: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the shape, no tensor on the way is much larger than the coarse map or a strip."""
+    coarse = torch.rand(1, 150, 32, 48)
+    limit = 4 * coarse.numel()
+    monkeypatch.setattr(probabilities, "_STRIP_VALUES", coarse.numel())
+    sizes: list[int] = []
+    interpolate = probabilities._interpolate
+    monkeypatch.setattr(
+        probabilities, "_interpolate", lambda *given: (found := interpolate(*given), sizes.append(found.numel()))[0]
+    )
+    rows = 0
+    for strip in probabilities.resized_strips(coarse, *shape):
+        assert strip.shape[:2] == (1, 150)
+        assert strip.shape[3] == shape[1]
+        sizes.append(strip.numel())
+        rows += strip.shape[2]
+    assert rows == shape[0]
+    assert max(sizes) <= limit
 
 
 class Brighter(nn.Module):

@@ -57,6 +57,20 @@ def test_what_jpeg_and_raw_storage_keep_is_not_called_original(
     assert "at the images' size in the set, which is not the original one" in text
 
 
+def test_checkpoints_of_version_1_predict(tiny_run: Path, tmp_path: Path) -> None:
+    """Their size is one number, and they say nothing of classes, fits and labels."""
+    document = torch.load(tiny_run / "best.pt", weights_only=True)
+    plain = json.loads(document["plain"])
+    recipe = plain["config"]
+    del plain["labels"], recipe["fit"], recipe["model"]["classes"]
+    plain["config"] = {**recipe, "size": recipe["size"][0]}
+    torch.save({**document, "version": 1, "plain": json.dumps(plain)}, tmp_path / "old.pt")
+    image = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
+    old, new = (petseg.load(path).predict(image) for path in (tmp_path / "old.pt", tiny_run))
+    np.testing.assert_array_equal(old.mask, new.mask)
+    assert old.labels.names == ("animal", "background", "border")
+
+
 def test_text_of_many_classes(call, many_class_run: Path) -> None:
     table = many_class_run.parent / "table.csv"
     shards = many_class_run.parent / "set"

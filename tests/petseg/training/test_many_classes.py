@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
@@ -94,9 +95,13 @@ def test_a_letterboxed_run(many: Path, reference: Path) -> None:
 
 
 def test_a_cropped_run_in_bf16(many: Path, tmp_path: Path) -> None:
-    options = {**OPTIONS, "fit": "cover", "precision": "bf16", "epochs": 1, "progressive": False}
+    options = {**OPTIONS, "fit": "cover", "precision": "bf16", "epochs": 1, "progressive": False, "tensorboard": True}
     run = petseg.train(many, run=tmp_path / "run", options={**options, "device": "cpu"})
     assert_is_a_run(run, many, fit="cover")
+    events = EventAccumulator(str(run / "events"))
+    events.Reload()
+    curves = {tag.split("/")[0] for tag in events.Tags()["scalars"]}
+    assert {"iou_class 5", "iou_class 20", "iou__hidden"} <= curves
     assert "--size 96x160 " in json.loads((run / "config.json").read_text())["command"]
 
 

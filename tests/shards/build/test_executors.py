@@ -89,7 +89,7 @@ sys.path.insert(0, sys.argv[3])
 from shard_sources import options
 if __name__ == "__main__":
     done = threading.Event()
-    threading.Thread(target=done.wait).start()
+    threading.Thread(target=done.wait, daemon=True).start()
     build(Path(sys.argv[1]), Path(sys.argv[2]), options(), workers=2)
     done.set()
 """
@@ -171,3 +171,22 @@ def test_no_thread_flushes_while_processes_are_started(
 
 def fail(*_: object) -> NoReturn:
     raise OSError("no more")
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_a_script_without_a_guard_is_told_so(tiny_pets: Path, tmp_path: Path, threaded: bool) -> None:
+    """Processes that cannot be forked import the script, which builds again; forked ones do not need the guard."""
+    script = THREADED.replace('if __name__ == "__main__":', f"if {threaded} or True:")
+    if not threaded:
+        script = script.replace("threading.Thread(target=done.wait, daemon=True).start()", "pass")
+    (tmp_path / "script.py").write_text(script)
+    arguments = [tmp_path / "script.py", tiny_pets, tmp_path / "out", Path(__file__).parents[1]]
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+    )
+    if not threaded:
+        assert done.returncode == 0, done.stderr
+        return
+    assert 'call build_shards() below if __name__ == "__main__"' in done.stderr.splitlines()[-1]
+    assert "killed" not in done.stderr
+    assert not list(tmp_path.glob("out*"))

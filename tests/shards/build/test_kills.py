@@ -198,7 +198,7 @@ def test_a_resumed_build_keeps_finished_shards(slow_pets: Path, undisturbed: dic
     assert kept
     built = build(slow_pets, out, options(), workers=1)
     assert built.resumed == len(kept)
-    assert f"resumed with {len(kept)} shards" in build_text(built)
+    assert f"resumed with {len(kept)} shard" in build_text(built)
     for stem, inode in kept.items():
         assert (out / f"{stem}.tar").stat().st_ino == inode
     assert tree(out) == undisturbed

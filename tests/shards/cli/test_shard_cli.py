@@ -10,14 +10,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from shard_sources import tree
+from shard_sources import Maker, encoded, options, tree
 
+from shards.build.build_set import build
 from shards.cli import main
+from shards.format.labels import LabelClass, Labels, chosen_colour
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-COMMANDS = ("build", "download", "info", "preview", "sample", "verify")
+COMMANDS = ("build", "download", "info", "labels", "preview", "sample", "verify")
 
 
 @pytest.fixture
@@ -51,23 +54,55 @@ def test_the_whole_path(command: Command, run: Command, tiny_pets: Path, tmp_pat
     assert "every byte is what was packed" in command("petseg-shard", "verify", out).stdout
     run("preview", out, sheet, "--count", "7", "--split", "test")
     assert Image.open(sheet).width > 300
+    assert "30 samples in" in run("preview", out, tmp_path / "page.html").stdout
+    assert "exists" in run("preview", out, tmp_path / "page.html", code=2).stderr
+    run("preview", out, tmp_path / "page.html", "--overwrite", "--count", "9")
     assert "already complete" in run("build", tiny_pets, out, "--samples-per-shard", "8").stdout
 
 
 @pytest.mark.parametrize("storage", ["jpeg", "raw"])
 def test_every_build_option(run: Command, tiny_pets: Path, tmp_path: Path, storage: str) -> None:
     quality = ["--quality", "70"] if storage == "jpeg" else []
-    arguments = ["--storage", storage, "--size", "32", *quality, "--split", "random", "--fractions", "0.5,0.25,0.25"]
-    arguments += ["--seed", "4", "--samples-per-shard", "6", "--workers", "1", "--strict", "--json"]
+    arguments = [
+        "--storage",
+        storage,
+        "--size",
+        "32x48",
+        "--fit",
+        "cover",
+        *quality,
+        "--split",
+        "random",
+        "--fractions",
+        "0.5,0.25,0.25",
+    ]
+    arguments += [
+        "--max-pixels",
+        "10000",
+        "--layout",
+        "pets",
+        "--labels",
+        "pets",
+        "--seed",
+        "4",
+        "--samples-per-shard",
+        "6",
+        "--workers",
+        "1",
+        "--strict",
+        "--json",
+    ]
     document = json.loads(run("build", tiny_pets, tmp_path / "out", *arguments).stdout)
     assert document["splits"] == {"train": 15, "val": 8, "test": 7}
-    assert (document["storage"], document["size"], document["shards"]) == (storage, 32, 7)
+    assert (document["storage"], document["size"], document["shards"]) == (storage, [32, 48], 7)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["options"] == {
+        "layout": "pets",
         "split": "random",
         "fractions": [0.5, 0.25, 0.25],
         "seed": 4,
         "samples_per_shard": 6,
+        "max_pixels": 10_000,
         "quality": 70 if storage == "jpeg" else None,
     }
     arguments = ["--val-fraction", "0.5", "--overwrite", "--workers", "1"]
@@ -85,9 +120,40 @@ def test_info_counts_steps(run: Command, tiny_sets: dict[str, Path]) -> None:
     assert document["splits"]["train"]["last_batch"] == 4
     assert document["training"] == {"batch_size": 6, "world_size": 3, "batch_per_rank": 2}
     assert abs(sum(document["splits"]["train"]["class_share"].values()) - 1) < 1e-5
+    assert document["labels"]["classes"][0] == {
+        "name": "animal", "color": "#cc50a0", "values": [1], "source_colors": []
+    }  # fmt: skip
+    assert (document["layout"], document["size"], document["fit"]) == ("pets", [24, 24], "stretch")
     text = run(*arguments).stdout
     assert "american_bulldog" in text
     assert document["fingerprint"] in text
+    for index, each in enumerate(document["labels"]["classes"]):
+        shares = [f"{100 * split['class_share'][each['name']]:.1f} %" for split in document["splits"].values()]
+        row = [str(index), each["name"], each["color"], str(each["values"][0]), *shares]
+        assert re.search(r"[\s■]+".join(map(re.escape, row)), text), row
+
+
+def test_info_of_many_classes_and_values(run: Command, maker: Maker, tmp_path: Path) -> None:
+    """150 classes are rows; an attribute of many values is abbreviated in the text, and whole in JSON."""
+    classes = tuple(LabelClass(name=f"class {n}", color=chosen_colour(n), values=(n,)) for n in range(150))
+    for number in range(30):
+        values = np.full((44, 60), 5 * number, dtype=np.uint8)
+        values[:11] = 255
+        maker.add(f"{'x' * number}breed_{number}", mask=encoded(values, "PNG"))
+    packing = options(split="random", fractions=(1, 0, 0), labels=Labels(classes=classes, ignore=(255,)))
+    build(maker.folder, tmp_path / "set", packing, workers=1)
+    text = run("info", tmp_path / "set").stdout
+    for number in range(150):
+        share = "3.3 %" if number % 5 == 0 else "0.0 %"
+        colour = classes[number].color
+        assert re.search(rf"^ {number}\s+class {number}\s+■ {colour}\s+{number}\s+{share}", text, re.MULTILINE), number
+    assert re.search(r"^ 255\s+\(ignored\)\s+255\s+25.0 %", text, re.MULTILINE)
+    assert re.search(r"\(18 other values\)\s+18", text)
+    assert max(map(len, text.splitlines())) < 200
+    document = json.loads(run("info", tmp_path / "set", "--json").stdout)
+    assert len(document["splits"]["train"]["attributes"]["breed"]) == 30
+    assert len(document["labels"]["classes"]) == 150
+    assert document["splits"]["train"]["ignored_share"] == 0.25
 
 
 def test_verify_in_json_names_the_place(run: Command, tiny_sets: dict[str, Path], tmp_path: Path) -> None:
@@ -106,7 +172,7 @@ def test_verify_in_json_names_the_place(run: Command, tiny_sets: dict[str, Path]
 def test_strict_lists_the_findings(run: Command, pets: Path, tmp_path: Path) -> None:
     (pets / "images" / "Bengal_1.jpg").write_bytes(b"broken")
     result = run("build", pets, tmp_path / "out", "--strict", "--workers", "1", code=1)
-    assert "Bengal_1: picture-unknown-format" in result.stderr
+    assert "Bengal_1: image-unknown-format" in result.stderr
     assert "nothing was built" in result.stderr
     assert not list(tmp_path.glob("out*"))
 
@@ -118,9 +184,9 @@ def test_sample_then_build(run: Command, tmp_path: Path) -> None:
 
 
 BAD: list[tuple[list[str], str]] = [
-    (["build", "nowhere", "out"], "no such folder"),
-    (["build", "empty", "out"], "not in the official layout"),
-    (["build", "file", "out"], "not in the official layout"),
+    (["build", "nowhere", "out"], "no such file or folder"),
+    (["build", "empty", "out"], "empty has no layout that is known"),
+    (["build", "file", "out"], "neither a folder nor a .csv file"),
     (["build", "PETS", "file"], "is a file"),
     (["build", "PETS", "PETS"], "not empty"),
     (["build", "PETS", "out", "--size", "0"], "--size"),
@@ -142,7 +208,7 @@ BAD: list[tuple[list[str], str]] = [
     (["info", "SET", "--batch-size", "7", "--world-size", "2"], "use a multiple of 2"),
     (["verify", "nowhere"], "no such folder"),
     (["verify", "SET", "--quick", "--full"], "exclude each other"),
-    (["preview", "SET", "sheet.jpg"], "does not end in .png"),
+    (["preview", "SET", "sheet.jpg"], "neither in .png (a contact sheet) nor in .html (a page)"),
     (["preview", "SET", "sheet.png", "--split", "dev"], "no split 'dev'; it has: train, val, test"),
     (["preview", "SET", "sheet.png", "--count", "0"], "--count 0"),
     (["preview", "SET", "nowhere/sheet.png"], "no such file or folder"),
@@ -154,7 +220,15 @@ BAD: list[tuple[list[str], str]] = [
     (["download", "out", "--mirror", "http://"], "http://HOST/PATH"),
     (["download", "out", "--mirror", "http://my host/"], "write %20 for a space"),
     (["download", "out", "--mirror", "http://host/\n"], "is not an address"),
-    (["preview", "SET", "."], "does not end in .png"),
+    (["preview", "SET", "."], "neither in .png"),
+    (["preview", "SET", "page.html", "--count", "0"], "a page holds 1 to 20,000 samples"),
+    (["preview", "SET", "page.html", "--split", "dev"], "no split 'dev'"),
+    (["preview", "nowhere", "page.html"], "no such folder"),
+    (["preview", "SET", "nowhere/page.html"], "no such file or folder"),
+    (["build", "PETS", "out", "--labels", "nowhere.toml"], "neither a labels file nor one of the built-in labels"),
+    (["build", "PETS", "out", "--layout", "zip"], "--layout"),
+    (["build", "PETS", "out", "--storage", "raw", "--size", "12x"], "give N or HxW"),
+    (["build", "PETS", "out", "--fit", "cover"], "need --storage jpeg or raw"),
     (["preview", "SET", "sheet.png", "--count", "1001"], "a sheet holds 1 to 1,000 samples"),
     (["preview", "SET", "sheet.png", "--count", str(10**30)], "a sheet holds 1 to 1,000 samples"),
     (["info", "file"], "file is a file; give the folder of a shard set"),
@@ -206,12 +280,12 @@ def test_a_build_reports_its_throughput(run: Command, tiny_pets: Path, tmp_path:
     document = json.loads(run("build", tiny_pets, tmp_path / "two", "--json", "--workers", "1").stdout)
     assert document["audited"] == 30
     assert 0 < document["seconds"] < 60
-    assert document["pictures_per_second"] == pytest.approx(30 / document["seconds"], rel=0.05)
+    assert document["images_per_second"] == pytest.approx(30 / document["seconds"], rel=0.05)
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "two").iterdir()}
     assert document["bytes"] == sum(sizes.values()) - sizes["manifest.json"]
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     again = json.loads(run("build", tiny_pets, tmp_path / "two", "--json").stdout)
-    assert (again["audited"], again["pictures_per_second"], again["already_complete"]) == (0, None, True)
+    assert (again["audited"], again["images_per_second"], again["already_complete"]) == (0, None, True)
 
 
 def test_verify_of_an_empty_folder_fails(run: Command, tmp_path: Path) -> None:

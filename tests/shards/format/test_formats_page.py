@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import struct
 import unicodedata
 import zlib
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shard_sources import Maker, options
+from shard_sources import Maker, draw_image, encoded, options
 
 from shards.audit.findings import REASONS
 from shards.build.build_set import build
+from shards.format.builtin_labels import BUILTIN
 from shards.format.dataset import ShardSet
+from shards.format.label_files import parse_labels
 from shards.format.layout import SAMPLE_DTYPE
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "formats.md"
 RECORD = struct.Struct("<IHHQQQIIIIIIIIQQ")
-LENGTHS = ("image_length", "trimap_length", "meta_length")
-FIELDS = ("shard", "class_id", "species", "image_offset", "trimap_offset", "meta_offset", *LENGTHS)
-FIELDS += ("image_crc32", "trimap_crc32", "meta_crc32", "width", "height", "key_hash", "check")
-ENDINGS = {
-    "source": ("jpg", "trimap.png", "json"),
-    "jpeg": ("jpg", "trimap.png", "json"),
-    "raw": ("image.npy", "trimap.npy", "json"),
-}
+LENGTHS = ("image_length", "mask_length", "meta_length")
+FIELDS = ("shard", "image_format", "reserved", "image_offset", "mask_offset", "meta_offset", *LENGTHS)
+FIELDS += ("image_crc32", "mask_crc32", "meta_crc32", "width", "height", "key_hash", "check")
+ENDINGS = (("jpg", "mask.png", "json"), ("png", "mask.png", "json"), ("image.npy", "mask.npy", "json"))  # by format
+STORED = {"source": {0, 1}, "jpeg": {0}, "raw": {2}}
 
 
 def check(record: bytes) -> int:
@@ -47,7 +48,10 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     assert (json.dumps(document, indent=1) + "\n").encode() == data
     empty = {**document, "checksum": ""}
     assert hashlib.sha256((json.dumps(empty, indent=1) + "\n").encode()).hexdigest() == document["checksum"]
-    texts = [document["format"], str(document["version"]), document["storage"], str(document["size"])]
+    assert (document["format"], document["version"]) == ("petseg-shards", 2)
+    size = document["size"] and tuple(document["size"])
+    names = json.dumps([each["name"] for each in document["labels"]["classes"]])
+    texts = ["petseg-shards", "2", document["storage"], str(size), names]
     for name in ("train", "val", "test"):
         if name in document["splits"]:
             split = document["splits"][name]
@@ -72,9 +76,10 @@ def samples_of(folder: Path, name: str) -> Iterator[tuple[str, dict[str, bytes],
             position += 80
             row = dict(zip(FIELDS, RECORD.unpack(record), strict=True))
             assert row["check"] == check(record)
-            assert row["shard"] == number
+            assert (row["shard"], row["reserved"]) == (number, 0)
+            assert row["image_format"] in STORED[document["storage"]]
             members, line, key = {}, [], ""
-            for role, ending in zip(("image", "trimap", "meta"), ENDINGS[document["storage"]], strict=True):
+            for role, ending in zip(("image", "mask", "meta"), ENDINGS[row["image_format"]], strict=True):
                 header = tar[at : at + 512]
                 full = header[:100].rstrip(b"\0").decode()
                 key = full.split(".")[0]
@@ -105,7 +110,8 @@ def test_the_reader_of_the_page_reads_what_ours_does(tiny_sets: dict[str, Path],
             assert members == {role: reader.read(index, role) for role in members}
             meta = json.loads(members["meta"])
             assert (meta["key"], meta["split"]) == (key, name)
-            assert (meta["width"], meta["height"], meta["class_id"]) == (row["width"], row["height"], row["class_id"])
+            assert (meta["width"], meta["height"]) == (row["width"], row["height"])
+            assert list(meta) == ["key", "name", "split", "width", "height", "breed", "species", "class_id"]
 
 
 def key_of(name: str) -> str:
@@ -143,9 +149,75 @@ def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None
 
 def test_padding_and_values_of_raw(tiny_sets: dict[str, Path]) -> None:
     document = manifest_of(tiny_sets["raw"])
-    size, raw = document["size"], document["raw"]
+    (height, width), raw = document["size"], document["raw"]
     shard = document["splits"]["train"]["shards"][0]
     data = np.fromfile(tiny_sets["raw"] / shard["file"], np.uint8)
     for i in range(shard["samples"]):
-        start = raw["trimap_offset"] + i * raw["stride"]
-        assert set(np.unique(data[start : start + size * size])) <= {1, 2, 3}
+        start = raw["mask_offset"] + i * raw["stride"]
+        assert set(np.unique(data[start : start + height * width])) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("storage", ["source", "jpeg"])
+def test_masks_are_unfiltered_grey_pngs(tiny_sets: dict[str, Path], storage: str) -> None:
+    for name in manifest_of(tiny_sets[storage])["splits"]:
+        for _, members, _ in samples_of(tiny_sets[storage], name):
+            data, kinds, image_data, at = members["mask"], [], b"", 8
+            while at < len(data):
+                (length,) = struct.unpack(">I", data[at : at + 4])
+                kinds.append(data[at + 4 : at + 8])
+                image_data += data[at + 8 : at + 8 + length] if kinds[-1] == b"IDAT" else b""
+                at += 12 + length
+            assert set(kinds) == {b"IHDR", b"IDAT", b"IEND"}
+            width, height, depth, color, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+            assert (depth, color, interlaced) == (8, 0, 0)
+            rows = np.frombuffer(zlib.decompress(image_data), np.uint8).reshape(height, width + 1)
+            assert not rows[:, 0].any()
+            assert set(np.unique(rows[:, 1:]).tolist()) <= {0, 1, 2}
+
+
+def test_the_labels_files_of_the_page_are_read() -> None:
+    index_masks, rgb_masks = (parse_labels(text) for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S))
+    assert index_masks.names == ("background", "cat", "outline")
+    assert index_masks.index_table()[0][[0, 1, 2, 3, 255]].tolist() == [0, 1, 2, 1, 255]
+    assert (index_masks.foreground, index_masks.boundary) == (("cat",), ("outline",))
+    assert rgb_masks.rgb
+    assert [rgb_masks.colour_table()[at] for at in (0x804080, 0x00008E, 0x000046, 0)] == [0, 1, 1, 255]
+    assert rgb_masks.classes[1].color == "#0000ff"
+    assert [name for name in BUILTIN if f"`{name}`" not in PAGE.read_text()] == []
+
+
+def test_what_the_page_says_of_fits(maker: Maker, tmp_path: Path) -> None:
+    """Each fit by the page's own formulas, on sizes that divide badly."""
+
+    def nearest(half: Fraction) -> int:
+        return int(half + Fraction(1, 2))  # rounds half up
+
+    values = np.arange(1, 1 + 47 * 61).reshape(47, 61) % 3 + 1
+    mask = values.astype(np.uint8)
+    maker.add("a_1", image=encoded(draw_image(1, width=61, height=47), "JPEG"), mask=encoded(mask, "PNG"))
+    h, w = mask.shape
+    for number, (height, width) in enumerate([(24, 24), (13, 40), (40, 13), (31, 17)]):
+        for fit in ("stretch", "cover", "contain"):
+            out = tmp_path / f"{number}{fit}"
+            changes = {"size": f"{height}x{width}", "fit": fit, "split": "random", "fractions": (1, 0, 0)}
+            build(maker.folder, out, options("raw", **changes), workers=1)
+            ((_, members, _),) = samples_of(out, "train")
+            stored = np.load(io.BytesIO(members["mask"]))
+            box, inner, expected = (0, 0, h, w), (0, 0, height, width), np.full((height, width), 255)
+            if fit == "cover" and h * width > w * height:
+                box = (0, 0, nearest(Fraction(w * height, width)), w)
+            elif fit == "cover":
+                box = (0, 0, h, nearest(Fraction(h * width, height)))
+            elif fit == "contain" and h * width >= w * height:
+                inner = (0, 0, height, max(1, nearest(Fraction(w * height, h))))
+            elif fit == "contain":
+                inner = (0, 0, max(1, nearest(Fraction(h * width, w))), width)
+            top, left = (h - box[2]) // 2, (w - box[3]) // 2
+            row, column = (height - inner[2]) // 2, (width - inner[3]) // 2
+            for y in range(inner[2]):
+                for x in range(inner[3]):
+                    source = (2 * y + 1) * box[2] // (2 * inner[2]), (2 * x + 1) * box[3] // (2 * inner[3])
+                    expected[row + y, column + x] = mask[top + source[0], left + source[1]] - 1
+            assert np.array_equal(stored, expected), (height, width, fit)
+            image = np.load(io.BytesIO(members["image"]))
+            assert (image[expected == 255] == (124, 116, 104)).all()

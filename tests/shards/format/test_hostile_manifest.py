@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from forging import places, sealed, with_fingerprint
+from rich.console import Console
 
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import SAMPLE_DTYPE, row_check
 from shards.format.manifest import parse_manifest
-from shards.info import describe
-from shards.preview import contact_sheet
+from shards.info import describe, print_info
+from shards.preview import contact_sheet, write_page
 from shards.verify.check_set import verify
 
 HUGE = (-1, 0, 1, 2**31, 2**63 - 1, 2**63, 10**30, 1e308, 1.5, None, True)
@@ -31,8 +34,10 @@ def use(folder: Path) -> str:
     """Open, describe, draw and read; return the outcome."""
     try:
         opened = ShardSet.open(folder)
-        describe(opened, batch_size=4, world_size=1)
-        contact_sheet(opened, folder.with_name("sheet.png"), count=1)
+        described = describe(opened, batch_size=4, world_size=1)
+        contact_sheet(opened, folder.with_name("sheet.png"), count=1, overwrite=True)
+        write_page(opened, folder.with_name("page.html"), count=3, overwrite=True)
+        print_info(described, Console(file=io.StringIO()))
         for name in opened.manifest.splits:
             reader = opened.split(name)
             rows = reader.rows(np.arange(len(reader)))
@@ -70,7 +75,7 @@ def test_forged_values(
         seen[what] += 1
         seen["reported"] += not report.ok
     assert seen["refused"] > seen.total() / 4, seen
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "sheet.png") == ["set"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"set", "sheet.png", "page.html"}
 
 
 @pytest.mark.parametrize("name", ["../outside.tar", "/etc/passwd", "..", "train-000001.tar", "train-000000.idx"])
@@ -105,21 +110,91 @@ def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, 
 @pytest.mark.parametrize(
     ("storage", "changes"),
     [
-        ("source", {"size": 24}),
-        ("source", {"raw": {"stride": 1, "image_offset": 1, "trimap_offset": 1}}),
+        ("source", {"size": [24, 24]}),
+        ("source", {"fit": "cover"}),
+        ("source", {"raw": {"stride": 1, "image_offset": 1, "mask_offset": 1}}),
         ("jpeg", {"size": None}),
-        ("jpeg", {"size": 26_757}),
-        ("jpeg", {"size": 5000, "largest": [5000, 5000]}),
+        ("jpeg", {"fit": None}),
+        ("jpeg", {"size": [26_757, 24]}),
+        ("jpeg", {"size": [5000, 24], "largest": [5000, 24]}),
         ("jpeg", {"largest": [2**62, 24]}),
         ("raw", {"raw": None}),
-        ("raw", {"size": 0, "largest": [0, 0]}),
-        ("raw", {"size": 40}),
+        ("raw", {"size": [0, 24], "largest": [0, 24]}),
+        ("raw", {"size": [24, 40]}),
     ],
 )
 def test_impossible_sizes_are_refused(tiny_sets: dict[str, Path], storage: str, changes: dict[str, Any]) -> None:
     document = json.loads((tiny_sets[storage] / "manifest.json").read_text())
     with pytest.raises(FormatError, match=f"do not match {storage} storage"):
         parse_manifest(sealed(with_fingerprint({**document, **changes})), Path("manifest.json"))
+
+
+def one_class(**fields: Any) -> dict[str, Any]:
+    return {"name": "a", "color": "#000000", "values": [1], "source_colors": [], **fields}
+
+
+def labels(*classes: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"ignore": [], "ignore_colors": [], "foreground": [], "boundary": []}
+    return {"classes": list(classes), **nothing, **fields}
+
+
+HOSTILE_LABELS: list[tuple[str, Any, str]] = [
+    ("no-class", labels(), "name no class"),
+    ("many", labels(*[one_class(name=str(n)) for n in range(10**5)]), "100000 classes"),
+    ("256", labels(*[one_class(name=f"c{n}", values=[n % 256]) for n in range(256)]), "256 classes"),
+    ("one-value-twice", labels(one_class(), one_class(name="b")), "both have value 1"),
+    ("one-color-twice", labels(one_class(color="#112233"), one_class(name="b", color="#112233", values=[2])), "both"),
+    ("one-name-twice", labels(one_class(), one_class(values=[2])), "two classes are named"),
+    ("empty-name", labels(one_class(name="")), "printable characters"),
+    ("long-name", labels(one_class(name="x" * 10**6)), "printable characters"),
+    ("control-name", labels(one_class(name="a\x1b[31m")), "printable characters"),
+    ("surrogate-name", labels(one_class(name="\ud800")), "damaged|printable"),
+    ("value-256", labels(one_class(values=[256])), "outside 0..255"),
+    ("value-negative", labels(one_class(values=[-1])), "outside 0..255"),
+    ("value-huge", labels(one_class(values=[10**30])), "damaged|outside"),
+    ("value-float", labels(one_class(values=[1.5])), "damaged"),
+    ("value-text", labels(one_class(values=["1"])), "damaged"),
+    ("value-true", labels(one_class(values=[True])), "damaged"),
+    ("no-value", labels(one_class(values=[])), "has no value"),
+    ("both-kinds", labels(one_class(source_colors=["#000001"])), "has a value"),
+    ("color-word", labels(one_class(color="red")), "#rrggbb"),
+    ("color-script", labels(one_class(color="#000000;}</style><script>")), "#rrggbb"),
+    ("color-line", labels(one_class(color="#000000\n")), "#rrggbb"),
+    ("ignore-claimed", labels(one_class(), ignore=[1]), "both have value 1"),
+    ("ignore-color", labels(one_class(), ignore_colors=["#000000"]), "ignore values"),
+    ("foreground-unknown", labels(one_class(), foreground=["b"]), "no class"),
+    ("boundary-alone", labels(one_class(), boundary=["a"]), "without foreground"),
+    ("unknown-field", {**labels(one_class()), "more": 1}, "damaged"),
+    ("a-list", [], "damaged"),
+    ("text", "pets", "damaged"),
+    ("nothing", None, "damaged"),
+]
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"), [case[1:] for case in HOSTILE_LABELS], ids=[c[0] for c in HOSTILE_LABELS]
+)
+def test_hostile_labels_are_refused_at_once(tiny_sets: dict[str, Path], hostile: Any, message: str) -> None:
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    document["labels"] = hostile
+    for split in document["splits"].values():
+        count = len(hostile["classes"]) if isinstance(hostile, dict) else 3
+        split["class_pixels"] = [1] * count
+    data = sealed(with_fingerprint(document))
+    began = time.monotonic()
+    with pytest.raises(FormatError, match=message) as caught:
+        parse_manifest(data, Path("manifest.json"))
+    assert time.monotonic() - began < 10
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_pixels_of_another_number_of_classes_are_refused(tiny_sets: dict[str, Path], count: int) -> None:
+    document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
+    document["splits"]["val"]["class_pixels"] = [1] * count
+    with pytest.raises(FormatError, match=f"counts the pixels of {count} classes, there are 3"):
+        parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
 
 
 @pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": []}}], ids=["no-split", "an-empty-split"])

@@ -18,8 +18,9 @@ from PIL import Image
 from shard_sources import options
 
 from shards.build.build_set import build
+from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.layout import MEMBERS
+from shards.format.layout import extensions_of
 
 STORAGES = ("source", "jpeg", "raw")
 
@@ -60,53 +61,97 @@ def tars(reader: SplitReader) -> list[str]:
     return [str(reader.shard_path(number)) for number in range(len(reader.entry.shards))]
 
 
-def pixels(data: bytes, storage: str) -> np.ndarray:
-    return np.load(io.BytesIO(data)) if storage == "raw" else np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def image_of(reader: SplitReader, index: int) -> np.ndarray:
+    data = reader.read(index, "image")
+    raw = reader.manifest.storage == "raw"
+    return np.load(io.BytesIO(data)) if raw else np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def mask_of(reader: SplitReader, index: int) -> np.ndarray:
+    data = reader.read(index, "mask")
+    return np.load(io.BytesIO(data)) if reader.manifest.storage == "raw" else np.asarray(Image.open(io.BytesIO(data)))
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_webdataset_with_its_default_decoders(sets: dict[str, Path], storage: str) -> None:
     import webdataset
 
-    (_, image), (_, mask), _ = MEMBERS[storage]  # type: ignore[index]
     for reader in readers(sets[storage]):
         pipeline = webdataset.WebDataset(tars(reader), shardshuffle=False, empty_check=False).decode("pil")
         count = 0
         for index, sample in enumerate(pipeline):
+            members = extensions_of(reader.rows([index])[0])
             assert sample["__key__"] == reader.key(index)
             assert sample["json"] == reader.meta(index)
-            assert np.array_equal(np.asarray(sample[image]), pixels(reader.read(index, "image"), storage))
-            values = np.asarray(sample[mask])
-            expected = pixels(reader.read(index, "trimap"), storage)
-            assert np.array_equal(values if values.ndim == expected.ndim else np.dstack([values] * 3), expected)
+            assert np.array_equal(np.asarray(sample[members["image"]]), image_of(reader, index))
+            mask = np.asarray(sample[members["mask"]])
+            assert np.array_equal(mask if mask.ndim == 2 else mask[..., 0], mask_of(reader, index))
             count += 1
         assert count == len(reader)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+def test_our_own_pipeline_of_webdataset(sets: dict[str, Path], storage: str) -> None:
+    opened = ShardSet.open(sets[storage])
+    for reader in readers(sets[storage]):
+        found = list(opened.webdataset(reader.name))
+        assert len(found) == len(reader)
+        for index, (image, mask, meta) in enumerate(found):
+            assert meta == reader.meta(index)
+            assert np.array_equal(image, image_of(reader, index))
+            assert mask.dtype == np.uint8
+            assert np.array_equal(mask, mask_of(reader, index))
+
+
+def test_our_own_pipeline_shuffles_anew_in_each_pass(tiny_sets: dict[str, Path]) -> None:
+    opened = ShardSet.open(tiny_sets["raw"])
+
+    def keys(pipeline: Any) -> list[str]:
+        return [meta["key"] for _, _, meta in pipeline]
+
+    stored, shuffled = keys(opened.webdataset("train")), opened.webdataset("train", shuffle=10, seed=5)
+    first, second = keys(shuffled), keys(shuffled)
+    assert sorted(first) == sorted(second) == sorted(stored)
+    assert len({tuple(order) for order in (stored, first, second)}) == 3
+    assert keys(opened.webdataset("train", shuffle=10, seed=5)) == first
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        opened.webdataset("dev")
+
+
+def test_worker_processes_share_our_own_pipeline(tiny_sets: dict[str, Path]) -> None:
+    from torch.utils.data import DataLoader
+
+    pipeline = ShardSet.open(tiny_sets["source"]).webdataset("train")
+    loaded = DataLoader(pipeline, batch_size=None, num_workers=2)
+    found = sorted(meta["key"] for _, _, meta in loaded)
+    reader = ShardSet.open(tiny_sets["source"]).split("train")
+    assert found == sorted(reader.key(index) for index in range(len(reader)))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 def test_hugging_face_datasets(
-    sets: dict[str, Path], storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_sets: dict[str, Path], storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    datasets = offline_datasets(tmp_path, monkeypatch)
+    reader = next(readers(tiny_sets[storage]))
+    table = datasets.load_dataset("webdataset", data_files=tars(reader), split="train", cache_dir=str(tmp_path / "hf"))
+    assert len(table) == len(reader)
+    for index in range(len(reader)):
+        sample, members = table[index], extensions_of(reader.rows([index])[0])
+        assert sample["__key__"] == reader.key(index)
+        assert sample["json"] == reader.meta(index)
+        assert np.array_equal(np.asarray(sample[members["image"]]), image_of(reader, index))
+        assert np.array_equal(np.asarray(sample[members["mask"]]), mask_of(reader, index))
+
+
+def offline_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     import datasets
 
     datasets.disable_progress_bars()
-    (_, image), (_, mask), _ = MEMBERS[storage]  # type: ignore[index]
-    reader = next(readers(sets[storage]))
-    table = datasets.load_dataset("webdataset", data_files=tars(reader), split="train", cache_dir=str(tmp_path / "hf"))
-    assert len(table) == len(reader)
-    for index in range(0, len(reader), max(1, len(reader) // 12)):
-        sample = table[index]
-        assert sample["__key__"] == reader.key(index)
-        assert sample["json"] == reader.meta(index)
-        for column, role in ((image, "image"), (mask, "trimap")):
-            found = np.asarray(sample[column])
-            expected = pixels(reader.read(index, role), storage)
-            if found.ndim == 2 and expected.ndim == 3:
-                found = np.dstack([found] * 3)
-            assert np.array_equal(found, expected)
+    return datasets
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -114,7 +159,7 @@ def test_dalis_own_reader_with_our_index(sets: dict[str, Path], storage: str) ->
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
     from nvidia.dali import fn
 
-    extensions = [extension for _, extension in MEMBERS[storage]]  # type: ignore[index]
+    extensions = ["image.npy", "mask.npy", "json"] if storage == "raw" else ["jpg;png", "mask.png", "json"]
     for reader in readers(sets[storage]):
         indices = [path.replace(".tar", ".idx") for path in tars(reader)]
 
@@ -124,7 +169,7 @@ def test_dalis_own_reader_with_our_index(sets: dict[str, Path], storage: str) ->
                 paths=paths, index_paths=indices, ext=extensions, missing_component_behavior="error"
             )
             if storage != "raw":
-                gray = fn.decoders.image(parts[1], output_type=dali.types.GRAY)
+                gray = fn.decoders.image(parts[1], output_type=dali.types.ANY_DATA)
                 return (*parts, fn.decoders.image(parts[0]), gray)
             return tuple(parts)
 
@@ -134,19 +179,12 @@ def test_dalis_own_reader_with_our_index(sets: dict[str, Path], storage: str) ->
         while count < len(reader):
             outputs = [part.as_cpu() for part in pipeline.run()]
             for at in range(min(16, len(reader) - count)):
-                for role, part in zip(("image", "trimap", "meta"), outputs, strict=False):
+                for role, part in zip(("image", "mask", "meta"), outputs, strict=False):
                     assert bytes(np.asarray(part[at])) == reader.read(count, role), (count, role)
                 if storage != "raw":
-                    height, width = (reader.manifest.size,) * 2 if reader.manifest.size else size_of(reader, count)
-                    assert np.asarray(outputs[3][at]).shape == (height, width, 3)
-                    values = np.asarray(outputs[4][at])[..., 0]
-                    assert np.array_equal(values, np.asarray(Image.open(io.BytesIO(reader.read(count, "trimap")))))
+                    assert np.asarray(outputs[3][at]).shape == image_of(reader, count).shape
+                    assert np.array_equal(np.asarray(outputs[4][at])[..., 0], mask_of(reader, count))
                 count += 1
-
-
-def size_of(reader: SplitReader, index: int) -> tuple[int, int]:
-    row = reader.rows([index])[0]
-    return int(row["height"]), int(row["width"])
 
 
 @pytest.mark.parametrize("utility", ["tar", "tarfile"])
@@ -178,24 +216,6 @@ def test_python_and_gnu_tar_read_our_tars(tiny_sets: dict[str, Path], storage: s
         assert not listed.stderr
 
 
-def test_a_raw_tar_is_a_strided_tensor(sets: dict[str, Path]) -> None:
-    from numpy.lib.stride_tricks import as_strided
-
-    for reader in readers(sets["raw"]):
-        layout, size = reader.manifest.raw, reader.manifest.size
-        assert layout is not None
-        assert size is not None
-        for number, path in enumerate(tars(reader)):
-            count = reader.entry.shards[number].samples
-            data = np.fromfile(path, np.uint8)
-            images = as_strided(data[layout.image_offset :], (count, size, size, 3), (layout.stride, size * 3, 3, 1))
-            masks = as_strided(data[layout.trimap_offset :], (count, size, size), (layout.stride, size, 1))
-            for at in range(count):
-                index = int(reader.starts[number]) + at
-                assert np.array_equal(images[at], np.load(io.BytesIO(reader.read(index, "image"))))
-                assert np.array_equal(masks[at], np.load(io.BytesIO(reader.read(index, "trimap"))))
-
-
 def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
     reader = next(readers(tiny_sets["source"]))
     loaded = np.load(tiny_sets["source"] / "train.samples.npy")
@@ -204,8 +224,9 @@ def test_the_table_is_numpys(tiny_sets: dict[str, Path], tmp_path: Path) -> None
     assert (tmp_path / "again.npy").read_bytes() == (tiny_sets["source"] / "train.samples.npy").read_bytes()
 
 
-def test_odd_but_ordinary_jpegs_decode_in_dali(maker: Any, tmp_path: Path) -> None:
+def test_odd_but_ordinary_images_decode_in_dali(maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progressive, grey, EXIF, every chroma subsampling, and everything that had to be repaired."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "audit")
     dali = pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
     from audit.test_audit_pair import REPAIRED
     from nvidia.dali import fn
@@ -225,16 +246,16 @@ def test_odd_but_ordinary_jpegs_decode_in_dali(maker: Any, tmp_path: Path) -> No
     def graph() -> Any:
         paths = tars(reader)
         image, mask = fn.readers.webdataset(
-            paths=paths, index_paths=[path.replace(".tar", ".idx") for path in paths], ext=["jpg", "trimap.png"]
+            paths=paths, index_paths=[path.replace(".tar", ".idx") for path in paths], ext=["jpg;png", "mask.png"]
         )
-        return fn.decoders.image(image), fn.decoders.image(mask, output_type=dali.types.GRAY)
+        return fn.decoders.image(image), fn.decoders.image(mask, output_type=dali.types.ANY_DATA)
 
     pipeline = graph()
     pipeline.build()
     images, masks = pipeline.run()
     for index in range(len(reader)):
         assert np.asarray(images[index]).shape == (44, 60, 3)
-        expected = np.asarray(Image.open(io.BytesIO(reader.read(index, "trimap"))))
+        expected = np.asarray(Image.open(io.BytesIO(reader.read(index, "mask"))))
         assert np.array_equal(np.asarray(masks[index])[..., 0], expected)
 
 

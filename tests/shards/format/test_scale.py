@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from shards.build.plan import raw_layout
+from shards.format.builtin_labels import PETS
 from shards.format.layout import (
-    CLASSES,
     FORMAT,
+    IMAGE_FORMATS,
     SAMPLE_DTYPE,
     TAR_BLOCK,
     VERSION,
@@ -63,15 +64,16 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Between them are zeros, which are records with a correct checksum.
     """
     folder = tmp_path_factory.mktemp("ten million")
-    layout = raw_layout(SIZE, META)
+    layout = raw_layout((SIZE, SIZE), META)
     each = SAMPLES // SHARDS
     rows = np.zeros(2, SAMPLE_DTYPE)
     starts = np.array([0, each - 1], np.uint64) * np.uint64(layout.stride)
-    image, trimap = padded(128 + 3 * SIZE * SIZE), padded(128 + SIZE * SIZE)
+    image, mask = padded(128 + 3 * SIZE * SIZE), padded(128 + SIZE * SIZE)
     rows["image_offset"] = starts + TAR_BLOCK
-    rows["trimap_offset"] = starts + 2 * TAR_BLOCK + image
-    rows["meta_offset"] = starts + 3 * TAR_BLOCK + image + trimap
-    rows["image_length"], rows["trimap_length"], rows["meta_length"] = 128 + 3 * SIZE * SIZE, 128 + SIZE * SIZE, META
+    rows["image_format"] = IMAGE_FORMATS.index("npy")
+    rows["mask_offset"] = starts + 2 * TAR_BLOCK + image
+    rows["meta_offset"] = starts + 3 * TAR_BLOCK + image + mask
+    rows["image_length"], rows["mask_length"], rows["meta_length"] = 128 + 3 * SIZE * SIZE, 128 + SIZE * SIZE, META
     shards = []
     with (folder / "train.samples.npy").open("wb") as table:
         table.write(table_header(SAMPLES))
@@ -84,37 +86,46 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 table.seek(table_offset(index))
                 table.write(row.tobytes())
             shards.append(write_shard(folder, number, each, layout, first, last))
-    (folder / "quarantine.jsonl").write_bytes(b"")
+    (folder / "audit.jsonl").write_bytes(b"")
     size = (folder / "train.samples.npy").stat().st_size
     split = SplitEntry(
         samples=SAMPLES,
         table=FileEntry(file="train.samples.npy", bytes=size, sha256=NO_SHA),
         shards=tuple(shards),
         class_pixels=(1, 1, 1),
-        breeds={},
-        species={},
+        ignored_pixels=0,
+        attributes={},
     )
     manifest = Manifest(
         format=FORMAT,
         version=VERSION,
         storage="raw",
-        size=SIZE,
-        classes=CLASSES,
-        options=BuildOptions(split="random", fractions=(1.0, 0.0, 0.0), seed=0, samples_per_shard=each, quality=None),
+        size=(SIZE, SIZE),
+        fit="stretch",
+        labels=PETS,
+        options=BuildOptions(
+            layout="pets",
+            split="random",
+            fractions=(1.0, 0.0, 0.0),
+            seed=0,
+            samples_per_shard=each,
+            max_pixels=2**27,
+            quality=None,
+        ),
         splits={"train": split},
         largest=(SIZE, SIZE),
         raw=layout,
         audit=AuditEntry(
             found=SAMPLES,
             packed=SAMPLES,
-            mended=0,
-            left_out=0,
+            repaired=0,
+            rejected=0,
             reasons={},
-            quarantine=FileEntry(file="quarantine.jsonl", bytes=0, sha256=NO_SHA),
+            file=FileEntry(file="audit.jsonl", bytes=0, sha256=NO_SHA),
         ),
         versions={},
         plan=NO_SHA,
-        fingerprint=content_fingerprint(storage="raw", size=SIZE, splits={"train": split}),
+        fingerprint=content_fingerprint(storage="raw", size=(SIZE, SIZE), labels=PETS, splits={"train": split}),
     )
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
     return folder

@@ -13,7 +13,7 @@ from shards.format.layout import TAR_BLOCK
 from shards.format.tar import END, header, index_line, index_text, padded
 
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=80).flatmap(
-    lambda key: st.sampled_from(["jpg", "trimap.png", "json"]).map(lambda ending: f"{key}.{ending}")
+    lambda key: st.sampled_from(["jpg", "mask.png", "json"]).map(lambda ending: f"{key}.{ending}")
 )
 
 

@@ -59,7 +59,7 @@ def hostile_set(maker: Maker, tmp_path: Path) -> Path:
     )
     for number, name in enumerate(HOSTILE):
         maker.add(name.replace("/", "∕") + f"_{number}")
-    maker.add("<b>grey<b>_1", image=encoded(draw_image(1), "PNG"))
+    maker.add("<b>grey<b>_1", image=encoded(draw_image(1), "BMP"))
     maker.add("<b>broken<b>_2", image=b"broken")
     build(maker.folder, tmp_path / "set", options(split="random", fractions=(1, 0, 0), labels=labels), workers=1)
     return tmp_path / "set"
@@ -160,13 +160,13 @@ def test_findings_stand_beside_their_samples(hostile_set: Path, tmp_path: Path) 
     data = data_of(tmp_path / "page.html")
     found = {s[1]: [data["findings"][f][:2] for f in s[6]] for s in data["samples"] if s[6]}
     assert list(found) == ["<b>grey<b>_1"]
-    assert found["<b>grey<b>_1"][0][1] == "image-wrong-type"
-    assert set(data["reasons"]) == {"image-wrong-type", "image-unknown-format"}
+    assert found["<b>grey<b>_1"][0][1] == "image-transcoded"
+    assert set(data["reasons"]) == {"image-transcoded", "image-unknown-format"}
 
 
 def test_a_part_of_a_large_set_has_every_split_and_the_findings(maker: Maker, tmp_path: Path) -> None:
     for number in range(60):
-        image = encoded(draw_image(number), "PNG" if number % 10 == 3 else "JPEG")
+        image = encoded(draw_image(number), "BMP" if number % 10 == 3 else "JPEG")
         maker.add(f"cat_{number}", image=image)
     build(maker.folder, tmp_path / "set", options(split="random", fractions=(0.5, 0.3, 0.2)), workers=1)
     opened = ShardSet.open(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""How well a loader shuffles, measured: ``petseg-bench shuffle``.
+"""How well a loader shuffles, measured: ``python tests/bench/shuffle_quality.py`` prints a table.
 
 A set is made of tars whose samples stand sorted by class, as a folder of images often is, and read in this project's
 order, by DALI's ``fn.readers.webdataset`` and by the ``webdataset`` library, each with its shuffle buffer. Two figures:
@@ -7,6 +7,8 @@ order, by DALI's ``fn.readers.webdataset`` and by the ``webdataset`` library, ea
   independent uniform places are (N**2 - 1) / (3 N**2) apart: 0.333.
 * **mix**: the mean number of different classes in a batch, over what a uniform permutation has on average.
 """
+
+from __future__ import annotations
 
 import math
 import tempfile
@@ -94,3 +96,7 @@ def print_shuffle_quality() -> None:
             once = "yes" if len(np.unique(order)) == len(order) == SAMPLES else "no"
             quality = measure(order, classes=CLASSES, batch_size=BATCH)
             click.echo(f"{name:45s}{quality.travel:10.3f}{quality.mix:10.3f}{once:>12s}")
+
+
+if __name__ == "__main__":
+    print_shuffle_quality()

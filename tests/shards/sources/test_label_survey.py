@@ -1,0 +1,170 @@
+"""The survey of masks: counts against NumPy, what the template says, and that it is a labels file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from shards.cli import main
+from shards.errors import SourceError, UsageError
+from shards.format.label_files import parse_labels
+from shards.format.labels import colour_text
+from shards.sources import scan
+from shards.sources.survey import Survey, labels_template, survey_json, survey_masks, survey_text
+from shards.sources.synthetic.generate import make_pets
+
+Put = Callable[..., Path]
+
+
+def source_of(folder: Path, masks: dict[str, Image.Image]) -> Path:
+    for side in ("images", "masks"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+    for name, mask in masks.items():
+        (folder / "images" / f"{name}.jpg").write_bytes(b"not opened")
+        mask.save(folder / "masks" / f"{name}.png")
+    return folder
+
+
+def survey(folder: Path, layout: str = "auto") -> Survey:
+    return survey_masks(scan(folder, layout=layout), workers=2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=30), min_size=1, max_size=5), st.booleans(),
+    st.sampled_from([1, 2]),
+)  # fmt: skip
+def test_values_are_counted(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], rgb: bool, shift: int
+) -> None:
+    """Against counters; colours are (v, v + 1, shift v), which no two values share and which is not grey."""
+    folder = tmp_path_factory.mktemp("survey")
+    masks, pixels, images = {}, Counter[int | str](), Counter[int | str]()
+    for number, row in enumerate(rows):
+        values = np.array([row], dtype=np.uint8)
+        colours = np.stack([values, values + 1, values * np.uint8(shift)], axis=-1).astype(np.uint8)
+        masks[f"m{number}"] = Image.fromarray(colours if rgb else values)
+        keys = [colour_text(colour) for colour in colours[0]] if rgb else row
+        pixels.update(keys)
+        images.update(set(keys))
+    found = survey(source_of(folder, masks))
+    assert {key: (each.images, each.pixels) for key, each in found.found.items()} == {
+        key: (images[key], pixels[key]) for key in pixels
+    }
+    assert list(found.found) == sorted(found.found, key=str if rgb else int)
+    assert (found.index_masks, found.rgb_masks) == ((0, len(rows)) if rgb else (len(rows), 0))
+    labels = parse_labels(labels_template(found))
+    labels.check()
+    assert labels.ignore == labels.ignore_colors == ()  # nothing is guessed
+    sources = [source for each in labels.classes for source in (*each.values, *each.source_colors)]
+    if len(pixels) <= 255:
+        assert sources == list(found.found)
+
+
+def palette_mask(values: list[int], palette: list[int]) -> Image.Image:
+    image = Image.fromarray(np.array([values], dtype=np.uint8))
+    image.putpalette(palette)
+    return image
+
+
+def test_palettes_give_the_colours(tmp_path: Path) -> None:
+    """The first pair's palette counts; black may be shared, another colour may not."""
+    palette = [0, 0, 0, 10, 20, 30, 10, 20, 30, 0, 0, 0]
+    folder = source_of(tmp_path, {"a": palette_mask([0, 1, 2, 3], palette), "b": palette_mask([1], [9, 9, 9, 7, 7, 7])})
+    found = survey(folder)
+    assert dict(found.palette) == {0: "#000000", 1: "#0a141e", 2: "#0a141e", 3: "#000000"}
+    colours = [each.color for each in parse_labels(labels_template(found)).classes]
+    assert colours[:2] == ["#000000", "#0a141e"]
+    assert colours[2] not in colours[:2]
+    assert colours[3] == "#000000"
+
+
+def test_255_is_proposed_not_taken(tmp_path: Path) -> None:
+    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8))}))
+    text = labels_template(found)
+    labels = parse_labels(text)
+    assert (labels.names, labels.ignore) == (("class_0", "class_255"), ())
+    assert "255 often stands for" in survey_text(found)
+    without = text[: text.index('\n[[class]]\nname = "class_255"')]
+    edited = parse_labels(without.replace("# ignore = 255", "ignore = 255"))
+    assert (edited.names, edited.ignore) == (("class_0",), (255,))
+
+
+def test_256_values_leave_255_to_the_reader(tmp_path: Path) -> None:
+    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.arange(256, dtype=np.uint8)[None])}))
+    text = labels_template(found)
+    assert len(parse_labels(text)) == 255
+    assert "it has no class below" in text
+    assert parse_labels(text.replace("# ignore = 255", "ignore = 255")).ignore == (255,)
+
+
+def test_own_labels_and_what_they_do_not_claim(tmp_path: Path) -> None:
+    make_pets(tmp_path / "pets", count=3)
+    mask = next((tmp_path / "pets" / "annotations" / "trimaps").iterdir())
+    whole = survey(tmp_path / "pets")
+    assert "3 classes of its own, which claim all of these" in survey_text(whole)
+    assert parse_labels(labels_template(whole)) == whole.source.labels
+    values = np.asarray(Image.open(mask)).copy()
+    values[0, 0], values[0, 1] = 0, 9
+    Image.fromarray(values).save(mask)
+    found = survey(tmp_path / "pets")
+    assert found.unclaimed == (0, 9)
+    assert "none claims 0, 9" in survey_text(found)
+    assert survey_text(found).count("UNCLAIMED") == 2
+    assert parse_labels(labels_template(found)).names == ("animal", "background", "border", "class_0", "class_9")
+    document = survey_json(found)
+    assert [row["class"] for row in document["values"]] == [None, "animal", "background", "border", None]
+    assert document["unclaimed"] == [0, 9]
+
+
+def test_masks_of_both_kinds_and_damaged_ones(tmp_path: Path) -> None:
+    grey, rgb = Image.fromarray(np.zeros((2, 2), np.uint8)), Image.new("RGB", (2, 2), (1, 2, 3))
+    folder = source_of(tmp_path, {"a": grey, "b": rgb, "c": grey})
+    (folder / "masks" / "c.png").write_bytes(b"no image")
+    found = survey(folder)
+    assert (found.index_masks, found.rgb_masks) == (1, 1)
+    assert [name for name, _ in found.unreadable] == ["c"]
+    assert "a set needs masks of one kind" in survey_text(found)
+    assert "not readable: c: mask-unknown-format" in survey_text(found)
+    with pytest.raises(SourceError, match="1 masks hold values and 1 hold RGB colours"):
+        labels_template(found)
+    for name in "ab":
+        (folder / "masks" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(SourceError, match="no mask can be read; the first, a: mask-empty"):
+        survey(folder)
+
+
+def test_photographs_are_no_masks(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    with pytest.raises(SourceError, match=r"a\.png: with this mask, .* colours have been found"):
+        survey(source_of(tmp_path, {"a": Image.fromarray(noise)}))
+    few = Image.fromarray(noise[:20, :20])
+    with pytest.raises(SourceError, match="at most 255 classes are possible"):
+        labels_template(survey(source_of(tmp_path / "few", {"a": few})))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    make_pets(tmp_path / "data", count=4, layout="folders", classes=3)
+    labels = tmp_path / "labels.toml"
+    run = CliRunner(catch_exceptions=False)
+    arguments = ["labels", str(tmp_path / "data"), "-o", str(labels)]
+    shown = run.invoke(main, arguments, standalone_mode=False)
+    assert "layout folders: it has images/ and masks/" in shown.output
+    assert f"--labels {labels}" in shown.output
+    assert parse_labels(labels.read_text()).names == ("class_0", "class_1", "class_2", "class_255")
+    labels.write_text("edited")
+    with pytest.raises(UsageError, match=r"exists already; use --overwrite"):
+        main.commands["labels"].main(arguments[1:], standalone_mode=False)
+    assert labels.read_text() == "edited"
+    shown = run.invoke(main, [*arguments, "--overwrite", "--json"], standalone_mode=False)
+    assert json.loads(shown.output)["layout"] == "folders"
+    assert labels.read_text() != "edited"
