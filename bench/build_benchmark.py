@@ -19,8 +19,8 @@ from bench.core.machine import RunClock
 from bench.core.resources import cpu_seconds
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import PackJob, ProcessSubject
-from bench.peers.base import files_under
 from bench.peers.fast_decode import decode_image
+from bench.peers.peer import files_under
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings, plain

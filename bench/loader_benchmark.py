@@ -10,8 +10,8 @@ from bench.core.machine import RunClock, why_no_gpu
 from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
-from bench.peers.base import Peer
 from bench.peers.job import PROCESSES, Job
+from bench.peers.peer import Peer
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results, Skipped
 from bench.settings import LoaderSettings, plain
 from shards.cores import usable_cores

@@ -9,7 +9,7 @@ from bench.core.machine import RunClock, why_no_gpu
 from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
 from bench.core.subject_process import ProcessSubject, TrainJob
 from bench.core.workspace import data_info
-from bench.peers.base import split_bytes
+from bench.peers.peer import split_bytes
 from bench.results.records import Repeat, Results, Skipped, TrainLine
 from bench.settings import TrainSettings, plain
 from shards.format.dataset import ShardSet

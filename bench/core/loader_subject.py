@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from bench.core.output_check import judge
 from bench.core.subject_process import ProcessSubject, SubjectProcess
 from bench.peers import OURS
-from bench.peers.base import Peer
 from bench.peers.job import Job
+from bench.peers.peer import Peer
 from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
 
 WINDOW = 0.6  # of a turn's length: each window of the warm-up, and the trial of a number of workers

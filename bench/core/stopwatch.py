@@ -10,8 +10,8 @@ import torch
 
 from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds
-from bench.peers.base import Delivered, Peer
 from bench.peers.job import Job
+from bench.peers.peer import Delivered, Peer
 from bench.results.records import GpuCost, Repeat
 from bench.results.statistics import percentile
 

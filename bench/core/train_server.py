@@ -10,7 +10,7 @@ import torch
 
 from bench.core.stopwatch import time_batches, warm_up
 from bench.core.subject_process import TrainJob
-from bench.peers.base import split_bytes
+from bench.peers.peer import split_bytes
 from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.runs.recipe import default_recipe

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from bench.core.rounds import PartSeconds
-from bench.peers.base import split_bytes
 from bench.peers.job import FileListing
+from bench.peers.peer import split_bytes
 from bench.results.records import DataInfo
 from bench.settings import LoaderSettings
 from shards.build.build_set import build

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.peers.base import BUFFER, Delivered, Peer, deliver
 from bench.peers.job import Job
+from bench.peers.peer import BUFFER, Delivered, Peer, deliver
 from shards.format.layout import STORAGES
 
 SHUFFLE_BUFFER = 1000

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from bench.peers.base import EPOCHS_DRAWN
 from bench.peers.job import Job
+from bench.peers.peer import EPOCHS_DRAWN
 from pipeline.order.augmentation import Augmentation, colour_matrices, draw_parameters
 from shards.format.dataset import ShardSet
 from shards.format.geometry import PAD_COLOUR, Size, nearest_places

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.base import Caveat, ConvertedPeer
 from bench.peers.fast_decode import Collate, FastDecoder, decode_image
 from bench.peers.job import Job
+from bench.peers.peer import Caveat, ConvertedPeer
 from shards.format.geometry import Size
 from shards.format.layout import STORAGES
 

@@ -1,7 +1,7 @@
 """LitData: optimised chunks with the stored bytes, decoded by the fast functions in its StreamingDataLoader."""
 
-from bench.peers.base import SCALED, ConvertedPeer
 from bench.peers.fast_decode import Collate, decoded_rows
+from bench.peers.peer import SCALED, ConvertedPeer
 
 CHUNK_BYTES = 64 << 20  # the usual size in its documentation
 

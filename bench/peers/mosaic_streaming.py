@@ -1,7 +1,7 @@
 """MosaicML Streaming: MDS shards with the stored bytes, decoded by the fast functions in a DataLoader."""
 
-from bench.peers.base import SCALED, ConvertedPeer
 from bench.peers.fast_decode import Collate, decoded_rows
+from bench.peers.peer import SCALED, ConvertedPeer
 
 
 class MosaicStreamingPeer(ConvertedPeer):

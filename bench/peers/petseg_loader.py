@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.base import Delivered, Peer, split_bytes
 from bench.peers.job import PROCESSES, Job
+from bench.peers.peer import Delivered, Peer, split_bytes
 from shards.format.layout import STORAGES, table_name
 
 

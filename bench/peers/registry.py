@@ -1,10 +1,10 @@
 """Every peer. Their libraries are imported only in the process that measures them."""
 
-from bench.peers.base import Peer
 from bench.peers.dali_reader import DaliReaderPeer
 from bench.peers.ffcv_loader import FfcvPeer
 from bench.peers.litdata_streaming import LitDataPeer
 from bench.peers.mosaic_streaming import MosaicStreamingPeer
+from bench.peers.peer import Peer
 from bench.peers.petseg_loader import PetsegPeer
 from bench.peers.spdl_threads import SpdlPeer
 from bench.peers.torch_dataloader import TunedPeer, TutorialPeer

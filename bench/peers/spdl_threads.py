@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from bench.peers.base import SCALED, Delivered, FilePeer, deliver
 from bench.peers.fast_decode import Collate, DecodedFiles
+from bench.peers.peer import SCALED, Delivered, FilePeer, deliver
 
 
 class SpdlPeer(FilePeer):

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.peers.base import SCALED, Delivered, FilePeer
 from bench.peers.fast_decode import Collate, DecodedFiles, ParameterTable, are_powers_of_two, resize_mask
 from bench.peers.job import Job
+from bench.peers.peer import SCALED, Delivered, FilePeer
 from shards.format.geometry import PAD_COLOUR
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.peers.base import BUFFER, SCALED, Peer
 from bench.peers.fast_decode import Collate, DecodedSample, FastDecoder
 from bench.peers.job import Job
+from bench.peers.peer import BUFFER, SCALED, Peer
 from shards.format.layout import EXTENSIONS, STORAGES, STORED_FORMATS
 
 SHUFFLE_BUFFER = 1000

@@ -12,7 +12,7 @@ from PIL import Image
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
-from shards.format.overlays import PAPER, Pixels, indexed_mask, legend, overlay
+from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, outline_width, overlay
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, sync_folder
 
 MASK = ".png"
@@ -65,15 +65,21 @@ def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.I
 
     Below it is a legend of the classes that are drawn, unless the image is too narrow to read one.
     """
-    drawn = overlay(np.asarray(image), indices, labels)
     height, width = indices.shape
     present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=len(labels))[: len(labels)] * labels.tinted)
-    if width < _LEGEND_FROM or not len(present):
-        return Image.fromarray(drawn)
     font_size = max(11, min(width // 45, 40))
     margin = font_size // 2
-    names = legend(labels, present.tolist(), width=width - 2 * margin, font_size=font_size)
-    sheet = Image.new("RGB", (width, height + names.height + 2 * margin), PAPER)
-    sheet.paste(Image.fromarray(drawn), (0, 0))
-    sheet.paste(names, (margin, height + margin))
+    names = None
+    if width >= _LEGEND_FROM and len(present):
+        names = legend(labels, present.tolist(), width=width - 2 * margin, font_size=font_size)
+    sheet = Image.new("RGB", (width, height + (0 if names is None else names.height + 2 * margin)), PAPER)
+    wide, rows = outline_width(height, width), max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):  # strip by strip: every copy of a huge image takes half a gigabyte
+        bottom = min(top + rows, height)
+        first, last = max(0, top - wide), min(height, bottom + wide)  # outlines look this far
+        strip = np.asarray(image.crop((0, first, width, last)))
+        drawn = overlay(strip, indices[first:last], labels, wide=wide)[top - first : bottom - first]
+        sheet.paste(Image.fromarray(drawn), (0, top))
+    if names is not None:
+        sheet.paste(names, (margin, height + margin))
     return sheet

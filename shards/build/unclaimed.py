@@ -25,6 +25,8 @@ def check_unclaimed(records: Iterable[ShardRecord], plan: BuildPlan) -> None:
         finding.reason for record in found for finding in record.findings if finding.action == "rejected"
     )
     planned = sum(len(task.samples) for task in plan.tasks)
+    audited = sum(len(record.stamps) for record in found)
+    of = f"{audited:,} masks" if audited == planned else f"the first {audited:,} of {planned:,} masks"
     if rejected["mask-values"] > MOST_REJECTED * planned:
         unclaimed = unclaimed_values(found)
         what = "colours" if plan.labels.rgb else "values"
@@ -32,12 +34,12 @@ def check_unclaimed(records: Iterable[ShardRecord], plan: BuildPlan) -> None:
         if plan.labels.rgb and all(_is_grey(value) for value in unclaimed):
             what, hint = "grey values, while the labels name colours,", " as a value, and no color, in"
         raise LabelsMismatchError(
-            f"the labels do not fit the masks: {_masks(rejected['mask-values'], planned)} hold {what} that no class "
+            f"the labels do not fit the masks: {rejected['mask-values']:,} of {of} hold {what} that no class "
             f"claims: {values_text(unclaimed)}; give each a class{hint} {_ADVICE}"
         )
     if rejected["mask-channels"] > MOST_REJECTED * planned:
         example = next(each for record in found for each in record.findings if each.reason == "mask-channels")
-        raise LabelsMismatchError(_channels_message(example, plan.labels, rejected["mask-channels"], planned))
+        raise LabelsMismatchError(_channels_message(example, plan.labels, f"{rejected['mask-channels']:,} of {of}"))
 
 
 def unclaimed_values(records: Iterable[ShardRecord]) -> dict[str, tuple[int, int]]:
@@ -61,18 +63,11 @@ def values_text(unclaimed: dict[str, tuple[int, int]]) -> str:
     return ", ".join(listed) + more
 
 
-def _channels_message(example: SampleFinding, labels: Labels, rejected: int, planned: int) -> str:
+def _channels_message(example: SampleFinding, labels: Labels, masks: str) -> str:
     detail = f"such as that of {example.name} ({example.detail})"
     needed = "colours" if labels.rgb else "one value per pixel"
     advice = "" if labels.rgb else f"; if they are colour images, give every class a color and no value in {_ADVICE}"
-    return (
-        f"the labels do not fit the masks: {_masks(rejected, planned)} do not hold {needed}, as the labels say, "
-        f"{detail}{advice}"
-    )
-
-
-def _masks(rejected: int, planned: int) -> str:
-    return f"{rejected:,} of {planned:,} masks"
+    return f"the labels do not fit the masks: {masks} do not hold {needed}, as the labels say, {detail}{advice}"
 
 
 def _is_grey(colour: str) -> bool:

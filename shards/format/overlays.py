@@ -23,7 +23,7 @@ STRIP_PIXELS: Final = 2_000_000  # what is drawn at a time: an image of 2^28 pix
 _STRIPE: Final = 4  # pixels, times the width of an outline
 
 
-def overlay(image: Pixels, indices: Pixels, labels: Labels) -> Pixels:
+def overlay(image: Pixels, indices: Pixels, labels: Labels, *, wide: int | None = None) -> Pixels:
     """Tint and outline the classes of a mask over an image.
 
     Classes of the colour :data:`shards.format.labels.UNTINTED` stay as they are; ignored pixels are hatched in a light
@@ -33,12 +33,13 @@ def overlay(image: Pixels, indices: Pixels, labels: Labels) -> Pixels:
         image: uint8 (H, W, 3).
         indices: class indices 0..N-1 and IGNORE, uint8 (H, W).
         labels: of these indices.
+        wide: width of outlines in pixels, for a part of a larger image; None for that of an image of this size.
 
     Returns:
         uint8 (H, W, 3), a new array.
     """
     height, width = indices.shape
-    wide = outline_width(height, width)
+    wide = outline_width(height, width) if wide is None else wide
     colours, weights = np.zeros((256, 3), dtype=np.uint16), np.zeros(256, dtype=np.uint16)
     colours[: len(labels)], weights[: len(labels)] = labels.palette, TINT * labels.tinted
     colours[IGNORE] = IGNORED_COLOUR

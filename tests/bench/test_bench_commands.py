@@ -88,14 +88,14 @@ def test_options_of_loader(synthetic_set: Path, tmp_path: Path) -> None:
     run = measured(tmp_path / "run.json", "loader", "--shards", synthetic_set, "--size", "16x24", "--seconds", "0.02",
                    "--repeats", "2", "--batch-size", "8", "--augment", "none", "--storages", "raw", "--peers", "petseg",
                    "--mask", "index", "--seed", "5", "--work", work, "--device", "cpu", "--split", "val",
-                   "--consumer-rate", "400")  # fmt: skip
+                   "--consumer-rate", "400", "--handicap", "0.5")  # fmt: skip
     assert {line.name for line in run.lines} == {f"petseg raw {engine} index" for engine in ("torch", "processes")}
     for line in run.lines:
         assert line.work.mask == "index"
-        assert max(line.rates) <= 400
+        assert max(line.rates) <= 200  # half of what the consumer takes
         assert [repeat.process for repeat in line.repeats] == [0, 1]
         assert (line.workers > 0) == (line.work.engine == "processes")
-        assert not line.caveats
+        assert line.caveats == ("slowed on purpose by 50% (--handicap)",)
     assert (run.settings["seed"], run.settings["work"]) == (5, str(work))
     assert not list(work.iterdir())
     assert {"lay out", "open", "limits", "turns"} <= run.parts.keys()
@@ -134,17 +134,15 @@ def test_packing(synthetic_pets: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campaign: Callable[[int, int], int]) -> None:
-    """One try, of nine tenths of the speed, which shows on a busy machine, too; a campaign makes ten, of a fifth, and
-    compares two runs of the same thing as well.
-    """
-    tries = campaign(1, 10)
-    handicap, repeats, seconds = ("0.2", "9", "0.7") if tries > 1 else ("0.9", "1", "0.1")
+    """Ten of ten times a fifth is found, and no change between two runs of the same thing."""
+    tries = campaign(0, 10)
+    if not tries:
+        pytest.skip("differences of a fifth show on a quiet machine only: --campaign (make bench-compare)")
 
     def run(name: str, *options: str) -> Path:
-        split = "val" if tries == 1 else "train"
-        bench("loader", "--shards", synthetic_set, "--split", split, "--size", "64", "--storages", "source", "--peers",
-              "tuned", "--workers", "1", "--augment", "none", "--mask", "onehot", "--repeats", repeats, "--seconds",
-              seconds, *options, "--json", tmp_path / name)  # fmt: skip
+        bench("loader", "--shards", synthetic_set, "--size", "64", "--storages", "source", "--peers",
+              "tuned", "--workers", "1", "--augment", "none", "--mask", "onehot", "--repeats", "9", "--seconds",
+              "0.7", *options, "--json", tmp_path / name)  # fmt: skip
         return tmp_path / name
 
     def compared(a: Path, b: Path) -> tuple[bool, float]:
@@ -152,13 +150,12 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         return line["changed"], line["ratio"]
 
     for number in range(tries):
-        first, slow = run(f"a{number}"), run(f"c{number}", "--handicap", handicap)
-        assert f"slowed on purpose by {float(handicap):.0%}" in read_results(slow).lines[0].caveats[-1]
+        first, slow = run(f"a{number}"), run(f"c{number}", "--handicap", "0.2")
+        assert "slowed on purpose by 20%" in read_results(slow).lines[0].caveats[-1]
         changed, ratio = compared(first, slow)
-        assert ratio < (0.9 if tries > 1 else 0.4)
-        if tries > 1:
-            assert changed
-            assert not compared(first, run(f"b{number}"))[0]
+        assert changed
+        assert ratio < 0.9
+        assert not compared(first, run(f"b{number}"))[0]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +165,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--split", "nope"), 2, "no split 'nope'"),
         (("loader", "--shards", "SET", "--peers", "nope"), 2, "'nope' is not known; there are:"),
         (("loader", "--shards", "SET", "--storages", "nope"), 2, "'nope' is not known"),
-        (("loader", "--shards", "SET", "--size", "0"), 2, "--size '0': give N or HxW"),
+        (("loader", "--shards", "SET", "--size", "0"), 2, "--size 0: give N or HxW"),
         (("loader", "--shards", "SET", "--size", "9x8x7"), 2, "--size '9x8x7': give N or HxW"),
         (("loader", "--shards", "SET", "--fit", "nope"), 2, "'--fit': 'nope'"),
         (("loader", "--shards", "SET", "--repeats", "0"), 2, "'--repeats': 0"),
@@ -176,7 +173,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--consumer-rate", "0"), 2, "'--consumer-rate': 0"),
         (("loader", "--shards", "SET", "--json", "/nowhere/x.json"), 2, "No such file or directory"),
         (("loader", "--shards", "SET", "--plot", "x.gif"), 2, ".svg or .png"),
-        (("loader", "--shards", "SET", "--source", "/nowhere"), 1, "no such folder: /nowhere"),
+        (("loader", "--shards", "SET", "--source", "/nowhere"), 1, "/nowhere"),
         (("loader", "--shards", "SET", "--work", "FILE"), 1, "FILE"),
         (("train", "--shards", "SET", "--models", "nope"), 2, "'nope' is not known"),
         (("build", "/nowhere"), 1, "/nowhere"),

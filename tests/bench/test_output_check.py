@@ -13,8 +13,8 @@ import torch
 from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge, mask_classes
 from bench.core.resources import cpu_seconds
 from bench.core.stopwatch import Stopwatch
-from bench.peers.base import Delivered
 from bench.peers.job import Job
+from bench.peers.peer import Delivered
 from shards.format.labels import IGNORE
 
 N, SIZE, BATCH, C = 50, 8, 16, 3

@@ -20,7 +20,7 @@ from shards.errors import FormatError, PetsegError, UsageError
     ("options", "message"),
     [
         ({"size": 0}, "size 0.*: give N or HxW"),
-        ({"size": (128, -1)}, "size .128x-1.: give N or HxW"),
+        ({"size": (128, -1)}, "size 128x-1: give N or HxW"),
         ({"size": 5000}, "each side from 1 to 4096"),
         ({"size": 12.5}, "size 12.5: give N or HxW"),
         ({"size": (1, 2, 3)}, "give N or HxW"),

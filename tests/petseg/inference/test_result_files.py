@@ -23,6 +23,7 @@ from petseg.inference.result_files import draw_overlay, write_results
 from petseg.inference.trained_network import Prediction
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
+from shards.format.overlays import overlay
 
 
 def prediction(labels: Labels, height: int = 20, width: int = 30) -> Prediction:
@@ -125,6 +126,19 @@ def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: signal
     assert {name.removesuffix(".overlay.png") for name in names if "overlay" in name} == {
         name.removesuffix(".png") for name in names if "overlay" not in name
     }
+
+
+def test_strips_of_an_overlay_have_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    labels = many_labels(21)
+    pixels = random.integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    blocks = Image.fromarray(random.integers(0, 21, (9, 15), dtype=np.uint8))
+    index = np.asarray(blocks.resize((150, 90), Image.Resampling.NEAREST))
+    monkeypatch.setattr(result_files, "outline_width", lambda height, width: 3)
+    whole = overlay(pixels, index, labels, wide=3)
+    for strip in (150, 1000, 10**6):
+        monkeypatch.setattr(result_files, "STRIP_PIXELS", strip)
+        np.testing.assert_array_equal(np.asarray(draw_overlay(Image.fromarray(pixels), index, labels)), whole)
 
 
 def test_an_overlay_has_a_border_on_any_image_and_a_legend_of_what_is_drawn() -> None:

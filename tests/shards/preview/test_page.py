@@ -35,6 +35,7 @@ def data_of(file: Path) -> dict[str, Any]:
     text = file.read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found is not None
+    assert not set("<>&") & set(found[1])  # nothing in it can end the element, nor begin a comment
     document: dict[str, Any] = json.loads(found[1])
     return document
 

@@ -228,8 +228,8 @@ def test_scrolling_stays_fluid(browser: Browser) -> None:
         requestAnimationFrame(step); })"""
     )
     print({name: round(value, 1) for name, value in found.items()}, "ms")  # noqa: T201 - shown with pytest -rP
-    assert found["work"] < 4, found
-    assert found["median"] < 50, found  # 17 on an idle machine; tests run side by side
+    assert found["work"] < 6, found
+    assert found["median"] < 100, found  # 17 on an idle machine; tests run side by side
     began = time.monotonic()
     browser.run("filter()")
     assert time.monotonic() - began < 1
