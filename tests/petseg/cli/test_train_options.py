@@ -59,6 +59,8 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "prefetch": (["--prefetch", "9"], 9, {}),
     "engine": (["--engine", "torch"], "torch", {}),
     "compile": (["--compile"], True, {}),
+    "cuda_graph": (["--cuda-graph"], True, {}),
+    "log_every": (["--log-every", "7"], 7, {}),
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
@@ -82,6 +84,7 @@ def configure(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(start, "_train", start_loop)
     monkeypatch.setenv("CXX", "true")  # --compile looks for a compiler; any program will do
+    monkeypatch.setattr(start, "check_graph", lambda placement, world: None)  # --cuda-graph needs a GPU
 
     def configure(*arguments: str) -> Started:
         with pytest.raises(Started) as started:
