@@ -46,4 +46,4 @@ def test_a_step_on_cuda_asks_for_no_value(optimizer: str, monkeypatch: pytest.Mo
         assert set(states) == {CUDA}
         with pytest.raises(DataDependentOutputException):
             facts[0].item()  # or else asking for a value would go unnoticed above
-    assert len(updated) == 2
+    assert len(updated) >= 2  # in each step
