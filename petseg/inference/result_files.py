@@ -12,7 +12,7 @@ from PIL import Image
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
-from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, outline_width, overlay
+from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, sync_folder
 
 MASK = ".png"
@@ -66,12 +66,12 @@ def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.I
     Below it is a legend of the classes that are drawn, unless the image is too narrow to read one.
     """
     height, width = indices.shape
-    present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=len(labels))[: len(labels)] * labels.tinted)
+    present = [index for index in occurring(indices) if index < len(labels) and labels.tinted[index]]
     font_size = max(11, min(width // 45, 40))
     margin = font_size // 2
     names = None
-    if width >= _LEGEND_FROM and len(present):
-        names = legend(labels, present.tolist(), width=width - 2 * margin, font_size=font_size)
+    if width >= _LEGEND_FROM and present:
+        names = legend(labels, present, width=width - 2 * margin, font_size=font_size)
     sheet = Image.new("RGB", (width, height + (0 if names is None else names.height + 2 * margin)), PAPER)
     wide, rows = outline_width(height, width), max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):  # strip by strip: every copy of a huge image takes half a gigabyte

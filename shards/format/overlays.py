@@ -96,9 +96,9 @@ def indexed_mask(indices: Pixels, labels: Labels) -> Image.Image:
 
     Raises ``ValueError`` for an index that is no class, and for ignored pixels where the labels ignore nothing.
     """
-    present = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=256))
+    present = occurring(indices)
     ignores = bool(labels.ignore_colors if labels.rgb else labels.ignore)
-    wrong = [index for index in present.tolist() if index >= len(labels) and not (index == IGNORE and ignores)]
+    wrong = [index for index in present if index >= len(labels) and not (index == IGNORE and ignores)]
     if wrong:
         raise ValueError(f"the mask has index {wrong[0]}, which none of the {len(labels)} classes has")
     if labels.rgb:
@@ -118,6 +118,15 @@ def indexed_mask(indices: Pixels, labels: Labels) -> Image.Image:
     image = Image.fromarray(values[indices])
     image.putpalette(palette.tobytes())  # of 256 colours, so that the file has 8 bits per pixel, too
     return image
+
+
+def occurring(indices: Pixels) -> list[int]:
+    """Return which indices occur in a mask, uint8 (H, W); strip by strip, as a count takes 8 bytes per pixel."""
+    counts = np.zeros(256, dtype=np.int64)
+    rows = max(1, STRIP_PIXELS // max(indices.shape[1], 1))
+    for top in range(0, indices.shape[0], rows):
+        counts += np.bincount(indices[top : top + rows].reshape(-1), minlength=256)
+    return [int(index) for index in np.flatnonzero(counts)]
 
 
 def legend(
