@@ -14,7 +14,7 @@ import torch
 from bench.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
 from petseg.cli import train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def part(name: str, *programs: str, seconds: float = 20) -> ProofPart:
