@@ -75,7 +75,7 @@ def test_train_evaluate_report_predict(
     fit: str, sets: dict[str, Path], items: list[Item], command: Command, tmp_path: Path
 ) -> None:
     shards, run = sets["folders"], tmp_path / "run"
-    options = ["--size", "96x160", "--fit", fit, "--epochs", "2", "--widths", "8,16,32", "--batch-size", "8"]
+    options = ["--size", "96x160", "--fit", fit, "--epochs", "1", "--widths", "8,16,32", "--batch-size", "8"]
     command("petseg-train", "--shards", shards, "--run", run, *options)
     page = (run / "report.html").read_text()
     assert all(name in page for name in ("background", "cat", "dog"))

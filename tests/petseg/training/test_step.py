@@ -214,10 +214,10 @@ def title(config: ModelConfig) -> str:
     return " ".join(part for part in changed if part not in plain) or ("small" if config.widths == WIDTHS else "unet")
 
 
-def mean_iou_after(model: ModelConfig, precision: str, *, steps: int, rate: float) -> float:
-    """Train on eight images and score on the same."""
+def mean_iou_after(model: ModelConfig, precision: str, *, steps: int, rate: float, optimizer: str = "") -> float:
+    """Train on eight images and score on the same, with the network's own optimiser unless another is named."""
     of = replace(default_recipe(model.name), model=model, size=(32, 32), batch_size=8, lr=rate, ema_decay=0.0)
-    one = make_step(replace(of, precision=precision), steps)
+    one = make_step(replace(of, precision=precision, optimizer=optimizer or of.optimizer), steps)
     images = shapes()
     for step in range(steps):
         one.run(images, global_valid=8, step=step)
@@ -245,7 +245,10 @@ def test_large_networks_overfit_eight_images(
         pytest.skip("with --campaign")
     if (model.name, precision) == ("tutorial", "bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bf16: the tutorial's transposed convolutions take seconds a step")
-    rate = {"tutorial": 0.003, "unet": 0.02}[model.name] if model.encoder == "none" else 0.005
+    if model.encoder != "none":  # Muon would spend most of the time on the encoder's wide kernels
+        assert mean_iou_after(model, precision, steps=45, rate=0.003, optimizer="adamw") > 0.95
+        return
+    rate = {"tutorial": 0.003, "unet": 0.02}[model.name]
     assert mean_iou_after(model, precision, steps=45, rate=rate) > 0.95
 
 
