@@ -116,6 +116,8 @@ def _names(document: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _refuse_unknown(table: dict[str, Any], known: tuple[str, ...], what: str) -> None:
     for key in table:
+        if key in _KEYS and known is _CLASS_KEYS:
+            raise UsageError(f"{key} stands below the [[class]] of {what}; move it above the first [[class]]")
         if key not in known:
             raise UsageError(f"{what} has an unknown key {key!r}; known are {', '.join(known)}")
 
