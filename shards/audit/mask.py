@@ -1,7 +1,7 @@
 """The audit of a mask: every value or colour is that of a class, or ignored; what is packed are class indices."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from shards.audit import png_chunks as png
 from shards.audit import transcode
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import Pixels
+from shards.audit.palettes import has_palette, palette_of
 from shards.audit.png_data import decode_plain
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE, Labels
@@ -27,12 +28,13 @@ class AuditedMask:
     """A mask that can be packed, with repairs and warnings.
 
     ``indices`` are canonical, uint8 (height, width): class index, or 255 where the pixel is ignored. ``counts`` are the
-    pixels of each index 0..255, int64 (256,).
+    pixels of each index 0..255, int64 (256,). ``palette`` has the colours of the values that occur, if values count.
     """
 
     indices: Pixels
     counts: Counts
     findings: list[Finding]
+    palette: dict[int, str] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,7 +54,10 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
         findings = [*findings, Finding("warning", "no-foreground", f"no pixel is {' or '.join(labels.foreground)}")]
     if counts[IGNORE] == indices.size:
         findings = [*findings, Finding("warning", "mask-ignored")]
-    return AuditedMask(indices, counts, findings)
+    palette: dict[int, str] = {}
+    if not labels.rgb and has_palette(data):
+        palette = palette_of(data, np.flatnonzero(value_counts(values)).tolist())
+    return AuditedMask(indices, counts, findings, palette)
 
 
 def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, list[Finding]]:

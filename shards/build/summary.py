@@ -32,6 +32,7 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "rejected": audit.rejected,
         "reasons": dict(audit.reasons),
         "unclaimed": {value: {"masks": masks, "pixels": px} for value, (masks, px) in built.unclaimed.items()},
+        "palettes_disagree": built.palettes.json(),
         "ignored_files": built.ignored,
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
@@ -72,6 +73,8 @@ def build_text(built: BuildResult) -> str:
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
+    if built.palettes.disagreeing:
+        lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
         lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path / AUDIT_NAME}, one a line")
     if built.ignored:

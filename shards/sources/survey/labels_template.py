@@ -1,5 +1,6 @@
 """The survey of the masks for people and as JSON, and as a labels file in which people name the classes."""
 
+import textwrap
 from typing import Any, Final
 
 from shards.errors import SourceError
@@ -10,6 +11,7 @@ from shards.sources.survey.label_survey import Survey
 
 _SHOWN: Final = 300  # rows of the table
 _SHOWN_UNREADABLE: Final = 5
+_WIDTH: Final = 116  # of a comment, characters
 
 
 def survey_json(survey: Survey) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def survey_json(survey: Survey) -> dict[str, Any]:
         "rgb_masks": survey.rgb_masks,
         "values": [row(key, color=survey.palette.get(key)) for key in survey.found if isinstance(key, int)],
         "colors": [row(key) for key in survey.found if isinstance(key, str)],
+        "palettes_disagree": survey.palettes.json(),
         "unclaimed": list(survey.unclaimed),
         "own_labels": survey.source.labels is not None,
         "unreadable": [{"name": name, "problem": problem} for name, problem in survey.unreadable],
@@ -72,6 +75,8 @@ def survey_text(survey: Survey) -> str:
     elif source.labels is not None:
         unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
         lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
+    if survey.palettes.disagreeing:
+        lines.append(survey.palettes.text())
     if IGNORE in survey.found and IGNORE not in owners:
         lines.append(f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE}")
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
@@ -160,6 +165,8 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
         ]
     lines += ["", "found: masks, pixels"]
     lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
+    if survey.palettes.disagreeing:
+        lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
     if IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -149,3 +150,32 @@ def test_wrong_labels_end_the_build_at_the_first_shards(tmp_path: Path) -> None:
             progress=lambda done, _: seen.append(done),
         )
     assert max(seen) < 10
+
+
+def indexed(values: np.ndarray, palette: list[int]) -> bytes:
+    image = Image.frombytes("P", values.shape[::-1], values.tobytes())
+    image.putpalette(palette + [0] * (768 - len(palette)))  # all 256, or the file gets fewer bits
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_palettes_that_disagree_are_a_warning(tmp_path: Path) -> None:
+    """Colours count of the values that occur only: 9 has another colour in every mask, and no pixel."""
+    source = scenes(tmp_path / "scenes", [index_mask()] * 7)
+    for number in range(7):
+        palette = [0, 0, 0, 200, 40, 40] if number < 4 else [200, 40, 40, 200, 40, 40]
+        data = indexed(index_mask(), palette + [0, 0, 0] * 7 + [number, 0, 0])
+        (source / "masks" / f"s{number}.png").write_bytes(data)
+    given = options(split="random", fractions=(1, 0, 0), samples_per_shard=2, labels=parse_labels(INDEX))
+    result = build(source, tmp_path / "out", given, workers=1)
+    assert (
+        "warning: the palettes of 7 masks disagree: index 0 is #000000 in 4 masks, #c82828 in 3; "
+        "the values then may mean different classes"
+    ) in build_text(result)
+    assert build_json(result)["palettes_disagree"] == {"masks": 7, "values": {"0": {"#000000": 4, "#c82828": 3}}}
+    for number in range(7):
+        (source / "masks" / f"s{number}.png").write_bytes(indexed(index_mask(), [0, 0, 0, 200, 40, 40]))
+    again = build(source, tmp_path / "again", given, workers=1)
+    assert "disagree" not in build_text(again)
+    assert build_json(again)["palettes_disagree"] is None
