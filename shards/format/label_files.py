@@ -1,5 +1,6 @@
 """Labels by name (those built in) or from a TOML file; see docs/formats.md for what a labels file looks like."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
+_PLACEHOLDER: Final = re.compile("class_[0-9]+")
 _CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
 
 
@@ -78,6 +80,16 @@ def labels_text(labels: Labels, *, comment: str = "") -> str:
         if not each.source_colors or each.color != each.source_colors[0]:
             lines.append(f"color = {_quoted(each.color)}")
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def placeholder(number: int) -> str:
+    """Return the name that ``petseg-shard labels`` gives to a class whose meaning only the user knows."""
+    return f"class_{number}"
+
+
+def has_placeholders(labels: Labels) -> bool:
+    """Return whether every class still has such a name."""
+    return all(_PLACEHOLDER.fullmatch(name) for name in labels.names)
 
 
 def _class(entry: dict[str, Any], number: int) -> LabelClass:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.format.label_files import labels_text
+from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
 from shards.sources.survey.label_survey import Survey
 
@@ -112,7 +112,7 @@ def labels_template(survey: Survey) -> str:
             continue
         colour = _colour_for(key, survey, len(classes), taken)
         taken.add(colour)
-        name = f"class_{key if isinstance(key, int) else len(classes)}"
+        name = placeholder(key if isinstance(key, int) else len(classes))
         if isinstance(key, int):
             classes.append(LabelClass(name=name, color=colour, values=(key,)))
         else:

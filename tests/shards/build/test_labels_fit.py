@@ -177,5 +177,25 @@ def test_palettes_that_disagree_are_a_warning(tmp_path: Path) -> None:
     for number in range(7):
         (source / "masks" / f"s{number}.png").write_bytes(indexed(index_mask(), [0, 0, 0, 200, 40, 40]))
     again = build(source, tmp_path / "again", given, workers=1)
-    assert "disagree" not in build_text(again)
+    assert "warning" not in build_text(again)
     assert build_json(again)["palettes_disagree"] is None
+
+
+def test_classes_that_a_split_lacks_are_named(tmp_path: Path) -> None:
+    classes = "".join(f'[[class]]\nname = "c{n}"\nvalue = {n}\n' for n in range(9))
+    (source := tmp_path / "scenes").mkdir()
+    for split, mask in {"train": np.full((20, 30), 3, np.uint8), "val": np.arange(9, dtype=np.uint8)[None]}.items():
+        scenes(source / split, [mask])
+    (source / "val" / "images" / "s0.png").rename(source / "val" / "images" / "t0.png")
+    (source / "val" / "masks" / "s0.png").rename(source / "val" / "masks" / "t0.png")
+    result = build(source, tmp_path / "out", options(labels=parse_labels(classes)), workers=1)
+    assert "\ntrain: no pixel of c0, c1, c2, c4, c5, and 3 more\n" in build_text(result)
+    assert "val: no pixel" not in build_text(result)
+    assert build_json(result)["missing_classes"] == {"train": ["c0", "c1", "c2", "c4", "c5", "c6", "c7", "c8"]}
+
+
+@pytest.mark.parametrize(("name", "said"), [("class_1", True), ("tree", False)])
+def test_placeholders_that_were_not_edited(tmp_path: Path, name: str, said: bool) -> None:
+    labels = INDEX.replace("sky", "class_0").replace("tree", name)
+    text = build_text(built(scenes(tmp_path / "scenes", [index_mask()]), labels))
+    assert ("the classes still have the placeholder names of petseg-shard labels" in text) is said
