@@ -20,6 +20,7 @@ from shards.format.labels import IGNORE, Labels
 Counts = npt.NDArray[np.int64]
 
 _STRIP: Final = 1 << 20  # pixels whose colours are looked up at a time
+_EIGHT_BITS: Final = "save masks with 8 bits, a value from 0 to 255 for each class"
 _MOST_NAMED: Final = 32  # unclaimed values of one mask that are counted by name
 
 
@@ -73,7 +74,7 @@ def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> 
             chunks = png.read_chunks(data)
             check_pixels(chunks.width, chunks.height, "mask", max_pixels=max_pixels)
             if chunks.depth > 8 and (colours or chunks.color != png.GRAY):
-                raise RejectedError("mask-depth", f"{chunks.depth} bits per channel")
+                raise RejectedError("mask-depth", f"{chunks.depth} bits per channel; save masks with 8")
             if chunks.plain and not (colours and (chunks.alpha or chunks.color == png.PALETTE)):
                 values = decode_plain(chunks)
                 return (values, []) if colours or values.ndim == 2 else _one_channel(values, ("R", "G", "B"))
@@ -187,11 +188,11 @@ def _to_values(image: Image.Image, bits: int) -> tuple[Pixels, list[Finding]]:
     if values.ndim == 3:
         return _one_channel(values, image.getbands())
     if image.mode == "F":
-        raise RejectedError("mask-depth", "floating-point values")
+        raise RejectedError("mask-depth", f"floating-point values; {_EIGHT_BITS}")
     if image.mode == "L" and bits < 8:
         values = values // (255 // (2**bits - 1))  # Pillow spreads them over 0..255; the file's own values count
     if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
-        raise RejectedError("mask-depth", f"values from {values.min()} to {values.max()}; at most 255 are possible")
+        raise RejectedError("mask-depth", f"values from {values.min()} to {values.max()}; {_EIGHT_BITS}")
     return np.ascontiguousarray(values.astype(np.uint8)), []
 
 

@@ -11,6 +11,7 @@ from shards.sources.survey.label_survey import Survey
 
 _SHOWN: Final = 300  # rows of the table
 _SHOWN_UNREADABLE: Final = 5
+_BINARY_HINT: Final = "these are the values of background (0) and foreground"
 _WIDTH: Final = 116  # of a comment, characters
 
 
@@ -77,8 +78,12 @@ def survey_text(survey: Survey) -> str:
         lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
     if survey.palettes.disagreeing:
         lines.append(survey.palettes.text())
+    if _is_binary(survey):
+        lines.append(f"{_BINARY_HINT}: build with --labels binary")
     if IGNORE in survey.found and IGNORE not in owners:
-        lines.append(f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE}")
+        lines.append(
+            f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE} in a labels file"
+        )
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
     if len(survey.unreadable) > _SHOWN_UNREADABLE:
         lines.append(f"not readable: {len(survey.unreadable) - _SHOWN_UNREADABLE} more masks")
@@ -138,6 +143,11 @@ def _owners(survey: Survey) -> dict[int | str, str]:
     return owners
 
 
+def _is_binary(survey: Survey) -> bool:
+    """Return whether the masks hold nothing but background and foreground, as far as values can tell."""
+    return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
+
+
 def _owner_text(key: int | str, owners: dict[int | str, str]) -> str:
     return owners.get(key, "UNCLAIMED")
 
@@ -167,6 +177,8 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
     lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
     if survey.palettes.disagreeing:
         lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
+    if _is_binary(survey):
+        lines += ["", f"{_BINARY_HINT}: build with --labels binary, without this file."]
     if IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [

@@ -189,3 +189,16 @@ def test_palettes_that_disagree(tmp_path: Path) -> None:
     same = survey(source_of(tmp_path / "same", {"a": masks["m0"], "b": masks["m2"]}))
     assert "palettes" not in survey_text(same) + labels_template(same).partition("\n")[2]
     assert survey_json(same)["palettes_disagree"] is None
+
+
+@pytest.mark.parametrize(("values", "said"), [([0, 255], True), ([0, 1], True), ([0, 2], False), ([0, 1, 255], False)])
+def test_binary_masks_need_no_labels_file(tmp_path: Path, values: list[int], said: bool) -> None:
+    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([values], dtype=np.uint8))}))
+    for text in survey_text(found), labels_template(found):
+        assert ("background (0) and foreground: build with --labels binary" in text) is said
+
+
+def test_values_of_16_bits_say_what_to_do(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.array([[0, 1000]], dtype=np.uint16))
+    with pytest.raises(SourceError, match="values from 0 to 1000; save masks with 8 bits, a value from 0 to 255 for"):
+        survey(source_of(tmp_path, {"a": deep}))
