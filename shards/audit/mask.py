@@ -1,8 +1,9 @@
 """The audit of a mask: every value or colour is that of a class, or ignored; what is packed are class indices."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,10 @@ from shards.format.labels import IGNORE, Labels
 
 Counts = npt.NDArray[np.int64]
 
+INDEXED: Final = "indexed masks: use their values (petseg-shard labels shows them)"
 _STRIP: Final = 1 << 20  # pixels whose colours are looked up at a time
 _EIGHT_BITS: Final = "save masks with 8 bits, a value from 0 to 255 for each class"
-_MOST_NAMED: Final = 32  # unclaimed values of one mask that are counted by name
+_MOST_NAMED: Final = 32  # unclaimed colours of one mask that are counted by name
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
     Raises ``RejectedError`` if the mask is damaged, or has values that ``labels`` do not claim.
     """
     values, findings = decode_mask(data, colours=labels.rgb, max_pixels=max_pixels)
-    indices, counts = map_colours(values, labels) if labels.rgb else map_values(values, labels)
+    try:
+        indices, counts = map_colours(values, labels) if labels.rgb else map_values(values, labels)
+    except RejectedError as error:
+        if labels.rgb and has_palette(data) and palette_of(data, range(256)):
+            raise RejectedError(error.reason, f"{error.detail}; {INDEXED}", error.unclaimed) from None
+        raise
     if labels.foreground and not counts[list(labels.indices(labels.foreground))].any():
         findings = [*findings, Finding("warning", "no-foreground", f"no pixel is {' or '.join(labels.foreground)}")]
     if counts[IGNORE] == indices.size:
@@ -99,7 +106,7 @@ def map_values(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
     present = np.flatnonzero(found)
     unclaimed = present[~claimed[present]]
     if len(unclaimed):
-        raise _unclaimed({str(value): int(found[value]) for value in unclaimed}, "values")
+        raise _unclaimed({int(value): int(found[value]) for value in unclaimed}, "values")
     counts = np.zeros(256, dtype=np.int64)
     np.add.at(counts, table[present], found[present])
     shifts = present.astype(np.uint8) - table[present]
@@ -123,7 +130,7 @@ def map_colours(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
             colours, counts = np.unique(packed[found < 0], return_counts=True)
             unknown.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
     if unknown:
-        raise _unclaimed({f"#{colour:06x}": count for colour, count in unknown.items()}, "colours")
+        raise _unclaimed(unknown, "colours", grey=values.ndim == 2)
     return indices, value_counts(indices)
 
 
@@ -165,11 +172,14 @@ def is_lossy(data: bytes) -> bool:
     return False
 
 
-def _unclaimed(counts: dict[str, int], what: str) -> RejectedError:
+def _unclaimed(counts: Mapping[int, int], what: Literal["values", "colours"], *, grey: bool = True) -> RejectedError:
+    """Return the rejection for values or packed colours; of grey masks all are named, they are 256 at most."""
     most = sorted(counts, key=lambda value: (-counts[value], value))
-    shown = ", ".join(f"{value} ({counts[value]:,} pixels)" for value in most[:8]) + (", ..." if len(most) > 8 else "")
-    named = {value: counts[value] for value in most[:_MOST_NAMED]}
-    return RejectedError("mask-values", f"{what} that no class claims: {shown}", named)
+    names = {value: str(value) if what == "values" else f"#{value:06x}" for value in most}
+    shown = ", ".join(f"{names[value]} ({counts[value]:,} pixels)" for value in most[:8])
+    named = {names[value]: counts[value] for value in most[: 256 if grey else _MOST_NAMED]}
+    more = ", ..." if len(most) > 8 else ""
+    return RejectedError("mask-values", f"{what} that no class claims: {shown}{more}", named)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Pixels, list[Finding]]:

@@ -10,6 +10,7 @@ from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
+_SINGLE: Final = re.compile(r"^[ \t]*\[[ \t]*class[ \t]*\]", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile("class_[0-9]+")
 _CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
 
@@ -23,6 +24,9 @@ def find_labels(name: str) -> Labels:
         return BUILTIN[name]
     path = Path(name)
     if not path.is_file():
+        if path.suffix == ".toml":
+            what = "is not a file" if path.exists() else "there is no such file"
+            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {name} writes one")
         known = ", ".join(BUILTIN)
         raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
     try:
@@ -41,7 +45,8 @@ def parse_labels(text: str) -> Labels:
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"not valid TOML: {error}") from None
+        hint = " (write [[class]] with two brackets)" if _SINGLE.search(text) else ""
+        raise UsageError(f"not valid TOML: {error}{hint}") from None
     _refuse_unknown(document, _KEYS, "the labels file")
     entries = document.get("class", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

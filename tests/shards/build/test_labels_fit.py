@@ -141,7 +141,7 @@ def test_wrong_labels_end_the_build_at_the_first_shards(tmp_path: Path) -> None:
     """Not after a whole dataset has been read."""
     source = scenes(tmp_path / "scenes", [index_mask(7)] * 40)
     seen: list[int] = []
-    with pytest.raises(UsageError, match="of the first 4 of 40 masks hold values"):
+    with pytest.raises(UsageError, match="of the first 4 of 40 masks hold values that no class claims, so far: 7 "):
         build(
             source,
             tmp_path / "out",
@@ -199,3 +199,25 @@ def test_placeholders_that_were_not_edited(tmp_path: Path, name: str, said: bool
     labels = INDEX.replace("sky", "class_0").replace("tree", name)
     text = build_text(built(scenes(tmp_path / "scenes", [index_mask()]), labels))
     assert ("the classes still have the placeholder names of petseg-shard labels" in text) is said
+
+
+def test_values_are_listed_as_numbers(tmp_path: Path) -> None:
+    masks = [index_mask(value) for value in (100, 20, 3)]
+    with pytest.raises(UsageError, match=r"claims: 3 \(.*, 20 \(.*, 100 \(in 1 mask, 3 pixels\); give each") as caught:
+        built(scenes(tmp_path / "scenes", masks), INDEX)
+    assert "photographs" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [INDEX, COLOURS])
+def test_grey_photographs_are_no_masks(tmp_path: Path, labels: str) -> None:
+    with pytest.raises(UsageError, match="more; so many values are those of photographs, or of masks resized with int"):
+        built(scenes(tmp_path / "scenes", [np.arange(200, dtype=np.uint8).reshape(10, 20)]), labels)
+
+
+def test_palette_masks_with_colour_labels(tmp_path: Path) -> None:
+    source = scenes(tmp_path / "scenes", [index_mask()])
+    (source / "masks" / "s0.png").write_bytes(indexed(index_mask(), [10, 20, 30, 40, 50, 60]))
+    with pytest.raises(
+        UsageError, match=r"; indexed masks: use their values \(petseg-shard labels shows them\), and no c"
+    ):
+        built(source, COLOURS)
