@@ -202,8 +202,8 @@ def test_placeholders_that_were_not_edited(tmp_path: Path, name: str, said: bool
 
 
 def test_values_are_listed_as_numbers(tmp_path: Path) -> None:
-    masks = [index_mask(value) for value in (100, 20, 3)]
-    with pytest.raises(UsageError, match=r"claims: 3 \(.*, 20 \(.*, 100 \(in 1 mask, 3 pixels\); give each") as caught:
+    masks = [index_mask(value) for value in (100, 100, 20, 3)]
+    with pytest.raises(UsageError, match=r"claims: 3 \(.*, 20 \(.*, 100 \(in 2 masks, 6 pixels\); give each") as caught:
         built(scenes(tmp_path / "scenes", masks), INDEX)
     assert "photographs" not in str(caught.value)
 
