@@ -153,6 +153,8 @@ def test_the_classes_of_ade20k_need_its_names(put: Put) -> None:
 
 def test_masks_of_voc_that_are_jpegs_are_named(put: Put) -> None:
     images = [f"JPEGImages/{name}.jpg" for name in ("cat", "dog", "owl")]
-    found = scan(put(*images, "SegmentationClass/cat.png", "SegmentationClass/dog.jpg"))
+    masks = ["SegmentationClass/cat.png", "SegmentationClass/dog.jpg"]
+    found = scan(put(*images, *masks, "ImageSets/Segmentation/train.txt=cat"))
+    assert found.layout == "voc"
     assert [(f.name, f.reason) for f in found.findings] == [("dog", "mask-lossy")]
     assert found.ignored == 1  # owl.jpg
