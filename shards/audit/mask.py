@@ -1,8 +1,9 @@
 """The audit of a mask: every value or colour is that of a class, or ignored; what is packed are class indices."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,17 @@ from shards.audit import png_chunks as png
 from shards.audit import transcode
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import Pixels
+from shards.audit.palettes import has_palette, palette_of
 from shards.audit.png_data import decode_plain
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE, Labels
 
 Counts = npt.NDArray[np.int64]
 
+INDEXED: Final = "indexed masks: use their values (petseg-shard labels shows them)"
 _STRIP: Final = 1 << 20  # pixels whose colours are looked up at a time
-_MOST_NAMED: Final = 32  # unclaimed values of one mask that are counted by name
+_EIGHT_BITS: Final = "save masks with 8 bits, a value from 0 to 255 for each class"
+_MOST_NAMED: Final = 32  # unclaimed colours of one mask that are counted by name
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,13 @@ class AuditedMask:
     """A mask that can be packed, with repairs and warnings.
 
     ``indices`` are canonical, uint8 (height, width): class index, or 255 where the pixel is ignored. ``counts`` are the
-    pixels of each index 0..255, int64 (256,).
+    pixels of each index 0..255, int64 (256,). ``palette`` has the colours of the values that occur, if values count.
     """
 
     indices: Pixels
     counts: Counts
     findings: list[Finding]
+    palette: dict[int, str] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,12 +52,20 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
     Raises ``RejectedError`` if the mask is damaged, or has values that ``labels`` do not claim.
     """
     values, findings = decode_mask(data, colours=labels.rgb, max_pixels=max_pixels)
-    indices, counts = map_colours(values, labels) if labels.rgb else map_values(values, labels)
+    try:
+        indices, counts = map_colours(values, labels) if labels.rgb else map_values(values, labels)
+    except RejectedError as error:
+        if labels.rgb and has_palette(data) and palette_of(data, range(256)):
+            raise RejectedError(error.reason, f"{error.detail}; {INDEXED}", error.unclaimed) from None
+        raise
     if labels.foreground and not counts[list(labels.indices(labels.foreground))].any():
         findings = [*findings, Finding("warning", "no-foreground", f"no pixel is {' or '.join(labels.foreground)}")]
     if counts[IGNORE] == indices.size:
         findings = [*findings, Finding("warning", "mask-ignored")]
-    return AuditedMask(indices, counts, findings)
+    palette: dict[int, str] = {}
+    if not labels.rgb and has_palette(data):
+        palette = palette_of(data, np.flatnonzero(value_counts(values)).tolist())
+    return AuditedMask(indices, counts, findings, palette)
 
 
 def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, list[Finding]]:
@@ -68,7 +81,7 @@ def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> 
             chunks = png.read_chunks(data)
             check_pixels(chunks.width, chunks.height, "mask", max_pixels=max_pixels)
             if chunks.depth > 8 and (colours or chunks.color != png.GRAY):
-                raise RejectedError("mask-depth", f"{chunks.depth} bits per channel")
+                raise RejectedError("mask-depth", f"{chunks.depth} bits per channel; save masks with 8")
             if chunks.plain and not (colours and (chunks.alpha or chunks.color == png.PALETTE)):
                 values = decode_plain(chunks)
                 return (values, []) if colours or values.ndim == 2 else _one_channel(values, ("R", "G", "B"))
@@ -93,7 +106,7 @@ def map_values(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
     present = np.flatnonzero(found)
     unclaimed = present[~claimed[present]]
     if len(unclaimed):
-        raise _unclaimed({str(value): int(found[value]) for value in unclaimed}, "values")
+        raise _unclaimed({int(value): int(found[value]) for value in unclaimed}, "values")
     counts = np.zeros(256, dtype=np.int64)
     np.add.at(counts, table[present], found[present])
     shifts = present.astype(np.uint8) - table[present]
@@ -117,7 +130,7 @@ def map_colours(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
             colours, counts = np.unique(packed[found < 0], return_counts=True)
             unknown.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
     if unknown:
-        raise _unclaimed({f"#{colour:06x}": count for colour, count in unknown.items()}, "colours")
+        raise _unclaimed(unknown, "colours", grey=values.ndim == 2)
     return indices, value_counts(indices)
 
 
@@ -159,11 +172,14 @@ def is_lossy(data: bytes) -> bool:
     return False
 
 
-def _unclaimed(counts: dict[str, int], what: str) -> RejectedError:
+def _unclaimed(counts: Mapping[int, int], what: Literal["values", "colours"], *, grey: bool = True) -> RejectedError:
+    """Return the rejection for values or packed colours; of grey masks all are named, they are 256 at most."""
     most = sorted(counts, key=lambda value: (-counts[value], value))
-    shown = ", ".join(f"{value} ({counts[value]:,} pixels)" for value in most[:8]) + (", ..." if len(most) > 8 else "")
-    named = {value: counts[value] for value in most[:_MOST_NAMED]}
-    return RejectedError("mask-values", f"{what} that no class claims: {shown}", named)
+    names = {value: str(value) if what == "values" else f"#{value:06x}" for value in most}
+    shown = ", ".join(f"{names[value]} ({counts[value]:,} pixels)" for value in most[:8])
+    named = {names[value]: counts[value] for value in most[: 256 if grey else _MOST_NAMED]}
+    more = ", ..." if len(most) > 8 else ""
+    return RejectedError("mask-values", f"{what} that no class claims: {shown}{more}", named)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Pixels, list[Finding]]:
@@ -182,11 +198,11 @@ def _to_values(image: Image.Image, bits: int) -> tuple[Pixels, list[Finding]]:
     if values.ndim == 3:
         return _one_channel(values, image.getbands())
     if image.mode == "F":
-        raise RejectedError("mask-depth", "floating-point values")
+        raise RejectedError("mask-depth", f"floating-point values; {_EIGHT_BITS}")
     if image.mode == "L" and bits < 8:
         values = values // (255 // (2**bits - 1))  # Pillow spreads them over 0..255; the file's own values count
     if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
-        raise RejectedError("mask-depth", f"values from {values.min()} to {values.max()}; at most 255 are possible")
+        raise RejectedError("mask-depth", f"values from {values.min()} to {values.max()}; {_EIGHT_BITS}")
     return np.ascontiguousarray(values.astype(np.uint8)), []
 
 

@@ -118,6 +118,12 @@ def to_rgb(decoded: DecodedFile) -> tuple[Pixels, list[Finding]]:
     return decoded.as_stored(pixels), findings
 
 
+def file_palette(data: bytes) -> bytes:
+    """Return the palette of a file that :func:`open_file` opens: red, green and blue of each index; b"" for none."""
+    with _pillow_as_needed(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return bytes(image.getpalette("RGB") or []) if image.mode == "P" else b""
+
+
 @contextmanager
 def _pillow_as_needed() -> Iterator[None]:
     """Let Pillow open files of any size (limits are checked here), and keep its warnings to itself."""

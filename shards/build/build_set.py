@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.audit.findings import REASONS, SampleFinding
+from shards.audit.palettes import PaletteTally
 from shards.build.assemble import assemble
 from shards.build.executors import build_in_order, refuse_nested_build
 from shards.build.options import PackOptions
@@ -51,6 +52,7 @@ class BuildResult:
     seconds: float = 0.0  # from scanning the source to the finished set on the disk
     reason: str = ""  # why the source's layout was taken, as a clause for people
     unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)  # masks and pixels by value, of rejected masks
+    palettes: PaletteTally = field(default_factory=PaletteTally)  # of packed masks; empty where nothing was packed
 
 
 def build(
@@ -130,6 +132,7 @@ def build(
         seconds=time.perf_counter() - start,
         reason=found.reason,
         unclaimed=unclaimed_values(records.values()),
+        palettes=_palettes(records.values()),
     )
 
 
@@ -236,6 +239,13 @@ def _explained(staging: Staging) -> Iterator[None]:
             if kept:
                 error.add_note(kept)
         raise
+
+
+def _palettes(records: Iterable[ShardRecord]) -> PaletteTally:
+    tally = PaletteTally()
+    for record in records:
+        tally.merge(record.palette_masks, record.palettes)
+    return tally
 
 
 def describe_reasons(reasons: dict[str, int]) -> str:

@@ -77,7 +77,7 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
     """
     labels = options.labels or source.labels
     if labels is None:
-        where = shown(str(source.folder))
+        where = shown(str(source.path))
         raise UsageError(
             f"which classes do the masks of {where} have? List their values, and write a file to edit, with: "
             f"petseg-shard labels {where} -o labels.toml; then build with --labels labels.toml (built in, for the "

@@ -64,10 +64,12 @@ def official_split(
 def _split_names(source: Source, names: Sequence[str]) -> dict[Split, frozenset[str]]:
     """Return the names that are listed for each split; val is empty where no list tells it from train."""
     lists, none = source.lists, frozenset[str]()
-    where, advice = shown(str(source.folder)), "use --split random, which needs none"
+    where, advice = shown(str(source.path)), "use --split random, which needs none"
     missing = [f"{name}.txt" for name in _NEEDED.get(source.layout, ()) if name not in lists]
     if missing:
         raise SourceError(f"{where} has no {' and no '.join(missing)}; {advice}")
+    if not lists and source.table is not None:
+        raise SourceError(f"{where} names no splits; add a column split (train, val, test), or use --split random")
     if not lists:
         raise SourceError(f"{where} (layout {source.layout}) has no official lists of train, val and test; {advice}")
     train, val, test = (lists.get(name, none) for name in SPLITS)

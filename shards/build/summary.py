@@ -6,10 +6,13 @@ from typing import Any
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.build_set import BuildResult
 from shards.build.unclaimed import values_text
-from shards.format.layout import AUDIT_NAME, SPLITS
+from shards.format.label_files import has_placeholders
+from shards.format.layout import AUDIT_NAME, SPLITS, Split
+from shards.format.manifest import Manifest
 
 SHOWN_FINDINGS = 50
 SHOWN_CLASSES = 12
+SHOWN_MISSING = 5
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -32,6 +35,8 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "rejected": audit.rejected,
         "reasons": dict(audit.reasons),
         "unclaimed": {value: {"masks": masks, "pixels": px} for value, (masks, px) in built.unclaimed.items()},
+        "missing_classes": missing_classes(manifest),
+        "palettes_disagree": built.palettes.json(),
         "ignored_files": built.ignored,
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
@@ -72,12 +77,29 @@ def build_text(built: BuildResult) -> str:
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
+    for split, missing in missing_classes(manifest).items():
+        rest = f", and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
+        lines.append(f"{split}: no pixel of {', '.join(missing[:SHOWN_MISSING])}{rest}")
+    if has_placeholders(manifest.labels):
+        lines.append("the classes still have the placeholder names of petseg-shard labels")
+    if built.palettes.disagreeing:
+        lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
         lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path / AUDIT_NAME}, one a line")
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
     return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} page.html"])
+
+
+def missing_classes(manifest: Manifest) -> dict[Split, list[str]]:
+    """Return, by split, the classes that have no pixel in it; only splits that lack any."""
+    found = {
+        name: [each for each, pixels in zip(manifest.labels.names, split.class_pixels, strict=True) if not pixels]
+        for name in SPLITS
+        if (split := manifest.splits.get(name)) is not None
+    }
+    return {name: missing for name, missing in found.items() if missing}
 
 
 def plural(count: int, one: str, several: str = "") -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from shards.audit.findings import SampleFinding
+from shards.audit.mask import INDEXED
 from shards.build.plan import BuildPlan
 from shards.build.write_shard import ShardRecord
 from shards.errors import UsageError
@@ -11,6 +12,7 @@ from shards.format.labels import Labels
 
 MOST_REJECTED = 0.05  # of all images
 SHOWN_VALUES = 12
+MOST_VALUES = 100  # of grey masks; more are seldom classes
 _ADVICE = "a labels file (petseg-shard labels SOURCE -o labels.toml writes one), and build with --labels labels.toml"
 
 
@@ -33,9 +35,17 @@ def check_unclaimed(records: Iterable[ShardRecord], plan: BuildPlan) -> None:
         hint = ", or put it under ignore, in"
         if plan.labels.rgb and all(_is_grey(value) for value in unclaimed):
             what, hint = "grey values, while the labels name colours,", " as a value, and no color, in"
+        so_far = "" if audited == planned else ", so far"
+        advice = f"give each a class{hint} {_ADVICE}"
+        if any(each.reason == "mask-values" and INDEXED in each.detail for record in found for each in record.findings):
+            advice = f"{INDEXED}, and no color, in {_ADVICE}"
+        if len(unclaimed) > MOST_VALUES and all(map(_is_grey, unclaimed)):
+            advice = (
+                f"so many values are those of photographs, or of masks resized with interpolation; if not, {advice}"
+            )
         raise LabelsMismatchError(
             f"the labels do not fit the masks: {rejected['mask-values']:,} of {of} hold {what} that no class "
-            f"claims: {values_text(unclaimed)}; give each a class{hint} {_ADVICE}"
+            f"claims{so_far}: {values_text(unclaimed)}; {advice}"
         )
     if rejected["mask-channels"] > MOST_REJECTED * planned:
         example = next(each for record in found for each in record.findings if each.reason == "mask-channels")
@@ -50,14 +60,17 @@ def unclaimed_values(records: Iterable[ShardRecord]) -> dict[str, tuple[int, int
         for value, (in_masks, in_pixels) in record.unclaimed.items():
             masks[value] += in_masks
             pixels[value] += in_pixels
-    return {value: (masks[value], pixels[value]) for value in sorted(masks, key=lambda each: (-masks[each], each))}
+    return {
+        value: (masks[value], pixels[value]) for value in sorted(masks, key=lambda each: (-masks[each], _order(each)))
+    }
 
 
 def values_text(unclaimed: dict[str, tuple[int, int]]) -> str:
-    """Return values with their counts for people, the first ones."""
+    """Return values with their counts for people, the first ones in their own order."""
+    first = sorted(list(unclaimed.items())[:SHOWN_VALUES], key=lambda item: _order(item[0]))
     listed = [
         f"{value} (in {in_masks:,} {'mask' if in_masks == 1 else 'masks'}, {in_pixels:,} pixels)"
-        for value, (in_masks, in_pixels) in list(unclaimed.items())[:SHOWN_VALUES]
+        for value, (in_masks, in_pixels) in first
     ]
     more = f", and {len(unclaimed) - SHOWN_VALUES} more" if len(unclaimed) > SHOWN_VALUES else ""
     return ", ".join(listed) + more
@@ -70,5 +83,10 @@ def _channels_message(example: SampleFinding, labels: Labels, masks: str) -> str
     return f"the labels do not fit the masks: {masks} do not hold {needed}, as the labels say, {detail}{advice}"
 
 
-def _is_grey(colour: str) -> bool:
-    return colour[1:3] == colour[3:5] == colour[5:7]
+def _order(value: str) -> int:
+    """Return what values, and colours ``#rrggbb``, are sorted by."""
+    return int(value[1:], 16) if value.startswith("#") else int(value)
+
+
+def _is_grey(value: str) -> bool:
+    return not value.startswith("#") or value[1:3] == value[3:5] == value[5:7]

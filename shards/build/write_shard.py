@@ -17,6 +17,7 @@ from zlib_ng import zlib_ng
 from shards.audit.findings import Finding, RejectedError, SampleFinding
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import Counts
+from shards.audit.palettes import PaletteTally
 from shards.build.encode import EncodedSample, encode
 from shards.build.plan import PlannedSample, ShardTask, meta_json
 from shards.errors import SourceError
@@ -59,6 +60,8 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     pixels: tuple[int, ...]  # of the stored masks, of each index 0..255
     attributes: dict[str, dict[str, int]]  # samples by attribute and value
     unclaimed: dict[str, tuple[int, int]]  # masks and pixels by value or colour that no class claims
+    palette_masks: int  # that have a palette
+    palettes: dict[int, dict[str, int]]  # their number by value and its colour
     largest: Size
     findings: tuple[SampleFinding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
@@ -73,6 +76,7 @@ class PreparedSample:
     encoded: EncodedSample | None = None
     meta: bytes = b""  # its ``KEY.json``
     unclaimed: dict[str, int] = field(default_factory=dict)  # pixels by value or colour
+    palette: dict[int, str] = field(default_factory=dict)  # the mask's colours of the values that occur
     size: tuple[int, int] = (0, 0)  # (width, height) of the image as audited, pixels
 
 
@@ -160,7 +164,7 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
         return PreparedSample(sample, findings, unclaimed=error.unclaimed)
     width, height = pair.image.width, pair.image.height
     meta = meta_json(sample, split=task.split, width=width, height=height, length=task.meta_bytes)
-    return PreparedSample(sample, pair.findings, encoded, meta, size=(width, height))
+    return PreparedSample(sample, pair.findings, encoded, meta, palette=pair.mask.palette, size=(width, height))
 
 
 def read_unchanged(path: str, stamp: FileStamp) -> bytes:
@@ -191,6 +195,7 @@ class _ShardWriter:
     rows: list[Rows] = field(default_factory=list)
     attributes: dict[str, Counter[str]] = field(default_factory=dict)
     unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    palettes: PaletteTally = field(default_factory=PaletteTally)
     pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
     largest: Size = (0, 0)
     findings: list[SampleFinding] = field(default_factory=list)
@@ -231,6 +236,7 @@ class _ShardWriter:
         for attribute, each in sample.pair.attributes.items():
             self.attributes.setdefault(attribute, Counter())[str(each)] += 1
         self.pixels += encoded.counts
+        self.palettes.add(prepared.palette)
         self.largest = (max(self.largest[0], encoded.height), max(self.largest[1], encoded.width))
 
     def record(self, index: FileEntry) -> ShardRecord:
@@ -247,6 +253,8 @@ class _ShardWriter:
             pixels=tuple(self.pixels.tolist()),
             attributes={name: dict(counts) for name, counts in self.attributes.items()},
             unclaimed=self.unclaimed,
+            palette_masks=self.palettes.masks,
+            palettes={value: dict(counts) for value, counts in self.palettes.colours.items()},
             largest=self.largest,
             findings=tuple(self.findings),
             stamps=task.stamps,

@@ -1,5 +1,6 @@
 """Labels by name (those built in) or from a TOML file; see docs/formats.md for what a labels file looks like."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,8 @@ from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
+_SINGLE: Final = re.compile(r"^[ \t]*\[[ \t]*class[ \t]*\]", re.MULTILINE)
+_PLACEHOLDER: Final = re.compile("class_[0-9]+")
 _CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
 
 
@@ -21,6 +24,9 @@ def find_labels(name: str) -> Labels:
         return BUILTIN[name]
     path = Path(name)
     if not path.is_file():
+        if path.suffix == ".toml":
+            what = "is not a file" if path.exists() else "there is no such file"
+            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {name} writes one")
         known = ", ".join(BUILTIN)
         raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
     try:
@@ -39,7 +45,8 @@ def parse_labels(text: str) -> Labels:
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"not valid TOML: {error}") from None
+        hint = " (write [[class]] with two brackets)" if _SINGLE.search(text) else ""
+        raise UsageError(f"not valid TOML: {error}{hint}") from None
     _refuse_unknown(document, _KEYS, "the labels file")
     entries = document.get("class", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -78,6 +85,16 @@ def labels_text(labels: Labels, *, comment: str = "") -> str:
         if not each.source_colors or each.color != each.source_colors[0]:
             lines.append(f"color = {_quoted(each.color)}")
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def placeholder(number: int) -> str:
+    """Return the name that ``petseg-shard labels`` gives to a class whose meaning only the user knows."""
+    return f"class_{number}"
+
+
+def has_placeholders(labels: Labels) -> bool:
+    """Return whether every class still has such a name."""
+    return all(_PLACEHOLDER.fullmatch(name) for name in labels.names)
 
 
 def _class(entry: dict[str, Any], number: int) -> LabelClass:

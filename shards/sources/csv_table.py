@@ -111,6 +111,7 @@ def _scan_table(path: Path) -> Source:
         layout=CsvLayout.name,
         reason=f"{shown(path.name)} has the columns image and mask",
         folder=path.parent,
+        table=path,
         pairs=tuple(sorted(pairs, key=lambda pair: pair.name)),
         lists={split: frozenset(chosen) for split, chosen in lists.items()},
         labels=None,

@@ -15,6 +15,7 @@ from shards.format.keys import shown
 from shards.sources.layout_protocol import Source, SplitList
 from shards.sources.pairs.listing import (
     IMAGE_ENDINGS,
+    JPEG_ENDINGS,
     MASK_ENDINGS,
     ListedFile,
     by_key,
@@ -22,7 +23,16 @@ from shards.sources.pairs.listing import (
     list_files,
     subfolders,
 )
-from shards.sources.pairs.pairing import Place, aliases_of, cut_suffixes, has_suffix, listed_splits, pair_up, split_of
+from shards.sources.pairs.pairing import (
+    Place,
+    aliases_of,
+    cut_suffixes,
+    has_suffix,
+    listed_splits,
+    name_lossy,
+    pair_up,
+    split_of,
+)
 
 IMAGE_FOLDERS: Final = (
     "images", "image", "imgs", "img", "jpegimages", "img_dir", "image_dir", "images_dir", "rgb", "photos", "inputs",
@@ -70,9 +80,11 @@ class FoldersLayout:
                 f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:4])} ...), masks/ ({', '.join(MASK_FOLDERS[2:6])} ...)"
             )
         suffixes = self.image_suffix, self.mask_suffix
-        images, masks, ignored = _files(parts, suffixes)
-        paired = pair_up(*cut_suffixes(images, masks, suffixes), where=shown(str(folder)))
-        lists, findings = dict(paired.lists), list(paired.findings)
+        image_files, mask_files, ignored = _files(parts, suffixes)
+        images, masks, jpegs = cut_suffixes(image_files, mask_files, _jpegs(parts), suffixes)
+        paired = pair_up(images, masks, where=shown(str(folder)))
+        lists = dict(paired.lists)
+        findings, lossy = name_lossy(paired, jpegs)
         paths = find_lists(folder)
         if paths:
             named, missing = listed_splits(paths, aliases_of(paired, folder))
@@ -92,7 +104,7 @@ class FoldersLayout:
             lists=lists,
             labels=None,
             findings=tuple(findings),
-            ignored=ignored,
+            ignored=ignored - lossy,
         )
 
 
@@ -176,12 +188,22 @@ def _files(
             f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)}){_with(suffixes[0])}"
         )
     if not masks:
-        jpeg = any(part.masks and holds_any(part.masks, (".jpg", ".jpeg")) for part in parts)
+        jpeg = any(part.masks and holds_any(part.masks, JPEG_ENDINGS) for part in parts)
         hint = "; JPEG changes the values of masks: export them as PNG" if jpeg else ""
         raise SourceError(
             f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}{hint}"
         )
     return images, masks, ignored
+
+
+def _jpegs(parts: Sequence[_Part]) -> dict[Place, ListedFile]:
+    """Return the JPEG files in the folders of masks, by place; of no use as masks, but worth a word."""
+    found: dict[Place, ListedFile] = {}
+    for part in parts:
+        if part.masks is not None:
+            files, _ = list_files(part.masks, JPEG_ENDINGS)
+            found |= places_of({file.key: file for file in files}, part.split, part.masks)
+    return found
 
 
 def _with(suffix: str | None) -> str:

@@ -64,6 +64,7 @@ class Source:
         labels: the layout's own labels; None where only the user can know them.
         findings: what was rejected so far, and why.
         ignored: the number of files that are not part of the dataset.
+        table: the file that lists the pairs, where there is one.
     """
 
     layout: str
@@ -74,6 +75,12 @@ class Source:
     labels: Labels | None
     findings: tuple[SampleFinding, ...] = field(default=())
     ignored: int = 0
+    table: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """What people call the source: its table, or its folder."""
+        return self.table or self.folder
 
 
 class Layout(Protocol):

@@ -12,8 +12,8 @@ from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
 from shards.sources.folders import find_lists
 from shards.sources.layout_protocol import Source
-from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, by_key, list_files
-from shards.sources.pairs.pairing import aliases_of, listed_splits, pair_up
+from shards.sources.pairs.listing import IMAGE_ENDINGS, JPEG_ENDINGS, MASK_ENDINGS, by_key, list_files
+from shards.sources.pairs.pairing import aliases_of, listed_splits, name_lossy, pair_up
 
 _IMAGES, _MASKS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _VOC_NAME: Final = re.compile(r"20\d\d_\d{6}")
@@ -50,7 +50,9 @@ class VocLayout:
         lists, missing = listed_splits(paths, aliases_of(everything, root)) if paths else ({}, [])
         listed = frozenset[str]().union(*lists.values())
         relevant = {shown(name) for name in listed | masks.keys()}
-        findings = [finding for finding in everything.findings if finding.name in relevant]
+        jpegs, _ = list_files(root / _MASKS, JPEG_ENDINGS)
+        named, lossy = name_lossy(everything, {("", file.key): file for file in jpegs})
+        findings = [finding for finding in named if finding.name in relevant or finding.reason == "mask-lossy"]
         known = all(_VOC_NAME.fullmatch(pair.name) for pair in everything.pairs)
         return Source(
             layout=self.name,
@@ -60,7 +62,7 @@ class VocLayout:
             lists=lists,
             labels=VOC if known else None,
             findings=(*findings, *missing),
-            ignored=ignored + more + len(everything.findings) - len(findings),
+            ignored=ignored + more - lossy + len(named) - len(findings),
         )
 
 

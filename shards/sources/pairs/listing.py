@@ -11,6 +11,7 @@ from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp
 
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+JPEG_ENDINGS: Final = (".jpg", ".jpeg")
 MASK_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value
 
 

@@ -115,6 +115,27 @@ def complete_pair(
     )
 
 
+def name_lossy(paired: Paired, jpegs: Files) -> tuple[list[SampleFinding], int]:
+    """Return the findings, with ``mask-lossy`` for images whose mask is one of these JPEGs; and how many there are.
+
+    ``jpegs`` are the JPEG files in the folder of masks, their suffix cut; their places may lack the split.
+    """
+    by_key = {key: file for (_, key), file in jpegs.items()}
+    lossy: dict[str, ListedFile] = {}
+    for place, name in paired.names.items():
+        file = jpegs.get(place) or by_key.get(place[1])
+        if file is not None:
+            lossy[shown(name)] = file
+    findings = list(paired.findings)
+    named = 0
+    for number, finding in enumerate(findings):
+        if finding.reason == "image-without-mask" and finding.name in lossy:
+            detail = f"there is {shown(lossy[finding.name].relative)}, a JPEG: masks must be lossless, save as PNG"
+            findings[number] = SampleFinding(finding.name, "rejected", "mask-lossy", detail)
+            named += 1
+    return findings, named
+
+
 def aliases_of(paired: Paired, folder: Path) -> dict[str, str | None]:
     """Return the names of all images by everything that a list may call them; None where that is not one image.
 
@@ -214,17 +235,24 @@ def has_suffix(file: ListedFile, suffix: str) -> bool:
     return whole and (not ending or file.relative.lower().endswith(ending))
 
 
-def cut_suffixes(images: Files, masks: Files, given: tuple[str | None, str | None]) -> tuple[Files, Files]:
-    """Cut the suffixes of images and of masks off the keys, which all have them; those found, if none is given."""
+def cut_suffixes(
+    images: Files, masks: Files, jpegs: Files, given: tuple[str | None, str | None]
+) -> tuple[Files, Files, Files]:
+    """Cut the suffixes of images and of masks off the keys, which all have them; those found, if none is given.
+
+    ``jpegs`` are masks that cannot be used; they have a say only where nothing fits without them.
+    """
     if given == (None, None):
-        suffixes = common_suffixes([key for _, key in images], [key for _, key in masks]) or ("", "")
+        keys = [[key for _, key in side] for side in (images, masks, jpegs)]
+        found = common_suffixes(keys[0], keys[1]) or (common_suffixes(keys[0], keys[1] + keys[2]) if jpegs else None)
+        suffixes = found or ("", "")
     else:
         suffixes = _parts_of(given[0] or "")[0], _parts_of(given[1] or "")[0]
 
     def cut(side: Files, suffix: str) -> Files:
         return {(split, key.removesuffix(suffix)): file for (split, key), file in side.items()}
 
-    return cut(images, suffixes[0]), cut(masks, suffixes[1])
+    return cut(images, suffixes[0]), cut(masks, suffixes[1]), cut(jpegs, suffixes[1])
 
 
 def common_suffixes(images: Iterable[str], masks: Iterable[str]) -> tuple[str, str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from shards.audit.findings import MAX_PIXELS, RejectedError
 from shards.audit.mask import decode_mask, value_counts
+from shards.audit.palettes import PaletteTally, palette_of
 from shards.cores import usable_cores
 from shards.errors import SourceError, UsageError
 from shards.format.keys import shown
-from shards.format.labels import colour_text
 from shards.sources.layout_protocol import Pair, Source
 
 MAX_COLOURS: Final = 4096  # in all masks; what holds more is a photograph, not a mask
@@ -41,6 +39,7 @@ class Survey:
         found: occurrences by value 0..255, of masks that hold values ("index masks"), and by ``#rrggbb``, of masks that
             hold colours ("RGB masks"); in this order.
         palette: the colour of each value in the palettes of index masks; where they differ, the first pair's.
+        palettes: the colours of each value in all palettes.
         index_masks: how many masks hold values.
         rgb_masks: how many masks hold colours.
         unreadable: names of masks that cannot be read, and why.
@@ -49,6 +48,7 @@ class Survey:
     source: Source
     found: Mapping[int | str, Occurrence]
     palette: Mapping[int, str]
+    palettes: PaletteTally
     index_masks: int
     rgb_masks: int
     unreadable: tuple[tuple[str, str], ...]
@@ -101,6 +101,7 @@ def survey_masks(
     colour_pixels: Counter[int] = Counter()
     colour_masks: Counter[int] = Counter()
     palette: dict[int, str] = {}
+    palettes = PaletteTally()
     unreadable: list[tuple[str, str]] = []
     index_masks = rgb_masks = 0
     pool = ThreadPoolExecutor(workers or usable_cores())
@@ -116,6 +117,7 @@ def survey_masks(
             colour_pixels.update(counts.colours)
             colour_masks.update(counts.colours.keys())
             palette = counts.palette | palette
+            palettes.add(counts.palette)
             if len(colour_pixels) > MAX_COLOURS:
                 raise SourceError(
                     f"{shown(pair.mask)}: with this mask, {len(colour_pixels):,} colours have been found; masks have "
@@ -137,6 +139,7 @@ def survey_masks(
         source=source,
         found=found,
         palette=dict(sorted(palette.items())),
+        palettes=palettes,
         index_masks=index_masks,
         rgb_masks=rgb_masks,
         unreadable=tuple(unreadable),
@@ -154,7 +157,7 @@ def _count(pair: Pair, max_pixels: int) -> _MaskCounts:
         return _count_colours(data, max_pixels) if error.reason == "mask-channels" else _problem(error)
     found = value_counts(values)
     present = {int(value): int(found[value]) for value in np.flatnonzero(found)}
-    return _MaskCounts(values=present, palette=_palette(data, present))
+    return _MaskCounts(values=present, palette=palette_of(data, present))
 
 
 def _count_colours(data: bytes, max_pixels: int) -> _MaskCounts:
@@ -170,11 +173,3 @@ def _count_colours(data: bytes, max_pixels: int) -> _MaskCounts:
 
 def _problem(error: RejectedError) -> _MaskCounts:
     return _MaskCounts(problem=f"{error.reason} ({error.detail})" if error.detail else error.reason)
-
-
-def _palette(data: bytes, values: Mapping[int, int]) -> dict[int, str]:
-    """Return the colours that a palette gives to these values; empty if the mask has none."""
-    with Image.open(io.BytesIO(data)) as image:
-        parts = image.getpalette("RGB") if image.mode == "P" else None
-    colours = np.array(parts or [], dtype=np.uint8).reshape(-1, 3)
-    return {value: colour_text(colours[value]) for value in values if value < len(colours)}

@@ -1,15 +1,18 @@
 """The survey of the masks for people and as JSON, and as a labels file in which people name the classes."""
 
+import textwrap
 from typing import Any, Final
 
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.format.label_files import labels_text
+from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
 from shards.sources.survey.label_survey import Survey
 
 _SHOWN: Final = 300  # rows of the table
 _SHOWN_UNREADABLE: Final = 5
+_BINARY_HINT: Final = "these are the values of background (0) and foreground"
+_WIDTH: Final = 116  # of a comment, characters
 
 
 def survey_json(survey: Survey) -> dict[str, Any]:
@@ -27,6 +30,7 @@ def survey_json(survey: Survey) -> dict[str, Any]:
         "rgb_masks": survey.rgb_masks,
         "values": [row(key, color=survey.palette.get(key)) for key in survey.found if isinstance(key, int)],
         "colors": [row(key) for key in survey.found if isinstance(key, str)],
+        "palettes_disagree": survey.palettes.json(),
         "unclaimed": list(survey.unclaimed),
         "own_labels": survey.source.labels is not None,
         "unreadable": [{"name": name, "problem": problem} for name, problem in survey.unreadable],
@@ -72,8 +76,14 @@ def survey_text(survey: Survey) -> str:
     elif source.labels is not None:
         unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
         lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
+    if survey.palettes.disagreeing:
+        lines.append(survey.palettes.text())
+    if _is_binary(survey):
+        lines.append(f"{_BINARY_HINT}: build with --labels binary")
     if IGNORE in survey.found and IGNORE not in owners:
-        lines.append(f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE}")
+        lines.append(
+            f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE} in a labels file"
+        )
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
     if len(survey.unreadable) > _SHOWN_UNREADABLE:
         lines.append(f"not readable: {len(survey.unreadable) - _SHOWN_UNREADABLE} more masks")
@@ -107,7 +117,7 @@ def labels_template(survey: Survey) -> str:
             continue
         colour = _colour_for(key, survey, len(classes), taken)
         taken.add(colour)
-        name = f"class_{key if isinstance(key, int) else len(classes)}"
+        name = placeholder(key if isinstance(key, int) else len(classes))
         if isinstance(key, int):
             classes.append(LabelClass(name=name, color=colour, values=(key,)))
         else:
@@ -131,6 +141,11 @@ def _owners(survey: Survey) -> dict[int | str, str]:
     for each in labels.classes:
         owners |= dict.fromkeys((*each.values, *each.source_colors), each.name)
     return owners
+
+
+def _is_binary(survey: Survey) -> bool:
+    """Return whether the masks hold nothing but background and foreground, as far as values can tell."""
+    return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
 
 
 def _owner_text(key: int | str, owners: dict[int | str, str]) -> str:
@@ -160,6 +175,10 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
         ]
     lines += ["", "found: masks, pixels"]
     lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
+    if survey.palettes.disagreeing:
+        lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
+    if _is_binary(survey):
+        lines += ["", f"{_BINARY_HINT}: build with --labels binary, without this file."]
     if IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [

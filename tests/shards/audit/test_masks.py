@@ -79,7 +79,7 @@ def test_binary_masks_of_either_kind(value: int) -> None:
 
 
 REJECTED: dict[str, tuple[bytes, str, str]] = {
-    "16-bit values above 255": (grey_png(INDICES.astype(np.uint16) + 300, 16), "mask-depth", "at most 255"),
+    "16-bit values above 255": (grey_png(INDICES.astype(np.uint16) + 300, 16), "mask-depth", "from 0 to 255"),
     "floating-point": (tiff(INDICES.astype("<f4"), bits=32, samples=1, kind=3), "mask-depth", "floating-point"),
     "16-bit RGB": (
         tiff(np.dstack([INDICES] * 3).astype("<u2"), bits=16, samples=3, photometric=2),

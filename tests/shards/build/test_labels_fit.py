@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def test_wrong_labels_end_the_build_at_the_first_shards(tmp_path: Path) -> None:
     """Not after a whole dataset has been read."""
     source = scenes(tmp_path / "scenes", [index_mask(7)] * 40)
     seen: list[int] = []
-    with pytest.raises(UsageError, match="of the first 4 of 40 masks hold values"):
+    with pytest.raises(UsageError, match="of the first 4 of 40 masks hold values that no class claims, so far: 7 "):
         build(
             source,
             tmp_path / "out",
@@ -149,3 +150,74 @@ def test_wrong_labels_end_the_build_at_the_first_shards(tmp_path: Path) -> None:
             progress=lambda done, _: seen.append(done),
         )
     assert max(seen) < 10
+
+
+def indexed(values: np.ndarray, palette: list[int]) -> bytes:
+    image = Image.frombytes("P", values.shape[::-1], values.tobytes())
+    image.putpalette(palette + [0] * (768 - len(palette)))  # all 256, or the file gets fewer bits
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_palettes_that_disagree_are_a_warning(tmp_path: Path) -> None:
+    """Colours count of the values that occur only: 9 has another colour in every mask, and no pixel."""
+    source = scenes(tmp_path / "scenes", [index_mask()] * 7)
+    for number in range(7):
+        palette = [0, 0, 0, 200, 40, 40] if number < 4 else [200, 40, 40, 200, 40, 40]
+        data = indexed(index_mask(), palette + [0, 0, 0] * 7 + [number, 0, 0])
+        (source / "masks" / f"s{number}.png").write_bytes(data)
+    given = options(split="random", fractions=(1, 0, 0), samples_per_shard=2, labels=parse_labels(INDEX))
+    result = build(source, tmp_path / "out", given, workers=1)
+    assert (
+        "warning: the palettes of 7 masks disagree: index 0 is #000000 in 4 masks, #c82828 in 3; "
+        "the values then may mean different classes"
+    ) in build_text(result)
+    assert build_json(result)["palettes_disagree"] == {"masks": 7, "values": {"0": {"#000000": 4, "#c82828": 3}}}
+    for number in range(7):
+        (source / "masks" / f"s{number}.png").write_bytes(indexed(index_mask(), [0, 0, 0, 200, 40, 40]))
+    again = build(source, tmp_path / "again", given, workers=1)
+    assert "warning" not in build_text(again)
+    assert build_json(again)["palettes_disagree"] is None
+
+
+def test_classes_that_a_split_lacks_are_named(tmp_path: Path) -> None:
+    classes = "".join(f'[[class]]\nname = "c{n}"\nvalue = {n}\n' for n in range(9))
+    (source := tmp_path / "scenes").mkdir()
+    for split, mask in {"train": np.full((20, 30), 3, np.uint8), "val": np.arange(9, dtype=np.uint8)[None]}.items():
+        scenes(source / split, [mask])
+    (source / "val" / "images" / "s0.png").rename(source / "val" / "images" / "t0.png")
+    (source / "val" / "masks" / "s0.png").rename(source / "val" / "masks" / "t0.png")
+    result = build(source, tmp_path / "out", options(labels=parse_labels(classes)), workers=1)
+    assert "\ntrain: no pixel of c0, c1, c2, c4, c5, and 3 more\n" in build_text(result)
+    assert "val: no pixel" not in build_text(result)
+    assert build_json(result)["missing_classes"] == {"train": ["c0", "c1", "c2", "c4", "c5", "c6", "c7", "c8"]}
+
+
+@pytest.mark.parametrize(("name", "said"), [("class_1", True), ("tree", False)])
+def test_placeholders_that_were_not_edited(tmp_path: Path, name: str, said: bool) -> None:
+    labels = INDEX.replace("sky", "class_0").replace("tree", name)
+    text = build_text(built(scenes(tmp_path / "scenes", [index_mask()]), labels))
+    assert ("the classes still have the placeholder names of petseg-shard labels" in text) is said
+
+
+def test_values_are_listed_as_numbers(tmp_path: Path) -> None:
+    masks = [index_mask(value) for value in (100, 100, 20, 3)]
+    with pytest.raises(UsageError, match=r"claims: 3 \(.*, 20 \(.*, 100 \(in 2 masks, 6 pixels\); give each") as caught:
+        built(scenes(tmp_path / "scenes", masks), INDEX)
+    assert "photographs" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [INDEX, COLOURS])
+def test_grey_photographs_are_no_masks(tmp_path: Path, labels: str) -> None:
+    with pytest.raises(UsageError, match="more; so many values are those of photographs, or of masks resized with int"):
+        built(scenes(tmp_path / "scenes", [np.arange(200, dtype=np.uint8).reshape(10, 20)]), labels)
+
+
+def test_palette_masks_with_colour_labels(tmp_path: Path) -> None:
+    source = scenes(tmp_path / "scenes", [index_mask()])
+    (source / "masks" / "s0.png").write_bytes(indexed(index_mask(), [10, 20, 30, 40, 50, 60]))
+    with pytest.raises(
+        UsageError, match=r"; indexed masks: use their values \(petseg-shard labels shows them\), and no c"
+    ):
+        built(source, COLOURS)

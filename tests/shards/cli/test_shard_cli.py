@@ -225,7 +225,7 @@ BAD: list[tuple[list[str], str]] = [
     (["preview", "SET", "page.html", "--split", "dev"], "no split 'dev'"),
     (["preview", "nowhere", "page.html"], "no such folder"),
     (["preview", "SET", "nowhere/page.html"], "no such file or folder"),
-    (["build", "PETS", "out", "--labels", "nowhere.toml"], "neither a labels file nor one of the built-in labels"),
+    (["build", "PETS", "out", "--labels", "nowhere.toml"], "there is no such file"),
     (["build", "PETS", "out", "--layout", "zip"], "--layout"),
     (["build", "PETS", "out", "--storage", "raw", "--size", "12x"], "give N or HxW"),
     (["build", "PETS", "out", "--fit", "cover"], "need --storage jpeg or raw"),

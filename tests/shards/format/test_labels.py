@@ -149,6 +149,7 @@ def test_chosen_colours_differ() -> None:
         ("foreground = 'a'\nboundary = 'a'\n" + one("value = 1"), r"both foreground and boundary"),
         (one("value = 1").replace('"a"', '" "'), r"give 1 to 80 printable characters"),
         ("ignore = \n", r"not valid TOML: .*line 1"),
+        ("[class]\nname = 'a'\n[class]\nname = 'b'", r"not valid TOML: .*\(write \[\[class\]\] with two brackets\)"),
     ],
 )  # fmt: skip
 def test_mistakes_say_how_to_put_them_right(tmp_path: Path, text: str, message: str) -> None:
@@ -174,3 +175,8 @@ def test_256_classes_are_too_many() -> None:
     text = "".join(f'[[class]]\nname = "c{number}"\nvalue = {number}\n' for number in range(256))
     with pytest.raises(UsageError, match="256 classes; at most 255"):
         parse_labels(text)
+
+
+def test_a_labels_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nosuch\.toml: there is no such file; petseg-shard labels SOURCE -o "):
+        find_labels(str(tmp_path / "nosuch.toml"))

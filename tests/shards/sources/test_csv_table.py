@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.build.splits import official_split
 from shards.errors import SourceError
 from shards.sources import scan
 from shards.sources.csv_table import CsvLayout
@@ -131,3 +132,11 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, cells: li
     for number, (text, _) in enumerate(cells):
         note = found[str(number)]["note"]
         assert str(note) == text or any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def test_a_table_without_splits_is_named(put: Put) -> None:
+    folder = put(*FILES, "t.csv=image,mask\np/a.jpg,m/a.png\n")
+    with pytest.raises(
+        SourceError, match=r"t\.csv names no splits; add a column split \(train, val, test\), or use --"
+    ):
+        official_split(scan(folder), val_fraction=0.2, seed=0)

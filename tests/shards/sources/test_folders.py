@@ -222,3 +222,23 @@ def test_a_second_folder_without_masks_is_no_question(put: Put) -> None:
 def test_images_of_a_split_without_masks_are_reported(put: Put) -> None:
     found = scan(put("train/images/a.jpg", "train/masks/a.png", "test/images/b.jpg"))
     assert (names(found), reasons(found)) == (["a"], {"b": "image-without-mask"})
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "jpeg"),
+    [
+        (["images/a.png", "images/b.png", "masks/a.png", "masks/b.JPG"], "b", "b.JPG"),
+        (["images/a.png", "images/b.png", "masks/a_m.png", "masks/b_m.jpg"], "b", "b_m.jpg"),
+        (["images/train/a.png", "images/val/b.png", "masks/a.png", "masks/b.jpeg"], "b", "b.jpeg"),
+    ],
+)
+def test_a_mask_that_is_a_jpeg_is_named(put: Put, paths: list[str], name: str, jpeg: str) -> None:
+    found = scan(put(*paths, "masks/notes.txt"))
+    assert reasons(found) == {name: "mask-lossy"}
+    assert found.findings[0].detail == f"there is {jpeg}, a JPEG: masks must be lossless, save as PNG"
+    assert found.ignored == 1
+
+
+def test_a_jpeg_beside_a_mask_is_another_file(put: Put) -> None:
+    found = scan(put("images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/b.jpg", "masks/c_x.jpg"))
+    assert (names(found), found.findings, found.ignored) == (["a", "b"], (), 2)

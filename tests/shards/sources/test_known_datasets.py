@@ -149,3 +149,12 @@ def test_the_classes_of_ade20k_need_its_names(put: Put) -> None:
     assert scan(folder, layout="ade20k").labels == ADE20K
     with pytest.raises(SourceError, match="does not have the layout of ADE20K"):
         scan(folder / "images", layout="ade20k")
+
+
+def test_masks_of_voc_that_are_jpegs_are_named(put: Put) -> None:
+    images = [f"JPEGImages/{name}.jpg" for name in ("cat", "dog", "owl")]
+    masks = ["SegmentationClass/cat.png", "SegmentationClass/dog.jpg"]
+    found = scan(put(*images, *masks, "ImageSets/Segmentation/train.txt=cat"))
+    assert found.layout == "voc"
+    assert [(f.name, f.reason) for f in found.findings] == [("dog", "mask-lossy")]
+    assert found.ignored == 1  # owl.jpg

@@ -168,3 +168,37 @@ def test_the_command(tmp_path: Path) -> None:
     shown = run.invoke(main, [*arguments, "--overwrite", "--json"], standalone_mode=False)
     assert json.loads(shown.output)["layout"] == "folders"
     assert labels.read_text() != "edited"
+
+
+def test_palettes_that_disagree(tmp_path: Path) -> None:
+    """As programs that choose every palette anew write them: what is 0 in one mask is 1 in the next."""
+    red, black = [200, 40, 40], [0, 0, 0]
+    masks = {f"m{n}": palette_mask([0, 1, 1], [*red, *black] if n % 2 else [*black, *red]) for n in range(12)}
+    found = survey(source_of(tmp_path / "mixed", masks))
+    said = (
+        "the palettes of 12 masks disagree: index 0 is #000000 in 6 masks, #c82828 in 6 (1 more such index); "
+        "the values then may mean different classes"
+    )
+    assert said in survey_text(found)
+    comment = " ".join(line.removeprefix("# ") for line in labels_template(found).splitlines())
+    assert said in comment
+    assert survey_json(found)["palettes_disagree"] == {
+        "masks": 12,
+        "values": {"0": {"#000000": 6, "#c82828": 6}, "1": {"#000000": 6, "#c82828": 6}},
+    }
+    same = survey(source_of(tmp_path / "same", {"a": masks["m0"], "b": masks["m2"]}))
+    assert "palettes" not in survey_text(same) + labels_template(same).partition("\n")[2]
+    assert survey_json(same)["palettes_disagree"] is None
+
+
+@pytest.mark.parametrize(("values", "said"), [([0, 255], True), ([0, 1], True), ([0, 2], False), ([0, 1, 255], False)])
+def test_binary_masks_need_no_labels_file(tmp_path: Path, values: list[int], said: bool) -> None:
+    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([values], dtype=np.uint8))}))
+    for text in survey_text(found), labels_template(found):
+        assert ("background (0) and foreground: build with --labels binary" in text) is said
+
+
+def test_values_of_16_bits_say_what_to_do(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.array([[0, 1000]], dtype=np.uint16))
+    with pytest.raises(SourceError, match="values from 0 to 1000; save masks with 8 bits, a value from 0 to 255 for"):
+        survey(source_of(tmp_path, {"a": deep}))
