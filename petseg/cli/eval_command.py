@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 )
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing table.")
 @SIZE
 @DEVICE
 @PRECISION
 @JSON
-def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **options: Any) -> None:
+def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
 
     \b
@@ -40,24 +41,26 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **op
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, summary, write_table
+    from petseg.inference.scoring import compared_at, expect_free_table, summary, write_table
     from petseg.inference.scoring import evaluate as evaluate_run
     from petseg.report.console_reporter import progress_count
     from shards.format.manifest import load_manifest
 
+    if table is not None:
+        expect_free_table(table, overwrite=overwrite)
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
         evaluation = evaluate_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    if table is not None:
-        write_table(evaluation, shards, options["split"], table)
     place = compared_at(load_manifest(shards).storage, original_resolution=options["original_resolution"])
     conditions = {"split": options["split"], "compared_at": place, "flip_tta": options["flip_tta"]}
     if as_json:
         print_json(summary(evaluation, **conditions))
     else:
         _print_scores(evaluation, **conditions)
+    if table is not None:  # the scores are printed before anything can go wrong with it
+        write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:

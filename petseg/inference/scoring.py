@@ -14,6 +14,7 @@ from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
+from petseg.runs.run_folder import expect_foreign_folder
 from pipeline import Loader
 from shards import ShardSet, UsageError
 from shards.format.geometry import Size
@@ -126,11 +127,19 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: b
     }
 
 
-def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
+def expect_free_table(path: Path, *, overwrite: bool) -> None:
+    """Raise ``UsageError`` if a table must not be written: its folder is a set's or a run's, or it exists already."""
+    expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already; choose another name for --csv, or add --overwrite")
+
+
+def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path, *, overwrite: bool = False) -> None:
     """Write a CSV with one line per sample: index, key, mean IoU, IoU and recall of each class, pixel accuracy.
 
-    A score that does not exist is an empty cell.
+    A score that does not exist is an empty cell. Raises ``UsageError`` as :func:`expect_free_table` does.
     """
+    expect_free_table(path, overwrite=overwrite)
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -44,6 +44,22 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, syntheti
     assert {"iou_animal", "recall_border", "pixel_accuracy"} <= set(rows[0])
 
 
+def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("mine")
+    arguments = [tiny_run, "--shards", synthetic_set, "--split", "val", "--csv"]
+    result = call(evaluate, *arguments, table)
+    assert (result.code, result.out, table.read_text()) == (2, "", "mine")
+    assert f"{table} exists already" in result.err
+    assert "--overwrite" in result.err
+    assert call(evaluate, *arguments, table, "--overwrite").code == 0
+    assert table.read_text().startswith("index,key,")
+    for folder, what in ((synthetic_set, "a shard set"), (tiny_run, "a run")):
+        result = call(evaluate, *arguments, folder / "manifest.json", "--overwrite")
+        assert (result.code, result.out) == (2, "")
+        assert f"{folder} is {what}, which keeps its folder to itself" in result.err
+
+
 def test_what_jpeg_and_raw_storage_keep_is_not_called_original(
     call, tiny_run: Path, synthetic_pets: Path, tmp_path: Path, command
 ) -> None:
