@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(cls=FriendlyCommand)
 @RUN
 @click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
-@click.option("--split", default="test", show_default=True, help="Which of its splits.")
+@click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
     "--original-resolution",

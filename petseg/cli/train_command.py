@@ -1,5 +1,6 @@
 """``petseg-train``: parses the options, calls :func:`petseg.train`, prints the result."""
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -125,6 +126,18 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     if as_json:
         print_json({"run": str(path), **read_history(path)[-1]})
     else:
-        data = str(shards or read_config(path)["running"]["shards"])
-        command = shlex.join(["petseg-eval", str(path), "--shards", data])
+        command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
         click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+
+
+def _scoring_command(run: Path, shards: Path) -> str:
+    """Return the petseg-eval command for a run: on the test split, or on another one if the set has no such split."""
+    from petseg.inference.scoring import split_to_score
+    from shards.errors import FormatError
+    from shards.format.manifest import load_manifest
+
+    split = "test"
+    with contextlib.suppress(FormatError):  # the set of a run that was finished before may be gone
+        split = split_to_score(load_manifest(shards).splits)
+    choice = [] if split == "test" else ["--split", split]
+    return shlex.join(["petseg-eval", str(run), "--shards", str(shards), *choice])

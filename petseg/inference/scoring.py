@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from petseg.runs.run_folder import expect_foreign_folder
 from pipeline import Loader
 from shards import ShardSet, UsageError
 from shards.format.geometry import Size
-from shards.format.layout import Storage
+from shards.format.layout import SPLITS, Storage
 from shards.store.atomic import write_atomically
 
 
@@ -61,6 +61,7 @@ def evaluate(
         raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
+    expect_split(data, split)
     reader = data.split(split)
     _check_classes(predictor, data)
     with process_group(world, predictor.placement.device):
@@ -91,6 +92,21 @@ def evaluate(
 
 
 score_run = evaluate  # its name in version 1
+
+
+def expect_split(data: ShardSet, split: str) -> None:
+    """Raise ``UsageError`` unless a set has this split."""
+    existing = [name for name in SPLITS if name in data.manifest.splits]
+    if split not in existing:
+        other = split_to_score(existing)
+        raise UsageError(
+            f"{data.path} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as --split {other}"
+        )
+
+
+def split_to_score(splits: Collection[str]) -> str:
+    """Return which of a set's splits a run is best scored on: test, else val, else train."""
+    return next(name for name in reversed(SPLITS) if name in splits)
 
 
 def _check_classes(predictor: Predictor, data: ShardSet) -> None:

@@ -156,7 +156,7 @@ def test_evaluate(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> 
     check(call(evaluate, tmp_path / "nowhere", "--shards", synthetic_set), "no such run")
     check(call(evaluate, tmp_path, "--shards", synthetic_set), "no checkpoint", "petseg-train")
     check(call(evaluate, tiny_run, "--shards", tmp_path), "no finished shard set")
-    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'")
+    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'", "--split test")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--batch-size", 0), "--batch-size")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--size", 5), "--size 5")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import petseg
-from petseg.cli import train
+from petseg.cli import evaluate, train
 from petseg.host.device import choose_placement
 from petseg.report.artifacts import draw_run, read_history
 from petseg.report.console_reporter import Reporter
@@ -150,6 +151,25 @@ def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, comman
     draw_run(run, data=ShardSet.open(out), placement=placement, seconds=1.0)
     assert "train split" in (run / "report.html").read_text()
     assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
+
+
+@pytest.mark.parametrize(("fractions", "split"), [("0.8,0.2,0", "val"), ("1,0,0", "train")])
+def test_the_command_to_score_a_run_works_without_a_test_split(
+    call, synthetic_pets: Path, tmp_path: Path, command, fractions: str, split: str
+) -> None:
+    out = tmp_path / "set"
+    command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", fractions)
+    arguments = [*TINY_ARGUMENTS, "--epochs", "1"]
+    trained = call(train, "--shards", out, "--run", tmp_path / "run", *arguments)
+    program, *words = shlex.split(trained.out.splitlines()[-1].partition("score it with: ")[2])
+    assert program == "petseg-eval"
+    result = call(evaluate, *words)
+    assert result.code == 0, result.err
+    assert f"images of {split}, at" in result.out
+    result = call(evaluate, tmp_path / "run", "--shards", out)
+    assert result.code == 2
+    assert f"has no split 'test'; it has: train{', val' * (split == 'val')}." in result.err
+    assert f"--split {split}" in result.err
 
 
 def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
