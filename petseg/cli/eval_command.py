@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, JSON, PRECISION, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE, expect_folder_of
 from shards.console import FriendlyCommand, PathArgument, print_json
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
 
 
-@click.command(cls=FriendlyCommand)
+@click.command(cls=FriendlyCommand, context_settings=HELP)
 @RUN
 @click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
 @click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
@@ -64,15 +64,20 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:
+    from petseg.report.console_reporter import counted, some_names
+
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
-    click.echo(f"{evaluation.samples} images of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
+    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
     width = max(12, 2 + max(map(len, names)))
     click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):
         click.echo(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
     click.echo(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+    if absent := evaluation.absent:
+        whose = "its" if len(absent) == 1 else "their"
+        click.echo(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
     click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
     if scores.binary is not None:
         click.echo(_binary_line(evaluation))

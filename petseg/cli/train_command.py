@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
-from petseg.cli.shared_options import SizeOption
+from petseg.cli.shared_options import HELP, SizeOption
 from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
@@ -86,7 +86,7 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
 
 @click.command(
     cls=FriendlyCommand,
-    context_settings={"max_content_width": 110},
+    context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
 def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:

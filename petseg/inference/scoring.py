@@ -135,6 +135,7 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: b
     return {
         **msgspec.to_builtins(evaluation.scores),
         "classes": list(evaluation.labels.names),
+        "absent": list(evaluation.absent),
         "samples": evaluation.samples,
         "split": split,
         "compared_at": compared_at,

@@ -13,7 +13,7 @@ from petseg.host.device import Placement, choose_device, choose_placement, cpu_t
 from petseg.host.distributed import World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals
 from petseg.report.artifacts import draw_run
-from petseg.report.console_reporter import Reporter
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.option_fields import check_fields
@@ -116,6 +116,8 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
         elif checkpoint is not None:
             reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
+        if not loop.progress.finished:
+            note_absent_classes(config.data, reporter)
         try:
             loop.run()
         finally:
@@ -128,6 +130,15 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
     return path
+
+
+def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
+    """Say which classes have no pixel to learn from."""
+    manifest = data.manifest
+    counts = manifest.splits["train"].class_pixels
+    if absent := [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if not pixels]:
+        verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
+        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
 
 
 def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
