@@ -152,18 +152,20 @@ def expect_free_table(path: Path, *, overwrite: bool) -> None:
 
 
 def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path, *, overwrite: bool = False) -> None:
-    """Write a CSV with one line per sample: index, key, mean IoU, IoU and recall of each class, pixel accuracy.
+    """Write a CSV with one line per sample: index, key, original name, and scores.
 
-    A score that does not exist is an empty cell. Raises ``UsageError`` as :func:`expect_free_table` does.
+    These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell.
+    Raises ``UsageError`` as :func:`expect_free_table` does.
     """
     expect_free_table(path, overwrite=overwrite)
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{kind}_{name}" for kind in ("iou", "recall") for name in evaluation.labels.names]
-    writer.writerow(["index", "key", "mean_iou", *columns, "pixel_accuracy"])
+    writer.writerow(["index", "key", "name", "mean_iou", *columns, "pixel_accuracy"])
     for index in range(evaluation.samples):
         scores = evaluation.scores_of(index)
         row = [scores.mean_iou, *scores.iou, *scores.recall, scores.pixel_accuracy]
-        writer.writerow([index, reader.key(index), *("" if value is None else f"{value:.6f}" for value in row)])
+        cells = ("" if value is None else f"{value:.6f}" for value in row)
+        writer.writerow([index, reader.key(index), reader.meta(index)["name"], *cells])
     write_atomically(path, text.getvalue())

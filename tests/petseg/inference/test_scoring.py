@@ -41,6 +41,7 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, syntheti
     np.testing.assert_array_equal(document["confusion"], counts)
     rows = list(csv.DictReader(table.open()))
     assert [row["key"] for row in rows] == [split.key(index) for index in range(len(split))]
+    assert [row["name"] for row in rows] == [split.meta(index)["name"] for index in range(len(split))]
     assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
     assert {"iou_animal", "recall_border", "pixel_accuracy"} <= set(rows[0])
 
@@ -54,7 +55,7 @@ def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: P
     assert f"{table} exists already" in result.err
     assert "--overwrite" in result.err
     assert call(evaluate, *arguments, table, "--overwrite").code == 0
-    assert table.read_text().startswith("index,key,")
+    assert table.read_text().startswith("index,key,name,")
     for folder, what in ((synthetic_set, "a shard set"), (tiny_run, "a run")):
         result = call(evaluate, *arguments, folder / "manifest.json", "--overwrite")
         assert (result.code, result.out) == (2, "")
@@ -99,7 +100,7 @@ def test_text_of_many_classes(call, many_class_run: Path) -> None:
     assert len({len(line) for line in lines[1:23]}) == 1  # the columns are below each other
     assert "against" not in result.out  # these labels name no foreground
     with table.open() as file:
-        assert next(csv.reader(file))[3:24] == [f"iou_{name}" for name in names]
+        assert next(csv.reader(file))[4:25] == [f"iou_{name}" for name in names]
 
 
 def test_classes_that_are_predicted_but_never_true_are_named(call, tmp_path: Path) -> None:
