@@ -17,7 +17,15 @@ from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.option_fields import check_fields
-from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
+from petseg.runs.recipe import (
+    Recipe,
+    RuntimeOptions,
+    apply_options,
+    default_recipe,
+    default_size,
+    differences,
+    recipe_from,
+)
 from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.cuda_graph import check_graph
@@ -187,10 +195,11 @@ def _read_run(
 
 
 def _for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a new run with the set's number of classes and, unless one is requested, its fit."""
+    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit."""
     model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
     fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
-    return msgspec.structs.replace(recipe, model=model, fit=fit)
+    size = recipe.size if "size" in options else default_size(recipe, data.manifest.size)
+    return msgspec.structs.replace(recipe, model=model, size=size, fit=fit)
 
 
 def _check_same_data(run: Path, data: ShardSet) -> None:
