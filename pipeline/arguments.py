@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.order.augmentation import Augmentation, Preset
 from shards import cores
-from shards.errors import UsageError
+from shards.errors import PetsegError, UsageError
 from shards.format.geometry import FITS, Size, parse_size
 
 if TYPE_CHECKING:
@@ -108,6 +108,15 @@ def check_processes(processes: int, *, threads: int | None, engine: str) -> None
         raise UsageError(f"processes={processes} works with engine torch, not with {engine}; use threads")
     if not hasattr(os, "memfd_create"):
         raise UsageError(f"processes={processes} needs Linux; use threads")
+
+
+def check_process(creator: int) -> None:
+    """Raise ``PetsegError`` in a child of the process that created a loader: the loader's threads are not there."""
+    if os.getpid() != creator:
+        raise PetsegError(
+            "this process was forked after its loader was created, and a fork has none of the loader's threads; "
+            "create the loader in the process that uses it"
+        )
 
 
 def check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:

@@ -24,9 +24,9 @@ from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import VERSION, bound_values, check_state
-from shards.errors import PetsegError, UsageError
+from shards.errors import UsageError
 from shards.format.dataset import ShardSet
-from shards.format.geometry import Fit
+from shards.format.geometry import Fit, size_text
 from shards.format.labels import Labels
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ class Loader:
         self._iteration: object | None = None  # identifies the current iteration
         self._stream: BatchStream | None = None  # outlives an iteration: it has prefetched the next epoch
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
-        self._iterated = False
-        self._process = os.getpid()
+        self._iterated, self._process = False, os.getpid()
         manifest = self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
         arguments.check_processes(processes, threads=threads, engine=self.engine)
@@ -171,6 +170,13 @@ class Loader:
         each = self._engine.batch_bytes
         return None if each is None else (self.prefetch + IN_FLIGHT) * each
 
+    def __repr__(self) -> str:
+        return (
+            f"<Loader of {self.split.name}: {self.samples} samples, batch_size={self.batch_size}, size="
+            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, storage={self.shards.manifest.storage}, "
+            f"{len(self.labels)} classes>"
+        )
+
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return self.slices.batches
@@ -181,9 +187,11 @@ class Loader:
 
     def key(self, index: int) -> str:
         """Return the key of a sample, as in ``KEY.jpg``."""
-        if not 0 <= index < self.samples:
-            raise UsageError(f"sample {index} is outside 0..{self.samples - 1} of split {self.split.name!r}")
         return self._reader.key(int(index))
+
+    def name(self, index: int) -> str:
+        """Return the name of a sample in its source; the key is made from it."""
+        return self._reader.name(int(index))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""
@@ -211,7 +219,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Run one epoch; see the class."""
-        self._check_process()
+        arguments.check_process(self._process)
         first = self._first
         self._go_to(self.epoch, first)
         self._first = 0
@@ -255,7 +263,7 @@ class Loader:
 
         if iteration is not self._iteration:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
-        self._check_process()
+        arguments.check_process(self._process)
         if self._delivered == len(self):
             self.epoch, self._delivered, self._iteration = self.epoch + 1, 0, None
             return None
@@ -290,11 +298,3 @@ class Loader:
                 self._cancel.detach()
             stream, self._stream = self._stream, None
             stream.stop()
-
-    def _check_process(self) -> None:
-        """Raise ``PetsegError`` in a child of the process that created the loader: its threads are not there."""
-        if os.getpid() != self._process:
-            raise PetsegError(
-                "this process was forked after its loader was created, and a fork has none of the loader's threads; "
-                "create the loader in the process that uses it"
-            )

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, JSON, PRECISION, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE, expect_folder_of
 from shards.console import FriendlyCommand, PathArgument, print_json
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
 
 
-@click.command(cls=FriendlyCommand)
+@click.command(cls=FriendlyCommand, context_settings=HELP)
 @RUN
 @click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
-@click.option("--split", default="test", show_default=True, help="Which of its splits.")
+@click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
     "--original-resolution",
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 )
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing table.")
 @SIZE
 @DEVICE
 @PRECISION
 @JSON
-def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **options: Any) -> None:
+def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
 
     \b
@@ -40,36 +41,43 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, as_json: bool, **op
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, summary, write_table
+    from petseg.inference.scoring import compared_at, expect_free_table, summary, write_table
     from petseg.inference.scoring import evaluate as evaluate_run
     from petseg.report.console_reporter import progress_count
     from shards.format.manifest import load_manifest
 
+    if table is not None:
+        expect_free_table(table, overwrite=overwrite)
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
         evaluation = evaluate_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    if table is not None:
-        write_table(evaluation, shards, options["split"], table)
     place = compared_at(load_manifest(shards).storage, original_resolution=options["original_resolution"])
     conditions = {"split": options["split"], "compared_at": place, "flip_tta": options["flip_tta"]}
     if as_json:
         print_json(summary(evaluation, **conditions))
     else:
         _print_scores(evaluation, **conditions)
+    if table is not None:  # the scores are printed before anything can go wrong with it
+        write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:
+    from petseg.report.console_reporter import counted, some_names
+
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
-    click.echo(f"{evaluation.samples} images of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
+    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
     width = max(12, 2 + max(map(len, names)))
     click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):
         click.echo(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
     click.echo(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+    if absent := evaluation.absent:
+        whose = "its" if len(absent) == 1 else "their"
+        click.echo(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
     click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
     if scores.binary is not None:
         click.echo(_binary_line(evaluation))

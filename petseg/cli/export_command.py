@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from petseg.cli.shared_options import JSON, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import HELP, JSON, RUN, SIZE, expect_folder_of
 from shards.console import FriendlyCommand, PathArgument, print_json
 
 
-@click.command(cls=FriendlyCommand)
+@click.command(cls=FriendlyCommand, context_settings=HELP)
 @RUN
 @click.argument("file", type=PathArgument())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file and its card.")

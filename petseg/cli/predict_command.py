@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, JSON, PRECISION, RUN, SIZE
+from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE
 from shards.console import FriendlyCommand, PathArgument, print_json
 from shards.errors import PetsegError
 
 
-@click.command(cls=FriendlyCommand)
+@click.command(cls=FriendlyCommand, context_settings=HELP)
 @RUN
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-o", "--out", type=PathArgument(), required=True, help="Folder for the results.")
@@ -55,7 +55,7 @@ def predict(
     from petseg.inference.file_jobs import plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.trained_network import load
-    from petseg.report.console_reporter import progress_count
+    from petseg.report.console_reporter import counted, progress_count
 
     files, ignored = find_images(images, recursive=recursive, skip=out)
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
@@ -79,6 +79,7 @@ def predict(
         facts = {"predicted": predicted, "failed": failures, "ignored": ignored, "renamed": renamed}
         print_json({**facts, "folder": str(out)})
     else:
-        click.echo(f"{predicted} images predicted into {out}" + (f", {ignored} other files ignored" if ignored else ""))
+        others = f", {counted(ignored, 'other file')} ignored" if ignored else ""
+        click.echo(f"{counted(predicted, 'image')} predicted into {out}{others}")
     if failures:
-        raise PetsegError(f"{failures} of {len(jobs)} images could not be predicted")
+        raise PetsegError(f"{failures} of {counted(len(jobs), 'image')} could not be predicted")

@@ -1,4 +1,4 @@
-"""Options that petseg-eval, petseg-predict and petseg-export share."""
+"""Options that petseg-eval, petseg-predict and petseg-export share, and how all commands spell ``--help``."""
 
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class SizeOption(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             self.fail(f"{value!r} is neither N nor HxW (height x width) in pixels, such as 128 or 96x160", param, ctx)
 
 
+HELP = {"help_option_names": ["-h", "--help"]}
 RUN = click.argument("run", type=PathArgument())
 SIZE = click.option("--size", type=SizeOption(), help="Size of the network's images, pixels.  [default: as trained]")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

@@ -1,5 +1,6 @@
 """``petseg-train``: parses the options, calls :func:`petseg.train`, prints the result."""
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
-from petseg.cli.shared_options import SizeOption
+from petseg.cli.shared_options import HELP, SizeOption
 from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
@@ -17,6 +18,7 @@ from shards.format.geometry import Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
+    "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
     f"tutorial {default_recipe('tutorial').lr:g}",
     "ema_decay": "unet by the run's length, tutorial 0",
@@ -85,7 +87,7 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
 
 @click.command(
     cls=FriendlyCommand,
-    context_settings={"max_content_width": 110},
+    context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
 def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
@@ -125,6 +127,18 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     if as_json:
         print_json({"run": str(path), **read_history(path)[-1]})
     else:
-        data = str(shards or read_config(path)["running"]["shards"])
-        command = shlex.join(["petseg-eval", str(path), "--shards", data])
+        command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
         click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+
+
+def _scoring_command(run: Path, shards: Path) -> str:
+    """Return the petseg-eval command for a run: on the test split, or on another one if the set has no such split."""
+    from petseg.inference.scoring import split_to_score
+    from shards.errors import FormatError
+    from shards.format.manifest import load_manifest
+
+    split = "test"
+    with contextlib.suppress(FormatError):  # the set of a run that was finished before may be gone
+        split = split_to_score(load_manifest(shards).splits)
+    choice = [] if split == "test" else ["--split", split]
+    return shlex.join(["petseg-eval", str(run), "--shards", str(shards), *choice])

@@ -45,6 +45,12 @@ class Evaluation:
         """The number of samples."""
         return len(self.counts)
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The classes without any true pixel that are predicted somewhere: their IoU and Dice of 0 are in the means."""
+        found = (self.matrix.sum(axis=1) == 0) & (self.matrix.sum(axis=0) > 0)
+        return tuple(name for name, missing in zip(self.labels.names, found.tolist(), strict=True) if missing)
+
     def scores_of(self, sample: int) -> Scores:
         """Return the scores of one sample, by its index; without binary ones."""
         return score_counts(self.counts[sample])

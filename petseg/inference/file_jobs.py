@@ -9,9 +9,8 @@ from PIL import Image
 from petseg.inference.image_files import ImageFile, to_rgb
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
-from petseg.runs.run_folder import BEST, LAST
+from petseg.runs.run_folder import expect_foreign_folder
 from shards.errors import PetsegError, SampleError, UsageError
-from shards.format.layout import MANIFEST_NAME
 
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
 
@@ -60,9 +59,7 @@ def plan_jobs(
 def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
-        if any((folder / name).exists() for name in (MANIFEST_NAME, BEST, LAST)):
-            what = "a shard set" if (folder / MANIFEST_NAME).exists() else "a run"
-            raise UsageError(f"{folder} is {what}, which keeps its folder to itself; choose another folder with -o")
+        expect_foreign_folder(folder, advice="choose another folder with -o")
     for job in jobs:
         for output in job.outputs:
             if name_too_long(output):

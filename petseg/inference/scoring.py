@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
+from petseg.runs.run_folder import expect_foreign_folder
 from pipeline import Loader
 from shards import ShardSet, UsageError
 from shards.format.geometry import Size
-from shards.format.layout import Storage
+from shards.format.layout import SPLITS, Storage
 from shards.store.atomic import write_atomically
 
 
@@ -60,6 +61,7 @@ def evaluate(
         raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
+    expect_split(data, split)
     reader = data.split(split)
     _check_classes(predictor, data)
     with process_group(world, predictor.placement.device):
@@ -92,6 +94,21 @@ def evaluate(
 score_run = evaluate  # its name in version 1
 
 
+def expect_split(data: ShardSet, split: str) -> None:
+    """Raise ``UsageError`` unless a set has this split."""
+    existing = [name for name in SPLITS if name in data.manifest.splits]
+    if split not in existing:
+        other = split_to_score(existing)
+        raise UsageError(
+            f"{data.path} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as --split {other}"
+        )
+
+
+def split_to_score(splits: Collection[str]) -> str:
+    """Return which of a set's splits a run is best scored on: test, else val, else train."""
+    return next(name for name in reversed(SPLITS) if name in splits)
+
+
 def _check_classes(predictor: Predictor, data: ShardSet) -> None:
     """Raise ``UsageError`` unless the set has the classes that the network predicts."""
     ours, theirs = predictor.labels.names, data.manifest.labels.names
@@ -118,6 +135,7 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: b
     return {
         **msgspec.to_builtins(evaluation.scores),
         "classes": list(evaluation.labels.names),
+        "absent": list(evaluation.absent),
         "samples": evaluation.samples,
         "split": split,
         "compared_at": compared_at,
@@ -126,18 +144,28 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: b
     }
 
 
-def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path) -> None:
-    """Write a CSV with one line per sample: index, key, mean IoU, IoU and recall of each class, pixel accuracy.
+def expect_free_table(path: Path, *, overwrite: bool) -> None:
+    """Raise ``UsageError`` if a table must not be written: its folder is a set's or a run's, or it exists already."""
+    expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already; choose another name for --csv, or add --overwrite")
 
-    A score that does not exist is an empty cell.
+
+def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path, *, overwrite: bool = False) -> None:
+    """Write a CSV with one line per sample: index, key, original name, and scores.
+
+    These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell.
+    Raises ``UsageError`` as :func:`expect_free_table` does.
     """
+    expect_free_table(path, overwrite=overwrite)
     reader = ShardSet.open(shards).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{kind}_{name}" for kind in ("iou", "recall") for name in evaluation.labels.names]
-    writer.writerow(["index", "key", "mean_iou", *columns, "pixel_accuracy"])
+    writer.writerow(["index", "key", "name", "mean_iou", *columns, "pixel_accuracy"])
     for index in range(evaluation.samples):
         scores = evaluation.scores_of(index)
         row = [scores.mean_iou, *scores.iou, *scores.recall, scores.pixel_accuracy]
-        writer.writerow([index, reader.key(index), *("" if value is None else f"{value:.6f}" for value in row)])
+        cells = ("" if value is None else f"{value:.6f}" for value in row)
+        writer.writerow([index, reader.key(index), reader.meta(index)["name"], *cells])
     write_atomically(path, text.getvalue())

@@ -16,6 +16,7 @@ from shards.errors import UsageError
 from shards.format.geometry import Fit, Size, parse_size, size_text
 
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+_LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
 NO_OPTIONS = frozenset({"classes"})  # fields that the data decide
 
 
@@ -124,6 +125,20 @@ def default_recipe(name: Name) -> Recipe:
         ema_decay=None,
         clip_norm=1.0,
     )
+
+
+def default_size(recipe: Recipe, stored: Size | None) -> Size:
+    """Return the size of a new run for which none is requested, on a set of this stored size (None: ``source``).
+
+    unet takes the stored size if its sides are at least :data:`MIN_SIZE` and at most four times those of the recipe;
+    the tutorial keeps its own, unless that would enlarge the images.
+    """
+    if stored is None or min(stored) < MIN_SIZE:
+        return recipe.size
+    sides = list(zip(stored, recipe.size, strict=True))
+    if recipe.model.name == "tutorial":
+        return stored if any(side < own for side, own in sides) else recipe.size
+    return stored if all(side <= _LARGEST_DEFAULT * own for side, own in sides) else recipe.size
 
 
 def recipe_from(document: dict[str, Any]) -> Recipe:

@@ -16,6 +16,7 @@ from typing import Any
 
 from petseg.runs.checkpoint import CheckpointError
 from shards.errors import UsageError
+from shards.format.layout import MANIFEST_NAME
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 
 CONFIG = "config.json"
@@ -75,6 +76,13 @@ def reopen_run(path: Path) -> RunFolder:
     if not (path / CONFIG).is_file():
         raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without --resume")
     return RunFolder(path)
+
+
+def expect_foreign_folder(folder: Path, *, advice: str) -> None:
+    """Raise ``UsageError`` if a folder is a shard set's or a run's: nothing else is written into these."""
+    if any((folder / name).exists() for name in (MANIFEST_NAME, CONFIG, BEST, LAST)):
+        what = "a shard set" if (folder / MANIFEST_NAME).exists() else "a run"
+        raise UsageError(f"{folder} is {what}, which keeps its folder to itself; {advice}")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -13,11 +13,19 @@ from petseg.host.device import Placement, choose_device, choose_placement, cpu_t
 from petseg.host.distributed import World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals
 from petseg.report.artifacts import draw_run
-from petseg.report.console_reporter import Reporter
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.option_fields import check_fields
-from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
+from petseg.runs.recipe import (
+    Recipe,
+    RuntimeOptions,
+    apply_options,
+    default_recipe,
+    default_size,
+    differences,
+    recipe_from,
+)
 from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.cuda_graph import check_graph
@@ -116,6 +124,8 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
         elif checkpoint is not None:
             reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
+        if not loop.progress.finished:
+            note_absent_classes(config.data, reporter)
         try:
             loop.run()
         finally:
@@ -128,6 +138,15 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
     return path
+
+
+def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
+    """Say which classes have no pixel to learn from."""
+    manifest = data.manifest
+    counts = manifest.splits["train"].class_pixels
+    if absent := [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if not pixels]:
+        verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
+        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
 
 
 def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
@@ -176,10 +195,11 @@ def _read_run(
 
 
 def _for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a new run with the set's number of classes and, unless one is requested, its fit."""
+    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit."""
     model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
     fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
-    return msgspec.structs.replace(recipe, model=model, fit=fit)
+    size = recipe.size if "size" in options else default_size(recipe, data.manifest.size)
+    return msgspec.structs.replace(recipe, model=model, size=size, fit=fit)
 
 
 def _check_same_data(run: Path, data: ShardSet) -> None:

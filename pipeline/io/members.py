@@ -1,5 +1,7 @@
 """The encoded bytes of samples, and their names."""
 
+import contextlib
+import json
 import os
 from typing import Any
 
@@ -11,9 +13,9 @@ from pipeline.io.damage import DamagedSamples
 from pipeline.io.io_uring import thread_ring
 from pipeline.io.scratch import Bytes, Scratch
 from pipeline.io.tar_files import TarFiles
-from shards.errors import FormatError, PetsegError, SampleError
+from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
-from shards.format.layout import TAR_BLOCK, Rows, extensions_of, key_hash
+from shards.format.layout import TAR_BLOCK, Rows, extensions_of, key_hash, member_span
 
 NAME_BYTES = 100  # the name field of a tar header
 
@@ -64,7 +66,7 @@ class MemberReader:
         Unlike :meth:`shards.format.dataset.SplitReader.key` this does not touch a memory map. Raises ``SampleError`` if
         there is no header of a matching name or it cannot be read, ``FormatError`` as :meth:`TarFiles.open` does.
         """
-        row = self.split.rows([index])[0]
+        row = self._row(index)
         start = int(row["image_offset"]) - TAR_BLOCK
         try:
             tar = self.files.open(int(row["shard"]))
@@ -78,6 +80,20 @@ class MemberReader:
             raise SampleError(f"{path}: byte {start}: the tar header of sample {index} is damaged (name {name!r})")
         return key
 
+    def name(self, index: int) -> str:
+        """Return the original name of a sample, as its ``KEY.json`` has it.
+
+        Does not touch a memory map either. Raises ``SampleError`` if the member is damaged.
+        """
+        row = self._row(index)
+        data, problem = self._member(
+            int(row["shard"]), *member_span(row, "meta"), int(row["meta_crc32"]), verified=False
+        )
+        if problem is None:
+            with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
+                return str(json.loads(data.tobytes())["name"])
+        raise SampleError(self.describe(index, "meta", problem or "names no sample"))
+
     def describe(self, index: int, role: str, problem: str) -> str:
         """Return a message about a member: shard, key, member and byte offset, then the problem."""
         row = self.split.table[index]
@@ -88,6 +104,12 @@ class MemberReader:
         extension = extensions_of(row).get(role, role)
         path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
         return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset}): {problem}"
+
+    def _row(self, index: int) -> Any:
+        """Return the record of a sample; raise ``UsageError`` for an index out of range."""
+        if not 0 <= index < len(self.split):
+            raise UsageError(f"sample {index} is outside 0..{len(self.split) - 1} of split {self.split.name!r}")
+        return self.split.rows([index])[0]
 
     def _read_together(self, rows: Rows, scratch: Scratch | None) -> list[Bytes] | None:
         """Return all images, then all masks; None if that does not work for any reason."""

@@ -172,7 +172,7 @@ def write_set(
 
 def _add_sample(tar: tarfile.TarFile, table: np.ndarray, index: int, pair: Pair, shard: int) -> None:
     key = f"pet_{index}"
-    meta = json.dumps({"key": key}).encode()
+    meta = json.dumps({"key": key, "name": f"pet no. {index}"}).encode()
     data = {"image": pair.image, "mask": pair.mask, "meta": meta}
     row = table[index]
     row["image_format"] = IMAGE_FORMATS.index(pair.format)

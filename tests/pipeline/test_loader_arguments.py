@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from pipeline import Loader
 from pipeline.arguments import usable_cores
 from pipeline.choose_engine import choose_engine
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import FormatError, PetsegError, SampleError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,26 @@ def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeyp
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))
         release.set()
+
+
+def test_a_loader_says_what_it_is(many_class_sets: dict[str, Path]) -> None:
+    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu") as loader:
+        assert repr(loader) == (
+            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, storage=jpeg, 21 classes>"
+        )
+
+
+def test_original_names(sets: dict[str, Path], tmp_path: Path) -> None:
+    for folder in sets.values():
+        with Loader(folder, batch_size=4, device="cpu") as loader:
+            assert [loader.name(index) for index in (0, 13, 39)] == ["pet no. 0", "pet no. 13", "pet no. 39"]
+            for index in (-1, 40):
+                with pytest.raises(UsageError, match=rf"sample {index} is outside 0..39 of split 'train'"):
+                    loader.name(index)
+    folder = shutil.copytree(sets["jpeg"], tmp_path / "set")
+    tar = folder / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"pet no. 13", b"pot no. 13"))
+    with Loader(folder, batch_size=4, device="cpu") as loader:
+        assert loader.name(12) == "pet no. 12"
+        with pytest.raises(SampleError, match=r"train-000001\.tar: pet_13\.json .* do not match their checksum"):
+            loader.name(13)

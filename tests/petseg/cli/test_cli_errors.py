@@ -156,7 +156,7 @@ def test_evaluate(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> 
     check(call(evaluate, tmp_path / "nowhere", "--shards", synthetic_set), "no such run")
     check(call(evaluate, tmp_path, "--shards", synthetic_set), "no checkpoint", "petseg-train")
     check(call(evaluate, tiny_run, "--shards", tmp_path), "no finished shard set")
-    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'")
+    check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'", "--split test")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--batch-size", 0), "--batch-size")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--size", 5), "--size 5")
 
@@ -186,3 +186,10 @@ def test_export(call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     real = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name, package=None: None if name == "onnxscript" else real(name))
     check(call(export, tiny_run, tmp_path / "net.onnx"), "onnxscript", "pip install 'petseg[export]'")
+
+
+@pytest.mark.parametrize("program", [train, evaluate, predict, export], ids=lambda program: program.name)
+def test_the_short_spelling_of_help(call, program) -> None:
+    short, long = call(program, "-h"), call(program, "--help")
+    assert (short.code, short.out) == (0, long.out)
+    assert "-h, --help" in short.out

@@ -183,7 +183,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
 def test_help_states_the_defaults() -> None:
     texts = {p.name: p.help or "" for p in train.params if isinstance(p, click.Option)}
     for name, default in {
-        "size": "unet 128, tutorial 100",
+        "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
         "progressive": "unet yes, tutorial no",
         "epochs": "unet 80, tutorial 5",
         "batch_size": "unet 16, tutorial 32",

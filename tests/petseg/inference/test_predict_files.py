@@ -86,7 +86,7 @@ def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run
     assert "bad.jpg" in result.err
     assert "torn.jpg" in result.err
     assert "2 of 3" in result.err
-    assert "1 other files" in result.out
+    assert ", 1 other file ignored" in result.out
     assert (tmp_path / "out" / "good.png").exists()
 
 

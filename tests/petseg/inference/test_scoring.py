@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled_sets import build_labelled, many_labels, write_untrained
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -40,8 +41,25 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, syntheti
     np.testing.assert_array_equal(document["confusion"], counts)
     rows = list(csv.DictReader(table.open()))
     assert [row["key"] for row in rows] == [split.key(index) for index in range(len(split))]
+    assert [row["name"] for row in rows] == [split.meta(index)["name"] for index in range(len(split))]
     assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
     assert {"iou_animal", "recall_border", "pixel_accuracy"} <= set(rows[0])
+
+
+def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("mine")
+    arguments = [tiny_run, "--shards", synthetic_set, "--split", "val", "--csv"]
+    result = call(evaluate, *arguments, table)
+    assert (result.code, result.out, table.read_text()) == (2, "", "mine")
+    assert f"{table} exists already" in result.err
+    assert "--overwrite" in result.err
+    assert call(evaluate, *arguments, table, "--overwrite").code == 0
+    assert table.read_text().startswith("index,key,name,")
+    for folder, what in ((synthetic_set, "a shard set"), (tiny_run, "a run")):
+        result = call(evaluate, *arguments, folder / "manifest.json", "--overwrite")
+        assert (result.code, result.out) == (2, "")
+        assert f"{folder} is {what}, which keeps its folder to itself" in result.err
 
 
 def test_what_jpeg_and_raw_storage_keep_is_not_called_original(
@@ -79,10 +97,25 @@ def test_text_of_many_classes(call, many_class_run: Path) -> None:
     names = ShardSet.open(shards).manifest.labels.names
     lines = result.out.splitlines()
     assert [line[: len(name)] for line, name in zip(lines[2:], names, strict=False)] == list(names)
-    assert len({len(line) for line in lines[1:24]} - {len(lines[-2])}) == 1  # the columns are below each other
+    assert len({len(line) for line in lines[1:23]}) == 1  # the columns are below each other
     assert "against" not in result.out  # these labels name no foreground
     with table.open() as file:
-        assert next(csv.reader(file))[3:24] == [f"iou_{name}" for name in names]
+        assert next(csv.reader(file))[4:25] == [f"iou_{name}" for name in names]
+
+
+def test_classes_that_are_predicted_but_never_true_are_named(call, tmp_path: Path) -> None:
+    """Sixty classes in five images of at most eight each: most are absent, and a network of random weights errs."""
+    labels = many_labels(60)
+    out, run = build_labelled(tmp_path, labels), write_untrained(tmp_path / "run", labels)
+    document = json.loads(call(evaluate, run, "--shards", out, "--split", "val", "--json").out)
+    matrix = np.array(document["confusion"])
+    expected = [name for n, name in enumerate(labels.names) if not matrix[n].any() and matrix[:, n].any()]
+    assert document["absent"] == expected
+    assert [document["iou"][labels.names.index(name)] for name in expected] == [0.0] * len(expected)
+    assert len(expected) > 5
+    text = call(evaluate, run, "--shards", out, "--split", "val").out
+    named = f"{', '.join(expected[:5])}{f' and {len(expected) - 5} more'}"
+    assert f"no pixel of {named} in the masks of val: their IoU of 0 counts in the mean" in text.splitlines()
 
 
 def test_evaluation_options(call, tiny_run: Path, synthetic_set: Path) -> None:
@@ -106,7 +139,9 @@ def test_evaluation_options(call, tiny_run: Path, synthetic_set: Path) -> None:
     val = scores("--split", "val")
     best = max(read_history(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
     assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
+    assert plain["absent"] == []
     text = call(evaluate, tiny_run, "--shards", synthetic_set).out
+    assert "no pixel of" not in text
     assert "animal against the rest: IoU" in text
     assert "with the border counted as animal" in text
 

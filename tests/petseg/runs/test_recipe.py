@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from petseg.runs.option_fields import check_fields
-from petseg.runs.recipe import LR_OF_ADAM, RuntimeOptions, apply_options, default_recipe, differences, recipe_from
+from petseg.runs.recipe import (
+    LR_OF_ADAM,
+    RuntimeOptions,
+    apply_options,
+    default_recipe,
+    default_size,
+    differences,
+    recipe_from,
+)
 from petseg.training.progress import Progress
 from shards.errors import UsageError
 
@@ -107,3 +115,21 @@ def test_the_files_of_version_1_are_read() -> None:
     }
     assert msgspec.to_builtins(msgspec.convert(position, Progress)) == {**position, "skipped": 0}
     assert msgspec.convert(position, Progress).images == 80
+
+
+@pytest.mark.parametrize(
+    ("stored", "unet", "tutorial"),
+    [
+        (None, (128, 128), (100, 100)),  # source
+        ((128, 128), (128, 128), (100, 100)),
+        ((96, 160), (96, 160), (96, 160)),
+        ((100, 100), (100, 100), (100, 100)),
+        ((32, 512), (32, 512), (32, 512)),
+        ((31, 128), (128, 128), (100, 100)),  # too small for the network
+        ((128, 513), (128, 128), (100, 100)),  # so large that every step would be slow
+    ],
+    ids=str,
+)
+def test_the_default_size_is_the_sets(stored, unet, tutorial) -> None:
+    assert default_size(UNET, stored) == unet
+    assert default_size(default_recipe("tutorial"), stored) == tutorial

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from labelled_sets import build_labelled, many_labels
 
 import petseg
-from petseg.cli import train
+from petseg.cli import evaluate, train
 from petseg.host.device import choose_placement
 from petseg.report.artifacts import draw_run, read_history
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from petseg.training import start
 from petseg.training.losses import balanced_class_weights
 from shards import PetsegError, ShardSet
 
@@ -150,6 +154,60 @@ def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, comman
     draw_run(run, data=ShardSet.open(out), placement=placement, seconds=1.0)
     assert "train split" in (run / "report.html").read_text()
     assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
+
+
+@pytest.mark.parametrize(("fractions", "split"), [("0.8,0.2,0", "val"), ("1,0,0", "train")])
+def test_the_command_to_score_a_run_works_without_a_test_split(
+    call, synthetic_pets: Path, tmp_path: Path, command, fractions: str, split: str
+) -> None:
+    out = tmp_path / "set"
+    command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", fractions)
+    arguments = [*TINY_ARGUMENTS, "--epochs", "1"]
+    trained = call(train, "--shards", out, "--run", tmp_path / "run", *arguments)
+    program, *words = shlex.split(trained.out.splitlines()[-1].partition("score it with: ")[2])
+    assert program == "petseg-eval"
+    result = call(evaluate, *words)
+    assert result.code == 0, result.err
+    assert f"images of {split}, at" in result.out
+    result = call(evaluate, tmp_path / "run", "--shards", out)
+    assert result.code == 2
+    assert f"has no split 'test'; it has: train{', val' * (split == 'val')}." in result.err
+    assert f"--split {split}" in result.err
+
+
+@pytest.mark.parametrize(
+    ("absent", "note"),
+    [
+        ([], None),
+        ([1], "class 1 occurs in no mask of train; the network cannot learn it"),
+        ([0, 2], "class 0, class 2 occur in no mask of train; the network cannot learn them"),
+        (
+            range(7),
+            "class 0, class 1, class 2, class 3, class 4 and 2 more occur in no mask of train; the network "
+            "cannot learn them",
+        ),
+    ],
+)
+def test_classes_that_no_mask_shows_are_noted(absent, note: str | None) -> None:
+    recording = Recording()
+    pixels = tuple(0 if n in absent else 5 for n in range(8))
+    names = tuple(f"class {n}" for n in range(8))
+    splits = {"train": SimpleNamespace(class_pixels=pixels), "val": SimpleNamespace(class_pixels=(0,) * 8)}
+    manifest = SimpleNamespace(labels=SimpleNamespace(names=names), splits=splits)
+    start.note_absent_classes(SimpleNamespace(manifest=manifest), recording)
+    assert recording.notes == ([] if note is None else [note])
+
+
+def test_the_note_of_absent_classes_precedes_the_training(tmp_path: Path) -> None:
+    labels = many_labels(60)
+    recording = Recording()
+    petseg.train(
+        build_labelled(tmp_path, labels, samples=4, fractions=(1.0, 0.0, 0.0)),
+        run=tmp_path / "run",
+        options={**TINY, "batch_size": 4, "epochs": 1},
+        make_reporter=lambda: recording,
+    )
+    assert "more occur in no mask of train" in recording.notes[1]  # after that of the set without a val split
 
 
 def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:

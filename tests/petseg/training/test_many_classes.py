@@ -176,6 +176,18 @@ def test_a_set_of_one_size_decides_the_fit_and_is_not_enlarged_silently(tmp_path
     assert load_checkpoint(run / "last.pt").config["fit"] == "stretch"
 
 
+def test_a_set_of_one_size_is_trained_at_it_unless_asked_or_resumed(tmp_path: Path) -> None:
+    out = build_labelled(tmp_path, many_labels(3), storage="raw", size="48x80", samples=8)
+    options = {"widths": (8, 16), "epochs": 1, "batch_size": 2, "threads": 1}
+    for given, expected in (({}, [48, 80]), ({"size": 32}, [32, 32])):
+        run, reporter = tmp_path / f"run-{expected[0]}", NoteKeeping(stop_at=1)
+        with pytest.raises(InterruptedRunError):
+            petseg.train(out, run=run, options={**options, **given}, make_reporter=lambda: reporter)  # noqa: B023
+        petseg.train(run=run, resume=True)
+        assert load_checkpoint(run / "last.pt").config["size"] == expected
+        assert not any("is larger than" in note for note in reporter.notes)
+
+
 def test_a_single_class_trains_without_a_nan(tmp_path: Path) -> None:
     out = build_labelled(tmp_path, many_labels(1), samples=8)
     options = {**OPTIONS, "size": 32, "epochs": 1}
