@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,11 +142,19 @@ def test_what_interrupts_a_read_waits_for_it() -> None:
     here = thread_ring()
     assert here is not None
 
+    interrupted = threading.Event()
+
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise KeyboardInterrupt
 
+    def write() -> None:  # on a busy machine, too, only after the first interrupt
+        assert interrupted.wait(60)
+        time.sleep(0.4)
+        os.write(sink, b"hello")
+
     before = signal.signal(signal.SIGALRM, interrupt)
-    writer = threading.Timer(0.6, os.write, (sink, b"hello"))
+    writer = threading.Thread(target=write)
     try:
         writer.start()
         signal.setitimer(signal.ITIMER_REAL, 0.2, 0.1)
