@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from shard_sources import options
 
 from shards.build.build_set import build
+from shards.build.options import PackOptions
 
 PROGRAM = Path(sys.executable).parent / "petseg-shard"
 
@@ -26,10 +28,16 @@ def start(source: Path, out: Path, *more: str, **named: object) -> subprocess.Po
     )
 
 
+def build_afresh(source: Path, out: Path, chosen: PackOptions) -> None:
+    """Build in a forked process, with a fork server of its own: the parent's, if it has one, belongs to the parent."""
+    forkserver._forkserver.__init__()  # type: ignore[misc]
+    build(source, out, chosen)
+
+
 @contextlib.contextmanager
 def killed_build(source: Path, out: Path, **chosen: Any) -> Iterator[BaseProcess]:
     """Build in a forked process, which is killed when the block ends; wait for the end of its workers, too."""
-    process = multiprocessing.get_context("fork").Process(target=build, args=(source, out, options(**chosen)))
+    process = multiprocessing.get_context("fork").Process(target=build_afresh, args=(source, out, options(**chosen)))
     process.start()
     try:
         yield process
