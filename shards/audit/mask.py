@@ -1,7 +1,7 @@
 """The audit of a mask: every value or colour is that of a class, or ignored; what is packed are class indices."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -52,8 +52,9 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
     Raises ``RejectedError`` if the mask is damaged, or has values that ``labels`` do not claim.
     """
     values, findings = decode_mask(data, colours=labels.rgb, max_pixels=max_pixels)
+    found = None if labels.rgb else value_counts(values)
     try:
-        indices, counts = map_colours(values, labels) if labels.rgb else map_values(values, labels)
+        indices, counts = map_colours(values, labels) if found is None else map_values(values, labels, found=found)
     except RejectedError as error:
         if labels.rgb and has_palette(data) and palette_of(data, range(256)):
             raise RejectedError(error.reason, f"{error.detail}; {INDEXED}", error.unclaimed) from None
@@ -63,8 +64,8 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
     if counts[IGNORE] == indices.size:
         findings = [*findings, Finding("warning", "mask-ignored")]
     palette: dict[int, str] = {}
-    if not labels.rgb and has_palette(data):
-        palette = palette_of(data, np.flatnonzero(value_counts(values)).tolist())
+    if found is not None and has_palette(data):
+        palette = palette_of(data, np.flatnonzero(found).tolist())
     return AuditedMask(indices, counts, findings, palette)
 
 
@@ -96,13 +97,14 @@ def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> 
     return decoded.as_stored(values), findings
 
 
-def map_values(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
+def map_values(values: Pixels, labels: Labels, *, found: Counts | None = None) -> tuple[Pixels, Counts]:
     """Map values, uint8 (height, width), to class indices, and count those; int64 (256,).
 
+    ``found`` is :func:`value_counts` of the values, where the caller has it already.
     Raises ``RejectedError`` for values that no class claims.
     """
     table, claimed = labels.index_table()
-    found = value_counts(values)
+    found = value_counts(values) if found is None else found
     present = np.flatnonzero(found)
     unclaimed = present[~claimed[present]]
     if len(unclaimed):
@@ -115,17 +117,25 @@ def map_values(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
     return np.frombuffer(values.tobytes().translate(table.tobytes()), np.uint8).reshape(values.shape), counts
 
 
+def packed_colours(values: Pixels) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
+    """Yield (top row, colours r << 16 | g << 8 | b, int32 (rows, width)) of strips of a mask, which need little memory.
+
+    ``values`` are those of :func:`map_colours`.
+    """
+    step = max(1, _STRIP // values.shape[1])
+    for top in range(0, len(values), step):
+        part = values[top : top + step].astype(np.int32)
+        yield top, part * 0x010101 if part.ndim == 2 else part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]
+
+
 def map_colours(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
     """Map colours, uint8 (height, width, 3), or grey values (height, width), to class indices, likewise."""
     table = labels.colour_table()
     indices = np.empty(values.shape[:2], dtype=np.uint8)
     unknown: Counter[int] = Counter()
-    step = max(1, _STRIP // values.shape[1])
-    for top in range(0, len(values), step):
-        part = values[top : top + step].astype(np.int32)
-        packed = part * 0x010101 if part.ndim == 2 else part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]
+    for top, packed in packed_colours(values):
         found = table.take(packed)
-        indices[top : top + step] = found  # -1 becomes 255 where a colour is unclaimed
+        indices[top : top + len(packed)] = found  # -1 becomes 255 where a colour is unclaimed
         if (found < 0).any():
             colours, counts = np.unique(packed[found < 0], return_counts=True)
             unknown.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from shards.audit.findings import MAX_PIXELS
+from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
 from shards.errors import UsageError
 from shards.format.geometry import FITS
@@ -24,9 +25,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 @click.command()
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out, see above.")
-@click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
-@click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
+@layout_options
 @click.option(
     "--storage",
     type=click.Choice(STORAGES),

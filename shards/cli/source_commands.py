@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
 from shards.errors import UsageError
 
@@ -48,9 +49,7 @@ def download(folder: Path, mirror: str | None) -> None:
 
 @click.command()
 @click.argument("source", type=PATH)
-@click.option("--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out; see build.")
-@click.option("--image-suffix", metavar="TEXT", help="What the names of images end with, in folders.  [default: found]")
-@click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png.")
+@layout_options
 @click.option("-o", "--output", metavar="FILE.toml", type=PATH, help="Write a labels file to edit.")
 @click.option("--overwrite", is_flag=True, help="Replace the labels file.")
 @click.option("--workers", type=int, help="Threads.  [default: all cores]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +76,14 @@ def many_class_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = build_labelled(folder, many_labels(21))
     options = {**TINY, "size": (32, 48), "fit": "contain", "batch_size": 4}
     return petseg.train(out, run=folder / "run", options=options)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that share work of microseconds wait for each other, the longer the busier the machine is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from shards.audit.findings import MAX_PIXELS, RejectedError
-from shards.audit.mask import decode_mask, value_counts
+from shards.audit.mask import decode_mask, packed_colours, value_counts
 from shards.audit.palettes import PaletteTally, palette_of
 from shards.cores import usable_cores
 from shards.errors import SourceError, UsageError
@@ -165,10 +165,11 @@ def _count_colours(data: bytes, max_pixels: int) -> _MaskCounts:
         parts, _ = decode_mask(data, colours=True, max_pixels=max_pixels)
     except RejectedError as error:
         return _problem(error)
-    wide = parts.astype(np.uint32)
-    packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    colours, counts = np.unique(packed, return_counts=True)
-    return _MaskCounts(colours=dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+    found: Counter[int] = Counter()
+    for _, packed in packed_colours(parts):
+        colours, counts = np.unique(packed, return_counts=True)
+        found.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+    return _MaskCounts(colours=dict(sorted(found.items())))
 
 
 def _problem(error: RejectedError) -> _MaskCounts:
