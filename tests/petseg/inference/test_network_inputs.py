@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,28 @@ def test_the_whole_image_is_in_the_input(height: int, width: int, size: Size, fi
         assert not outside.any() or fit == "contain"
     if fit == "contain":
         assert rows == size[0] or columns == size[1]
-    if fit == "contain" or (fit == "cover" and min(height, width) >= 32):  # the aspect ratio is kept to a pixel
+        # The aspect ratio is kept to a pixel.
         assert abs(rows * width - columns * height) <= max(height, width) * (1 + max(rows, columns) / 32)
+    if fit == "cover":
+        assert (rows, columns) == cover_input(height, width, size)
+
+
+def cover_input(height: int, width: int, size: Size) -> Size:
+    """The whole image, resized by the factors of the box that training cuts out of it, in exact fractions.
+
+    That box has whole pixels, so its aspect ratio is that of the size but for half a pixel of a side.
+    """
+
+    def nearest(value: Fraction) -> int:
+        return floor(value + Fraction(1, 2))
+
+    box = height, width
+    if height * size[1] > width * size[0]:
+        box = min(max(nearest(Fraction(width * size[0], size[1])), 1), height), width
+    else:
+        box = height, min(max(nearest(Fraction(height * size[1], size[0])), 1), width)
+    rows, columns = nearest(Fraction(height * size[0], box[0])), nearest(Fraction(width * size[1], box[1]))
+    return max(rows, size[0]), max(columns, size[1])
 
 
 def test_inputs_of_one_size_are_a_batch() -> None:
