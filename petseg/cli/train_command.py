@@ -79,7 +79,11 @@ _MODEL_OPTIONS = [
     click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
     click.Option(["--encoder"], help="One of timm's networks as unet's encoder, by name.  [default: none]"),
     click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
-    click.Option(["--decoder-widths"], type=_widths, help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]"),
+    click.Option(
+        ["--decoder-widths"],
+        type=_widths,
+        help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
+    ),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")

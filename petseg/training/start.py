@@ -92,10 +92,8 @@ def train(
         _check_same_data(path, data)
     else:
         recipe = _for_set(recipe, data, options)
-    encoder = None
-    if checkpoint is None:  # which has the weights
-        encoder = EncoderStart(recipe, world)
-        recipe = encoder.recipe
+    encoder = EncoderStart(recipe, world, resumed=checkpoint is not None)
+    recipe = encoder.recipe
     with cpu_threads(runtime.threads), fast_kernels(placement):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
@@ -118,7 +116,7 @@ def _train(
     folder: RunFolder | None,
     reporter: Reporter,
     checkpoint: Checkpoint | None,
-    encoder: EncoderStart | None,
+    encoder: EncoderStart,
 ) -> Path:
     world, placement = config.world, config.placement
     with process_group(world, placement.device), catch_stop_signals(ignore_repeats=world.size > 1) as stop:

@@ -185,7 +185,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
-    at_the_start = {"precision", "shards", "device", "threads"}  # checked above
+    at_the_start = {"precision", "shards", "device", "threads", "encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

@@ -57,7 +57,9 @@ def test_parameters_are_named_as_in_checkpoints_of_version_1() -> None:
     assert tutorial == {"normalise", "down1", "down2", "bottom", "rise2", "up2", "rise1", "up1", "head"}
     resnet = build_model(ModelConfig(encoder="torchvision/resnet18")).state_dict()
     encoder = {name.split(".")[0] for name in resnet}
-    assert {"stem.0.weight", "stem.1.running_var", "levels.0.1.conv2.weight", "levels.3.0.downsample.0.weight"} < {*resnet}
+    assert {"stem.0.weight", "stem.1.running_var", "levels.0.1.conv2.weight", "levels.3.0.downsample.0.weight"} < {
+        *resnet
+    }
     assert encoder == {*tops, "full"}
 
 
