@@ -4,6 +4,14 @@ This is the lowest module of the project: every other package may use it, and it
 """
 
 
+def printable(text: object) -> str:
+    """Return a text, such as a file's name, as it is shown: in one line, and without anything a terminal would obey.
+
+    What cannot be printed, from newlines and escape sequences to bytes that are not UTF-8, appears as ``\\x1b``.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
 class PetsegError(Exception):
     """A problem that the user can act on; the command line prints it as one line and exits with ``exit_code``.
 
