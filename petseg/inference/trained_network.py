@@ -62,6 +62,13 @@ class Prediction:
         height, width = self.index.shape
         return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
 
+    def probability_rows(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the same class by class, some rows (h, W) at a time, from top to bottom."""
+        height, width = self.index.shape
+        for plane in self.coarse:
+            for strip in resized_strips(plane[None, None], height, width):
+                yield strip[0, 0].cpu().numpy()
+
 
 class Predictor:
     """A network from a checkpoint; made by :func:`load`.
@@ -174,7 +181,10 @@ class Predictor:
         """Predict an image in windows; unless ``exact``, probabilities may be kept of every n-th pixel only."""
 
         def predict(windows: Sequence[Image.Image]) -> torch.Tensor:
-            return torch.cat([resize_probabilities(each[None], *window) for each in self._maps(windows, options)])
+            maps = self._maps(windows, options)
+            if maps[0].shape[1:] == window:
+                return torch.stack(maps)
+            return torch.cat([resize_probabilities(each[None], *window) for each in maps])
 
         inputs = window, *(self._input_size(window, factor) for factor in options.scales)
         at_once = windows_at_once(
@@ -183,18 +193,16 @@ class Predictor:
         classes, (height, width) = len(self.labels), (image.height, image.width)
         index = np.empty((height, width), np.uint8)
         every = 1 if exact else math.ceil(math.sqrt(classes * height * width / _KEPT_VALUES))
-        rows, columns = (np.arange(min(every // 2, side - 1), side, every) for side in (height, width))
-        coarse = torch.empty(classes, len(rows), len(columns))
+        kept_rows, kept_columns = (np.arange(min(every // 2, side - 1), side, every) for side in (height, width))
+        coarse = torch.empty(classes, len(kept_rows), len(kept_columns))
         for block in slide(image, predict, window=window, overlap=options.overlap, at_once=at_once):
             bottom, right = block.top + block.values.shape[1], block.left + block.values.shape[2]
             winners = predicted_class(block.values[None])[0]
             index[block.top : bottom, block.left : right] = winners.to(torch.uint8).cpu().numpy()
-            down, across = (
-                slice(*np.searchsorted(places, ends))
-                for places, ends in ((rows, (block.top, bottom)), (columns, (block.left, right)))
-            )
-            kept = block.values[:, rows[down] - block.top]
-            coarse[:, down, across] = kept[:, :, columns[across] - block.left].cpu()
+            rows = slice(*np.searchsorted(kept_rows, (block.top, bottom)))
+            columns = slice(*np.searchsorted(kept_columns, (block.left, right)))
+            values = block.values[:, kept_rows[rows] - block.top]
+            coarse[:, rows, columns] = values[:, :, kept_columns[columns] - block.left].cpu()
         return Prediction(index=index, coarse=coarse, labels=self.labels)
 
     def _upscale(self, coarse: torch.Tensor, height: int, width: int) -> Prediction:

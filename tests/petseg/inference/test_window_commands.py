@@ -101,9 +101,7 @@ def test_scales_at_the_networks_size(call, drawn: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["source", "raw"])
-def test_a_run_on_crops(
-    call, tmp_path: Path, storage: str, no_report: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_crops(call, tmp_path: Path, storage: str, no_report: None) -> None:
     """It trains on crops at the images' own scale, validates on their centres, and is used in windows."""
     size = {} if storage == "source" else {"size": "60x80", "fit": "cover"}
     shards = build_labelled(tmp_path / "drawn", many_labels(4), storage=storage, **size)
