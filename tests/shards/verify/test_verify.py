@@ -168,7 +168,7 @@ def test_swapped_shards_of_equal_size_are_noticed_on_reading(tiny_sets: dict[str
     (folder / "x").rename(second)
     reader = ShardSet.open(folder).split("train")
     with pytest.raises(PetsegError, match=r"train-000000\.tar does not match train\.samples\.npy"):
-        reader.map(0)
+        reader.open_tar(0)
     assert not verify(folder, mode="quick").ok
 
 
