@@ -31,10 +31,11 @@ class SampleError(PetsegError):
     """One sample cannot be read; the message names shard, key, member and offset."""
 
 
-def one_line(text: str) -> str:
-    """Return a text on one line: what is not printable, line breaks too, appears as an escape such as ``\\x1b``.
+def printable(text: object) -> str:
+    """Return a text, such as a file's name, as it is shown: on one line, and without anything a terminal would obey.
 
-    Bytes of a file name that are not UTF-8 (surrogates, see :func:`os.fsdecode`) appear as ``\\xNN``.
+    What cannot be printed, from line breaks to escape sequences, appears as an escape such as ``\\x1b``; bytes of a file
+    name that are not UTF-8 (surrogates, see :func:`os.fsdecode`) appear as ``\\xNN``.
     """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    line = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -14,7 +14,7 @@ from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.format.geometry import Size, size_text
+from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
@@ -24,6 +24,7 @@ _DEFAULTS = {
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
+    "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
 
@@ -33,6 +34,14 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        least, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MIN,MAX, two numbers such as 0.5,2") from None
+    return least, most
 
 
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
@@ -46,7 +55,8 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
-        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else SizeOption() if kind == Size else kind
+        special = {Size: SizeOption(), Scales: _scales}
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 

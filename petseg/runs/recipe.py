@@ -13,7 +13,7 @@ from petseg.nets.model_config import MAX_SIZE, MIN_SIZE, ModelConfig, Name, defa
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.option_fields import check_fields, option_name
 from shards.errors import UsageError
-from shards.format.geometry import Fit, Size, parse_size, size_text
+from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
@@ -24,7 +24,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Everything but the data that decides the trained weights; fixed when a run is resumed.
 
     ``size`` (height, width) and ``fit`` are explained in shards.format.geometry; :func:`apply_options` also takes N and
-    "HxW".
+    "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
+    scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
     petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps.
     """
@@ -32,6 +33,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: ModelConfig
     size: Annotated[Size, Meta(description="Size of the images in pixels, N or HxW.")]
     fit: Annotated[Fit, Meta(description="How images are brought to --size.")] = "stretch"
+    crop_scale: (
+        Annotated[
+            Scales, Meta(description="Train on crops of --size at a scale from MIN,MAX output pixels per image pixel.")
+        ]
+        | None
+    ) = None
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
@@ -64,6 +71,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         self.model.check()
         check_fields(self)
         parse_run_size(self.size)
+        if self.crop_scale is not None and not MIN_SCALE <= self.crop_scale[0] <= self.crop_scale[1] <= MAX_SCALE:
+            raise UsageError(
+                f"--crop-scale {_shown('crop_scale', self.crop_scale)}: give MIN,MAX with {MIN_SCALE:g} <= MIN <= MAX "
+                f"<= {MAX_SCALE:g}, such as 0.5,2"
+            )
         if self.accumulate > self.batch_size:
             raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
         if self.weight_decay and self.optimizer == "adam":
@@ -166,6 +178,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         options["join"] = "add"
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
+    if options.get("crop_scale") is not None:
+        options["crop_scale"] = _scales(options["crop_scale"])
     # Some defaults belong to another option's default, and go with it.
     if options.get("encoder", "none") != "none":
         options.setdefault("stem", "full")
@@ -186,6 +200,15 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     return recipe, runtime
 
 
+def _scales(value: Any) -> Scales:
+    """Return (min, max) as floats; :meth:`Recipe.check` says whether the range is possible."""
+    try:
+        least, most = map(float, value)
+    except (TypeError, ValueError):
+        raise UsageError(f"--crop-scale {value!r}: give MIN,MAX, such as 0.5,2") from None
+    return least, most
+
+
 def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
     """List where two recipes differ, by option: ``--epochs is 5, not 7``."""
     found = []
@@ -199,4 +222,6 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
 
 
 def _shown(field: str, value: Any) -> str:
-    return size_text(value) if field == "size" else str(value)
+    if field == "size":
+        return size_text(value)
+    return ",".join(f"{each:g}" for each in value) if field == "crop_scale" and value is not None else str(value)

@@ -115,7 +115,12 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
         if config.runtime.compile and not placement.on_gpu:
             reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
         stored = config.data.manifest.size
-        if stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
+        if config.recipe.crop_scale is not None:
+            reporter.note(
+                "--crop-scale: validation scores the centre of each image, as large as a crop; petseg-eval scores all "
+                "of it, in windows"
+            )
+        elif stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
             reporter.note(
                 f"--size {size_text(config.recipe.size)} is larger than the set's images ({size_text(stored)}): they "
                 "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"

@@ -62,6 +62,7 @@ class BatchPlan:
             widths=widths,
             size=self.options.size,
             fit=self.options.fit,
+            crop_scale=self.options.crop_scale,
         )
         invalid = find_invalid(parameters, heights=heights, widths=widths, size=self.options.size)
         if invalid is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from shards.errors import FormatError, SampleError, UsageError, one_line
+from shards.errors import FormatError, SampleError, UsageError, printable
 from shards.format.keys import candidate_keys, shown
 from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
@@ -158,7 +158,7 @@ class SplitReader:
     def attributes(self, index: int) -> dict[str, str]:
         """Return what the source knew of a sample, such as its breed: other entries of ``KEY.json``, as one line."""
         entries = self.meta(index).items()
-        return {one_line(name): one_line(str(value)) for name, value in entries if name not in META_KEYS}
+        return {printable(name): printable(str(value)) for name, value in entries if name not in META_KEYS}
 
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""

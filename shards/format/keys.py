@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from shards.errors import one_line
+from shards.errors import printable
 from shards.format.layout import MAX_KEY_LENGTH
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -50,5 +50,5 @@ def assign_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def shown(name: str) -> str:
-    """Return a name as one line of valid Unicode, as :func:`shards.errors.one_line`."""
-    return one_line(name)
+    """Return a name as one line of valid Unicode, as :func:`shards.errors.printable`."""
+    return printable(name)

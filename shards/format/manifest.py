@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from shards.errors import FormatError, UsageError, one_line
+from shards.errors import FormatError, UsageError, printable
 from shards.format.geometry import FITS, Fit, Size
 from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
@@ -249,7 +249,7 @@ def why_missing(folder: Path) -> str:
 
 def _plain(text: str) -> str:
     """Return a message that may quote the file as one short line without control characters."""
-    return one_line(text[:200])
+    return printable(text[:200])
 
 
 def _canonical(manifest: Manifest) -> bytes:

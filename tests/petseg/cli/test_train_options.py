@@ -26,6 +26,7 @@ from petseg.training.loop import TrainingLoop
 VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "size": (["--size", "96x160"], (96, 160), {}),
     "fit": (["--fit", "cover"], "cover", {}),
+    "crop_scale": (["--crop-scale", "0.5,2"], (0.5, 2.0), {}),
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),

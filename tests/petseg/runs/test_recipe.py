@@ -105,7 +105,7 @@ def test_the_files_of_version_1_are_read() -> None:
     position = {"epoch": 1, "phase": "train", "step": 30, "finished": False, "best_score": 0.25, "best_epoch": 1}
     position |= {"stale_epochs": 0, "seconds": 9.5, "loss_sum": 40.5, "pictures": 80}
     position |= {"confusion": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "train_seconds": 3.5, "wait_seconds": 0.5}
-    current = {**recipe, "model": {**model, "classes": 3}, "size": [128, 128], "fit": "stretch"}
+    current = {**recipe, "model": {**model, "classes": 3}, "size": [128, 128], "fit": "stretch", "crop_scale": None}
     assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == current
     assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shard_sources import Maker
 
 from shards.cli import main
-from shards.errors import one_line
+from shards.errors import printable
 
 NASTY = "a\x1b[2J\nError: forged\x07"
 
@@ -64,12 +64,12 @@ def test_names_of_sources(command: str, tmp_path: Path) -> None:
 
 
 @given(st.text())
-def test_one_line_is_printable_and_keeps_what_is(text: str) -> None:
-    assert one_line(text).isprintable()
-    assert "\n" not in one_line(text)
+def test_printable_is_printable_and_keeps_what_is(text: str) -> None:
+    assert printable(text).isprintable()
+    assert "\n" not in printable(text)
     if text.isprintable():
-        assert one_line(text) == text
+        assert printable(text) == text
 
 
 def test_bytes_that_are_no_text() -> None:
-    assert one_line(b"caf\xe9\x00".decode("utf-8", "surrogateescape")) == r"caf\xe9\x00"
+    assert printable(b"caf\xe9\x00".decode("utf-8", "surrogateescape")) == r"caf\xe9\x00"
