@@ -1,8 +1,8 @@
 """Which engine a loader uses, and why. Whatever depends on device, storage and platform is chosen here alone.
 
 ``dali`` runs DALI's graph on a GPU, or on a CPU with DALI's CPU backend; ``torch`` runs :mod:`pipeline.cpu` on the CPU,
-in threads or in worker processes, and for a GPU copies the batches there; ``auto`` is ``dali`` on a GPU where DALI works,
-else ``torch``.
+in threads or in worker processes, and copies the batches to a GPU where one is wanted; ``auto`` is ``dali`` on a GPU
+where DALI works, else ``torch``.
 """
 
 import importlib
