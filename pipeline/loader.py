@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.engine import IN_FLIGHT, EngineOptions
+from pipeline.engine import IN_FLIGHT, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
@@ -60,10 +60,13 @@ class Loader:
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation a rank whose
             slice is empty gets batches of no samples, so that all ranks stay in step.
         prefetch: how many batches are prepared in advance, at least 1; across the end of an epoch, too.
-        threads: for decoding; None: one per usable core, shared between the ranks of a machine.
+        threads: for decoding, on the CPU; None: one per usable core, shared between the ranks of a machine.
+            :attr:`threads` is their number. Engine ``dali`` has one more, which reads.
         processes: how many worker processes make batches instead of threads (Linux; engine ``torch``), where threads of
             one interpreter are too slow. At least twice as many batches are prefetched.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was chosen and why.
+            For a GPU, ``torch`` decodes on the CPU and copies from page-locked memory, on a stream of its own.
+        decoder: how DALI decodes on a GPU; None: :class:`pipeline.DecoderOptions`, whose defaults fit the set.
         on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it, until more than
             ``max_damaged`` different samples are damaged.
@@ -94,6 +97,7 @@ class Loader:
         threads: int | None = None,
         processes: int = 0,
         engine: EngineName = "auto",
+        decoder: DecoderOptions | None = None,
         on_error: OnError = "stop",
         max_damaged: int = 10,
         timeout: float = 120,
@@ -138,6 +142,8 @@ class Loader:
             batch_size=len(self.slices.slice),
             threads=self.threads,
             prefetch=self.prefetch,
+            largest=manifest.largest,
+            decoder=decoder or DecoderOptions(),
         )
         reader = self._reader = MemberReader(self.split)
         self._engine = make_engine(
@@ -171,10 +177,11 @@ class Loader:
         return None if each is None else (self.prefetch + IN_FLIGHT) * each
 
     def __repr__(self) -> str:
+        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
         return (
             f"<Loader of {self.split.name}: {self.samples} samples, batch_size={self.batch_size}, size="
-            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, storage={self.shards.manifest.storage}, "
-            f"{len(self.labels)} classes>"
+            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, {workers}, "
+            f"storage={self.shards.manifest.storage}, {len(self.labels)} classes>"
         )
 
     def __len__(self) -> int:
@@ -259,8 +266,6 @@ class Loader:
 
     def _take(self, iteration: object) -> Batch | None:
         """Return the next batch of an iteration, None at its end."""
-        import torch
-
         if iteration is not self._iteration:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
         arguments.check_process(self._process)
@@ -275,15 +280,7 @@ class Loader:
             self._drop_stream()
             raise
         self._delivered = samples.number + 1
-        valid = torch.from_numpy(samples.valid)
-        return Batch(
-            image=image if len(valid) else image.to(self.device),  # batches of no samples are made on the CPU
-            mask=mask if len(valid) else mask.to(self.device),
-            index=torch.from_numpy(samples.indices),
-            valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
-            epoch=self.epoch,
-            number=samples.number,
-        )
+        return Batch.deliver(samples, image, mask, device=self.device, epoch=self.epoch)
 
     def _go_to(self, epoch: int, batch: int) -> None:
         """End the current iteration; the next one starts with this batch. What was prefetched is kept if it fits."""

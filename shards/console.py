@@ -84,7 +84,7 @@ class FriendlyGroup(FriendlyMixin, click.Group):
 
 
 def fail(message: str, exit_code: int) -> None:
-    """Print one line ``Error: message`` on stderr and exit with ``exit_code``; see :func:`shards.errors.printable`."""
+    """Print one line ``Error: message`` on stderr and exit with ``exit_code``."""
     click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(exit_code)
 

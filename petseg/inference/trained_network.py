@@ -247,7 +247,7 @@ def load(
     path = _find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
     recipe = recipe_from(checkpoint.config)
-    model = build_model(recipe.model, load_pretrained=False)
+    model = build_model(recipe.model)
     try:
         model.load_state_dict(checkpoint.weights)
     except (RuntimeError, AttributeError, TypeError) as error:

@@ -112,6 +112,9 @@ def test_auto_chooses_an_engine_and_gives_the_reason(sets: dict[str, Path], monk
     assert reasons() == with_dali
     with pytest.raises(UsageError, match=r"NVIDIA DALI, which is not installed.*use torch"):
         Loader(sets["source"], batch_size=4, device="cpu", engine="dali")
+    engine, reason = choose_engine("auto", device_type="cuda", storage="source")
+    assert (engine, "which is not installed: the CPU decodes, and pixels are copied" in reason) == ("torch", True)
+    assert choose_engine("torch", device_type="cuda", storage="source") == ("torch", "requested")
 
 
 def hide_dali(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -176,9 +179,10 @@ def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeyp
 
 
 def test_a_loader_says_what_it_is(many_class_sets: dict[str, Path]) -> None:
-    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu") as loader:
+    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu", threads=3) as loader:
         assert repr(loader) == (
-            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, storage=jpeg, 21 classes>"
+            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, threads=3, "
+            "storage=jpeg, 21 classes>"
         )
 
 
