@@ -4,6 +4,7 @@ A field's description and limits are also those of its ``petseg-train`` option.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from petseg.nets.model_config import MAX_SIZE, MIN_SIZE, ModelConfig, Name, default_model_config
 from petseg.optim.learning_rate import Schedule
-from petseg.runs.option_fields import check_fields, option_name
+from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import Fit, Size, parse_size, size_text
 
@@ -26,12 +27,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``size`` (height, width) and ``fit`` are explained in shards.format.geometry; :func:`apply_options` also takes N and
     "HxW".
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps.
+    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
+    absolute path, see petseg.runs.initial_weights.
     """
 
     model: ModelConfig
     size: Annotated[Size, Meta(description="Size of the images in pixels, N or HxW.")]
     fit: Annotated[Fit, Meta(description="How images are brought to --size.")] = "stretch"
+    init_from: (
+        Annotated[str, Meta(description="A run, checkpoint or export whose weights the training starts from.")] | None
+    ) = None
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
@@ -73,6 +78,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
+    Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
@@ -89,6 +95,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ) = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
+    stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
+    on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
+    max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
     tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False
 
 
@@ -155,17 +164,20 @@ def parse_run_size(value: Any) -> Size:
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
     """Return both with the given fields changed; ``model`` is the network's name, ``sum`` another word for join=add.
 
-    A name that is no field raises ``UsageError``.
+    Numbers given as ``auto`` are chosen. A name that is no field, and a value that its field cannot have, raise
+    ``UsageError``.
     """
     options = dict(options)
     model = recipe.model
-    name = options.pop("model", model.name)
+    name = convert_field(ModelConfig, "name", options.pop("model", model.name))
     if name != model.name:
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
+    if isinstance(options.get("init_from"), str | Path):
+        options["init_from"] = str(Path(options["init_from"]).absolute())
     # Some defaults belong to another option's default, and go with it.
     if options.get("encoder", "none") != "none":
         options.setdefault("stem", "full")
@@ -176,7 +188,7 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
 
     def take(struct: msgspec.Struct) -> dict[str, Any]:
         fields = set(struct.__struct_fields__) - NO_OPTIONS
-        return {field: options.pop(field) for field in fields & options.keys()}
+        return {field: convert_field(type(struct), field, options.pop(field)) for field in fields & options.keys()}
 
     model = msgspec.structs.replace(model, **take(model))
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
