@@ -109,7 +109,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
 def fit_weights(initial: InitialWeights, model: ModelConfig, labels: Labels) -> FittingWeights:
     """Find which tensors a network of this architecture takes; ``UsageError`` if it takes none that is trained."""
     with torch.device("meta"):  # names and shapes alone
-        network = build_model(model, load_pretrained=False)
+        network = build_model(model)
     own = network.state_dict()
     given = initial.weights
     both = [name for name in own if name in given]

@@ -7,10 +7,18 @@ from typing import Any
 
 import msgspec
 
-from petseg.nets.model_config import ModelConfig
+from petseg.nets.model_config import NO_ENCODER, ModelConfig
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_recipe
 from petseg.runs.initial_weights import InitialWeights, read_initial_weights
-from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe, default_size, differences
+from petseg.runs.recipe import (
+    LR_OF_ENCODER,
+    Recipe,
+    RuntimeOptions,
+    apply_options,
+    default_recipe,
+    default_size,
+    differences,
+)
 from petseg.runs.run_folder import CONFIG, LAST, read_config
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
@@ -33,6 +41,8 @@ def new_options(
         recipe = default_recipe(options.get("model", "unet"))
     else:
         recipe = msgspec.structs.replace(default_recipe(initial.model.name), model=initial.model)
+    if initial is not None and NO_ENCODER != initial.model.encoder == options.get("encoder", recipe.model.encoder):
+        options = {"encoder_lr": LR_OF_ENCODER, **options}  # as for an encoder with weights of its own
     return *apply_options(recipe, runtime, options), initial
 
 

@@ -30,6 +30,7 @@ from petseg.runs.run_options import (
     new_options,
 )
 from petseg.training.cuda_graph import check_graph
+from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
 from petseg.training.progress import Progress
 from shards import PetsegError, SampleError, ShardSet, UsageError
@@ -93,6 +94,10 @@ def train(
         check_same_data(existing, data)
     else:
         recipe = for_set(recipe, data, options)
+    encoder = None
+    if checkpoint is None:  # which has the weights
+        encoder = EncoderStart(recipe, world)
+        recipe = encoder.recipe
     weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
     with cpu_threads(runtime.threads), fast_kernels(placement), contextlib.ExitStack() as opened:
         settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
@@ -105,7 +110,9 @@ def train(
                 write_config(folder, settings, command=command, initialised_from=record)
         reporter = make_reporter() if world.first else Reporter()
         opened.callback(reporter.close)
-        return _train(settings, folder=folder, reporter=reporter, checkpoint=checkpoint, weights=weights)
+        return _train(
+            settings, folder=folder, reporter=reporter, checkpoint=checkpoint, encoder=encoder, weights=weights
+        )
 
 
 def _train(
@@ -114,6 +121,7 @@ def _train(
     folder: RunFolder | None,
     reporter: Reporter,
     checkpoint: Checkpoint | None,
+    encoder: EncoderStart | None,
     weights: FittingWeights | None,
 ) -> Path:
     world, placement = config.world, config.placement
@@ -121,7 +129,15 @@ def _train(
     with process_group(world, placement.device), signals as stop:
         path: Path = world.broadcast(None if folder is None else folder.path)
         with _advice(path, config):
-            loop = TrainingLoop(config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint)
+            loop = TrainingLoop(
+                config,
+                folder=folder,
+                path=path,
+                reporter=reporter,
+                stop=stop,
+                resume_from=checkpoint,
+                initialise=encoder,
+            )
             if weights is not None:
                 loop.train_step.start_from(weights.weights)
                 reporter.note(weights.summary)
@@ -160,7 +176,12 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
     if config.runtime.compile and not config.placement.on_gpu:
         reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
     stored = config.data.manifest.size
-    if stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
+    if recipe.crop_scale is not None:
+        reporter.note(
+            "--crop-scale: validation scores the centre of each image, as large as a crop; petseg-eval scores all of "
+            "it, in windows"
+        )
+    elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
         reporter.note(
             f"--size {size_text(recipe.size)} is larger than the set's images ({size_text(stored)}): they "
             "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"
