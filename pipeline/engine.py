@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.order.augmentation import Augmentation, Parameters
+from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters
 from shards.errors import UsageError
-from shards.format.geometry import Fit, Size
+from shards.format.geometry import Fit, Scales, Size
 from shards.format.layout import Rows, Storage
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class EngineOptions:
     stored_size: Size | None  # (height, width) of every stored image, None where each has its own
     size: Size  # (H, W) of the output
     fit: Fit  # how images of another aspect ratio are brought to it
+    crop_scale: Scales | None = None  # of crops that replace it: output pixels per image pixel
     classes: int  # N
     onehot: bool  # one-hot masks instead of class indices
     augment: Augmentation | None  # which operations the parameters may ask for
@@ -101,17 +102,17 @@ class EngineOptions:
     @property
     def operations(self) -> Augmentation:
         """The augmentation, with every operation off if there is none."""
-        return self.augment or Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
+        return self.augment or NO_AUGMENTATION
 
     @property
     def crops(self) -> bool:
         """Whether boxes may be less than the whole image."""
-        return self.operations.area is not None or self.fit == "cover"
+        return self.operations.area is not None or self.fit == "cover" or self.crop_scale is not None
 
     @property
     def letterboxes(self) -> bool:
         """Whether places may be less than the whole output."""
-        return self.fit == "contain"
+        return self.fit == "contain" or self.crop_scale is not None
 
     @property
     def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

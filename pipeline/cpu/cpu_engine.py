@@ -46,7 +46,8 @@ class CpuEngine:
         )
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
-        self._as_stored = options.stored_size == options.size and options.augment is None and self._decoder.fills
+        whole = options.augment is None and options.crop_scale is None
+        self._as_stored = options.stored_size == options.size and whole and self._decoder.fills
         self._threads = WorkerThreads(options.threads - self.makers + 1, name="petseg-decode")
 
     def prepare(self, work: BatchWork) -> Any:
