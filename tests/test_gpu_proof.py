@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import time
@@ -11,12 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_results import environment, results, train_results
-from msgspec.structs import replace
 
 from bench.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
 from bench.gpu_scaling import LOADS, plan_loaders
-from bench.results.records import write_results
 from petseg.cli import train
 from shards.cores import usable_cores
 
@@ -61,29 +57,6 @@ def test_without_time_nothing_is_started(tmp_path: Path) -> None:
     proof = run_parts([part("late", "print('ran')")], tmp_path, seconds=0.5)
     assert proof.parts[0].outcome == "not started: no time left"
     assert not (tmp_path / "late.log").exists()
-
-
-def test_the_figures_go_into_both_documents(tmp_path: Path) -> None:
-    """What ``make gpu-figures`` runs, with made-up results and copies of the documents."""
-    planned = subprocess.run(["make", "-n", "gpu-figures"], cwd=ROOT, capture_output=True, text=True, check=True)
-    program, *arguments = shlex.split(planned.stdout)
-    assert program.endswith("petseg-bench")
-    for document in ("README.md", "docs/gpu.md"):
-        assert document in arguments
-        (tmp_path / document).parent.mkdir(exist_ok=True)
-        (tmp_path / document).write_bytes((ROOT / document).read_bytes())
-    (tmp_path / "gpu-proof").mkdir()
-    card = environment(gpu=("A made-up card, 1.0, 1 MiB",))
-    loader = results([1.0], [1.0], environment=card)
-    write_results(loader, tmp_path / "gpu-proof" / "gpu-loader.json")
-    write_results(replace(train_results(), environment=card), tmp_path / "gpu-proof" / "gpu-train.json")
-    subprocess.run(
-        [Path(sys.executable).parent / "petseg-bench", *arguments], cwd=tmp_path, check=True, capture_output=True
-    )
-    for document in ("README.md", "docs/gpu.md"):
-        text = (tmp_path / document).read_text()
-        assert text.count("A made-up card") == 2
-        assert "No figures yet" not in text
 
 
 def test_scaling_measures_each_loader(tmp_path: Path, synthetic_set: Path) -> None:

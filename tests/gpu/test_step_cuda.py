@@ -220,7 +220,7 @@ def test_graphs_and_compiled_networks_take_the_same_steps(optimizer: str, how: d
 def test_an_encoder_takes_the_same_steps(how: dict[str, bool]) -> None:
     """A network with an encoder of timm: as a graph, compiled, and plain; its weights and outputs are channels_last."""
     pytest.importorskip("timm")
-    model = ModelConfig(name="encoder_unet", encoder="resnet18", encoder_weights=False)
+    model = ModelConfig(encoder="resnet18")
     recipe, notes = make_recipe("adamw", model=model, lr=1e-3), list[str]()
     plain, other = make_step(recipe), make_step(recipe, note=notes.append, **how)
     for number, batch in enumerate(make_batches(WARM_UP + 2)):
