@@ -38,6 +38,8 @@ def check_fields(options: msgspec.Struct) -> None:
 def _expected(kind: Any, limits: msgspec.Meta) -> str:
     if get_origin(kind) is Literal:
         return f"choose from {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+        return f"choose some of {', '.join(get_args(get_args(kind)[0]))}, separated by commas"
     number = "a whole number" if kind is int else "a number"
     if limits.le is not None:
         return f"give {number} from {limits.ge} to {limits.le}"

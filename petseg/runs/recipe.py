@@ -4,7 +4,7 @@ A field's description and limits are also those of its ``petseg-train`` option.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,8 @@ from petseg.runs.option_fields import check_fields, option_name
 from shards.errors import UsageError
 from shards.format.geometry import Fit, Size, parse_size, size_text
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
 NO_OPTIONS = frozenset({"classes"})  # fields that the data decide
@@ -89,7 +91,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ) = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
-    tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False
+    logger: Annotated[tuple[LoggerName, ...], Meta(description="Also log metrics to these services.")] = ()
+    tensorboard: Annotated[bool, Meta(description="The same as --logger tensorboard.")] = False
 
 
 def default_recipe(name: Name) -> Recipe:
@@ -164,6 +167,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
+    if isinstance(options.get("logger"), str):
+        options["logger"] = tuple(name.strip() for name in options["logger"].split(",") if name.strip() != "none")
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
     # Some defaults belong to another option's default, and go with it.

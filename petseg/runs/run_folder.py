@@ -5,7 +5,8 @@ metrics.jsonl    one JSON object per finished epoch
 last.pt          the newest checkpoint
 best.pt          the checkpoint of the best epoch, by validation mean IoU
 curves.png, gallery.png, report.html
-events/          TensorBoard events, with --tensorboard
+events/, wandb/  with --logger tensorboard, wandb
+loggers.json     which runs of Weights & Biases and MLflow this one is
 """
 
 import fcntl
@@ -17,7 +18,7 @@ from typing import Any
 from petseg.runs.checkpoint import CheckpointError
 from shards.errors import UsageError
 from shards.format.layout import MANIFEST_NAME
-from shards.store.atomic import PARTIAL_PREFIX, write_atomically
+from shards.store.atomic import PARTIAL_PREFIX
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -49,10 +50,6 @@ class RunFolder:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
-
-    def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Rewrite metrics.jsonl, so that it always agrees with the checkpoint."""
-        write_atomically(self / METRICS, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history))
 
 
 def create_run(path: Path | None, *, model: str) -> RunFolder:

@@ -12,6 +12,8 @@ import msgspec
 from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads, fast_kernels
 from petseg.host.distributed import World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals
+from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
+from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -27,7 +29,7 @@ from petseg.runs.recipe import (
     recipe_from,
 )
 from petseg.runs.run_config import RunConfig, write_config
-from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
+from petseg.runs.run_folder import CURVES, GALLERY, LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.cuda_graph import check_graph
 from petseg.training.loop import TrainingLoop
 from shards import ShardSet, UsageError
@@ -111,7 +113,10 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
     world, placement = config.world, config.placement
     with process_group(world, placement.device), catch_stop_signals(ignore_repeats=world.size > 1) as stop:
         path: Path = world.broadcast(None if folder is None else folder.path)
-        loop = TrainingLoop(config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint)
+        loggers = RunLoggers() if folder is None else make_loggers(config, folder, note=reporter.note)
+        loop = TrainingLoop(
+            config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint, loggers=loggers
+        )
         if config.runtime.compile and not placement.on_gpu:
             reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
         stored = config.data.manifest.size
@@ -128,15 +133,18 @@ def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, c
             note_absent_classes(config.data, reporter)
         try:
             loop.run()
-        finally:
-            if folder is not None and loop.history:
-                folder.write_metrics(loop.history)
+        except BaseException:
+            loggers.close(finished=False)
+            raise
     if folder is not None:
         try:
             draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
+            loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
         except KeyboardInterrupt as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
+        finally:
+            loggers.close(finished=True)
     return path
 
 
@@ -153,6 +161,7 @@ def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
     """Refuse options that are impossible here, before anything is written; return device and precision."""
     recipe.check()
     check_fields(runtime)
+    expect_packages(chosen_loggers(runtime.logger, tensorboard=runtime.tensorboard))
     device = choose_device(runtime.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
     compiler = os.environ.get("CXX", "g++")
