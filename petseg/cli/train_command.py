@@ -11,21 +11,23 @@ import click
 import msgspec
 
 from petseg.cli.shared_options import HELP, SizeOption
-from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
+from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.option_fields import field_types, option_name
-from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
+from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.format.geometry import Size, size_text
+from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
     f"tutorial {default_recipe('tutorial').lr:g}",
+    "encoder_lr": f"{LR_OF_ENCODER:g}; without weights that of the rest",
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
     "logger": "metrics.jsonl alone",
+    "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
 
@@ -56,22 +58,31 @@ def _joined(ctx: click.Context, param: click.Parameter, values: tuple[tuple[str,
     return tuple(dict.fromkeys(name for part in values for name in part)) if values else None
 
 
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        least, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MIN,MAX, two numbers such as 0.5,2") from None
+    return least, most
+
+
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
 def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> list[click.Option]:
     """Return an option for each field of a struct except ``skip``; ``defaults`` are unet's and tutorial's."""
     options = []
     for name, (kind, meta) in field_types(struct).items():
-        if name == skip:
+        if name == skip or name in NO_OPTIONS:
             continue
         option, default = option_name(name), _DEFAULTS.get(name) or _default(name, *defaults)
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
-        if get_origin(kind) is tuple:
+        if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
             names = NameList([*get_args(get_args(kind)[0]), "none"])
             options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
             continue
-        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else SizeOption() if kind == Size else kind
+        special = {Size: SizeOption(), Scales: _scales}
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 
@@ -91,7 +102,7 @@ _RUN_OPTIONS = [
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
-_STEM = "Resolution of unet's finest level.  [default: half; full with --encoder]"
+_STEM = "Resolution of unet's finest level.  [default: half]"
 _SKIPS = click.Choice(["concat", "sum", "add"])
 _MODEL_OPTIONS = [
     click.Option(["--widths"], type=_widths, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
@@ -101,10 +112,13 @@ _MODEL_OPTIONS = [
     click.Option(["--upsample"], type=click.Choice(get_args(Upsample)), help="[default: bilinear]"),
     click.Option(["--skip", "--join", "join"], type=_SKIPS, help="Skip connections; add means sum.  [default: sum]"),
     click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
+    click.Option(["--encoder"], help="One of timm's networks as unet's encoder, by name.  [default: none]"),
+    click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
     click.Option(
-        ["--encoder"], type=click.Choice(get_args(Encoder)), help="A ResNet as unet's encoder.  [default: none]"
+        ["--decoder-widths"],
+        type=_widths,
+        help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
-    click.Option(["--pretrained/--no-pretrained"], default=None, help="Start --encoder from its ImageNet weights."),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")

@@ -182,7 +182,7 @@ from safetensors.torch import load_file
 
 with safe_open("{path.name}", "pt") as file:
     architecture = json.loads(file.metadata()["architecture"])
-network = build_model(msgspec.convert(architecture, ModelConfig), load_pretrained=False)
+network = build_model(msgspec.convert(architecture, ModelConfig))
 network.load_state_dict(load_file("{path.name}"))
 network.eval()
 ```

@@ -15,7 +15,7 @@ import torch
 
 from petseg.exporters.model_card import expect_writable, model_card
 from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
-from petseg.exporters.usage_program import card_facts, side_multiple
+from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from shards.errors import PetsegError, UsageError
@@ -72,7 +72,7 @@ def export_onnx(
     card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
     expect_writable(path, card, overwrite=overwrite)
     require("onnx", "onnxruntime", "onnxscript")
-    network = OnnxNetwork(predictor.model, options, size=predictor.size, fit=predictor.recipe.fit).eval()
+    network = OnnxNetwork(predictor.model, options, size=predictor.size, fit=predictor.recipe.fit, stride=stride_of(predictor)).eval()
     data = _to_onnx(predictor, network)
     difference = _largest_difference(predictor, network, data)
     if not difference <= TOLERANCE:

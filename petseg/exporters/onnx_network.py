@@ -42,11 +42,16 @@ class OnnxOptions:
 
 
 class OnnxNetwork(nn.Module):
-    """Images uint8 (B, 3, H, W) in, the output of the options out; ``size`` and ``fit`` are those of the training."""
+    """Images uint8 (B, 3, H, W) in, the output of the options out.
 
-    def __init__(self, network: nn.Module, options: OnnxOptions, *, size: Size, fit: Fit) -> None:
+    ``size`` and ``fit`` are those of the training. ``stride`` is what the network's sides must be multiples of: others
+    are padded at the right and at the bottom and cropped at the end, as those networks do it themselves, which the
+    exporter would take for a choice made for all images.
+    """
+
+    def __init__(self, network: nn.Module, options: OnnxOptions, *, size: Size, fit: Fit, stride: int = 1) -> None:
         super().__init__()
-        self.network, self.options, self.size, self.fit = network, options, size, fit
+        self.network, self.options, self.size, self.fit, self.stride = network, options, size, fit, stride
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits, probabilities or predicted classes."""
@@ -59,8 +64,20 @@ class OnnxNetwork(nn.Module):
             probabilities = self._resized(image)
             # Of interpolated probabilities, the logarithms are logits: their softmax is the probabilities.
             return probabilities.clamp_min(1e-30).log() if self.options.output == "logits" else probabilities
-        logits: torch.Tensor = self.network(image).float()
+        height, width = image.shape[-2:]
+        padded = self.options.input_size == "any" and self.stride > 1
+        logits: torch.Tensor = self.network(self._padded(image) if padded else image).float()
+        logits = logits[..., :height, :width] if padded else logits
         return logits.softmax(dim=1) if self.options.output == "probabilities" else logits
+
+    def _padded(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the image with its last row and column repeated up to the next multiples of the stride."""
+        for dimension in (2, 3):
+            side = image.shape[dimension]
+            whole = (side + self.stride - 1) // self.stride * self.stride
+            places = torch.arange(whole, device=image.device).clamp_max(side - 1)
+            image = image.index_select(dimension, places)
+        return image
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
         """Return probabilities (B, N, H, W): the image is brought to the network's size, its probabilities back."""

@@ -5,7 +5,7 @@ import json
 import msgspec
 
 from petseg.exporters.onnx_network import OnnxOptions
-from petseg.exporters.plain_torch import forward_code
+from petseg.exporters.plain_torch import forward_code, module_of_encoder
 from petseg.inference.trained_network import Predictor
 from shards.format.geometry import PAD_COLOUR
 
@@ -105,15 +105,20 @@ def card_facts(predictor: Predictor) -> dict[str, str]:
     }
 
 
-def side_multiple(predictor: Predictor) -> int:
-    """Return what the sides of an ONNX file's inputs must be multiples of: 1, but for transposed convolutions.
+def stride_of(predictor: Predictor) -> int:
+    """Return what images are padded to multiples of before the network, as it pads them itself."""
+    if predictor.recipe.model.name == "tutorial":
+        return 4
+    return int(getattr(predictor.model, "stride", 1))
 
-    Their branch that mends odd sides is not part of the exported graph.
+
+def side_multiple(predictor: Predictor) -> int:
+    """Return what the sides of an ONNX file's inputs must be multiples of: 1, but for most transposed convolutions.
+
+    Without padding, a branch of the decoder mends odd sides, and that is not part of the exported graph.
     """
     model = predictor.recipe.model
-    if model.name == "tutorial":
-        return 4
-    if model.upsample != "transposed":
+    if model.upsample != "transposed" or stride_of(predictor) > 1:
         return 1
     return 32 if model.encoder != "none" else 2 ** (len(model.widths) - 1) * (2 if model.stem == "half" else 1)
 
@@ -128,8 +133,9 @@ def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = No
     options = options or OnnxOptions()
     imports = "import onnxruntime"
     if not onnx:
-        torchvision = "import torchvision\n" if predictor.recipe.model.encoder != "none" else ""
-        imports = f"import torch\nimport torch.nn.functional as F\n{torchvision}from safetensors import safe_open"
+        encoder = module_of_encoder(predictor.recipe.model)
+        more = "" if encoder is None else f"import {encoder}\n"
+        imports = f"import torch\nimport torch.nn.functional as F\n{more}from safetensors import safe_open"
     multiple = str(side_multiple(predictor) if onnx else 1)
     place = _SIZE + _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", multiple).strip("\n")
     back = (_SOFTMAX if options.output == "logits" else _PROBABILITIES).strip("\n") + _BACK

@@ -1,12 +1,13 @@
 """The loop over epochs: train, validate, write checkpoints and metrics."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch import nn
 
 from petseg.host.stop_signals import InterruptedRunError, StopRequest
 from petseg.inference.evaluation import Evaluation, evaluate
@@ -32,7 +33,7 @@ class TrainingLoop:
     """One run, from its current progress to its end.
 
     ``folder`` is the run's folder on rank 0 and None on the others, ``path`` its path on every rank; ``resume_from`` is
-    a checkpoint of the same recipe, or None.
+    a checkpoint of the same recipe, or None. ``initialise``: see :class:`TrainStep`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TrainingLoop:
         stop: StopRequest,
         resume_from: Checkpoint | None,
         loggers: RunLoggers,
+        initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.config, self.recipe, self.world = config, config.recipe, config.world
         self.folder, self.path, self.reporter, self.stop = folder, path, reporter, stop
@@ -63,6 +65,7 @@ class TrainingLoop:
             class_weights=balanced_class_weights(pixels) if self.recipe.class_weights == "balanced" else None,
             compile_model=config.runtime.compile,
             cuda_graph=config.runtime.cuda_graph,
+            initialise=initialise,
             note=reporter.note,
         )
         self._loader_state: dict[str, Any] | None = None

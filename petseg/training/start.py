@@ -31,6 +31,7 @@ from petseg.runs.recipe import (
 from petseg.runs.run_config import RunConfig, write_config
 from petseg.runs.run_folder import CURVES, GALLERY, LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.cuda_graph import check_graph
+from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
 from shards import ShardSet, UsageError
 from shards.format.geometry import size_text
@@ -93,6 +94,10 @@ def train(
         _check_same_data(path, data)
     else:
         recipe = _for_set(recipe, data, options)
+    encoder = None
+    if checkpoint is None:  # which has the weights
+        encoder = EncoderStart(recipe, world)
+        recipe = encoder.recipe
     with cpu_threads(runtime.threads), fast_kernels(placement):
         config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
@@ -102,25 +107,44 @@ def train(
                 write_config(folder, config, command=command)
         reporter = make_reporter() if world.first else Reporter()
         try:
-            return _train(config, folder=folder, reporter=reporter, checkpoint=checkpoint)
+            return _train(config, folder=folder, reporter=reporter, checkpoint=checkpoint, encoder=encoder)
         finally:
             reporter.close()
             if folder is not None:
                 folder.close()
 
 
-def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, checkpoint: Checkpoint | None) -> Path:
+def _train(
+    config: RunConfig,
+    *,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    checkpoint: Checkpoint | None,
+    encoder: EncoderStart | None,
+) -> Path:
     world, placement = config.world, config.placement
     with process_group(world, placement.device), catch_stop_signals(ignore_repeats=world.size > 1) as stop:
         path: Path = world.broadcast(None if folder is None else folder.path)
         loggers = RunLoggers() if folder is None else make_loggers(config, folder, note=reporter.note)
         loop = TrainingLoop(
-            config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint, loggers=loggers
+            config,
+            folder=folder,
+            path=path,
+            reporter=reporter,
+            stop=stop,
+            resume_from=checkpoint,
+            initialise=encoder,
+            loggers=loggers,
         )
         if config.runtime.compile and not placement.on_gpu:
             reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
         stored = config.data.manifest.size
-        if stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
+        if config.recipe.crop_scale is not None:
+            reporter.note(
+                "--crop-scale: validation scores the centre of each image, as large as a crop; petseg-eval scores all "
+                "of it, in windows"
+            )
+        elif stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
             reporter.note(
                 f"--size {size_text(config.recipe.size)} is larger than the set's images ({size_text(stored)}): they "
                 "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"

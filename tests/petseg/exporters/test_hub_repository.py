@@ -40,7 +40,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_round_trip_gives_equal_logits(hub: Path) -> None:
     assert {path.name for path in hub.iterdir()} == FILES
     found = read_hub_folder(hub)
-    network = build_model(found.config.model, load_pretrained=False).eval()
+    network = build_model(found.config.model).eval()
     network.load_state_dict(found.weights)
     image = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8)
     original = petseg.load(hub.parent / "run", device="cpu", precision="fp32")
