@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
+from petseg.exporters.hub_layout import CARD, HUB_CONFIG, HUB_VERSION, PROGRAM, HubConfig
 from petseg.exporters.model_card import card_scores, escaped, expect_writable, model_card
 from petseg.exporters.safetensors_weights import weights_file
 from petseg.exporters.usage_program import usage_code
 from petseg.inference.trained_network import Predictor
 from petseg.runs.checkpoint import CheckpointError
-from petseg.runs.hub_folder import CARD, HUB_CONFIG, PROGRAM, VERSION, WEIGHTS, HubConfig
+from petseg.runs.initial_weights import SAFETENSORS
 from petseg.runs.run_folder import read_config
 from shards.errors import UsageError
 from shards.store.atomic import write_atomically
@@ -65,14 +66,14 @@ def export_hub(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --hub writes a folder")
     # config.json last: it is what makes the folder one that can be loaded.
-    targets = tuple(folder / name for name in (WEIGHTS, PROGRAM, CARD, HUB_CONFIG))
+    targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))
     expect_writable(*targets, overwrite=overwrite)
     title = folder.resolve().name
     front = _front_matter(predictor, title=title, license=license, dataset=dataset)
     contents = (
         weights_file(predictor),
-        usage_code(predictor, WEIGHTS).encode(),
-        (front + model_card(predictor, folder / WEIGHTS, title=title) + _starting_from(title)).encode(),
+        usage_code(predictor, SAFETENSORS).encode(),
+        (front + model_card(predictor, folder / SAFETENSORS, title=title) + _starting_from(title)).encode(),
         _configuration(predictor).encode(),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def _configuration(predictor: Predictor) -> str:
     """Return config.json; ``id2label`` is what other libraries of the Hub look for."""
     recipe = predictor.recipe
     facts = HubConfig(
-        version=VERSION,
+        version=HUB_VERSION,
         model=recipe.model,
         labels=predictor.labels,
         size=predictor.size,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from petseg.exporters.hub_layout import is_hub_folder
 from petseg.exporters.onnx_network import OPSET, OnnxOptions
 from petseg.exporters.usage_program import side_multiple, usage_code
 from petseg.inference.trained_network import Predictor
@@ -15,7 +16,6 @@ from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.history import judged_part
-from petseg.runs.hub_folder import is_hub_folder
 from petseg.runs.run_config import versions
 from petseg.runs.run_folder import expect_foreign_folder
 from shards.errors import UsageError

@@ -26,9 +26,9 @@ from petseg.inference.network_inputs import (
 from petseg.inference.probabilities import class_probabilities, resize_probabilities, resized_strips
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
-from petseg.runs.checkpoint import CheckpointError, load_checkpoint
-from petseg.runs.recipe import Recipe, parse_run_size, recipe_from
-from petseg.runs.run_folder import BEST, LAST
+from petseg.runs.checkpoint import load_checkpoint, load_weights
+from petseg.runs.recipe import Recipe, parse_run_size
+from petseg.runs.run_folder import find_checkpoint
 from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
 
@@ -244,14 +244,11 @@ def load(
     """
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
-    path = _find_checkpoint(Path(run))
+    path = find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
-    recipe = recipe_from(checkpoint.config)
+    recipe = checkpoint.recipe
     model = build_model(recipe.model)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    load_weights(model, checkpoint.weights, source=path)
     model = place(model.eval(), placement.device)
     return Predictor(
         model,
@@ -261,14 +258,3 @@ def load(
         source=path,
         size=chosen or recipe.size,
     )
-
-
-def _find_checkpoint(run: Path) -> Path:
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise CheckpointError(f"no such run: {run}; name the folder that petseg-train made, or a checkpoint")
-    for name in (BEST, LAST):
-        if (run / name).is_file():
-            return run / name
-    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {run}")

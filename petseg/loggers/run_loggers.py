@@ -105,7 +105,7 @@ def make_loggers(config: RunConfig, folder: RunFolder, *, note: Callable[[str], 
         "mlflow": MlflowLogger,
     }
     names = chosen_loggers(config.runtime.logger, tensorboard=config.runtime.tensorboard)
-    return RunLoggers([JsonLinesLogger(run), *(named[name](run) for name in names)], note=note)
+    return RunLoggers([JsonLinesLogger(folder), *(named[name](run) for name in names)], note=note)
 
 
 def run_parameters(config: RunConfig) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """Weights that an encoder starts from: timm's ImageNet weights, or a file with timm's names."""
 
 import hashlib
-import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _WITH_KERNELS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 

@@ -20,7 +20,7 @@ from petseg.nets.model_config import (
     default_model_config,
 )
 from petseg.optim.learning_rate import Schedule
-from petseg.runs.option_fields import check_fields, option_name
+from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 
@@ -40,7 +40,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
     scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps.
+    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
+    absolute path, see petseg.runs.initial_weights.
 
     ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
     With an ``encoder_lr`` the encoder is trained by AdamW, otherwise like the rest of the network. The file is read and
@@ -50,6 +51,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: ModelConfig
     size: Annotated[Size, Meta(description="Size of the images in pixels, N or HxW.")]
     fit: Annotated[Fit, Meta(description="How images are brought to --size.")] = "stretch"
+    init_from: (
+        Annotated[str, Meta(description="A run, checkpoint or export whose weights the training starts from.")] | None
+    ) = None
     crop_scale: (
         Annotated[
             Scales, Meta(description="Train on crops of --size at a scale from MIN,MAX output pixels per image pixel.")
@@ -116,6 +120,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
+    Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
@@ -132,6 +137,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ) = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
+    stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
+    on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
+    max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
     logger: Annotated[tuple[LoggerName, ...], Meta(description="Also log metrics to these services.")] = ()
     tensorboard: Annotated[bool, Meta(description="The same as --logger tensorboard.")] = False
 
@@ -211,11 +219,12 @@ def parse_run_size(value: Any) -> Size:
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
     """Return both with the given fields changed; ``model`` is the network's name, ``sum`` another word for join=add.
 
-    A name that is no field raises ``UsageError``.
+    Numbers given as ``auto`` are chosen. A name that is no field, and a value that its field cannot have, raise
+    ``UsageError``.
     """
     options = dict(options)
     model = recipe.model
-    name = options.pop("model", model.name)
+    name = convert_field(ModelConfig, "name", options.pop("model", model.name))
     if name != model.name:
         model = default_model_config(name)
     if options.get("join") == "sum":
@@ -224,8 +233,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         options["logger"] = tuple(name.strip() for name in options["logger"].split(",") if name.strip() != "none")
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
-    if options.get("crop_scale") is not None:
-        options["crop_scale"] = _scales(options["crop_scale"])
+    if isinstance(options.get("init_from"), str | Path):
+        options["init_from"] = str(Path(options["init_from"]).absolute())
     # Some defaults belong to another option's default, and go with it.
     if "encoder" in options or "encoder_weights" in options or "pretrained" in options:
         _apply_encoder(recipe, model, options)
@@ -236,7 +245,7 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
 
     def take(struct: msgspec.Struct) -> dict[str, Any]:
         fields = set(struct.__struct_fields__) - NO_OPTIONS
-        return {field: options.pop(field) for field in fields & options.keys()}
+        return {field: convert_field(type(struct), field, options.pop(field)) for field in fields & options.keys()}
 
     model = msgspec.structs.replace(model, **take(model))
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
@@ -246,17 +255,14 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     return recipe, runtime
 
 
-def _scales(value: Any) -> Scales:
-    """Return (min, max) as floats; :meth:`Recipe.check` says whether the range is possible."""
-    try:
-        least, most = map(float, value)
-    except (TypeError, ValueError):
-        raise UsageError(f"--crop-scale {value!r}: give MIN,MAX, such as 0.5,2") from None
-    return least, most
-
-
 def _apply_encoder(recipe: Recipe, model: ModelConfig, options: dict[str, Any]) -> None:
     """Complete the options of an encoder in place; ``pretrained`` is version 1's word for its weights."""
+    for struct, field in ((ModelConfig, "encoder"), (Recipe, "encoder_weights")):
+        if field in options:
+            value = options[field]
+            options[field] = convert_field(struct, field, str(value) if isinstance(value, Path) else value)
+    if not isinstance(options.get("pretrained", True), bool):
+        raise UsageError(f"--pretrained {options['pretrained']}: expected true or false")
     if "pretrained" in options:
         weights = IMAGENET if options.pop("pretrained") else NO_WEIGHTS
         if options.setdefault("encoder_weights", weights) != weights:

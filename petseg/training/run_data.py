@@ -1,7 +1,9 @@
 """The loaders of a run's training and validation images."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from petseg.host.distributed import World
 from petseg.runs.run_config import RunConfig
 from pipeline import Augmentation, Loader
 from pipeline.order.augmentation import NO_AUGMENTATION
@@ -41,6 +43,12 @@ def open_validation_loader(config: RunConfig) -> Loader | None:
     return _open(config, split="val", batch_size=batch_size, size=config.recipe.size)
 
 
+def replaced_samples(loaders: Sequence[Loader | None], world: World) -> list[str]:
+    """Return the keys of the damaged samples that all ranks' loaders have replaced so far; every rank must call this."""
+    own = [loader.key(index) for loader in loaders if loader is not None for index in loader.damaged]
+    return sorted({key for part in world.gather(own) for key in part})
+
+
 def _open(config: RunConfig, **arguments: Any) -> Loader:
     return Loader(
         config.data,
@@ -52,5 +60,7 @@ def _open(config: RunConfig, **arguments: Any) -> Loader:
         world_size=config.world.size,
         prefetch=config.runtime.prefetch,
         engine=config.runtime.engine,
+        on_error=config.runtime.on_error,
+        max_damaged=config.runtime.max_damaged,
         **arguments,
     )

@@ -73,8 +73,12 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
+    "on_error": (["--on-error", "replace"], "replace", {}),
+    "max_damaged": (["--max-damaged", "3"], 3, {}),
 }
-OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json"}  # tested where commands are run
+# Tested where commands are run.
+OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from"}
 
 
 class Started(Exception):
@@ -186,7 +190,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
-    at_the_start = {"precision", "shards", "device", "threads"}  # checked above
+    at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

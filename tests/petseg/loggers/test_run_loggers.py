@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 import petseg
 from petseg.loggers.json_lines import JsonLinesLogger
 from petseg.loggers.logged_ids import LoggedId, read_id, write_id
-from petseg.loggers.metrics_logger import LoggedRun, epoch_values
+from petseg.loggers.metrics_logger import epoch_values
 from petseg.loggers.run_loggers import RunLoggers
 from petseg.runs.recipe import RuntimeOptions
+from petseg.runs.run_folder import create_run
 from shards.errors import PetsegError, UsageError
 
 
@@ -132,12 +133,13 @@ def test_no_logger_is_imported_unless_asked_for() -> None:
 
 
 def test_lines_are_rewritten_to_agree_with_the_history(tmp_path: Path) -> None:
-    run = LoggedRun(folder=tmp_path, classes=("a", "b", "c"), parameters={})
-    (tmp_path / "metrics.jsonl").write_text("damaged")
-    logger = JsonLinesLogger(run)
+    folder = create_run(tmp_path / "run", model="unet")
+    (folder / "metrics.jsonl").write_text("damaged")
+    logger = JsonLinesLogger(folder)
     logger.open([entry(1, 3)])
     logger.log(entry(2, 3, validated=False))
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    folder.close()
     assert lines == json.loads(json.dumps([entry(1, 3), entry(2, 3, validated=False)]))
 
 
