@@ -75,6 +75,8 @@ def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
 def _expected(kind: Any, limits: msgspec.Meta) -> str:
     if get_origin(kind) is Literal:
         return f"choose from {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+        return f"choose some of {', '.join(get_args(get_args(kind)[0]))}, separated by commas"
     if kind not in (int, float):
         whole = "a list of whole numbers" if kind == tuple[int, ...] else "a list of numbers"
         return f"expected {'true or false' if kind is bool else whole if get_origin(kind) is tuple else 'text'}"
