@@ -16,6 +16,7 @@ from shards.format.labels import Labels
 from shards.format.layout import Storage
 
 if TYPE_CHECKING:
+    from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
     from shards.build.build_set import BuildResult
 
@@ -125,6 +126,9 @@ def predict(
     overwrite: bool = False,
     batch_size: int = 8,
     flip_tta: bool = False,
+    scales: Sequence[float] = (1.0,),
+    window: int | str | Size | None = None,
+    overlap: float | None = None,
     size: int | str | Size | None = None,
     device: str = "auto",
     precision: "Precision" = "auto",
@@ -142,6 +146,10 @@ def predict(
         overwrite: replace existing results.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
+        scales: average over inputs whose size is multiplied by these factors.
+        window: slide windows of this size, in image pixels, over the images: N, (height, width), "HxW", or "auto" for
+            the size of the network's input. None: whole images, or "auto" for a run that was trained on crops.
+        overlap: of windows, as a share of their side; None for 0.25.
         size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         device, precision: see :func:`petseg.load`.
 
@@ -151,10 +159,12 @@ def predict(
     """
     from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
+    from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
 
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size}: give a number from 1")
+    options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     names = [images] if isinstance(images, str | Path) else images
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
@@ -162,32 +172,49 @@ def predict(
     Path(out).mkdir(parents=True, exist_ok=True)
     done: list[FileJob] = []
     failed: list[PetsegError] = []
-    predict_files(
-        predictor, jobs, batch_size=batch_size, flip_tta=flip_tta, on_error=failed.append, on_done=done.append
-    )
+    predict_files(predictor, jobs, batch_size=batch_size, options=options, on_error=failed.append, on_done=done.append)
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
-def export(run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False) -> Path:
-    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors``, with a model card.
+def export(
+    run: str | Path,
+    file: str | Path,
+    *,
+    size: int | str | Size | None = None,
+    onnx_output: "OnnxOutput" = "logits",
+    input_size: "InputSize" = "any",
+    hub: bool = False,
+    license: str | None = None,  # noqa: A002 - the command's option
+    dataset: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors`` with a model card, or a folder.
 
     Args:
         run: a run's folder, or a checkpoint.
         file: the file to write; its suffix decides the format.
         size: of the network's images, as for :func:`predict`.
-        overwrite: replace an existing file and its card.
+        onnx_output, input_size: see :class:`petseg.exporters.onnx_network.OnnxOptions`.
+        hub: write the folder ``file`` in the layout of a Hugging Face repository.
+        license, dataset: of that repository's card, see :func:`petseg.exporters.hub_repository.export_hub`.
+        overwrite: replace existing files of these names.
 
     Raises:
         PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
             check of the exported network failed.
     """
+    from petseg.exporters.hub_repository import export_hub
     from petseg.exporters.onnx_model import export_onnx
+    from petseg.exporters.onnx_network import OnnxOptions
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
 
     predictor = load(run, device="cpu", precision="fp32", size=size)
-    if Path(file).suffix == ".safetensors":
+    if hub:
+        export_hub(predictor, file, license=license, dataset=dataset, overwrite=overwrite)
+    elif Path(file).suffix == ".safetensors":
         export_weights(predictor, file, overwrite=overwrite)
     else:
-        export_onnx(predictor, file, overwrite=overwrite)
+        options = OnnxOptions(output=onnx_output, input_size=input_size)
+        export_onnx(predictor, file, options=options, overwrite=overwrite)
     return Path(file)

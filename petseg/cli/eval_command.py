@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import (
+    DEVICE,
+    FLIP_TTA,
+    HELP,
+    JSON,
+    OVERLAP,
+    PRECISION,
+    SCALES,
+    SIZE,
+    WINDOW,
+    expect_folder_of,
+)
 from shards.console import FriendlyCommand, PathArgument, print_json
 
 if TYPE_CHECKING:
@@ -13,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
-@RUN
-@click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
+@click.argument("runs", metavar="RUN", type=PathArgument(), nargs=-1, required=True)
+@click.option("--shards", type=PathArgument(), help="The shard set.")
 @click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
@@ -22,27 +33,53 @@ if TYPE_CHECKING:
     "--own-size",
     "original_resolution",
     is_flag=True,
-    help="Compare at the images' stored size, with source storage the original resolution, not at the network's size.",
+    help="Compare at the images' stored size, with source storage the original resolution, not at the network's size; "
+    "with windows always.",
 )
+@WINDOW
+@OVERLAP
+@SCALES
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing table.")
+@click.option("--compare", is_flag=True, help="Write a page that shows several RUNs side by side.")
+@click.option(
+    "-o", "--output", "page", type=PathArgument(), help="With --compare: the page.  [default: comparison.html]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing table or page.")
 @SIZE
 @DEVICE
 @PRECISION
 @JSON
-def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
+def evaluate(
+    *,
+    runs: tuple[Path, ...],
+    shards: Path | None,
+    table: Path | None,
+    compare: bool,
+    page: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
 
     \b
     petseg-eval runs/pets --shards pets-shards --split test
     torchrun --nproc-per-node 4 --no-python -- petseg-eval runs/pets --shards pets-shards
+    petseg-eval --compare runs/a runs/b -o page.html        with --shards: also on images of that set
     """
+    if compare:
+        _compare(runs, page or Path("comparison.html"), shards=shards, overwrite=overwrite, options=options)
+        return
+    if len(runs) != 1 or page is not None:
+        raise click.UsageError("give one RUN; several, and -o, are for --compare")
+    run = runs[0]
+    if shards is None:
+        raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, expect_free_table, summary, write_table
-    from petseg.inference.scoring import evaluate as evaluate_run
+    from petseg.inference.scoring import compared_at, expect_free_table, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
     from shards.format.manifest import load_manifest
 
@@ -50,26 +87,45 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as
         expect_free_table(table, overwrite=overwrite)
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
-        evaluation = evaluate_run(run, shards, world=world, after_batch=advance, **options)
+        evaluation = score_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    place = compared_at(load_manifest(shards).storage, original_resolution=options["original_resolution"])
-    conditions = {"split": options["split"], "compared_at": place, "flip_tta": options["flip_tta"]}
+    place = compared_at(load_manifest(shards).storage, original_resolution=evaluation.original_resolution)
     if as_json:
-        print_json(summary(evaluation, **conditions))
+        print_json(summary(evaluation, split=options["split"], compared_at=place))
     else:
-        _print_scores(evaluation, **conditions)
+        _print_scores(evaluation, split=options["split"], compared_at=place)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
 
 
-def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:
+def _compare(
+    runs: tuple[Path, ...], page: Path, *, shards: Path | None, overwrite: bool, options: dict[str, Any]
+) -> None:
+    expect_folder_of(page, option="-o")
+    plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
+    if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
+        raise click.UsageError(
+            "--compare scores each network as it was trained: omit --original-resolution, --flip-tta, --size, --window, "
+            "--overlap and --scales"
+        )
+    from petseg.report.compare_runs import compare_runs
+    from petseg.report.console_reporter import counted, progress_count
+
+    chosen = {name: options[name] for name in ("split", "device", "precision")}
+    with progress_count("images scored") as advance:
+        compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
+    click.echo(f"{page}: {counted(len(runs), 'run')} side by side")
+
+
+def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
     from petseg.report.console_reporter import counted, some_names
 
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
-    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
+    how = evaluation.options.text(evaluation.window)
+    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
     width = max(12, 2 + max(map(len, names)))
     click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):

@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,10 +12,11 @@ import msgspec
 
 from petseg.cli.shared_options import HELP, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
-from petseg.runs.option_fields import field_types, option_name
-from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
-from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.format.geometry import Size, size_text
+from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
+from petseg.runs.recipe import LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
+from shards.console import PATH, FriendlyCommand, PathArgument, print_json
+from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
@@ -25,6 +27,10 @@ _DEFAULTS = {
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
+    "logger": "metrics.jsonl alone",
+    "init_from": "noise",
+    "stop_signal": "INT, TERM and USR1 alone",
+    "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
 
@@ -34,6 +40,45 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
+
+
+class NameList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """Names separated by commas, of which ``none`` stands for no name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.name, self._names = "|".join(names), names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names; fail if one is not among those that are possible."""
+        found = [name.strip() for name in str(value).split(",")]
+        for name in found:
+            if name not in self._names:
+                self.fail(f"{name!r} is not one of {', '.join(self._names)}", param, ctx)
+        return tuple(name for name in found if name != "none")
+
+
+def _joined(ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, ...], ...]) -> Any:
+    return tuple(dict.fromkeys(name for part in values for name in part)) if values else None
+
+
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A number, or ``auto``, where the program can choose one."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._number = click.types.convert_type(kind)
+        self.name = f"{self._number.name}|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or ``auto``."""
+        return value if value == AUTO else self._number.convert(value, param, ctx)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        least, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MIN,MAX, two numbers such as 0.5,2") from None
+    return least, most
 
 
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
@@ -47,7 +92,13 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
-        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else SizeOption() if kind == Size else kind
+        if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+            names = NameList([*get_args(get_args(kind)[0]), "none"])
+            options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
+            continue
+        special = {Size: SizeOption(), Scales: _scales}
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
+        type_ = PATH if name == "init_from" else NumberOrAuto(kind) if takes_auto(struct, name) else type_
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 
@@ -60,10 +111,22 @@ def _default(name: str, *defaults: msgspec.Struct) -> str:
     return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
 
 
+_RESUME = "always"
 _RUN_OPTIONS = [
     click.Option(["--shards"], type=PathArgument(), help="Shard set; may be omitted with --resume."),
     click.Option(["--run"], type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
-    click.Option(["--resume"], is_flag=True, help="Continue the run in --run where it stopped."),
+    click.Option(
+        ["--resume"],
+        is_flag=False,
+        flag_value=_RESUME,
+        type=click.Choice([_RESUME, AUTO]),
+        metavar="[auto]",
+        help="Continue the run in --run where it stopped; auto: if it has a checkpoint, else start it.  "
+        "[default: start a new run]",
+    ),
+    click.Option(
+        ["--config"], type=PATH, help="TOML file of options, or a run, whose options are taken.  [default: none]"
+    ),
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
@@ -94,18 +157,23 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
     context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
-def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
+def train(
+    shards: Path | None, run: Path | None, resume: str | None, config: Path | None, as_json: bool, **options: Any
+) -> None:
     """Train a network on a shard set.
 
     \b
     petseg-train --shards pets-shards --run runs/pets
     petseg-train --resume --run runs/pets           after Ctrl-C, a kill, a power cut
+    petseg-train --config street.toml --run runs/street --resume auto           started again and again by a scheduler
     torchrun --nproc-per-node 4 --no-python -- petseg-train --shards pets-shards --run runs/pets
 
     --batch-size is the global batch size. Training loss and IoU are measured on the training images while training on
-    them; validation uses the averaged weights. Without --resume an existing run is never changed.
+    them; validation uses the averaged weights. Without --resume an existing run is never changed. INT, TERM and USR1
+    write a checkpoint first; the exit code is then 130 after INT (Ctrl-C) and 75 after the others.
     """
-    from petseg.host.distributed import world_from_environment
+    from petseg.host.distributed import FirstRankError, world_from_environment
+    from petseg.host.lasting_output import lasting_output
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
     from petseg.report.artifacts import read_history
     from petseg.report.console_reporter import ConsoleReporter
@@ -113,26 +181,28 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     from petseg.training.start import train as start_training
 
     world = world_from_environment()
-    try:
-        path = start_training(
-            shards,
-            run=run,
-            resume=resume,
-            options={name: value for name, value in options.items() if value is not None},
-            command=shlex.join(["petseg-train", *sys.argv[1:]]),
-            make_reporter=lambda: ConsoleReporter(quiet=as_json),
-        )
-    except (InterruptedRunError, DivergedError) as error:
-        if world.first:
-            raise
-        sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
-    if not world.first:
-        return
-    if as_json:
-        print_json({"run": str(path), **read_history(path)[-1]})
-    else:
-        command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
-        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+    with lasting_output("the training goes on without it; metrics.jsonl in the run's folder has every epoch"):
+        try:
+            path = start_training(
+                shards,
+                run=run,
+                resume=AUTO if resume == AUTO else resume is not None,
+                config=config,
+                options={name: value for name, value in options.items() if value is not None},
+                command=shlex.join(["petseg-train", *sys.argv[1:]]),
+                make_reporter=lambda: ConsoleReporter(quiet=as_json),
+            )
+        except (InterruptedRunError, DivergedError, FirstRankError) as error:
+            if world.first:
+                raise
+            sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
+        if not world.first:
+            return
+        if as_json:
+            print_json({"run": str(path), **read_history(path)[-1]})
+        else:
+            command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
+            click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
 
 
 def _scoring_command(run: Path, shards: Path) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise
-from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels
+from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels, parameters_of_levels
 from petseg.nets.unet import ResidualBlock, UNetDecoder, make_norm
 from shards.errors import UsageError
 
@@ -26,10 +26,12 @@ class EncoderUNet(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.normalise = Normalise()
         self.scale = 2 if config.stem == "half" else 1  # input pixels per pixel of the finest level, each way
         self.encoder = create_encoder(config.encoder)
         self.frozen = False
+        self._held = set[nn.Parameter]()
         levels = [level for level in feature_levels(config.encoder, self.encoder) if level.stride >= self.scale]
         self.outputs = [level.output for level in levels]
         self.stride = levels[-1].stride  # the image is padded to a multiple of it
@@ -55,17 +57,29 @@ class EncoderUNet(nn.Module):
             widths[0], config.classes * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
         )
 
+    def hold_encoder(self, stride: int) -> None:
+        """Never train what the encoder's features up to a stride in pixels depend on; 0: train all of it."""
+        names = parameters_of_levels(self.config.encoder, stride=stride)
+        self._held = {parameter for name, parameter in self.encoder.named_parameters() if name in names}
+        self.freeze_encoder(self.frozen)
+
     def freeze_encoder(self, frozen: bool) -> None:
-        """Keep the encoder's weights and running statistics as they are, or train it again."""
+        """Keep all of the encoder as it is for now, its running statistics too; or train it, but for what is held."""
         self.frozen = frozen
-        self.encoder.requires_grad_(not frozen)
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad_(not frozen and parameter not in self._held)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As of every module; a frozen encoder stays in evaluation mode."""
+        """As of every module; what is not trained of the encoder stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
+        elif mode and self._held:
+            for module in self.encoder.modules():
+                own = list(module.parameters(recurse=False))
+                if own and not any(parameter.requires_grad for parameter in own):
+                    module.eval()
         return self
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

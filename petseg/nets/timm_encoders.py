@@ -151,6 +151,31 @@ def check_encoder(name: str, *, norm: Norm = "batch") -> None:
                 raise UsageError(f"--encoder {name}: its features have another shape than timm says: {tuple(shape)}")
 
 
+def parameters_of_levels(name: str, *, stride: int) -> set[str]:
+    """Return the names of the parameters on which an encoder's features up to a stride, in pixels, depend.
+
+    Found in autograd's graph of a pass on the meta device: it holds for any network.
+    """
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+        levels = feature_levels(name, encoder)
+        image = torch.empty(2, 3, 2 * levels[-1].stride, 2 * levels[-1].stride)
+    features = encoder(image)
+    names = {parameter: each for each, parameter in encoder.named_parameters()}
+    found = set[str]()
+    seen = set[Any]()
+    waiting = [features[level.output].grad_fn for level in levels if level.stride <= stride]
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if (parameter := getattr(function, "variable", None)) is not None:
+            found.add(names[parameter])
+        waiting += [following for following, _ in function.next_functions]
+    return found
+
+
 def silence_timm() -> None:
     """Let timm's loader say nothing of what this program checks itself."""
     logging.getLogger("timm").setLevel(logging.ERROR)

@@ -12,7 +12,8 @@ from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.encoder_weights import EncoderWeights, file_digest, read_encoder_weights
 from petseg.nets.model_config import NO_ENCODER, TORCHVISION
 from petseg.nets.timm_encoders import check_encoder
-from petseg.runs.recipe import IMAGENET, NO_WEIGHTS, Recipe
+from petseg.runs.encoder_options import IMAGENET, NO_WEIGHTS
+from petseg.runs.recipe import Recipe
 from shards.errors import UsageError
 
 
@@ -44,6 +45,13 @@ class EncoderStart:
             self._weights.copy_to(model)
         if self._world.size > 1:
             _copy_from_first([*model.encoder.state_dict().values(), *model.normalise.buffers()])
+
+
+def hold_encoder(model: nn.Module, recipe: Recipe) -> None:
+    """Leave out of training what the recipe says of the encoder; before the optimiser is made."""
+    if recipe.encoder_freeze_stride:
+        assert isinstance(model, EncoderUNet)
+        model.hold_encoder(recipe.encoder_freeze_stride)
 
 
 class FrozenEncoder:

@@ -12,21 +12,20 @@ from torch import nn
 from petseg.host.stop_signals import InterruptedRunError, StopRequest
 from petseg.inference.evaluation import Evaluation, evaluate
 from petseg.inference.metrics import score
-from petseg.report.console_reporter import Reporter
+from petseg.loggers.run_loggers import RunLoggers
+from petseg.report.console_reporter import Reporter, counted, some_names
 from petseg.runs.checkpoint import Checkpoint, save_checkpoint
 from petseg.runs.command_line import resume_command
-from petseg.runs.event_log import EventLog
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.guard import DivergenceGuard
 from petseg.training.image_sizes import size_of_epoch
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
-from petseg.training.run_data import open_train_loader, open_validation_loader
+from petseg.training.run_data import open_train_loader, open_validation_loader, replaced_samples
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader
-from shards import PetsegError
 
 
 class TrainingLoop:
@@ -45,6 +44,7 @@ class TrainingLoop:
         reporter: Reporter,
         stop: StopRequest,
         resume_from: Checkpoint | None,
+        loggers: RunLoggers,
         initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.config, self.recipe, self.world = config, config.recipe, config.world
@@ -74,9 +74,8 @@ class TrainingLoop:
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
         labels = config.labels
-        self._events = None
-        if config.runtime.tensorboard and folder is not None:
-            self._events = EventLog(path, self.history, classes=labels.names)
+        self._loggers = loggers
+        loggers.open(self.history)
         self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
         if self.progress.confusion and self.world.first:
             self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
@@ -101,7 +100,7 @@ class TrainingLoop:
                     self._train_epoch()
                 self._finish_epoch()
         finally:
-            for resource in (self._loader, self._validation, self._events):
+            for resource in (self._loader, self._validation):
                 if resource is not None:
                     resource.close()
 
@@ -220,15 +219,15 @@ class TrainingLoop:
             best = progress.update_best(validation.scores.mean_iou)
         else:  # an epoch without its validation cannot be the best, unless there is nothing to validate on
             best = self._validation is None and progress.update_best(train.mean_iou)
-        self.history.append({**entry, "best": best})
+        replaced = replaced_samples([self._loader, self._validation], self.world)
+        self.history.append({**entry, "best": best, "replaced": len(replaced)})
+        if replaced:
+            self.reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {some_names(replaced)}")
         self._next_epoch()
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)
         self._save(LAST)
-        if self.folder is not None:
-            self.folder.write_metrics(self.history)
-        if self._events is not None:
-            self._events.add(self.history[-1])
+        self._loggers.log(self.history[-1])
         self.reporter.end_epoch(self.history[-1], epochs=self.recipe.epochs)
 
     def _next_epoch(self) -> None:
@@ -285,13 +284,7 @@ class TrainingLoop:
                 loader=self._loader.state_dict() if within_epoch else None,
                 **self.train_step.state(),  # type: ignore[arg-type]
             )
-            try:
-                save_checkpoint(self.folder / name, checkpoint)
-            except OSError as error:
-                raise PetsegError(
-                    f"{self.folder / name} cannot be written ({error.strerror or error}); the previous one is kept; "
-                    f"once that is fixed, continue with: {resume_command(self.path, self.world)}"
-                ) from None
+            save_checkpoint(self.folder / name, checkpoint.for_prediction() if name == BEST else checkpoint)
         self._saved_at, self._guard.saved_step = time.monotonic(), self.progress.step
 
     def _raise_interrupted(self) -> None:

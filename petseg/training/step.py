@@ -20,10 +20,10 @@ from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
 from petseg.optim.parameter_groups import current_state, parameter_groups, without_rates
-from petseg.runs.checkpoint import Checkpoint, State
+from petseg.runs.checkpoint import Checkpoint, State, check_optimizer, damage_of, load_weights
 from petseg.runs.recipe import Recipe
 from petseg.training.cuda_graph import GraphedStep
-from petseg.training.encoder_start import FrozenEncoder
+from petseg.training.encoder_start import FrozenEncoder, hold_encoder
 from petseg.training.losses import segmentation_loss
 from petseg.training.running_statistics import RunningStatistics
 from pipeline import Batch
@@ -94,6 +94,7 @@ class TrainStep:
         place(self.model, placement.device)
         if initialise is not None:
             initialise(self.model)
+        hold_encoder(self.model, recipe)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
         self._statistics = RunningStatistics(self.model)
@@ -232,13 +233,22 @@ class TrainStep:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Restore the state from a checkpoint of the same recipe."""
-        self.model.load_state_dict(checkpoint.model)
+        """Restore the state from a checkpoint of the same recipe; ``CheckpointError`` if it does not fit."""
+        load_weights(self.model, checkpoint.model, source=checkpoint.source)
         if self.average is not None and checkpoint.average is not None:
-            self.average.model.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
-        if checkpoint.scaler:
-            self.scaler.load_state_dict(checkpoint.scaler)
+            load_weights(self.average.model, checkpoint.average, source=checkpoint.source)
+        with damage_of(checkpoint):
+            self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
+            check_optimizer(self.optimizer)
+            if checkpoint.scaler:
+                self.scaler.load_state_dict(checkpoint.scaler)
+        self._statistics.read()
+
+    def start_from(self, weights: State) -> None:
+        """Start a new run from some of the network's tensors, by name, instead of from noise."""
+        self.model.load_state_dict(self.model.state_dict() | weights)
+        if self.average is not None:
+            self.average.model.load_state_dict(self.model.state_dict())
         self._statistics.read()
 
 

@@ -15,7 +15,8 @@ from petseg.cli import train
 from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
 from petseg.report.console_reporter import Reporter
-from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, Recipe, RuntimeOptions, apply_options, default_recipe
+from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
 from petseg.training import start
@@ -27,6 +28,7 @@ RESNET = {"encoder": "resnet18"}
 VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "size": (["--size", "96x160"], (96, 160), {}),
     "fit": (["--fit", "cover"], "cover", {}),
+    "crop_scale": (["--crop-scale", "0.5,2"], (0.5, 2.0), {}),
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
@@ -62,6 +64,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     ),
     "encoder_lr": (["--encoder", *RESNET.values(), "--encoder-lr", "0.25"], 0.25, RESNET),
     "encoder_freeze": (["--encoder", *RESNET.values(), "--encoder-freeze", "2"], 2, RESNET),
+    "encoder_freeze_stride": (["--encoder", *RESNET.values(), "--encoder-freeze-stride", "4"], 4, RESNET),
     "device": (["--device", "cpu"], "cpu", {}),
     "threads": (["--threads", "3"], 3, {}),
     "prefetch": (["--prefetch", "9"], 9, {}),
@@ -72,8 +75,12 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
+    "on_error": (["--on-error", "replace"], "replace", {}),
+    "max_damaged": (["--max-damaged", "3"], 3, {}),
 }
-OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json"}  # tested where commands are run
+# Tested where commands are run.
+OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from"}
 
 
 class Started(Exception):
@@ -185,7 +192,8 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
-    at_the_start = {"precision", "shards", "device", "threads", "encoder_weights", "encoder_sha256"}  # checked above
+    at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
+    at_the_start |= {"encoder_weights", "encoder_sha256"}
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

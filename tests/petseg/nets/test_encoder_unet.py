@@ -9,7 +9,7 @@ from torch import nn
 
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
-from petseg.nets.timm_encoders import check_encoder, check_encoder_name, create_encoder
+from petseg.nets.timm_encoders import check_encoder, check_encoder_name, create_encoder, parameters_of_levels
 from shards.errors import PetsegError, UsageError
 
 pytest.importorskip("timm")
@@ -124,6 +124,15 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PetsegError, match=r"pip install 'petseg\[encoders\]'"):
         build_model(replace(LIGHT, encoder="resnet18"))
     build_model(ModelConfig(encoder="torchvision/resnet18"))  # version 1's
+
+
+def test_the_parameters_behind_a_level() -> None:
+    names = parameters_of_levels("resnet18", stride=4)
+    assert {name.split(".")[0] for name in names} == {"conv1", "bn1", "layer1"}
+    assert names >= {"conv1.weight", "bn1.bias", "layer1.1.conv2.weight"}
+    every = {name for name, _ in create_encoder("resnet18").named_parameters()}
+    assert parameters_of_levels("resnet18", stride=32) == every
+    assert not parameters_of_levels("resnet18", stride=1)
 
 
 def test_a_frozen_encoder() -> None:

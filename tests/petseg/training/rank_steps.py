@@ -20,17 +20,24 @@ from petseg.runs.recipe import default_recipe
 from petseg.training.step import TrainStep
 
 CPU = torch.device("cpu")
-CASES = {"batch": 1, "group": 2}  # normalisation: micro-batches (whose statistics must be those of single images)
+# Normalisation: micro-batches (whose statistics must be those of single images). The encoder has batch normalisation
+# with activations inside, and is frozen for the first of three steps.
+CASES = {"batch": 1, "group": 2, "encoder": 1}
 STEPS, BATCH = 3, 8
 
 
 def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
     """Return the steps' losses and gradient norms, the weights before and after, and the number of images."""
-    model = ModelConfig(widths=(8, 16), norm=norm)  # type: ignore[arg-type]
+    if norm == "encoder":
+        model = ModelConfig(encoder="test_efficientnet", stem="half")
+    else:
+        model = ModelConfig(widths=(8, 16), norm=norm)  # type: ignore[arg-type]
     recipe = replace(
         default_recipe("unet"), model=model, size=(32, 32), batch_size=BATCH, accumulate=accumulate, lr=0.1
     )
     recipe = replace(recipe, schedule="constant", clip_norm=0.0, ema_decay=0.0)
+    if norm == "encoder":
+        recipe = replace(recipe, epochs=STEPS, encoder_freeze=1)
     with mock.patch(
         "petseg.training.step.build_optimizer",
         lambda net, recipe: torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True),

@@ -1,0 +1,62 @@
+"""The options of an encoder: what goes with what, version 1's words for them, and its runs."""
+
+from pathlib import Path
+from typing import Any
+
+from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig
+from petseg.runs.option_fields import convert_field, option_name
+from shards.errors import UsageError
+
+LR_OF_ENCODER = 1e-3  # for one that starts from weights
+IMAGENET, NO_WEIGHTS = "imagenet", "none"
+
+
+def check_encoder_options(encoder: str, given: dict[str, bool]) -> None:
+    """Raise ``UsageError`` for options that need an encoder, by their fields, where they are given without."""
+    for field in (name for name, is_given in given.items() if is_given):
+        if encoder == NO_ENCODER:
+            raise UsageError(f"{option_name(field)} needs --encoder, such as --encoder resnet34")
+        if encoder.startswith(TORCHVISION) and field.startswith("encoder_freeze"):
+            raise UsageError(f"--encoder {encoder} is version 1's network, which cannot be frozen")
+
+
+def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str, Any]) -> None:
+    """Complete the options of an encoder in place, for a network and the weights that it has without them.
+
+    ``pretrained`` is version 1's word for its weights. Raises ``UsageError`` for values of a wrong type.
+    """
+    if "encoder" in options:
+        options["encoder"] = convert_field(ModelConfig, "encoder", options["encoder"])
+    if not isinstance(options.get("encoder_weights", ""), str | Path):
+        raise UsageError(f"--encoder-weights {options['encoder_weights']}: expected text")
+    if not isinstance(options.get("pretrained", True), bool):
+        raise UsageError(f"--pretrained {options['pretrained']}: expected true or false")
+    if "pretrained" in options:
+        meant = IMAGENET if options.pop("pretrained") else NO_WEIGHTS
+        if options.setdefault("encoder_weights", meant) != meant:
+            raise UsageError("--pretrained is --encoder-weights imagenet, --no-pretrained is none: give one of them")
+    if options.get("encoder_weights", NO_WEIGHTS) not in (IMAGENET, NO_WEIGHTS):
+        options["encoder_weights"] = str(Path(options["encoder_weights"]).absolute())
+    if model.encoder == f"{TORCHVISION}{options.get('encoder')}":  # a run of version 1 with its own option repeated
+        options["encoder"] = model.encoder
+    if options.get("encoder", model.encoder) == model.encoder:
+        return
+    if options["encoder"].startswith(TORCHVISION):
+        options.setdefault("stem", "full")
+    if options.get("encoder_weights", weights) != NO_WEIGHTS:
+        options.setdefault("encoder_lr", LR_OF_ENCODER)
+
+
+def current_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON values with the encoder of version 1 in the present words.
+
+    There it is torchvision's, and ``pretrained`` belongs to the architecture.
+    """
+    model = document.get("model")
+    if not isinstance(model, dict) or "pretrained" not in model:
+        return document
+    model = dict(model)
+    weights = {"encoder_weights": IMAGENET} if model.pop("pretrained") else {}
+    if model.get("encoder", NO_ENCODER) != NO_ENCODER:
+        model["encoder"] = f"{TORCHVISION}{model['encoder']}"
+    return {**document, **weights, "model": model}
