@@ -18,6 +18,7 @@ BOUND = {
     "batch_size": "batch_size (global)",
     "size": "size",
     "fit": "fit",
+    "crop_scale": "crop_scale",
     "shuffle": "shuffle",
     "augment": "augment",
 }
@@ -34,6 +35,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "batch_size": plan.slices.batch_size,
         "size": size_text(options.size),
         "fit": options.fit,
+        "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
         "shuffle": plan.shuffle,
         "augment": None if options.augment is None else options.augment.to_json(),
     }
