@@ -1,4 +1,4 @@
-"""``petseg-bench build``: packing in each storage, with one process and with all cores, and what it cannot do without."""
+"""``petseg-bench build``: packing in each storage, with one process and with all cores, and how near to its limit."""
 
 import io
 import os

@@ -30,7 +30,7 @@ def compare(session: onnxruntime.InferenceSession, network: torch.nn.Module, siz
             np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
 
 
-def test_takes_uint8_images_in_any_number_of_a_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
+def test_uint8_images_in_any_number_of_a_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     result = call(export, many_class_run, path, "--json")
     assert result.code == 0, result.err

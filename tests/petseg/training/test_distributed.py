@@ -134,9 +134,7 @@ def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
 @pytest.mark.parametrize(
     ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM to torchrun"]
 )
-def test_one_signal_ends_two_ranks_cleanly(
-    synthetic_set: Path, tmp_path: Path, number: int, everybody: bool
-) -> None:
+def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, number: int, everybody: bool) -> None:
     """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone."""
     run = tmp_path / "a run"
     arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS]
