@@ -164,7 +164,7 @@ class Loader:
     def buffer_bytes(self) -> int | None:
         """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them, image and mask each.
 
-        Batches that the caller keeps come on top, and as much stays reserved after they are dropped. None with ``dali``.
+        Batches that the caller keeps come on top; as much stays reserved when they are dropped. None with ``dali``.
         """
         each = self._engine.batch_bytes
         return None if each is None else (self.prefetch + IN_FLIGHT) * each
