@@ -7,6 +7,7 @@
 #   make bench             all benchmarks         make bench-figures  their figures go into README.md and docs/
 #   make bench-compare     ten trials: does compare find a planted handicap, and no change between equal runs?
 #   make gpu-proof         everything that needs a GPU, on one GPU in nine minutes: tests, trainings, benchmarks
+#   make gpu-figures       its figures go into README.md and docs/gpu.md
 #   make peers             installs the other loaders that the benchmarks compare with
 #   make clean             removes what the targets made, including the environment
 
@@ -25,10 +26,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare gpu-proof clean
+.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
-	@sed -n '3,11p' Makefile | sed 's/^# *//'
+	@sed -n '3,12p' Makefile | sed 's/^# *//'
 
 # With the stamp files, installation runs once, and again when the dependencies change.
 $(VENV)/bin/python:
@@ -118,9 +119,12 @@ bench-figures:
 bench-compare: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/bench/test_bench_commands.py -k handicap --campaign --timeout 7200
 
-# On a machine without a GPU it says what it would do. petseg-bench figures puts gpu-proof/gpu-*.json into docs/gpu.md.
+# On a machine without a GPU it says what it would do. `make gpu-figures` then writes the results into the documents.
 gpu-proof: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.gpu_proof --out gpu-proof
+
+gpu-figures:
+	$(BIN)/petseg-bench figures gpu-proof/gpu-loader.json gpu-proof/gpu-train.json --into docs/gpu.md --into README.md
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 # The tutorial reads the original files, as its users do; other loaders read what the shards hold.

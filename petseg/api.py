@@ -125,6 +125,9 @@ def predict(
     overwrite: bool = False,
     batch_size: int = 8,
     flip_tta: bool = False,
+    scales: Sequence[float] = (1.0,),
+    window: int | str | Size | None = None,
+    overlap: float | None = None,
     size: int | str | Size | None = None,
     device: str = "auto",
     precision: "Precision" = "auto",
@@ -142,6 +145,10 @@ def predict(
         overwrite: replace existing results.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
+        scales: average over inputs whose size is multiplied by these factors.
+        window: slide windows of this size, in image pixels, over the images: N, (height, width), "HxW", or "auto" for
+            the size of the network's input. None: whole images, or "auto" for a run that was trained on crops.
+        overlap: of windows, as a share of their side; None for 0.25.
         size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         device, precision: see :func:`petseg.load`.
 
@@ -151,10 +158,12 @@ def predict(
     """
     from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
+    from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
 
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size}: give a number from 1")
+    options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     names = [images] if isinstance(images, str | Path) else images
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
@@ -162,9 +171,7 @@ def predict(
     Path(out).mkdir(parents=True, exist_ok=True)
     done: list[FileJob] = []
     failed: list[PetsegError] = []
-    predict_files(
-        predictor, jobs, batch_size=batch_size, flip_tta=flip_tta, on_error=failed.append, on_done=done.append
-    )
+    predict_files(predictor, jobs, batch_size=batch_size, options=options, on_error=failed.append, on_done=done.append)
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 

@@ -9,9 +9,16 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from pipeline.batch import Batch as Batch
+    from pipeline.engine import DecoderOptions as DecoderOptions
     from pipeline.loader import Loader as Loader
     from pipeline.order.augmentation import Augmentation as Augmentation
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"batch": ["Batch"], "loader": ["Loader"], "order.augmentation": ["Augmentation"]}
+    __name__,
+    submod_attrs={
+        "batch": ["Batch"],
+        "engine": ["DecoderOptions"],
+        "loader": ["Loader"],
+        "order.augmentation": ["Augmentation"],
+    },
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from pipeline.order.augmentation import Augmentation, Preset
 from shards import cores
 from shards.errors import PetsegError, UsageError
-from shards.format.geometry import FITS, Size, parse_size
+from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,22 @@ def resolve_device(device: "str | torch.device") -> "torch.device":
 def resolve_size(size: Any, stored_size: Size | None) -> Size:
     """Return the (height, width) that a size stands for; None: the stored size, 128 where images have their own."""
     return stored_size or DEFAULT_SIZE if size is None else parse_size(size, most=MAX_SIZE)
+
+
+def resolve_crop_scale(crop_scale: Any) -> Scales | None:
+    """Return the range of a crop's scale, (min, max); ``UsageError`` unless it is one."""
+    if crop_scale is None:
+        return None
+    try:
+        least, most = map(float, crop_scale)
+    except (TypeError, ValueError):
+        least = most = float("nan")
+    if not MIN_SCALE <= least <= most <= MAX_SCALE:
+        raise UsageError(
+            f"crop_scale must be (min, max), output pixels per image pixel, with {MIN_SCALE:g} <= min <= max <= "
+            f"{MAX_SCALE:g}, not {crop_scale!r}"
+        )
+    return least, most
 
 
 def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:

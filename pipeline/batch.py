@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.runtime.batch_plan import BatchIndices
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -29,6 +31,23 @@ class Batch:
     valid: "torch.Tensor"
     epoch: int
     number: int
+
+    @classmethod
+    def deliver(
+        cls, samples: "BatchIndices", image: "torch.Tensor", mask: "torch.Tensor", *, device: "torch.device", epoch: int
+    ) -> "Batch":
+        """Return what an engine made of some samples as a batch of an epoch on ``device``."""
+        import torch
+
+        valid, empty = torch.from_numpy(samples.valid), not len(samples.valid)
+        return cls(
+            image=image.to(device) if empty else image,  # batches of no samples are made on the CPU
+            mask=mask.to(device) if empty else mask,
+            index=torch.from_numpy(samples.indices),
+            valid=valid if device.type == "cpu" else valid.to(device, non_blocking=True),
+            epoch=epoch,
+            number=samples.number,
+        )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,15 +1,18 @@
 """Which engine a loader uses, and why. Whatever depends on device, storage and platform is chosen here alone.
 
-``dali`` runs DALI's graph on a GPU, or on a CPU with DALI's CPU backend; ``torch`` runs :mod:`pipeline.cpu` on a CPU,
-in threads or in worker processes; ``auto`` is ``dali`` on a GPU and ``torch`` on a CPU.
+``dali`` runs DALI's graph on a GPU, or on a CPU with DALI's CPU backend; ``torch`` runs :mod:`pipeline.cpu` on the CPU,
+in threads or in worker processes, and copies the batches to a GPU where one is wanted; ``auto`` is ``dali`` on a GPU
+where DALI works, else ``torch``.
 """
 
 import importlib
+from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.engine import Engine, EngineOptions
 from pipeline.io.members import MemberReader
+from pipeline.io.scratch import Bytes
 from shards.errors import UsageError
 from shards.format.layout import Storage
 
@@ -30,8 +33,6 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
     """Return the engine's name, ``dali`` or ``torch``, and the reason; ``UsageError`` if unknown or not available."""
     if name not in get_args(EngineName):
         raise UsageError(f"engine {name!r} is unknown; use auto, dali or torch")
-    if device_type != "cpu" and name == "torch":
-        raise UsageError("engine 'torch' works on the CPU; use engine dali, or device cpu and move the batches")
     if name == "torch":
         return name, "requested"
     if name == "auto" and device_type == "cpu":
@@ -39,8 +40,8 @@ def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str
     problem = dali_problem()
     if problem is None:
         return "dali", "requested" if name == "dali" else "decodes on the GPU"
-    if device_type != "cpu":
-        raise UsageError(f"loading on a GPU needs NVIDIA DALI, {problem}; use device cpu and move the batches")
+    if name == "auto":
+        return "torch", f"the GPU would decode with NVIDIA DALI, {problem}: the CPU decodes, and pixels are copied"
     raise UsageError(f"engine 'dali' needs NVIDIA DALI, {problem} (it exists for Linux); use torch")
 
 
@@ -74,10 +75,26 @@ def make_engine(
         from pipeline.dali.dali_engine import DaliEngine
 
         return DaliEngine(options, reader, device=device)
+    if device.type == "cpu" or not options.batch_size:
+        return _host_engine(options, reader, processes=processes, timeout=timeout)
+    from pipeline.runtime.device_copies import MOST_COPIES, CopyingEngine, CudaCopyStream, page_locked
+
+    host = _host_engine(options, reader, processes=processes, timeout=timeout, allocate=page_locked)
+    return CopyingEngine(host, CudaCopyStream(device), most=MOST_COPIES)
+
+
+def _host_engine(
+    options: EngineOptions,
+    reader: MemberReader,
+    *,
+    processes: int,
+    timeout: float,
+    allocate: "Callable[[tuple[int, ...]], Bytes] | None" = None,
+) -> Engine:
     if processes and options.batch_size:
         from pipeline.workers.process_engine import ProcessEngine
 
         return ProcessEngine(options, reader, processes=processes, timeout=timeout)
     from pipeline.cpu.cpu_engine import CpuEngine
 
-    return CpuEngine(options, reader)
+    return CpuEngine(options, reader) if allocate is None else CpuEngine(options, reader, allocate=allocate)

@@ -1,13 +1,14 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.order.augmentation import Augmentation, Parameters
-from shards.format.geometry import Fit, Size
+from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters
+from shards.errors import UsageError
+from shards.format.geometry import Fit, Scales, Size
 from shards.format.layout import Rows, Storage
 
 if TYPE_CHECKING:
@@ -18,6 +19,68 @@ if TYPE_CHECKING:
 IN_FLIGHT = 3
 
 
+MIB = 1 << 20
+MAX_PREALLOCATED = 1 << 30  # bytes of decoded pixels, for a whole batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOptions:
+    """How DALI decodes JPEGs on a GPU. The arguments are all set, so that none depends on DALI's version.
+
+    None of the defaults has been compared with others on a GPU; ``make gpu-proof`` measures ``hw_decoder_load``.
+
+    Attributes:
+        hw_decoder_load: the part of a batch's JPEGs that the GPU's JPEG engines decode, where it has any (A100, H100);
+            0..1. The engines take neither the processors that train the network nor a host thread; nvJPEG's
+            other decoder takes both, as it decodes the Huffman code on the host. So most go to the engines; a rest
+            does not, because otherwise the host's threads would have nothing to do.
+        preallocate: reserve memory for the set's largest image when the pipeline is built, up to 1 GiB for a batch,
+            instead of again and again as larger images come along, which makes the device wait.
+        hybrid_huffman_threshold: from how many pixels on the GPU takes part in decoding the Huffman code of an image
+            that the engines do not decode. DALI's own value.
+        device_memory_padding: bytes of device memory that nvJPEG reserves for each thread; None: what the
+            coefficients of the set's largest image take, 3 x 2 bytes a pixel, from 1 to 256 MiB.
+        host_memory_padding: likewise for each of two page-locked buffers of each thread; None: half of that, the
+            proportion of DALI's own values.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    hw_decoder_load: float = 0.9
+    preallocate: bool = True
+    hybrid_huffman_threshold: int = 1_000_000
+    device_memory_padding: int | None = None
+    host_memory_padding: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise UsageError(f"hw_decoder_load must be from 0 to 1, not {self.hw_decoder_load!r}")
+        for name in ("hybrid_huffman_threshold", "device_memory_padding", "host_memory_padding"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**31:
+                raise UsageError(f"{name} must be from 0 to 2147483647, not {value!r}")
+
+    def arguments(self, *, largest: Size, batch_size: int) -> dict[str, Any]:
+        """Return the arguments of ``fn.decoders.image``.
+
+        ``largest`` is (height, width) in pixels of the largest image.
+        """
+        height, width = largest
+        fits = 3 * height * width * batch_size <= MAX_PREALLOCATED
+        hints = largest if self.preallocate and fits else (0, 0)  # 0: none
+        padding = min(max(-(-6 * height * width // MIB), 1), 256) * MIB
+        device, host = self.device_memory_padding, self.host_memory_padding
+        return {
+            "hw_decoder_load": self.hw_decoder_load,
+            "preallocate_height_hint": hints[0],
+            "preallocate_width_hint": hints[1],
+            "hybrid_huffman_threshold": self.hybrid_huffman_threshold,
+            "device_memory_padding": padding if device is None else device,
+            "host_memory_padding": padding // 2 if host is None else host,
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What an engine is built for."""
@@ -26,27 +89,30 @@ class EngineOptions:
     stored_size: Size | None  # (height, width) of every stored image, None where each has its own
     size: Size  # (H, W) of the output
     fit: Fit  # how images of another aspect ratio are brought to it
+    crop_scale: Scales | None = None  # of crops that replace it: output pixels per image pixel
     classes: int  # N
     onehot: bool  # one-hot masks instead of class indices
     augment: Augmentation | None  # which operations the parameters may ask for
     batch_size: int  # the maximum number of samples in a batch
     threads: int  # that work in this process, in all
     prefetch: int  # how many batches are prepared in advance
+    largest: Size = (0, 0)  # the largest height and the largest width of the stored images; (0, 0): not known
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)  # on a GPU
 
     @property
     def operations(self) -> Augmentation:
         """The augmentation, with every operation off if there is none."""
-        return self.augment or Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
+        return self.augment or NO_AUGMENTATION
 
     @property
     def crops(self) -> bool:
         """Whether boxes may be less than the whole image."""
-        return self.operations.area is not None or self.fit == "cover"
+        return self.operations.area is not None or self.fit == "cover" or self.crop_scale is not None
 
     @property
     def letterboxes(self) -> bool:
         """Whether places may be less than the whole output."""
-        return self.fit == "contain"
+        return self.fit == "contain" or self.crop_scale is not None
 
     @property
     def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,7 +1,6 @@
 """The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
 
 from petseg import Loader
-
 with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
     for batch in loader:  # one epoch
         train(batch.image, batch.mask)
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.engine import IN_FLIGHT, EngineOptions
+from pipeline.engine import IN_FLIGHT, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
 class Loader:
     """Batches of one split of a shard set.
 
-    Iterating runs the epoch that :attr:`epoch` (from 0) names, and then moves on to the next. An epoch that is
-    interrupted starts again from its first batch with the next ``iter()``; to continue where it stopped, pass
-    :meth:`state_dict` to :meth:`load_state_dict`. Only one iteration can run at a time.
+    Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
+    again from its first batch; to continue it, pass :meth:`state_dict` to :meth:`load_state_dict`.
 
     Args:
         shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
@@ -48,8 +46,10 @@ class Loader:
             its own (``source`` storage).
         fit: how an image (or crop) of another aspect ratio is brought to it. ``stretch``: resized. ``cover``: a box of
             the output's aspect ratio is cut out, at the centre or, with ``augment``, at a random place, and resized.
-            ``contain``: resized as large as fits, and padded with ImageNet's mean colour, which the mask ignores. What
-            was padded when the set was built is part of the stored image.
+            ``contain``: resized as large as fits, and padded with ImageNet's mean colour, which the mask ignores.
+        crop_scale: (min, max) output pixels per image pixel: crops of the output's size replace ``fit``, for images too
+            large to be shrunk. With ``augment``, scale and place are drawn, else it is the centre at scale 1 (or, out
+            of the range, its geometric mean). Of a smaller image all is shown, padded as by ``contain``.
         device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
         mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
@@ -58,16 +58,19 @@ class Loader:
         shuffle: whether each epoch has its own order; None: for ``train`` only.
         drop_last: leave out an incomplete last batch, unless it is the only one, instead of padding it.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
-        world_size: the number of slices; likewise. In training it must divide the batch; in evaluation any number
-            works: a rank whose slice is empty gets batches of no samples, so that all ranks stay in step.
+        world_size: the number of slices; likewise. In training it must divide the batch; in evaluation a rank whose
+            slice is empty gets batches of no samples, so that all ranks stay in step.
         prefetch: how many batches are prepared in advance, at least 1; across the end of an epoch, too.
-        threads: for decoding; None: one per usable core, shared between the ranks of a machine.
-        processes: how many worker processes make batches instead of threads (Linux; engine ``torch``), where threads
-            of one interpreter are not fast enough; at least twice as many batches are prefetched.
+        threads: for decoding, on the CPU; None: one per usable core, shared between the ranks of a machine.
+            :attr:`threads` is their number. Engine ``dali`` has one more, which reads.
+        processes: how many worker processes make batches instead of threads (Linux; engine ``torch``), where threads of
+            one interpreter are too slow. At least twice as many batches are prefetched.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was chosen and why.
-        on_error: for a damaged sample. ``stop``: raise an error that names it; ``replace``: by the next good one of the
-            epoch, marked invalid; a warning names it, and :attr:`damaged` counts it.
-        max_damaged: with ``replace``, how many different samples may be damaged before the loader stops all the same.
+            For a GPU, ``torch`` decodes on the CPU and copies from page-locked memory, on a stream of its own.
+        decoder: how DALI decodes on a GPU; None: :class:`pipeline.DecoderOptions`, whose defaults fit the set.
+        on_error: ``stop``: a damaged sample raises an error that names it; ``replace``: the next good sample of the
+            epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it, until more than
+            ``max_damaged`` different samples are damaged.
         timeout: seconds to wait for a batch before giving up.
 
     Raises:
@@ -83,6 +86,7 @@ class Loader:
         batch_size: int,
         size: int | tuple[int, int] | None = None,
         fit: Fit = "stretch",
+        crop_scale: tuple[float, float] | None = None,
         device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
@@ -95,6 +99,7 @@ class Loader:
         threads: int | None = None,
         processes: int = 0,
         engine: EngineName = "auto",
+        decoder: DecoderOptions | None = None,
         on_error: OnError = "stop",
         max_damaged: int = 10,
         timeout: float = 120,
@@ -131,12 +136,15 @@ class Loader:
             stored_size=manifest.size,
             size=self.size,
             fit=fit,
+            crop_scale=arguments.resolve_crop_scale(crop_scale),
             classes=len(manifest.labels),
             onehot=mask == "onehot",
             augment=self.augment,
             batch_size=len(self.slices.slice),
             threads=self.threads,
             prefetch=self.prefetch,
+            largest=manifest.largest,
+            decoder=decoder or DecoderOptions(),
         )
         self._engine = make_engine(
             self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
@@ -162,18 +170,19 @@ class Loader:
 
     @property
     def buffer_bytes(self) -> int | None:
-        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them, image and mask each.
+        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them; None with engine ``dali``.
 
-        Batches that the caller keeps come on top; as much stays reserved when they are dropped. None with ``dali``.
+        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped.
         """
         each = self._engine.batch_bytes
         return None if each is None else (self.prefetch + IN_FLIGHT) * each
 
     def __repr__(self) -> str:
+        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
         return (
             f"<Loader of {self.split.name}: {self.samples} samples, batch_size={self.batch_size}, size="
-            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, storage={self.shards.manifest.storage}, "
-            f"{len(self.labels)} classes>"
+            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, {workers}, "
+            f"storage={self.shards.manifest.storage}, {len(self.labels)} classes>"
         )
 
     def __len__(self) -> int:
@@ -211,7 +220,7 @@ class Loader:
         The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
 
         Raises:
-            UsageError: the state belongs to another set, split, seed, batch size, size, fit or augmentation.
+            UsageError: the state belongs to another set, split, seed, batch size, size, fit, crop or augmentation.
         """
         epoch, batch = check_state(state, batches=len(self), bound=self._bound)
         self._go_to(epoch, batch)
@@ -258,8 +267,6 @@ class Loader:
 
     def _take(self, iteration: object) -> Batch | None:
         """Return the next batch of an iteration, None at its end."""
-        import torch
-
         if iteration is not self._iteration:
             raise UsageError("this iteration was ended by a newer iter(), set_epoch(), load_state_dict() or close()")
         arguments.check_process(self._process)
@@ -275,15 +282,7 @@ class Loader:
             raise
         self._delivered = samples.number + 1
         self._replaced[samples.number] = self.slices.valid_on_rank(samples.number) - int(samples.valid.sum())
-        valid = torch.from_numpy(samples.valid)
-        return Batch(
-            image=image if len(valid) else image.to(self.device),  # batches of no samples are made on the CPU
-            mask=mask if len(valid) else mask.to(self.device),
-            index=torch.from_numpy(samples.indices),
-            valid=valid if self.device.type == "cpu" else valid.to(self.device, non_blocking=True),
-            epoch=self.epoch,
-            number=samples.number,
-        )
+        return Batch.deliver(samples, image, mask, device=self.device, epoch=self.epoch)
 
     def _go_to(self, epoch: int, batch: int) -> None:
         """End the current iteration; the next one starts with this batch. What was prefetched is kept if it fits."""

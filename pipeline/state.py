@@ -19,6 +19,7 @@ BOUND = {
     "drop_last": "drop_last",
     "size": "size",
     "fit": "fit",
+    "crop_scale": "crop_scale",
     "shuffle": "shuffle",
     "augment": "augment",
 }
@@ -36,6 +37,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "drop_last": plan.slices.drop_last,
         "size": size_text(options.size),
         "fit": options.fit,
+        "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
         "shuffle": plan.shuffle,
         "augment": None if options.augment is None else options.augment.to_json(),
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from shards.errors import PetsegError
+from shards.errors import PetsegError, printable
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _ADVICE = {
@@ -85,7 +85,7 @@ class FriendlyGroup(FriendlyMixin, click.Group):
 
 def fail(message: str, exit_code: int) -> None:
     """Print one line ``Error: message`` on stderr and exit with ``exit_code``."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(exit_code)
 
 
@@ -97,7 +97,7 @@ def show(error: click.ClickException) -> None:
         return
     sentence = message if message.endswith((".", "?", "?)")) else f"{message}."
     advice = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-    click.echo(f"Error: {sentence}{advice}", err=True)
+    click.echo(f"Error: {printable(sentence)}{advice}", err=True)
 
 
 def describe_os_error(error: OSError) -> str:

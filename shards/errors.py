@@ -29,3 +29,13 @@ class FormatError(PetsegError):
 
 class SampleError(PetsegError):
     """One sample cannot be read; the message names shard, key, member and offset."""
+
+
+def printable(text: object) -> str:
+    """Return a text, such as a file's name, as it is shown: on one line, and without anything a terminal would obey.
+
+    What cannot be printed, from line breaks to escape sequences, appears as an escape such as ``\\x1b``; bytes of a
+    file name that are not UTF-8 (surrogates, see :func:`os.fsdecode`) appear as ``\\xNN``.
+    """
+    line = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

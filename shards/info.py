@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.audit.findings import REASONS
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
@@ -149,7 +149,7 @@ def _percent(share: float) -> str:
 
 def _cell(text: str) -> str:
     """Return a text of the set as one short line without control characters."""
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    line = printable(text)
     return line if len(line) <= MAX_CELL else line[: MAX_CELL - 3] + "..."
 
 

@@ -212,4 +212,4 @@ def files_under(folder: Path) -> list[Path]:
 
 def split_bytes(split: SplitReader) -> int:
     """Return what a split's images and masks take."""
-    return int(split.table["image_length"].sum()) + int(split.table["mask_length"].sum())
+    return int(split.table.column("image_length").sum()) + int(split.table.column("mask_length").sum())

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import (
+    DEVICE,
+    FLIP_TTA,
+    HELP,
+    JSON,
+    OVERLAP,
+    PRECISION,
+    RUN,
+    SCALES,
+    SIZE,
+    WINDOW,
+    expect_folder_of,
+)
 from shards.console import FriendlyCommand, PathArgument, print_json
 
 if TYPE_CHECKING:
@@ -22,8 +34,12 @@ if TYPE_CHECKING:
     "--own-size",
     "original_resolution",
     is_flag=True,
-    help="Compare at the images' stored size, with source storage the original resolution, not at the network's size.",
+    help="Compare at the images' stored size, with source storage the original resolution, not at the network's size; "
+    "with windows always.",
 )
+@WINDOW
+@OVERLAP
+@SCALES
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing table.")
@@ -41,8 +57,7 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, expect_free_table, summary, write_table
-    from petseg.inference.scoring import evaluate as evaluate_run
+    from petseg.inference.scoring import compared_at, expect_free_table, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
     from shards.format.manifest import load_manifest
 
@@ -50,26 +65,26 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as
         expect_free_table(table, overwrite=overwrite)
     world = world_from_environment()
     with progress_count("images scored", quiet=not world.first) as advance:
-        evaluation = evaluate_run(run, shards, world=world, after_batch=advance, **options)
+        evaluation = score_run(run, shards, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    place = compared_at(load_manifest(shards).storage, original_resolution=options["original_resolution"])
-    conditions = {"split": options["split"], "compared_at": place, "flip_tta": options["flip_tta"]}
+    place = compared_at(load_manifest(shards).storage, original_resolution=evaluation.original_resolution)
     if as_json:
-        print_json(summary(evaluation, **conditions))
+        print_json(summary(evaluation, split=options["split"], compared_at=place))
     else:
-        _print_scores(evaluation, **conditions)
+        _print_scores(evaluation, split=options["split"], compared_at=place)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
 
 
-def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str, flip_tta: bool) -> None:
+def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
     from petseg.report.console_reporter import counted, some_names
 
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
-    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{', with flip TTA' if flip_tta else ''}")
+    how = evaluation.options.text(evaluation.window)
+    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
     width = max(12, 2 + max(map(len, names)))
     click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):

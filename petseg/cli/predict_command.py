@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, PRECISION, RUN, SIZE
+from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.errors import PetsegError
+from shards.errors import PetsegError, UsageError, printable
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -19,6 +19,9 @@ from shards.errors import PetsegError
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Images per batch.")
+@WINDOW
+@OVERLAP
+@SCALES
 @FLIP_TTA
 @SIZE
 @DEVICE
@@ -34,6 +37,9 @@ def predict(
     probabilities: bool,
     overwrite: bool,
     batch_size: int,
+    window: Any,
+    overlap: float | None,
+    scales: tuple[float, ...],
     flip_tta: bool,
     as_json: bool,
     **options: Any,
@@ -48,38 +54,45 @@ def predict(
     \b
     petseg-predict runs/pets cat.jpg holiday/ 'more/*.png' -o masks
     petseg-predict runs/pets photos/ --recursive -o masks    # photos/2026/cat.jpg: masks/2026/cat.png
+    petseg-predict runs/city aerial.tif --window 512 -o masks    # large images, in little memory
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
     from petseg.host.stop_signals import raise_stop_signals
     from petseg.inference.file_jobs import plan_jobs, predict_files
     from petseg.inference.image_files import find_images
+    from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
     from petseg.report.console_reporter import counted, progress_count
 
+    inference = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     files, ignored = find_images(images, recursive=recursive, skip=out)
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, **options)
+    used = predictor.window(inference)
+    if used is None and overlap is not None:
+        raise UsageError("--overlap is for --window, and this run predicts whole images unless that is given")
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if job.renamed:
-            click.echo(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
+            names = f"{printable(job.image)} becomes {printable(job.outputs[0])}"
+            click.echo(f"{names}: another image has the shorter name", err=True)
     with raise_stop_signals(), progress_count("images predicted", total=len(jobs)) as advance:
         failures = predict_files(
             predictor,
             jobs,
             batch_size=batch_size,
-            flip_tta=flip_tta,
+            options=inference,
             on_error=lambda error: click.echo(f"skipped: {error}", err=True),
             on_done=lambda job: advance(1),
         )
     predicted = len(jobs) - failures
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
-        facts = {"predicted": predicted, "failed": failures, "ignored": ignored, "renamed": renamed}
-        print_json({**facts, "folder": str(out)})
+        facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "ignored": ignored, "renamed": renamed}
+        print_json({**facts, "folder": str(out), **inference.facts(used)})
     else:
         others = f", {counted(ignored, 'other file')} ignored" if ignored else ""
-        click.echo(f"{counted(predicted, 'image')} predicted into {out}{others}")
+        click.echo(f"{counted(predicted, 'image')} predicted into {printable(out)}{inference.text(used)}{others}")
     if failures:
         raise PetsegError(f"{failures} of {counted(len(jobs), 'image')} could not be predicted")

@@ -1,5 +1,6 @@
 """Options that petseg-eval, petseg-predict and petseg-export share, and how all commands spell ``--help``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class SizeOption(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             self.fail(f"{value!r} is neither N nor HxW (height x width) in pixels, such as 128 or 96x160", param, ctx)
 
 
+_MAX_NAME = 255  # bytes, of every common file system
 HELP = {"help_option_names": ["-h", "--help"]}
 RUN = click.argument("run", type=PathArgument())
 SIZE = click.option("--size", type=SizeOption(), help="Size of the network's images, pixels.  [default: as trained]")
@@ -33,6 +35,41 @@ PRECISION = click.option(
 FLIP_TTA = click.option(
     "--flip-tta", "--mirror", "flip_tta", is_flag=True, help="Average with the flipped images' predictions."
 )
+
+
+class WindowOption(SizeOption):
+    """The same, or ``auto``."""
+
+    name = "N|HxW|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the size or ``auto``; fail if it is neither."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+class FactorsOption(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas; which are possible is checked where they are used."""
+
+    name = "F,F,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers; fail if one is none."""
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0.75,1,1.25", param, ctx)
+
+
+WINDOW = click.option(
+    "--window",
+    type=WindowOption(),
+    help="Slide windows of this size, image pixels, over each image; auto: that of the network's images.  [default: "
+    "none, auto for a run with --crop-scale]",
+)
+OVERLAP = click.option("--overlap", type=float, help="Share of windows' sides that they overlap by.  [default: 0.25]")
+SCALES = click.option(
+    "--scales", type=FactorsOption(), default=(1.0,), show_default="1", help="Average over these scales: 0.75,1,1.25."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -40,5 +77,7 @@ def expect_folder_of(file: Path, *, option: str) -> None:
     """Refuse a file that cannot be written before time is spent on its contents."""
     if not file.parent.is_dir():
         raise click.BadParameter(f"there is no folder {file.parent} to write {file.name} into", param_hint=option)
+    if len(os.fsencode(file.name)) > _MAX_NAME:
+        raise click.BadParameter(f"{file.name[:40]}... is longer than a file's name may be", param_hint=option)
     if file.is_dir():
         raise click.BadParameter(f"{file} is a folder; name a file", param_hint=option)

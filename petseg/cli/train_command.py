@@ -10,20 +10,24 @@ import click
 import msgspec
 
 from petseg.cli.shared_options import HELP, SizeOption
-from petseg.nets.model_config import Encoder, Name, Norm, Stem, Upsample
-from petseg.runs.option_fields import field_types, option_name
-from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, default_recipe
-from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.format.geometry import Size, size_text
+from petseg.nets.model_config import Name, Norm, Stem, Upsample
+from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
+from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
+from shards.console import PATH, FriendlyCommand, PathArgument, print_json
+from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
     f"tutorial {default_recipe('tutorial').lr:g}",
+    "encoder_lr": f"{LR_OF_ENCODER:g}; without weights that of the rest",
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
+    "init_from": "noise",
+    "stop_signal": "INT, TERM and USR1 alone",
+    "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
 
@@ -35,18 +39,40 @@ def _widths(text: str) -> tuple[int, ...]:
         raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
 
 
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A number, or ``auto``, where the program can choose one."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._number = click.types.convert_type(kind)
+        self.name = f"{self._number.name}|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or ``auto``."""
+        return value if value == AUTO else self._number.convert(value, param, ctx)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        least, most = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MIN,MAX, two numbers such as 0.5,2") from None
+    return least, most
+
+
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
 def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> list[click.Option]:
     """Return an option for each field of a struct except ``skip``; ``defaults`` are unet's and tutorial's."""
     options = []
     for name, (kind, meta) in field_types(struct).items():
-        if name == skip:
+        if name == skip or name in NO_OPTIONS:
             continue
         option, default = option_name(name), _DEFAULTS.get(name) or _default(name, *defaults)
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
-        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else SizeOption() if kind == Size else kind
+        special = {Size: SizeOption(), Scales: _scales}
+        type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
+        type_ = PATH if name == "init_from" else NumberOrAuto(kind) if takes_auto(struct, name) else type_
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 
@@ -59,14 +85,26 @@ def _default(name: str, *defaults: msgspec.Struct) -> str:
     return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
 
 
+_RESUME = "always"
 _RUN_OPTIONS = [
     click.Option(["--shards"], type=PathArgument(), help="Shard set; may be omitted with --resume."),
     click.Option(["--run"], type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
-    click.Option(["--resume"], is_flag=True, help="Continue the run in --run where it stopped."),
+    click.Option(
+        ["--resume"],
+        is_flag=False,
+        flag_value=_RESUME,
+        type=click.Choice([_RESUME, AUTO]),
+        metavar="[auto]",
+        help="Continue the run in --run where it stopped; auto: if it has a checkpoint, else start it.  "
+        "[default: start a new run]",
+    ),
+    click.Option(
+        ["--config"], type=PATH, help="TOML file of options, or a run, whose options are taken.  [default: none]"
+    ),
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
-_STEM = "Resolution of unet's finest level.  [default: half; full with --encoder]"
+_STEM = "Resolution of unet's finest level.  [default: half]"
 _SKIPS = click.Choice(["concat", "sum", "add"])
 _MODEL_OPTIONS = [
     click.Option(["--widths"], type=_widths, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
@@ -76,10 +114,13 @@ _MODEL_OPTIONS = [
     click.Option(["--upsample"], type=click.Choice(get_args(Upsample)), help="[default: bilinear]"),
     click.Option(["--skip", "--join", "join"], type=_SKIPS, help="Skip connections; add means sum.  [default: sum]"),
     click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
+    click.Option(["--encoder"], help="One of timm's networks as unet's encoder, by name.  [default: none]"),
+    click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
     click.Option(
-        ["--encoder"], type=click.Choice(get_args(Encoder)), help="A ResNet as unet's encoder.  [default: none]"
+        ["--decoder-widths"],
+        type=_widths,
+        help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
-    click.Option(["--pretrained/--no-pretrained"], default=None, help="Start --encoder from its ImageNet weights."),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")
@@ -90,18 +131,23 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
     context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
-def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
+def train(
+    shards: Path | None, run: Path | None, resume: str | None, config: Path | None, as_json: bool, **options: Any
+) -> None:
     """Train a network on a shard set.
 
     \b
     petseg-train --shards pets-shards --run runs/pets
     petseg-train --resume --run runs/pets           after Ctrl-C, a kill, a power cut
+    petseg-train --config street.toml --run runs/street --resume auto           started again and again by a scheduler
     torchrun --nproc-per-node 4 --no-python -- petseg-train --shards pets-shards --run runs/pets
 
     --batch-size is the global batch size. Training loss and IoU are measured on the training images while training on
-    them; validation uses the averaged weights. Without --resume an existing run is never changed.
+    them; validation uses the averaged weights. Without --resume an existing run is never changed. INT, TERM and USR1
+    write a checkpoint first; the exit code is then 130 after INT (Ctrl-C) and 75 after the others.
     """
-    from petseg.host.distributed import world_from_environment
+    from petseg.host.distributed import FirstRankError, world_from_environment
+    from petseg.host.lasting_output import lasting_output
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
     from petseg.report.artifacts import read_history
     from petseg.report.console_reporter import ConsoleReporter
@@ -109,26 +155,28 @@ def train(shards: Path | None, run: Path | None, resume: bool, as_json: bool, **
     from petseg.training.start import train as start_training
 
     world = world_from_environment()
-    try:
-        path = start_training(
-            shards,
-            run=run,
-            resume=resume,
-            options={name: value for name, value in options.items() if value is not None},
-            command=shlex.join(["petseg-train", *sys.argv[1:]]),
-            make_reporter=lambda: ConsoleReporter(quiet=as_json),
-        )
-    except (InterruptedRunError, DivergedError) as error:
-        if world.first:
-            raise
-        sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
-    if not world.first:
-        return
-    if as_json:
-        print_json({"run": str(path), **read_history(path)[-1]})
-    else:
-        command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
-        click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+    with lasting_output("the training goes on without it; metrics.jsonl in the run's folder has every epoch"):
+        try:
+            path = start_training(
+                shards,
+                run=run,
+                resume=AUTO if resume == AUTO else resume is not None,
+                config=config,
+                options={name: value for name, value in options.items() if value is not None},
+                command=shlex.join(["petseg-train", *sys.argv[1:]]),
+                make_reporter=lambda: ConsoleReporter(quiet=as_json),
+            )
+        except (InterruptedRunError, DivergedError, FirstRankError) as error:
+            if world.first:
+                raise
+            sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
+        if not world.first:
+            return
+        if as_json:
+            print_json({"run": str(path), **read_history(path)[-1]})
+        else:
+            command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
+            click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
 
 
 def _scoring_command(run: Path, shards: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from petseg.exporters.plain_torch import forward_code
+from petseg.exporters.plain_torch import forward_code, module_of_encoder
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.runs.checkpoint import load_checkpoint
@@ -126,8 +126,9 @@ def usage_code(predictor: Predictor, file: str) -> str:
     fit, labels, onnx = predictor.recipe.fit, predictor.labels, file.endswith(".onnx")
     imports = "import onnxruntime"
     if not onnx:
-        torchvision = "import torchvision\n" if predictor.recipe.model.encoder != "none" else ""
-        imports = f"import torch\nimport torch.nn.functional as F\n{torchvision}from safetensors import safe_open"
+        encoder = module_of_encoder(predictor.recipe.model)
+        more = "" if encoder is None else f"import {encoder}\n"
+        imports = f"import torch\nimport torch.nn.functional as F\n{more}from safetensors import safe_open"
     multiple = str(side_multiple(predictor) if onnx else 1)
     place = _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", multiple)
     parts = [
@@ -253,7 +254,7 @@ from safetensors.torch import load_file
 
 with safe_open("{path.name}", "pt") as file:
     architecture = json.loads(file.metadata()["architecture"])
-network = build_model(msgspec.convert(architecture, ModelConfig), load_pretrained=False)
+network = build_model(msgspec.convert(architecture, ModelConfig))
 network.load_state_dict(load_file("{path.name}"))
 network.eval()
 ```

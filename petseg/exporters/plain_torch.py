@@ -3,7 +3,11 @@
 So that whoever has the safetensors file needs nothing of petseg. The tests run these lines against the network itself.
 """
 
-from petseg.nets.model_config import ModelConfig
+import torch
+
+from petseg.nets.encoder_unet import EncoderUNet
+from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig
+from petseg.nets.timm_encoders import any_size_options
 
 _LAYERS = """
 def conv(x, name, stride=1):
@@ -54,6 +58,25 @@ def network(image):  # uint8 or float (B, 3, H, W), 0..255, RGB -> logits (B, N,
     return logits[..., : image.shape[-2], : image.shape[-1]]
 """
 _ENCODER = """
+encoder = timm.create_model("NAME", features_only=TrueOPTIONS)
+encoder.load_state_dict({key.removeprefix("encoder."): w[key] for key in w if key.startswith("encoder.")})
+encoder.eval()
+w |= {key.replace("shallow.", "shallow").replace(".", ".0.", 1): w[key] for key in w if key.startswith("shallow.")}
+
+def network(image):  # uint8 or float (B, 3, H, W), 0..255, RGB -> logits (B, N, H, W)
+    height, width = image.shape[-2:]
+    x = F.pad(PIXELS, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    found, features = encoder(x), []
+    for level in range(SHALLOW):
+        x = blocks(x, f"shallow{level}", stride=2 if level else SCALE)
+        features.append(x)
+    found = [CHANNELS_FIRST for number in OUTPUTS]
+    for level, x in enumerate(found[:-1]):
+        features.append(norm(conv(x, f"laterals.{level}.0"), f"laterals.{level}.1"))
+    features.append(found[-1])
+    return F.pixel_shuffle(conv(decoder(features), "head"), SCALE)[..., :height, :width]
+"""
+_TORCHVISION = """
 resnet = torchvision.models.ENCODER()
 names = {"stem.0": "conv1", "stem.1": "bn1", **{f"levels.{i}": f"layer{i + 1}" for i in range(4)}}
 for part, name in names.items():
@@ -95,20 +118,21 @@ def network(image):  # uint8 or float (B, 3, H, W), 0..255, RGB -> logits (B, N,
 def forward_code(config: ModelConfig) -> str:
     """Return Python code that defines ``network(image)`` from ``w``, the weights by name; imports are the caller's.
 
-    It needs ``torch``, ``torch.nn.functional as F`` and, with an encoder, ``torchvision``.
+    It needs ``torch``, ``torch.nn.functional as F`` and, with an encoder, ``timm`` or ``torchvision``; see
+    :func:`module_of_encoder`.
     """
     parts = [_LAYERS, _GROUP_NORM if config.norm == "group" else _BATCH_NORM]
     if config.name == "tutorial":
         parts.append(_TUTORIAL)
     else:
         parts += [_blocks(config), _decoder(config)]
-        parts.append(_ENCODER.replace("ENCODER", config.encoder) if config.encoder != "none" else _unet(config))
+        parts.append(_unet(config) if config.encoder == NO_ENCODER else _encoder(config))
     return "\n".join(part.strip("\n") + "\n" for part in parts).replace("PIXELS", _PIXELS)
 
 
 def _blocks(config: ModelConfig) -> str:
-    if config.encoder != "none":  # its branch of full resolution is one block, the others are BLOCKS
-        loop = 'for number in range(1 if name == "full" else BLOCKS):'
+    if config.encoder != NO_ENCODER:  # beside it are single blocks, the others are BLOCKS
+        loop = 'for number in range(1 if name.startswith(("full", "shallow")) else BLOCKS):'
         return _BLOCKS.replace("for number in range(BLOCKS):", loop).replace("BLOCKS", str(config.blocks))
     return _BLOCKS.replace("BLOCKS", str(config.blocks))
 
@@ -127,3 +151,32 @@ def _decoder(config: ModelConfig) -> str:
 def _unet(config: ModelConfig) -> str:
     scale = "2" if config.stem == "half" else "1"
     return _UNET.replace("SCALE", scale).replace("LEVELS", str(len(config.widths)))
+
+
+def module_of_encoder(config: ModelConfig) -> str | None:
+    """Return the module, beside torch, that the code of :func:`forward_code` needs."""
+    if config.encoder == NO_ENCODER:
+        return None
+    return "torchvision" if config.encoder.startswith(TORCHVISION) else "timm"
+
+
+def _encoder(config: ModelConfig) -> str:
+    if config.encoder.startswith(TORCHVISION):
+        return _TORCHVISION.replace("ENCODER", config.encoder.removeprefix(TORCHVISION))
+    with torch.device("meta"):
+        network = EncoderUNet(config)
+    options = "".join(f", {name}={value}" for name, value in any_size_options(config.encoder).items())
+    channels_last = getattr(network.encoder, "output_fmt", None) == "NHWC"
+    facts = {
+        "NAME": config.encoder,
+        "OPTIONS": options,
+        "STRIDE": str(network.stride),
+        "SHALLOW": str(len(network.shallow)),
+        "SCALE": str(network.scale),
+        "CHANNELS_FIRST": "found[number].permute(0, 3, 1, 2)" if channels_last else "found[number]",
+        "OUTPUTS": str(tuple(network.outputs)),
+    }
+    code = _ENCODER
+    for name, text in facts.items():
+        code = code.replace(name, text)
+    return code

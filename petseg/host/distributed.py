@@ -1,14 +1,20 @@
 """The ranks that train together under ``torchrun``: gloo on CPUs, NCCL on GPUs. Without torchrun there is one."""
 
 import contextlib
+import functools
+import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from shards.errors import PetsegError
 
 _TIMEOUT = timedelta(minutes=10)  # until a dead rank is noticed, if torchrun does not notice first
 
@@ -62,6 +68,43 @@ def world_from_environment() -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     return World(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
+
+
+def first_decides(world: World, decide: Callable[[], Any]) -> Any:
+    """Return what ``decide`` returns on rank 0, a JSON value, on every rank; every rank must call this.
+
+    It needs no process group, which exists only once a run's device is known: the ranks' rendezvous is enough. Where
+    ``decide`` raises, the other ranks raise :class:`FirstRankError`.
+    """
+    if world.size == 1:
+        return decide()
+    store, key = _rendezvous(), f"petseg/decision-{next(_decisions)}"
+    if not world.first:
+        document = json.loads(store.get(key))
+        if "failed" in document:
+            raise FirstRankError(document["failed"])
+        return document["decided"]
+    try:
+        decided = decide()
+    except BaseException as error:
+        store.set(key, json.dumps({"failed": str(error)}))
+        raise
+    store.set(key, json.dumps({"decided": decided}))
+    return decided
+
+
+class FirstRankError(PetsegError):
+    """Rank 0 has refused to start and says why; the other ranks end with it."""
+
+
+_decisions = itertools.count()
+
+
+@functools.cache
+def _rendezvous() -> dist.Store:
+    """Return the store of torchrun's environment; kept, because without torchrun rank 0's serves the others."""
+    store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    return store
 
 
 @contextlib.contextmanager

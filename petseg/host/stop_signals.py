@@ -7,18 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from shards.errors import PetsegError
+from shards.errors import PetsegError, UsageError
 
+CHECKPOINTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_CHOICES = ("HUP", "QUIT", "USR1", "USR2", "XCPU", "CONT", "URG", "ALRM", "INT", "TERM")
 # A second signal within this time repeats the first one (a shell signalled both the process group and its job).
 _REPEAT_SECONDS = 0.5
 
 
 class InterruptedRunError(PetsegError):
-    """The run was stopped by a signal and has written its checkpoint; the exit code is the shell's for that signal."""
+    """The run was stopped by a signal and has written its checkpoint.
+
+    The exit code is the shell's 130 after Ctrl-C, and 75 after any other signal: 128 + N would not say whether a
+    checkpoint was written, because a process that is killed by signal N has that, too.
+    """
 
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + number
+        self.exit_code = 128 + number if number == signal.SIGINT else CHECKPOINTED
 
 
 class DivergedError(PetsegError):
@@ -56,14 +63,30 @@ class StopRequest:
             raise KeyboardInterrupt  # the second request: stop at once, the last checkpoint stays
 
 
+def parse_signals(names: str) -> tuple[signal.Signals, ...]:
+    """Return the signals of a list such as ``USR2,HUP`` (``--stop-signal``); ``UsageError`` for any other name."""
+    found = []
+    for name in filter(None, (part.strip().upper().removeprefix("SIG") for part in names.split(","))):
+        if name not in _CHOICES or not hasattr(signal, f"SIG{name}"):
+            raise UsageError(f"--stop-signal {names}: {name} is not one of {', '.join(_CHOICES)}")
+        found.append(signal.Signals[f"SIG{name}"])
+    return tuple(found)
+
+
 @contextlib.contextmanager
-def catch_stop_signals(*, ignore_repeats: bool = False) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM within the block into a :class:`StopRequest`; a second interrupts at once."""
+def catch_stop_signals(
+    *, further: Sequence[signal.Signals] = (), ignore_repeats: bool = False
+) -> Iterator[StopRequest]:
+    """Turn the first SIGINT, SIGTERM, SIGUSR1 or ``further`` signal within the block into a :class:`StopRequest`.
+
+    A second one interrupts at once.
+    """
     request = StopRequest(ignore_repeats=ignore_repeats)
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread only
         return
-    previous = {number: signal.signal(number, request._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = dict.fromkeys((*STOPPING, *further))
+    previous = {number: signal.signal(number, request._receive) for number in numbers}
     try:
         yield request
     finally:

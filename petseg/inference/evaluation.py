@@ -10,8 +10,10 @@ from torch import nn
 from petseg.host.device import Placement
 from petseg.host.distributed import World
 from petseg.inference.metrics import Matrix, Scores, class_counts, confusion, predicted_class, score, score_counts
+from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.probabilities import class_probabilities, compute_logits
 from pipeline import Batch, Loader
+from shards.format.geometry import Size
 from shards.format.labels import Labels
 
 # The sum of the loss over a batch's valid samples, from its logits.
@@ -27,13 +29,19 @@ class Evaluation:
         matrix: the confusion matrix of the whole split: int64 (N, N), [true, predicted], pixels.
         counts: the correct, the true and the predicted pixels of each class in each sample, in split order: int64
             (samples, 3, N).
-        loss: mean over the samples, or None if no loss was given.
+        loss: mean over the valid samples, or None if no loss was given.
+        options: what was averaged.
+        window: the windows that were used, (height, width) in image pixels; None: whole images.
+        original_resolution: whether masks were compared at their stored size, not at the network's.
     """
 
     labels: Labels
     matrix: Matrix
     counts: Matrix
     loss: float | None
+    options: InferenceOptions = WHOLE_IMAGES
+    window: Size | None = None
+    original_resolution: bool = False
 
     @property
     def scores(self) -> Scores:
@@ -97,7 +105,7 @@ def evaluate(
     placement: Placement,
     world: World | None = None,
     loss_sum: LossSum | None = None,
-    flip_tta: bool = False,  # in the scores, not in the loss
+    options: InferenceOptions = WHOLE_IMAGES,  # for the scores, not for the loss; without windows
     after_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Score a network at the loader's size; every rank of ``world`` must call this and gets the complete result.
@@ -108,17 +116,20 @@ def evaluate(
     world = world or World()
     labels = loader.labels
     tally = PixelTally(len(labels), placement.device)
-    loss = torch.zeros((), dtype=torch.float64, device=placement.device)
+    loss = torch.zeros(2, dtype=torch.float64, device=placement.device)  # the sum, and of how many images
     for number, batch in enumerate(loader):
         if len(batch.index):
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
-                loss += loss_sum(logits, batch)
-            if flip_tta:
-                logits = class_probabilities(model, batch.image, placement=placement, flip_tta=True)
+                loss += torch.stack([loss_sum(logits, batch), batch.valid.sum()])
+            if options != WHOLE_IMAGES:
+                logits = class_probabilities(
+                    model, batch.image, placement=placement, flip_tta=options.flip_tta, scales=options.scales
+                )
             matrices = confusion(batch.mask, predicted_class(logits), classes=len(labels))
             tally.add(batch.index, batch.valid, matrices)
         after_batch(loader.valid_in_batch(number))
     matrix, counts = tally.gather(world, samples=loader.samples)
-    mean = None if loss_sum is None else float(world.sum(loss).item()) / loader.samples
-    return Evaluation(labels=labels, matrix=matrix, counts=counts, loss=mean)
+    total, images = world.sum(loss).tolist()
+    mean = None if loss_sum is None else total / max(images, 1.0)
+    return Evaluation(labels=labels, matrix=matrix, counts=counts, loss=mean, options=options)

@@ -7,11 +7,13 @@ from pathlib import Path
 from PIL import Image
 
 from petseg.inference.image_files import ImageFile, to_rgb
+from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
 from petseg.runs.run_folder import expect_foreign_folder
-from shards.errors import PetsegError, SampleError, UsageError
+from shards.errors import PetsegError, SampleError, UsageError, printable
 
+MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
 
 
@@ -66,8 +68,9 @@ def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool)
                 continue
             if output.resolve() in inputs:
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
-            if output.is_dir():
-                raise UsageError(f"{output} is a folder; choose another folder with -o")
+            if output.is_dir() or (output.exists() and not output.is_file()):
+                what = "a folder" if output.is_dir() else "not a file"
+                raise UsageError(f"{output} is {what}; choose another folder with -o")
             if output.exists() and not overwrite:
                 raise UsageError(f"{output} exists already; choose another folder with -o, or add --overwrite")
 
@@ -77,7 +80,7 @@ def predict_files(
     jobs: Sequence[FileJob],
     *,
     batch_size: int = 8,
-    flip_tta: bool = False,
+    options: InferenceOptions = WHOLE_IMAGES,
     on_error: Callable[[PetsegError], None],
     on_done: Callable[[FileJob], None] = lambda job: None,
 ) -> int:
@@ -85,11 +88,15 @@ def predict_files(
 
     The folders are created. Returns how many images failed.
     """
+    exact = any(output.name.endswith(PROBABILITIES) for job in jobs for output in job.outputs)
+    windows = predictor.window(options) is not None
+    values = len(predictor.labels) if exact and windows else 0  # of a pixel, to be kept
+    together = 1 if windows else batch_size
     failures = pixels = 0
     batch: list[tuple[FileJob, Image.Image]] = []
     for number, job in enumerate(jobs, start=1):
         try:
-            image = _read(job)
+            image = _read(job, values=values)
         except SampleError as error:
             failures += 1
             on_error(error)
@@ -97,8 +104,10 @@ def predict_files(
             batch.append((job, image))
             pixels += image.width * image.height
             del image
-        if batch and (len(batch) == batch_size or pixels > _BATCH_PIXELS or number == len(jobs)):
-            predictions = predictor.predict_batch([image for _, image in batch], flip_tta=flip_tta)
+        if batch and (len(batch) == together or pixels > _BATCH_PIXELS or number == len(jobs)):
+            images = [image for _, image in batch]
+            predictions = predictor.predict_batch(images, options, batch_size=batch_size, exact=exact)
+            del images
             predictions.reverse()
             batch.reverse()
             while batch:  # both lists are emptied on the way: the results of huge images need the memory
@@ -111,8 +120,17 @@ def predict_files(
     return failures
 
 
-def _read(job: FileJob) -> Image.Image:
+def _read(job: FileJob, *, values: int) -> Image.Image:
+    """Return a job's image; ``SampleError`` if its result could not be named, or ``values`` per pixel not be kept."""
+    name = printable(job.image)
     for output in job.outputs:
         if name_too_long(output):
-            raise SampleError(f"{job.image}: the name of its result would be too long ({output.name}); rename it")
-    return to_rgb(job.image)
+            raise SampleError(f"{name}: the name of its result would be too long ({printable(output.name)}); rename it")
+    image = to_rgb(job.image)
+    size = 4 * values * image.width * image.height
+    if size > MAX_PROBABILITIES:
+        raise SampleError(
+            f"{name}: probabilities of {values} classes at {image.width} x {image.height} pixels would take "
+            f"{size / 2**30:.1f} GiB, more than {MAX_PROBABILITIES / 2**30:g}; predict it without --probabilities"
+        )
+    return image

@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from shards.errors import SampleError, UsageError
+from shards.errors import SampleError, UsageError, printable
 
 MAX_PIXELS = 150_000_000  # a larger file is taken for a decompression bomb; Pillow refuses from 179 million
 _GLOB_CHARACTERS = frozenset("*?[")
+_TIFF_BITS = 258  # the tag BitsPerSample
 _STRIP_PIXELS = 2_000_000  # converted together; a whole huge image takes a gigabyte for every intermediate image
 
 
@@ -43,9 +45,11 @@ def find_images(
         if path.is_dir():
             below = _walk(path, skip=skip) if recursive else (entry for entry in path.iterdir() if entry.is_file())
             found = [ImageFile(entry, entry.parent.relative_to(path)) for entry in sorted(below)]
-        elif path.exists():
+        elif path.is_file():
             images.setdefault(path.resolve(), ImageFile(path))
             continue
+        elif path.exists():
+            raise UsageError(f"{argument} is neither a file nor a folder, but a device, pipe or socket")
         elif _GLOB_CHARACTERS & set(argument):
             names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
             found = [ImageFile(Path(name)) for name in names if Path(name).is_file()]
@@ -67,7 +71,7 @@ def _walk(folder: Path, *, skip: Path | None) -> Iterator[Path]:
         subfolders[:] = [
             name for name in subfolders if not name.startswith(".") and Path(where, name).resolve() != skipped
         ]
-        yield from (Path(where, name) for name in files)
+        yield from (path for name in files if (path := Path(where, name)).is_file())
 
 
 def _nothing_found(path: Path, argument: str, *, recursive: bool) -> str:
@@ -81,12 +85,13 @@ def _nothing_found(path: Path, argument: str, *, recursive: bool) -> str:
 def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     """Return an image in 8-bit RGB, with its EXIF orientation applied.
 
-    16-bit grey is scaled to 8 bits, and so are floating-point values (of 0..1, else taken for 0..255). Transparent
-    pixels are blended with white; of an animation the first frame is taken. Takes up to 8 bytes per pixel of memory
-    while it works, and 4 for the result. Raises ``SampleError`` for a file that is not an image, is damaged, or has
-    more than :data:`MAX_PIXELS` pixels.
+    Transparent pixels are blended with white; of an animation the first frame is taken. Takes up to 8 bytes per pixel
+    of memory while it works, and 4 for the result. Raises ``SampleError`` for a file that is not an image, is damaged,
+    has more than :data:`MAX_PIXELS` pixels, or, as when a set is built, more than 8 bits per channel.
     """
     if isinstance(image, Image.Image):
+        if deep := _depth_problem(image):
+            raise SampleError(f"the image cannot be used: {deep}")
         return _rgb(ImageOps.exif_transpose(image))
     if not isinstance(image, str | Path):
         array = np.asarray(image)
@@ -94,31 +99,54 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
             raise SampleError(f"an image must be uint8 (H, W, 3), not {array.dtype} {array.shape}")
         return Image.fromarray(array)
     path = Path(image)
+    name = printable(path)
+    if path.exists() and not path.is_file():
+        raise SampleError(f"{name}: not a file, but a folder, device, pipe or socket")
     try:
         # Pillow warns from half its limit on; the size is checked here instead, before any pixel is decoded.
         ignore = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
         with ignore, Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise SampleError(f"{path}: {opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
+                raise SampleError(f"{name}: {opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
+            if deep := _depth_problem(opened):
+                raise SampleError(f"{name}: {deep}")
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
             return _rgb(opened)
     except FileNotFoundError:
-        raise SampleError(f"{path}: no such file") from None
+        raise SampleError(f"{name}: no such file") from None
     except UnidentifiedImageError:
-        raise SampleError(f"{path}: not an image that Pillow can read") from None
+        raise SampleError(f"{name}: not an image that Pillow can read") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{path}: cannot be decoded ({error})") from None
+        raise SampleError(f"{name}: cannot be decoded ({printable(error)})") from None
+
+
+def _depth_problem(image: Image.Image) -> str | None:
+    """Return why an image has too many bits per channel, as the audit of a set finds it; None if it has at most 8.
+
+    Pillow reduces 16-bit colours to their upper 8 bits without a word, so the file's own header is what counts.
+    """
+    bits: Any = 8
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        raw = image.tile[0].args if image.tile else ""
+        bits = 16 if ";16" in str(raw) else 8
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = max(image.tag_v2.get(_TIFF_BITS, (1,)))
+    elif isinstance(image, PpmImagePlugin.PpmImageFile):
+        codec, arguments = image.tile[0].codec_name, image.tile[0].args
+        bits = 16 if codec != "raw" and isinstance(arguments, tuple) and arguments[1] > 255 else 8
+    if bits > 8 or image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return f"the image has more than 8 bits per channel ({image.mode}); how to reduce it depends on what it shows"
+    return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Return an image that is upright already in RGB, converted strip by strip."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    scale = 255.0 if image.mode == "F" and _largest(image) <= 1.0 else 1.0
     result = Image.new("RGB", image.size)
     for top, strip in _strips(image):
-        result.paste(_strip_rgb(strip, scale=scale), (0, top))
+        result.paste(_strip_rgb(strip), (0, top))
     return result
 
 
@@ -129,17 +157,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _largest(image: Image.Image) -> float:
-    return max(float(np.nan_to_num(np.asarray(strip)).max()) for _, strip in _strips(image))
-
-
-def _strip_rgb(strip: Image.Image, *, scale: float) -> Image.Image:
-    if strip.mode.startswith("I"):  # 16 bits (or 32 with 16 used): 65535 is white
-        grey = np.asarray(strip, dtype=np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if strip.mode == "F":
-        values = np.nan_to_num(np.asarray(strip)) * scale
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+def _strip_rgb(strip: Image.Image) -> Image.Image:
     if strip.has_transparency_data:
         rgba = strip.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

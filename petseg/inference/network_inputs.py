@@ -2,12 +2,77 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.format.geometry import PAD_COLOUR, Fit, Size, cover_sizes, fit_boxes, placements
+from shards.errors import UsageError
+from shards.format.geometry import PAD_COLOUR, Fit, Size, cover_sizes, fit_boxes, parse_size, placements, size_text
+
+OVERLAP: Final = 0.25  # of windows, where none is given
+MIN_WINDOW, MAX_WINDOW, MAX_OVERLAP = 16, 8192, 0.9
+MIN_FACTOR, MAX_FACTOR, MAX_FACTORS = 0.1, 4.0, 16  # of --scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """Which inputs are made of an image, whose probabilities are then averaged.
+
+    Attributes:
+        window: (height, width), in image pixels, of windows that slide over the image; each is predicted as an image
+            of this size would be. ``auto``: as large as the network's input, so that pixels keep their size. None: the
+            image is predicted as a whole, or ``auto`` if the network was trained on crops.
+        overlap: the least share of its side that a window has in common with the next one.
+        scales: factors of the size of the network's inputs.
+        flip_tta: also predict each input horizontally flipped.
+    """
+
+    window: Size | Literal["auto"] | None = None
+    overlap: float = OVERLAP
+    scales: tuple[float, ...] = (1.0,)
+    flip_tta: bool = False
+
+    @classmethod
+    def of(cls, *, window: Any, overlap: float | None, scales: Sequence[float], flip_tta: bool) -> "InferenceOptions":
+        """Return checked options; ``window`` is also N or "HxW", and None for ``overlap`` is the default.
+
+        Raises ``UsageError`` for a value that is impossible.
+        """
+        if window is not None and window != "auto":
+            window = parse_size(window, name="--window", least=MIN_WINDOW, most=MAX_WINDOW)
+        overlap = OVERLAP if overlap is None else overlap
+        if not 0 <= overlap <= MAX_OVERLAP:
+            raise UsageError(f"--overlap {overlap:g}: give a share of a window's side from 0 to {MAX_OVERLAP:g}")
+        factors = tuple(map(float, scales))
+        if not 1 <= len(factors) <= MAX_FACTORS or not all(MIN_FACTOR <= each <= MAX_FACTOR for each in factors):
+            raise UsageError(
+                f"--scales {','.join(f'{each:g}' for each in factors)}: give 1 to {MAX_FACTORS} factors from "
+                f"{MIN_FACTOR:g} to {MAX_FACTOR:g}, such as 0.75,1,1.25"
+            )
+        return cls(window=window, overlap=overlap, scales=factors, flip_tta=flip_tta)
+
+    def facts(self, window: Size | None) -> dict[str, Any]:
+        """Return what was done as JSON values; ``window`` is the one that was used."""
+        return {
+            "window": None if window is None else list(window),
+            "overlap": None if window is None else self.overlap,
+            "scales": list(self.scales),
+            "flip_tta": self.flip_tta,
+        }
+
+    def text(self, window: Size | None) -> str:
+        """Return what differs from predicting whole images once: ``, in windows of 512 that overlap by 0.25``."""
+        parts = [] if window is None else [f"in windows of {size_text(window)} pixels that overlap by {self.overlap:g}"]
+        if self.scales != (1.0,):
+            parts.append(f"at scales {', '.join(f'{each:g}' for each in self.scales)}")
+        if self.flip_tta:
+            parts.append("with flip TTA")
+        return "".join(f", {part}" for part in parts)
+
+
+WHOLE_IMAGES: Final = InferenceOptions()
 
 
 @dataclass(frozen=True)
@@ -36,6 +101,19 @@ def network_input(image: Image.Image, *, size: Size, fit: Fit) -> NetworkInput:
         canvas[top : top + height, left : left + width] = pixels
         pixels = canvas
     return NetworkInput(pixels, slice(top, top + height), slice(left, left + width))
+
+
+def scaled_input(image: Image.Image, *, scale: float) -> NetworkInput:
+    """Return the input that shows a whole RGB image at a scale, output pixels per image pixel, as random crops do."""
+    size = scaled_size((image.height, image.width), scale)
+    pixels = image if scale == 1 else image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return NetworkInput(np.asarray(pixels), slice(0, size[0]), slice(0, size[1]))
+
+
+def scaled_size(size: Size, factor: float) -> Size:
+    """Return a size (height, width) multiplied by a factor, rounded to whole pixels, at least 1."""
+    height, width = (max(1, int(side * factor + 0.5)) for side in size)
+    return height, width
 
 
 def same_sizes(inputs: Sequence[NetworkInput]) -> Iterable[list[int]]:

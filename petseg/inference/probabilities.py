@@ -1,12 +1,13 @@
 """From images to class probabilities, optionally with flip TTA, and to probabilities at another resolution."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from petseg.host.device import Placement
+from petseg.inference.network_inputs import scaled_size
 
 _STRIP_VALUES = 6_000_000  # 24 MB, and a few times that while they are computed
 
@@ -21,12 +22,27 @@ def compute_logits(model: nn.Module, image: torch.Tensor, *, placement: Placemen
 
 @torch.inference_mode()
 def class_probabilities(
-    model: nn.Module, image: torch.Tensor, *, placement: Placement, flip_tta: bool = False
+    model: nn.Module,
+    image: torch.Tensor,
+    *,
+    placement: Placement,
+    flip_tta: bool = False,
+    scales: Sequence[float] = (1.0,),
 ) -> torch.Tensor:
     """Return float32 (B, N, H, W), summing to 1 over the classes, of uint8 or float images (B, 3, H, W) in 0..255.
 
-    The model is in evaluation mode; ``flip_tta`` averages with the horizontally flipped images, in twice the time.
+    The model is in evaluation mode; ``flip_tta`` averages with the horizontally flipped images, in twice the time, and
+    ``scales`` over images resized by these factors, antialiased.
     """
+    if tuple(scales) != (1.0,):
+        height, width = image.shape[2:]
+        total = torch.zeros((), device=image.device)
+        for factor in scales:
+            size = scaled_size((height, width), factor)
+            resized = image if size == (height, width) else _interpolate(image.float(), *size)
+            once = class_probabilities(model, resized, placement=placement, flip_tta=flip_tta)
+            total = total + (once if size == (height, width) else resize_probabilities(once, height, width))
+        return total / len(scales)
     probabilities = compute_logits(model, image, placement=placement).softmax(dim=1)
     if flip_tta:
         flipped = compute_logits(model, image.flip(3), placement=placement).softmax(dim=1).flip(3)

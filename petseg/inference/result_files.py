@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -53,11 +54,24 @@ def write_results(outputs: Sequence[Path], image: Image.Image, prediction: Predi
 
 def _write(handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels) -> None:
     if name.endswith(PROBABILITIES):
-        np.savez_compressed(handle, probabilities=prediction.probabilities)
+        _write_probabilities(handle, prediction)
     elif name.endswith(OVERLAY):
         draw_overlay(image, prediction.index, labels).save(handle, format="PNG")
     else:
         indexed_mask(prediction.index, labels).save(handle, format="PNG")
+
+
+def _write_probabilities(handle: BinaryIO, prediction: Prediction) -> None:
+    """Write what ``np.savez_compressed(handle, probabilities=...)`` does, a few rows of a class at a time."""
+    shape = (len(prediction.labels), *prediction.index.shape)
+    with (
+        zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("probabilities.npy", "w", force_zip64=True) as file,
+    ):
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for rows in prediction.probability_rows():
+            file.write(np.ascontiguousarray(rows).data)
 
 
 def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
+from petseg.inference.network_inputs import InferenceOptions
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from petseg.runs.run_folder import expect_foreign_folder
@@ -30,6 +31,9 @@ def evaluate(
     size: int | str | Size | None = None,
     original_resolution: bool = False,
     flip_tta: bool = False,
+    scales: Sequence[float] = (1.0,),
+    window: int | str | Size | None = None,
+    overlap: float | None = None,
     batch_size: int = 32,
     device: str = "auto",
     precision: Precision = "auto",
@@ -46,6 +50,12 @@ def evaluate(
         original_resolution: predict whole images as :func:`petseg.predict` does, and compare at their stored sizes,
             which in ``source`` storage are the original ones; otherwise compare at the network's size.
         flip_tta: average with the predictions of the horizontally flipped images.
+        scales: average over inputs whose size is multiplied by these factors; at the network's size these are the
+            loader's images, resized.
+        window: slide windows of this size, in image pixels, over the images, and compare at their stored sizes: N,
+            (height, width), "HxW", or "auto" for the size of the network's input, which is also what a run that was
+            trained on crops gets. None: whole images.
+        overlap: of windows, as a share of their side; None for 0.25.
         batch_size: images per batch; has no influence on the scores.
         device, precision: see :func:`petseg.load`.
         world: the processes that share the work (``torchrun``); all must call this, and all get the complete result.
@@ -59,15 +69,19 @@ def evaluate(
     world = world or World()
     if batch_size % world.size:
         raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
+    options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     data = ShardSet.open(shards)
     expect_split(data, split)
     reader = data.split(split)
     _check_classes(predictor, data)
+    windows = predictor.window(options)
+    if windows is None and overlap is not None:
+        raise UsageError("--overlap is for --window, and this run is scored on whole images unless that is given")
     with process_group(world, predictor.placement.device):
-        if original_resolution:
+        if original_resolution or windows is not None:
             return evaluate_stored(
-                predictor, reader, batch_size=batch_size, world=world, flip_tta=flip_tta, after_batch=after_batch
+                predictor, reader, options, batch_size=batch_size, world=world, after_batch=after_batch
             )
         with Loader(
             data,
@@ -86,7 +100,7 @@ def evaluate(
                 loader,
                 placement=predictor.placement,
                 world=world,
-                flip_tta=flip_tta,
+                options=options,
                 after_batch=after_batch,
             )
 
@@ -130,7 +144,7 @@ def compared_at(storage: Storage, *, original_resolution: bool) -> str:
     return "original resolution" if storage == "source" else "stored size"
 
 
-def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: bool) -> dict[str, Any]:
+def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str, Any]:
     """Return the JSON object of ``petseg-eval --json``; ``compared_at`` is as the function of that name says."""
     return {
         **msgspec.to_builtins(evaluation.scores),
@@ -139,14 +153,19 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str, flip_tta: b
         "samples": evaluation.samples,
         "split": split,
         "compared_at": compared_at,
-        "flip_tta": flip_tta,
+        **evaluation.options.facts(evaluation.window),
         "confusion": evaluation.matrix.tolist(),
     }
 
 
 def expect_free_table(path: Path, *, overwrite: bool) -> None:
-    """Raise ``UsageError`` if a table must not be written: its folder is a set's or a run's, or it exists already."""
+    """Raise ``UsageError`` if a table must not be written.
+
+    Its folder is a set's or a run's, or it exists already; a device or a pipe is never replaced.
+    """
     expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file; choose another name for --csv")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already; choose another name for --csv, or add --overwrite")
 

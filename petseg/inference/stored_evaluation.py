@@ -1,5 +1,6 @@
 """Scoring a network on the images as they are stored: each is predicted as an image file would be."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,13 +12,15 @@ from PIL import Image
 from petseg.host.distributed import World
 from petseg.inference.evaluation import Evaluation, PixelTally
 from petseg.inference.metrics import confusion
-from petseg.inference.stored_samples import read_image, read_mask
+from petseg.inference.network_inputs import InferenceOptions
+from petseg.inference.stored_samples import read_mask, read_rgb
 from petseg.inference.trained_network import Predictor
 from pipeline.arguments import usable_cores
 from shards import SplitReader
 
 _CPU = torch.device("cpu")
 _BATCH_PIXELS = 50_000_000  # of decoded images that are in memory together, at 4 bytes per pixel with their masks
+_STRIP_PIXELS = 4_000_000
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -25,10 +28,10 @@ Pixels = npt.NDArray[np.uint8]
 def evaluate_stored(
     predictor: Predictor,
     split: SplitReader,
+    options: InferenceOptions,
     *,
     batch_size: int,  # global: all ranks together; has no influence on the scores
     world: World,
-    flip_tta: bool,
     after_batch: Callable[[int], None],
 ) -> Evaluation:
     """Score a network at the stored images' own sizes; see :func:`petseg.inference.evaluation.evaluate`.
@@ -39,22 +42,41 @@ def evaluate_stored(
     tally = PixelTally(classes, _CPU)
 
     def read(index: int) -> tuple[Image.Image, Pixels]:
-        return Image.fromarray(read_image(split, index)), read_mask(split, index)
+        return read_rgb(split, index), read_mask(split, index)
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    # Pillow warns from half its limit on; these images were checked when the set was built.
+    quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+    with quiet, ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(split), batch_size):
             end = min(start + batch_size, len(split))
             mine = range(start, end)[world.rank :: world.size]
             for part in _within_memory(split, mine):
                 images, masks = zip(*pool.map(read, part), strict=True)
-                predictions = predictor.predict_batch(list(images), flip_tta=flip_tta)
+                predictions = predictor.predict_each(images, options, batch_size=batch_size)
                 for index, prediction, mask in zip(part, predictions, masks, strict=True):
-                    pair = (torch.from_numpy(np.array(pixels[None])) for pixels in (mask, prediction.index))
-                    matrices = confusion(*pair, classes=classes)
-                    tally.add(torch.tensor([index]), torch.tensor([True]), matrices)
+                    counted = _count_pixels(mask, prediction.index, classes=classes)
+                    tally.add(torch.tensor([index]), torch.tensor([True]), counted)
             after_batch(end - start)
     matrix, counts = tally.gather(world, samples=len(split))
-    return Evaluation(labels=predictor.labels, matrix=matrix, counts=counts, loss=None)
+    return Evaluation(
+        labels=predictor.labels,
+        matrix=matrix,
+        counts=counts,
+        loss=None,
+        options=options,
+        window=predictor.window(options),
+        original_resolution=True,
+    )
+
+
+def _count_pixels(truth: Pixels, prediction: Pixels, *, classes: int) -> torch.Tensor:
+    """Return the confusion matrix of one image, int64 (1, N, N), counted by strips: counting takes 8 bytes a pixel."""
+    rows = max(1, _STRIP_PIXELS // truth.shape[1])
+    matrix = torch.zeros(1, classes, classes, dtype=torch.int64)
+    for top in range(0, len(truth), rows):
+        strips = (torch.from_numpy(np.array(pixels[None, top : top + rows])) for pixels in (truth, prediction))
+        matrix += confusion(*strips, classes=classes)
+    return matrix
 
 
 def _within_memory(split: SplitReader, indices: range) -> Iterator[list[int]]:

@@ -3,7 +3,9 @@
 Independent of the training pipeline, which is faster. A sample that cannot be decoded raises ``SampleError``.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +19,33 @@ def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
     return _decode(split, index, "image", "RGB")
 
 
+def read_rgb(split: SplitReader, index: int) -> Image.Image:
+    """Return the same as an RGB image, without a further copy of its pixels."""
+    if split.manifest.storage == "raw":
+        return Image.fromarray(read_image(split, index))
+    with _decoding(split, index, "image") as data, Image.open(data) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
     """Return a sample's mask as stored: class indices 0..N-1 and 255 for ignored pixels, uint8 (H, W)."""
     return _decode(split, index, "mask", "L")
 
 
 def _decode(split: SplitReader, index: int, role: str, mode: str) -> npt.NDArray[np.uint8]:
-    data = io.BytesIO(split.read(index, role))
-    try:
+    with _decoding(split, index, role) as data:
         if split.manifest.storage == "raw":
             return np.asarray(np.load(data, allow_pickle=False), dtype=np.uint8)
         with Image.open(data) as image:
-            return np.asarray(image.convert(mode))
+            return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+@contextlib.contextmanager
+def _decoding(split: SplitReader, index: int, role: str) -> Iterator[io.BytesIO]:
+    """Provide a member's bytes; an error of decoding them in the block becomes a ``SampleError``."""
+    data = io.BytesIO(split.read(index, role))
+    try:
+        yield data
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SampleError(f"{split.place(index, role)}: cannot be decoded ({error})") from None

@@ -1,5 +1,7 @@
 """Loading a trained network: an image in, a mask of the same size out."""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +14,25 @@ from torch import nn
 from petseg.host.device import Placement, Precision, choose_device, choose_placement
 from petseg.inference.image_files import to_rgb
 from petseg.inference.metrics import predicted_class
-from petseg.inference.network_inputs import network_input, same_sizes
+from petseg.inference.network_inputs import (
+    WHOLE_IMAGES,
+    InferenceOptions,
+    NetworkInput,
+    network_input,
+    same_sizes,
+    scaled_input,
+    scaled_size,
+)
 from petseg.inference.probabilities import class_probabilities, resize_probabilities, resized_strips
+from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
-from petseg.runs.checkpoint import CheckpointError, load_checkpoint
-from petseg.runs.recipe import Recipe, parse_run_size, recipe_from
-from petseg.runs.run_folder import BEST, LAST
-from shards.format.geometry import Size
+from petseg.runs.checkpoint import load_checkpoint, load_weights
+from petseg.runs.recipe import Recipe, parse_run_size
+from petseg.runs.run_folder import find_checkpoint
+from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
+
+_KEPT_VALUES = 1 << 25  # probabilities of an image that are kept without being asked for
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class Prediction:
 
     Attributes:
         index: predicted class indices 0..N-1: uint8 (H, W).
-        coarse: probabilities at the network's size, float32 (N, h, w), of the image without padding.
+        coarse: probabilities at the network's size, float32 (N, h, w), of the image without padding; of a prediction
+            in windows those of every n-th pixel each way, n the least for which there are at most 2**25 values.
         labels: the classes.
     """
 
@@ -44,9 +58,16 @@ class Prediction:
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Float32 (N, H, W), in class order, summing to 1; recomputed at each access, 4 N bytes per pixel."""
+        """Float32 (N, H, W), in class order, summing to 1; enlarged at each access, 4 N bytes per pixel."""
         height, width = self.index.shape
         return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
+
+    def probability_rows(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the same class by class, some rows (h, W) at a time, from top to bottom."""
+        height, width = self.index.shape
+        for plane in self.coarse:
+            for strip in resized_strips(plane[None, None], height, width):
+                yield strip[0, 0].cpu().numpy()
 
 
 class Predictor:
@@ -66,36 +87,138 @@ class Predictor:
     ) -> None:
         self.model, self.recipe, self.labels = model, recipe, labels
         self.placement, self.source, self.size = placement, source, size
+        self._crop_scale = None if recipe.crop_scale is None else middle_scale(recipe.crop_scale)
 
-    def predict(self, image: str | Path | Image.Image | npt.NDArray[np.uint8], *, flip_tta: bool = False) -> Prediction:
+    def predict(
+        self,
+        image: str | Path | Image.Image | npt.NDArray[np.uint8],
+        *,
+        flip_tta: bool = False,
+        scales: Sequence[float] = (1.0,),
+        window: int | str | Size | None = None,
+        overlap: float | None = None,
+    ) -> Prediction:
         """Segment one image, at its original resolution.
 
         Args:
             image: a path, a PIL image, or uint8 (H, W, 3). EXIF orientation is applied.
             flip_tta: average with the prediction of the horizontally flipped image; takes twice the time.
+            scales: average the predictions of inputs whose size is multiplied by these factors.
+            window: slide windows of this size, in image pixels, over the image: N, (height, width), "HxW" or "auto",
+                the size of the network's input.
+            overlap: of windows, as a share of their side.
 
         Raises:
             SampleError: the file is not an image that can be decoded.
+            UsageError: an option is out of range.
         """
-        return self.predict_batch([to_rgb(image)], flip_tta=flip_tta)[0]
+        options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
+        return self.predict_batch([to_rgb(image)], options)[0]
 
-    def predict_batch(self, images: list[Image.Image], *, flip_tta: bool = False) -> list[Prediction]:
-        """Segment RGB images of any sizes together; see :meth:`predict`."""
-        inputs = [network_input(image, size=self.size, fit=self.recipe.fit) for image in images]
-        found: dict[int, Prediction] = {}
-        for group in same_sizes(inputs):
-            batch = torch.from_numpy(np.stack([inputs[i].pixels for i in group])).permute(0, 3, 1, 2)
-            batch = batch.to(self.placement.device)
-            maps = class_probabilities(self.model, batch, placement=self.placement, flip_tta=flip_tta)
-            for i, coarse in zip(group, maps, strict=True):
-                image = coarse[:, inputs[i].rows, inputs[i].columns]
-                found[i] = self._upscale(image, images[i].height, images[i].width)
-        return [found[i] for i in range(len(images))]
+    def window(self, options: InferenceOptions) -> Size | None:
+        """Return the windows that options ask for, (height, width) in image pixels; None: images are not divided.
+
+        A network that was trained on crops is always given windows: a whole image would have another scale.
+        """
+        if options.window is None and self._crop_scale is None:
+            return None
+        if options.window is None or options.window == "auto":
+            return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
+        return options.window
+
+    def predict_batch(
+        self,
+        images: Sequence[Image.Image],
+        options: InferenceOptions = WHOLE_IMAGES,
+        *,
+        batch_size: int = 8,
+        exact: bool = False,
+    ) -> list[Prediction]:
+        """Segment RGB images of any sizes together; see :meth:`predict`.
+
+        ``batch_size`` is the number of windows that are predicted together. ``exact``: probabilities are needed at
+        every pixel, also of a prediction in windows, however much memory that takes.
+        """
+        return list(self.predict_each(images, options, batch_size=batch_size, exact=exact))
+
+    def predict_each(
+        self, images: Sequence[Image.Image], options: InferenceOptions, *, batch_size: int, exact: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield the same one by one: those in windows, which may be large, need not be in memory together."""
+        window = self.window(options)
+        if window is not None:
+            for image in images:
+                yield self._slide(image, window, options, batch_size=batch_size, exact=exact)
+            return
+        for image, coarse in zip(images, self._maps(images, options), strict=True):
+            yield self._upscale(coarse, image.height, image.width)
+
+    def _maps(self, images: Sequence[Image.Image], options: InferenceOptions) -> list[torch.Tensor]:
+        """Return each image's probabilities, (N, h, w), averaged at the resolution of its largest input."""
+        found: list[list[torch.Tensor]] = [[] for _ in images]
+        for factor in sorted(options.scales, reverse=True):
+            inputs = [self._input(image, factor) for image in images]
+            for group in same_sizes(inputs):
+                batch = torch.from_numpy(np.stack([inputs[i].pixels for i in group])).permute(0, 3, 1, 2)
+                batch = batch.to(self.placement.device)
+                maps = class_probabilities(self.model, batch, placement=self.placement, flip_tta=options.flip_tta)
+                for i, coarse in zip(group, maps, strict=True):
+                    found[i].append(coarse[:, inputs[i].rows, inputs[i].columns])
+        return [_mean(maps) for maps in found]
+
+    def _input_size(self, window: Size, factor: float) -> Size:
+        """Return about how large the network's input for a window is."""
+        return scaled_size(*((self.size, factor) if self._crop_scale is None else (window, self._crop_scale * factor)))
+
+    def _input(self, image: Image.Image, factor: float) -> NetworkInput:
+        if self._crop_scale is not None:
+            return scaled_input(image, scale=self._crop_scale * factor)
+        return network_input(image, size=scaled_size(self.size, factor), fit=self.recipe.fit)
+
+    def _slide(
+        self, image: Image.Image, window: Size, options: InferenceOptions, *, batch_size: int, exact: bool
+    ) -> Prediction:
+        """Predict an image in windows; unless ``exact``, probabilities may be kept of every n-th pixel only."""
+
+        def predict(windows: Sequence[Image.Image]) -> torch.Tensor:
+            maps = self._maps(windows, options)
+            if maps[0].shape[1:] == window:
+                return torch.stack(maps)
+            return torch.cat([resize_probabilities(each[None], *window) for each in maps])
+
+        inputs = window, *(self._input_size(window, factor) for factor in options.scales)
+        at_once = windows_at_once(
+            max(inputs, key=math.prod), classes=len(self.labels), batch_size=batch_size, on_gpu=self.placement.on_gpu
+        )
+        classes, (height, width) = len(self.labels), (image.height, image.width)
+        index = np.empty((height, width), np.uint8)
+        every = 1 if exact else math.ceil(math.sqrt(classes * height * width / _KEPT_VALUES))
+        kept_rows, kept_columns = (np.arange(min(every // 2, side - 1), side, every) for side in (height, width))
+        coarse = torch.empty(classes, len(kept_rows), len(kept_columns))
+        for block in slide(image, predict, window=window, overlap=options.overlap, at_once=at_once):
+            bottom, right = block.top + block.values.shape[1], block.left + block.values.shape[2]
+            winners = predicted_class(block.values[None])[0]
+            index[block.top : bottom, block.left : right] = winners.to(torch.uint8).cpu().numpy()
+            rows = slice(*np.searchsorted(kept_rows, (block.top, bottom)))
+            columns = slice(*np.searchsorted(kept_columns, (block.left, right)))
+            values = block.values[:, kept_rows[rows] - block.top]
+            coarse[:, rows, columns] = values[:, :, kept_columns[columns] - block.left].cpu()
+        return Prediction(index=index, coarse=coarse, labels=self.labels)
 
     def _upscale(self, coarse: torch.Tensor, height: int, width: int) -> Prediction:
         """Resize probabilities (N, h, w) to an image's original resolution and take the argmax there."""
         strips = [predicted_class(fine)[0].to(torch.uint8) for fine in resized_strips(coarse[None], height, width)]
         return Prediction(index=torch.cat(strips).cpu().numpy(), coarse=coarse, labels=self.labels)
+
+
+def _mean(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of probabilities (N, h, w) at the resolution of the first."""
+    if len(maps) == 1:
+        return maps[0]
+    total = maps[0].clone()
+    for each in maps[1:]:
+        total += resize_probabilities(each[None], *total.shape[1:])[0]
+    return total / len(maps)
 
 
 def load(
@@ -121,14 +244,11 @@ def load(
     """
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
-    path = _find_checkpoint(Path(run))
+    path = find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
-    recipe = recipe_from(checkpoint.config)
-    model = build_model(recipe.model, load_pretrained=False)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    recipe = checkpoint.recipe
+    model = build_model(recipe.model)
+    load_weights(model, checkpoint.weights, source=path)
     model = place(model.eval(), placement.device)
     return Predictor(
         model,
@@ -138,14 +258,3 @@ def load(
         source=path,
         size=chosen or recipe.size,
     )
-
-
-def _find_checkpoint(run: Path) -> Path:
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise CheckpointError(f"no such run: {run}; name the folder that petseg-train made, or a checkpoint")
-    for name in (BEST, LAST):
-        if (run / name).is_file():
-            return run / name
-    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {run}")

@@ -34,6 +34,18 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         cast(torch.Tensor, self.num_batches_tracked).add_(1)
 
 
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same for timm's BatchNormAct2d, which applies an activation, too."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        self.drop, self.act = cast(nn.Module, norm.drop), cast(nn.Module, norm.act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (B, C, H, W) and apply the activation."""
+        return cast(torch.Tensor, self.act(self.drop(super().forward(x))))
+
+
 class _AllReduceSum(torch.autograd.Function):
     """The sum over all ranks. Each rank's input enters every rank's sum, so its gradient is the sum of theirs.
 
@@ -58,12 +70,24 @@ def _all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every BatchNorm2d of a network by one that covers all ranks; parameter names and values stay."""
     if device.type == "cuda":
+        if any(_has_activation(module) for module in model.modules()):  # torch would lose the activations
+            from timm.layers import convert_sync_batchnorm
+
+            return cast(nn.Module, convert_sync_batchnorm(model))
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for name, child in model.named_children():
-        if type(child) is nn.BatchNorm2d:
-            replacement = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+        if type(child) is nn.BatchNorm2d or _has_activation(child):
+            replacement = (
+                GlobalBatchNormAct2d(cast(nn.BatchNorm2d, child))
+                if _has_activation(child)
+                else GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            )
             replacement.load_state_dict(child.state_dict())
             setattr(model, name, replacement.to(device))
         else:
             synchronise_batch_norm(child, device)
     return model
+
+
+def _has_activation(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and hasattr(module, "act") and hasattr(module, "drop")

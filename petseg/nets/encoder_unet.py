@@ -1,56 +1,92 @@
-"""A U-Net whose encoder is a torchvision ResNet, optionally with its ImageNet weights."""
+"""A U-Net whose encoder is any of timm's networks: one decoder for any channels and strides.
 
-from typing import Any
+Each level of the encoder's features is mapped by a 1x1 convolution to the width of the decoder's level, as in a feature
+pyramid network (Lin et al. 2017), so that the decoder costs the same below any encoder. The resolutions that an encoder
+lacks (those of 4 x 4 patches have nothing finer than a quarter) come from a few convolutions of the image.
+"""
+
+from typing import Self
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise
-from petseg.nets.unet import ResidualBlock, UNetDecoder
-from shards.errors import PetsegError
+from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels
+from petseg.nets.unet import ResidualBlock, UNetDecoder, make_norm
+from shards.errors import UsageError
 
-_FULL_WIDTH = 16  # channels of the shallow branch that keeps the full resolution for the border
-_DECODER_WIDTHS = (16, 32, 64, 128, 256)
+# By stride in pixels. Checkpoints rely on them.
+_WIDTHS = {1: 16, 2: 24, 4: 48, 8: 96, 16: 160, 32: 256}
 
 
 class EncoderUNet(nn.Module):
-    """Features at 1, 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, then the decoder of :mod:`petseg.nets.unet`."""
+    """The network of ``--encoder NAME``; see the module's docstring."""
 
-    def __init__(self, config: ModelConfig, *, load_pretrained: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        resnet = _resnet(config, load_pretrained=load_pretrained)
         self.normalise = Normalise()
-        self.full = ResidualBlock(3, _FULL_WIDTH, norm=config.norm)
-        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu)
-        self.pool = resnet.maxpool
-        self.levels = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
-        coarsest = resnet.fc.in_features  # each finer layer has half the channels
-        channels = [_FULL_WIDTH, resnet.bn1.num_features, coarsest // 8, coarsest // 4, coarsest // 2, coarsest]
-        self.decoder = UNetDecoder(channels, _DECODER_WIDTHS, config)
-        self.head = nn.Conv2d(_DECODER_WIDTHS[0], config.classes, kernel_size=1)
+        self.scale = 2 if config.stem == "half" else 1  # input pixels per pixel of the finest level, each way
+        self.encoder = create_encoder(config.encoder)
+        self.frozen = False
+        levels = [level for level in feature_levels(config.encoder, self.encoder) if level.stride >= self.scale]
+        self.outputs = [level.output for level in levels]
+        self.stride = levels[-1].stride  # the image is padded to a multiple of it
+        own = [1 << bits for bits in range(self.scale.bit_length() - 1, levels[0].stride.bit_length() - 1)]
+        strides = own + [level.stride for level in levels[:-1]]
+        widths = config.decoder_widths or tuple(_WIDTHS[stride] for stride in strides)
+        if len(widths) != len(strides):
+            raise UsageError(
+                f"--decoder-widths names {len(widths)} levels; with --encoder {config.encoder} and --stem "
+                f"{config.stem} the decoder has {len(strides)}, at strides of {', '.join(map(str, strides))} pixels"
+            )
+        self.shallow = nn.ModuleList(
+            ResidualBlock(inputs, width, norm=config.norm, stride=2 if number or self.scale == 2 else 1)
+            for number, (inputs, width) in enumerate(zip((3, *widths), widths[: len(own)], strict=False))
+        )
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(level.channels, width, kernel_size=1, bias=False), make_norm(config.norm, width))
+            for level, width in zip(levels[:-1], widths[len(own) :], strict=True)
+        )
+        self.decoder = UNetDecoder([*widths, levels[-1].channels], widths, config)
+        # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
+        self.head = nn.Conv2d(
+            widths[0], config.classes * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
+        )
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Keep the encoder's weights and running statistics as they are, or train it again."""
+        self.frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
+        height, width = image.shape[-2:]
         pixels = self.normalise(image)
-        features = [self.full(pixels), self.stem(pixels)]
-        x = self.pool(features[-1])
-        for level in self.levels:
-            x = level(x)
+        if height % self.stride or width % self.stride:  # at the right and at the bottom; cropped at the end
+            pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        coded = self._encode(pixels)
+        features, x = [], pixels
+        for block in self.shallow:
+            x = block(x)
             features.append(x)
-        logits: torch.Tensor = self.head(self.decoder(features))
-        return logits
+        features += [lateral(feature) for lateral, feature in zip(self.laterals, coded[:-1], strict=True)]
+        logits: torch.Tensor = self.head(self.decoder([*features, coded[-1]]))
+        if self.scale > 1:
+            logits = F.pixel_shuffle(logits, self.scale)
+        return logits[..., :height, :width]
 
-
-def _resnet(config: ModelConfig, *, load_pretrained: bool) -> Any:
-    from torchvision import models  # slow to import, and needed by no other network
-
-    weights = "DEFAULT" if config.pretrained and load_pretrained else None
-    try:
-        return getattr(models, config.encoder)(weights=weights)
-    except (OSError, RuntimeError) as error:
-        # torchvision downloads the weights on first use; URLError is an OSError, a bad checksum a RuntimeError.
-        raise PetsegError(
-            f"the ImageNet weights of {config.encoder} cannot be loaded ({error}); put them into "
-            "$TORCH_HOME/hub/checkpoints, or omit --pretrained"
-        ) from None
+    def _encode(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Return the encoder's features, finest first, (B, C, H / stride, W / stride) each."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            found = self.encoder(pixels)
+        return [channels_first(self.encoder, found[output]) for output in self.outputs]

@@ -10,30 +10,31 @@ import torch
 from torch import nn
 
 from petseg.nets.encoder_unet import EncoderUNet
-from petseg.nets.model_config import ModelConfig, Name, default_model_config
+from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig, Name, default_model_config
+from petseg.nets.resnet_unet import ResNetUNet
 from petseg.nets.tutorial_unet import TutorialUNet
 from petseg.nets.unet import ResidualUNet
 
 
-def build_model(config: ModelConfig | Name = "unet", *, load_pretrained: bool = True) -> nn.Module:
+def build_model(config: ModelConfig | Name = "unet") -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
         config: an architecture, or a name for that name's default.
-        load_pretrained: fetch the encoder's ImageNet weights if the config asks for them; False where a checkpoint
-            is loaded afterwards.
 
     Raises:
         UsageError: the architecture is impossible.
-        PetsegError: the pretrained weights are not available.
+        PetsegError: an encoder needs timm, which is not installed.
     """
     if not isinstance(config, ModelConfig):
         config = default_model_config(config)
     config.check()
     if config.name == "tutorial":
         return TutorialUNet(config)
-    if config.encoder != "none":
-        return EncoderUNet(config, load_pretrained=load_pretrained)
+    if config.encoder.startswith(TORCHVISION):
+        return ResNetUNet(config)
+    if config.encoder != NO_ENCODER:
+        return EncoderUNet(config)
     return ResidualUNet(config)
 
 

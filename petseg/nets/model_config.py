@@ -12,7 +12,10 @@ Norm = Literal["batch", "group"]
 Upsample = Literal["bilinear", "transposed"]
 Stem = Literal["full", "half"]
 Skip = Literal["concat", "add"]
-Encoder = Literal["none", "resnet18", "resnet34", "resnet50"]
+
+NO_ENCODER = "none"
+TORCHVISION = "torchvision/"  # before the name of an encoder of version 1
+_TORCHVISION_ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, which has no batch statistics
 MAX_SIZE = 2048  # pixels per side
@@ -37,8 +40,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             convolution first maps the coarser features to as many channels at their lower resolution; the decoder's
             blocks then cost a half or a third.
         dropout: share of the coarsest level's channels dropped in training, 0 <= dropout < 1.
-        encoder: a torchvision ResNet as the encoder, or ``none``.
-        pretrained: start that encoder from its ImageNet weights.
+        encoder: timm's name of the encoder, or ``none``; ``torchvision/resnet18``, 34 and 50 are version 1's networks.
+        decoder_widths: with an encoder, channels of the decoder's levels, finest first; empty for the defaults.
         classes: how many classes are predicted, 1..255: those of the labels it is trained on. Not an option.
     """
 
@@ -50,8 +53,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     upsample: Upsample = "bilinear"
     join: Skip = "concat"
     dropout: float = 0.0
-    encoder: Encoder = "none"
-    pretrained: bool = False
+    encoder: str = NO_ENCODER
+    decoder_widths: tuple[int, ...] = ()
     classes: int = 3
 
     def check(self) -> None:
@@ -61,33 +64,48 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ):
             raise UsageError(
                 "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
-                "--skip, --dropout, --encoder and --pretrained are for --model unet"
+                "--skip, --dropout, --encoder and --decoder-widths are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 24,48,96,192,256")
         if any(width < 1 or width > 4096 for width in self.widths):
             raise UsageError("--widths: every level needs 1 to 4096 channels")
-        if self.norm == "group" and any(width % 8 for width in self.widths):
-            raise UsageError("--norm group puts 8 channels in a group: make every number of --widths a multiple of 8")
+        if any(width < 1 or width > 4096 for width in self.decoder_widths):
+            raise UsageError("--decoder-widths: every level needs 1 to 4096 channels")
+        if self.norm == "group":
+            for option, widths in (("--widths", self.widths), ("--decoder-widths", self.decoder_widths)):
+                if any(width % 8 for width in widths):
+                    raise UsageError(
+                        f"--norm group puts 8 channels in a group: make every number of {option} a multiple of 8"
+                    )
         if not 1 <= self.blocks <= 16:
             raise UsageError(f"--blocks {self.blocks}: give 1 to 16")
         if not 1 <= self.classes <= MAX_CLASSES:
             raise UsageError(f"a network of {self.classes} classes is impossible: 1 to {MAX_CLASSES} are")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout {self.dropout}: give a share from 0 to below 1")
-        if self.encoder == "none" and self.pretrained:
-            raise UsageError("--pretrained needs --encoder, such as --encoder resnet34")
         for option, value, choices in (
-            ("--encoder", self.encoder, get_args(Encoder)),
             ("--skip", self.join, get_args(Skip)),
             ("--stem", self.stem, get_args(Stem)),
         ):
             if value not in choices:
                 raise UsageError(f"{option} {value}: choose from {', '.join(choices)}")
-        if self.encoder != "none" and self.stem != "full":
-            raise UsageError("--encoder has its own stem: omit --stem")
-        if self.encoder != "none" and self.widths != UNET_WIDTHS:
-            raise UsageError("--encoder has its own widths: omit --widths")
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if self.encoder == NO_ENCODER:
+            if self.decoder_widths:
+                raise UsageError("--decoder-widths needs --encoder; a plain U-Net has --widths")
+            return
+        if self.widths != UNET_WIDTHS:
+            raise UsageError("--encoder has its own widths: omit --widths; those of the decoder are --decoder-widths")
+        if not self.encoder.startswith(TORCHVISION):
+            return
+        if self.encoder.removeprefix(TORCHVISION) not in _TORCHVISION_ENCODERS:
+            choices = ", ".join(TORCHVISION + name for name in _TORCHVISION_ENCODERS)
+            raise UsageError(f"--encoder {self.encoder}: version 1's encoders are {choices}")
+        if self.stem != "full" or self.decoder_widths:
+            raise UsageError(f"--encoder {self.encoder} is version 1's network: --stem full, no --decoder-widths")
 
 
 def default_model_config(name: Name) -> ModelConfig:

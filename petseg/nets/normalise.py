@@ -1,10 +1,12 @@
 """The first operation of every network: 8-bit pixels become zero-mean, unit-variance floats."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 # Mean and standard deviation of ImageNet's red, green and blue, in units of an 8-bit pixel (0..255): the values
-# that torchvision's pretrained encoders were trained with, and close enough to those of pet images.
+# that most pretrained encoders were trained with, and close enough to those of pet images.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -22,6 +24,11 @@ class Normalise(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def set_constants(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take other constants, those that an encoder's weights were trained with: three each, in 0..255."""
+        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map uint8 or float (B, 3, H, W) in 0..255 to float32 of the same shape."""

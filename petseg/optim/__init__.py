@@ -6,6 +6,6 @@ _NAMES = {
     "ema": ["WeightAverage"],
     "learning_rate": ["learning_rate_at"],
     "muon": ["Muon"],
-    "parameter_groups": ["current_state", "muon_groups"],
+    "parameter_groups": ["current_state", "parameter_groups"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -21,8 +21,9 @@ _EPSILON = 1e-8
 class Muon(torch.optim.Optimizer):
     """Muon for the parameter groups with ``use_muon``, fused AdamW for the others; both with decoupled weight decay.
 
-    A group may set its own ``lr``, a float or a scalar tensor on the parameters' device, and ``weight_decay``. Every
-    parameter must have a gradient in every step. No step makes the host wait for the device.
+    A group may set its own ``lr``, a float or a scalar tensor on the parameters' device, and ``weight_decay``. In a
+    step either every parameter of a group has a gradient, or none, as those of a frozen encoder: then it stays as it
+    is. No step makes the host wait for the device.
 
     As in torch's fused optimisers, where the attribute ``found_inf`` (a float32 scalar on the device) is set and is not
     zero, a step changes nothing, whatever the gradients are.
@@ -58,9 +59,11 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter. A ``closure`` is not supported."""
         assert closure is None
         for number, group in enumerate(self.param_groups):
+            if not group["params"] or group["params"][0].grad is None:
+                continue
             if number in self._stacks:
                 self._update_kernels(group, *self._stacks[number])
-            elif group["params"]:
+            else:
                 self._update_others(group)
 
     def _update_kernels(self, group: dict[str, Any], kernels: list[torch.Tensor], stacks: list[KernelStack]) -> None:

@@ -1,13 +1,12 @@
 """Draws a finished run into its folder: curves, gallery and report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from petseg.host.device import Placement
 from petseg.inference.scoring import evaluate
 from petseg.inference.trained_network import load
-from petseg.runs.run_folder import CURVES, GALLERY, METRICS, REPORT
+from petseg.runs.run_folder import CURVES, GALLERY, REPORT, read_metrics
 from shards import ShardSet
 from shards.store.atomic import write_atomically
 
@@ -36,5 +35,5 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl."""
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    """Read metrics.jsonl; ``CheckpointError`` if it is missing or damaged."""
+    return read_metrics(run)

@@ -44,7 +44,7 @@ class ClassRow:
 def render_report(
     run: Path, *, history: History, predictor: Predictor, split: SplitReader, evaluation: Evaluation, seconds: float
 ) -> str:
-    """Return the page as HTML, about the best weights (``predictor``) and their evaluation at the network's size.
+    """Return the page as HTML, about the best weights (``predictor``) and their evaluation.
 
     ``split`` is ``val``, or ``train`` where the set has none; ``seconds`` is the wall time of the whole run.
     """
@@ -71,6 +71,7 @@ def render_report(
         size=predictor.size,
         fit=predictor.recipe.fit,
         seconds=seconds,
+        place=_place(evaluation),
         split=split.name,
         images=evaluation.samples,
         scores=evaluation.scores,
@@ -91,6 +92,13 @@ def render_report(
         rates=sorted(entry["pictures_per_second"] for entry in history),
         waits=[entry["wait_share"] for entry in history],
     )
+
+
+def _place(evaluation: Evaluation) -> str:
+    """Return where predictions were compared with masks: runs on crops are evaluated in windows."""
+    if not evaluation.original_resolution:
+        return "at the network's size"
+    return f"at the images' stored size{evaluation.options.text(evaluation.window)}"
 
 
 def _class_rows(evaluation: Evaluation) -> list[ClassRow]:

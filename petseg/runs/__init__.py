@@ -4,6 +4,8 @@ import lazy_loader
 
 _NAMES = {
     "checkpoint": ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"],
+    "config_file": ["read_config_file"],
+    "initial_weights": ["InitialWeights", "fit_weights", "read_initial_weights"],
     "recipe": ["Recipe", "RuntimeOptions", "default_recipe"],
     "run_config": ["RunConfig"],
     "run_folder": ["RunFolder", "create_run", "read_config", "reopen_run"],

@@ -1,19 +1,24 @@
 """Checkpoints: written atomically, checked for damage, read without executing any code from them.
 
-The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s, read with ``weights_only=True``.
+The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s, see :mod:`petseg.runs.tensor_archive`.
 Tensors stand under their names in :class:`Checkpoint`, everything else in one JSON text.
 """
 
+import contextlib
 import io
 import json
-import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch import nn
 
-from shards.errors import PetsegError
+from petseg.runs.history import check_history
+from petseg.runs.recipe import Recipe, recipe_from
+from petseg.runs.tensor_archive import check_finite, read_tensors
+from shards.errors import PetsegError, UsageError
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
@@ -30,7 +35,10 @@ class CheckpointError(PetsegError):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole state of a run. The first five are values that JSON can hold, the others ``state_dict``s."""
+    """The whole state of a run. The first five are values that JSON can hold, the others ``state_dict``s.
+
+    ``best.pt`` holds what prediction needs, see :meth:`for_prediction`; every other checkpoint can be resumed from.
+    """
 
     config: dict[str, Any]  # the recipe
     labels: Labels  # of the classes that the network predicts
@@ -39,13 +47,28 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     loader: dict[str, Any] | None  # the training loader, or None between two epochs
     model: State
     average: State | None  # the averaged network, if there is one
-    optimizer: State
+    optimizer: State  # empty in best.pt
     scaler: State  # empty unless fp16
+    source: Path | None = None  # the file that it was read from; not stored
 
     @property
     def weights(self) -> State:
         """The weights to predict with: the average if there is one."""
         return self.model if self.average is None else self.average
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe; ``CheckpointError`` if it is of another version, or impossible."""
+        return read_recipe(self.config, source=self.source)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether training can continue from it: not from best.pt."""
+        return bool(self.optimizer)
+
+    def for_prediction(self) -> "Checkpoint":
+        """Return what is needed to predict with, score, export or initialise: the weights, without training's state."""
+        return msgspec.structs.replace(self, model=self.weights, average=None, optimizer={}, scaler={}, loader=None)
 
 
 _TENSORS = ("model", "average", "optimizer", "scaler")
@@ -60,36 +83,130 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     # Through memory: torch replaces the error of a failing write by its own, without the reason (such as a full disk).
     buffer = io.BytesIO()
     torch.save(document, buffer)
-    with atomic_file(path) as handle:
-        handle.write(buffer.getbuffer())
+    try:
+        with atomic_file(path) as handle:
+            handle.write(buffer.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU and check it all; ``CheckpointError`` if missing, damaged or of another version."""
+    """Read a checkpoint to the CPU and check it all; ``CheckpointError`` if missing, damaged or of another version.
+
+    Its weights are finite, and all its tensors are ordinary ones; that they fit a network is checked by
+    :func:`load_weights`.
+    """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} does not match its checksum")
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        document = read_tensors(path)
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
-        raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({_first_line(error)})") from None
+        raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of petseg")
     version = document.get("version")
-    if version not in _READ:
+    if type(version) is not int or version not in _READ:
         raise CheckpointError(
-            f"{path} has version {version!r}, this program reads versions up to {VERSION}; "
-            "use the program that wrote it"
+            f"{path} has version {version if type(version) is int else 'of no number'}, this program reads versions up "
+            f"to {VERSION}; use the program that wrote it"
         )
     try:
-        plain = json.loads(document["plain"])
-        plain["labels"] = PETS if version == 1 else msgspec.convert(plain["labels"], Labels)
-        return Checkpoint(**{name: document[name] for name in _TENSORS}, **{name: plain[name] for name in _PLAIN})
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+        plain = msgspec.json.decode(document["plain"], type=_Plain)
+        labels = PETS if version == 1 else plain.labels
+        if labels is None:
+            raise ValueError("it has no labels")
+        tensors = {name: document[name] for name in _TENSORS}
+        for name, part in tensors.items():
+            if not isinstance(part, dict) and not (name == "average" and part is None):
+                raise ValueError(f"its part {name!r} is no dictionary")
+        for weights in (tensors["model"], tensors["average"] or {}):
+            _check_weights(weights)
+        check_history(plain.history)
+        read_recipe(plain.config, source=path)
+    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+    return Checkpoint(
+        config=plain.config,
+        labels=labels,
+        position=plain.position,
+        history=plain.history,
+        loader=plain.loader,
+        source=path,
+        **tensors,
+    )
 
 
-def _first_line(error: Exception) -> str:
+class _Plain(msgspec.Struct, kw_only=True):
+    """The JSON part of a checkpoint."""
+
+    config: dict[str, Any]
+    labels: Labels | None = None  # version 1 has none
+    position: dict[str, Any]
+    history: list[dict[str, Any]]
+    loader: dict[str, Any] | None
+
+
+def read_recipe(document: Any, *, source: Path | None) -> Recipe:
+    """Return a recipe from its JSON values; ``CheckpointError``, naming ``source``, if fields are missing or wrong."""
+    try:
+        recipe = recipe_from(document)
+        recipe.check()
+    except (AttributeError, TypeError, RecursionError, msgspec.ValidationError, UsageError) as error:
+        raise CheckpointError(
+            f"{source or 'the checkpoint'} is damaged or of another version: its recipe is impossible "
+            f"({first_line(error)})"
+        ) from None
+    return recipe
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], *, source: Path | None) -> None:
+    """Copy weights into a network whose tensors they are, with equal names, shapes and types; else CheckpointError."""
+    own = model.state_dict()
+    where = source or "the checkpoint"
+    if strange := [*(own.keys() - weights.keys()), *(weights.keys() - own.keys())]:
+        raise CheckpointError(
+            f"{where} is damaged: it does not belong to its network ({len(strange)} tensors are missing or too many, "
+            f"such as {min(strange)})"
+        )
+    for name, tensor in own.items():
+        other = weights[name]
+        if other.shape != tensor.shape or other.dtype != tensor.dtype:
+            raise CheckpointError(f"{where} is damaged: {name} is {kind_of(other)}, the network's is {kind_of(tensor)}")
+    model.load_state_dict(dict(weights))
+
+
+@contextlib.contextmanager
+def damage_of(checkpoint: Checkpoint) -> Iterator[None]:
+    """Within the block, what a checkpoint's parts raise that do not fit becomes a ``CheckpointError``."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        where = checkpoint.source or "the checkpoint"
+        raise CheckpointError(
+            f"{where} is damaged: its state does not belong to its network ({first_line(error)})"
+        ) from None
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ``ValueError`` unless each tensor of an optimiser's state is a number, or as large as its parameter."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                raise ValueError(f"{name} is {kind_of(value)}, its parameter {kind_of(parameter)}")
+
+
+def kind_of(tensor: torch.Tensor) -> str:
+    """Return a tensor's type and shape for people: ``float32 3x24x1x1``."""
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"
+
+
+def _check_weights(weights: State) -> None:
+    if not all(isinstance(name, str) and isinstance(one, torch.Tensor) for name, one in weights.items()):
+        raise ValueError("its weights are not tensors under their names")
+    check_finite(weights)
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's text for a message of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,12 +10,18 @@ from petseg.runs.option_fields import option_name
 
 
 def equivalent_command(
-    shards: str | Path | None, run: str | Path | None, resume: bool, options: Mapping[str, Any]
+    shards: str | Path | None,
+    run: str | Path | None,
+    resume: bool | str,
+    options: Mapping[str, Any],
+    *,
+    config: str | Path | None = None,
 ) -> str:
     """Return the ``petseg-train`` command equivalent to a call of :func:`petseg.train`."""
     arguments = [] if shards is None else ["--shards", str(shards)]
     arguments += [] if run is None else ["--run", str(run)]
-    arguments += ["--resume"] if resume else []
+    arguments += [] if not resume else ["--resume"] if resume is True else ["--resume", str(resume)]
+    arguments += [] if config is None else ["--config", str(config)]
     for name, value in options.items():
         option = option_name(name)
         if isinstance(value, bool):

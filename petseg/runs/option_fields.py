@@ -1,5 +1,7 @@
 """The fields of the option structs as command-line options: their names, types, limits and descriptions."""
 
+import functools
+import math
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -8,6 +10,7 @@ import msgspec
 from shards.errors import UsageError
 
 _SPELLINGS = {"name": "model", "join": "skip"}  # fields whose option has another name
+AUTO = "auto"  # written for None, where None chooses a value
 
 
 def option_name(field: str) -> str:
@@ -15,34 +18,68 @@ def option_name(field: str) -> str:
     return f"--{_SPELLINGS.get(field, field).replace('_', '-')}"
 
 
+def field_of_option(name: str) -> str:
+    """Return the field of an option's name without dashes: ``batch-size`` and ``batch_size`` are ``batch_size``."""
+    field = name.replace("-", "_")
+    return "join" if field == "skip" else field
+
+
+@functools.cache
+def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return get_type_hints(struct, include_extras=True)
+
+
+@functools.cache
 def field_types(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, msgspec.Meta]]:
     """Return each field's type, without ``| None``, and its limits and description."""
     found = {}
-    for name, hint in get_type_hints(struct, include_extras=True).items():
+    for name, hint in _hints(struct).items():
         given = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
         found[name] = get_args(given) if get_origin(given) is Annotated else (given, msgspec.Meta())
     return found
 
 
+def takes_auto(struct: type[msgspec.Struct], field: str) -> bool:
+    """Whether None stands for a chosen number in a field, which options write as ``auto``."""
+    optional = type(None) in get_args(_hints(struct)[field])
+    return optional and field_types(struct)[field][0] in (int, float)
+
+
 def check_fields(options: msgspec.Struct) -> None:
     """Raise ``UsageError`` for the first value of a wrong type or out of its limits, naming the option."""
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
-        try:
-            msgspec.convert(value, hint)
-        except msgspec.ValidationError:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            raise UsageError(f"{option_name(name)} {text}: {_expected(*field_types(type(options))[name])}") from None
+    for name in _hints(type(options)):
+        convert_field(type(options), name, getattr(options, name))
+
+
+def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
+    """Return a value as a field has it: a list as a tuple, a whole number as a float, ``auto`` as None.
+
+    Raises ``UsageError``, naming the option, for any other type (no text stands for a number), for a number out of its
+    limits, and for infinity and NaN.
+    """
+    auto = takes_auto(struct, field)
+    if auto and value == AUTO:
+        return None
+    hint = _hints(struct)[field]
+    try:
+        converted = msgspec.convert(value, hint)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise msgspec.ValidationError("not a finite number")
+    except msgspec.ValidationError:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        expected = _expected(*field_types(struct)[field])
+        raise UsageError(f"{option_name(field)} {text}: {expected}{', or auto' if auto else ''}") from None
+    return float(converted) if field_types(struct)[field][0] is float and converted is not None else converted
 
 
 def _expected(kind: Any, limits: msgspec.Meta) -> str:
     if get_origin(kind) is Literal:
         return f"choose from {', '.join(get_args(kind))}"
+    if kind not in (int, float):
+        whole = "a list of whole numbers" if kind == tuple[int, ...] else "a list of numbers"
+        return f"expected {'true or false' if kind is bool else whole if get_origin(kind) is tuple else 'text'}"
     number = "a whole number" if kind is int else "a number"
     if limits.le is not None:
         return f"give {number} from {limits.ge} to {limits.le}"
-    if limits.gt is not None:
-        return f"give {number} above {limits.gt}"
-    if limits.ge is not None:
-        return f"give {number} of at least {limits.ge}"
-    return f"expected {kind.__name__ if isinstance(kind, type) else kind}"
+    least = f" above {limits.gt}" if limits.gt is not None else f" of at least {limits.ge}" * (limits.ge is not None)
+    return f"give {number}{least}"

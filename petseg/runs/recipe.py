@@ -4,34 +4,60 @@ A field's description and limits are also those of its ``petseg-train`` option.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from petseg.nets.model_config import MAX_SIZE, MIN_SIZE, ModelConfig, Name, default_model_config
+from petseg.nets.model_config import (
+    MAX_SIZE,
+    MIN_SIZE,
+    NO_ENCODER,
+    TORCHVISION,
+    ModelConfig,
+    Name,
+    default_model_config,
+)
 from petseg.optim.learning_rate import Schedule
-from petseg.runs.option_fields import check_fields, option_name
+from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
-from shards.format.geometry import Fit, Size, parse_size, size_text
+from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+LR_OF_ENCODER = 1e-3  # for one that starts from weights
+IMAGENET, NO_WEIGHTS = "imagenet", "none"
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
-NO_OPTIONS = frozenset({"classes"})  # fields that the data decide
+NO_OPTIONS = frozenset({"classes", "encoder_sha256"})  # fields that the data, or a file, decide
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything but the data that decides the trained weights; fixed when a run is resumed.
 
     ``size`` (height, width) and ``fit`` are explained in shards.format.geometry; :func:`apply_options` also takes N and
-    "HxW".
+    "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
+    scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps.
+    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
+    absolute path, see petseg.runs.initial_weights.
+
+    ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
+    With an ``encoder_lr`` the encoder is trained by AdamW, otherwise like the rest of the network. The file is read and
+    weights are fetched when a run starts, never again.
     """
 
     model: ModelConfig
     size: Annotated[Size, Meta(description="Size of the images in pixels, N or HxW.")]
     fit: Annotated[Fit, Meta(description="How images are brought to --size.")] = "stretch"
+    init_from: (
+        Annotated[str, Meta(description="A run, checkpoint or export whose weights the training starts from.")] | None
+    ) = None
+    crop_scale: (
+        Annotated[
+            Scales, Meta(description="Train on crops of --size at a scale from MIN,MAX output pixels per image pixel.")
+        ]
+        | None
+    ) = None
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
@@ -52,6 +78,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip_norm: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0: no limit.")] = 0.0
     validate_every: Annotated[int, Meta(ge=1, description="Validate every N epochs and after the last.")] = 1
     patience: Annotated[int, Meta(ge=0, description="Stop after N epochs without a better score; 0: never.")] = 0
+    encoder_weights: Annotated[str, Meta(description="What --encoder starts from: imagenet, none, or a file.")] = (
+        NO_WEIGHTS
+    )
+    encoder_sha256: str = ""
+    encoder_lr: Annotated[float, Meta(gt=0, description="Peak learning rate of an encoder with weights.")] | None = None
+    encoder_freeze: Annotated[int, Meta(ge=0, description="Epochs in which the encoder stays as it is.")] = 0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Of weights, order, augmentation, dropout.")] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Meta(description="Of convolutions.")] = "auto"
 
@@ -65,15 +97,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         self.model.check()
         check_fields(self)
         parse_run_size(self.size)
+        if self.crop_scale is not None and not MIN_SCALE <= self.crop_scale[0] <= self.crop_scale[1] <= MAX_SCALE:
+            raise UsageError(
+                f"--crop-scale {_shown('crop_scale', self.crop_scale)}: give MIN,MAX with {MIN_SCALE:g} <= MIN <= MAX "
+                f"<= {MAX_SCALE:g}, such as 0.5,2"
+            )
         if self.accumulate > self.batch_size:
             raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError("--weight-decay is for --optimizer adamw and muon")
+        if self.model.encoder == NO_ENCODER:
+            for option, given in (
+                ("--encoder-weights", self.encoder_weights != NO_WEIGHTS),
+                ("--encoder-lr", self.encoder_lr is not None),
+                ("--encoder-freeze", self.encoder_freeze > 0),
+            ):
+                if given:
+                    raise UsageError(f"{option} needs --encoder, such as --encoder resnet34")
 
 
 class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
+    Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
@@ -90,6 +136,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ) = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
+    stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
+    on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
+    max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
     tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False
 
 
@@ -144,9 +193,21 @@ def default_size(recipe: Recipe, stored: Size | None) -> Size:
 
 
 def recipe_from(document: dict[str, Any]) -> Recipe:
-    """Read a recipe from JSON values, such as those of a checkpoint or config.json; version 1's size is one number."""
-    size = document.get("size")
-    return msgspec.convert({**document, "size": (size, size)} if isinstance(size, int) else document, Recipe)
+    """Read a recipe from JSON values, such as those of a checkpoint or config.json; also those of version 1.
+
+    There the size is one number, an encoder is torchvision's, and ``pretrained`` belongs to the architecture.
+    """
+    size, model = document.get("size"), document.get("model")
+    if isinstance(size, int):
+        document = {**document, "size": (size, size)}
+    if isinstance(model, dict) and "pretrained" in model:
+        model = dict(model)
+        if model.pop("pretrained"):
+            document = {**document, "encoder_weights": IMAGENET}
+        if model.get("encoder", NO_ENCODER) != NO_ENCODER:
+            model["encoder"] = f"{TORCHVISION}{model['encoder']}"
+        document = {**document, "model": model}
+    return msgspec.convert(document, Recipe)
 
 
 def parse_run_size(value: Any) -> Size:
@@ -157,20 +218,23 @@ def parse_run_size(value: Any) -> Size:
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
     """Return both with the given fields changed; ``model`` is the network's name, ``sum`` another word for join=add.
 
-    A name that is no field raises ``UsageError``.
+    Numbers given as ``auto`` are chosen. A name that is no field, and a value that its field cannot have, raise
+    ``UsageError``.
     """
     options = dict(options)
     model = recipe.model
-    name = options.pop("model", model.name)
+    name = convert_field(ModelConfig, "name", options.pop("model", model.name))
     if name != model.name:
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
+    if isinstance(options.get("init_from"), str | Path):
+        options["init_from"] = str(Path(options["init_from"]).absolute())
     # Some defaults belong to another option's default, and go with it.
-    if options.get("encoder", "none") != "none":
-        options.setdefault("stem", "full")
+    if "encoder" in options or "encoder_weights" in options or "pretrained" in options:
+        _apply_encoder(recipe, model, options)
     if recipe.optimizer == "muon" and options.get("optimizer") in ("adam", "adamw"):
         options.setdefault("lr", LR_OF_ADAM)
     if options.get("optimizer") == "adam":
@@ -178,7 +242,7 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
 
     def take(struct: msgspec.Struct) -> dict[str, Any]:
         fields = set(struct.__struct_fields__) - NO_OPTIONS
-        return {field: options.pop(field) for field in fields & options.keys()}
+        return {field: convert_field(type(struct), field, options.pop(field)) for field in fields & options.keys()}
 
     model = msgspec.structs.replace(model, **take(model))
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
@@ -186,6 +250,30 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     if options:
         raise UsageError(f"no such option: {', '.join(sorted(options))}")
     return recipe, runtime
+
+
+def _apply_encoder(recipe: Recipe, model: ModelConfig, options: dict[str, Any]) -> None:
+    """Complete the options of an encoder in place; ``pretrained`` is version 1's word for its weights."""
+    for struct, field in ((ModelConfig, "encoder"), (Recipe, "encoder_weights")):
+        if field in options:
+            value = options[field]
+            options[field] = convert_field(struct, field, str(value) if isinstance(value, Path) else value)
+    if not isinstance(options.get("pretrained", True), bool):
+        raise UsageError(f"--pretrained {options['pretrained']}: expected true or false")
+    if "pretrained" in options:
+        weights = IMAGENET if options.pop("pretrained") else NO_WEIGHTS
+        if options.setdefault("encoder_weights", weights) != weights:
+            raise UsageError("--pretrained is --encoder-weights imagenet, --no-pretrained is none: give one of them")
+    if options.get("encoder_weights", NO_WEIGHTS) not in (IMAGENET, NO_WEIGHTS):
+        options["encoder_weights"] = str(Path(options["encoder_weights"]).absolute())
+    if model.encoder == f"{TORCHVISION}{options.get('encoder')}":  # a run of version 1 with its own option repeated
+        options["encoder"] = model.encoder
+    if options.get("encoder", model.encoder) == model.encoder:
+        return
+    if options["encoder"].startswith(TORCHVISION):
+        options.setdefault("stem", "full")
+    if options.get("encoder_weights", recipe.encoder_weights) != NO_WEIGHTS:
+        options.setdefault("encoder_lr", LR_OF_ENCODER)
 
 
 def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
@@ -201,4 +289,6 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
 
 
 def _shown(field: str, value: Any) -> str:
-    return size_text(value) if field == "size" else str(value)
+    if field == "size":
+        return size_text(value)
+    return ",".join(f"{each:g}" for each in value) if field == "crop_scale" and value is not None else str(value)

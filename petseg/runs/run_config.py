@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,8 +13,9 @@ import torch
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
+from petseg.runs.config_file import write_config_text
 from petseg.runs.recipe import Recipe, RuntimeOptions
-from petseg.runs.run_folder import CONFIG, RunFolder, read_config
+from petseg.runs.run_folder import CONFIG, CONFIG_TOML, RunFolder, read_config
 from pipeline.choose_engine import dali_distributions
 from shards import ShardSet
 from shards.format.labels import Labels
@@ -36,8 +38,13 @@ class RunConfig:
         return self.data.manifest.labels
 
 
-def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
-    """Write config.json; resuming keeps the first start and appends to ``resumed``."""
+def write_config(
+    folder: RunFolder, config: RunConfig, *, command: str, initialised_from: Mapping[str, Any] | None = None
+) -> None:
+    """Write config.json and config.toml; resuming keeps the first start and appends to ``resumed``.
+
+    ``initialised_from`` says which weights a new run starts from; see petseg.runs.initial_weights.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = config.data.manifest
     document: dict[str, Any] = {
@@ -52,6 +59,7 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
             "labels": msgspec.to_builtins(config.labels),
             "samples": {name: split.samples for name, split in manifest.splits.items()},
         },
+        "initialised_from": initialised_from,
         "device": device_name(config.placement),
         "precision": config.placement.precision,
         "world_size": config.world.size,
@@ -62,9 +70,13 @@ def write_config(folder: RunFolder, config: RunConfig, *, command: str) -> None:
     }
     if (folder / CONFIG).exists():
         before = read_config(folder.path)
-        document |= {name: before[name] for name in ("command", "started") if name in before}
-        document["resumed"] = [*before.get("resumed", []), {"at": now, "command": command}]
+        document |= {name: before[name] for name in ("command", "started", "initialised_from") if name in before}
+        resumed = before.get("resumed")
+        document["resumed"] = [*(resumed if isinstance(resumed, list) else []), {"at": now, "command": command}]
     write_atomically(folder / CONFIG, json.dumps(document, indent=2) + "\n")
+    # A path may have bytes that are no UTF-8.
+    text = write_config_text(config.recipe, config.runtime)
+    write_atomically(folder / CONFIG_TOML, text.encode("utf-8", "surrogateescape"))
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The folder of a run. No run overwrites another, and no two processes write one run at the same time.
 
 config.json      options, versions, command and data
+config.toml      the options as a configuration file
 metrics.jsonl    one JSON object per finished epoch
 last.pt          the newest checkpoint
 best.pt          the checkpoint of the best epoch, by validation mean IoU
@@ -14,12 +15,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from petseg.runs.checkpoint import CheckpointError
+import msgspec
+
+from petseg.runs.checkpoint import CheckpointError, first_line
+from petseg.runs.history import check_history
 from shards.errors import UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 
 CONFIG = "config.json"
+CONFIG_TOML = "config.toml"
 METRICS = "metrics.jsonl"
 LAST = "last.pt"
 BEST = "best.pt"
@@ -27,6 +32,8 @@ CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"
 _LOCK = ".lock"
+# What a run without a checkpoint may hold.
+_STARTED = {_LOCK, CONFIG, CONFIG_TOML, "events", "wandb", "loggers.json"}
 
 
 class RunFolder:
@@ -56,19 +63,36 @@ class RunFolder:
 
 
 def create_run(path: Path | None, *, model: str) -> RunFolder:
-    """Create the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``; ``UsageError`` if not empty."""
+    """Create the folder of a new run: ``path``, or the next free ``runs/MODEL-NNN``; ``UsageError`` if not empty.
+
+    A run that ended before its first checkpoint, such as at a full disk, holds nothing: it is started anew.
+    """
     if path is None:
         return RunFolder(_next_free(Path("runs"), model))
-    if (path / CONFIG).exists() or (path / LAST).exists():
-        raise UsageError(f"{path} already contains a run; continue it with --resume, or choose another --run")
     if path.exists() and not path.is_dir():
         raise UsageError(f"--run {path} is a file; name a folder")
-    if path.is_dir() and any(
-        entry.name != _LOCK and not entry.name.startswith(PARTIAL_PREFIX) for entry in path.iterdir()
-    ):
-        raise UsageError(f"{path} is not empty; choose another --run")
+    if path.is_dir():
+        _expect_unused(path)
     path.mkdir(parents=True, exist_ok=True)
-    return RunFolder(path)
+    folder = RunFolder(path)
+    try:
+        _expect_unused(path)  # by another process, before the lock was taken
+        for name in (CONFIG, CONFIG_TOML):
+            (path / name).unlink(missing_ok=True)
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+def _expect_unused(path: Path) -> None:
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(PARTIAL_PREFIX)}
+    if names & {LAST, BEST} or {CONFIG, METRICS} <= names:
+        raise UsageError(
+            f"{path} already contains a run; continue it with --resume (or --resume auto), or choose another --run"
+        )
+    if names - {_LOCK} and not (CONFIG in names and names <= _STARTED):
+        raise UsageError(f"{path} is not empty; choose another --run")
 
 
 def reopen_run(path: Path) -> RunFolder:
@@ -91,11 +115,41 @@ def read_config(path: Path) -> dict[str, Any]:
         document = json.loads((path / CONFIG).read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} contains no run (no {CONFIG})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path / CONFIG} is damaged: it is not JSON") from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{path / CONFIG} is damaged: it is not a JSON object")
     return document
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a run's metrics.jsonl, one entry per finished epoch; ``CheckpointError`` if it is missing or damaged."""
+    file = path / METRICS
+    try:
+        history = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+        check_history(history)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} contains no metrics (no {METRICS})") from None
+    except (RecursionError, msgspec.DecodeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {path} restores it from {LAST}"
+        ) from None
+    return history
+
+
+def find_checkpoint(run: Path) -> Path:
+    """Return the checkpoint of a run to predict with: the best, or the last where there is no best; or ``run`` itself.
+
+    ``CheckpointError`` if ``run`` is neither a run's folder with a checkpoint nor a file.
+    """
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise CheckpointError(f"no such run: {run}; name the folder that petseg-train made, or a checkpoint")
+    for name in (BEST, LAST):
+        if (run / name).is_file():
+            return run / name
+    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {run}")
 
 
 def _next_free(parent: Path, model: str) -> Path:

@@ -1,17 +1,18 @@
 """The loop over epochs: train, validate, write checkpoints and metrics."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch import nn
 
 from petseg.host.stop_signals import InterruptedRunError, StopRequest
 from petseg.inference.evaluation import Evaluation, evaluate
 from petseg.inference.metrics import score
-from petseg.report.console_reporter import Reporter
+from petseg.report.console_reporter import Reporter, counted, some_names
 from petseg.runs.checkpoint import Checkpoint, save_checkpoint
 from petseg.runs.command_line import resume_command
 from petseg.runs.event_log import EventLog
@@ -21,18 +22,17 @@ from petseg.training.guard import DivergenceGuard
 from petseg.training.image_sizes import size_of_epoch
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
-from petseg.training.run_data import open_train_loader, open_validation_loader
+from petseg.training.run_data import open_train_loader, open_validation_loader, replaced_samples
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader
-from shards import PetsegError
 
 
 class TrainingLoop:
     """One run, from its current progress to its end.
 
     ``folder`` is the run's folder on rank 0 and None on the others, ``path`` its path on every rank; ``resume_from`` is
-    a checkpoint of the same recipe, or None.
+    a checkpoint of the same recipe, or None. ``initialise``: see :class:`TrainStep`.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class TrainingLoop:
         reporter: Reporter,
         stop: StopRequest,
         resume_from: Checkpoint | None,
+        initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.config, self.recipe, self.world = config, config.recipe, config.world
         self.folder, self.path, self.reporter, self.stop = folder, path, reporter, stop
@@ -62,6 +63,7 @@ class TrainingLoop:
             class_weights=balanced_class_weights(pixels) if self.recipe.class_weights == "balanced" else None,
             compile_model=config.runtime.compile,
             cuda_graph=config.runtime.cuda_graph,
+            initialise=initialise,
             note=reporter.note,
         )
         self._loader_state: dict[str, Any] | None = None
@@ -108,11 +110,12 @@ class TrainingLoop:
         self.reporter.start_epoch(epoch=progress.epoch, done=progress.images, images=loader.slices.epoch_samples)
         for batch in self._timed(loader):
             valid = loader.valid_in_batch(batch.number)
-            result = self.train_step.run(batch, global_valid=valid, step=progress.step)
+            unsure = self.world.size > 1 and self.config.runtime.on_error == "replace"  # who knows only its own ones
+            result = self.train_step.run(batch, global_valid=None if unsure else valid, step=progress.step)
             self._confusion += result.confusion
             progress.step += 1
             progress.images += valid
-            if progress.images == loader.slices.epoch_samples:  # a checkpoint from here on belongs to the epoch's end
+            if batch.number + 1 == len(loader):  # a checkpoint from here on belongs to the epoch's end
                 progress.phase = "validate"
             launched = LaunchedStep(batch.index, batch.number, valid, step=progress.step, epoch=progress.epoch)
             self._newest = launched, batch
@@ -217,7 +220,10 @@ class TrainingLoop:
             best = progress.update_best(validation.scores.mean_iou)
         else:  # an epoch without its validation cannot be the best, unless there is nothing to validate on
             best = self._validation is None and progress.update_best(train.mean_iou)
-        self.history.append({**entry, "best": best})
+        replaced = replaced_samples([self._loader, self._validation], self.world)
+        self.history.append({**entry, "best": best, "replaced": len(replaced)})
+        if replaced:
+            self.reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {some_names(replaced)}")
         self._next_epoch()
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)
@@ -282,13 +288,7 @@ class TrainingLoop:
                 loader=self._loader.state_dict() if within_epoch else None,
                 **self.train_step.state(),  # type: ignore[arg-type]
             )
-            try:
-                save_checkpoint(self.folder / name, checkpoint)
-            except OSError as error:
-                raise PetsegError(
-                    f"{self.folder / name} cannot be written ({error.strerror or error}); the previous one is kept; "
-                    f"once that is fixed, continue with: {resume_command(self.path, self.world)}"
-                ) from None
+            save_checkpoint(self.folder / name, checkpoint.for_prediction() if name == BEST else checkpoint)
         self._saved_at, self._guard.saved_step = time.monotonic(), self.progress.step
 
     def _raise_interrupted(self) -> None:

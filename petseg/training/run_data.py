@@ -1,17 +1,26 @@
 """The loaders of a run's training and validation images."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from petseg.host.distributed import World
 from petseg.runs.run_config import RunConfig
-from pipeline import Loader
+from pipeline import Augmentation, Loader
+from pipeline.order.augmentation import NO_AUGMENTATION
 from shards.format.geometry import Size
 
 _EVALUATION_BATCH = 2  # times the training batch: evaluation needs no memory for gradients
 
 
 def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
-    """Return this rank's loader of the training images at ``size`` (height, width): shuffled and augmented."""
+    """Return this rank's loader of the training images at ``size`` (height, width): shuffled and augmented.
+
+    With ``crop_scale`` the place of a crop is drawn even where nothing else is varied.
+    """
     recipe = config.recipe
+    augment = None if recipe.augment == "none" else Augmentation.preset(recipe.augment)
+    if recipe.crop_scale is not None and augment is None:
+        augment = NO_AUGMENTATION
     return _open(
         config,
         split="train",
@@ -19,27 +28,40 @@ def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
         size=size,
         seed=recipe.seed,
         drop_last=recipe.drop_last,
-        augment=None if recipe.augment == "none" else recipe.augment,
+        augment=augment,
     )
 
 
 def open_validation_loader(config: RunConfig) -> Loader | None:
-    """Return this rank's loader of the unmodified validation images, or None if the set has no ``val`` split."""
+    """Return this rank's loader of the unmodified validation images, or None if the set has no ``val`` split.
+
+    With ``crop_scale`` these are their centres at the run's size: every epoch ends with a validation, which must not
+    take longer than the training. ``petseg-eval`` scores the whole images.
+    """
     if "val" not in config.data.manifest.splits:
         return None
     batch_size = config.recipe.batch_size * _EVALUATION_BATCH
     return _open(config, split="val", batch_size=batch_size, size=config.recipe.size)
 
 
+def replaced_samples(loaders: Sequence[Loader | None], world: World) -> list[str]:
+    """Return the keys of the damaged samples that all ranks' loaders have replaced so far; each rank must call this."""
+    own = [loader.key(index) for loader in loaders if loader is not None for index in loader.damaged]
+    return sorted({key for part in world.gather(own) for key in part})
+
+
 def _open(config: RunConfig, **arguments: Any) -> Loader:
     return Loader(
         config.data,
         fit=config.recipe.fit,
+        crop_scale=config.recipe.crop_scale,
         device=config.placement.device,
         mask="index",
         rank=config.world.rank,
         world_size=config.world.size,
         prefetch=config.runtime.prefetch,
         engine=config.runtime.engine,
+        on_error=config.runtime.on_error,
+        max_damaged=config.runtime.max_damaged,
         **arguments,
     )

@@ -1,36 +1,39 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
-import json
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads, fast_kernels
-from petseg.host.distributed import World, process_group, world_from_environment
-from petseg.host.stop_signals import catch_stop_signals
+from petseg.host.distributed import World, first_decides, process_group, world_from_environment
+from petseg.host.stop_signals import catch_stop_signals, parse_signals
 from petseg.report.artifacts import draw_run
-from petseg.report.console_reporter import Reporter, some_names
-from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from petseg.report.console_reporter import Reporter, counted, some_names
+from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
+from petseg.runs.config_file import read_config_file
+from petseg.runs.initial_weights import FittingWeights, fit_weights
 from petseg.runs.option_fields import check_fields
-from petseg.runs.recipe import (
-    Recipe,
-    RuntimeOptions,
-    apply_options,
-    default_recipe,
-    default_size,
-    differences,
-    recipe_from,
+from petseg.runs.recipe import Recipe, RuntimeOptions
+from petseg.runs.run_config import RunConfig, device_name, write_config
+from petseg.runs.run_folder import CONFIG, LAST, REPORT, RunFolder, create_run, read_metrics, reopen_run
+from petseg.runs.run_options import (
+    check_same_data,
+    existing_options,
+    for_set,
+    initial_weights_again,
+    new_options,
 )
-from petseg.runs.run_config import RunConfig, write_config
-from petseg.runs.run_folder import LAST, REPORT, RunFolder, create_run, read_config, reopen_run
 from petseg.training.cuda_graph import check_graph
+from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
-from shards import ShardSet, UsageError
+from petseg.training.progress import Progress
+from shards import PetsegError, SampleError, ShardSet, UsageError
 from shards.format.geometry import size_text
 
 
@@ -38,7 +41,8 @@ def train(
     shards: str | Path | None = None,
     *,
     run: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
+    config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     command: str | None = None,
     make_reporter: Callable[[], Reporter] = Reporter,
@@ -48,7 +52,9 @@ def train(
     Args:
         shards: the shard set; when resuming, None for the one the run was started with.
         run: the run's folder; None for the next free ``runs/MODEL-NNN``. Required to resume.
-        resume: continue from the run's last.pt instead of starting a new run.
+        resume: continue from the run's last.pt instead of starting a new run; ``"auto"``: if there is one, else start.
+        config: a configuration file, or a run whose options are taken; see petseg.runs.config_file. Arguments and
+            ``options`` win over it.
         options: what differs from the defaults: fields of :class:`petseg.runs.recipe.Recipe`,
             :class:`petseg.runs.recipe.RuntimeOptions` and :class:`petseg.nets.model_config.ModelConfig` (``model`` is
             the network's name).
@@ -64,79 +70,164 @@ def train(
     """
     options = dict(options or {})
     world = world_from_environment()
-    command = with_torchrun(command or equivalent_command(shards, run, resume, options), world)
+    command = with_torchrun(command or equivalent_command(shards, run, resume, options, config=config), world)
+    if config is not None:
+        options = read_config_file(config) | options
+        in_file = {name: options.pop(name, None) for name in ("shards", "run")}
+        shards, run = shards or in_file["shards"], run or in_file["run"]
     path = None if run is None else Path(run)
-    checkpoint = None
-    if resume:
-        if path is None:
-            raise UsageError("--resume needs --run, the folder of the run to continue")
-        recipe, runtime, checkpoint = _read_run(path, shards, options)
-        if _finished(checkpoint) and (path / REPORT).is_file():
-            reporter = make_reporter() if world.first else Reporter()
-            reporter.note(
-                f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs"
-            )
-            reporter.close()
-            return path
+    existing = path if _continues(path, resume, shards=shards, world=world) else None
+    checkpoint, initial = None, None
+    if existing is not None:
+        recipe, runtime, checkpoint = existing_options(existing, shards, options)
+        if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
+            return _already_finished(existing, checkpoint, make_reporter() if world.first else Reporter())
+        if checkpoint is None:
+            initial = initial_weights_again(existing, recipe)
     else:
-        if shards is None:
-            raise UsageError("--shards is missing: the folder that petseg-shard build created")
-        runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
-        recipe, runtime = apply_options(default_recipe(options.get("model", "unet")), runtime, options)
+        recipe, runtime, initial = new_options(shards, options)
     placement = _check(recipe, runtime, world)
     data = ShardSet.open(runtime.shards)
     if "train" not in data.manifest.splits:
         raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
-    if resume and path is not None:
-        _check_same_data(path, data)
+    if existing is not None:
+        check_same_data(existing, data)
     else:
-        recipe = _for_set(recipe, data, options)
-    with cpu_threads(runtime.threads), fast_kernels(placement):
-        config = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
+        recipe = for_set(recipe, data, options)
+    encoder = None
+    if checkpoint is None:  # which has the weights
+        encoder = EncoderStart(recipe, world)
+        recipe = encoder.recipe
+    weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
+    with cpu_threads(runtime.threads), fast_kernels(placement), contextlib.ExitStack() as opened:
+        settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
         folder = None
         if world.first:
-            folder = reopen_run(path) if resume and path is not None else create_run(path, model=recipe.model.name)
-            if not _finished(checkpoint):
-                write_config(folder, config, command=command)
+            folder = create_run(path, model=recipe.model.name) if existing is None else reopen_run(existing)
+            opened.callback(folder.close)
+            if checkpoint is None or not is_finished(checkpoint):
+                record = None if weights is None else weights.record
+                write_config(folder, settings, command=command, initialised_from=record)
         reporter = make_reporter() if world.first else Reporter()
-        try:
-            return _train(config, folder=folder, reporter=reporter, checkpoint=checkpoint)
-        finally:
-            reporter.close()
-            if folder is not None:
-                folder.close()
+        opened.callback(reporter.close)
+        return _train(
+            settings, folder=folder, reporter=reporter, checkpoint=checkpoint, encoder=encoder, weights=weights
+        )
 
 
-def _train(config: RunConfig, *, folder: RunFolder | None, reporter: Reporter, checkpoint: Checkpoint | None) -> Path:
+def _train(
+    config: RunConfig,
+    *,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    checkpoint: Checkpoint | None,
+    encoder: EncoderStart | None,
+    weights: FittingWeights | None,
+) -> Path:
     world, placement = config.world, config.placement
-    with process_group(world, placement.device), catch_stop_signals(ignore_repeats=world.size > 1) as stop:
+    signals = catch_stop_signals(further=parse_signals(config.runtime.stop_signal), ignore_repeats=world.size > 1)
+    with process_group(world, placement.device), signals as stop:
         path: Path = world.broadcast(None if folder is None else folder.path)
-        loop = TrainingLoop(config, folder=folder, path=path, reporter=reporter, stop=stop, resume_from=checkpoint)
-        if config.runtime.compile and not placement.on_gpu:
-            reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
-        stored = config.data.manifest.size
-        if stored is not None and any(side > most for side, most in zip(config.recipe.size, stored, strict=True)):
-            reporter.note(
-                f"--size {size_text(config.recipe.size)} is larger than the set's images ({size_text(stored)}): they "
-                "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"
+        with _advice(path, config):
+            loop = TrainingLoop(
+                config,
+                folder=folder,
+                path=path,
+                reporter=reporter,
+                stop=stop,
+                resume_from=checkpoint,
+                initialise=encoder,
             )
-        if loop.progress.finished:
-            reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
-        elif checkpoint is not None:
-            reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
-        if not loop.progress.finished:
-            note_absent_classes(config.data, reporter)
-        try:
-            loop.run()
-        finally:
-            if folder is not None and loop.history:
-                folder.write_metrics(loop.history)
+            if weights is not None:
+                loop.train_step.start_from(weights.weights)
+                reporter.note(weights.summary)
+            _note_start(loop, checkpoint, reporter)
+            try:
+                loop.run()
+            finally:
+                if folder is not None and loop.history:
+                    folder.write_metrics(loop.history)
     if folder is not None:
         try:
-            draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
+            with _advice(path, config):
+                draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
         except KeyboardInterrupt as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
+    return path
+
+
+def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Reporter) -> None:
+    """Say what is about to be trained, before the first epoch ends, and what is unusual about it."""
+    config, path = loop.config, loop.path
+    recipe = config.recipe
+    if loop.progress.finished:
+        reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
+        return
+    if checkpoint is not None:
+        reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
+    split = config.data.manifest.splits["train"]
+    reporter.note(
+        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.path}, "
+        f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
+        f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
+        f"{config.placement.precision}; run in {path}"
+    )
+    if config.runtime.compile and not config.placement.on_gpu:
+        reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
+    stored = config.data.manifest.size
+    if recipe.crop_scale is not None:
+        reporter.note(
+            "--crop-scale: validation scores the centre of each image, as large as a crop; petseg-eval scores all of "
+            "it, in windows"
+        )
+    elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
+        reporter.note(
+            f"--size {size_text(recipe.size)} is larger than the set's images ({size_text(stored)}): they "
+            "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"
+        )
+    note_absent_classes(config.data, reporter)
+
+
+@contextlib.contextmanager
+def _advice(path: Path, config: RunConfig) -> Iterator[None]:
+    """Add to what may stop a training, a full disk or a damaged sample, how it is continued."""
+    try:
+        yield
+    except SampleError as error:
+        replace = " --on-error replace" if config.runtime.on_error == "stop" else ""
+        raise SampleError(f"{error}; then continue with: {resume_command(path, config.world)}{replace}") from None
+    except OSError as error:
+        kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
+        raise PetsegError(
+            f"{error.strerror or error} ({error.filename or path}); {kept}once that is fixed, continue with: "
+            f"{resume_command(path, config.world)}"
+        ) from None
+
+
+def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, world: World) -> bool:
+    """Whether an existing run is continued; all ranks agree."""
+    if resume not in (True, False, "auto"):
+        raise UsageError(f"resume {resume!r}: choose from True, False, 'auto'")
+    if not resume:
+        return False
+    if path is None:
+        raise UsageError("--resume needs --run, the folder of the run to continue")
+    # Without a checkpoint there is nothing to continue, and nothing is lost by starting. Rank 0 looks, because others
+    # might see what it has just created.
+    names = [LAST] if shards is not None else [LAST, CONFIG]
+    return resume is True or bool(first_decides(world, lambda: any((path / name).is_file() for name in names)))
+
+
+def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter) -> Path:
+    """Say that there is nothing to do, except that damaged metrics are restored."""
+    try:
+        read_metrics(path)
+    except CheckpointError:
+        with contextlib.closing(reopen_run(path)) as folder:
+            folder.write_metrics(checkpoint.history)
+    reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs")
+    reporter.close()
     return path
 
 
@@ -153,6 +244,7 @@ def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
     """Refuse options that are impossible here, before anything is written; return device and precision."""
     recipe.check()
     check_fields(runtime)
+    parse_signals(runtime.stop_signal)
     device = choose_device(runtime.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
     compiler = os.environ.get("CXX", "g++")
@@ -168,55 +260,7 @@ def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
     return placement
 
 
-def _read_run(
-    run: Path, shards: str | Path | None, options: Mapping[str, Any]
-) -> tuple[Recipe, RuntimeOptions, Checkpoint | None]:
-    """Return an existing run's options, changed where that is allowed, and its last checkpoint if it has one."""
-    if not run.is_dir():
-        raise UsageError(f"no such run: {run}; start it without --resume")
-    document = read_config(run)
-    try:
-        recipe = recipe_from(document["recipe"])
-        runtime = msgspec.convert(document["running"], RuntimeOptions)
-    except (KeyError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{run / 'config.json'} is damaged, or of another version ({error})") from None
-    checkpoint = load_checkpoint(run / LAST) if (run / LAST).exists() else None
-    if checkpoint is not None:
-        recipe = recipe_from(checkpoint.config)
-    requested, runtime = apply_options(recipe, runtime, options)
-    if found := differences(recipe, requested):
-        raise UsageError(
-            f"{run} cannot be resumed with another recipe: {'; '.join(found)}. Omit these options to continue, or "
-            "start a new run with them"
-        )
-    if shards is not None:
-        runtime = msgspec.structs.replace(runtime, shards=str(Path(shards).absolute()))
-    return recipe, runtime, checkpoint
-
-
-def _for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit."""
-    model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
-    fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
-    size = recipe.size if "size" in options else default_size(recipe, data.manifest.size)
-    return msgspec.structs.replace(recipe, model=model, size=size, fit=fit)
-
-
-def _check_same_data(run: Path, data: ShardSet) -> None:
-    """Raise ``UsageError`` unless a set has the content and the labels that an existing run was started with."""
-    started = read_config(run).get("data", {})
-    found = data.manifest.fingerprint
-    if started.get("fingerprint") != found:
-        raise UsageError(
-            f"{run} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
-            f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
-        )
-    if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
-        raise UsageError(
-            f"{run} was started with other labels: {data.path} has the same images and masks, but other values, "
-            "colours or foreground classes; name the run's own set with --shards, or start a new run"
-        )
-
-
-def _finished(checkpoint: Checkpoint | None) -> bool:
-    return checkpoint is not None and bool(checkpoint.position["finished"])
+def is_finished(checkpoint: Checkpoint) -> bool:
+    """Whether a run has trained to its end; ``CheckpointError`` if its checkpoint's position is damaged."""
+    with damage_of(checkpoint):
+        return msgspec.convert(checkpoint.position, Progress).finished

@@ -20,10 +20,11 @@ from petseg.nets.sample_dropout import SampleDropout2d, sample_numbers, step_key
 from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
-from petseg.optim.parameter_groups import current_state, muon_groups, without_rates
-from petseg.runs.checkpoint import Checkpoint, State
+from petseg.optim.parameter_groups import current_state, parameter_groups, without_rates
+from petseg.runs.checkpoint import Checkpoint, State, check_optimizer, damage_of, load_weights
 from petseg.runs.recipe import Recipe
 from petseg.training.cuda_graph import GraphedStep
+from petseg.training.encoder_start import FrozenEncoder
 from petseg.training.losses import loss_limit, segmentation_loss
 from petseg.training.running_statistics import RunningStatistics
 from pipeline import Batch
@@ -62,8 +63,8 @@ class TrainStep:
     """A network (``model``) with everything that a step changes: its average or None, optimiser, gradient scaler.
 
     ``total_steps`` is the number of steps in the whole run, on which the learning rate depends. No step makes the host
-    wait for the device. ``cuda_graph``: see :mod:`petseg.training.cuda_graph`; one process, not fp16. ``note`` receives
-    what the user should know.
+    wait for the device. ``cuda_graph``: see :mod:`petseg.training.cuda_graph`; one process, not fp16. ``initialise``
+    changes the fresh network's weights, on its device and on every rank. ``note`` receives what the user should know.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TrainStep:
         class_weights: torch.Tensor | None = None,
         compile_model: bool = False,
         cuda_graph: bool = False,
+        initialise: Callable[[nn.Module], None] | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.recipe = recipe
@@ -87,6 +89,8 @@ class TrainStep:
         if self.world.size > 1:
             synchronise_batch_norm(self.model, placement.device)
         place(self.model, placement.device)
+        if initialise is not None:
+            initialise(self.model)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
         self._statistics = RunningStatistics(self.model)
@@ -110,16 +114,22 @@ class TrainStep:
         )
         evaluated = self.model if self.average is None else self.average.model
         self._evaluated = torch.compile(evaluated) if compile_model else evaluated
-        self._network = self._wrap(compile_model)
-        self._run = GraphedStep(self._compute, note=note) if cuda_graph else self._compute
+        self._compile, self._cuda_graph, self._note = compile_model, cuda_graph, note
+        self._frozen = FrozenEncoder(self.model, steps=recipe.encoder_freeze * total_steps // recipe.epochs)
+        self._prepare()
 
-    def _wrap(self, compile_model: bool) -> nn.Module:
+    def _prepare(self) -> None:
+        """Wrap the network for its present set of trained parameters: again when the encoder begins to train."""
+        self._network = self._wrap()
+        self._run = GraphedStep(self._compute, note=self._note) if self._cuda_graph else self._compute
+
+    def _wrap(self) -> nn.Module:
         network = self.model
         if self.world.size > 1:
             ids = [self.placement.device] if self.placement.on_gpu else None
             arguments: dict[str, Any] = {"device_ids": ids, _BUFFERS: False}
             network = nn.parallel.DistributedDataParallel(network, **arguments)
-        return cast(nn.Module, torch.compile(network)) if compile_model else network
+        return cast(nn.Module, torch.compile(network)) if self._compile else network
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -127,18 +137,26 @@ class TrainStep:
         (self.model if self.average is None else self.average.model).eval()
         return cast(nn.Module, self._evaluated)
 
-    def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
+    def run(self, batch: Batch, *, global_valid: int | None, step: int) -> StepResult:
         """Take step ``step`` of the run (from 0) on this rank's slice of a global batch, with class-index masks.
 
-        ``global_valid`` is the number of valid images in the global batch. Where its loss or its gradient is non-finite
-        or too large, the step changes nothing but the weight average, which moves on towards the same weights.
+        ``global_valid`` is the number of valid images in the global batch; None: the ranks count them, on the device.
+        Where its loss or its gradient is non-finite or too large, the step changes nothing but the weight average,
+        which moves on towards the same weights.
         """
+        if self._frozen.advance(step):
+            self._prepare()
         self.model.train()
-        # Randomness depends on (seed, step) and the image's place in the batch, so there is no random state to save.
+        # Dropout depends on (seed, step) and the image's place in the batch, so there is no random state to save; what
+        # an encoder of timm draws by itself (as Swin's DropPath does) depends on the rank, too.
         self._dropout_key.fill_(step_key(self.recipe.seed, step))
+        torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 65_536 + self.world.rank & (2**63 - 1))
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(self.learning_rate(step))
-        self._global_valid.fill_(global_valid)
+            group["lr"].fill_(self.learning_rate(step) * group.get("share", 1.0))
+        if global_valid is None:
+            self._global_valid.copy_(self.world.sum(batch.valid.sum()).clamp(min=1))
+        else:
+            self._global_valid.fill_(max(global_valid, 1))
         result = self._run(batch.image, batch.mask, batch.valid)
         if self.average is not None:
             self.average.update(step=step)
@@ -236,13 +254,22 @@ class TrainStep:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Restore the state from a checkpoint of the same recipe."""
-        self.model.load_state_dict(checkpoint.model)
+        """Restore the state from a checkpoint of the same recipe; ``CheckpointError`` if it does not fit."""
+        load_weights(self.model, checkpoint.model, source=checkpoint.source)
         if self.average is not None and checkpoint.average is not None:
-            self.average.model.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
-        if checkpoint.scaler:
-            self.scaler.load_state_dict(checkpoint.scaler)
+            load_weights(self.average.model, checkpoint.average, source=checkpoint.source)
+        with damage_of(checkpoint):
+            self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
+            check_optimizer(self.optimizer)
+            if checkpoint.scaler:
+                self.scaler.load_state_dict(checkpoint.scaler)
+        self._statistics.read()
+
+    def start_from(self, weights: State) -> None:
+        """Start a new run from some of the network's tensors, by name, instead of from noise."""
+        self.model.load_state_dict(self.model.state_dict() | weights)
+        if self.average is not None:
+            self.average.model.load_state_dict(self.model.state_dict())
         self._statistics.read()
 
 
@@ -251,11 +278,15 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     All are fused: a step is a few launches, none of them makes the host wait, and ``found_inf`` skips it.
     """
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
-    groups = muon_groups(model, weight_decay=recipe.weight_decay)
+    share = None if recipe.encoder_lr is None else recipe.encoder_lr / recipe.lr
+    frozen = recipe.encoder_freeze > 0
+    groups = parameter_groups(model, weight_decay=recipe.weight_decay, encoder_share=share, encoder_apart=frozen)
     if recipe.optimizer == "muon":
         return Muon(groups, lr=recipe.lr)
     for group in groups:
         del group["use_muon"]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    if share is None and not frozen:  # one group, as in version 1's checkpoints
+        return torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+    return torch.optim.Adam(groups, lr=recipe.lr, fused=True)

@@ -12,7 +12,7 @@ from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
 from pipeline.io.scratch import Scratch
-from pipeline.runtime.buffers import BufferPool
+from pipeline.runtime.buffers import Allocate, BufferPool, ordinary_memory
 from pipeline.runtime.threads import WorkerThreads
 from shards.format.geometry import PAD_COLOUR
 from shards.format.labels import IGNORE
@@ -31,7 +31,7 @@ class CpuEngine:
     name = "torch"
     has_device_part = False
 
-    def __init__(self, options: EngineOptions, reader: MemberReader) -> None:
+    def __init__(self, options: EngineOptions, reader: MemberReader, *, allocate: Allocate = ordinary_memory) -> None:
         self._decoder: SampleDecoder
         if options.storage == "raw" and options.stored_size is not None:
             self._decoder = RawDecoder(RawReader(reader, size=options.stored_size))
@@ -41,10 +41,13 @@ class CpuEngine:
         self._describe = reader.describe
         self.makers = min(options.threads, options.prefetch)
         self._sharers = -(-options.threads // self.makers)  # of a batch
-        self._images, self._masks = (BufferPool(shape, spare=options.spare) for shape in options.batch_shapes)
+        self._images, self._masks = (
+            BufferPool(shape, spare=options.spare, allocate=allocate) for shape in options.batch_shapes
+        )
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
-        self._as_stored = options.stored_size == options.size and options.augment is None and self._decoder.fills
+        whole = options.augment is None and options.crop_scale is None
+        self._as_stored = options.stored_size == options.size and whole and self._decoder.fills
         self._threads = WorkerThreads(options.threads - self.makers + 1, name="petseg-decode")
 
     def prepare(self, work: BatchWork) -> Any:

@@ -36,9 +36,14 @@ def decode_mask(data: Bytes, height: int, width: int) -> Pixels | str:
 
 def decode_png_image(data: Bytes, height: int, width: int) -> Pixels | str:
     """Return the pixels of an image, uint8 (H, W, 3), or what is wrong with it; grey is repeated."""
-    if problem := _head_problem(data, height, width, (_GREY, _RGB)):
+    if problem := png_image_problem(data, height, width):
         return problem
     return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, (height, width, 3))
+
+
+def png_image_problem(data: Bytes, height: int, width: int) -> str | None:
+    """Return why the header is not that of an image of this size; None if it is."""
+    return _head_problem(data, height, width, (_GREY, _RGB))
 
 
 def size_problem(found: tuple[int, ...], expected: tuple[int, ...]) -> str:

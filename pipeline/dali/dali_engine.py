@@ -1,19 +1,20 @@
 """The engine that runs DALI's graph from bytes to tensors, on the GPU or on the CPU."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.dali.first_read import FirstReadCheck
 from pipeline.dali.graph import build_graph, graph_inputs
 from pipeline.engine import BatchWork, EngineOptions
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
+from pipeline.runtime.buffers import BufferPool, ordinary_memory
+from pipeline.runtime.device_copies import HeldMemory, page_locked
 from pipeline.runtime.threads import stop_first_at_exit
 
 Inputs = Mapping[str, Any]
@@ -27,8 +28,8 @@ class DaliEngine:
     not, and the memory is reused only after that stream has finished with it.
 
     DALI aborts a whole pipeline for one bad sample and does not say which. The engine then tries the samples one by
-    one, names those that fail, and builds a new pipeline. What matches its checksum and can be decoded is used as it
-    is: unlike the CPU engine, the graph does not compare mask values and image sizes with what the set should hold.
+    one, names those that fail, and builds a new pipeline. The graph does not compare sizes and mask values with what
+    the set should hold; :class:`FirstReadCheck` does, on the host, once for each sample.
     """
 
     name = "dali"
@@ -40,10 +41,17 @@ class DaliEngine:
         self._options = options
         self._device = device
         self._reader = reader
+        self._check = FirstReadCheck(reader, classes=options.classes, stored_size=options.stored_size)
         # DALI reads the inputs in place, and a device may still do so when the outputs are bound.
-        self._kept: deque[Any] = deque(maxlen=2)
+        self._held = HeldMemory(options.spare)
         raw = options.stored_size if options.storage == "raw" else None
         self._raw = RawReader(reader, size=raw) if raw else None
+        if raw:
+            allocate = ordinary_memory if device.type == "cpu" else page_locked
+            self._images, self._masks = (
+                BufferPool((options.batch_size, *raw, depth), spare=2 * options.spare, allocate=allocate)
+                for depth in (3, 1)
+            )
         self._pipeline = self._build(options.batch_size)
         stop_first_at_exit()  # DALI is imported now
 
@@ -51,12 +59,14 @@ class DaliEngine:
         """Gather the graph's inputs on the host."""
         images: Any
         masks: Any
+        new = self._check.new(work)
         if self._raw:
-            images = np.empty((len(work), *self._raw.size, 3), dtype=np.uint8)
-            masks = np.empty((len(work), *self._raw.size, 1), dtype=np.uint8)
+            images, masks = self._images.take(), self._masks.take()  # a batch is never shorter
             self._raw.gather(work.indices, work.rows, images=images, masks=masks)
+            self._check.pixels(work, new, masks[..., 0])
         else:
             images, masks = self._reader.encoded(work.indices, work.rows)
+            self._check.encoded(work, new, images, masks)
         return work, graph_inputs(self._options, images=images, masks=masks, parameters=work.parameters)
 
     def start(self, prepared: Any) -> Any:
@@ -71,14 +81,16 @@ class DaliEngine:
         work, inputs = started
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         with self._guard(work, inputs):
-            self._kept.append(inputs)
             outputs = self._pipeline.share_outputs(stream)
             self._pipeline.release_outputs()
+            if stream is not None:  # on the CPU the outputs are complete, so the inputs have been read
+                self._held.hold(inputs, stream.record_event())
             image, mask = (from_dlpack(output.as_tensor()) for output in outputs)
         return image.permute(0, 3, 1, 2), mask
 
     def close(self) -> None:
         """Drop the pipeline with its threads and buffers; tensors already handed over stay intact."""
+        self._held.clear()
         self._pipeline = None
 
     def _build(self, batch_size: int) -> Any:

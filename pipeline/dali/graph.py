@@ -15,17 +15,23 @@ from pipeline.order.augmentation import Parameters
 from shards.format.geometry import PAD_COLOUR, Size
 from shards.format.labels import IGNORE
 
-# The operators of the graph by their names in DALI's registry; a test asserts that each exists where it is used.
-HOST_OPERATORS = ("ExternalSource", "_TensorSubscript")  # always on the CPU: bytes and parameters come from there
-DECODERS = ("decoders__Image",)  # on the CPU, or "mixed": bytes on the host in, pixels in device memory out
-OPERATORS = ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "OneHot")
-
 
 def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
     """Return a built DALI pipeline.
 
     Its outputs are the images, uint8 (B, H, W, 3), and the masks, uint8 (B, N, H, W) or (B, H, W), with at most
     ``batch_size`` samples. ``device_id`` is the CUDA device's number; None: CPU only, where DALI needs no CUDA.
+    """
+    pipeline = define_graph(options, batch_size=batch_size, device_id=device_id)
+    pipeline.build()
+    return pipeline
+
+
+def define_graph(options: EngineOptions, *, batch_size: int, device_id: int | None) -> Any:
+    """Return the pipeline of :func:`build_graph` before it is built, for which no GPU is needed.
+
+    With a device, DALI runs everything, copies included, on streams of its own, and binds the outputs to the stream
+    that they are handed over to; it never uses the stream that the caller's work is queued on.
     """
 
     def graph() -> tuple[Any, Any]:
@@ -49,34 +55,42 @@ def build_graph(options: EngineOptions, *, batch_size: int, device_id: int | Non
             )
         return image, encode_classes(mask, options.classes if options.onehot else None)
 
-    pipeline = pipeline_def(
+    return pipeline_def(
         batch_size=batch_size,
         num_threads=options.threads,
         device_id=device_id,
         prefetch_queue_depth=1,  # the loader prefetches
         exec_dynamic=True,  # with it, tensors handed over stay intact after the next run
     )(graph)()
-    pipeline.build()
-    return pipeline
 
 
 def load_pixels(options: EngineOptions, device_id: int | None) -> tuple[Any, Any]:
-    """Stored bytes to pixels on the device, (H, W, 3) and (H, W, 1): the one place where CPU and GPU differ."""
-    if options.storage != "raw":
-        return decode("image", device_id, types.RGB), decode("mask", device_id, types.GRAY)
-    image = fn.external_source(name="image", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
-    mask = fn.external_source(name="mask", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
-    return (image, mask) if device_id is None else (image.gpu(), mask.gpu())
+    """Stored bytes to pixels on the device, (H, W, 3) and (H, W, 1): the one place where CPU and GPU differ.
+
+    Images are decoded by the GPU. Masks are PNGs, for which there is no GPU decoder: the host decodes them, one byte a
+    pixel, and they are copied before the first operation. Pixels of ``raw`` storage are copied alone.
+    """
+    if options.storage == "raw":
+        image = fn.external_source(name="image", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+        mask = fn.external_source(name="mask", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+        return (image, mask) if device_id is None else (image.gpu(), mask.gpu())
+    mask = decode("mask", "cpu", types.GRAY)
+    if device_id is None:
+        return decode("image", "cpu", types.RGB), mask
+    arguments = options.decoder.arguments(largest=options.largest, batch_size=options.batch_size)
+    return decode("image", "mixed", types.RGB, **arguments), mask.gpu()
 
 
-def decode(name: str, device_id: int | None, output_type: Any) -> Any:
-    """Encoded bytes to pixels (H, W, C)."""
+def decode(name: str, device: str, output_type: Any, **arguments: Any) -> Any:
+    """Encoded bytes on the host to pixels (H, W, C), on the host or, with device "mixed", on the GPU."""
     return fn.decoders.image(
         fn.external_source(name=name, dtype=types.UINT8, ndim=1, no_copy=True),
-        device="cpu" if device_id is None else "mixed",
+        device=device,
         output_type=output_type,
         adjust_orientation=False,  # a mask has no EXIF, so the image must not be rotated alone
         jpeg_fancy_upsampling=True,  # makes the GPU interpolate chroma as the CPU does
+        use_fast_idct=False,  # the host's part of it: exact, as the CPU engine is
+        **arguments,
     )
 
 

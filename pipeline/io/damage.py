@@ -64,7 +64,10 @@ class DamagePolicy:
         if self.on_error == "stop":
             first, *others = found.values()
             more = f" (and {len(others)} more in the same batch)" if others else ""
-            raise SampleError(f'{first}{more}; run petseg-shard verify, or load with on_error="replace"')
+            raise SampleError(
+                f'{first}{more}; run petseg-shard verify, or replace damaged samples: on_error="replace" of a loader, '
+                "--on-error replace of petseg-train"
+            )
         for index, reason in found.items():
             if index not in self.damaged:
                 self.damaged[index] = reason
@@ -72,6 +75,7 @@ class DamagePolicy:
         if len(self.damaged) > self.budget:
             last = next(reversed(self.damaged.values()))
             raise SampleError(
-                f"{len(self.damaged)} damaged samples, more than max_damaged={self.budget} allows; the last one: "
+                f"{len(self.damaged)} damaged samples, more than max_damaged={self.budget} (--max-damaged) allows; the "
+                f"last one: "
                 f"{last}; run petseg-shard verify"
             )

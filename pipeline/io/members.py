@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from zlib_ng import zlib_ng
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.io_uring import thread_ring
 from pipeline.io.scratch import Bytes, Scratch
-from pipeline.io.tar_files import TarFiles
+from pipeline.io.tar_files import MAX_OPEN_FILES, TarFiles
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
 from shards.format.layout import TAR_BLOCK, Rows, extensions_of, key_hash, member_span
+from shards.store.byte_ranges import check_shortage
 
 NAME_BYTES = 100  # the name field of a tar header
 
@@ -50,11 +50,11 @@ class MemberReader:
 
         The arrays have the shape (N,).
         """
-        ring = thread_ring()
-        if ring is None:
+        ring, numbers = thread_ring(), set(shards.tolist())
+        if ring is None or len(numbers) > MAX_OPEN_FILES:  # all of them are open at once
             return False
         try:
-            files = {shard: self.files.open(shard) for shard in set(shards.tolist())}
+            files = {shard: self.files.open(shard) for shard in numbers}
             descriptors = np.array([files[shard].descriptor for shard in shards.tolist()])
             return bool((ring.read(descriptors, offsets, addresses, lengths) == lengths).all())
         except (FormatError, OSError):
@@ -63,15 +63,16 @@ class MemberReader:
     def key(self, index: int) -> str:
         """Return the key of a sample, read from the tar header before its image.
 
-        Unlike :meth:`shards.format.dataset.SplitReader.key` this does not touch a memory map. Raises ``SampleError`` if
-        there is no header of a matching name or it cannot be read, ``FormatError`` as :meth:`TarFiles.open` does.
+        Raises ``SampleError`` if there is no header of a matching name or it cannot be read, ``FormatError`` as
+        :meth:`TarFiles.open` does.
         """
         row = self._row(index)
         start = int(row["image_offset"]) - TAR_BLOCK
         try:
             tar = self.files.open(int(row["shard"]))
-            name = os.pread(tar.descriptor, NAME_BYTES, start).split(b"\0", 1)[0]
+            name = tar[max(0, start) : max(0, start) + NAME_BYTES].split(b"\0", 1)[0]
         except OSError as error:
+            check_shortage(error)
             raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
         extension = f".{extensions_of(row).get('image')}".encode()
         key = name.removesuffix(extension).decode("ascii", "replace")
@@ -83,7 +84,7 @@ class MemberReader:
     def name(self, index: int) -> str:
         """Return the original name of a sample, as its ``KEY.json`` has it.
 
-        Does not touch a memory map either. Raises ``SampleError`` if the member is damaged.
+        Raises ``SampleError`` if the member is damaged.
         """
         row = self._row(index)
         data, problem = self._member(
@@ -116,10 +117,13 @@ class MemberReader:
         lengths = np.concatenate([rows["image_length"], rows["mask_length"]]).astype(np.int64)
         if not lengths.all():
             return None
+        offsets = np.concatenate([rows["image_offset"], rows["mask_offset"]])
+        sizes = np.array([self.split.entry.shards[shard].bytes for shard in rows["shard"].tolist()], dtype=np.uint64)
+        if (lengths.astype(np.uint64) > np.tile(sizes, 2)).any():  # before so much memory is taken
+            return None
         ends = np.cumsum(lengths)
         total = int(ends[-1])
         memory = np.empty(total, dtype=np.uint8) if scratch is None else scratch.take("encoded", (total,))
-        offsets = np.concatenate([rows["image_offset"], rows["mask_offset"]])
         starts = ends - lengths
         if not self.read_together(np.tile(rows["shard"], 2), offsets, memory.ctypes.data + starts, lengths):
             return None
@@ -154,6 +158,9 @@ class MemberReader:
 
     def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[Bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""
+        size = self.split.entry.shards[shard].bytes
+        if offset + length > size:  # before so much memory is taken
+            return np.empty(0, dtype=np.uint8), f"its record points to byte {offset + length} of a tar of {size}"
         data = np.empty(length, dtype=np.uint8)
         problem = self.files.read(shard, offset, [data.data])
         if problem is None and not length:

@@ -6,10 +6,8 @@ returns an error that names the sample, where touching a mapped page would kill 
 
 import contextlib
 import os
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -18,16 +16,9 @@ import numpy.typing as npt
 from shards.errors import FormatError
 from shards.format.dataset import SplitReader, check_size
 from shards.format.layout import Rows
+from shards.store.byte_ranges import ByteRanges, check_shortage
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
-
-
-class OpenTar:
-    """An open file, closed when nothing refers to it any more: a thread that is still reading keeps it open."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self.descriptor).atexit = False
 
 
 class TarFiles:
@@ -39,42 +30,54 @@ class TarFiles:
 
     def __init__(self, split: SplitReader) -> None:
         self._split = split
-        self._files: OrderedDict[int, OpenTar] = OrderedDict()
+        self._files: OrderedDict[int, ByteRanges] = OrderedDict()
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
         self.generation = 0  # how often tars were found to have changed
 
-    def open(self, shard: int) -> OpenTar:
+    def open(self, shard: int) -> ByteRanges:
         """Return an open tar, to be held as long as its descriptor is used.
 
-        Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened.
+        Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened,
+        ``PetsegError`` if that is for lack of descriptors or memory.
         """
         with self._lock:
             file = self._files.get(shard)
-            if file is None:
-                check_size(self._split.folder, self._split.entry.shards[shard])
-                file = OpenTar(self._split.shard_path(shard))
-                self._files[shard] = file
-                stamp = _stamp(os.fstat(file.descriptor))
-                if self._stamps.setdefault(shard, stamp) != stamp:
-                    self._stamps[shard] = stamp
-                    self.generation += 1
-                    self._verified[np.asarray(self._split.table["shard"]) == shard] = False
-            else:
+            if file is not None:
                 self._files.move_to_end(shard)
-            return file
+                return file
+        check_size(self._split.folder, self._split.entry.shards[shard])
+        try:
+            file = ByteRanges(self._split.shard_path(shard))  # not under the lock: other threads go on meanwhile
+        except OSError as error:
+            check_shortage(error)
+            raise
+        with self._lock:
+            self._files[shard] = file
+            stamp = _stamp(file.status)
+            if self._stamps.setdefault(shard, stamp) != stamp:
+                self._stamps[shard] = stamp
+                self.generation += 1
+                first, end = self._split.starts[shard : shard + 2]
+                self._verified[first:end] = False
+            while len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)  # closed when no other thread reads it
+        return file
 
     def read(self, shard: int, start: int, buffers: Sequence[bytearray | memoryview]) -> str | None:
         """Fill buffers one after the other with the bytes of a tar from ``start`` on; return what is wrong."""
+        total = sum(map(len, buffers))
         try:
             tar = self.open(shard)
+            if not 0 <= start <= len(tar) - total:
+                return f"the tar ends at byte {len(tar)}, before byte {start + total}"
             count = os.preadv(tar.descriptor, buffers, start)
         except FormatError as error:
             return str(error)
         except OSError as error:
+            check_shortage(error)
             return f"cannot be read: {error.strerror}"
-        total = sum(map(len, buffers))
         return None if count == total else f"the tar ends after {count} of {total} bytes"
 
     def watch(self, rows: Rows) -> None:
@@ -83,12 +86,6 @@ class TarFiles:
             if shard not in self._files:
                 with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
                     self.open(shard)
-
-    def trim(self) -> None:
-        """Close the least recently used files, down to the limit."""
-        with self._lock:
-            while len(self._files) > MAX_OPEN_FILES:
-                self._files.popitem(last=False)
 
     def drop_changed(self) -> bool:
         """Close tars that have changed since they were opened, to verify their samples again; return whether any."""

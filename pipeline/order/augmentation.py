@@ -6,16 +6,27 @@ of the others.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.hashing import derive, uniform
 from shards.errors import UsageError
-from shards.format.geometry import Boxes, Fit, Integers, Size, cover_sizes, fit_boxes, placements
-
-Floats = npt.NDArray[np.float64]
+from shards.format.geometry import (
+    Boxes,
+    Fit,
+    Floats,
+    Integers,
+    Scales,
+    Size,
+    cover_sizes,
+    fit_boxes,
+    middle_scale,
+    placements,
+    scaled_crops,
+    scaled_placements,
+)
 
 Preset = Literal["train", "strong"]
 
@@ -83,6 +94,9 @@ class Augmentation:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
+NO_AUGMENTATION: Final = Augmentation(area=None, flip=0, brightness=0, contrast=0, saturation=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
     """What is applied to each sample of a batch of B."""
@@ -105,17 +119,29 @@ def draw_parameters(
     widths: Integers,
     size: Size,
     fit: Fit = "stretch",
+    crop_scale: Scales | None = None,
 ) -> Parameters:
     """Return the parameters of B samples in an epoch (from 0); without augmentation: what ``fit`` shows of an image.
 
     ``heights`` and ``widths`` are those of the stored images in pixels, (B,), as ``indices``; ``size`` is the output's.
+    ``crop_scale`` replaces ``fit`` and the augmentation's ``area`` and ``ratio``: a box of the output's size is cut out
+    at a scale in this range, at a random place; without augmentation at its :func:`middle_scale`, in the centre. Of an
+    image that is smaller than that, all is shown, at the same scale, in the middle of the output.
     """
     if augmentation is None:
-        boxes = fit_boxes(heights, widths, size=size, fit=fit)
+        if crop_scale is None:
+            boxes = fit_boxes(heights, widths, size=size, fit=fit)
+            places = placements(boxes, size=size, fit=fit)
+        else:
+            scales = np.full(len(indices), middle_scale(crop_scale))
+            centre = np.full(len(indices), 0.5)
+            sides = scaled_crops(heights, widths, size=size, scales=scales)
+            boxes = place_boxes(*sides, heights, widths, down=centre, across=centre)
+            places = scaled_placements(boxes, size=size, scales=scales)
         one = np.ones(len(indices), dtype=np.float32)
         return Parameters(
             boxes=boxes,
-            places=placements(boxes, size=size, fit=fit),
+            places=places,
             flip=np.zeros(len(one), bool),
             brightness=one,
             contrast=one,
@@ -124,10 +150,17 @@ def draw_parameters(
 
     keys = np.array([derive(seed, epoch, _PURPOSE, decision) for decision in range(_DECISIONS)], dtype=np.uint64)
     random = uniform(keys[:, None], indices)
-    boxes = crop_boxes(augmentation, random, heights, widths, size=size, fit=fit)
+    if crop_scale is None:
+        boxes = crop_boxes(augmentation, random, heights, widths, size=size, fit=fit)
+        places = placements(boxes, size=size, fit=fit)
+    else:
+        scales = crop_scale[0] + (crop_scale[1] - crop_scale[0]) * random[_AREA]  # mmsegmentation's RandomResize
+        sides = scaled_crops(heights, widths, size=size, scales=scales)
+        boxes = place_boxes(*sides, heights, widths, down=random[_TOP], across=random[_LEFT])
+        places = scaled_placements(boxes, size=size, scales=scales)
     return Parameters(
         boxes=boxes,
-        places=placements(boxes, size=size, fit=fit),
+        places=places,
         flip=random[_FLIP] < augmentation.flip,
         brightness=_factor(augmentation.brightness, random[_BRIGHTNESS]),
         contrast=_factor(augmentation.contrast, random[_CONTRAST]),
@@ -174,8 +207,21 @@ def crop_boxes(
         ratio = np.exp(low + (high - low) * random[_RATIO])
         box_heights = _pixels(np.sqrt(area / ratio) * box_heights, heights)
         box_widths = _pixels(np.sqrt(area * ratio) * box_widths, widths)
-    top = np.floor(random[_TOP] * (heights - box_heights + 1))
-    left = np.floor(random[_LEFT] * (widths - box_widths + 1))
+    return place_boxes(box_heights, box_widths, heights, widths, down=random[_TOP], across=random[_LEFT])
+
+
+def place_boxes(
+    box_heights: Integers | Floats,
+    box_widths: Integers | Floats,
+    heights: Integers,
+    widths: Integers,
+    *,
+    down: Floats,
+    across: Floats,
+) -> Boxes:
+    """Put boxes into images: at the place that numbers in [0, 1) choose of all that a box may have; int32 (B, 4)."""
+    top = np.floor(down * (heights - box_heights + 1))
+    left = np.floor(across * (widths - box_widths + 1))
     return np.stack([top, left, box_heights, box_widths], axis=1).astype(np.int32)
 
 

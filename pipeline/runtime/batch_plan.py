@@ -62,6 +62,7 @@ class BatchPlan:
             widths=widths,
             size=self.options.size,
             fit=self.options.fit,
+            crop_scale=self.options.crop_scale,
         )
         invalid = find_invalid(parameters, heights=heights, widths=widths, size=self.options.size)
         if invalid is not None:
@@ -69,7 +70,6 @@ class BatchPlan:
             problem = f"{problem}, in epoch {epoch} with seed {self.seed}"
             text = self.reader.describe(int(indices[position]), "image", problem)
             raise PetsegError(f"{text}; load without augmentation, and run petseg-shard verify")
-        self.reader.files.trim()
         return BatchWork(indices=indices, rows=rows, parameters=parameters)
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[BatchIndices, BatchWork]]:

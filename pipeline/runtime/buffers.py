@@ -6,16 +6,25 @@ A buffer returns to its pool when the last tensor that shares its memory is gone
 
 import math
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
 from pipeline.io.scratch import Bytes
 
+Allocate = Callable[[tuple[int, ...]], Bytes]
+
+
+def ordinary_memory(shape: tuple[int, ...]) -> Bytes:
+    """Return an uninitialised array, uint8."""
+    return np.empty(shape, dtype=np.uint8)
+
 
 class BufferPool:
-    """Arrays of one shape, of which at most ``spare`` unused ones are kept."""
+    """Arrays of one shape, of which at most ``spare`` unused ones are kept; new ones come from ``allocate``."""
 
-    def __init__(self, shape: tuple[int, ...], *, spare: int) -> None:
+    def __init__(self, shape: tuple[int, ...], *, spare: int, allocate: Allocate = ordinary_memory) -> None:
+        self._allocate = allocate
         self.bytes_each = math.prod(shape)
         self._shape = shape
         self._spare = spare
@@ -30,7 +39,7 @@ class BufferPool:
         try:
             base = self._unused.pop()  # not checked before: another thread may take the last one
         except IndexError:
-            base = np.empty(self._shape, dtype=np.uint8)
+            base = self._allocate(self._shape)
         lent = base.view()
         weakref.finalize(lent, self._give_back, base).atexit = False
         return lent

@@ -38,7 +38,6 @@ class BatchWorker:
             if generation != self._generation:
                 self._reader.files.drop_changed()
                 self._generation = generation
-            self._reader.files.trim()
             images, masks, records = self._slots.arrays(slot)
             self._engine.fill(read_work(records, count), images, masks)
         except DamagedSamples as error:

@@ -8,7 +8,7 @@ import click
 from shards.audit.findings import MAX_PIXELS
 from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.format.geometry import FITS
 from shards.format.layout import STORAGES
 
@@ -103,7 +103,7 @@ def build(
             )
     except building.StrictError as error:
         for line in finding_lines(error.findings):
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
         raise
     if as_json:
         print_json(build_json(built))

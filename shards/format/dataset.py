@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-import mmap
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from shards.errors import FormatError, SampleError, UsageError
+from shards.errors import FormatError, SampleError, UsageError, printable
 from shards.format.keys import candidate_keys, shown
 from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
-from shards.format.npy import open_table, table_offset
-from shards.format.tar import image_header, map_tar
+from shards.format.npy import SampleTable, table_offset
+from shards.format.tar import image_header
+from shards.store.byte_ranges import ByteRanges
 
+MAX_OPEN: Final = 64  # tars of a split that are kept open
 META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json always holds
 
 
@@ -27,19 +30,24 @@ META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json 
 class SplitReader:
     """The samples of one split, by index, in the order of the shards.
 
-    Reads through memory maps; safe to use from several threads and to pickle into another process.
+    Keeps the most recently used tars open, :data:`MAX_OPEN` at most; safe to use from several threads and to pickle
+    into another process.
     """
 
     folder: Path
     name: Split
     manifest: Manifest
-    _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False, compare=False)
+    _tars: OrderedDict[int, ByteRanges] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.entry.samples
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "name": self.name, "manifest": self.manifest, "_maps": {}}
+        return {"folder": self.folder, "name": self.name, "manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _tars=OrderedDict(), _lock=threading.Lock())
 
     @property
     def entry(self) -> SplitEntry:
@@ -47,9 +55,9 @@ class SplitReader:
         return self.manifest.splits[self.name]
 
     @cached_property
-    def table(self) -> Rows:
-        """The memory-mapped records of all samples, shape (n,), dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return open_table(self.folder / self.entry.table.file, samples=self.entry.samples)
+    def table(self) -> SampleTable:
+        """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
+        return SampleTable(self.folder / self.entry.table.file, samples=self.entry.samples)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -76,26 +84,36 @@ class SplitReader:
         """Return the path of the split's tar with this number."""
         return self.folder / self.entry.shards[shard].file
 
-    def map(self, shard: int) -> mmap.mmap:
-        """Return a read-only memory map of a whole tar; it stays open until :meth:`close`.
+    def open_tar(self, shard: int) -> ByteRanges:
+        """Return a tar, opened for reading.
 
-        When a tar is first mapped, the names in its first and last header are compared with the table, so that a
-        swapped tar or table is noticed at once.
+        When a tar is opened, the names in its first and last header are compared with the table, so that a swapped tar
+        or table is noticed at once.
 
-        Raises ``FormatError`` if the file was removed or changed its size since the set was opened, or is another
-        shard's.
+        Raises ``FormatError`` if the file was removed or changed its size since the set was opened, is another shard's,
+        or cannot be read.
         """
-        if shard not in self._maps:
-            check_size(self.folder, self.entry.shards[shard])
-            mapped = map_tar(self.shard_path(shard))
-            self._check_identity(shard, mapped)
-            self._maps[shard] = mapped
-        return self._maps[shard]
+        with self._lock:
+            tar = self._tars.get(shard)
+            if tar is not None:
+                self._tars.move_to_end(shard)
+                return tar
+        check_size(self.folder, self.entry.shards[shard])
+        try:
+            tar = ByteRanges(self.shard_path(shard))
+            self._check_identity(shard, tar)
+        except OSError as error:
+            raise FormatError(f"{self.shard_path(shard)} cannot be read: {error.strerror}") from None
+        with self._lock:
+            self._tars[shard] = tar
+            if len(self._tars) > MAX_OPEN:
+                self._tars.popitem(last=False)  # closed when no other thread reads it
+        return tar
 
     def close(self) -> None:
-        """Close the memory maps, whose pages the system cannot drop while they are mapped; a read maps them again."""
-        while self._maps:
-            self._maps.popitem()[1].close()
+        """Close the open tars; a read opens them again."""
+        with self._lock:
+            self._tars.clear()
 
     def read(self, index: int, role: str) -> bytes:
         """Return the bytes of one member (``image``, ``mask`` or ``meta``) of a sample.
@@ -104,7 +122,11 @@ class SplitReader:
         """
         row = self._row(index)
         start, length = member_span(row, role)
-        data = self.map(int(row["shard"]))[start : start + length]
+        tar = self.open_tar(int(row["shard"]))
+        try:
+            data = tar[start : start + length]
+        except OSError as error:
+            raise SampleError(f"{self.place(index, role)}: cannot be read: {error.strerror}") from None
         if len(data) != length:
             raise SampleError(f"{self.place(index, role)}: the tar ends before the member does")
         if zlib_ng.crc32(data) != int(row[f"{role}_crc32"]):
@@ -115,10 +137,13 @@ class SplitReader:
         """Return a sample's key, read from the tar header of its image; raise ``SampleError`` if that is damaged."""
         row = self._row(index)
         shard = int(row["shard"])
-        offset, name, key = image_header(self.map(shard), row)
+        path, tar = self.shard_path(shard), self.open_tar(shard)
+        try:
+            offset, name, key = image_header(tar, row)
+        except OSError as error:
+            raise SampleError(f"{path}: the tar header of sample {index} cannot be read: {error.strerror}") from None
         if key is None:
-            tar = self.shard_path(shard)
-            raise SampleError(f"{tar}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
+            raise SampleError(f"{path}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
         return key
 
     def meta(self, index: int) -> Mapping[str, Any]:
@@ -133,12 +158,12 @@ class SplitReader:
     def attributes(self, index: int) -> dict[str, str]:
         """Return what the source knew of a sample, such as its breed: other entries of ``KEY.json``, as one line."""
         entries = self.meta(index).items()
-        return {_line(name): _line(str(value)) for name, value in entries if name not in META_KEYS}
+        return {printable(name): printable(str(value)) for name, value in entries if name not in META_KEYS}
 
     def find(self, name: str) -> int | None:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""
         for key in candidate_keys(name):
-            for index in np.flatnonzero(self.table["key_hash"] == np.uint64(key_hash(key))).tolist():
+            for index in np.flatnonzero(self.table.column("key_hash") == np.uint64(key_hash(key))).tolist():
                 if self.key(index) == key and (key == name or self.meta(index)["name"] == shown(name)):
                     return int(index)
         return None
@@ -154,11 +179,11 @@ class SplitReader:
         extension = extensions_of(row).get(role, role)
         return f"{path}: {key}.{extension} (sample {index} of {self.name}, byte {int(row[f'{role}_offset'])})"
 
-    def _check_identity(self, shard: int, mapped: mmap.mmap) -> None:
+    def _check_identity(self, shard: int, tar: ByteRanges) -> None:
         first, end = int(self.starts[shard]), int(self.starts[shard + 1])
         for index in {first, end - 1} if end > first else ():
             row = self.rows([index])[0]
-            offset, name, key = image_header(mapped, row)
+            offset, name, key = image_header(tar, row)
             if int(row["shard"]) != shard or key is None:
                 raise FormatError(
                     f"{self.shard_path(shard)} does not match {self.entry.table.file}: sample {index} should start at "
@@ -219,10 +244,6 @@ class ShardSet:
         return webdataset_pipeline(tars, shuffle=shuffle, seed=seed)
 
 
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
 def check_size(folder: Path, entry: FileEntry) -> None:
     """Raise ``FormatError`` unless the file exists with the size that the manifest states."""
     path = folder / entry.file
@@ -230,5 +251,7 @@ def check_size(folder: Path, entry: FileEntry) -> None:
         size = path.stat().st_size
     except FileNotFoundError:
         raise FormatError(f"{path} is missing; run petseg-shard verify, then build the set again") from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if size != entry.bytes:
         raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")

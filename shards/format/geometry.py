@@ -3,6 +3,7 @@
 The integer arithmetic that packing, loading and prediction share, so that all of them place every pixel alike.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -14,12 +15,17 @@ from shards.errors import UsageError
 Size: TypeAlias = tuple[int, int]  # height, width in pixels
 Fit: TypeAlias = Literal["stretch", "cover", "contain"]
 FITS: Final[tuple[Fit, ...]] = get_args(Fit)
+Scales: TypeAlias = tuple[float, float]  # least and most output pixels per image pixel
+
+MIN_SCALE: Final = 0.01  # of a crop, output pixels per image pixel
+MAX_SCALE: Final = 16.0
 
 # What letterboxing puts around an image: ImageNet's mean colour, which normalisation maps to about zero.
 PAD_COLOUR: Final = (124, 116, 104)
 
 Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 Boxes: TypeAlias = npt.NDArray[np.int32]  # top, left, height, width in whole pixels, (B, 4)
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 4096) -> Size:
@@ -85,6 +91,45 @@ def placements(boxes: Boxes, *, size: Size, fit: Fit) -> Boxes:
     placed_widths = np.where(taller, np.clip((2 * w * height + h) // (2 * h), 1, width), width)
     top, left = (height - placed_heights) // 2, (width - placed_widths) // 2
     return np.stack([top, left, placed_heights, placed_widths], axis=1).astype(np.int32)
+
+
+def middle_scale(scales: Scales) -> float:
+    """Return the scale at which a network that is trained at a range of scales is used: 1 if it is one of them.
+
+    Otherwise the geometric mean of the range, from which both ends are equally far.
+    """
+    least, most = scales
+    return 1.0 if least <= 1 <= most else math.sqrt(least * most)
+
+
+def scaled_crops(
+    heights: Integers, widths: Integers, *, size: Size, scales: Floats
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return heights and widths of the boxes that an output of ``size`` shows at scales (B,); int64 (B,) each.
+
+    A scale is output pixels per image pixel. A box is at most as large as its image.
+    """
+    wanted_heights, wanted_widths = _shown_at(scales, size)
+    return np.clip(wanted_heights, 1, heights), np.clip(wanted_widths, 1, widths)
+
+
+def scaled_placements(boxes: Boxes, *, size: Size, scales: Floats) -> Boxes:
+    """Return where the boxes of :func:`scaled_crops` are put in the output: all of it, unless an image is too small.
+
+    A side of a box that shows all that the image has, and would have to be longer, keeps its scale and is put into the
+    middle of the output (up to rounding to whole pixels, at least 1).
+    """
+    places = []
+    for box, wanted, side in zip((boxes[:, 2], boxes[:, 3]), _shown_at(scales, size), size, strict=True):
+        places.append(np.where(box < wanted, np.clip(np.floor(box * scales + 0.5), 1, side), side))
+    height, width = places
+    return np.stack([(size[0] - height) // 2, (size[1] - width) // 2, height, width], axis=1).astype(np.int32)
+
+
+def _shown_at(scales: Floats, size: Size) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many image pixels an output of ``size`` shows at scales (B,), each way, if the image has them."""
+    height, width = (np.floor(side / scales + 0.5).astype(np.int64) for side in size)
+    return height, width
 
 
 @lru_cache(maxsize=4096)

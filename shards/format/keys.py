@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from shards.errors import printable
 from shards.format.layout import MAX_KEY_LENGTH
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -49,5 +50,5 @@ def assign_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def shown(name: str) -> str:
-    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 appear as ``\\xNN``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a name as one line of valid Unicode, as :func:`shards.errors.printable`."""
+    return printable(name)

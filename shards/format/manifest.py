@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, printable
 from shards.format.geometry import FITS, Fit, Size
 from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
@@ -30,6 +30,7 @@ from shards.format.layout import (
     table_name,
 )
 from shards.format.npy import table_offset
+from shards.store.byte_ranges import read_regular
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -160,11 +161,13 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check a set's manifest; raise ``FormatError`` if it is missing, of another version, or damaged."""
     path = folder / MANIFEST_NAME
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FormatError(why_missing(folder)) from None
     except IsADirectoryError:
         raise FormatError(f"{path} is a folder, a file was expected; build the set again") from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     return parse_manifest(data, path)
 
 
@@ -246,7 +249,7 @@ def why_missing(folder: Path) -> str:
 
 def _plain(text: str) -> str:
     """Return a message that may quote the file as one short line without control characters."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
+    return printable(text[:200])
 
 
 def _canonical(manifest: Manifest) -> bytes:

@@ -9,13 +9,17 @@ import io
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.errors import FormatError
 from shards.format.layout import SAMPLE_DTYPE, Rows
+from shards.store.byte_ranges import ByteRanges
 
+IN_MEMORY: Final = 1 << 26  # bytes of the largest table that is read whole: 800,000 samples
+_CHUNK = 1 << 16
 HEADER_BYTES: Final = 448  # what NumPy writes: a multiple of 64, with room for any number of samples
 _PREFIX: Final = b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER_BYTES - 10)
 
@@ -31,16 +35,69 @@ def table_offset(index: int) -> int:
     return HEADER_BYTES + index * SAMPLE_DTYPE.itemsize
 
 
-def open_table(path: Path, *, samples: int) -> Rows:
-    """Memory-map a table; raise ``FormatError`` if it cannot be read or is not a table of ``samples`` samples."""
-    try:
-        with path.open("rb") as handle:
-            header = handle.read(HEADER_BYTES)
-        if header != table_header(samples) or path.stat().st_size != table_offset(samples):
-            raise FormatError(f"{path} is damaged: expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
-        return np.asarray(np.memmap(path, SAMPLE_DTYPE, mode="r", offset=HEADER_BYTES, shape=(samples,)))
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+class SampleTable:
+    """The records of a split's samples: ``table[i]`` is one, ``table[indices]`` an array of them, unchecked.
+
+    A table of at most :data:`IN_MEMORY` bytes is read when it is opened; of a larger one, records are read as they are
+    asked for, so that a set of any number of samples opens at once. Either way, a file that is truncated or replaced
+    underneath is an error at most. Thread-safe.
+
+    Raises ``FormatError`` if the file cannot be read or is not a table of ``samples`` samples.
+    """
+
+    def __init__(self, path: Path, *, samples: int) -> None:
+        self.path, self._samples = path, samples
+        try:
+            self._file = ByteRanges(path)
+            if self._file.read(0, HEADER_BYTES) != table_header(samples) or len(self._file) != table_offset(samples):
+                raise self._damage(f"expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+        self._records = self._read(0, samples) if len(self._file) <= IN_MEMORY else None
+        if self._records is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, indices: Any) -> Any:
+        """Return the record of an integer, or those of a slice without step or of integers, shape (n,)."""
+        if self._records is not None:
+            return self._records[indices]
+        if isinstance(indices, slice):
+            start, stop, _ = indices.indices(self._samples)
+            return self._read(start, max(start, stop))
+        wanted = np.asarray(indices)
+        if wanted.ndim == 0:
+            return self._read(int(wanted), int(wanted) + 1)[0]
+        rows = np.empty(len(wanted), SAMPLE_DTYPE)
+        starts = np.flatnonzero(np.diff(wanted, prepend=wanted[:1] - 2) != 1).tolist()  # of runs of neighbours
+        for start, stop in zip(starts, [*starts, len(wanted)][1:], strict=True):
+            rows[start:stop] = self._read(int(wanted[start]), int(wanted[start]) + stop - start)
+        return rows
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return one field of all records, shape (n,)."""
+        if self._records is not None:
+            return np.asarray(self._records[name])
+        found = np.empty(self._samples, SAMPLE_DTYPE[name])
+        for start in range(0, self._samples, _CHUNK):
+            found[start : start + _CHUNK] = self[start : start + _CHUNK][name]
+        return found
+
+    def _read(self, start: int, stop: int) -> Rows:
+        if not 0 <= start <= stop <= self._samples:
+            raise IndexError(f"samples {start} to {stop} are outside 0..{self._samples}")
+        try:
+            data = self._file.read(table_offset(start), (stop - start) * SAMPLE_DTYPE.itemsize)
+        except OSError as error:
+            raise FormatError(f"{self.path} cannot be read: {error.strerror}") from None
+        if len(data) != (stop - start) * SAMPLE_DTYPE.itemsize:
+            raise self._damage(f"it ends before the record of sample {start + len(data) // SAMPLE_DTYPE.itemsize}")
+        return np.frombuffer(data, SAMPLE_DTYPE)
+
+    def _damage(self, what: str) -> FormatError:
+        return FormatError(f"{self.path} is damaged: {what}")
 
 
 @lru_cache(maxsize=8)

@@ -4,13 +4,12 @@ The standard library's ``tarfile`` reads what is written here (tests compare hea
 hand because ``TarInfo.tobuf`` takes longer than the checksums of a sample.
 """
 
-import mmap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from shards.format.keys import is_safe
 from shards.format.layout import TAR_BLOCK, TAR_NAME_BYTES, extensions_of, key_hash
+from shards.store.byte_ranges import ByteRanges
 
 END = bytes(2 * TAR_BLOCK)  # two empty blocks end a tar
 INDEX_VERSION = "v1.2"
@@ -35,15 +34,10 @@ def header(name: str, size: int) -> bytes:
     return encoded.ljust(TAR_NAME_BYTES, b"\0") + _HEADER_OWNER + length + _NO_TIME + checksum + _HEADER_TAIL
 
 
-def map_tar(path: Path) -> mmap.mmap:
-    """Return a read-only memory map of a whole tar."""
-    with path.open("rb") as handle:
-        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def image_header(tar: mmap.mmap, row: Any) -> tuple[int, bytes, str | None]:
+def image_header(tar: ByteRanges, row: Any) -> tuple[int, bytes, str | None]:
     """Return the offset of the header of a sample's image, the name in it, and the sample's key.
 
+    Raises ``OSError`` if the file cannot be read.
     The key is None if the name does not match the image format and the ``key_hash`` in ``row``, the sample's record.
     """
     offset = int(row["image_offset"]) - TAR_BLOCK

@@ -21,7 +21,9 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     on. On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged.
     """
     handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
-        dir=path.parent, prefix=f"{PARTIAL_PREFIX}{path.name}-", delete=False
+        dir=path.parent,
+        prefix=f"{PARTIAL_PREFIX}{path.name[:40]}-",
+        delete=False,  # a longer name may be too long
     )
     partial = Path(handle.name)
     try:

@@ -13,9 +13,9 @@ from shards.audit.findings import ACTIONS, SampleFinding
 from shards.errors import FormatError
 from shards.format.geometry import size_text
 from shards.format.labels import IGNORE
-from shards.format.layout import MANIFEST_NAME, ROLES, SPLITS, Rows, Split, is_set_file, member_span, row_check
+from shards.format.layout import MANIFEST_NAME, ROLES, SPLITS, Split, is_set_file, member_span, row_check
 from shards.format.manifest import Manifest, RawLayout, load_manifest
-from shards.format.npy import npy_header, open_table, table_offset
+from shards.format.npy import SampleTable, npy_header, table_offset
 from shards.format.tar import padded
 from shards.verify.check_shard import ShardCheck, check_file
 from shards.verify.problems import Mode, Problem, Report
@@ -51,9 +51,8 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             report.add(problems)
             start = 0
             for number, shard in enumerate(manifest.splits[split].shards):
-                rows = None if table is None else table[start : start + shard.samples]
+                checks.append(ShardCheck(folder, manifest, split, number, shard, table, start))
                 start += shard.samples
-                checks.append(ShardCheck(folder, manifest, split, number, shard, rows))
     with ThreadPoolExecutor(max(workers, 1)) as executor:
         for done, check in enumerate(executor.map(lambda check: check.run(mode), checks), start=1):
             report.add(check.problems)
@@ -68,12 +67,14 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
     return report
 
 
-def _check_table(folder: Path, manifest: Manifest, split: Split, *, quick: bool) -> tuple[Rows | None, list[Problem]]:
+def _check_table(
+    folder: Path, manifest: Manifest, split: Split, *, quick: bool
+) -> tuple[SampleTable | None, list[Problem]]:
     """Check a split's table; return it if its records can be used."""
     entry = manifest.splits[split].table
     problems = check_file(folder, entry, quick=quick)
     try:
-        table = open_table(folder / entry.file, samples=manifest.splits[split].samples)
+        table = SampleTable(folder / entry.file, samples=manifest.splits[split].samples)
     except FormatError as error:
         return None, problems or [Problem(kind="table", file=entry.file, message=str(error))]
     if problems and not quick:
@@ -92,7 +93,7 @@ def _check_raw_layout(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     if raw is None or size is None:
         return
     split = next(name for name in SPLITS if name in manifest.splits)
-    row = open_table(folder / manifest.splits[split].table.file, samples=manifest.splits[split].samples)[0]
+    row = SampleTable(folder / manifest.splits[split].table.file, samples=manifest.splits[split].samples)[0]
     image, mask, (meta, length) = (member_span(row, role) for role in ROLES)
     expected = RawLayout(
         stride=meta + padded(length),
@@ -137,8 +138,7 @@ def _check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[
 def _check_counts(manifest: Manifest, checks: Sequence[ShardCheck], *, decoded: bool) -> Iterator[Problem]:
     """Compare the manifest's counts with those of the samples; only of a set without other problems."""
     if manifest.storage == "source":
-        tables = [check.rows for check in checks if check.rows is not None and len(check.rows)]
-        height, width = (max(int(rows[side].max()) for rows in tables) for side in ("height", "width"))
+        height, width = (max(check.largest[axis] for check in checks) for axis in (0, 1))
         if (height, width) != manifest.largest:
             counted = size_text((height, width))
             message = f"largest: the manifest says {size_text(manifest.largest)}, the samples say {counted}"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import mmap
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +14,7 @@ from zlib_ng import zlib_ng
 from shards.audit.findings import MOST_PIXELS, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import Counts, map_values
-from shards.format.geometry import size_text
+from shards.format.geometry import Size, size_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
 from shards.format.layout import (
     IMAGE_FORMATS,
@@ -28,9 +27,10 @@ from shards.format.layout import (
     row_check,
 )
 from shards.format.manifest import FileEntry, Manifest, ShardEntry
-from shards.format.npy import npy_header
-from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, map_tar, padded
+from shards.format.npy import SampleTable, npy_header
+from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
 from shards.store.atomic import file_sha256
+from shards.store.byte_ranges import ByteRanges
 from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
 
 
@@ -63,7 +63,10 @@ class ShardCheck:
     split: Split
     number: int  # of the shard in the split
     entry: ShardEntry
-    rows: Rows | None  # the records of its samples; None if the table is unusable
+    table: SampleTable | None  # of the split; None if it is unusable
+    first: int  # the index of the shard's first sample
+    rows: Rows | None = None  # the records of its samples, while they are checked
+    largest: Size = (0, 0)  # height and width of its source images, pixels
     problems: list[Problem] = field(default_factory=list)
     attributes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))  # of its masks, of each index
@@ -72,6 +75,10 @@ class ShardCheck:
     def run(self, mode: Mode) -> Self:
         """Check sizes and structure (``quick``), every byte too (``default``), or decode as well (``full``)."""
         try:
+            if self.table is not None:
+                self.rows = self.table[self.first : self.first + self.entry.samples]
+                if len(self.rows):
+                    self.largest = (int(self.rows["height"].max()), int(self.rows["width"].max()))
             for file in (self.entry, self.entry.index):
                 self.problems += check_file(self.folder, file, quick=True, shard=self.number)
             if mode == "quick":
@@ -80,6 +87,8 @@ class ShardCheck:
                 self._check_contents(decode=mode == "full")
         except Exception as error:  # noqa: BLE001 - a check that fails on damaged data is a problem to report
             self._problem("missing", f"cannot be checked: {type(error).__name__}: {error}")
+        finally:
+            self.rows = None
         return self
 
     def _check_structure(self) -> None:
@@ -90,7 +99,7 @@ class ShardCheck:
             first = handle.readline(64)
         if first != f"{INDEX_VERSION} {self.entry.samples}\n".encode():
             self._problem("index", f"the first line is {first!r}", file=self.entry.index.file, offset=0)
-        with map_tar(self.folder / self.entry.file) as tar:
+        with ByteRanges(self.folder / self.entry.file) as tar:
             if tar[-len(END) :] != END:
                 self._problem("padding", "the tar does not end with two empty blocks", offset=len(tar) - len(END))
             for index in sorted({0, self.entry.samples - 1}):
@@ -103,7 +112,7 @@ class ShardCheck:
     def _check_contents(self, *, decode: bool) -> None:
         path = self.folder / self.entry.file
         if self.rows is not None and path.is_file() and path.stat().st_size:
-            with map_tar(path) as tar:
+            with ByteRanges(path) as tar:
                 self._check_samples(tar, self.rows, decode=decode)
             if len(self._lines) == len(self.rows):  # otherwise the tar is damaged
                 self._check_index()
@@ -111,7 +120,7 @@ class ShardCheck:
             if not any(problem.file == file.file for problem in self.problems):
                 self.problems += check_file(self.folder, file, quick=False, shard=self.number)
 
-    def _check_samples(self, tar: mmap.mmap, rows: Rows, *, decode: bool) -> None:
+    def _check_samples(self, tar: ByteRanges, rows: Rows, *, decode: bool) -> None:
         """Check all samples and the bytes between and after them."""
         intact = row_check(rows) == rows["check"]
         position: int | None = 0  # where the sample should start; None if unknown
@@ -127,10 +136,10 @@ class ShardCheck:
                 position = None
             if len(self.problems) > 10 * MAX_PER_FILE:
                 return
-        if position is not None and tar[position:] != END:
+        if position is not None and tar[position : position + len(END) + 1] != END:
             self._problem("padding", "the tar does not end with two empty blocks", offset=position)
 
-    def _check_sample(self, tar: mmap.mmap, index: int, row: Any, *, decode: bool) -> None:
+    def _check_sample(self, tar: ByteRanges, index: int, row: Any, *, decode: bool) -> None:
         before = len(self.problems)
         key = self._key(tar, row)
         self._check_members(tar, row, key)
@@ -148,7 +157,7 @@ class ShardCheck:
         if decode:
             self._decode(tar, row, key)
 
-    def _is_at(self, tar: mmap.mmap, row: Any, position: int | None) -> bool:
+    def _is_at(self, tar: ByteRanges, row: Any, position: int | None) -> bool:
         """Return whether the members follow each other from ``position`` (None: anywhere) on, inside the tar."""
         number = int(row["image_format"])
         if number >= len(IMAGE_FORMATS) or IMAGE_FORMATS[number] not in STORED_FORMATS[self.manifest.storage]:
@@ -161,14 +170,14 @@ class ShardCheck:
             start = offset + padded(length)
         return 0 <= start <= len(tar) - len(END)
 
-    def _key(self, tar: mmap.mmap, row: Any) -> str | None:
+    def _key(self, tar: ByteRanges, row: Any) -> str | None:
         """Return the key in the first header; None (and a problem) if it is not the record's."""
         offset, name, key = image_header(tar, row)
         if key is None:
             self._problem("header", f"the name {name!r} is not that of the sample", offset=offset)
         return key
 
-    def _check_members(self, tar: mmap.mmap, row: Any, key: str | None, *, contents: bool = True) -> None:
+    def _check_members(self, tar: ByteRanges, row: Any, key: str | None, *, contents: bool = True) -> None:
         """Check the headers (if the key is known), the contents and the padding of a sample's members."""
         for role, extension in extensions_of(row).items():
             at, length = member_span(row, role)
@@ -180,14 +189,12 @@ class ShardCheck:
                     self._problem("header", "the tar header is damaged", key, extension, offset=offset)
             if not contents:
                 continue
-            with memoryview(tar) as view, view[at:end] as content:
-                crc = zlib_ng.crc32(content)
-            if crc != int(row[f"{role}_crc32"]):
+            if zlib_ng.crc32(tar[at:end]) != int(row[f"{role}_crc32"]):
                 self._problem("member", "the content does not match its CRC-32", key, extension, offset=at)
             if any(tar[end : at + padded(length)]):
                 self._problem("padding", "bytes after the member are not zero", key, extension, offset=end)
 
-    def _check_meta(self, tar: mmap.mmap, row: Any, key: str) -> None:
+    def _check_meta(self, tar: ByteRanges, row: Any, key: str) -> None:
         at, length = member_span(row, "meta")
         try:
             document = json.loads(tar[at : at + length])
@@ -203,7 +210,7 @@ class ShardCheck:
         if wrong:
             self._problem("meta", f"contradicts the table in {', '.join(wrong)}", key, "json", offset=at)
 
-    def _decode(self, tar: mmap.mmap, row: Any, key: str) -> None:
+    def _decode(self, tar: ByteRanges, row: Any, key: str) -> None:
         spans = [member_span(row, role) for role in ("image", "mask")]
         image, mask = (tar[offset : offset + length] for offset, length in spans)
         try:

@@ -39,27 +39,17 @@ def test_help_answers_and_names_the_commands(command: Command) -> None:
 
 
 @pytest.mark.slow
-def test_file_loaders_in_every_pass(command: Command, tmp_path: Path) -> None:
-    source, shards = make_class_set(tmp_path / "set", classes=21)
+def test_a_run_and_what_is_made_of_it(tmp_path: Path) -> None:
+    """With processes of their own, as always outside tests."""
+    _, shards = make_class_set(tmp_path / "set", classes=21)
     files = {"--json": tmp_path / "run.json", "--plot": tmp_path / "run.svg"}
     written = [part for pair in files.items() for part in pair]
-    command("petseg-bench", "loader", "--shards", shards, *QUICK, "--size", "24x40", "--fit", "contain", "--augment",
-            "both", "--cache", "both", "--workers", "1", "--storages", "source", "--peers", "tutorial", "--source",
-            source, *written)  # fmt: skip
+    bench("loader", "--shards", shards, *QUICK, "--size", "24", "--augment", "none", "--workers", "1", "--storages",
+          "source", "--mask", "onehot", "--peers", "tutorial", *written)  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in files.values())
     run = read_results(tmp_path / "run.json")
-    assert {line.name for line in run.lines} == {
-        "tutorial source",
-        "tutorial source augmented",
-        "tutorial source cold",
-    }
-    assert (run.data.classes, run.settings["size"], run.settings["fit"]) == (21, "24x40", "contain")
-    for line in run.lines:
-        assert line.check.missing == line.check.repeated == 0
-        assert line.check.compared == run.data.samples
-        assert line.rates[0] > 0
-        assert line.peak_memory_bytes > 1 << 24
-        assert not line.caveats
+    (line,) = run.lines
+    assert line.peak_memory_bytes > 1 << 24
     assert {limit.name for limit in run.limits} == {"copy", "read", "decode", "decode, scaled"}
     compared = json.loads(bench("compare", *[tmp_path / "run.json"] * 2, "--json"))
     assert compared["changed"] == 0
@@ -71,7 +61,26 @@ def test_file_loaders_in_every_pass(command: Command, tmp_path: Path) -> None:
     assert "tutorial" in bench("show", tmp_path / "run.json")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
+def test_file_loaders_in_every_pass(tmp_path: Path) -> None:
+    source, shards = make_class_set(tmp_path / "set", classes=21)
+    run = measured(tmp_path / "run.json", "loader", "--shards", shards, *QUICK, "--size", "24x40", "--fit", "contain",
+                   "--augment", "both", "--cache", "both", "--workers", "1", "--storages", "source", "--peers",
+                   "tutorial", "--source", source)  # fmt: skip
+    assert {line.name for line in run.lines} == {
+        "tutorial source",
+        "tutorial source augmented",
+        "tutorial source cold",
+    }
+    assert (run.data.classes, run.settings["size"], run.settings["fit"]) == (21, "24x40", "contain")
+    for line in run.lines:
+        assert line.check.missing == line.check.repeated == 0
+        assert line.check.compared == run.data.samples
+        assert line.rates[0] > 0
+        assert not line.caveats
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_loaders_of_shards(synthetic_set: Path, tmp_path: Path) -> None:
     run = measured(tmp_path / "run.json", "loader", "--shards", synthetic_set, *QUICK, "--size", "32", "--augment",
                    "none", "--storages", "raw", "--mask", "onehot", "--peers", "webdataset,dali-reader,ffcv",
@@ -82,7 +91,7 @@ def test_loaders_of_shards(synthetic_set: Path, tmp_path: Path) -> None:
     assert ("ffcv raw" in skipped) == (importlib.util.find_spec("ffcv") is None)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_options_of_loader(synthetic_set: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run = measured(tmp_path / "run.json", "loader", "--shards", synthetic_set, "--size", "16x24", "--seconds", "0.02",
@@ -104,7 +113,7 @@ def test_options_of_loader(synthetic_set: Path, tmp_path: Path) -> None:
         assert "no GPU" in {one.name: one.reason for one in run.skipped}["petseg raw dali gpu index"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_training(tmp_path: Path) -> None:
     _, shards = make_class_set(tmp_path / "set", classes=7)
     run = measured(tmp_path / "train.json", "train", "--shards", shards, "--models", "unet", *QUICK, "--size", "32x64",
@@ -118,7 +127,7 @@ def test_training(tmp_path: Path) -> None:
     assert 0 <= line.repeats[0].wait_seconds <= line.repeats[0].seconds
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_packing(synthetic_pets: Path, tmp_path: Path) -> None:
     run = measured(tmp_path / "build.json", "build", synthetic_pets, "--repeats", "1", "--workers", "1", "--storages",
                    "raw", "--size", "32x24", "--work", tmp_path / "work")  # fmt: skip

@@ -82,6 +82,15 @@ def test_cuda_and_cpu_agree_on_any_size(
     assert_agreement(many_class_storages[storage], size=size, fit=fit, augment="train")
 
 
+@pytest.mark.parametrize("crop_scale", [(1.0, 1.0), (0.5, 2.0), (3.0, 3.0)], ids=str)
+@pytest.mark.parametrize("augment", [None, "train"])
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_cuda_and_cpu_agree_on_crops(
+    many_class_storages: dict[str, Path], storage: str, augment: Any, crop_scale: tuple[float, float]
+) -> None:
+    assert_agreement(many_class_storages[storage], size=(96, 160), crop_scale=crop_scale, augment=augment)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 17, 150, 255])
 def test_planes_of_any_number_of_classes(count: int) -> None:
     """All zero where a pixel is ignored, in the image and around it."""

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import torch
 from PIL import Image
+from sample_checkpoints import ENTRY, SCORES
 
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
@@ -60,10 +61,10 @@ def write_untrained(folder: Path, labels: Labels, *, fit: str = "stretch", size:
     torch.manual_seed(1)
     config = ModelConfig(**{"widths": (8, 16), "classes": len(labels), **model})
     recipe = msgspec.structs.replace(default_recipe("unet"), model=config, size=size, fit=fit)
-    network = build_model(config, load_pretrained=False)
+    network = build_model(config)
     with torch.no_grad():  # else the head's bias decides most pixels
         network.head.weight.mul_(8)
-    scores = {"mean_iou": 0.25, "iou": [None, *([0.25] * (len(labels) - 1))]}
+    scores = {**SCORES, "mean_iou": 0.25, "iou": [None, *([0.25] * (len(labels) - 1))]}
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         folder / "best.pt",
@@ -71,7 +72,7 @@ def write_untrained(folder: Path, labels: Labels, *, fit: str = "stretch", size:
             config=msgspec.to_builtins(recipe),
             labels=labels,
             position={},
-            history=[{"epoch": 1, "val": scores, "train": scores}],
+            history=[{**ENTRY, "val": scores, "train": scores}],
             loader=None,
             model=network.state_dict(),
             average=None,

@@ -26,6 +26,10 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"size": 12.5}, "size 12.5: give N or HxW"),
         ({"size": (1, 2, 3)}, "give N or HxW"),
         ({"fit": "squash"}, "fit 'squash' is unknown; use stretch, cover, contain"),
+        ({"crop_scale": 1.0}, "crop_scale must be .min, max."),
+        ({"crop_scale": (2.0, 0.5)}, "crop_scale must be .min, max."),
+        ({"crop_scale": (0.001, 1.0)}, "0.01 <= min <= max <= 16"),
+        ({"crop_scale": (1.0, float("nan"))}, "crop_scale must be .min, max."),
         ({"batch_size": 0}, "batch_size must"),
         ({"batch_size": True}, "batch_size must"),
         ({"prefetch": 0}, "prefetch must"),
@@ -108,6 +112,9 @@ def test_auto_chooses_an_engine_and_gives_the_reason(sets: dict[str, Path], monk
     assert reasons() == with_dali
     with pytest.raises(UsageError, match=r"NVIDIA DALI, which is not installed.*use torch"):
         Loader(sets["source"], batch_size=4, device="cpu", engine="dali")
+    engine, reason = choose_engine("auto", device_type="cuda", storage="source")
+    assert (engine, "which is not installed: the CPU decodes, and pixels are copied" in reason) == ("torch", True)
+    assert choose_engine("torch", device_type="cuda", storage="source") == ("torch", "requested")
 
 
 def hide_dali(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -172,9 +179,10 @@ def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeyp
 
 
 def test_a_loader_says_what_it_is(many_class_sets: dict[str, Path]) -> None:
-    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu") as loader:
+    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu", threads=3) as loader:
         assert repr(loader) == (
-            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, storage=jpeg, 21 classes>"
+            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, threads=3, "
+            "storage=jpeg, 21 classes>"
         )
 
 

@@ -153,9 +153,10 @@ def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest
     """Whatever was taken before the state was saved, the rest of three epochs is what it would have been."""
     if "processes" in request.node.callspec.id and taken != 5:
         pytest.skip("starting processes takes time; once is enough")
-    whole = make(augment="train")
+    options = {"augment": "train", "crop_scale": (0.5, 1.5) if taken % 2 else None}
+    whole = make(**options)
     wanted = [entry for _ in range(3) for entry in digests(whole)]
-    stopped, got, state = make(augment="train", prefetch=3), [], None
+    stopped, got, state = make(**options, prefetch=3), [], None
     state = stopped.state_dict()
     while len(got) < taken:
         for batch in stopped:
@@ -164,7 +165,7 @@ def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest
             if len(got) == taken:
                 break
     assert len(json.dumps(state)) < 1000
-    resumed = make(augment="train", prefetch=1, threads=1)
+    resumed = make(**options, prefetch=1, threads=1)
     resumed.load_state_dict(json.loads(json.dumps(state)))
     while resumed.epoch < 3:
         got += digests(resumed)
@@ -277,6 +278,7 @@ def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
         ({"size": 41}, "size: saved '40', now '41'"),
         ({"size": (40, 41)}, "size: saved '40', now '40x41'"),
         ({"fit": "cover"}, "fit: saved 'stretch', now 'cover'"),
+        ({"crop_scale": (0.5, 2)}, r"crop_scale: saved None, now \[0.5, 2.0\]"),
         ({"augment": None}, "augment"),
         ({"augment": Augmentation(flip=0.25)}, "augment"),
         ({"shuffle": False}, "shuffle"),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,17 @@ class Runner:
         self._process.communicate(timeout=30)
 
 
-@pytest.fixture(params=[("raw", "torch"), ("source", "dali"), ("jpeg", "processes")], ids="-".join)
+ENGINES = [("raw", "torch"), ("source", "dali"), ("jpeg", "processes")]
+
+
+@pytest.fixture(params=ENGINES, ids="-".join)
 def runner(request: pytest.FixtureRequest, sets: dict[str, Path], with_engine: Any) -> Any:
-    storage, engine = request.param
+    with running(*request.param, sets=sets, with_engine=with_engine) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def running(storage: str, engine: str, *, sets: dict[str, Path], with_engine: Any) -> Iterator[Any]:
     flags = ("dali",) if engine == "dali" else ()
     started = Runner(*flags)
 
@@ -124,26 +132,47 @@ def test_killed_at_random_batches_and_resumed(runner: Any, campaign: Callable[[i
 
     What the killed run had delivered after its last saved state is thrown away with it, as a training program would.
     """
+    kill_and_resume(runner, kills=campaign(5, 50))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("storage", "engine"), ENGINES)
+def test_the_same_with_21_classes(
+    storage: str,
+    engine: str,
+    many_class_sets: dict[str, Path],
+    with_engine: Any,
+    campaign: Callable[[int, int], int],
+) -> None:
+    if not campaign(0, 1):
+        pytest.skip("with --campaign")
+    with running(storage, engine, sets=many_class_sets, with_engine=with_engine) as run:
+        kill_and_resume(run, kills=campaign(0, 50), size=(40, 56), fit="cover", mask="onehot")
+
+
+def kill_and_resume(run: Any, *, kills: int, **job: Any) -> None:
+    """Run an epoch's loop whole, then killed at random batches until there were so many kills; compare."""
     dice = random.Random(0)
-    whole, _ = runner(batch_size=8, epochs=4)
+    whole, _ = run(batch_size=8, epochs=4, **job)
     assert len(whole) == 20
-    kills, jobs, target = 0, 0, campaign(5, 50)
-    while kills < target:
+    killed_so_far, jobs = 0, 0
+    while killed_so_far < kills:
         got: list[dict[str, Any]] = []
         while len(got) < len(whole):
-            kill_after = dice.randint(0, 7) if kills < target else None
-            part, killed = runner(
+            kill_after = dice.randint(0, 7) if killed_so_far < kills else None
+            part, killed = run(
                 batch_size=8,
                 epochs=4,
                 state=got[-1]["state"] if got else None,
                 prefetch=dice.randint(1, 4),
                 threads=dice.randint(1, 3),
                 kill_after=kill_after,
+                **job,
             )
-            kills += killed
+            killed_so_far += killed
             jobs += 1
             got += part
-        assert jobs < 20 * target, f"only {kills} of {jobs} children were still running when the signal came"
+        assert jobs < 20 * kills, f"only {killed_so_far} of {jobs} children were still running when the signal came"
         assert samples(got) == samples(whole)
 
 

@@ -75,7 +75,7 @@ def test_train(call, synthetic_set: Path, tmp_path: Path, arguments: list[str], 
 
 
 @pytest.mark.parametrize("program", [train, evaluate, predict, export], ids=lambda program: program.name)
-def test_what_click_refuses_is_one_line_too(call, program) -> None:
+def test_what_click_refuses_is_printable_too(call, program) -> None:
     check(call(program, "--colour", "red"), "--colour", "See: petseg --help")
     check(call(program, "--size", "large"), "--size", "'large'", "See: petseg --help")
 

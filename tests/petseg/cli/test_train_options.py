@@ -15,7 +15,7 @@ from petseg.cli import train
 from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
 from petseg.report.console_reporter import Reporter
-from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
+from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
 from petseg.training import start
@@ -23,12 +23,15 @@ from petseg.training.loop import TrainingLoop
 
 # Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
 # changes with it.
+RESNET = {"encoder": "resnet18"}
 VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "size": (["--size", "96x160"], (96, 160), {}),
     "fit": (["--fit", "cover"], "cover", {}),
+    "crop_scale": (["--crop-scale", "0.5,2"], (0.5, 2.0), {}),
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
+    "drop_last": (["--no-drop-last"], False, {}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),
@@ -52,8 +55,15 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "upsample": (["--upsample", "transposed"], "transposed", {}),
     "join": (["--skip", "concat"], "concat", {}),
     "dropout": (["--dropout", "0.125"], 0.125, {}),
-    "encoder": (["--encoder", "resnet18"], "resnet18", {"stem": "full"}),
-    "pretrained": (["--encoder", "resnet18", "--pretrained"], True, {"stem": "full", "encoder": "resnet18"}),
+    "encoder": (["--encoder", "resnet18"], "resnet18", {}),
+    "decoder_widths": (["--encoder", *RESNET.values(), "--decoder-widths", "8,8,8,8"], (8, 8, 8, 8), RESNET),
+    "encoder_weights": (
+        ["--encoder", *RESNET.values(), "--pretrained"],
+        "imagenet",
+        {**RESNET, "encoder_lr": LR_OF_ENCODER},
+    ),
+    "encoder_lr": (["--encoder", *RESNET.values(), "--encoder-lr", "0.25"], 0.25, RESNET),
+    "encoder_freeze": (["--encoder", *RESNET.values(), "--encoder-freeze", "2"], 2, RESNET),
     "device": (["--device", "cpu"], "cpu", {}),
     "threads": (["--threads", "3"], 3, {}),
     "prefetch": (["--prefetch", "9"], 9, {}),
@@ -64,8 +74,12 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
+    "on_error": (["--on-error", "replace"], "replace", {}),
+    "max_damaged": (["--max-damaged", "3"], 3, {}),
 }
-OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json"}  # tested where commands are run
+# Tested where commands are run.
+OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from"}
 
 
 class Started(Exception):
@@ -83,6 +97,7 @@ def configure(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise Started(config)
 
     monkeypatch.setattr(start, "_train", start_loop)
+    monkeypatch.setattr("petseg.training.encoder_start.read_encoder_weights", lambda name, weights: None)
     monkeypatch.setenv("CXX", "true")  # --compile looks for a compiler; any program will do
     monkeypatch.setattr(start, "check_graph", lambda placement, world: None)  # --cuda-graph needs a GPU
 
@@ -102,7 +117,7 @@ def fields(config: RunConfig) -> dict[str, Any]:
 
 
 def test_the_table_names_every_option() -> None:
-    assert {p.name for p in train.params if isinstance(p, click.Option)} == {*VALUES, *OTHER_OPTIONS}
+    assert {p.name for p in train.params if isinstance(p, click.Option)} == {*VALUES, *OTHER_OPTIONS, "pretrained"}
 
 
 @pytest.mark.parametrize("field", VALUES)
@@ -176,7 +191,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
-    at_the_start = {"precision", "shards", "device", "threads"}  # checked above
+    at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 
@@ -194,7 +209,8 @@ def test_help_states_the_defaults() -> None:
         "augment": "unet strong, tutorial none",
         "clip_norm": "unet 1, tutorial 0",
         "widths": "24,48,96,192,256",
-        "stem": "half; full with --encoder",
+        "stem": "half",
+        "encoder_lr": "0.001; without weights that of the rest",
         "join": "sum",
         "threads": "all cores",
         "checkpoint_minutes": "5",

@@ -31,7 +31,7 @@ CONFIGS = {
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_code_computes_the_networks_logits(config: ModelConfig) -> None:
     torch.manual_seed(0)
-    network = petseg.build_model(config, load_pretrained=False).eval()
+    network = petseg.build_model(config).eval()
     for module in network.modules():  # of a fresh network, most of these are 0 or 1
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -21,7 +21,7 @@ def test_weights_and_their_card(call, tiny_run: Path, tmp_path: Path) -> None:
     assert json.loads(result.out)["bytes"] == path.stat().st_size
     with safe_open(path, "pt") as file:
         architecture = json.loads(file.metadata()["architecture"])
-    network = petseg.build_model(msgspec.convert(architecture, ModelConfig), load_pretrained=False)
+    network = petseg.build_model(msgspec.convert(architecture, ModelConfig))
     network.load_state_dict(load_file(path))
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from petseg.host.device import choose_device, cpu_threads
+from shards import cores
 from shards.errors import UsageError
 
 
@@ -22,6 +25,23 @@ def test_threads_and_subnormals_are_given_back() -> None:
         assert not subnormals_survive()
     assert torch.get_num_threads() == before
     assert subnormals_survive()
+
+
+def test_the_number_of_threads_follows_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the cores that this process may use and its container's quota allow, shared among local ranks."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    for quota, ranks, expected in ((None, 1, 12), (6.5, 1, 6), (6.5, 2, 3), (0.5, 1, 1), (40.0, 1, 12), (None, 99, 1)):
+        monkeypatch.setattr(cores, "cpu_quota", lambda quota=quota: quota)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        with cpu_threads(None) as count:
+            assert count == torch.get_num_threads() == expected
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    with cpu_threads(None) as count:
+        assert count == 5
+    assert torch.get_num_threads() == before
 
 
 def test_they_are_given_back_after_an_error_too() -> None:

@@ -1,18 +1,23 @@
 """Finding image files, and reading images of any format in little memory."""
 
+import os
+import socket
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from petseg.inference import image_files
 from petseg.inference.image_files import MAX_PIXELS, find_images, to_rgb
-from shards.errors import SampleError, UsageError
+from shards.audit.findings import REASONS, RejectedError
+from shards.audit.image import ImageAudit
+from shards.errors import SampleError, UsageError, printable
 
 
 @pytest.mark.parametrize(
@@ -24,8 +29,6 @@ from shards.errors import SampleError, UsageError
         ("P", "a.gif"),
         ("CMYK", "a.jpg"),
         ("1", "a.png"),
-        ("I;16", "a.png"),
-        ("F", "a.tif"),
         ("LAB", "a.tif"),
         ("L", "a.bmp"),
         ("RGB", "a.webp"),
@@ -38,12 +41,9 @@ def test_any_format_and_mode(tmp_path: Path, mode: str, name: str) -> None:
 
 
 def test_values_survive_reading(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 255, 32768, 65535]], np.uint16)).save(tmp_path / "grey16.png")
-    assert np.asarray(to_rgb(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 0, 128, 255]
-    for name, values in {"unit": [[0, 0.5, 1, np.nan]], "bytes": [[0, 128, 255, 999]]}.items():
-        Image.fromarray(np.array(values, np.float32)).save(tmp_path / f"{name}.tif")
-    assert np.asarray(to_rgb(tmp_path / "unit.tif"))[0, :, 0].tolist() == [0, 128, 255, 0]
-    assert np.asarray(to_rgb(tmp_path / "bytes.tif"))[0, :, 0].tolist() == [0, 128, 255, 255]
+    pixels = np.array([[[0, 128, 255], [3, 2, 1]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(np.asarray(to_rgb(tmp_path / "plain.png")), pixels)
     Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert to_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
@@ -68,14 +68,10 @@ def test_strips_change_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rgba = Image.fromarray(random.integers(0, 256, (23, 17, 4), dtype=np.uint8))
     rgba.save(tmp_path / "rgba.png")
     rgba.convert("P").save(tmp_path / "palette.png", transparency=3)
-    Image.fromarray(random.integers(0, 65536, (23, 17), dtype=np.uint16)).save(tmp_path / "grey16.png")
-    values = random.random((23, 17)).astype(np.float32)
-    values[20, 3] = 200  # in the last strip: decides that 255, not 1, is white
-    Image.fromarray(values).save(tmp_path / "float.tif")
     exif = Image.Exif()
     exif[0x0112] = 6
     rgba.convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
-    names = ["rgba.png", "palette.png", "grey16.png", "float.tif", "turned.jpg"]
+    names = ["rgba.png", "palette.png", "turned.jpg"]
     whole = [np.asarray(to_rgb(tmp_path / name)) for name in names]
     monkeypatch.setattr(image_files, "_STRIP_PIXELS", 40)
     for name, expected in zip(names, whole, strict=True):
@@ -134,3 +130,92 @@ def test_subfolders_when_asked(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UsageError, match="--recursive"):
         find_images([str(tmp_path)])
+
+
+def deep_files(folder: Path) -> dict[str, Path]:
+    """Files of more than 8 bits per channel, in each format that can have them."""
+    grey = np.arange(0, 63 * 1000, 1000, dtype=np.uint16).reshape(7, 9)
+    colours = np.repeat(grey[..., None], 3, axis=2)
+    for name, pixels in {"grey.png": grey, "rgb.png": colours, "grey.tif": grey, "rgb.tif": colours}.items():
+        assert cv2.imwrite(str(folder / name), pixels)
+    rgba = np.concatenate([colours, np.full((7, 9, 1), 65535, np.uint16)], axis=2)
+    assert cv2.imwrite(str(folder / "rgba.png"), rgba)
+    Image.fromarray(grey.astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(grey.astype(np.int32)).save(folder / "int.tif")
+    (folder / "grey.pgm").write_bytes(b"P5 9 7 65535\n" + grey.astype(">u2").tobytes())
+    (folder / "rgb.ppm").write_bytes(b"P6 9 7 1023\n" + colours.astype(">u2").tobytes())
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def shallow_files(folder: Path) -> dict[str, Path]:
+    """Files of 8 bits per channel or fewer."""
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    for name in ("rgb.png", "rgb.tif", "rgb.ppm", "rgb.bmp", "rgb.jpg", "rgb.webp"):
+        image.save(folder / name)
+    image.convert("L").save(folder / "grey.pgm")
+    image.convert("L").save(folder / "grey.tif")
+    image.convert("1").save(folder / "one.png")
+    image.convert("P").save(folder / "palette.png")
+    image.convert("RGBA").save(folder / "rgba.png")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_a_set_rejects_for_its_depth_is_not_predicted_either(tmp_path: Path, deep: bool) -> None:
+    files = (deep_files if deep else shallow_files)(tmp_path)
+    assert len(files) >= 9
+    for name, path in files.items():
+        try:
+            ImageAudit(mask_size=(9, 7), pixels=False).run(path.read_bytes())
+            rejected = ""
+        except RejectedError as error:
+            rejected = error.reason
+        assert rejected == ("image-depth" if deep else ""), name
+        if deep:
+            with pytest.raises(SampleError) as caught:
+                to_rgb(path)
+            assert str(caught.value).startswith(f"{path}: the image has more than 8 bits per channel"), name
+            assert str(caught.value).endswith("; " + REASONS["image-depth"].split("; ")[1]), name
+        else:
+            assert to_rgb(path).size == (9, 7)
+
+
+def test_a_deep_image_given_to_python_is_refused() -> None:
+    with pytest.raises(SampleError, match="more than 8 bits"):
+        to_rgb(Image.new("I;16", (9, 7)))
+    with pytest.raises(SampleError, match="more than 8 bits"):
+        to_rgb(Image.new("F", (9, 7)))
+
+
+@pytest.mark.timeout(60)
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """Opening a pipe waits for a writer; /dev/zero never ends."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.png"))
+        for name in ("pipe.png", "link.png", "socket.png"):
+            with pytest.raises(SampleError, match="not a file"):
+                to_rgb(tmp_path / name)
+            with pytest.raises(UsageError, match="neither a file nor a folder"):
+                find_images([str(tmp_path / name)])
+        with pytest.raises(SampleError, match="not a file"):
+            to_rgb("/dev/zero")
+        Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+        for arguments in ([str(tmp_path)], [str(tmp_path / "*.png")]):
+            images, ignored = find_images(arguments)
+            assert ([each.path.name for each in images], ignored) == (["a.png"], 0)
+        images, ignored = find_images([str(tmp_path)], recursive=True)
+        assert ([each.path.name for each in images], ignored) == (["a.png"], 0)
+
+
+def test_names_cannot_give_orders_to_a_terminal(tmp_path: Path) -> None:
+    escape = "\x1b[2J"
+    for name in (f"a{escape}.png", "new\nline.png", "right-to-left-\u202e.png"):
+        (tmp_path / name).write_bytes(b"no image")
+        with pytest.raises(SampleError) as caught:
+            to_rgb(tmp_path / name)
+        assert str(caught.value).isprintable()
+        assert str(caught.value) == f"{printable(tmp_path / name)}: not an image that Pillow can read"
+    assert printable(f"a{escape}\n\u202e\udcff ä") == "a\\x1b[2J\\n\\u202e\\xff ä"

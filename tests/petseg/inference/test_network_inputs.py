@@ -18,7 +18,7 @@ from torch import nn
 
 from petseg.host.device import choose_placement
 from petseg.inference import probabilities
-from petseg.inference.network_inputs import network_input, same_sizes
+from petseg.inference.network_inputs import InferenceOptions, network_input, same_sizes
 from petseg.inference.stored_samples import read_image
 from petseg.inference.trained_network import Predictor
 from petseg.runs.recipe import default_recipe
@@ -151,10 +151,10 @@ def test_predictions_land_where_they_belong(shape: Size, fit: Fit, flip: bool) -
     truth[height // 3 :, width // 4 :] = 1
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0], image[..., 2] = np.where(truth == 0, 220, 20), np.where(truth == 1, 220, 20)
-    other = Image.new("RGB", (50, 70), "red")
+    other, options = Image.new("RGB", (50, 70), "red"), InferenceOptions(flip_tta=flip)
     for prediction in (
         predictor((48, 80), fit).predict(image, flip_tta=flip),
-        predictor((48, 80), fit).predict_batch([other, Image.fromarray(image), other], flip_tta=flip)[1],
+        predictor((48, 80), fit).predict_batch([other, Image.fromarray(image), other], options)[1],
     ):
         assert prediction.index.shape == shape
         assert prediction.probabilities.shape == (2, *shape)

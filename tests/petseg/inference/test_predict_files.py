@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import petseg
-from petseg.cli import predict
+from petseg.cli import evaluate, predict
 from petseg.inference import file_jobs, probabilities
 from petseg.inference.file_jobs import plan_jobs
 from petseg.inference.image_files import ImageFile, to_rgb
@@ -154,6 +154,24 @@ def test_a_name_that_is_too_long_fails_alone(call, tiny_run: Path, tmp_path: Pat
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
+def test_messages_show_names_without_escape_sequences(call, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("good\x1b[31m.jpg", "good\x1b[31m.png"):
+        image_file(tmp_path / "in" / name)
+    (tmp_path / "in" / "bad\x1b[2J\n.png").write_bytes(b"no image")
+    image_file(tmp_path / "in" / f"{'a' * 245}\x1b.png")
+    result = call(predict, tiny_run, tmp_path / "in", "-o", tmp_path / "out\x1b[0m", "--no-overlay")
+    missing = call(predict, tiny_run, tmp_path / "gone\x1b[2J.png", "-o", tmp_path / "out")
+    table = call(evaluate, tiny_run, "--shards", tmp_path / "gone\x1b[2J")
+    assert (result.code, missing.code, table.code > 0) == (1, 2, True)
+    for text in (result.out, result.err, missing.err, table.err):
+        assert text
+        assert all(line.isprintable() for line in text.removesuffix("\n").split("\n"))
+    assert "bad\\x1b[2J\\n.png: not an image" in result.err
+    assert "good\\x1b[31m.png becomes" in result.err
+    assert "predicted into" in result.out
+
+
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
     path = image_file(tmp_path / "cat.jpg")
     out = tmp_path / "out"
@@ -181,7 +199,9 @@ def test_a_huge_image_is_a_batch_of_its_own(tiny_run: Path, tmp_path: Path, monk
     sizes: list[int] = []
     network = petseg.load(tiny_run)
     real = network.predict_batch
-    monkeypatch.setattr(network, "predict_batch", lambda p, **given: (sizes.append(len(p)), real(p, **given))[1])
+    monkeypatch.setattr(
+        network, "predict_batch", lambda p, *given, **more: (sizes.append(len(p)), real(p, *given, **more))[1]
+    )
     files = [
         image_file(tmp_path / f"{name}.png", size)
         for name, size in zip("abcd", [(50, 40)] * 3 + [(300, 200)], strict=True)

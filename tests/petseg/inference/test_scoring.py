@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: P
     assert "--overwrite" in result.err
     assert call(evaluate, *arguments, table, "--overwrite").code == 0
     assert table.read_text().startswith("index,key,name,")
+    os.mkfifo(tmp_path / "pipe")
+    for name, problem in (("pipe", "is not a file"), ("/dev/null", "is not a file"), ("a" * 256, "is longer than")):
+        result = call(evaluate, *arguments, tmp_path / name, "--overwrite")
+        assert (result.code, result.out) == (2, "")
+        assert problem in result.err
+    assert call(evaluate, *arguments, tmp_path / f"{'ä' * 125}.csv").code == 0  # 254 bytes
     for folder, what in ((synthetic_set, "a shard set"), (tiny_run, "a run")):
         result = call(evaluate, *arguments, folder / "manifest.json", "--overwrite")
         assert (result.code, result.out) == (2, "")

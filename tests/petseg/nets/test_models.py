@@ -5,7 +5,7 @@ from torch import nn
 from petseg.nets.factory import build_model, count_parameters
 from petseg.nets.model_config import TUTORIAL_WIDTHS, ModelConfig, default_model_config
 from petseg.nets.normalise import MEAN, STD
-from shards.errors import PetsegError, UsageError
+from shards.errors import UsageError
 
 EVERY = [
     ModelConfig(widths=(8, 16, 24)),
@@ -15,9 +15,10 @@ EVERY = [
     ModelConfig(widths=(8, 16, 24), upsample="transposed"),
     ModelConfig(widths=(8, 16, 24), join="add"),
     ModelConfig(widths=(8, 16, 24), join="add", upsample="transposed", norm="group"),
-    ModelConfig(encoder="resnet18", join="add"),
+    ModelConfig(encoder="resnet18", join="add", stem="half"),
     ModelConfig(widths=(8, 16, 24), dropout=0.5),
-    ModelConfig(encoder="resnet50"),
+    ModelConfig(encoder="torchvision/resnet18", join="add"),
+    ModelConfig(encoder="torchvision/resnet50"),
     default_model_config("tutorial"),
     default_model_config("unet"),
     ModelConfig(widths=(8, 16), classes=1),
@@ -54,7 +55,11 @@ def test_parameters_are_named_as_in_checkpoints_of_version_1() -> None:
     assert tops == {"normalise", "stem", "levels", "decoder", "head"}
     tutorial = {name.split(".")[0] for name in build_model("tutorial").state_dict()}
     assert tutorial == {"normalise", "down1", "down2", "bottom", "rise2", "up2", "rise1", "up1", "head"}
-    encoder = {name.split(".")[0] for name in build_model(ModelConfig(encoder="resnet18")).state_dict()}
+    resnet = build_model(ModelConfig(encoder="torchvision/resnet18")).state_dict()
+    encoder = {name.split(".")[0] for name in resnet}
+    assert {"stem.0.weight", "stem.1.running_var", "levels.0.1.conv2.weight", "levels.3.0.downsample.0.weight"} < {
+        *resnet
+    }
     assert encoder == {*tops, "full"}
 
 
@@ -107,8 +112,12 @@ def test_size_of_the_default() -> None:
         (ModelConfig(dropout=1.0), "--dropout"),
         (ModelConfig(classes=0), "0 classes"),
         (ModelConfig(classes=256), "256 classes"),
-        (ModelConfig(pretrained=True), "--encoder"),
         (ModelConfig(encoder="resnet18", widths=(8, 16)), "--widths"),
+        (ModelConfig(decoder_widths=(8, 16)), "--decoder-widths needs --encoder"),
+        (ModelConfig(encoder="resnet18", decoder_widths=(8, 0)), "--decoder-widths: every level"),
+        (ModelConfig(encoder="resnet18", norm="group", decoder_widths=(12, 8, 8, 8)), "of --decoder-widths a multiple"),
+        (ModelConfig(encoder="torchvision/vgg11"), "version 1's encoders are torchvision/resnet18"),
+        (ModelConfig(encoder="torchvision/resnet18", stem="half"), "--stem full"),
         (ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS, dropout=0.5), "tutorial"),
     ],
     ids=str,
@@ -116,29 +125,3 @@ def test_size_of_the_default() -> None:
 def test_impossible_architectures_are_refused(config: ModelConfig, part: str) -> None:
     with pytest.raises(UsageError, match=part):
         build_model(config)
-
-
-def test_weights_that_cannot_be_fetched_give_advice(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    from torch import hub
-
-    def refuse(*arguments: object, **options: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(hub, "download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(PetsegError, match="TORCH_HOME"):
-        build_model(ModelConfig(encoder="resnet18", pretrained=True))
-
-
-def test_pretrained_weights_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """Instead of a download: weights of a torchvision network, in torch's cache."""
-    from torchvision import models
-
-    reference = models.resnet18(weights=None)
-    name = models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(reference.state_dict(), tmp_path / "hub" / "checkpoints" / name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    model = build_model(ModelConfig(encoder="resnet18", pretrained=True))
-    assert torch.equal(model.stem[0].weight, reference.conv1.weight)
-    assert torch.equal(model.levels[3][1].conv2.weight, reference.layer4[1].conv2.weight)

@@ -8,7 +8,7 @@ from petseg.nets.factory import build_model, place
 from petseg.nets.model_config import ModelConfig
 from petseg.optim.muon import Muon
 from petseg.optim.newton_schulz import newton_schulz_factor
-from petseg.optim.parameter_groups import current_state, muon_groups
+from petseg.optim.parameter_groups import current_state, parameter_groups
 
 SHAPES = [(16, 8, 3, 3), (8, 16, 1, 1), (8, 8, 3, 3), (16, 16, 3, 3), (32, 4, 1, 1), (24, 2, 4, 4), (5, 7)]
 
@@ -105,7 +105,7 @@ def test_a_step_that_found_infinities_changes_nothing(bad: float) -> None:
     """Nor is anything left of it in later steps."""
     nets = [build_model(ModelConfig(widths=(8, 16))) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
-    optimizers = [Muon(muon_groups(net, weight_decay=0.1), lr=0.01) for net in nets]
+    optimizers = [Muon(parameter_groups(net, weight_decay=0.1), lr=0.01) for net in nets]
     for step in range(3):
         for number, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True)):
             params = [*net.parameters()]
@@ -129,7 +129,7 @@ def test_state_survives_saving() -> None:
     def start() -> tuple[nn.Module, Muon]:
         torch.manual_seed(0)
         net = place(build_model(ModelConfig(widths=(8, 16))), torch.device("cpu"))
-        return net, Muon(muon_groups(net, weight_decay=0.1), lr=0.01)
+        return net, Muon(parameter_groups(net, weight_decay=0.1), lr=0.01)
 
     def go(net: nn.Module, optimizer: Muon, steps: range) -> None:
         for step in steps:
@@ -164,7 +164,7 @@ def test_states_of_version_1_are_continued() -> None:
         {"lr": 0.1, "weight_decay": 0.02, "momentum": 0.95, "params": [*range(len(kernels_))]},
         {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.95, "params": [*range(len(kernels_), len(old))]},
     ]
-    optimizer = Muon(muon_groups(model, weight_decay=0.02), lr=0.01)
+    optimizer = Muon(parameter_groups(model, weight_decay=0.02), lr=0.01)
     saved = copy.deepcopy(old)
     optimizer.load_state_dict(current_state({"state": saved, "param_groups": groups}, optimizer))
     for number, kernel in enumerate(kernels_):

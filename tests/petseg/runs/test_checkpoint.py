@@ -4,43 +4,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
+from sample_checkpoints import sample_checkpoint
 
-from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from petseg.runs.recipe import default_recipe
 from shards.format.builtin_labels import BINARY, PETS
-
-
-def make() -> Checkpoint:
-    return Checkpoint(
-        config={"size": [32, 48]},
-        labels=BINARY,
-        position={"epoch": 1},
-        history=[{"loss": 0.1}],
-        loader={"batch": 3},
-        model={"w": torch.arange(1000.0)},
-        average=None,
-        optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        scaler={},
-    )
 
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, make())
+    save_checkpoint(path, sample_checkpoint())
     loaded = load_checkpoint(path)
-    assert torch.equal(loaded.model["w"], make().model["w"])
+    assert torch.equal(loaded.model["w"], sample_checkpoint().model["w"])
     assert loaded.position == {"epoch": 1}
-    assert loaded.history == [{"loss": 0.1}]
+    assert loaded.history == sample_checkpoint().history
     assert loaded.loader == {"batch": 3}
     assert loaded.weights is loaded.model
     assert torch.equal(loaded.optimizer["state"][0]["step"], torch.tensor(3.0))
-    assert loaded.config == {"size": [32, 48]}
+    assert loaded.recipe == default_recipe("unet")
+    assert loaded.source == path
     assert loaded.labels == BINARY
     assert torch.load(path, weights_only=True)["version"] == 2
 
 
 def test_version_1_knew_pets_only(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, make())
+    save_checkpoint(path, sample_checkpoint())
     document = torch.load(path, weights_only=True)
     plain = {name: value for name, value in json.loads(document["plain"]).items() if name != "labels"}
     torch.save({**document, "version": 1, "plain": json.dumps(plain)}, path)
@@ -50,11 +40,22 @@ def test_version_1_knew_pets_only(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_the_average_is_what_predicts(tmp_path: Path) -> None:
-    from msgspec.structs import replace
-
+def test_the_average_is_what_predicts() -> None:
     average = {"w": torch.zeros(1)}
-    assert replace(make(), average=average).weights is average
+    assert replace(sample_checkpoint(), average=average).weights is average
+
+
+def test_the_best_epoch_s_file_has_what_prediction_needs(tmp_path: Path) -> None:
+    whole = replace(sample_checkpoint(), average={"w": torch.full((1000,), 7.0)})
+    for name, checkpoint in (("last.pt", whole), ("best.pt", whole.for_prediction())):
+        save_checkpoint(tmp_path / name, checkpoint)
+    best, last = load_checkpoint(tmp_path / "best.pt"), load_checkpoint(tmp_path / "last.pt")
+    assert last.resumable
+    assert not best.resumable
+    assert torch.equal(best.weights["w"], last.weights["w"])
+    assert (best.optimizer, best.scaler, best.average, best.loader) == ({}, {}, None, None)
+    assert (best.recipe, best.labels, best.history) == (last.recipe, last.labels, last.history)
+    assert (tmp_path / "best.pt").stat().st_size < 0.7 * (tmp_path / "last.pt").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_another_version_is_named(tmp_path: Path) -> None:
 @pytest.mark.faults
 def test_no_flipped_bit_changes_a_value_unnoticed(tmp_path: Path, campaign) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, make())
+    save_checkpoint(path, sample_checkpoint())
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
     found = 0
@@ -110,14 +111,14 @@ def test_no_flipped_bit_changes_a_value_unnoticed(tmp_path: Path, campaign) -> N
             found += 1
             continue
         # Bits of the zip's own padding and time stamps may flip without any effect.
-        assert torch.equal(loaded.model["w"], make().model["w"])
+        assert torch.equal(loaded.model["w"], sample_checkpoint().model["w"])
         assert loaded.position == {"epoch": 1}
     assert found > tries / 2
 
 
 def test_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, make())
+    save_checkpoint(path, sample_checkpoint())
     data = path.read_bytes()
     for length in (1, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
@@ -130,7 +131,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
     import os
 
     path = tmp_path / "a.pt"
-    save_checkpoint(path, make())
+    save_checkpoint(path, sample_checkpoint())
     before = path.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -138,6 +139,6 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, make())
+        save_checkpoint(path, sample_checkpoint())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from petseg.runs.option_fields import check_fields
 from petseg.runs.recipe import (
     LR_OF_ADAM,
+    LR_OF_ENCODER,
     RuntimeOptions,
     apply_options,
     default_recipe,
@@ -23,11 +25,40 @@ from shards.errors import UsageError
 UNET, RUNTIME = default_recipe("unet"), RuntimeOptions(shards="set")
 
 
-def test_an_encoder_needs_no_stem_option() -> None:
-    recipe, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18"})
+def test_an_encoder_with_weights_has_its_own_learning_rate() -> None:
+    plain, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18"})
+    plain.check()
+    assert plain.encoder_lr is None
+    assert plain.encoder_weights == "none"
+    for options in ({"encoder_weights": "imagenet"}, {"pretrained": True}, {"encoder_weights": "w.pth"}):
+        recipe, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", **options})
+        recipe.check()
+        assert recipe.encoder_lr == LR_OF_ENCODER
+        # As --resume does, with options repeated or not.
+        assert apply_options(recipe, RUNTIME, {"encoder": "resnet18", **options})[0] == recipe
+        assert apply_options(recipe, RUNTIME, {})[0] == recipe
+        own, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", "encoder_lr": 0.5, **options})
+        assert own.encoder_lr == 0.5
+    assert Path(recipe.encoder_weights) == Path.cwd() / "w.pth"
+
+
+def test_the_encoders_of_version_1_are_torchvisions() -> None:
+    document = msgspec.to_builtins(UNET)
+    document["model"] |= {"encoder": "resnet34", "stem": "full", "join": "concat", "pretrained": True}
+    for name in ("decoder_widths", "classes"):
+        del document["model"][name]
+    for name in ("encoder_weights", "encoder_sha256", "encoder_lr", "encoder_freeze", "fit"):
+        del document[name]
+    recipe = recipe_from({**document, "size": 128})
     recipe.check()
-    assert recipe.model.stem == "full"
-    assert apply_options(recipe, RUNTIME, {"encoder": "resnet18"})[0] == recipe  # as --resume does
+    assert recipe.model.encoder == "torchvision/resnet34"
+    assert recipe.encoder_weights == "imagenet"
+    assert recipe.encoder_lr is None  # it was trained like the rest
+    assert recipe_from(msgspec.to_builtins(recipe)) == recipe
+    # Resumed with its own options.
+    assert apply_options(recipe, RUNTIME, {"encoder": "resnet34", "pretrained": True})[0] == recipe
+    changed, _ = apply_options(recipe, RUNTIME, {"encoder": "resnet18"})
+    assert differences(recipe, changed)[0] == "--encoder is torchvision/resnet34, not resnet18"
 
 
 def test_each_optimizer_has_a_default_learning_rate() -> None:
@@ -48,15 +79,46 @@ def test_each_optimizer_has_a_default_learning_rate() -> None:
         ({"optimizer": "sgd"}, "--optimizer sgd: choose from adam, adamw, muon"),
         ({"epochs": "7"}, "--epochs 7: give a whole number from 1 to 1000000"),
         ({"lr": float("nan")}, "--lr nan: give a number above 0"),
+        ({"lr": float("inf")}, "--lr inf: give a number above 0"),
+        ({"lr": True}, "--lr True: give a number above 0"),
+        ({"lr": "0.1"}, "--lr 0.1: give a number above 0"),
+        ({"schedule": "linear"}, "--schedule linear: choose from"),
+        ({"epochs": True}, "--epochs True: give a whole number"),
+        ({"epochs": 2.0}, "--epochs 2: give a whole number"),
+        ({"epochs": None}, "--epochs None: give a whole number"),
+        ({"progressive": 1}, "--progressive 1: expected true or false"),
+        ({"clip_norm": float("inf")}, "--clip-norm inf: give a number of at least 0"),
+        ({"dropout": float("nan")}, "--dropout nan"),
+        ({"warmup": -0.1}, "--warmup -0.1: give a number from 0 to 1"),
+        ({"ema_decay": "off"}, "--ema-decay off: give a number from 0 to 0.999999, or auto"),
+        ({"threads": 0}, "--threads 0: give a whole number from 1 to 1024, or auto"),
+        ({"device": 0}, "--device 0: expected text"),
+        ({"model": "resnet"}, "--model resnet: choose from unet, tutorial"),
+        ({"model": ["unet"]}, "--model ['unet']: choose from unet, tutorial"),
+        ({"blocks": "2"}, "--blocks 2: give a whole number"),
+        ({"widths": [8, 16.5]}, "--widths [8, 16.5]: expected a list of whole numbers"),
+        ({"encoder": 18}, "--encoder 18: expected text"),
+        ({"encoder_weights": 3}, "--encoder-weights 3: expected text"),
+        ({"pretrained": "yes"}, "--pretrained yes: expected true or false"),
+        ({"crop_scale": 0.5}, "--crop-scale 0.5: expected a list of numbers"),
+        ({"init_from": 3}, "--init-from 3: expected text"),
+        ({"on_error": "raise"}, "--on-error raise: choose from stop, replace"),
+        ({"max_damaged": -1}, "--max-damaged -1: give a whole number of at least 0"),
         ({"batch_size": 8, "accumulate": 9}, "--accumulate 9: give a whole number from 1 to 8"),
         ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes -1: give a number of at least 0"),
-        ({"tensorboard": 3}, "--tensorboard 3: expected bool"),
-        ({"widths": "8,16"}, "--widths 8,16: expected tuple"),
+        ({"tensorboard": 3}, "--tensorboard 3: expected true or false"),
+        ({"widths": "8,16"}, "--widths 8,16: expected a list of whole numbers"),
         ({"colour": 1}, "no such option: colour"),
         ({"classes": 3}, "no such option: classes"),  # the set decides
         ({"size": "96x"}, "--size '96x': give N or HxW"),
         ({"size": (96, 16)}, "--size 96x16: give N or HxW"),
         ({"size": 4096}, "each side from 32 to 2048"),
+        ({"encoder_weights": "imagenet"}, "--encoder-weights needs --encoder"),
+        ({"encoder_lr": 0.1}, "--encoder-lr needs --encoder"),
+        ({"encoder_freeze": 2}, "--encoder-freeze needs --encoder"),
+        ({"encoder": "resnet18", "encoder_freeze": -1}, "--encoder-freeze -1: give a whole number of at least 0"),
+        ({"encoder": "resnet18", "pretrained": True, "encoder_weights": "none"}, "give one of them"),
+        ({"encoder_sha256": "0"}, "no such option: encoder_sha256"),
         ({"fit": "squash"}, "--fit squash: choose from stretch, cover, contain"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -70,6 +132,15 @@ def test_wrong_values_from_python_are_refused(options: dict[str, Any], message: 
     with pytest.raises(UsageError) as error:
         apply_and_check()
     assert message in str(error.value)
+
+
+def test_values_arrive_as_their_fields_have_them() -> None:
+    options = {"lr": 1, "widths": [8, 16], "threads": "auto", "ema_decay": "auto", "init_from": Path("run")}
+    recipe, runtime = apply_options(UNET, RUNTIME, options)
+    assert (recipe.lr, type(recipe.lr)) == (1.0, float)
+    assert recipe.model.widths == (8, 16)
+    assert (recipe.ema_decay, runtime.threads) == (None, None)
+    assert recipe.init_from == str(Path.cwd() / "run")
 
 
 def test_sizes_are_written_in_several_ways() -> None:
@@ -105,13 +176,20 @@ def test_the_files_of_version_1_are_read() -> None:
     position = {"epoch": 1, "phase": "train", "step": 30, "finished": False, "best_score": 0.25, "best_epoch": 1}
     position |= {"stale_epochs": 0, "seconds": 9.5, "loss_sum": 40.5, "pictures": 80}
     position |= {"confusion": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "train_seconds": 3.5, "wait_seconds": 0.5}
-    current = {**recipe, "model": {**model, "classes": 3}, "size": [128, 128], "fit": "stretch"}
+    current_model = {name: value for name, value in model.items() if name != "pretrained"}
+    current_model |= {"decoder_widths": [], "classes": 3}
+    current = {**recipe, "model": current_model, "size": [128, 128], "fit": "stretch", "crop_scale": None}
+    current |= {"encoder_weights": "none", "encoder_sha256": "", "encoder_lr": None, "encoder_freeze": 0}
+    current["init_from"] = None
     assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == current
     assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == {
         **running,
         "cuda_graph": False,
         "log_every": None,
+        "stop_signal": "",
+        "on_error": "stop",
+        "max_damaged": 10,
     }
     assert msgspec.to_builtins(msgspec.convert(position, Progress)) == {**position, "skipped": 0}
     assert msgspec.convert(position, Progress).images == 80

@@ -147,6 +147,32 @@ def test_one_signal_ends_two_ranks_cleanly(
 
 
 @pytest.mark.slow
+def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    """``--max-restarts`` runs the same command again, which starts at first and continues then: with the same bits."""
+    run = tmp_path / "run"
+    command = ["petseg-train", "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS]
+    start = words(2, *command, "--checkpoint-steps", "1")
+    start.insert(1, "--max-restarts=1")
+    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "last.pt").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
+    (second,) = [pid for pid, variables in ranks.items() if "RANK=1" in variables]
+    os.kill(second, signal.SIGKILL)
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    assert "continuing in epoch" in error
+    assert len(json.loads((run / "config.json").read_text())["resumed"]) == 1
+    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks / "last.pt")
+    for name, value in ours.model.items():
+        assert torch.equal(value, theirs.model[name]), name
+
+
+@pytest.mark.slow
 def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     arguments = [tiny_run, "--shards", synthetic_set, "--json", "--own-size", "--mirror", "--csv"]
     two = torchrun(2, "petseg-eval", *arguments, tmp_path / "two.csv").stdout

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from labelled_sets import build_labelled, many_labels
 
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
@@ -22,10 +23,11 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
 from shards.errors import UsageError
 
-# Everything with a state: average, dropout, momentum, growing images, a last batch with padding.
+# Everything with a state: average, dropout, momentum, growing images, random crops, a last batch with padding.
 OPTIONS: dict[str, Any] = {
     "size": 64,
     "progressive": True,
+    "crop_scale": (0.4, 0.8),
     "widths": (8, 16),
     "dropout": 0.2,
     "epochs": 3,
@@ -105,7 +107,7 @@ def events() -> int:
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     ("after", "number"),
-    [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM), (8, signal.SIGINT)],
+    [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGUSR1), (8, signal.SIGINT)],
 )
 def test_signals_checkpoint_and_say_how_to_go_on(
     synthetic_set: Path, reference: Path, tmp_path: Path, after: int, number: int
@@ -118,7 +120,7 @@ def test_signals_checkpoint_and_say_how_to_go_on(
             options={**OPTIONS, "checkpoint_steps": 0},
             make_reporter=lambda: Interrupting(after, number),
         )
-    assert error.value.exit_code == 128 + number
+    assert error.value.exit_code == (130 if number == signal.SIGINT else 75)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     petseg.train(run=run, resume=True)
     assert_same_run(run, reference)
@@ -246,9 +248,17 @@ def test_unknown_options_are_refused(synthetic_set: Path, tmp_path: Path) -> Non
 
 @pytest.mark.faults
 @pytest.mark.slow
+@pytest.mark.parametrize("labels", ["pets", "21 classes"])
 def test_sigkill_at_random_moments(
-    synthetic_set: Path, reference: Path, tmp_path: Path, campaign: Callable[[int, int], int]
+    labels: str, synthetic_set: Path, reference: Path, tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
+    data, options = synthetic_set, OPTIONS
+    if labels != "pets":
+        if not campaign(0, 1):
+            pytest.skip("with --campaign")
+        data = build_labelled(tmp_path, many_labels(21), samples=60)
+        options = {**OPTIONS, "size": (64, 96), "fit": "contain"}
+        reference = petseg.train(data, run=tmp_path / "reference", options=options)
     # A fork server with torch and DALI imported: each process starts at once, so that kills fall into the training.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["petseg.training.loop", "petseg.report.artifacts", "nvidia.dali"])
@@ -256,7 +266,7 @@ def test_sigkill_at_random_moments(
 
     def start(run: Path) -> Any:
         resume = (run / "config.json").exists()
-        again = {"resume": True} if resume else {"shards": str(synthetic_set), "options": OPTIONS}
+        again = {"resume": True} if resume else {"shards": str(data), "options": options}
         process = context.Process(target=petseg.train, kwargs={"run": str(run), **again})
         process.start()
         return process

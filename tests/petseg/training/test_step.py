@@ -129,6 +129,19 @@ def test_dropout_depends_on_seed_and_step_but_not_on_padding_or_what_was_drawn_b
     assert len({round(loss, 5) for (padding, *_), loss in losses.items() if not padding}) == 4
 
 
+@pytest.mark.usefixtures("plain_sgd")
+def test_valid_images_are_counted_where_the_host_does_not_know_them() -> None:
+    images = shapes()
+    images.valid[3] = False  # such as a damaged image, which another one replaces
+    counted, told = make_step(sgd_recipe()), make_step(sgd_recipe())
+    a, b = counted.run(images, global_valid=None, step=0), told.run(images, global_valid=7, step=0)
+    assert torch.equal(a.facts, b.facts)
+    images.valid[:] = False
+    nothing = counted.run(images, global_valid=None, step=1)
+    assert not nothing.skipped
+    assert nothing.loss == 0
+
+
 def test_clipping_shortens_the_step() -> None:
     free, clipped = (make_step(small_recipe(clip_norm=c, optimizer="adam", weight_decay=0.0)) for c in (0.0, 1e-9))
     start = weights(free).clone()

@@ -179,7 +179,7 @@ def test_a_bad_step_changes_nothing(optimizer: str, bad: float, monkeypatch: pyt
 @pytest.mark.parametrize("training", [True, False])
 def test_channels_last_is_kept_through_the_network(config: ModelConfig, training: bool) -> None:
     """No convolution converts its input; sizes that need padding too."""
-    model = place(build_model(config, load_pretrained=False), CPU).train(training)
+    model = place(build_model(config), CPU).train(training)
     seen = list[str]()
 
     def check(name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The DALI graph on DALI's CPU backend; and that DALI has its operators for both devices."""
+"""The DALI graph on DALI's CPU backend; and what the graph for a GPU consists of, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import Augmentation, Loader
+from pipeline import Augmentation, DecoderOptions, Loader
 from pipeline.dali import graph as graph_module
-from pipeline.dali.graph import DECODERS, HOST_OPERATORS, OPERATORS, build_graph
+from pipeline.dali.graph import define_graph
 from pipeline.engine import EngineOptions
+from shards.errors import UsageError
 from shards.format.geometry import nearest_places
 
 backend = pytest.importorskip("nvidia.dali.backend", reason="NVIDIA DALI is not installed")
@@ -29,24 +30,85 @@ def options(storage: str, **changes: Any) -> EngineOptions:
     )
 
 
-def test_every_operator_is_registered_for_both_devices() -> None:
-    cpu, gpu, mixed = (set(getattr(backend, f"Registered{kind}Ops")()) for kind in ("CPU", "GPU", "Mixed"))
-    assert set(OPERATORS) <= cpu
-    assert set(OPERATORS) <= gpu
-    assert set(DECODERS) <= cpu
-    assert set(DECODERS) <= mixed
-    assert set(HOST_OPERATORS) <= cpu
+def operators(storage: str, *, device_id: int | None, **changes: Any) -> list[tuple[str, Any]]:
+    """The operators of a graph, each as (name, specification); a graph for a GPU can be defined without one."""
+    pipeline = define_graph(options(storage, **changes), batch_size=2, device_id=device_id)
+    pipeline._build_graph()
+    return [(operator._op.schema.Name(), operator) for operator in pipeline._ops]
+
+
+def specification(storage: str, source: str, **changes: Any) -> dict[str, str]:
+    """The arguments, as text, of the decoder of ``source`` (image or mask) in the graph for a GPU."""
+    for name, operator in operators(storage, device_id=0, **changes):
+        text = str(operator.spec)
+        if name == "decoders__Image" and f"{source}_cpu" in text:
+            lines = (line.strip().partition(": ") for line in text.partition("Arguments:")[2].splitlines())
+            return {key: value for key, _, value in lines if key}
+    raise AssertionError(f"no decoder of {source}")
+
+
+@pytest.mark.parametrize("device_id", [None, 0])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_every_operator_is_registered_for_the_device_it_is_used_on(storage: str, device_id: int | None) -> None:
+    registered = {kind.lower(): set(getattr(backend, f"Registered{kind}Ops")()) for kind in ("CPU", "GPU", "Mixed")}
+    used = {(name, operator._op.device) for name, operator in operators(storage, device_id=device_id)}
+    assert not [(name, device) for name, device in used if name not in registered[device]]
+    assert {name for name, _ in used} >= {
+        "ExternalSource",
+        "Slice",
+        "Resize",
+        "Flip",
+        "ColorTwist",
+        "Squeeze",
+        "OneHot",
+    }
+    on_device = {device for name, device in used if name not in ("ExternalSource", "_TensorSubscript")}
+    decoders = {"cpu"} if device_id is None else {"gpu"} if storage == "raw" else {"gpu", "cpu", "mixed"}
+    assert on_device == decoders
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_the_list_of_operators_is_that_of_the_graph(storage: str) -> None:
-    """The registration test above would prove nothing if the graph used an operator that the list leaves out."""
-    named = {*OPERATORS, *DECODERS, *HOST_OPERATORS}
-    pipeline = build_graph(options(storage), batch_size=2, device_id=None)
-    used = {operator._op.schema.Name() for operator in pipeline._ops}
-    assert used <= named, used - named
-    if storage == "source":
-        assert used == named
+def test_the_two_graphs_differ_in_their_devices_alone(storage: str) -> None:
+    cpu, gpu = ([name for name, _ in operators(storage, device_id=device_id)] for device_id in (None, 0))
+    assert sorted(cpu) == sorted(gpu)
+
+
+@pytest.mark.parametrize("storage", ["source", "jpeg"])
+def test_the_host_decodes_masks_and_the_gpu_images(storage: str) -> None:
+    """And no pixel of either goes to an operator on the host."""
+    found = operators(storage, device_id=0)
+    decoders = [operator for name, operator in found if name == "decoders__Image"]
+    assert sorted(operator._op.device for operator in decoders) == ["cpu", "mixed"]
+    assert specification(storage, "mask")["device"] == "cpu"
+    assert specification(storage, "image")["device"] == "mixed"
+    for name, operator in found:
+        if name in ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "OneHot"):
+            assert operator._op.device == "gpu", name
+
+
+def test_the_options_of_the_decoder_reach_dali() -> None:
+    plain = specification("source", "image", largest=(600, 800))
+    assert (plain["preallocate_height_hint"], plain["preallocate_width_hint"]) == ("600", "800")
+    assert float(plain["hw_decoder_load"]) == pytest.approx(DecoderOptions().hw_decoder_load)
+    assert int(plain["device_memory_padding"]) == 2 * int(plain["host_memory_padding"]) >= 6 * 600 * 800
+    assert plain["hybrid_huffman_threshold"] == "1000000"
+    assert not {"hw_decoder_load", "device_memory_padding"} & specification("source", "mask").keys()
+    changes = DecoderOptions(hw_decoder_load=0.25, preallocate=False, device_memory_padding=7, host_memory_padding=5)
+    other = specification("source", "image", largest=(600, 800), decoder=changes)
+    assert float(other["hw_decoder_load"]) == 0.25
+    assert (other["preallocate_height_hint"], other["preallocate_width_hint"]) == ("0", "0")
+    assert (other["device_memory_padding"], other["host_memory_padding"]) == ("7", "5")
+
+
+def test_a_batch_that_is_too_large_is_not_preallocated() -> None:
+    decoder = DecoderOptions()
+    assert decoder.arguments(largest=(4000, 6000), batch_size=8)["preallocate_height_hint"] == 4000
+    large = decoder.arguments(largest=(4000, 6000), batch_size=128)
+    assert (large["preallocate_height_hint"], large["preallocate_width_hint"]) == (0, 0)
+    assert decoder.arguments(largest=(30000, 30000), batch_size=1)["device_memory_padding"] == 256 << 20
+    for wrong in ({"hw_decoder_load": 1.5}, {"device_memory_padding": -1}, {"hybrid_huffman_threshold": 2**31}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            DecoderOptions(**wrong)
 
 
 @pytest.mark.parametrize(("mask", "augment"), [("onehot", None), ("index", "train"), ("onehot", "train")])

@@ -35,6 +35,7 @@ AUGMENTATIONS = (
     Augmentation(area=None, flip=1.0, brightness=0, contrast=0, saturation=0),
     Augmentation(area=(0.01, 1.0), ratio=(1.0, 1.0), brightness=0, contrast=0, saturation=0),
 )
+SCALES = ((1.0, 1.0), (0.5, 2.0), (0.1, 0.3), (2.0, 6.0))
 
 sides = st.integers(1, 9) | st.integers(1, 48)
 sizes = st.tuples(sides, sides)
@@ -49,6 +50,7 @@ class Case:
     images: tuple[Size, ...]  # all the same where the storage has one size
     size: Size | None
     fit: str
+    crop_scale: tuple[float, float] | None
     augment: Augmentation | None
     mask: str
     seed: int
@@ -65,6 +67,7 @@ def cases(draw: st.DrawFn) -> Case:
         images=images,
         size=draw(sizes if storage == "source" else st.none() | sizes),
         fit=draw(st.sampled_from(["stretch", "cover", "contain"])),
+        crop_scale=draw(st.none() | st.sampled_from(SCALES) | st.floats(0.05, 8).map(lambda scale: (scale, scale))),
         augment=draw(st.sampled_from(AUGMENTATIONS)),
         mask=draw(st.sampled_from(["onehot", "index"])),
         seed=draw(st.integers(0, 2**40)),
@@ -90,7 +93,8 @@ def test_batches_are_what_the_contract_says(
             labels = labels_of(case.classes)
             size = None if case.storage == "source" else case.images[0]
             writer(Path(folder), pairs, storage=case.storage, size=size, labels=labels, samples_per_shard=3)
-            options = {"engine": engine, "size": case.size, "fit": case.fit, "augment": case.augment, "mask": case.mask}
+            options = {name: getattr(case, name) for name in ("size", "fit", "crop_scale", "augment", "mask")}
+            options["engine"] = engine
             with Loader(folder, batch_size=3, device="cpu", seed=case.seed, **with_engine(options)) as loader:
                 loader.set_epoch(case.epoch)
                 for batch in loader:
@@ -168,9 +172,18 @@ def expect(case: Case, sample: int, image: np.ndarray, mask: np.ndarray) -> Expe
     height, width = mask.shape
     out_height, out_width = case.size or (height, width)
     random = [uniform(case.seed, case.epoch, decision, sample) for decision in range(8)]
-    top, left, box_height, box_width = expected_box(case, random, height, width, (out_height, out_width))
     placed_height, placed_width = out_height, out_width
-    if case.fit == "contain":
+    if case.crop_scale is not None:
+        scale, box = scaled_box(case, random, height, width, (out_height, out_width))
+        top, left, box_height, box_width = box
+        # A side that should show more than there is keeps its scale, and is padded.
+        if half_up(out_height / scale) > height:
+            placed_height = min(out_height, max(1, half_up(scale * height)))
+        if half_up(out_width / scale) > width:
+            placed_width = min(out_width, max(1, half_up(scale * width)))
+    else:
+        top, left, box_height, box_width = expected_box(case, random, height, width, (out_height, out_width))
+    if case.crop_scale is None and case.fit == "contain":
         scale = min(Fraction(out_height, box_height), Fraction(out_width, box_width))
         placed_height, placed_width = (max(1, half_up(scale * side)) for side in (box_height, box_width))
     rows = [top + math.floor((i + Fraction(1, 2)) * box_height / placed_height) for i in range(placed_height)]
@@ -208,6 +221,25 @@ def expected_box(case: Case, random: list[float], height: int, width: int, size:
         for number, side, base in ((random[2], height, base_height), (random[3], width, base_width))
     )
     return top, left, base_height, base_width
+
+
+def scaled_box(
+    case: Case, random: list[float], height: int, width: int, size: Size
+) -> tuple[float, tuple[int, int, int, int]]:
+    """The scale, and the crop that shows as many of the image's pixels at it as the output holds."""
+    assert case.crop_scale is not None
+    least, most = case.crop_scale
+    down, across = random[2:4]
+    if case.augment is None:
+        scale = 1.0 if least <= 1 <= most else math.sqrt(least * most)
+        down = across = 0.5
+    else:
+        scale = least + (most - least) * random[0]
+    box_height, box_width = (
+        min(side, max(1, half_up(wanted / scale))) for side, wanted in zip((height, width), size, strict=True)
+    )
+    top, left = math.floor(down * (height - box_height + 1)), math.floor(across * (width - box_width + 1))
+    return scale, (top, left, box_height, box_width)
 
 
 def expected_colours(augment: Augmentation | None, random: list[float], pixels: np.ndarray) -> tuple[np.ndarray, float]:

@@ -44,7 +44,7 @@ def test_verify_reports_it(old_set: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["info", "preview"])
-def test_the_commands_say_it_in_one_line(old_set: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_say_it_in_printable(old_set: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [command, str(old_set), *([str(old_set.parent / "sheet.png")] if command == "preview" else [])]
     with pytest.raises(SystemExit) as caught:
         main.main(arguments, prog_name="petseg-shard")

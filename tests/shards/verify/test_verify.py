@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forging import sealed, with_fingerprint
-from shard_sources import Maker, fill, options, tree
+from shard_sources import SCENES, Maker, fill, fill_scenes, options, tree
 
 from shards.build.build_set import build
 from shards.errors import PetsegError
@@ -35,15 +35,19 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def sets_with_audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A set of each storage with a line in its audit file, so that every file has bytes to damage."""
+    """A set of each storage, of pets and of 21 classes; each has an audit line, so that every file can be damaged."""
     maker = Maker(tmp_path_factory.mktemp("audit") / "pets")
     maker.write("cut_1", b"broken", b"broken")
     pets = fill(maker, 30)
+    scenes = fill_scenes(tmp_path_factory.mktemp("audit") / "scenes", 15)
     sets = {}
     for storage in STORAGES:
-        sets[storage] = tmp_path_factory.mktemp("sets") / storage
+        folder = tmp_path_factory.mktemp("sets")
+        wide = {} if storage == "source" else {"size": (20, 36), "fit": "contain"}
+        sets[storage], sets[f"{storage} 21"] = folder / storage, folder / f"{storage} 21"
         build(pets, sets[storage], options(storage), workers=1)
-        assert all(path.stat().st_size for path in sets[storage].iterdir())
+        build(scenes, sets[f"{storage} 21"], options(storage, **SCENES, **wide), workers=1)
+    assert all(file.stat().st_size for path in sets.values() for file in path.iterdir())
     return sets
 
 
@@ -76,8 +80,8 @@ def test_any_flipped_bit_is_found(
     expected = {name: contents(path) for name, path in sets_with_audit.items()}
     copies = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in sets_with_audit.items()}
     for _ in range(campaign(60, 1000)):
-        storage = rng.choice(STORAGES)
-        folder = copies[storage]
+        name = rng.choice(sorted(copies))
+        folder = copies[name]
         path = rng.choice(sorted(folder.iterdir()))
         size = path.stat().st_size
         byte, bit = rng.randrange(size), rng.randrange(8)
@@ -86,7 +90,7 @@ def test_any_flipped_bit_is_found(
         assert not report.ok, f"{path.name}: bit {bit} of byte {byte}"
         assert path.name in {problem.file for problem in report.problems}
         json.dumps(report.as_json())
-        check_loading(folder, expected[storage])
+        check_loading(folder, expected[name])
         flip(path, byte, bit)
     for name, folder in copies.items():
         assert tree(folder) == tree(sets_with_audit[name])
@@ -121,8 +125,8 @@ def test_truncated_grown_deleted_and_swapped_files_are_found(
     rng = random.Random(4)
     expected = {name: contents(path) for name, path in sets_with_audit.items()}
     for turn in range(campaign(30, 1000)):
-        storage = rng.choice(STORAGES)
-        folder = Path(shutil.copytree(sets_with_audit[storage], tmp_path / str(turn)))
+        name = rng.choice(sorted(sets_with_audit))
+        folder = Path(shutil.copytree(sets_with_audit[name], tmp_path / str(turn)))
         files = sorted(path for path in folder.iterdir() if path.stat().st_size)
         victim, other = rng.sample(files, 2)
         action = rng.choice(["cut", "grow", "delete", "swap", "zeros", "noise", "folder"])
@@ -144,13 +148,13 @@ def test_truncated_grown_deleted_and_swapped_files_are_found(
             victim.unlink()
             victim.mkdir()
         report = verify(folder)
-        assert not report.ok, (storage, victim.name, action)
+        assert not report.ok, (name, victim.name, action)
         json.dumps(report.as_json())
         for mode in ("quick", "full"):
             json.dumps(verify(folder, mode=mode).as_json())  # type: ignore[arg-type]
         if action in ("cut", "grow", "delete", "folder"):
             assert not verify(folder, mode="quick").ok, (victim.name, action)
-        check_loading(folder, expected[storage])
+        check_loading(folder, expected[name])
         shutil.rmtree(folder)
 
 
@@ -164,7 +168,7 @@ def test_swapped_shards_of_equal_size_are_noticed_on_reading(tiny_sets: dict[str
     (folder / "x").rename(second)
     reader = ShardSet.open(folder).split("train")
     with pytest.raises(PetsegError, match=r"train-000000\.tar does not match train\.samples\.npy"):
-        reader.map(0)
+        reader.open_tar(0)
     assert not verify(folder, mode="quick").ok
 
 

@@ -1,0 +1,172 @@
+"""Weights that an encoder starts from: timm's ImageNet weights, or a file with timm's names."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from petseg.nets.encoder_unet import EncoderUNet
+from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
+from shards.errors import PetsegError, UsageError
+
+IMAGENET, NONE = "imagenet", "none"
+
+State = dict[str, torch.Tensor]
+
+_NESTED = ("state_dict", "model")  # under which timm's and torchvision's own training scripts keep weights
+_COUNTER = "num_batches_tracked"  # of batch normalisation; old files lack it, and nothing here depends on it
+_SHOWN = 4  # names in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderWeights:
+    """What an encoder starts from.
+
+    Attributes:
+        tensors: by the names of the encoder's own ``state_dict``.
+        mean: of red, green and blue, of the images that it was trained with, in units of an 8-bit pixel (0..255).
+        std: likewise, the standard deviations.
+    """
+
+    tensors: State
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Put them, and the constants of its normalisation, into a network."""
+        assert isinstance(model, EncoderUNet)
+        model.encoder.load_state_dict(self.tensors)
+        model.normalise.set_constants(self.mean, self.std)
+
+
+def read_encoder_weights(encoder: str, weights: str) -> EncoderWeights:
+    """Read the weights of an encoder: ``imagenet``, which timm fetches unless they are in its cache, or a file.
+
+    Raises:
+        UsageError: there is no such file, timm has no weights of this encoder, or the file's do not fit it.
+        PetsegError: the weights cannot be fetched.
+    """
+    silence_timm()
+    timm = import_timm()
+    config = timm.get_pretrained_cfg(encoder) or timm.get_pretrained_cfg(encoder.partition(".")[0])
+    if weights == IMAGENET:
+        network = _fetched(encoder, config)
+    else:
+        found = read_state(Path(weights))
+        network = _filled(encoder, found, file=weights, head=_names(config.classifier if config else ()))
+    mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return EncoderWeights(
+        tensors=network.state_dict(),
+        mean=tuple(255.0 * value for value in mean),
+        std=tuple(255.0 * value for value in std),
+    )
+
+
+def read_state(path: Path) -> State:
+    """Read a file of weights, safetensors or a ``state_dict`` saved by torch, without executing any code from it."""
+    if not path.is_file():
+        raise UsageError(f"--encoder-weights {path}: no such file; give imagenet, none, or a file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            document: Any = load_file(path)
+        else:
+            document = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
+    except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zip files to unpickling
+        raise UsageError(f"--encoder-weights {path} is neither safetensors nor a state_dict ({_line(error)})") from None
+    for name in _NESTED:
+        if isinstance(document, dict) and isinstance(document.get(name), dict):
+            document = document[name]
+    if not isinstance(document, dict) or not document or not all(map(torch.is_tensor, document.values())):
+        raise UsageError(f"--encoder-weights {path} holds no tensors by name: it is no state_dict")
+    state = {name.removeprefix("module."): tensor for name, tensor in document.items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(f"--encoder-weights {path}: {name} is not finite")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; ``UsageError`` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(
+            f"--encoder-weights {path} cannot be read ({error.strerror or error}); give imagenet, none, or a file"
+        ) from None
+
+
+def _fetched(encoder: str, config: Any) -> nn.Module:
+    if config is None or not config.has_weights:
+        raise UsageError(f"--encoder-weights imagenet: timm has no weights of {encoder}; give none, or a file")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return create_encoder(encoder, pretrained=True)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the errors of several libraries for HTTP, and of damaged files
+        where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        raise PetsegError(
+            f"the ImageNet weights of {encoder} cannot be fetched ({_line(error)}). Without internet, download "
+            f"model.safetensors from {where} elsewhere and name it with --encoder-weights FILE, or copy a filled "
+            "cache and set HF_HOME"
+        ) from None
+
+
+def _filled(encoder: str, state: State, *, file: str, head: tuple[str, ...]) -> nn.Module:
+    """Return an encoder with the weights of a file, which has the names of the whole network or of the encoder."""
+    network = create_encoder(encoder)
+    own = network.state_dict()
+    counters = {name: own[name] for name in own if name.endswith(_COUNTER) and name not in state}
+    if own.keys() <= state.keys() | counters.keys() and _same_shapes(own, state):
+        network.load_state_dict({name: state.get(name, own[name]) for name in own})
+        return network
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{one}." for one in head))}
+    with torch.device("meta"):
+        whole = create_classifier(encoder).state_dict()
+    missing = [name for name in whole if name not in state and not name.endswith(_COUNTER)]
+    unexpected = [name for name in state if name not in whole]
+    mismatched = [
+        f"{name} ({_shape(state[name])}, not {_shape(whole[name])})"
+        for name in whole
+        if name in state and state[name].shape != whole[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    if any(problems.values()):
+        text = "; ".join(f"{_some(names)} {what}" for what, names in problems.items() if names)
+        raise UsageError(f"--encoder-weights {file} does not fit --encoder {encoder}: {text}")
+    complete = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in whole}
+    # timm itself carries the names of the whole network over to those of its features.
+    return create_encoder(encoder, pretrained=True, pretrained_cfg_overlay={"state_dict": complete})
+
+
+def _same_shapes(own: State, state: State) -> bool:
+    return all(state[name].shape == tensor.shape for name, tensor in own.items() if name in state)
+
+
+def _names(classifier: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    verb = "is" if len(names) == 1 else "are"
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "") + f" {verb}"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

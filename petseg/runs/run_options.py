@@ -1,0 +1,117 @@
+"""What a training is started with: the options of a new run, or of an existing one, as the caller has changed them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from petseg.nets.model_config import NO_ENCODER, ModelConfig
+from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_recipe
+from petseg.runs.initial_weights import InitialWeights, read_initial_weights
+from petseg.runs.recipe import (
+    LR_OF_ENCODER,
+    Recipe,
+    RuntimeOptions,
+    apply_options,
+    default_recipe,
+    default_size,
+    differences,
+)
+from petseg.runs.run_folder import CONFIG, LAST, read_config
+from shards.errors import UsageError
+from shards.format.dataset import ShardSet
+
+
+def new_options(
+    shards: str | Path | None, options: Mapping[str, Any]
+) -> tuple[Recipe, RuntimeOptions, InitialWeights | None]:
+    """Return the options of a new run, and the weights that ``init_from`` names.
+
+    Where no option of the network is given, ``init_from`` decides the architecture. The set is not opened yet; see
+    :func:`for_set`.
+    """
+    if shards is None:
+        raise UsageError("--shards is missing: the folder that petseg-shard build created")
+    runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
+    source = options.get("init_from")
+    initial = None if source is None else read_initial_weights(source)
+    if initial is None or {"model", *ModelConfig.__struct_fields__} & options.keys():
+        recipe = default_recipe(options.get("model", "unet"))
+    else:
+        recipe = msgspec.structs.replace(default_recipe(initial.model.name), model=initial.model)
+    if initial is not None and NO_ENCODER != initial.model.encoder == options.get("encoder", recipe.model.encoder):
+        options = {"encoder_lr": LR_OF_ENCODER, **options}  # as for an encoder with weights of its own
+    return *apply_options(recipe, runtime, options), initial
+
+
+def existing_options(
+    run: Path, shards: str | Path | None, options: Mapping[str, Any]
+) -> tuple[Recipe, RuntimeOptions, Checkpoint | None]:
+    """Return an existing run's options, changed where that is allowed, and its last checkpoint if it has one."""
+    if not run.is_dir():
+        raise UsageError(f"no such run: {run}; start it without --resume, or with --resume auto")
+    document = read_config(run)
+    try:
+        recipe = read_recipe(document["recipe"], source=run / CONFIG)
+        runtime = msgspec.convert(document["running"], RuntimeOptions)
+    except (KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{run / CONFIG} is damaged, or of another version ({error})") from None
+    checkpoint = load_checkpoint(run / LAST) if (run / LAST).exists() else None
+    if checkpoint is not None:
+        if not checkpoint.resumable:
+            raise CheckpointError(
+                f"{run / LAST} has weights alone, as best.pt has, and not what training needs to continue; start a new "
+                f"run from them with --init-from {run / LAST}"
+            )
+        recipe = checkpoint.recipe
+    requested, runtime = apply_options(recipe, runtime, options)
+    if found := differences(recipe, requested):
+        raise UsageError(
+            f"{run} cannot be resumed with another recipe: {'; '.join(found)}. Omit these options to continue, or "
+            "start a new run with them"
+        )
+    if shards is not None:
+        runtime = msgspec.structs.replace(runtime, shards=str(Path(shards).absolute()))
+    return recipe, runtime, checkpoint
+
+
+def for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit."""
+    model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
+    fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
+    size = recipe.size if "size" in options else default_size(recipe, data.manifest.size)
+    return msgspec.structs.replace(recipe, model=model, size=size, fit=fit)
+
+
+def check_same_data(run: Path, data: ShardSet) -> None:
+    """Raise ``UsageError`` unless a set has the content and the labels that an existing run was started with."""
+    started = read_config(run).get("data")
+    if not isinstance(started, dict):
+        raise CheckpointError(f"{run / CONFIG} is damaged: it does not say what the run was trained on")
+    found = data.manifest.fingerprint
+    if started.get("fingerprint") != found:
+        raise UsageError(
+            f"{run} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
+            f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
+        )
+    if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
+        raise UsageError(
+            f"{run} was started with other labels: {data.path} has the same images and masks, but other values, "
+            "colours or foreground classes; name the run's own set with --shards, or start a new run"
+        )
+
+
+def initial_weights_again(run: Path, recipe: Recipe) -> InitialWeights | None:
+    """Return the weights that a run starts from which has no checkpoint yet; ``UsageError`` if they have changed."""
+    if recipe.init_from is None:
+        return None
+    initial = read_initial_weights(recipe.init_from)
+    recorded = read_config(run).get("initialised_from")
+    if not isinstance(recorded, dict) or recorded.get("sha256") != initial.sha256:
+        raise UsageError(
+            f"{initial.file} has changed since {run} was started from it, and the run has no checkpoint yet; start "
+            "it again without --resume"
+        )
+    return initial

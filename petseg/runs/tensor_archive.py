@@ -1,0 +1,104 @@
+"""Reads what ``torch.save`` wrote, from anybody: bounded in memory, plain data and tensors only, no code.
+
+``torch.load(weights_only=True)`` runs no code, but it inflates whatever is compressed, builds tensors that are larger
+than the file, and advises to switch its protection off. So the archive is checked before torch opens it, and what torch
+returns is checked before anything uses it.
+"""
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
+_MOST_VALUES = 1_000_000
+_MOST_LEVELS = 8  # dictionaries and lists within each other
+_PLAIN_OBJECTS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+
+
+def read_tensors(path: Path) -> Any:
+    """Return the content of a ``torch.save`` file, on the CPU: dictionaries, lists, numbers, text and tensors.
+
+    Raises ``ValueError`` with what is wrong if the file is anything else, is damaged, or would take more memory than
+    its own size; torch's own errors are of any type.
+    """
+    with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
+        pickled = _check_archive(archive, size=path.stat().st_size)
+    _check_pickle(pickled)
+    document = torch.load(path, map_location="cpu", weights_only=True)
+    check_values(document)
+    return document
+
+
+def check_values(document: Any) -> None:
+    """Raise ``ValueError`` unless a document consists of bounded plain values and of ordinary tensors on the CPU."""
+    pending, seen = [(document, 0)], 0
+    while pending:
+        value, level = pending.pop()
+        seen += 1
+        if level > _MOST_LEVELS or seen > _MOST_VALUES:
+            raise ValueError("its values are nested too deeply" if level > _MOST_LEVELS else "it has too many values")
+        if isinstance(value, Mapping):
+            if not all(isinstance(name, str | int) for name in value):
+                raise ValueError("the names in it are not text")
+            pending += [(one, level + 1) for one in value.values()]
+        elif isinstance(value, list | tuple):
+            pending += [(one, level + 1) for one in value]
+        elif isinstance(value, torch.Tensor):
+            _check_tensor(value)
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"it holds a {type(value).__name__}, where only numbers, text and tensors belong")
+
+
+def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise ``ValueError`` for the first tensor that is not of real numbers, all of them finite, naming it."""
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            raise ValueError(f"{name} has complex numbers ({tensor.dtype}), which are no weights")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
+
+
+def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
+    """Check the archive's entries and their checksums; return the pickle. ``size`` is the file's, in bytes."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+        raise ValueError("its entries are compressed or encrypted, those of a checkpoint are not")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its entries claim to be larger than the file")
+    names = [entry.filename for entry in entries]
+    if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
+        raise ValueError("it is a zip file of something else")
+    if damaged := archive.testzip():
+        raise ValueError(f"{damaged} does not match its checksum")
+    try:
+        return archive.read(f"{names[0].split('/')[0]}/data.pkl")
+    except KeyError:
+        raise ValueError("it is a zip file of something else") from None
+
+
+def _check_pickle(pickled: bytes) -> None:
+    """Look at the pickle's operations, without executing them: no object but tensors and dictionaries is made."""
+    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count > _MOST_OPERATIONS:
+            raise ValueError("it has too many values")
+        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4") or (
+            operation.name == "GLOBAL" and not _PLAIN_OBJECTS.fullmatch(str(argument))
+        ):
+            what = f" ({'.'.join(str(argument).split(' '))})" if argument else ""
+            raise ValueError(
+                f"it holds Python objects{what}, which petseg never loads, because loading them can run any code"
+            )
+
+
+def _check_tensor(tensor: torch.Tensor) -> None:
+    kind = "sparse" if tensor.layout != torch.strided else "quantised" if tensor.is_quantized else tensor.device.type
+    if kind != "cpu":
+        raise ValueError(f"it holds a {kind} tensor, where only ordinary ones belong")
+    # A tensor may show the same few bytes as any number of values; whoever copies it would need memory for them all.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"it holds a tensor of {tensor.numel()} values that is larger than its data")

@@ -1,0 +1,83 @@
+"""How the training of an encoder begins: with weights that rank 0 reads, and frozen for the first epochs."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from petseg.host.distributed import World
+from petseg.nets.encoder_unet import EncoderUNet
+from petseg.nets.encoder_weights import EncoderWeights, file_digest, read_encoder_weights
+from petseg.nets.model_config import NO_ENCODER, TORCHVISION
+from petseg.nets.timm_encoders import check_encoder
+from petseg.runs.recipe import IMAGENET, NO_WEIGHTS, Recipe
+from shards.errors import UsageError
+
+
+class EncoderStart:
+    """The weights that a new run's encoder starts from; made before anything is written, so that errors come first.
+
+    ``recipe`` is the run's with the digest of the file of weights. Rank 0 reads or fetches them, the others receive
+    them when this is called with the network.
+    """
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        self.recipe, self._world, self._weights = recipe, world, _read(recipe) if world.first else None
+        if self._weights is not None and recipe.encoder_weights != IMAGENET:
+            self.recipe = msgspec.structs.replace(recipe, encoder_sha256=file_digest(Path(recipe.encoder_weights)))
+
+    def __call__(self, model: nn.Module) -> None:
+        """Put the weights into a network, on every rank."""
+        if self.recipe.encoder_weights == NO_WEIGHTS:
+            return
+        assert isinstance(model, EncoderUNet)
+        if self._weights is not None:
+            self._weights.copy_to(model)
+        if self._world.size > 1:
+            _copy_from_first([*model.encoder.state_dict().values(), *model.normalise.buffers()])
+
+
+class FrozenEncoder:
+    """Keeps a network's encoder as it is for the first ``steps`` steps of a run."""
+
+    def __init__(self, model: nn.Module, *, steps: int) -> None:
+        self._model, self._steps = model, steps
+        if steps:
+            assert isinstance(model, EncoderUNet)
+            model.freeze_encoder(True)
+
+    def advance(self, step: int) -> bool:
+        """Freeze or train the encoder as step ``step`` (from 0) requires; return whether that is a change."""
+        frozen = step < self._steps
+        if not isinstance(self._model, EncoderUNet) or self._model.frozen == frozen:
+            return False
+        self._model.freeze_encoder(frozen)
+        return True
+
+
+def _read(recipe: Recipe) -> EncoderWeights | None:
+    """Check the encoder and read its weights; None without."""
+    name, weights = recipe.model.encoder, recipe.encoder_weights
+    if name == NO_ENCODER:
+        return None
+    if name.startswith(TORCHVISION):
+        if weights != NO_WEIGHTS:
+            raise UsageError(
+                f"--encoder {name} is version 1's network, without weights; use {name.removeprefix(TORCHVISION)}"
+            )
+        return None
+    check_encoder(name, norm=recipe.model.norm)
+    return None if weights == NO_WEIGHTS else read_encoder_weights(name, weights)
+
+
+@torch.no_grad()
+def _copy_from_first(tensors: list[torch.Tensor]) -> None:
+    """Copy rank 0's tensors into those of the other ranks, in one transfer for each type."""
+    for kind in {tensor.dtype: None for tensor in tensors}:
+        own = [tensor for tensor in tensors if tensor.dtype == kind]
+        flat = torch.cat([tensor.reshape(-1) for tensor in own])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+            tensor.copy_(part.view(tensor.shape))

@@ -1,0 +1,87 @@
+"""Regular files, read whole or by byte ranges, never through a memory map.
+
+When a file shrinks or a disk fails underneath, a read returns fewer bytes or raises ``OSError``, where touching a
+mapped page would kill the process (SIGBUS). Only regular files are opened: a FIFO would wait for a writer for ever.
+"""
+
+import errno
+import os
+import stat
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from shards.errors import PetsegError
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading and return its descriptor; raise ``OSError`` for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def check_shortage(error: OSError) -> None:
+    """Raise ``PetsegError`` if a read failed for lack of descriptors or memory: no file is damaged then."""
+    if error.errno in _SHORTAGES:
+        raise PetsegError(
+            f"{error.filename or 'a file'} cannot be read: {error.strerror}; nothing is damaged: raise the limit of "
+            "open files (ulimit -n), or use fewer processes"
+        ) from None
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file; raise ``OSError`` for anything else."""
+    with os.fdopen(open_regular(path), "rb") as handle:
+        return handle.read()
+
+
+class ByteRanges:
+    """An open regular file; ``ranges[start:stop]`` are bytes of it, ``len(ranges)`` its size when it was opened.
+
+    Thread-safe. The file is closed when nothing refers to the object any more, so that a thread that is still reading
+    keeps it open, or at the end of a ``with`` block.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = open_regular(path)
+        self._close = weakref.finalize(self, os.close, self.descriptor)
+        self._close.atexit = False
+        self.status = os.fstat(self.descriptor)
+
+    def __len__(self) -> int:
+        return self.status.st_size
+
+    def __getitem__(self, place: slice) -> bytes:
+        """Return the bytes of a slice, fewer if the file has become shorter; raise ``OSError`` if it cannot be read."""
+        start, stop, _ = place.indices(len(self))
+        return self.read(start, stop - start)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``start`` on, fewer at the end of the file; raise ``OSError`` on failure."""
+        parts = []
+        while length > 0 and (part := os.pread(self.descriptor, length, start)):  # Linux reads at most 2 GiB at a time
+            parts.append(part)
+            start, length = start + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

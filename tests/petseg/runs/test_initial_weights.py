@@ -1,0 +1,119 @@
+"""What a new run may start from, which of its tensors are taken, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from labelled_sets import many_labels, write_untrained
+
+import petseg
+from petseg.nets.model_config import ModelConfig
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint
+from petseg.runs.initial_weights import fit_weights, read_initial_weights
+from shards.errors import UsageError
+from shards.format.builtin_labels import PETS
+from shards.store.atomic import file_sha256
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_untrained(tmp_path_factory.mktemp("trained") / "run", PETS)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("safetensors")
+    return petseg.export(run, tmp_path_factory.mktemp("export") / "model.safetensors")
+
+
+def sources(run: Path, exported: Path) -> dict[str, Path]:
+    return {"run": run, "checkpoint": run / "best.pt", "export": exported, "its folder": exported.parent}
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "export", "its folder"])
+def test_every_kind_of_source(run: Path, exported: Path, kind: str) -> None:
+    path = sources(run, exported)[kind]
+    initial = read_initial_weights(path)
+    expected = load_checkpoint(run / "best.pt")
+    assert initial.weights.keys() == expected.weights.keys()
+    assert all(torch.equal(value, expected.weights[name]) for name, value in initial.weights.items())
+    assert initial.model == expected.recipe.model
+    assert initial.labels == PETS
+    assert initial.sha256 == file_sha256(initial.file)
+    fitting = fit_weights(initial, initial.model, PETS)
+    assert fitting.weights.keys() == expected.weights.keys()
+    assert (fitting.other_shape, fitting.absent, fitting.unused) == ({}, (), ())
+    assert fitting.same_classes
+    assert f"starting from {initial.file}: {len(expected.weights)} of the network's" in fitting.summary
+    assert ";" not in fitting.summary
+
+
+def test_a_head_of_another_class_count_is_left_out_and_named(run: Path) -> None:
+    initial = read_initial_weights(run)
+    labels = many_labels(21)
+    fitting = fit_weights(initial, msgspec.structs.replace(initial.model, classes=21), labels)
+    assert set(fitting.other_shape) == {"head.weight", "head.bias"}
+    assert len(fitting.weights) == len(initial.weights) - 2
+    assert "left out, because they have another shape: head.weight (float32 3x" in fitting.summary
+    assert "here float32 21x" in fitting.summary
+    record = json.loads(json.dumps(fitting.record))
+    assert (record["path"], record["taken"]) == (str(initial.file), len(fitting.weights))
+    assert set(record["left_out"]) == {"head.weight", "head.bias"}
+
+
+def test_a_head_of_other_names_is_taken_and_said(run: Path) -> None:
+    initial = read_initial_weights(run)
+    fitting = fit_weights(initial, initial.model, many_labels(3))
+    assert not fitting.other_shape
+    assert "its classes have other names" in fitting.summary
+
+
+def test_other_networks_are_reported_by_counts(run: Path) -> None:
+    initial = read_initial_weights(run)
+    deeper = fit_weights(initial, msgspec.structs.replace(initial.model, blocks=2), PETS)
+    assert deeper.absent
+    assert not deeper.unused
+    assert f"and {len(deeper.absent) - 3} more" in deeper.summary
+    narrower = fit_weights(initial, msgspec.structs.replace(initial.model, widths=(8,) * 2), PETS)
+    assert narrower.other_shape
+    with pytest.raises(UsageError, match="no weight in it fits this network"):
+        fit_weights(initial, ModelConfig(widths=(40, 72), classes=7, norm="group"), PETS)
+
+
+@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture"])
+def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "a.safetensors"
+    weights: dict[str, Any] = load_file(exported)
+    with safe_open(exported, "pt") as file:
+        facts = dict(file.metadata())
+    if harm == "nan":
+        weights["head.bias"] = torch.full((3,), float("nan"))
+    if harm == "complex":
+        weights["head.bias"] = torch.zeros(3, dtype=torch.complex64)
+    if harm == "metadata":
+        del facts["architecture"]
+    if harm == "architecture":
+        facts["architecture"] = json.dumps({"name": "unet", "widths": [1] * 99})
+    save_file(weights, path, metadata=facts)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError if harm == "metadata" else CheckpointError, match=r"a\.safetensors"):
+        read_initial_weights(path)
+
+
+def test_what_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such run, checkpoint or export"):
+        read_initial_weights(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        read_initial_weights(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read_initial_weights(tmp_path / "a.txt")
