@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
+    "drop_last": (["--no-drop-last"], False, {}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),
