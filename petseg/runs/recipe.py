@@ -231,8 +231,6 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
-    if isinstance(options.get("logger"), str):
-        options["logger"] = tuple(name.strip() for name in options["logger"].split(",") if name.strip() != "none")
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
     if isinstance(options.get("init_from"), str | Path):

@@ -74,6 +74,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "logger": (["--logger", "wandb,mlflow", "--logger", "wandb"], ("wandb", "mlflow"), {}),
     "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
     "on_error": (["--on-error", "replace"], "replace", {}),
     "max_damaged": (["--max-damaged", "3"], 3, {}),

@@ -18,6 +18,7 @@ from petseg.loggers.json_lines import JsonLinesLogger
 from petseg.loggers.logged_ids import LoggedId, read_id, write_id
 from petseg.loggers.metrics_logger import epoch_values
 from petseg.loggers.run_loggers import RunLoggers
+from petseg.runs.config_file import read_config_file
 from petseg.runs.recipe import RuntimeOptions
 from petseg.runs.run_folder import create_run
 from shards.errors import PetsegError, UsageError
@@ -171,6 +172,11 @@ def test_loggers_are_named_in_several_ways(synthetic_set: Path, tmp_path: Path) 
 
     assert logger_of("wandb, mlflow") == ("wandb", "mlflow")
     assert logger_of("none") == ()
+    assert logger_of(["wandb"]) == ("wandb",)
+    (tmp_path / "some.toml").write_text('logger = "wandb, mlflow"\n')
+    (tmp_path / "list.toml").write_text('logger = ["wandb", "mlflow"]\n')
+    for name in ("some.toml", "list.toml"):
+        assert read_config_file(tmp_path / name)["logger"] == ("wandb", "mlflow")
     assert chosen_loggers(("mlflow", "wandb", "mlflow"), tensorboard=True) == ("tensorboard", "wandb", "mlflow")
     with pytest.raises(UsageError, match="choose some of tensorboard, wandb, mlflow"):
         petseg.train(synthetic_set, run=tmp_path / "run", options={"logger": ("comet",)})
