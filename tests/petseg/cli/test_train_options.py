@@ -193,6 +193,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
+    at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 
