@@ -7,6 +7,7 @@
 #   make bench             all benchmarks         make bench-figures  their figures go into README.md and docs/
 #   make bench-compare     ten trials: does compare find a planted handicap, and no change between equal runs?
 #   make gpu-proof         everything that needs a GPU, on one GPU in nine minutes: tests, trainings, benchmarks
+#   make gpu-figures       its figures go into README.md and docs/gpu.md
 #   make peers             installs the other loaders that the benchmarks compare with
 #   make clean             removes what the targets made, including the environment
 
@@ -25,22 +26,24 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare gpu-proof clean
+.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
-	@sed -n '3,11p' Makefile | sed 's/^# *//'
+	@sed -n '3,12p' Makefile | sed 's/^# *//'
 
-# With the stamp files, installation runs once, and again when the dependencies change.
+# With the stamp files, installation runs once, and again when the dependencies change. The tests' environment contains
+# the users', so that it is one installation. Byte code is written when a module is first imported: of the ten thousand
+# files that pip would compile, most are never used.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) --no-compile -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed
 
@@ -84,8 +87,6 @@ bench: $(VENV)/.installed
 	$(LOADER) $(call OUTPUTS,loader)
 	$(LOADER) $(call OUTPUTS,cold) --cache cold --augment none --storages source \
 	    --peers petseg,tutorial,tuned,webdataset
-	$(LOADER) $(call OUTPUTS,consumer) --consumer-rate 2000 --augment none --mask onehot --storages source,raw \
-	    --peers petseg,tutorial,tuned --seconds 1 --repeats 3
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
 	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
 	$(MAKE) $(addprefix $(BENCH)/classes-,$(addsuffix .json,$(CLASSES)))
@@ -111,16 +112,19 @@ peers: $(VENV)/.installed
 
 bench-figures:
 	$(BIN)/petseg-bench figures \
-	    $(foreach name,loader cold train consumer build $(addprefix classes-,$(CLASSES)),$(BENCH)/$(name).json) \
+	    $(foreach name,loader cold train build $(addprefix classes-,$(CLASSES)),$(BENCH)/$(name).json) \
 	    --into README.md --into docs/performance.md --plot docs/loader.svg
 
 # Needs a machine that does nothing else, for a quarter of an hour.
 bench-compare: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/bench/test_bench_commands.py -k handicap --campaign --timeout 7200
 
-# On a machine without a GPU it says what it would do. petseg-bench figures puts gpu-proof/gpu-*.json into docs/gpu.md.
+# On a machine without a GPU it says what it would do. `make gpu-figures` then writes the results into the documents.
 gpu-proof: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.gpu_proof --out gpu-proof
+
+gpu-figures:
+	$(BIN)/petseg-bench figures gpu-proof/gpu-loader.json gpu-proof/gpu-train.json --into docs/gpu.md --into README.md
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 # The tutorial reads the original files, as its users do; other loaders read what the shards hold.

@@ -62,7 +62,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_parts(folder: Path) -> tuple[ProofPart, ...]:
-    """Return the parts in their order; what they write goes into ``folder``."""
+    """Return the parts in their order, whose times add up to ``MINUTES``; what they write goes into ``folder``."""
     programs = Path(sys.executable).parent
     tests = Path(__file__).resolve().parent.parent / "tests" / "gpu"
     pets, shards = str(folder / "work" / "pets"), str(folder / "work" / "shards")
@@ -81,33 +81,38 @@ def plan_parts(folder: Path) -> tuple[ProofPart, ...]:
     short = ("--epochs", "10", "--batch-size", str(_BATCH))
     return (
         ProofPart(
-            name="tests", proves="tests/gpu passes", seconds=200, outputs=("tests.xml",),
+            name="tests", proves="tests/gpu passes", seconds=195, outputs=("tests.xml",),
             commands=((sys.executable, "-m", "pytest", str(tests), "-q", "--timeout", "120",
                        f"--junit-xml={folder / 'tests.xml'}"),),
         ),
         ProofPart(
-            name="data", proves=f"{_SAMPLES} synthetic images are packed", seconds=60,
+            name="data", proves=f"{_SAMPLES} synthetic images are packed", seconds=45,
             commands=(petseg("shard", "sample", pets, "--count", str(_SAMPLES)),
                       petseg("shard", "build", pets, shards, "--split", "random", "--fractions", "0.8,0.1,0.1")),
         ),
-        ProofPart(name="unet", proves="the default network trains", seconds=50, commands=(train("unet", *short),)),
+        ProofPart(name="unet", proves="the default network trains", seconds=40, commands=(train("unet", *short),)),
         ProofPart(
-            name="graph", proves="... with --cuda-graph", seconds=40, commands=(train("graph", *short, "--cuda-graph"),)
+            name="graph", proves="... with --cuda-graph", seconds=35, commands=(train("graph", *short, "--cuda-graph"),)
         ),
         ProofPart(
-            name="compiled", proves="... with --compile", seconds=60, commands=(train("compiled", *short, "--compile"),)
+            name="compiled", proves="... with --compile", seconds=50, commands=(train("compiled", *short, "--compile"),)
         ),
         ProofPart(
-            name="tutorial", proves="the tutorial's network trains", seconds=30,
+            name="tutorial", proves="the tutorial's network trains", seconds=25,
             commands=(train("tutorial", "--model", "tutorial"),),
         ),
         ProofPart(
-            name="loader", proves="images/s of the loader to CUDA tensors", seconds=70, outputs=("gpu-loader.json",),
-            commands=(bench("loader", "--peers", "petseg"),),
+            name="loader", proves="images/s of the loader to CUDA tensors", seconds=65, outputs=("gpu-loader.json",),
+            commands=(bench("loader", "--peers", "petseg", "--augment", "train", "--mask", "onehot"),),
         ),
         ProofPart(
-            name="train", proves="images/s of training: loader, compute-only, end-to-end", seconds=80,
+            name="train", proves="images/s of training: loader, compute-only, end-to-end", seconds=55,
             outputs=("gpu-train.json",), commands=(bench("train", "--models", "unet", "--seconds", "2"),),
+        ),
+        ProofPart(
+            name="scaling", proves="images/s with more host threads, and with other decoder options", seconds=30,
+            outputs=("gpu-scaling.json", "gpu-scaling.md"),
+            commands=((sys.executable, "-m", "bench.gpu_scaling", "--shards", shards, "--out", str(folder)),),
         ),
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
         batch_size=recipe.batch_size,
         size=size,
         seed=recipe.seed,
+        drop_last=recipe.drop_last,
         augment=augment,
     )
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_results import OTHER, OURS, build_results, results
+from bench_results import OTHER, OURS, build_results, environment, results, train_results
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from bench.cli import main
 from bench.results import outputs
 from bench.results.outputs import Outputs
-from bench.results.records import Results, read_results
+from bench.results.records import Results, read_results, write_results
 from shards.errors import PetsegError
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = {"json_file": "run.json", "plot": "run.svg"}
 
 
@@ -115,3 +119,25 @@ def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixt
         assert read_results(kept).kind == "build"
         kept.unlink()
         assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+def test_the_figures_go_into_both_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make gpu-figures`` runs, with made-up results and copies of the documents."""
+    planned = subprocess.run(["make", "-n", "gpu-figures"], cwd=ROOT, capture_output=True, text=True, check=True)
+    program, *arguments = shlex.split(planned.stdout)
+    assert program.endswith("petseg-bench")
+    for document in ("README.md", "docs/gpu.md"):
+        assert document in arguments
+        (tmp_path / document).parent.mkdir(exist_ok=True)
+        (tmp_path / document).write_bytes((ROOT / document).read_bytes())
+    (tmp_path / "gpu-proof").mkdir()
+    card = environment(gpu=("A made-up card, 1.0, 1 MiB",))
+    loader = results([1.0], [1.0], environment=card)
+    write_results(loader, tmp_path / "gpu-proof" / "gpu-loader.json")
+    write_results(replace(train_results(), environment=card), tmp_path / "gpu-proof" / "gpu-train.json")
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    for document in ("README.md", "docs/gpu.md"):
+        text = (tmp_path / document).read_text()
+        assert text.count("A made-up card") == 2
+        assert "No figures yet" not in text

@@ -216,6 +216,21 @@ def test_graphs_and_compiled_networks_take_the_same_steps(optimizer: str, how: d
     assert (changes[0] - changes[1]).norm() < 0.05 * changes[0].norm()
 
 
+@pytest.mark.parametrize("how", [{"cuda_graph": True}, {"compile_model": True}], ids=["graph", "compiled"])
+def test_an_encoder_takes_the_same_steps(how: dict[str, bool]) -> None:
+    """A network with an encoder of timm: as a graph, compiled, and plain; its weights and outputs are channels_last."""
+    pytest.importorskip("timm")
+    model = ModelConfig(encoder="resnet18")
+    recipe, notes = make_recipe("adamw", model=model, lr=1e-3), list[str]()
+    plain, other = make_step(recipe), make_step(recipe, note=notes.append, **how)
+    for number, batch in enumerate(make_batches(WARM_UP + 2)):
+        losses = [one.run(batch, global_valid=8, step=number).loss.clone() for one in (plain, other)]
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-2, atol=0)
+    assert not notes
+    kernels = [weight for weight in plain.model.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+
+
 def test_a_step_that_cannot_be_captured_runs_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = list[str]()
     step, batches = make_step(make_recipe(), cuda_graph=True, note=notes.append), make_batches(WARM_UP + 2)

@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
+    "drop_last": (["--no-drop-last"], False, {}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),
@@ -73,6 +74,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "logger": (["--logger", "wandb,mlflow", "--logger", "wandb"], ("wandb", "mlflow"), {}),
     "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
     "on_error": (["--on-error", "replace"], "replace", {}),
     "max_damaged": (["--max-damaged", "3"], 3, {}),
@@ -191,6 +193,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     TrainingLoop(config, folder=folder, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
+    at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

@@ -1,0 +1,122 @@
+"""Trains a network of segmentation_models_pytorch with that library's own recipe, on the same images as petseg.
+
+``python -m bench.smp_training SHARDS --architecture Unet --weights FILE``. Loader, split, image size and scoring are
+petseg's, and so is the file of encoder weights; network, loss, optimiser and schedule are those of the library's
+example for several classes (examples/camvid_segmentation_multiclass.ipynb): Adam at 0.0002, a cosine down to 0.00001 in
+50 epochs, Dice loss, batches of 32, the encoder's own normalisation. Its augmentation needs albumentations and another
+loader; the presets of petseg's loader stand for it. The library writes no weight average, and is scored after its last
+epoch.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+import torch
+from torch import nn
+
+from petseg.host.device import choose_device, choose_placement, cpu_threads
+from petseg.inference.evaluation import evaluate
+from pipeline import Loader
+from shards import ShardSet
+from shards.console import print_json
+from shards.errors import UsageError
+
+RATE, LAST_RATE = 2e-4, 1e-5
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class SmpNetwork(nn.Module):
+    """A network of the library behind its normalisation: images (B, 3, H, W) in 0..255 to logits (B, N, H, W)."""
+
+    def __init__(self, architecture: str, encoder: str, *, classes: int, weights: Path | None) -> None:
+        """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
+        super().__init__()
+        import segmentation_models_pytorch as smp
+        from timm.models import get_pretrained_cfg
+
+        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
+        settings = get_pretrained_cfg(encoder)
+        if settings is None:
+            raise UsageError(f"--encoder {encoder}: timm has no such network")
+        for name, values in (("mean", settings.mean), ("std", settings.std)):
+            self.register_buffer(name, 255.0 * torch.tensor(values).view(1, 3, 1, 1))
+        if weights is not None:
+            from safetensors.torch import load_file
+
+            missing = self.network.encoder.model.load_state_dict(load_file(weights), strict=False).missing_keys
+            if missing:
+                raise UsageError(f"{weights} lacks {len(missing)} tensors of {encoder}, such as {missing[0]}")
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map images in 0..255 to logits."""
+        return cast(torch.Tensor, self.network((image.float() - self.mean) / self.std))
+
+
+def train_smp(
+    data: ShardSet,
+    *,
+    architecture: str,
+    encoder: str,
+    weights: Path | None,
+    size: int,
+    epochs: int,
+    batch_size: int,
+    augment: Literal["none", "train", "strong"],
+    seed: int,
+    splits: tuple[str, ...],
+) -> dict[str, Any]:
+    """Train on a set's train split, then score each of ``splits``; return scores and seconds of wall and processor."""
+    import segmentation_models_pytorch as smp
+
+    placement = choose_placement(choose_device("auto"), "fp32")
+    common: dict[str, Any] = {"size": size, "device": placement.device, "mask": "index"}
+    torch.manual_seed(seed)
+    network = SmpNetwork(architecture, encoder, classes=len(data.manifest.labels), weights=weights)
+    network.to(placement.device)
+    loss = smp.losses.DiceLoss(smp.losses.MULTICLASS_MODE, from_logits=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    preset = None if augment == "none" else augment
+    started, processor = time.perf_counter(), time.process_time()
+    with Loader(data, split="train", batch_size=batch_size, seed=seed, augment=preset, **common) as loader:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(loader), eta_min=LAST_RATE)
+        network.train()
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                images, masks = batch.image[batch.valid], batch.mask[batch.valid].long()
+                optimizer.zero_grad()
+                loss(network(images).contiguous(), masks).backward()
+                optimizer.step()
+                schedule.step()
+    network.eval()
+    seconds = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - processor}
+    scores = {}
+    for split in splits:
+        with Loader(data, split=split, batch_size=2 * batch_size, shuffle=False, **common) as loader:
+            scores[split] = evaluate(network, loader, placement=placement).scores.mean_iou
+    return {"architecture": architecture, "epochs": epochs, "augment": augment, "seed": seed, **scores, **seconds}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("shards", type=FOLDER)
+@click.option("--architecture", default="Unet", show_default=True, help="The library's name, such as Unet or FPN.")
+@click.option("--encoder", default="tf_efficientnet_lite0", show_default=True, help="timm's name.")
+@click.option("--weights", type=FILE, help="Encoder weights, safetensors with timm's names.  [default: random]")
+@click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels per side.")
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--augment", type=click.Choice(["none", "train", "strong"]), default="train", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="torch's CPU threads.  [default: all cores]")
+@click.option("--split", "splits", multiple=True, default=("val", "test"), show_default=True, help="To be scored.")
+def main(*, shards: Path, threads: int | None, **options: Any) -> None:
+    """Train a network of segmentation_models_pytorch on SHARDS with that library's recipe; print scores as JSON."""
+    with cpu_threads(threads):
+        print_json(train_smp(ShardSet.open(shards), **options))
+
+
+if __name__ == "__main__":
+    main()
