@@ -106,10 +106,8 @@ def train(
         check_same_data(existing, data)
     else:
         recipe = for_set(recipe, data, options)
-    encoder = None
-    if checkpoint is None:  # which has the weights
-        encoder = EncoderStart(recipe, world)
-        recipe = encoder.recipe
+    encoder = EncoderStart(recipe, world, resumed=checkpoint is not None)
+    recipe = encoder.recipe
     weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
     with cpu_threads(runtime.threads), fast_kernels(placement), contextlib.ExitStack() as opened:
         settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
@@ -133,7 +131,7 @@ def _train(
     folder: RunFolder | None,
     reporter: Reporter,
     checkpoint: Checkpoint | None,
-    encoder: EncoderStart | None,
+    encoder: EncoderStart,
     weights: FittingWeights | None,
 ) -> Path:
     world, placement = config.world, config.placement

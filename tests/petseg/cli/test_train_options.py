@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
+    "drop_last": (["--no-drop-last"], False, {}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),
@@ -194,6 +195,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     TrainingLoop(config, folder=folder, loggers=loggers, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
+    at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

@@ -122,6 +122,15 @@ def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, t
         assert part in " ".join(card.split())
 
 
+def test_the_card_of_a_run_on_crops_says_which_images_it_is_for(call, tmp_path: Path) -> None:
+    for crop_scale in (None, (0.25, 0.25)):
+        run = write_untrained(tmp_path / f"run{crop_scale}", many_labels(3), crop_scale=crop_scale)
+        call(export, run, tmp_path / "net.safetensors", "--overwrite")
+        card = " ".join((tmp_path / "net.md").read_text().split())
+        assert ("crops of 32x48 pixels, at 0.25 to 0.25" in card) == (crop_scale is not None)
+        assert ("images of about 128x192 pixels" in card) == (crop_scale is not None)
+
+
 def test_names_mean_nothing_in_markdown() -> None:
     assert escaped("100% | `tick` <b> $x$") == r"100% \| \`tick\` \<b\> \$x\$"
 
