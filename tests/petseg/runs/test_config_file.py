@@ -119,6 +119,7 @@ OPTIONS = st.fixed_dictionaries(
         "threads": st.none() | st.integers(1, 1024),
         "device": st.text(st.characters(exclude_categories=["Cs"])),
         "tensorboard": st.booleans(),
+        "logger": st.lists(st.sampled_from(["wandb", "mlflow", "tensorboard"]), unique=True),
         "checkpoint_minutes": finite,
         "init_from": st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     },

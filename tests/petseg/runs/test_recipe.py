@@ -188,6 +188,7 @@ def test_the_files_of_version_1_are_read() -> None:
         "cuda_graph": False,
         "log_every": None,
         "stop_signal": "",
+        "logger": (),
         "on_error": "stop",
         "max_damaged": 10,
     }
