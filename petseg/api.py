@@ -16,6 +16,7 @@ from shards.format.labels import Labels
 from shards.format.layout import Storage
 
 if TYPE_CHECKING:
+    from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
     from shards.build.build_set import BuildResult
 
@@ -175,26 +176,45 @@ def predict(
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
-def export(run: str | Path, file: str | Path, *, size: int | str | Size | None = None, overwrite: bool = False) -> Path:
-    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors``, with a model card.
+def export(
+    run: str | Path,
+    file: str | Path,
+    *,
+    size: int | str | Size | None = None,
+    onnx_output: "OnnxOutput" = "logits",
+    input_size: "InputSize" = "any",
+    hub: bool = False,
+    license: str | None = None,  # noqa: A002 - the command's option
+    dataset: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors`` with a model card, or a folder.
 
     Args:
         run: a run's folder, or a checkpoint.
         file: the file to write; its suffix decides the format.
         size: of the network's images, as for :func:`predict`.
-        overwrite: replace an existing file and its card.
+        onnx_output, input_size: see :class:`petseg.exporters.onnx_network.OnnxOptions`.
+        hub: write the folder ``file`` in the layout of a Hugging Face repository.
+        license, dataset: of that repository's card, see :func:`petseg.exporters.hub_repository.export_hub`.
+        overwrite: replace existing files of these names.
 
     Raises:
         PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
             check of the exported network failed.
     """
+    from petseg.exporters.hub_repository import export_hub
     from petseg.exporters.onnx_model import export_onnx
+    from petseg.exporters.onnx_network import OnnxOptions
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
 
     predictor = load(run, device="cpu", precision="fp32", size=size)
-    if Path(file).suffix == ".safetensors":
+    if hub:
+        export_hub(predictor, file, license=license, dataset=dataset, overwrite=overwrite)
+    elif Path(file).suffix == ".safetensors":
         export_weights(predictor, file, overwrite=overwrite)
     else:
-        export_onnx(predictor, file, overwrite=overwrite)
+        options = OnnxOptions(output=onnx_output, input_size=input_size)
+        export_onnx(predictor, file, options=options, overwrite=overwrite)
     return Path(file)

@@ -12,7 +12,6 @@ from petseg.cli.shared_options import (
     JSON,
     OVERLAP,
     PRECISION,
-    RUN,
     SCALES,
     SIZE,
     WINDOW,
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
-@RUN
-@click.option("--shards", type=PathArgument(), required=True, help="The shard set.")
+@click.argument("runs", metavar="RUN", type=PathArgument(), nargs=-1, required=True)
+@click.option("--shards", type=PathArgument(), help="The shard set.")
 @click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
@@ -42,18 +41,41 @@ if TYPE_CHECKING:
 @SCALES
 @FLIP_TTA
 @click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing table.")
+@click.option("--compare", is_flag=True, help="Write a page that shows several RUNs side by side.")
+@click.option(
+    "-o", "--output", "page", type=PathArgument(), help="With --compare: the page.  [default: comparison.html]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing table or page.")
 @SIZE
 @DEVICE
 @PRECISION
 @JSON
-def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
+def evaluate(
+    *,
+    runs: tuple[Path, ...],
+    shards: Path | None,
+    table: Path | None,
+    compare: bool,
+    page: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Score RUN (a run's folder, or a checkpoint) on a split: every sample once, one confusion matrix.
 
     \b
     petseg-eval runs/pets --shards pets-shards --split test
     torchrun --nproc-per-node 4 --no-python -- petseg-eval runs/pets --shards pets-shards
+    petseg-eval --compare runs/a runs/b -o page.html        with --shards: also on images of that set
     """
+    if compare:
+        _compare(runs, page or Path("comparison.html"), shards=shards, overwrite=overwrite, options=options)
+        return
+    if len(runs) != 1 or page is not None:
+        raise click.UsageError("give one RUN; several, and -o, are for --compare")
+    run = runs[0]
+    if shards is None:
+        raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
@@ -75,6 +97,25 @@ def evaluate(*, run: Path, shards: Path, table: Path | None, overwrite: bool, as
         _print_scores(evaluation, split=options["split"], compared_at=place)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
+
+
+def _compare(
+    runs: tuple[Path, ...], page: Path, *, shards: Path | None, overwrite: bool, options: dict[str, Any]
+) -> None:
+    expect_folder_of(page, option="-o")
+    plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
+    if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
+        raise click.UsageError(
+            "--compare scores each network as it was trained: omit --original-resolution, --flip-tta, --size, --window, "
+            "--overlap and --scales"
+        )
+    from petseg.report.compare_runs import compare_runs
+    from petseg.report.console_reporter import counted, progress_count
+
+    chosen = {name: options[name] for name in ("split", "device", "precision")}
+    with progress_count("images scored") as advance:
+        compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
+    click.echo(f"{page}: {counted(len(runs), 'run')} side by side")
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:

@@ -1,5 +1,6 @@
-"""``petseg-export``: writes a run's network as ONNX or safetensors."""
+"""``petseg-export``: writes a run's network as ONNX, as safetensors, or as a repository of the Hugging Face Hub."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +8,30 @@ import click
 
 from petseg.cli.shared_options import HELP, JSON, RUN, SIZE, expect_folder_of
 from shards.console import FriendlyCommand, PathArgument, print_json
+from shards.errors import UsageError
+
+_OUTPUTS = ("logits", "probabilities", "classes")
+_INPUTS = ("any", "fixed", "original")
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
 @RUN
 @click.argument("file", type=PathArgument())
-@click.option("--overwrite", is_flag=True, help="Replace an existing file and its card.")
+@click.option("--onnx-output", type=click.Choice(_OUTPUTS), help="What FILE.onnx gives.  [default: logits]")
+@click.option(
+    "--input-size",
+    type=click.Choice(_INPUTS),
+    help="Height and width of FILE.onnx's images: any, fixed (--size alone), or original, which FILE.onnx resizes to "
+    "--size and back itself.  [default: any]",
+)
+@click.option("--hub", is_flag=True, help="Write the folder FILE in the layout of a Hugging Face repository.")
+@click.option("--license", help="With --hub: the license in the card, such as apache-2.0.  [default: none]")
+@click.option("--dataset", help="With --hub: the training set's name on the Hub, NAME or OWNER/NAME.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @SIZE
 @JSON
-def export(run: Path, file: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Write RUN's network to FILE: as ONNX (FILE.onnx), or its weights (FILE.safetensors).
+def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> None:
+    """Write RUN's network to FILE: as ONNX (FILE.onnx), its weights (FILE.safetensors), or a folder for the Hub.
 
     Beside it stands a model card, FILE.onnx.md or FILE.md: the classes with their values and colours, and a program
     that uses the file without petseg. The ONNX network takes uint8 images, any number at once; it contains the
@@ -24,24 +39,50 @@ def export(run: Path, file: Path, overwrite: bool, as_json: bool, **options: Any
 
     \b
     petseg-export runs/pets pets.onnx
+    petseg-export runs/pets pets.onnx --input-size original --onnx-output classes
     petseg-export runs/pets pets.safetensors
+    petseg-export runs/pets pets-unet --hub --license apache-2.0
     """
-    expect_folder_of(file, option="FILE")
-    from petseg.exporters.onnx_model import export_onnx
-    from petseg.exporters.safetensors_weights import export_weights
+    onnx = {name: options.pop(name) for name in ("onnx_output", "input_size")}
+    names = {name: options.pop(name) for name in ("license", "dataset")}
+    if not hub:
+        expect_folder_of(file, option="FILE")
+    if any(names.values()) and not hub:
+        raise UsageError("--license and --dataset are for --hub")
+    if any(onnx.values()) and (hub or file.suffix == ".safetensors"):
+        raise UsageError("--onnx-output and --input-size are for FILE.onnx")
+    overwrite = options.pop("overwrite")
     from petseg.inference.trained_network import load
 
     predictor = load(run, device="cpu", precision="fp32", **options)
-    if file.suffix == ".safetensors":
+    if hub:
+        from petseg.exporters.hub_repository import export_hub
+
+        made = export_hub(predictor, file, overwrite=overwrite, **names)
+        facts: dict[str, Any] = {"files": [str(path) for path in made.files]}
+        size_bytes = made.bytes
+        upload = shlex.join(["hf", "upload", "NAME", str(file)])
+        text = f"{', '.join(path.name for path in made.files)}; upload it with: {upload}"
+        if names["license"] is None:
+            text += "; its card names no license: add one with --license"
+    elif file.suffix == ".safetensors":
+        from petseg.exporters.safetensors_weights import export_weights
+
         card = export_weights(predictor, file, overwrite=overwrite)
-        facts: dict[str, str | float] = {"card": str(card)}
+        facts, size_bytes = {"card": str(card)}, file.stat().st_size
         text = f"its model card is {card}"
     else:
-        exported = export_onnx(predictor, file, overwrite=overwrite)
-        card, difference = exported.card, exported.largest_difference
-        facts = {"card": str(card), "largest_difference": difference}
-        text = f"its model card is {card}; onnxruntime's logits differ from torch's by at most {difference:.1e}"
-    size_bytes = file.stat().st_size
+        from petseg.exporters.onnx_model import export_onnx
+        from petseg.exporters.onnx_network import OnnxOptions
+
+        chosen = OnnxOptions(output=onnx["onnx_output"] or "logits", input_size=onnx["input_size"] or "any")
+        exported = export_onnx(predictor, file, options=chosen, overwrite=overwrite)
+        facts = {"card": str(exported.card), "largest_difference": exported.largest_difference}
+        size_bytes = exported.bytes
+        text = (
+            f"its model card is {exported.card}; onnxruntime's {chosen.output} differ from torch's by at most "
+            f"{exported.largest_difference:.1e}"
+        )
     if as_json:
         print_json({"file": str(file), "bytes": size_bytes, **facts})
     else:

@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,6 +26,7 @@ _DEFAULTS = {
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
+    "logger": "metrics.jsonl alone",
     "init_from": "noise",
     "stop_signal": "INT, TERM and USR1 alone",
     "crop_scale": "none, whole images",
@@ -37,6 +39,25 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
+
+
+class NameList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """Names separated by commas, of which ``none`` stands for no name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.name, self._names = "|".join(names), names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names; fail if one is not among those that are possible."""
+        found = [name.strip() for name in str(value).split(",")]
+        for name in found:
+            if name not in self._names:
+                self.fail(f"{name!r} is not one of {', '.join(self._names)}", param, ctx)
+        return tuple(name for name in found if name != "none")
+
+
+def _joined(ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, ...], ...]) -> Any:
+    return tuple(dict.fromkeys(name for part in values for name in part)) if values else None
 
 
 class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -70,6 +91,10 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
         text = f"{meta.description}  [default: {default}]"
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
+        if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+            names = NameList([*get_args(get_args(kind)[0]), "none"])
+            options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
+            continue
         special = {Size: SizeOption(), Scales: _scales}
         type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
         type_ = PATH if name == "init_from" else NumberOrAuto(kind) if takes_auto(struct, name) else type_
@@ -98,7 +123,7 @@ _RUN_OPTIONS = [
         help="Continue the run in --run where it stopped; auto: if it has a checkpoint, else start it.  "
         "[default: start a new run]",
     ),
-    click.Option(["--config"], type=PATH, help="TOML file of options, or a run, whose options are taken.  [default: none]"),
+    click.Option(["--config"], type=PATH, help="TOML file of options, or a run that has them.  [default: none]"),
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
@@ -158,7 +183,7 @@ def train(
             path = start_training(
                 shards,
                 run=run,
-                resume=AUTO if resume == AUTO else resume is not None,
+                resume="auto" if resume == AUTO else resume is not None,
                 config=config,
                 options={name: value for name, value in options.items() if value is not None},
                 command=shlex.join(["petseg-train", *sys.argv[1:]]),

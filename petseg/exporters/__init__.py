@@ -1,7 +1,12 @@
-"""Writes a trained network for use elsewhere: as an ONNX model, or its weights as safetensors with a model card."""
+"""Writes a trained network for use elsewhere: as ONNX, as safetensors, or as a repository of the Hugging Face Hub."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"onnx_model": ["export_onnx"], "safetensors_weights": ["export_weights"]}
+    __name__,
+    submod_attrs={
+        "onnx_model": ["export_onnx"],
+        "safetensors_weights": ["export_weights"],
+        "hub_repository": ["export_hub"],
+    },
 )

@@ -1,18 +1,27 @@
 """The model card beside an exported network: what it predicts, what it takes and gives, and code that uses it."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
-from petseg.exporters.plain_torch import forward_code, module_of_encoder
+from petseg.exporters.hub_layout import is_hub_folder
+from petseg.exporters.onnx_network import OPSET, OnnxOptions
+from petseg.exporters.plain_torch import module_of_encoder
+from petseg.exporters.usage_program import side_multiple, usage_code
+from petseg.inference.network_inputs import scaled_size
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
+from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
+from petseg.runs.run_folder import expect_foreign_folder
 from shards.errors import UsageError
-from shards.format.geometry import PAD_COLOUR, size_text
+from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
 
 _FITS = {
@@ -23,151 +32,65 @@ _FITS = {
     "smallest size that covers {size} pixels (height x width). The network was trained on crops of {size}, and takes "
     "any height and width.",
 }
-_IMPORTS = """
-import json
-import sys
-
-import numpy as np
-{imports}
-from PIL import Image, ImageOps
-"""
-_LOAD_ONNX = """
-session = onnxruntime.InferenceSession("{file}")
-facts = session.get_modelmeta().custom_metadata_map
-"""
-_LOAD_WEIGHTS = """
-with safe_open("{file}", "pt") as file:
-    facts, w = file.metadata(), {{name: file.get_tensor(name) for name in file.keys()}}
-"""
-_READ = """
-labels = json.loads(facts["labels"])
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
-width, height = image.size
-"""
-_SIZE = 'rows, columns = json.loads(facts["size"])\n'
-_PLACE = {
-    "stretch": """
-top, left, inner_rows, inner_columns = 0, 0, rows, columns
-pixels = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
-""",
-    "contain": """
-scale = min(rows / height, columns / width)
-inner_rows, inner_columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-top, left = (rows - inner_rows) // 2, (columns - inner_columns) // 2
-canvas = Image.new("RGB", (columns, rows), {pad})
-canvas.paste(image.resize((inner_columns, inner_rows), Image.Resampling.BILINEAR), (left, top))
-pixels = np.asarray(canvas)
-""",
-    "cover": """
-scale = max(rows / height, columns / width)
-inner_rows, inner_columns = ({multiple} * max(1, int(side * scale / {multiple} + 0.5)) for side in (height, width))
-top = left = 0
-pixels = np.asarray(image.resize((inner_columns, inner_rows), Image.Resampling.BILINEAR))
-""",
+_LARGEST = {
+    "logits": "; the largest is the predicted class",
+    "probabilities": ", which sum to 1 over the classes; the largest is the predicted class",
+    "classes": ", the index of the predicted class",
 }
-_RUN_ONNX = """
-(logits,) = session.run(["logits"], {"image": pixels.transpose(2, 0, 1)[None]})
-"""
-_RUN_WEIGHTS = """
-with torch.inference_mode():
-    logits = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())).numpy()
-"""
-# Class by class: 150 planes of a large photo would take gigabytes.
-_BACK = """
-exponentials = np.exp(logits[0] - logits[0].max(axis=0))
-probabilities = exponentials / exponentials.sum(axis=0)
-probabilities = probabilities[:, top : top + inner_rows, left : left + inner_columns]
-best, index = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
-for number, plane in enumerate(probabilities):
-    plane = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
-    index[plane > best] = number
-    best = np.maximum(best, plane)
-"""
-_WRITE_VALUES = """
-mask = Image.fromarray(np.array([each["values"][0] for each in labels["classes"]], np.uint8)[index])
-palette = {each["values"][0]: bytes.fromhex(each["color"][1:]) for each in labels["classes"]}
-mask.putpalette(b"".join(palette.get(value, bytes(3)) for value in range(256)))
-mask.save(sys.argv[2])
-"""
-_WRITE_COLOURS = """
-colours = [list(bytes.fromhex(each["source_colors"][0][1:])) for each in labels["classes"]]
-Image.fromarray(np.array(colours, np.uint8)[index]).save(sys.argv[2])
-"""
 
 
-def card_facts(predictor: Predictor) -> dict[str, str]:
-    """Return what an exported file says of itself in its metadata: JSON texts that the card's code reads."""
-    return {
-        "labels": json.dumps(msgspec.to_builtins(predictor.labels)),
-        "size": json.dumps(predictor.size),
-        "fit": predictor.recipe.fit,
-        "architecture": json.dumps(msgspec.to_builtins(predictor.recipe.model)),
-    }
+@dataclass(frozen=True)
+class CardScores:
+    """The scores of the exported weights: on which images, after which epoch, as in a line of metrics.jsonl."""
+
+    images: Literal["validation", "training"]
+    epoch: int
+    values: Mapping[str, Any]
 
 
-def side_multiple(predictor: Predictor) -> int:
-    """Return what a run of ``cover`` needs the sides of ONNX inputs to be a multiple of: 1, but for transposed ups.
+def card_scores(predictor: Predictor) -> CardScores | None:
+    """Return the scores of the checkpoint's last epoch, which in best.pt is the best; None if it has none."""
+    history = load_checkpoint(predictor.source).history
+    if not history:
+        return None
+    part, judged = judged_part(history)
+    return CardScores("validation" if part == "val" else "training", judged[-1]["epoch"], judged[-1][part])
 
-    Their branch that mends odd sides is not part of the exported graph.
+
+def model_card(
+    predictor: Predictor, path: Path, *, title: str | None = None, options: OnnxOptions | None = None
+) -> str:
+    """Return the text (Markdown) of the card of an exported file.
+
+    Its stem is the title if none is given; ``options`` are those of an ONNX file.
     """
-    model = predictor.recipe.model
-    if model.name == "tutorial":
-        return 4
-    if model.upsample != "transposed":
-        return 1
-    return 32 if model.encoder != "none" else 2 ** (len(model.widths) - 1) * (2 if model.stem == "half" else 1)
-
-
-def usage_code(predictor: Predictor, file: str) -> str:
-    """Return a program that predicts one image with an exported file alone, and writes the mask at its original size.
-
-    ``file`` is the name of the ONNX or safetensors file; the program's arguments are an image and the mask to write.
-    """
-    fit, labels, onnx = predictor.recipe.fit, predictor.labels, file.endswith(".onnx")
-    imports = "import onnxruntime"
-    if not onnx:
-        encoder = module_of_encoder(predictor.recipe.model)
-        more = "" if encoder is None else f"import {encoder}\n"
-        imports = f"import torch\nimport torch.nn.functional as F\n{more}from safetensors import safe_open"
-    multiple = str(side_multiple(predictor) if onnx else 1)
-    place = _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", multiple)
-    parts = [
-        _IMPORTS.format(imports=imports),
-        (_LOAD_ONNX if onnx else _LOAD_WEIGHTS).format(file=file),
-        "" if onnx else forward_code(predictor.recipe.model),
-        _READ.strip("\n") + "\n" + _SIZE + place.strip("\n"),
-        _RUN_ONNX if onnx else _RUN_WEIGHTS,
-        _BACK,
-        _WRITE_COLOURS if labels.rgb else _WRITE_VALUES,
-    ]
-    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
-
-
-def model_card(predictor: Predictor, path: Path) -> str:
-    """Return the text (Markdown) of the card of ``path``, the exported file."""
-    labels, onnx = predictor.labels, path.suffix == ".onnx"
+    labels, scores, onnx = predictor.labels, card_scores(predictor), path.suffix == ".onnx"
+    options = options or OnnxOptions()
     height, width = predictor.size
     network = f"`{predictor.recipe.model.name}`, {count_parameters(predictor.model):,} weights"
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
-    shape = "(B, 3, H, W)" if predictor.recipe.fit == "cover" or not onnx else f"(B, 3, {height}, {width})"
-    tensor = f"`image`, uint8 {shape}" if onnx else f"uint8 or float {shape}"
-    multiple = side_multiple(predictor)
-    sides = f" H and W are multiples of {multiple}." if onnx and "H" in shape and multiple > 1 else ""
+    tensor = "uint8 or float (B, 3, H, W)"
+    if onnx:
+        fixed = options.input_size == "fixed"
+        tensor = f"`image`, uint8 {f'(B, 3, {height}, {width})' if fixed else '(B, 3, H, W)'}"
+        made += f"; ONNX opset {OPSET}"
     classes = "one class" if len(labels) == 1 else f"{len(labels)} classes"
-    needs = "onnxruntime, NumPy and Pillow" if onnx else "torch, safetensors, NumPy and Pillow"
-    return f"""# {path.stem}
+    encoder = module_of_encoder(predictor.recipe.model)
+    more = "" if encoder is None else f"{encoder}, "
+    needs = "onnxruntime, NumPy and Pillow" if onnx else f"torch, {more}safetensors, NumPy and Pillow"
+    return f"""# {escaped(title or path.stem)}
 
-Segments an image into {classes}: one logit per class and pixel, in this order.
+Segments an image into {classes}, in this order.
 
-{_class_table(predictor)}
+{_class_table(labels, scores)}
 
 {_ignored(labels)}
 
 - Network: {network}; it contains its normalisation.
-- Input: {tensor}, RGB, 0..255, any number B of images.{sides}
-  {_FITS[predictor.recipe.fit].format(size=f"{height} x {width}", pad=PAD_COLOUR)}
-- Output: {"`logits`, " if onnx else ""}float32 (B, {len(labels)}, H, W); the largest is the predicted class.
-- Scores: {_scores(predictor)}.
+- Input: {tensor}, channels first, RGB, 0..255, any number B of images. {_sides(predictor, options if onnx else None)}
+  {_FITS[predictor.recipe.fit].format(size=f"{height} x {width}", pad=PAD_COLOUR)}{_inside(options)}
+- Output: {_output(options, len(labels)) if onnx else f"float32 (B, {len(labels)}, H, W)"}{_LARGEST[options.output]}.
+- Scores: {_scores(scores)}.
 - Made with: {made}.
 
 ## Use
@@ -176,13 +99,13 @@ This needs {needs}, and nothing of petseg: `python use.py photo.jpg mask.png` wr
 size, {"in the colours" if labels.rgb else "with the values"} of the table.
 
 ```python
-{usage_code(predictor, path.name).rstrip()}
+{usage_code(predictor, path.name, options).rstrip()}
 ```
 {"" if onnx else _with_petseg(path)}
 ## Recipe
 
 ```json
-{json.dumps(msgspec.to_builtins(predictor.recipe), indent=2)}
+{json.dumps(shown_recipe(predictor), indent=2)}
 ```
 
 ## Limits
@@ -190,18 +113,43 @@ size, {"in the colours" if labels.rgb else "with the values"} of the table.
 It was trained at {size_text(predictor.size)} pixels, on the images of its training set only, and assigns one of its
 classes to every pixel of any image. Classes that are a few pixels wide, such as borders, are drawn by hand in most
 datasets: differences of a pixel or two are not errors.
+{_crops(predictor)}"""
+
+
+def _crops(predictor: Predictor) -> str:
+    """Return a paragraph about which images a network that was trained on crops is for; else nothing."""
+    scales = predictor.recipe.crop_scale
+    if scales is None:
+        return ""
+    size, middle = predictor.size, middle_scale(scales)
+    return f"""
+It was trained on crops of {size_text(size)} pixels, at {scales[0]:g} to {scales[1]:g} pixels for each of the image's,
+never on whole images. The code above gives it the whole image at its size, which is right for images of about
+{size_text(scaled_size(size, 1 / middle))} pixels. Cut larger ones into parts of that size, or use `petseg-predict`,
+which slides windows over them.
 """
 
 
-def expect_absent(*paths: Path, overwrite: bool) -> None:
-    """Raise ``UsageError`` if one of the files exists, unless they may be replaced."""
+def shown_recipe(predictor: Predictor) -> dict[str, Any]:
+    """Return the recipe as JSON values, with the names of files alone: a card may be published, folders are private."""
+    recipe: dict[str, Any] = msgspec.to_builtins(predictor.recipe)
+    for name in ("encoder_weights", "init_from"):
+        if recipe.get(name):
+            recipe[name] = Path(recipe[name]).name
+    return recipe
+
+
+def expect_writable(*paths: Path, overwrite: bool) -> None:
+    """Raise ``UsageError`` if a file exists and may not be replaced, or if its folder is a shard set's or a run's."""
     for path in paths:
+        if not is_hub_folder(path.parent):
+            expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
         if path.exists() and not overwrite:
             raise UsageError(f"{path} exists already; choose another name, or add --overwrite")
 
 
-def _class_table(predictor: Predictor) -> str:
-    labels, iou = predictor.labels, _last_iou(predictor)
+def _class_table(labels: Labels, scores: CardScores | None) -> str:
+    iou = [None] * len(labels) if scores is None else scores.values["iou"]
     what = "colour in masks" if labels.rgb else "value in masks"
     lines = [f"| index | class | {what} | colour | IoU |", "|---|---|---|---|---|"]
     for index, (each, value) in enumerate(zip(labels.classes, iou, strict=True)):
@@ -212,6 +160,24 @@ def _class_table(predictor: Predictor) -> str:
     return "\n".join(lines)
 
 
+def _sides(predictor: Predictor, options: OnnxOptions | None) -> str:
+    """Return what H and W may be."""
+    if options is None or options.input_size == "any":
+        multiple = 1 if options is None else side_multiple(predictor)
+        multiples = f", and multiples of {multiple}" if multiple > 1 else ""
+        return f"H and W are at least {MIN_SIZE}{multiples}; near those of the training the network is at its best."
+    return "H and W are these alone." if options.input_size == "fixed" else "H and W are at least 2, those of a photo."
+
+
+def _inside(options: OnnxOptions) -> str:
+    return " The file contains this." if options.input_size == "original" else ""
+
+
+def _output(options: OnnxOptions, classes: int) -> str:
+    shape = "uint8 (B, H, W)" if options.output == "classes" else f"float32 (B, {classes}, H, W)"
+    return f"`{options.output}`, {shape}"
+
+
 def _ignored(labels: Labels) -> str:
     ignored = ", ".join(map(str, labels.ignore_colors or labels.ignore))
     what = "colour" if labels.rgb else "value"
@@ -220,24 +186,13 @@ def _ignored(labels: Labels) -> str:
     return f"Pixels of its training masks with the {what} {ignored} counted nowhere; it never predicts them."
 
 
-def _scores(predictor: Predictor) -> str:
-    history = load_checkpoint(predictor.source).history
-    if not history:
+def _scores(scores: CardScores | None) -> str:
+    if scores is None:
         return "not measured"
-    part, judged = judged_part(history)
-    images = "validation" if part == "val" else "training"
     return (
-        f"mean IoU {judged[-1][part]['mean_iou']:.3f}, IoU by class in the table, on the {images} images, at the "
-        f"network's size, after epoch {judged[-1]['epoch']}"
+        f"mean IoU {scores.values['mean_iou']:.3f}, IoU by class in the table, on the {scores.images} images, at the "
+        f"network's size, after epoch {scores.epoch}"
     )
-
-
-def _last_iou(predictor: Predictor) -> list[float | None]:
-    history = load_checkpoint(predictor.source).history
-    if not history:
-        return [None] * len(predictor.labels)
-    part, judged = judged_part(history)
-    return list(judged[-1][part]["iou"])
 
 
 def _with_petseg(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Exports a network as ONNX, with its normalisation and for any batch size."""
+"""Exports a network as ONNX, with its normalisation, for any batch size and any height and width."""
 
 import contextlib
 import io
@@ -13,22 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from petseg.exporters.model_card import card_facts, expect_absent, model_card, side_multiple
+from petseg.exporters.model_card import expect_writable, model_card
+from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
+from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from shards.errors import PetsegError, UsageError
-from shards.format.geometry import Size
+from shards.format.geometry import Size, size_text
 from shards.store.atomic import write_atomically
 
-INPUT, OUTPUT = "image", "logits"
-# Both compute in fp32, but add in another order; logits are of the order of 10.
+INPUT = "image"
+# Both compute in fp32, but add in another order; logits are of the order of 10, probabilities of 1.
 TOLERANCE = 1e-3
-_OPSET = 18
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """An exported file, its model card, its size in bytes, and the largest difference of a logit to torch's."""
+    """An exported file, its model card, its size in bytes, and the largest difference of a value to torch's."""
 
     path: Path
     card: Path
@@ -36,35 +37,50 @@ class OnnxExport:
     largest_difference: float
 
 
-def export_onnx(predictor: Predictor, path: str | Path, *, overwrite: bool = False) -> OnnxExport:
+def export_onnx(
+    predictor: Predictor, path: str | Path, *, options: OnnxOptions | None = None, overwrite: bool = False
+) -> OnnxExport:
     """Write a network as ONNX, with a model card FILE.onnx.md, and check it with onnxruntime against torch.
 
-    Its input ``image`` is uint8 (B, 3, H, W), 0..255, RGB, for any B, of the network's size, or of any H and W if the
-    run's fit is ``cover``; its output ``logits`` float32 (B, N, H, W), of N classes in the order of the labels.
+    Its input ``image`` is uint8 (B, 3, H, W), 0..255, RGB, for any B; what H and W may be, and the output, is explained
+    in :class:`petseg.exporters.onnx_network.OnnxOptions`. Classes have the order of the labels.
 
     Args:
         predictor: on the CPU, in fp32.
         path: the file; written only if the check passed.
+        options: None for logits of images of any size.
         overwrite: replace an existing file or card.
 
     Raises:
         PetsegError: the ``export`` extra is not installed, a file exists, or the exported network computes something
             else.
     """
-    path = Path(path)
+    path, options = Path(path), options or OnnxOptions()
     if path.suffix != ".onnx":
-        raise UsageError(f"{path}: the name must end in .onnx or .safetensors")
+        raise UsageError(f"{path}: the name must end in .onnx or .safetensors; --hub writes a folder")
+    if options.input_size == "original" and predictor.recipe.fit == "cover":
+        raise UsageError(
+            "--input-size original is for runs of --fit stretch and contain: with cover the network takes the whole "
+            "image at a size of its own, which --input-size any allows"
+        )
+    multiple = side_multiple(predictor)
+    if options.input_size == "any" and predictor.recipe.fit != "cover" and any(s % multiple for s in predictor.size):
+        raise UsageError(
+            f"--input-size any: this network's file takes heights and widths that are multiples of {multiple}, and "
+            f"{size_text(predictor.size)} is not; give such a --size, or --input-size fixed"
+        )
     card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
-    expect_absent(path, card, overwrite=overwrite)
+    expect_writable(path, card, overwrite=overwrite)
     require("onnx", "onnxruntime", "onnxscript")
-    data = _to_onnx(predictor)
-    difference = _largest_difference(predictor, data)
+    network = OnnxNetwork(predictor.model, options, size=predictor.size, fit=predictor.recipe.fit, stride=stride_of(predictor)).eval()
+    data = _to_onnx(predictor, network)
+    difference = _largest_difference(predictor, network, data)
     if not difference <= TOLERANCE:
         raise PetsegError(
-            f"the exported network differs from torch's by {difference:g} in a logit; nothing was written"
+            f"the exported network differs from torch's by {difference:g} in its {options.output}; nothing was written"
         )
     write_atomically(path, data)
-    write_atomically(card, model_card(predictor, path))
+    write_atomically(card, model_card(predictor, path, options=options))
     return OnnxExport(path=path, card=card, bytes=len(data), largest_difference=difference)
 
 
@@ -75,32 +91,38 @@ def require(*packages: str) -> None:
         raise PetsegError(f"exporting needs {', '.join(missing)}; install with: pip install 'petseg[export]'")
 
 
-def _to_onnx(predictor: Predictor) -> bytes:
+def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
     import onnx
 
     # Two images: with one, the exporter would take the batch size for a constant.
-    example = torch.zeros(2, 3, *_input_sizes(predictor)[0], dtype=torch.uint8)
+    example = torch.zeros(2, 3, *_input_sizes(predictor, network.options)[0], dtype=torch.uint8)
     dimensions = {0: torch.export.Dim("batch", min=1)}
-    if predictor.recipe.fit == "cover":
-        dimensions |= {2: torch.export.Dim("height", min=MIN_SIZE), 3: torch.export.Dim("width", min=MIN_SIZE)}
+    if network.options.input_size != "fixed":
+        least = MIN_SIZE if network.options.input_size == "any" else 2
+        dimensions |= {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
         torch.onnx.export(
-            predictor.model,
+            network,
             (example,),
             target,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[network.options.output],
             dynamic_shapes={"image": dimensions},
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
         model = onnx.load(target)
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(model, full_check=True)
+    found = {each.domain: each.version for each in model.opset_import}.get("")
+    if found != OPSET:
+        raise PetsegError(f"the exporter wrote opset {found}, not {OPSET}; nothing was written")
     facts = {
         **card_facts(predictor),
+        "output": network.options.output,
+        "input_size": network.options.input_size,
         "classes": ",".join(predictor.labels.names),
         "trained_with": f"petseg {metadata.version('petseg')}",
     }
@@ -108,28 +130,41 @@ def _to_onnx(predictor: Predictor) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _input_sizes(predictor: Predictor) -> list[Size]:
-    """Return sizes of images that the exported network must take: its own, and with ``cover`` a longer one."""
-    if predictor.recipe.fit != "cover":
-        return [predictor.size]
+def _input_sizes(predictor: Predictor, options: OnnxOptions) -> list[Size]:
+    """Return sizes of images that the exported network must take; the first is the network's own, or near it."""
+    height, width = predictor.size
+    if options.input_size == "fixed":
+        return [(height, width)]
+    if options.input_size == "original":
+        return [(height + 1, width + 7), (2 * height + 1, width // 2 + 3), (height // 2 + 1, 3 * width)]
     multiple = side_multiple(predictor)
-    height, width = (-(-side // multiple) * multiple for side in predictor.size)
-    return [(height, width), (height, -(-(width * 4 // 3 + 1) // multiple) * multiple)]
+
+    def allowed(*sides: int) -> Size:
+        high, wide = (-(-side // multiple) * multiple for side in sides)
+        return high, wide
+
+    return [allowed(height, width), allowed(height, width * 4 // 3 + 1), allowed(MIN_SIZE + 1, width)]
 
 
-def _largest_difference(predictor: Predictor, data: bytes) -> float:
+def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes) -> float:
+    """Return the largest difference of an output to torch's; where classes differ, that of their scores."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
     largest = 0.0
-    for size in _input_sizes(predictor):
+    for size in _input_sizes(predictor, network.options):
         for count in (1, 3):
             image = generator.integers(0, 256, (count, 3, *size), dtype=np.uint8)
+            (found,) = session.run([network.options.output], {INPUT: image})
             with torch.inference_mode():
-                expected = predictor.model(torch.from_numpy(image)).numpy()
-            (found,) = session.run([OUTPUT], {INPUT: image})
-            largest = max(largest, float(np.abs(found - expected).max()))
+                scores = network.scores(torch.from_numpy(image))
+            if network.options.output != "classes":
+                difference = np.abs(found - scores.numpy())
+            else:  # classes may differ where two scores are the same up to rounding
+                chosen = scores.gather(1, torch.from_numpy(found).long()[:, None])[:, 0]
+                difference = (scores.amax(dim=1) - chosen).numpy()
+            largest = max(largest, float(difference.max()))
     return largest
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from petseg.exporters.model_card import card_facts, expect_absent, model_card
+from petseg.exporters.model_card import expect_writable, model_card
 from petseg.exporters.onnx_model import require
+from petseg.exporters.usage_program import card_facts
 from petseg.inference.trained_network import Predictor
 from shards.store.atomic import write_atomically
 
@@ -19,11 +20,16 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     """
     path = Path(path)
     card = path.with_suffix(".md")
-    expect_absent(path, card, overwrite=overwrite)
+    expect_writable(path, card, overwrite=overwrite)
+    write_atomically(path, weights_file(predictor))
+    write_atomically(card, model_card(predictor, path))
+    return card
+
+
+def weights_file(predictor: Predictor) -> bytes:
+    """Return the (averaged) weights as a safetensors file, whose metadata are those of :func:`card_facts`."""
     require("safetensors")
     from safetensors.torch import save
 
     weights = {name: value.contiguous() for name, value in predictor.model.state_dict().items()}
-    write_atomically(path, save(weights, metadata={"format": "pt", **card_facts(predictor)}))
-    write_atomically(card, model_card(predictor, path))
-    return card
+    return save(weights, metadata={"format": "pt", **card_facts(predictor)})

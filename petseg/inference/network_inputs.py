@@ -42,10 +42,13 @@ class InferenceOptions:
         """
         if window is not None and window != "auto":
             window = parse_size(window, name="--window", least=MIN_WINDOW, most=MAX_WINDOW)
-        overlap = OVERLAP if overlap is None else overlap
+        try:
+            overlap = OVERLAP if overlap is None else float(overlap)
+            factors = tuple(map(float, scales))
+        except (TypeError, ValueError):
+            raise UsageError(f"overlap {overlap!r}, scales {scales!r}: give a number, and a list of numbers") from None
         if not 0 <= overlap <= MAX_OVERLAP:
             raise UsageError(f"--overlap {overlap:g}: give a share of a window's side from 0 to {MAX_OVERLAP:g}")
-        factors = tuple(map(float, scales))
         if not 1 <= len(factors) <= MAX_FACTORS or not all(MIN_FACTOR <= each <= MAX_FACTOR for each in factors):
             raise UsageError(
                 f"--scales {','.join(f'{each:g}' for each in factors)}: give 1 to {MAX_FACTORS} factors from "

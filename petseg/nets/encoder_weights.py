@@ -127,31 +127,29 @@ def _filled(encoder: str, state: State, *, file: str, head: tuple[str, ...]) -> 
     """Return an encoder with the weights of a file, which has the names of the whole network or of the encoder."""
     network = create_encoder(encoder)
     own = network.state_dict()
-    counters = {name: own[name] for name in own if name.endswith(_COUNTER) and name not in state}
-    if own.keys() <= state.keys() | counters.keys() and _same_shapes(own, state):
-        network.load_state_dict({name: state.get(name, own[name]) for name in own})
-        return network
     state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{one}." for one in head))}
     with torch.device("meta"):
         whole = create_classifier(encoder).state_dict()
-    missing = [name for name in whole if name not in state and not name.endswith(_COUNTER)]
-    unexpected = [name for name in state if name not in whole]
+    # Most encoders name their tensors as the whole network does; convnext has stages_0 where that has stages.0.
+    renamed = own.keys() - whole.keys()
+    needed = whole if renamed and not renamed & state.keys() else own
+    missing = [name for name in needed if name not in state and not name.endswith(_COUNTER)]
+    unexpected = [name for name in state if name not in whole and name not in needed]
     mismatched = [
-        f"{name} ({_shape(state[name])}, not {_shape(whole[name])})"
-        for name in whole
-        if name in state and state[name].shape != whole[name].shape
+        f"{name} ({_shape(state[name])}, not {_shape(needed[name])})"
+        for name in needed
+        if name in state and state[name].shape != needed[name].shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
     if any(problems.values()):
         text = "; ".join(f"{_some(names)} {what}" for what, names in problems.items() if names)
         raise UsageError(f"--encoder-weights {file} does not fit --encoder {encoder}: {text}")
+    if needed is own:
+        network.load_state_dict({name: state.get(name, own[name]) for name in own})
+        return network
     complete = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in whole}
     # timm itself carries the names of the whole network over to those of its features.
     return create_encoder(encoder, pretrained=True, pretrained_cfg_overlay={"state_dict": complete})
-
-
-def _same_shapes(own: State, state: State) -> bool:
-    return all(state[name].shape == tensor.shape for name, tensor in own.items() if name in state)
 
 
 def _names(classifier: str | Iterable[str] | None) -> tuple[str, ...]:

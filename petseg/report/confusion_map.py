@@ -10,7 +10,7 @@ from petseg.inference.metrics import Matrix
 from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name
 from shards.format.labels import Labels
 
-_TICKS = 40  # with more classes than this, their names would overlap
+_TICKS = 40  # with more classes than this, the names of all would overlap
 
 
 class ConfusionCell(NamedTuple):
@@ -57,17 +57,17 @@ def frequent_mistakes(matrix: Matrix, labels: Labels, *, count: int = 15) -> lis
 
 def draw_confusion(matrix: Matrix, labels: Labels) -> bytes:
     """Return an SVG of the matrix: the share of each true class's pixels, dark for many; rows are the truth."""
-    named = len(labels) <= _TICKS
+    step = -(-len(labels) // _TICKS)  # of many classes every STEPth is named, as on a ruler
     side = min(max(5.0, 0.24 * len(labels)), 9.0)
     with plain_text():
-        figure = Figure(figsize=(side + (2.4 if named else 0.8), side + (1.4 if named else 0.0)), layout="constrained")
+        figure = Figure(figsize=(side + 2.4, side + 1.4), layout="constrained")
         axes = figure.subplots()
         drawn = axes.imshow(_shares(matrix), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.set(xlabel="prediction", ylabel="truth")
-        if named:
-            names = [shown_name(name, 22) for name in labels.names]
-            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-            axes.set_yticks(range(len(names)), names, fontsize=8)
+        every = "" if step == 1 else f" (1 of {step} classes is named)"
+        axes.set(xlabel=f"prediction{every}", ylabel=f"truth{every}")
+        names = [shown_name(name, 22) for name in labels.names[::step]]
+        axes.set_xticks(range(0, len(labels), step), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(0, len(labels), step), names, fontsize=8)
         figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true class's pixels")
         return picture_bytes(figure, "svg")
 

@@ -4,21 +4,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.report.confusion_map import confusion_table, draw_confusion, frequent_mistakes
-from petseg.report.console_reporter import duration
 from petseg.report.curves import draw_curves
 from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour
+from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import choose_images, predict_sample, shown_classes
 from petseg.report.thumbnails import difference_legend, panels
 from petseg.runs.history import History, judged_part
 from petseg.runs.run_folder import read_config
 from shards import SplitReader
-from shards.format.geometry import Size, size_text
 from shards.format.overlays import IGNORED_COLOUR
 
 _TABLE = 12  # a confusion matrix of more classes is a picture
@@ -57,7 +54,7 @@ def render_report(
     as_table = len(labels) <= _TABLE
     best, worst = extremes(evaluation.scores.iou, 1)
     labelled, without_class = sum(split.entry.class_pixels), split.entry.ignored_pixels
-    return _template().render(
+    return page_template("report.html.jinja").render(
         name=run.name,
         config=config,
         configuration=json.dumps(
@@ -128,25 +125,3 @@ def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
         )
         for i in indices
     ]
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("petseg", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=lambda value: "-" if value is None else f"{value:.3f}",
-        percent=lambda share: f"{share:.1%}",
-        duration=duration,
-        size=_size_text,
-    )
-    return environment.get_template("report.html.jinja")
-
-
-def _size_text(size: int | Size) -> str:
-    """Return a size for people; runs of version 1 have one number."""
-    return size_text((size, size) if isinstance(size, int) else (size[0], size[1]))

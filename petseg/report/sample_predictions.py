@@ -64,7 +64,7 @@ def choose_images(evaluation: Evaluation, *, each: int = 2) -> list[tuple[str, i
 
     An image whose pixels are all ignored has no score and is not chosen.
     """
-    values = _image_scores(evaluation)
+    values = image_scores(evaluation)
     order = [index for index in np.argsort(-values, kind="stable").tolist() if not np.isnan(values[index])]
     middle = max(0, len(order) // 2 - each // 2)
     groups = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:]}
@@ -75,7 +75,7 @@ def choose_images(evaluation: Evaluation, *, each: int = 2) -> list[tuple[str, i
     return [(rank, index, float(values[index])) for index, rank in ranks.items()]
 
 
-def _image_scores(evaluation: Evaluation) -> npt.NDArray[np.float64]:
+def image_scores(evaluation: Evaluation) -> npt.NDArray[np.float64]:
     """Return the mean IoU of each image alone, NaN where it has no labelled pixel: float64 (samples,)."""
     hits, true, predicted = evaluation.counts.transpose(1, 0, 2)
     union = true + predicted - hits

@@ -5,7 +5,7 @@ A field's description and limits are also those of its ``petseg-train`` option.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,8 @@ from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
 LR_OF_ENCODER = 1e-3  # for one that starts from weights
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -61,6 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
+    drop_last: Annotated[bool, Meta(description="Leave out an epoch's last batch where it is incomplete.")] = False
     accumulate: Annotated[int, Meta(ge=1, description="Micro-batches per batch; more need less memory.")] = 1
     optimizer: Annotated[Literal["adam", "adamw", "muon"], Meta(description="Optimiser.")]
     lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")]
@@ -138,7 +141,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
     on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
     max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
-    tensorboard: Annotated[bool, Meta(description="Write TensorBoard events into the run's folder.")] = False
+    logger: Annotated[tuple[LoggerName, ...], Meta(description="Also log metrics to these services.")] = ()
+    tensorboard: Annotated[bool, Meta(description="The same as --logger tensorboard.")] = False
 
 
 def default_recipe(name: Name) -> Recipe:
@@ -164,6 +168,7 @@ def default_recipe(name: Name) -> Recipe:
         progressive=True,
         epochs=80,
         batch_size=16,
+        drop_last=True,
         optimizer="muon",
         lr=8e-3,
         schedule="onecycle",

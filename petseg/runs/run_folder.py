@@ -6,7 +6,8 @@ metrics.jsonl    one JSON object per finished epoch
 last.pt          the newest checkpoint
 best.pt          the checkpoint of the best epoch, by validation mean IoU
 curves.png, gallery.png, report.html
-events/          TensorBoard events, with --tensorboard
+events/, wandb/  with --logger tensorboard, wandb
+loggers.json     which runs of Weights & Biases and MLflow this one is
 """
 
 import fcntl

@@ -20,17 +20,24 @@ class EncoderStart:
     """The weights that a new run's encoder starts from; made before anything is written, so that errors come first.
 
     ``recipe`` is the run's with the digest of the file of weights. Rank 0 reads or fetches them, the others receive
-    them when this is called with the network.
+    them when this is called with the network. Where a checkpoint is ``resumed``, which has them, it does nothing.
     """
 
-    def __init__(self, recipe: Recipe, world: World) -> None:
-        self.recipe, self._world, self._weights = recipe, world, _read(recipe) if world.first else None
-        if self._weights is not None and recipe.encoder_weights != IMAGENET:
-            self.recipe = msgspec.structs.replace(recipe, encoder_sha256=file_digest(Path(recipe.encoder_weights)))
+    def __init__(self, recipe: Recipe, world: World, *, resumed: bool = False) -> None:
+        self.recipe, self._world, self._needed = recipe, world, not resumed and recipe.encoder_weights != NO_WEIGHTS
+        self._weights: EncoderWeights | None = None
+        if resumed or not world.first:
+            return
+        _check(recipe)
+        if self._needed:
+            self._weights = read_encoder_weights(recipe.model.encoder, recipe.encoder_weights)
+            if recipe.encoder_weights != IMAGENET:
+                digest = file_digest(Path(recipe.encoder_weights))
+                self.recipe = msgspec.structs.replace(recipe, encoder_sha256=digest)
 
     def __call__(self, model: nn.Module) -> None:
         """Put the weights into a network, on every rank."""
-        if self.recipe.encoder_weights == NO_WEIGHTS:
+        if not self._needed:
             return
         assert isinstance(model, EncoderUNet)
         if self._weights is not None:
@@ -57,19 +64,14 @@ class FrozenEncoder:
         return True
 
 
-def _read(recipe: Recipe) -> EncoderWeights | None:
-    """Check the encoder and read its weights; None without."""
-    name, weights = recipe.model.encoder, recipe.encoder_weights
-    if name == NO_ENCODER:
-        return None
-    if name.startswith(TORCHVISION):
-        if weights != NO_WEIGHTS:
-            raise UsageError(
-                f"--encoder {name} is version 1's network, without weights; use {name.removeprefix(TORCHVISION)}"
-            )
-        return None
-    check_encoder(name, norm=recipe.model.norm)
-    return None if weights == NO_WEIGHTS else read_encoder_weights(name, weights)
+def _check(recipe: Recipe) -> None:
+    """Raise ``UsageError`` for an encoder that cannot be used, or not with the other options."""
+    name = recipe.model.encoder
+    if name.startswith(TORCHVISION) and recipe.encoder_weights != NO_WEIGHTS:
+        other = name.removeprefix(TORCHVISION)
+        raise UsageError(f"--encoder {name} is version 1's network, without weights; use --encoder {other}")
+    if name != NO_ENCODER and not name.startswith(TORCHVISION):
+        check_encoder(name, norm=recipe.model.norm)
 
 
 @torch.no_grad()
@@ -79,5 +81,5 @@ def _copy_from_first(tensors: list[torch.Tensor]) -> None:
         own = [tensor for tensor in tensors if tensor.dtype == kind]
         flat = torch.cat([tensor.reshape(-1) for tensor in own])
         dist.broadcast(flat, src=0)
-        for tensor, part in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+        for tensor, part in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
             tensor.copy_(part.view(tensor.shape))

@@ -12,10 +12,10 @@ from torch import nn
 from petseg.host.stop_signals import InterruptedRunError, StopRequest
 from petseg.inference.evaluation import Evaluation, evaluate
 from petseg.inference.metrics import score
+from petseg.loggers.run_loggers import RunLoggers
 from petseg.report.console_reporter import Reporter, counted, some_names
 from petseg.runs.checkpoint import Checkpoint, save_checkpoint
 from petseg.runs.command_line import resume_command
-from petseg.runs.event_log import EventLog
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.guard import DivergenceGuard
@@ -44,6 +44,7 @@ class TrainingLoop:
         reporter: Reporter,
         stop: StopRequest,
         resume_from: Checkpoint | None,
+        loggers: RunLoggers,
         initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.config, self.recipe, self.world = config, config.recipe, config.world
@@ -73,9 +74,8 @@ class TrainingLoop:
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
         labels = config.labels
-        self._events = None
-        if config.runtime.tensorboard and folder is not None:
-            self._events = EventLog(path, self.history, classes=labels.names)
+        self._loggers = loggers
+        loggers.open(self.history)
         self._confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64, device=config.placement.device)
         if self.progress.confusion and self.world.first:
             self._confusion += torch.tensor(self.progress.confusion, device=config.placement.device)
@@ -100,21 +100,22 @@ class TrainingLoop:
                     self._train_epoch()
                 self._finish_epoch()
         finally:
-            for resource in (self._loader, self._validation, self._events):
+            for resource in (self._loader, self._validation):
                 if resource is not None:
                     resource.close()
 
     def _train_epoch(self) -> None:
         self._prepare_loader()
         progress, loader = self.progress, self._loader
-        self.reporter.start_epoch(epoch=progress.epoch, done=progress.images, images=loader.samples)
+        self.reporter.start_epoch(epoch=progress.epoch, done=progress.images, images=loader.slices.epoch_samples)
         for batch in self._timed(loader):
             valid = loader.valid_in_batch(batch.number)
-            result = self.train_step.run(batch, global_valid=valid, step=progress.step)
+            unsure = self.world.size > 1 and self.config.runtime.on_error == "replace"  # who knows only its own ones
+            result = self.train_step.run(batch, global_valid=None if unsure else valid, step=progress.step)
             self._confusion += result.confusion
             progress.step += 1
             progress.images += valid
-            if progress.images == loader.samples:  # a checkpoint from here on belongs to the epoch's end
+            if batch.number + 1 == len(loader):  # a checkpoint from here on belongs to the epoch's end
                 progress.phase = "validate"
             launched = LaunchedStep(batch.index, batch.number, valid, step=progress.step, epoch=progress.epoch)
             self._newest = launched, batch
@@ -167,7 +168,7 @@ class TrainingLoop:
             loss=progress.loss_sum / max(done, 1),
             confusion=block.confusion,
             wait=progress.wait_seconds / max(progress.train_seconds, 1e-9),
-            remaining=(self.recipe.epochs - progress.epoch) * self._loader.samples - progress.images,
+            remaining=(self.recipe.epochs - progress.epoch) * self._loader.slices.epoch_samples - progress.images,
         )
         if block.stop or block.save:
             for later in self._log.read_blocks(all_of_them=True):
@@ -227,10 +228,7 @@ class TrainingLoop:
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)
         self._save(LAST)
-        if self.folder is not None:
-            self.folder.write_metrics(self.history)
-        if self._events is not None:
-            self._events.add(self.history[-1])
+        self._loggers.log(self.history[-1])
         self.reporter.end_epoch(self.history[-1], epochs=self.recipe.epochs)
 
     def _next_epoch(self) -> None:

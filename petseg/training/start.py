@@ -12,6 +12,8 @@ import msgspec
 from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads, fast_kernels
 from petseg.host.distributed import World, first_decides, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals, parse_signals
+from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
+from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter, counted, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
@@ -21,7 +23,17 @@ from petseg.runs.initial_weights import FittingWeights, fit_weights
 from petseg.runs.option_fields import check_fields
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_config import RunConfig, device_name, write_config
-from petseg.runs.run_folder import CONFIG, LAST, REPORT, RunFolder, create_run, read_metrics, reopen_run
+from petseg.runs.run_folder import (
+    CONFIG,
+    CURVES,
+    GALLERY,
+    LAST,
+    REPORT,
+    RunFolder,
+    create_run,
+    read_metrics,
+    reopen_run,
+)
 from petseg.runs.run_options import (
     check_same_data,
     existing_options,
@@ -81,7 +93,7 @@ def train(
     if existing is not None:
         recipe, runtime, checkpoint = existing_options(existing, shards, options)
         if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
-            return _already_finished(existing, checkpoint, make_reporter() if world.first else Reporter())
+            return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
         if checkpoint is None:
             initial = initial_weights_again(existing, recipe)
     else:
@@ -94,10 +106,8 @@ def train(
         check_same_data(existing, data)
     else:
         recipe = for_set(recipe, data, options)
-    encoder = None
-    if checkpoint is None:  # which has the weights
-        encoder = EncoderStart(recipe, world)
-        recipe = encoder.recipe
+    encoder = EncoderStart(recipe, world, resumed=checkpoint is not None)
+    recipe = encoder.recipe
     weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
     with cpu_threads(runtime.threads), fast_kernels(placement), contextlib.ExitStack() as opened:
         settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
@@ -121,13 +131,14 @@ def _train(
     folder: RunFolder | None,
     reporter: Reporter,
     checkpoint: Checkpoint | None,
-    encoder: EncoderStart | None,
+    encoder: EncoderStart,
     weights: FittingWeights | None,
 ) -> Path:
     world, placement = config.world, config.placement
     signals = catch_stop_signals(further=parse_signals(config.runtime.stop_signal), ignore_repeats=world.size > 1)
     with process_group(world, placement.device), signals as stop:
         path: Path = world.broadcast(None if folder is None else folder.path)
+        loggers = RunLoggers() if folder is None else make_loggers(config, folder, note=reporter.note)
         with _advice(path, config):
             loop = TrainingLoop(
                 config,
@@ -137,6 +148,7 @@ def _train(
                 stop=stop,
                 resume_from=checkpoint,
                 initialise=encoder,
+                loggers=loggers,
             )
             if weights is not None:
                 loop.train_step.start_from(weights.weights)
@@ -144,16 +156,19 @@ def _train(
             _note_start(loop, checkpoint, reporter)
             try:
                 loop.run()
-            finally:
-                if folder is not None and loop.history:
-                    folder.write_metrics(loop.history)
+            except BaseException:
+                loggers.close(finished=False)
+                raise
     if folder is not None:
         try:
             with _advice(path, config):
                 draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
+            loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
         except KeyboardInterrupt as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
+        finally:
+            loggers.close(finished=True)
     return path
 
 
@@ -219,8 +234,10 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, wor
     return resume is True or bool(first_decides(world, lambda: any((path / name).is_file() for name in names)))
 
 
-def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter) -> Path:
-    """Say that there is nothing to do, except that damaged metrics are restored."""
+def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | None) -> Path:
+    """Say that there is nothing to do, except that damaged metrics are restored; ``reporter``: rank 0's."""
+    if reporter is None:
+        return path
     try:
         read_metrics(path)
     except CheckpointError:
@@ -245,6 +262,7 @@ def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
     recipe.check()
     check_fields(runtime)
     parse_signals(runtime.stop_signal)
+    expect_packages(chosen_loggers(runtime.logger, tensorboard=runtime.tensorboard))
     device = choose_device(runtime.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
     compiler = os.environ.get("CXX", "g++")

@@ -85,3 +85,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny() -> dict[str, object]:
+    """The options of a training that takes seconds."""
+    return dict(TINY)

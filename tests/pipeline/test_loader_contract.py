@@ -338,6 +338,17 @@ def test_an_open_set_is_accepted_too(make: Any, sets: dict[str, Path]) -> None:
         assert loader.samples == 40
 
 
+def test_a_batch_moves_to_another_device(make: Any) -> None:
+    batch = next(iter(make(batch_size=4)))
+    moved = batch.to("meta")
+    assert {moved.image.device.type, moved.mask.device.type, moved.valid.device.type} == {"meta"}
+    assert moved.image.shape == batch.image.shape
+    assert moved.image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(moved.index, batch.index)
+    assert (moved.epoch, moved.number) == (batch.epoch, batch.number)
+    assert torch.equal(batch.to("cpu", non_blocking=True).image, batch.image)
+
+
 def test_no_thread_is_left_behind(make: Any) -> None:
     before = set(threading.enumerate())
     loader = make()

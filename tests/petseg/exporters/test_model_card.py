@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,10 @@ def run_card(card: Path, images: list[Path]) -> list[Image.Image]:
     return masks
 
 
-def check(call, run: Path, file: Path, card: Path, folder: Path, sizes: list[tuple[int, int]]) -> None:
-    assert call(export, run, file).code == 0
+def check(
+    call, run: Path, file: Path, card: Path, folder: Path, sizes: list[tuple[int, int]], options: Sequence[str] = ()
+) -> None:
+    assert call(export, run, file, *options).code == 0
     images = [smooth_image(folder / f"{number}.png", size, seed=number) for number, size in enumerate(sizes)]
     assert call(predict, run, *images, "-o", folder / "out", "--precision", "fp32").code == 0
     for image, size, found in zip(images, sizes, run_card(card, images), strict=True):
@@ -61,7 +64,7 @@ def check(call, run: Path, file: Path, card: Path, folder: Path, sizes: list[tup
             used = np.unique(np.asarray(found))
             colours = [np.array(mask.getpalette()).reshape(-1, 3)[used].tolist() for mask in (found, expected)]
             assert colours[0] == colours[1]
-        assert agreement > 0.99, (size, agreement)
+        assert agreement > 0.985, (size, agreement)
 
 
 @pytest.mark.parametrize("fit", ["contain", "cover"])
@@ -69,6 +72,27 @@ def test_onnx(call, tmp_path: Path, fit: str) -> None:
     run = write_untrained(tmp_path / "run", many_labels(21, rgb=fit == "cover"), fit=fit)
     file = tmp_path / "net.onnx"
     check(call, run, file, tmp_path / "net.onnx.md", tmp_path, [(90, 60), (61, 120), (200, 41)])
+
+
+@pytest.mark.parametrize(
+    ("output", "size"), [("probabilities", "any"), ("classes", "original"), ("logits", "original")]
+)
+def test_onnx_with_more_inside(call, tmp_path: Path, output: str, size: str) -> None:
+    run = write_untrained(tmp_path / "run", many_labels(5), fit="contain")
+    options = ["--onnx-output", output, "--input-size", size]
+    check(call, run, tmp_path / "net.onnx", tmp_path / "net.onnx.md", tmp_path, [(90, 60), (61, 120)], options)
+    assert f"- Output: `{output}`" in (tmp_path / "net.onnx.md").read_text()
+
+
+def test_classes_of_the_networks_size_are_enlarged_as_they_are(call, tmp_path: Path) -> None:
+    """Coarser than petseg-predict, which interpolates probabilities; the size and the values are the image's."""
+    run = write_untrained(tmp_path / "run", many_labels(5), fit="contain")
+    assert call(export, run, tmp_path / "net.onnx", "--onnx-output", "classes").code == 0
+    image = smooth_image(tmp_path / "a.png", (90, 61))
+    (found,) = run_card(tmp_path / "net.onnx.md", [image])
+    expected = petseg.load(run, device="cpu", precision="fp32").predict(image).mask
+    assert found.size == (90, 61)
+    assert (np.asarray(found) == expected).mean() > 0.8
 
 
 @pytest.mark.parametrize("fit", ["stretch", "contain", "cover"])
@@ -102,6 +126,15 @@ def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, t
         assert f"| {index} | {escaped(each.name)} | {index + 3} | {each.color} | {score} |" in card
     for part in ("21 classes", "value 0 counted nowhere", "fit into 32 x 48", "mean IoU 0.250", "Limits"):
         assert part in " ".join(card.split())
+
+
+def test_the_card_of_a_run_on_crops_says_which_images_it_is_for(call, tmp_path: Path) -> None:
+    for crop_scale in (None, (0.25, 0.25)):
+        run = write_untrained(tmp_path / f"run{crop_scale}", many_labels(3), crop_scale=crop_scale)
+        call(export, run, tmp_path / "net.safetensors", "--overwrite")
+        card = " ".join((tmp_path / "net.md").read_text().split())
+        assert ("crops of 32x48 pixels, at 0.25 to 0.25" in card) == (crop_scale is not None)
+        assert ("images of about 128x192 pixels" in card) == (crop_scale is not None)
 
 
 def test_names_mean_nothing_in_markdown() -> None:

@@ -4,20 +4,28 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
-from labelled_sets import many_labels, write_untrained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labelled_sets import many_labels, smooth_image, write_untrained
+from PIL import Image
 
 import petseg
 from petseg.cli import export
 from petseg.exporters.onnx_model import TOLERANCE, export_onnx
+from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions, OnnxOutput
 from petseg.host.device import choose_placement
+from petseg.inference.network_inputs import network_input
+from petseg.inference.probabilities import resize_probabilities
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import build_model
+from petseg.nets.model_config import UNET_WIDTHS
 from petseg.runs.recipe import default_recipe
 from shards.format.builtin_labels import PETS
-from shards.format.geometry import Size
+from shards.format.geometry import Fit, Size
 
 
 def compare(session: onnxruntime.InferenceSession, network: torch.nn.Module, sizes: list[Size]) -> None:
@@ -30,29 +38,149 @@ def compare(session: onnxruntime.InferenceSession, network: torch.nn.Module, siz
             np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
 
 
-def test_uint8_images_in_any_number_of_a_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_takes_uint8_images_in_any_number_and_of_any_size(call, tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    result = call(export, many_class_run, path, "--json")
+    result = call(export, tiny_run, path, "--size", "48", "--json")
     assert result.code == 0, result.err
-    printed = json.loads(result.out)
-    assert printed["bytes"] == path.stat().st_size
-    assert printed["card"] == str(tmp_path / "net.onnx.md")
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    facts = json.loads(result.out)
+    assert facts["bytes"] == path.stat().st_size
+    assert facts["card"] == str(tmp_path / "net.onnx.md")
+    session = open_session(path)
+    network = petseg.load(tiny_run, device="cpu", precision="fp32").model
+    compare(session, network, [(48, 48), (33, 97), (128, 32)])
+    assert session.get_modelmeta().custom_metadata_map["classes"] == "animal,background,border"
+    assert [each.version for each in onnx.load(path).opset_import if each.domain == ""] == [OPSET]
+
+
+def test_twenty_one_classes_and_one_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    assert call(export, many_class_run, path, "--input-size", "fixed").code == 0
+    session = open_session(path)
     assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
     assert session.get_outputs()[0].shape[1:] == [21, 32, 48]
     compare(session, petseg.load(many_class_run, device="cpu", precision="fp32").model, [(32, 48)])
     facts = session.get_modelmeta().custom_metadata_map
-    names = list(many_labels(21).names)
     assert (json.loads(facts["size"]), facts["fit"]) == ([32, 48], "contain")
-    assert [each["name"] for each in json.loads(facts["labels"])["classes"]] == names
-    assert facts["classes"] == ",".join(names)
+    assert [each["name"] for each in json.loads(facts["labels"])["classes"]] == list(many_labels(21).names)
+    card = (tmp_path / "net.onnx.md").read_text()
+    assert "uint8 (B, 3, 32, 48), channels first" in card
+    assert f"ONNX opset {OPSET}" in card
 
 
 def test_a_network_of_crops_takes_images_of_any_size(call, tmp_path: Path) -> None:
     run = write_untrained(tmp_path / "run", many_labels(5), fit="cover")
     assert call(export, run, tmp_path / "net.onnx", "--size", "40x33").code == 0
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    compare(session, petseg.load(run, device="cpu", precision="fp32").model, [(40, 33), (40, 77), (65, 33)])
+    compare(
+        open_session(tmp_path / "net.onnx"),
+        petseg.load(run, device="cpu", precision="fp32").model,
+        [(40, 33), (40, 77), (65, 33)],
+    )
+
+
+@pytest.mark.parametrize("fit", ["stretch", "contain"])
+def test_resizing_and_argmax_inside_give_what_petseg_predicts(call, tmp_path: Path, fit: str) -> None:
+    """Images of any size in, predicted classes of that size out; Pillow rounds once more between rows and columns."""
+    run = write_untrained(tmp_path / "run", many_labels(21), fit=fit)
+    arguments = ["--input-size", "original", "--onnx-output", "classes"]
+    assert call(export, run, tmp_path / "net.onnx", *arguments).code == 0
+    session, predictor = open_session(tmp_path / "net.onnx"), petseg.load(run, device="cpu", precision="fp32")
+    for number, size in enumerate([(90, 60), (61, 200), (20, 25), (48, 32)]):
+        with Image.open(smooth_image(tmp_path / "a.png", size, seed=number)) as image:
+            pixels = np.asarray(image)
+        (found,) = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})
+        expected = predictor.predict(pixels).index
+        assert (found.dtype, found[0].shape) == (np.uint8, expected.shape)
+        assert len(np.unique(expected)) > 1
+        assert (found[0] == expected).mean() > 0.985
+
+
+@pytest.mark.parametrize("fit", ["stretch", "contain"])
+@given(size=st.tuples(st.integers(2, 90), st.integers(2, 90)), seed=st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_resizing_by_matrices_is_pillows_and_torchs(fit: Fit, size: Size, seed: int) -> None:
+    """The network's input is that of petseg-predict up to one grey level, and back it is torch's antialiased resize."""
+    seen = []
+
+    class Colours(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append(image)
+            return image / 64
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    inputs = network_input(Image.fromarray(pixels), size=(24, 36), fit=fit)
+    options = OnnxOptions(output="probabilities", input_size="original")
+    found = OnnxNetwork(Colours(), options, size=(24, 36), fit=fit)(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    assert np.abs(seen[0][0].permute(1, 2, 0).numpy() - inputs.pixels).max() <= 1
+    inner = (seen[0] / 64).softmax(dim=1)[:, :, inputs.rows, inputs.columns]
+    torch.testing.assert_close(found, resize_probabilities(inner, *size), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities", "classes"])
+def test_outputs_are_of_one_network(output: OnnxOutput) -> None:
+    network = torch.nn.Conv2d(3, 21, 1)
+    image = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    options = [OnnxOptions(output=output, input_size=each) for each in ("any", "fixed")]
+    logits = network(image.float())
+
+    class OfBytes(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return network(image.float())
+
+    expected = {
+        "logits": logits,
+        "probabilities": logits.exp() / logits.exp().sum(dim=1, keepdim=True),
+        "classes": logits.argmax(dim=1).to(torch.uint8),
+    }
+    for each in options:
+        torch.testing.assert_close(OnnxNetwork(OfBytes(), each, size=(5, 7), fit="stretch")(image), expected[output])
+
+
+def test_what_cannot_be_exported_is_refused_with_what_can(call, tmp_path: Path) -> None:
+    cover = write_untrained(tmp_path / "cover", many_labels(3), fit="cover")
+    result = call(export, cover, tmp_path / "net.onnx", "--input-size", "original")
+    assert (result.code, "--input-size any" in result.err) == (2, True)
+    odd = write_untrained(tmp_path / "odd", many_labels(3), upsample="transposed", size=(33, 48))
+    result = call(export, odd, tmp_path / "net.onnx")
+    assert (result.code, "--input-size fixed" in result.err) == (2, True)
+    assert call(export, odd, tmp_path / "net.onnx", "--input-size", "fixed").code == 0
+
+
+def test_a_file_that_computes_something_else_is_not_written(
+    call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from petseg.exporters import onnx_model
+
+    original = onnx_model._to_onnx
+
+    def other(predictor: Predictor, network: OnnxNetwork) -> bytes:
+        with torch.no_grad():
+            predictor.model.head.bias[1] += 0.01
+            data = original(predictor, network)
+            predictor.model.head.bias[1] -= 0.01
+        return data
+
+    monkeypatch.setattr(onnx_model, "_to_onnx", other)
+    result = call(export, tiny_run, tmp_path / "net.onnx")
+    assert (result.code, "nothing was written" in result.err) == (1, True)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_encoders_take_images_of_any_size(call, tmp_path: Path, encoder: str) -> None:
+    """They pad images to their stride; in the file that holds for every image, not for the first one's size."""
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
+    labels = many_labels(21)
+    run = write_untrained(tmp_path / "run", labels, encoder=encoder, widths=UNET_WIDTHS, upsample="transposed")
+    assert call(export, run, tmp_path / "net.onnx").code == 0
+    compare(
+        open_session(tmp_path / "net.onnx"),
+        petseg.load(run, device="cpu", precision="fp32").model,
+        [(64, 64), (33, 70), (96, 51)],
+    )
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -22,8 +23,12 @@ CONFIGS = {
     "group": ModelConfig(widths=(8, 16, 24), norm="group"),
     "transposed": ModelConfig(widths=(8, 16, 24), upsample="transposed"),
     "concat, transposed": ModelConfig(widths=(8, 16, 24), upsample="transposed", join="concat", dropout=0.5),
-    "resnet18": ModelConfig(encoder="resnet18", stem="full", blocks=2, classes=4),
-    "resnet50": ModelConfig(encoder="resnet50", stem="full", join="concat", upsample="transposed"),
+    "torchvision": ModelConfig(encoder="torchvision/resnet18", stem="full", blocks=2, classes=4),
+    "resnet18": ModelConfig(encoder="resnet18", stem="half", join="add", blocks=2, classes=4),
+    "lite0": ModelConfig(encoder="tf_efficientnet_lite0", stem="full", join="concat", upsample="transposed"),
+    "convnext": ModelConfig(encoder="convnext_atto", stem="full", norm="group"),
+    "channels last": ModelConfig(encoder="mambaout_femto", stem="half", join="add"),
+    "attention": ModelConfig(encoder="vit_tiny_patch16_224", stem="half", join="add"),
     "tutorial": ModelConfig(name="tutorial", widths=(64, 128, 256), classes=5),
 }
 
@@ -39,7 +44,13 @@ def test_the_code_computes_the_networks_logits(config: ModelConfig) -> None:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-    code: dict[str, Any] = {"torch": torch, "F": F, "torchvision": torchvision, "w": dict(network.state_dict())}
+    code: dict[str, Any] = {
+        "torch": torch,
+        "F": F,
+        "torchvision": torchvision,
+        "timm": timm,
+        "w": dict(network.state_dict()),
+    }
     exec(forward_code(config), code)
     with torch.inference_mode():
         for size in ((64, 96), (33, 47)):

@@ -256,6 +256,8 @@ def test_kept_probabilities_are_those_of_every_nth_pixel(monkeypatch: pytest.Mon
         ({"window": "96by4"}, "--window '96by4'"),
         ({"overlap": 0.95}, "--overlap 0.95"),
         ({"overlap": float("nan")}, "--overlap nan"),
+        ({"overlap": "half"}, "overlap 'half'"),
+        ({"scales": 0.5}, "scales 0.5"),
         ({"scales": ()}, "--scales"),
         ({"scales": (1, 9)}, "--scales 1,9"),
         ({"scales": (float("nan"),)}, "--scales nan"),

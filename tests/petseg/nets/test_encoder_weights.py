@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petseg.nets import encoder_weights
 from petseg.nets.encoder_weights import file_digest, read_encoder_weights
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
@@ -155,4 +154,4 @@ def test_imagenet_is_what_timm_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [f"timm/{NAME}.lamb_in1k"]
     assert torch.equal(found.tensors["conv_stem.weight"], state["conv_stem.weight"])
     with pytest.raises(UsageError, match="timm has no weights of"):
-        read_encoder_weights("resnet18d" if False else "convnext_zepto_rms", encoder_weights.IMAGENET)
+        read_encoder_weights("cs3darknet_s", "imagenet")

@@ -29,7 +29,7 @@ STEPS, BATCH = 3, 8
 
 def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
     """Return the steps' losses and gradient norms, the weights before and after, and the number of images."""
-    model = ModelConfig(widths=(8, 16), norm=norm)  # type: ignore[arg-type]
+    model = ModelConfig(widths=(8, 16), norm=norm, dropout=0.4)  # type: ignore[arg-type]
     recipe = replace(
         default_recipe("unet"), model=model, size=(32, 32), batch_size=BATCH, accumulate=accumulate, lr=0.1
     )

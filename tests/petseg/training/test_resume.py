@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "dropout": 0.2,
     "epochs": 3,
     "batch_size": 10,
+    "drop_last": False,
     "threads": 1,
     "checkpoint_steps": 1,
 }

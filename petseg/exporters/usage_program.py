@@ -1,0 +1,155 @@
+"""The program of a model card: it predicts one image with an exported file alone, at its original resolution."""
+
+import json
+
+import msgspec
+
+from petseg.exporters.onnx_network import OnnxOptions
+from petseg.exporters.plain_torch import forward_code, module_of_encoder
+from petseg.inference.trained_network import Predictor
+from shards.format.geometry import PAD_COLOUR
+
+_IMPORTS = """
+import json
+import sys
+
+import numpy as np
+{imports}
+from PIL import Image, ImageOps
+"""
+_LOAD_ONNX = """
+session = onnxruntime.InferenceSession("{file}")
+facts = session.get_modelmeta().custom_metadata_map
+"""
+_LOAD_WEIGHTS = """
+with safe_open("{file}", "pt") as file:
+    facts, w = file.metadata(), {{name: file.get_tensor(name) for name in file.keys()}}
+"""
+_READ = """
+labels = json.loads(facts["labels"])
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+width, height = image.size
+"""
+_SIZE = 'rows, columns = json.loads(facts["size"])\n'
+_PLACE = {
+    "stretch": """
+top, left, inner_rows, inner_columns = 0, 0, rows, columns
+pixels = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
+""",
+    "contain": """
+scale = min(rows / height, columns / width)
+inner_rows, inner_columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+top, left = (rows - inner_rows) // 2, (columns - inner_columns) // 2
+canvas = Image.new("RGB", (columns, rows), {pad})
+canvas.paste(image.resize((inner_columns, inner_rows), Image.Resampling.BILINEAR), (left, top))
+pixels = np.asarray(canvas)
+""",
+    "cover": """
+scale = max(rows / height, columns / width)
+inner_rows, inner_columns = ({multiple} * max(1, int(side * scale / {multiple} + 0.5)) for side in (height, width))
+top = left = 0
+pixels = np.asarray(image.resize((inner_columns, inner_rows), Image.Resampling.BILINEAR))
+""",
+}
+_WHOLE = """
+pixels = np.asarray(image)
+"""
+_RUN_ONNX = """
+(result,) = session.run(["{output}"], {{"image": pixels.transpose(2, 0, 1)[None]}})
+"""
+_RUN_WEIGHTS = """
+with torch.inference_mode():
+    result = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())).numpy()
+"""
+_SOFTMAX = """
+exponentials = np.exp(result[0] - result[0].max(axis=0))
+probabilities = exponentials / exponentials.sum(axis=0)
+"""
+_PROBABILITIES = """
+probabilities = result[0]
+"""
+# Class by class: 150 planes of a large photo would take gigabytes.
+_BACK = """
+probabilities = probabilities[:, top : top + inner_rows, left : left + inner_columns]
+best, index = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
+for number, plane in enumerate(probabilities):
+    plane = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+    index[plane > best] = number
+    best = np.maximum(best, plane)
+"""
+_CLASSES_BACK = """
+small = Image.fromarray(result[0][top : top + inner_rows, left : left + inner_columns])
+index = np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
+"""
+_SAME_SIZE = {"classes": "index = result[0]", "logits": "index = result[0].argmax(axis=0)"}
+_SAME_SIZE["probabilities"] = _SAME_SIZE["logits"]
+_WRITE_VALUES = """
+mask = Image.fromarray(np.array([each["values"][0] for each in labels["classes"]], np.uint8)[index])
+palette = {each["values"][0]: bytes.fromhex(each["color"][1:]) for each in labels["classes"]}
+mask.putpalette(b"".join(palette.get(value, bytes(3)) for value in range(256)))
+mask.save(sys.argv[2])
+"""
+_WRITE_COLOURS = """
+colours = [list(bytes.fromhex(each["source_colors"][0][1:])) for each in labels["classes"]]
+Image.fromarray(np.array(colours, np.uint8)[index]).save(sys.argv[2])
+"""
+
+
+def card_facts(predictor: Predictor) -> dict[str, str]:
+    """Return what an exported file says of itself in its metadata: JSON texts that the card's code reads."""
+    return {
+        "labels": json.dumps(msgspec.to_builtins(predictor.labels)),
+        "size": json.dumps(predictor.size),
+        "fit": predictor.recipe.fit,
+        "architecture": json.dumps(msgspec.to_builtins(predictor.recipe.model)),
+    }
+
+
+def stride_of(predictor: Predictor) -> int:
+    """Return what images are padded to multiples of before the network, as it pads them itself."""
+    if predictor.recipe.model.name == "tutorial":
+        return 4
+    return int(getattr(predictor.model, "stride", 1))
+
+
+def side_multiple(predictor: Predictor) -> int:
+    """Return what the sides of an ONNX file's inputs must be multiples of: 1, but for most transposed convolutions.
+
+    Without padding, a branch of the decoder mends odd sides, and that is not part of the exported graph.
+    """
+    model = predictor.recipe.model
+    if model.upsample != "transposed" or stride_of(predictor) > 1:
+        return 1
+    return 32 if model.encoder != "none" else 2 ** (len(model.widths) - 1) * (2 if model.stem == "half" else 1)
+
+
+def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = None) -> str:
+    """Return a program that predicts one image with an exported file alone, and writes the mask at its original size.
+
+    ``file`` is the name of the ONNX or safetensors file, ``options`` are those of the former; the program's arguments
+    are an image and the mask to write.
+    """
+    fit, labels, onnx = predictor.recipe.fit, predictor.labels, file.endswith(".onnx")
+    options = options or OnnxOptions()
+    imports = "import onnxruntime"
+    if not onnx:
+        encoder = module_of_encoder(predictor.recipe.model)
+        more = "" if encoder is None else f"import {encoder}\n"
+        imports = f"import torch\nimport torch.nn.functional as F\n{more}from safetensors import safe_open"
+    multiple = str(side_multiple(predictor) if onnx else 1)
+    place = _SIZE + _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", multiple).strip("\n")
+    back = (_SOFTMAX if options.output == "logits" else _PROBABILITIES).strip("\n") + _BACK
+    if options.output == "classes":
+        back = _CLASSES_BACK
+    if options.input_size == "original":
+        place, back = _WHOLE, _SAME_SIZE[options.output]
+    parts = [
+        _IMPORTS.format(imports=imports),
+        (_LOAD_ONNX if onnx else _LOAD_WEIGHTS).format(file=file),
+        "" if onnx else forward_code(predictor.recipe.model),
+        _READ.strip("\n") + "\n" + place.strip("\n"),
+        _RUN_ONNX.format(output=options.output) if onnx else _RUN_WEIGHTS,
+        back,
+        _WRITE_COLOURS if labels.rgb else _WRITE_VALUES,
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"

@@ -1,0 +1,285 @@
+"""One self-contained page about several runs side by side: curves, recipes, classes, and the same images' predictions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from petseg.host.device import Precision
+from petseg.inference.evaluation import Evaluation
+from petseg.inference.scoring import evaluate
+from petseg.inference.trained_network import Predictor, load
+from petseg.nets.factory import count_parameters
+from petseg.report.artifacts import read_history
+from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name, unit
+from petseg.report.page_templates import page_template
+from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
+from petseg.report.thumbnails import SIDE, data_url, shrunk
+from petseg.runs.history import History, judged_part
+from petseg.runs.run_folder import expect_foreign_folder, read_config
+from shards import ShardSet
+from shards.errors import UsageError
+from shards.format.labels import Labels
+from shards.format.overlays import IGNORED_COLOUR, colour_map, map_colours
+from shards.store.atomic import write_atomically
+
+MOST_RUNS = 8
+_IMAGES = 8
+_LEGEND = 60  # classes that are named beside the images
+# Okabe and Ito's colours, distinguishable with any colour vision.
+_COLOURS: tuple[Rgb, ...] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (90, 90, 90),
+    (140, 86, 75),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """A run on the page: its name there, its options, its epochs, and the scores that stand in the tables."""
+
+    name: str
+    colour: Rgb
+    config: Mapping[str, Any]
+    history: History
+    labels: Labels
+    parameters: int
+    scores: Mapping[str, Any]  # mean_iou, pixel_accuracy and, by class, iou
+    epoch: int  # whose weights have these scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedClass:
+    """A class in the table: its IoU in each run (None: none, or no such class), and its place in each order, from 0."""
+
+    name: str
+    iou: tuple[float | None, ...]
+    spread: float | None  # highest minus lowest
+    by_name: int
+    by_worst: int
+    by_spread: int
+
+
+def expect_comparable(runs: Sequence[Path], out: Path, *, overwrite: bool) -> None:
+    """Raise ``UsageError`` for too few or too many runs, or a page that must not be written."""
+    if not 2 <= len(runs) <= MOST_RUNS:
+        raise UsageError(f"--compare takes 2 to {MOST_RUNS} runs, not {len(runs)}")
+    for run in runs:
+        if not run.is_dir():
+            raise UsageError(f"{run} is not the folder of a run, which --compare needs: its options and metrics")
+    expect_foreign_folder(out.parent, advice=f"choose another folder for {out.name}")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists already; choose another name with -o, or add --overwrite")
+
+
+def compare_runs(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    shards: Path | None = None,
+    split: str = "test",
+    device: str = "auto",
+    precision: Precision = "auto",
+    overwrite: bool = False,
+    after_batch: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Write the page ``out`` about two or more runs.
+
+    Args:
+        runs: their folders.
+        out: the page.
+        shards: a set on whose ``split`` all are scored; None: the scores are those of their own validations.
+        split: of that set.
+        device, precision: see :func:`petseg.load`.
+        overwrite: replace an existing page.
+        after_batch: called with the number of images that were scored.
+
+    Raises:
+        PetsegError: see :func:`expect_comparable`; a run has no finished epoch; a set does not fit a run.
+    """
+    expect_comparable(runs, out, overwrite=overwrite)
+    predictors = [load(run, device=device, precision=precision) for run in runs]
+    evaluations = [
+        evaluate(run, shards, split=split, device=device, precision=precision, after_batch=after_batch)
+        for run in runs
+        if shards is not None
+    ]
+    compared = [
+        _compared(run, name, number, predictors[number], evaluations[number] if evaluations else None)
+        for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True))
+    ]
+    images: list[Any] = []
+    legend: list[tuple[str, Rgb]] = []
+    if shards is not None:
+        images, legend = _images(predictors, evaluations, ShardSet.open(shards), split)
+    fingerprints = {str(run.config.get("data", {}).get("fingerprint")) for run in compared}
+    page = page_template("compare.html.jinja").render(
+        runs=compared,
+        curves=draw_compared_curves(compared).decode(),
+        options=recipe_differences([run.config for run in compared]),
+        classes=compared_classes(compared),
+        split=split if shards is not None else None,
+        set_name=None if shards is None else shards.resolve().name,
+        other_data=shards is None and len(fingerprints) > 1,
+        images=images,
+        legend=legend,
+    )
+    write_atomically(out, page)
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        raise UsageError("--compare names a run twice")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different folders have different paths")
+
+
+def recipe_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], bool]]:
+    """Return each option of the recipes with its value in each run (``-``: none), and whether these differ.
+
+    Those that differ come first; what decides the weights beside the recipe is among them.
+    """
+    flat = [_flat(config) for config in configs]
+    names = list(dict.fromkeys(name for values in flat for name in values))
+    rows = [(name, [values.get(name, "-") for values in flat]) for name in names]
+    marked = [(name, values, len(set(values)) > 1) for name, values in rows]
+    return sorted(marked, key=lambda row: not row[2])
+
+
+def compared_classes(runs: Sequence[ComparedRun]) -> list[ComparedClass]:
+    """Return the classes of all runs, in the order of the first one's labels."""
+    names = list(dict.fromkeys(name for run in runs for name in run.labels.names))
+    by_run = [dict(zip(run.labels.names, run.scores["iou"], strict=True)) for run in runs]
+    iou = [tuple(values.get(name) for values in by_run) for name in names]
+    present = [[value for value in values if value is not None] for values in iou]
+    spread = [max(values) - min(values) if len(values) > 1 else None for values in present]
+    indices = range(len(names))
+
+    def ranks(key: Callable[[int], Any]) -> dict[int, int]:
+        return {index: rank for rank, index in enumerate(sorted(indices, key=key))}
+
+    by_name = ranks(lambda i: names[i].casefold())
+    by_worst = ranks(lambda i: min(present[i], default=2.0))
+    by_spread = ranks(lambda i: -1.0 if spread[i] is None else spread[i])
+    return [
+        ComparedClass(
+            name=names[i],
+            iou=iou[i],
+            spread=spread[i],
+            by_name=by_name[i],
+            by_worst=by_worst[i],
+            by_spread=len(names) - 1 - by_spread[i],
+        )
+        for i in indices
+    ]
+
+
+def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
+    """Return an SVG of the runs' curves, one colour each: losses, mean IoU, learning rate."""
+    with plain_text():
+        figure = Figure(figsize=(13, 4.2), layout="constrained")
+        loss, iou, rate = figure.subplots(1, 3)
+        for run in runs:
+            part, judged = judged_part(run.history)
+            colour, epochs = unit(run.colour), [entry["epoch"] for entry in run.history]
+            style: dict[str, Any] = {"color": colour, "marker": "o" if len(epochs) < 40 else "", "markersize": 3}
+            loss.plot(epochs, [entry["train"]["loss"] for entry in run.history], linestyle=":", **style)
+            judged_epochs = [entry["epoch"] for entry in judged]
+            if part == "val":
+                loss.plot(judged_epochs, [entry["val"]["loss"] for entry in judged], **style)
+            scores = [entry[part]["mean_iou"] for entry in judged]
+            iou.plot(judged_epochs, scores, label=shown_name(run.name, 40), **style)
+            rate.plot(epochs, [entry["learning_rate"] for entry in run.history], **style)
+        loss.set(title="Loss: dotted training, solid validation", ylim=(0, None))
+        iou.set(title="Mean IoU of the validation", ylim=(0, None))
+        rate.set(title="Learning rate at the epoch's end", ylim=(0, None))
+        for axes in (loss, iou, rate):
+            axes.set_xlabel("epoch")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.25)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
+        return picture_bytes(figure, "svg")
+
+
+def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None) -> ComparedRun:
+    history = read_history(run)
+    part, judged = judged_part(history)
+    if not judged:
+        raise UsageError(f"{run} has no finished epoch to compare")
+    best = max(judged, key=lambda entry: (bool(entry["best"]), entry["epoch"]))
+    scores: Mapping[str, Any] = best[part]
+    if evaluation is not None:
+        found = evaluation.scores
+        scores = {"mean_iou": found.mean_iou, "iou": list(found.iou), "pixel_accuracy": found.pixel_accuracy}
+    return ComparedRun(
+        name=name,
+        colour=_COLOURS[number],
+        config=read_config(run),
+        history=history,
+        labels=predictor.labels,
+        parameters=count_parameters(predictor.model),
+        scores=scores,
+        epoch=best["epoch"],
+    )
+
+
+def _images(
+    predictors: Sequence[Predictor], evaluations: Sequence[Evaluation], data: ShardSet, split: str
+) -> tuple[list[Any], list[tuple[str, Rgb]]]:
+    """Return the images on which the runs differ most, with all predictions, and the legend of their colours."""
+    reader, labels = data.split(split), predictors[0].labels
+    values = np.stack([image_scores(evaluation) for evaluation in evaluations])
+    scored: npt.NDArray[np.bool_] = np.asarray(~np.isnan(values).any(axis=0))
+    spread = np.where(scored, values.max(axis=0) - values.min(axis=0), -1.0)
+    chosen = [index for index in np.argsort(-spread, kind="stable").tolist() if scored[index]][:_IMAGES]
+    rows, samples = [], []
+    for index in chosen:
+        each = [predict_sample(predictor, reader, index) for predictor in predictors]
+        samples += each
+        first = each[0]
+        photo = data_url(shrunk(first.image, SIDE, smooth=True), kind="jpeg")
+        truth = data_url(shrunk(colour_map(first.truth, labels), SIDE), kind="png")
+        panels = [
+            (float(value), data_url(shrunk(colour_map(sample.prediction.index, labels), SIDE), kind="png"))
+            for value, sample in zip(values[:, index], each, strict=True)
+        ]
+        rows.append((first.key, photo, truth, panels))
+    if not samples:
+        return [], []
+    shown, _, ignored = shown_classes(samples, classes=len(labels), most=_LEGEND)
+    colours = map_colours(labels)
+    legend = [(labels.names[i], _rgb(colours[i])) for i in shown]
+    return rows, [*legend, ("ignored", IGNORED_COLOUR)] if ignored else legend
+
+
+def _rgb(colour: Any) -> Rgb:
+    red, green, blue = (int(part) for part in colour)
+    return red, green, blue
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a run's options as texts: those of the model and the recipe, its data, device and precision."""
+    recipe = dict(config.get("recipe", {}))
+    model = recipe.pop("model", {})
+    data = config.get("data", {})
+    values = {**{f"model.{name}": value for name, value in model.items()}, **recipe}
+    values |= {"shard set": Path(str(data.get("path", "-"))).name, "its fingerprint": str(data.get("fingerprint"))[:12]}
+    values |= {"processes": config.get("world_size"), "device": config.get("device")}
+    values |= {"precision used": config.get("precision")}
+    values |= {f"version of {name}": version for name, version in config.get("versions", {}).items()}
+    return {name: "x".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()}

@@ -1,0 +1,164 @@
+"""The page about several runs: what differs, every class, the same images; one file that refuses to replace another."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelled_sets import many_labels
+
+import petseg
+from petseg.cli import evaluate
+from petseg.report.artifacts import read_history
+from petseg.report.compare_runs import (
+    ComparedRun,
+    compared_classes,
+    distinct_names,
+    draw_compared_curves,
+    recipe_differences,
+)
+from shards.errors import UsageError
+from shards.format.labels import Labels
+
+
+def cells(page: str, row: str) -> list[str]:
+    """The texts of the cells of the row that starts with a text."""
+    found = re.search(rf"<tr[^>]*><td>(?:<i [^>]*></i>)?{re.escape(row)}</td>(.*?)</tr>", page)
+    assert found, row
+    return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", found[1])]
+
+
+@pytest.fixture
+def other_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """The tiny run under a name that pages and formulas would take for something else, with other scores and options."""
+    run = shutil.copytree(tiny_run, tmp_path / "$a_b$ <i>")
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"] |= {"lr": 0.5, "size": [32, 64]}
+    config["recipe"]["model"]["widths"] = [8, 24]
+    (run / "config.json").write_text(json.dumps(config))
+    history = read_history(run)
+    for entry in history:
+        entry["val"] |= {"mean_iou": 0.123, "iou": [0.111, 0.222, None]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    return run
+
+
+def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    result = call(evaluate, "--compare", tiny_run, other_run, "-o", out)
+    assert result.code == 0, result.err
+    page = out.read_text()
+    best = max(read_history(tiny_run), key=lambda entry: bool(entry["best"]) * entry["epoch"])["val"]
+    name = html.escape("$a_b$ <i>")
+    assert cells(page, name)[0] == "0.123"
+    assert cells(page, "tiny")[0] == f"{best['mean_iou']:.3f}"
+    assert cells(page, "lr") == ["0.01", "0.5"]
+    assert cells(page, "model.widths") == ["8x16", "8x24"]
+    assert cells(page, "animal")[:2] == [f"{best['iou'][0]:.3f}", "0.111"]
+    assert cells(page, "border") == [f"{best['iou'][2]:.3f}", "-", "-"]
+    assert page.index(">lr<") < page.index("options that are the same") < page.index(">epochs<")
+    assert "<i>x" not in page
+    assert "<script" not in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_the_same_images_side_by_side(
+    call, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    """Scored on the set, not by the metrics of the runs; the order is that of the largest difference."""
+    out = tmp_path / "page.html"
+    result = call(evaluate, "--compare", tiny_run, other_run, "--shards", synthetic_set, "--split", "val", "-o", out)
+    assert result.code == 0, result.err
+    page = out.read_text()
+    scores = petseg.evaluate(tiny_run, synthetic_set, split="val").scores
+    assert cells(page, "tiny")[0] == cells(page, html.escape("$a_b$ <i>"))[0] == f"{scores.mean_iou:.3f}"
+    rows = re.findall(r"<tr><td><code>.*?</tr>", page)
+    assert rows
+    for row in rows:
+        assert row.count('alt="prediction"') == 2
+        assert row.count("data:image/") == 4
+        first, second = re.findall(r">([\d.]+)</td>", row)
+        assert first == second  # the weights are the same
+
+
+def test_an_existing_page_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("mine")
+    assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
+    assert out.read_text() == "mine"
+    assert call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite").code == 0
+    assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tiny_run / "page.html").err
+    assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", other_run / "report.html").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare", "RUN"], "2 to 8 runs"),
+        (["--compare", "RUN", "RUN"], "twice"),
+        (["--compare", "RUN", "RUN/best.pt"], "not the folder of a run"),
+        (["--compare", "RUN", "RUN", "--flip-tta"], "omit"),
+        (["RUN", "RUN", "--shards", "x"], "one RUN"),
+        (["RUN"], "--shards"),
+        (["RUN", "--shards", "x", "-o", "page.html"], "--compare"),
+    ],
+)
+def test_wrong_calls(call, tiny_run: Path, arguments: list[str], message: str) -> None:
+    result = call(evaluate, *(each.replace("RUN", str(tiny_run)) for each in arguments))
+    assert (result.code, message in result.err) == (2, True), result.err
+
+
+def test_names_have_as_many_folders_as_they_need(tmp_path: Path) -> None:
+    paths = [tmp_path / part for part in ("a/pets", "b/pets", "b/voc")]
+    assert distinct_names(paths) == ["a/pets", "b/pets", "b/voc"]
+    assert distinct_names(paths[1:]) == ["pets", "voc"]
+    with pytest.raises(UsageError, match="twice"):
+        distinct_names([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
+def compared(labels: Labels, iou: list[float | None], **facts: Any) -> ComparedRun:
+    entry = {
+        "epoch": 1,
+        "train": {"loss": 1.0, "mean_iou": 0.5},
+        "val": None,
+        "learning_rate": 0.1,
+        "pictures_per_second": 10.0,
+        "best": True,
+    }
+    scores = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "iou": iou}
+    defaults: dict[str, Any] = {"name": "run", "colour": (0, 0, 0), "config": {}, "history": [entry], "epoch": 1}
+    return ComparedRun(**{**defaults, "labels": labels, "parameters": 1, "scores": scores, **facts})
+
+
+def test_classes_that_only_one_run_has_and_150_of_them() -> None:
+    labels, values = many_labels(150), np.random.default_rng(0).random((2, 150)).tolist()
+    fewer = Labels(classes=labels.classes[:149])
+    rows = compared_classes([compared(labels, values[0]), compared(fewer, values[1][:149])])
+    assert [row.name for row in rows] == list(labels.names)
+    assert rows[149].iou == (values[0][149], None)
+    assert rows[149].spread is None
+    by_spread = [row.spread for row in sorted(rows, key=lambda row: row.by_spread)]
+    known = [value for value in by_spread if value is not None]
+    assert by_spread == [*known, None]
+    assert known == sorted(known, reverse=True)
+    worst = [min(v for v in row.iou if v is not None) for row in sorted(rows, key=lambda row: row.by_worst)]
+    assert worst == sorted(worst)
+
+
+def test_curves_of_any_names() -> None:
+    runs = [compared(many_labels(3), [0.1, 0.2, None], name=name) for name in ("_a", "$x", "日本", "b" * 300)]
+    assert draw_compared_curves(runs).startswith(b"<svg")
+
+
+def test_options_that_a_run_lacks_differ() -> None:
+    configs = [{"recipe": {"lr": 1, "model": {"widths": [1, 2]}}}, {"recipe": {"lr": 1, "model": {}}}]
+    rows = {name: (values, differs) for name, values, differs in recipe_differences(configs)}
+    assert rows["model.widths"] == (["1x2", "-"], True)
+    assert rows["lr"] == (["1", "1"], False)
+    assert recipe_differences(configs)[0][0] == "model.widths"
