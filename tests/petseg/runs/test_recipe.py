@@ -191,7 +191,6 @@ def test_the_files_of_version_1_are_read() -> None:
         "logger": (),
         "on_error": "stop",
         "max_damaged": 10,
-        "logger": (),
     }
     assert msgspec.to_builtins(msgspec.convert(position, Progress)) == {**position, "skipped": 0}
     assert msgspec.convert(position, Progress).images == 80

@@ -73,7 +73,7 @@ def run_commands(commands: dict[str, list[str]]) -> None:
         for name, arguments in commands.items():
             try:
                 {"train": train, "evaluate": evaluate}[name].main(args=arguments, prog_name=name)
-            except SystemExit as end:
+            except SystemExit as end:  # each command ends so
                 if end.code:
                     raise
 

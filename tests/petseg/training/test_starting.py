@@ -235,7 +235,7 @@ def full(patch: pytest.MonkeyPatch, name: str, *, times: int = 1):
         yield
 
 
-@pytest.mark.parametrize("name", ["config.json", "config.toml", "best.pt", "last.pt", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", "config.toml", "best.pt", "last.pt"])
 def test_the_advice_after_a_full_disk_works(
     call, synthetic_set: Path, started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
