@@ -14,8 +14,8 @@ import torch
 from petseg.cli import train
 from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
-from petseg.report.console_reporter import Reporter
 from petseg.loggers.run_loggers import make_loggers
+from petseg.report.console_reporter import Reporter
 from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
