@@ -35,7 +35,8 @@ def _is_wide(one: nn.Conv2d) -> bool:
 def _forward(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """Convolve (B, C, H, W) as the module does."""
     if not (convolution.training and torch.is_autocast_enabled("cpu")):
-        return convolution._conv_forward(x, convolution.weight, None)
+        plain: torch.Tensor = convolution._conv_forward(x, convolution.weight, None)
+        return plain
     inputs = x.to(torch.bfloat16), convolution.weight.to(torch.bfloat16)
     result: torch.Tensor = _Convolution.apply(*inputs, list(convolution.stride), list(convolution.padding))
     return result
@@ -51,7 +52,7 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, padding)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         tensors = gradient, *context.saved_tensors
         differentiate = torch.ops.aten.convolution_backward
