@@ -31,17 +31,19 @@ JOBS   ?= 2
 help:
 	@sed -n '3,12p' Makefile | sed 's/^# *//'
 
-# With the stamp files, installation runs once, and again when the dependencies change.
+# With the stamp files, installation runs once, and again when the dependencies change. The tests' environment contains
+# the users', so that it is one installation. Byte code is written when a module is first imported: of the ten thousand
+# files that pip would compile, most are never used.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) --no-compile -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed
 
@@ -85,8 +87,6 @@ bench: $(VENV)/.installed
 	$(LOADER) $(call OUTPUTS,loader)
 	$(LOADER) $(call OUTPUTS,cold) --cache cold --augment none --storages source \
 	    --peers petseg,tutorial,tuned,webdataset
-	$(LOADER) $(call OUTPUTS,consumer) --consumer-rate 2000 --augment none --mask onehot --storages source,raw \
-	    --peers petseg,tutorial,tuned --seconds 1 --repeats 3
 	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
 	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
 	$(MAKE) $(addprefix $(BENCH)/classes-,$(addsuffix .json,$(CLASSES)))
@@ -112,7 +112,7 @@ peers: $(VENV)/.installed
 
 bench-figures:
 	$(BIN)/petseg-bench figures \
-	    $(foreach name,loader cold train consumer build $(addprefix classes-,$(CLASSES)),$(BENCH)/$(name).json) \
+	    $(foreach name,loader cold train build $(addprefix classes-,$(CLASSES)),$(BENCH)/$(name).json) \
 	    --into README.md --into docs/performance.md --plot docs/loader.svg
 
 # Needs a machine that does nothing else, for a quarter of an hour.

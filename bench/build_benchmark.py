@@ -1,14 +1,11 @@
-"""``petseg-bench build``: packing, compared with what else makes a tar of the same files, and with decoding alone."""
+"""``petseg-bench build``: packing in each storage, with one process and with all cores, and how near to its limit."""
 
-import importlib
 import io
 import os
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +22,7 @@ from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings, plain
 from shards.build.build_set import build
-from shards.build.options import PackOptions, options_from
+from shards.build.options import options_from
 from shards.cores import usable_cores
 from shards.errors import UsageError
 from shards.format.label_files import find_labels
@@ -36,12 +33,14 @@ JPEG_QUALITY = 90  # petseg-shard's own default
 
 
 class PackSubject(ProcessSubject):
-    """One way to pack, in processes of its own, as in a command of its own."""
+    """Packing in one storage by a number of processes, started from one of their own, as in a command of its own."""
 
-    def __init__(self, name: str, job: PackJob, *, workers: int = 1, limit: str = "") -> None:
-        super().__init__(name, job)
-        self.part = name
-        self._workers, self._limit, self._bytes = workers, limit, 0
+    job: PackJob
+
+    def __init__(self, storage: str, job: PackJob) -> None:
+        super().__init__(f"petseg {storage}, {job.workers} worker{'s' if job.workers > 1 else ''}", job)
+        self.part, self._bytes = self.name, 0
+        self._limit = f"make {storage}" if job.workers == usable_cores() else ""
 
     def open(self) -> None:
         """Run once, which warms the page cache, and is when memory is watched."""
@@ -56,7 +55,7 @@ class PackSubject(ProcessSubject):
     def line(self) -> BuildLine:
         """Return what was found."""
         return BuildLine(name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes,
-                         workers=self._workers, bytes=self._bytes, limit=self._limit)  # fmt: skip
+                         workers=self.job.workers, bytes=self._bytes, limit=self._limit)  # fmt: skip
 
 
 class PackServer:
@@ -64,28 +63,24 @@ class PackServer:
 
     def __init__(self, job: PackJob) -> None:
         self.job = job
-        if job.module:
-            importlib.import_module(job.module)
 
     def pack(self) -> tuple[Repeat, int]:
         """Pack once; return what that cost, and how many bytes came out."""
-        out = self.job.out
+        job = self.job
         start, cpu = time.perf_counter(), cpu_seconds(os.getpid())
-        self.job.run(out)
-        os.sync()  # all ways pay for writing, not only those that flush by themselves
+        build(job.source, job.out, job.options, workers=job.workers)
+        os.sync()
         seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
-        size = sum(path.stat().st_size for path in files_under(out))
-        if out.is_dir():
-            shutil.rmtree(out)
-        out.unlink(missing_ok=True)
-        return Repeat(images=self.job.images, seconds=seconds, cpu_seconds=cpu), size
+        size = sum(path.stat().st_size for path in files_under(job.out))
+        shutil.rmtree(job.out)
+        return Repeat(images=job.images, seconds=seconds, cpu_seconds=cpu), size
 
     def close(self) -> None:
         """Nothing is left to be stopped."""
 
 
 def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Results:
-    """Measure every way to pack, in turns.
+    """Measure packing in each storage, in turns.
 
     Raises:
         UsageError: an option is wrong, or nothing could be measured.
@@ -97,7 +92,7 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
         settings.work.mkdir(parents=True, exist_ok=True)
     limits = _limits(settings, pairs)
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
-        subjects = list(_subjects(settings, pairs, labels, Path(name) / "out"))
+        subjects = _subjects(settings, len(pairs), labels, Path(name) / "out")
         measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
     lines = tuple(subject.line() for subject in subjects if subject in measured)
     refuse_empty(lines, skipped)
@@ -112,7 +107,7 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
 
 
 def usable_pairs(source: Source) -> list[Pair]:
-    """Return the images with masks that every way can pack: those that Pillow opens as JPEG or PNG.
+    """Return the images with masks that can be packed: those that Pillow opens as JPEG or PNG.
 
     Raises:
         UsageError: there is none.
@@ -129,41 +124,16 @@ def usable_pairs(source: Source) -> list[Pair]:
     return found
 
 
-def _subjects(settings: BuildSettings, pairs: list[Pair], labels: Labels | None, out: Path) -> Iterator[PackSubject]:
-    job = partial(PackJob, out=out, images=len(pairs))
+def _subjects(settings: BuildSettings, images: int, labels: Labels | None, out: Path) -> list[PackSubject]:
+    found = []
     for storage in settings.storages:
         size = None if storage == "source" else settings.size
         options = options_from(storage=storage, size=size, quality=None, split="random", fractions=(1.0, 0.0, 0.0),
                                val_fraction=None, seed=0, samples_per_shard=128, labels=labels)  # fmt: skip
         for workers in settings.workers or sorted({1, usable_cores()}):
-            limit = f"make {storage}" if workers == usable_cores() else ""
-            run = partial(_petseg, settings.source, options, workers)
-            name = f"petseg {storage}, {workers} worker{'s' if workers > 1 else ''}"
-            yield PackSubject(name, job(run), workers=workers, limit=limit)
-    yield PackSubject("tar cf", job(partial(_tar, pairs)))
-    name = "webdataset TarWriter, decoding each with Pillow first"
-    yield PackSubject(name, job(partial(_webdataset, pairs), module="webdataset"))
-
-
-def _petseg(source: Path, options: PackOptions, workers: int, out: Path) -> None:
-    build(source, out, options, workers=workers)
-
-
-def _tar(pairs: list[Pair], out: Path) -> None:
-    listing = "".join(f"{Path(path).resolve()}\n" for pair in pairs for path in (pair.image, pair.mask))
-    command = ["tar", "--absolute-names", "--create", "--file", str(out), "--files-from", "-"]
-    subprocess.run(command, input=listing.encode(), check=True)
-
-
-def _webdataset(pairs: list[Pair], out: Path) -> None:
-    import webdataset
-
-    with webdataset.TarWriter(str(out)) as writer:
-        for pair in pairs:
-            image, mask = Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()
-            _decode(image)
-            _decode(mask)
-            writer.write({"__key__": pair.name, Path(pair.image).suffix[1:].lower(): image, "mask.png": mask})
+            job = PackJob(source=settings.source, options=options, workers=workers, out=out, images=images)
+            found.append(PackSubject(storage, job))
+    return found
 
 
 def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
@@ -172,7 +142,9 @@ def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     masks = [Path(pair.mask).read_bytes() for pair in pairs]
 
     def decode(i: int) -> tuple[Any, Image.Image]:
-        return decode_image(images[i]), _decode(masks[i])
+        mask = Image.open(io.BytesIO(masks[i]))
+        mask.load()
+        return decode_image(images[i]), mask
 
     def resize(i: int) -> tuple[Image.Image, Image.Image]:
         pixels, mask = decode(i)
@@ -190,9 +162,3 @@ def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
         LimitSubject(f"make {storage}", f"{MAKING[storage]}, {how}", len(pairs), tasks[storage], storage=storage)
         for storage in settings.storages
     ]
-
-
-def _decode(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image

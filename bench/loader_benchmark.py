@@ -107,7 +107,7 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earli
         shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files,
         samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
         batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or next(best, 0),
-        cores=usable_cores(), handicap=settings.handicap, consumer_rate=settings.consumer_rate,
+        cores=usable_cores(), handicap=settings.handicap,
     )  # fmt: skip
 
 

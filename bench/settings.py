@@ -48,7 +48,7 @@ class Pixels(click.ParamType):  # type: ignore[type-arg]
 
 PATH, NAMES, SIZE = PathArgument(), Names(), Pixels()
 AT_LEAST_0, AT_LEAST_1 = click.IntRange(0), click.IntRange(1)
-SECONDS, RATE = click.FloatRange(0, 600, min_open=True), click.FloatRange(0, 1e7, min_open=True)
+SECONDS = click.FloatRange(0, 600, min_open=True)
 
 
 def option(kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
@@ -111,7 +111,6 @@ class LoaderSettings(_OfShards):
     device: str = option("cpu cuda", "cpu")
     source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")
     work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
-    consumer_rate: float | None = option(RATE, None, "Take so many images/s at most from each loader, as a GPU would.")
     handicap: float = option(
         click.FloatRange(0, 1, max_open=True), 0.0, "Slow every loader by this part, to see that compare finds it."
     )

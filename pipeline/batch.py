@@ -1,6 +1,6 @@
 """What a loader yields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ class Batch:
             epoch=epoch,
             number=samples.number,
         )
+
+    def to(self, device: "torch.device | str", *, non_blocking: bool = False) -> "Batch":
+        """Return the batch with image, mask and validity on another device; ``index`` stays on the CPU.
+
+        ``non_blocking`` is that of :meth:`torch.Tensor.to`; a loader made with ``device="cuda"`` needs none of this.
+        """
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("image", "mask", "valid")}
+        return replace(self, **moved)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -56,6 +56,7 @@ class Loader:
         augment: None, a preset (``"train"``, or ``"strong"`` for few images and many epochs), or an
             :class:`pipeline.Augmentation`.
         shuffle: whether each epoch has its own order; None: for ``train`` only.
+        drop_last: leave out an incomplete last batch, unless it is the only one, instead of padding it.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation a rank whose
             slice is empty gets batches of no samples, so that all ranks stay in step.
@@ -91,6 +92,7 @@ class Loader:
         mask: Literal["onehot", "index"] = "onehot",
         augment: Literal["train", "strong"] | Augmentation | None = None,
         shuffle: bool | None = None,
+        drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
         prefetch: int = 2,
@@ -112,7 +114,7 @@ class Loader:
         self.shuffle = split == "train" if shuffle is None else shuffle
         arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
         ranks = {"rank": self.rank, "world_size": self.world_size}
-        self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, **ranks)
+        self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, drop_last=drop_last, **ranks)
         self.size, self.fit = arguments.resolve_size(size, self.shards.manifest.size), fit
         self.batch_size, self.seed, self.mask, self.timeout = batch_size, seed, mask, timeout
         self.processes, self.prefetch = processes, max(prefetch, 2 * processes)
@@ -120,14 +122,13 @@ class Loader:
         self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
         self.device = arguments.resolve_device(device)
         self.threads = threads or arguments.usable_cores()
-        self.epoch = 0
-        self._delivered = 0  # batches of the current epoch that the caller has received
-        self._first = 0  # where the next iteration starts
+        self.epoch = self._delivered = self._first = 0  # batches delivered; where the next iteration starts
+        self._replaced: dict[int, int] = {}  # damaged samples in each of them
         self._iteration: object | None = None  # identifies the current iteration
         self._stream: BatchStream | None = None  # outlives an iteration: it has prefetched the next epoch
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
         self._iterated, self._process = False, os.getpid()
-        manifest = self.shards.manifest
+        self._reader, manifest = MemberReader(self.split), self.shards.manifest
         self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
         arguments.check_processes(processes, threads=threads, engine=self.engine)
         options = EngineOptions(
@@ -145,11 +146,12 @@ class Loader:
             largest=manifest.largest,
             decoder=decoder or DecoderOptions(),
         )
-        reader = self._reader = MemberReader(self.split)
         self._engine = make_engine(
-            self.engine, options, reader, device=self.device, processes=processes, timeout=timeout
+            self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
         )
-        self._plan = BatchPlan(reader=reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle)
+        self._plan = BatchPlan(
+            reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
+        )
         self._bound = bound_values(self._plan)
 
     @property
@@ -189,8 +191,8 @@ class Loader:
         return self.slices.batches
 
     def valid_in_batch(self, batch: int) -> int:
-        """Return how many samples of a global batch are not padding, over all ranks."""
-        return self.slices.valid_in_batch(batch)
+        """Return how many samples of a global batch are valid: not padding, nor known to this rank as replaced."""
+        return self.slices.valid_in_batch(batch) - self._replaced.get(batch, 0)
 
     def key(self, index: int) -> str:
         """Return the key of a sample, as in ``KEY.jpg``."""
@@ -280,6 +282,7 @@ class Loader:
             self._drop_stream()
             raise
         self._delivered = samples.number + 1
+        self._replaced[samples.number] = self.slices.valid_on_rank(samples.number) - int(samples.valid.sum())
         return Batch.deliver(samples, image, mask, device=self.device, epoch=self.epoch)
 
     def _go_to(self, epoch: int, batch: int) -> None:
@@ -287,7 +290,7 @@ class Loader:
         self._iteration = None
         if self._stream is not None and not self._stream.is_at(epoch, batch):
             self._drop_stream()
-        self.epoch, self._first, self._delivered = epoch, batch, batch
+        self.epoch, self._first, self._delivered, self._replaced = epoch, batch, batch, {}
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

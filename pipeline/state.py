@@ -16,6 +16,7 @@ BOUND = {
     "samples": "number of samples",
     "seed": "seed",
     "batch_size": "batch_size (global)",
+    "drop_last": "drop_last",
     "size": "size",
     "fit": "fit",
     "crop_scale": "crop_scale",
@@ -33,6 +34,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "samples": plan.slices.samples,
         "seed": plan.seed,
         "batch_size": plan.slices.batch_size,
+        "drop_last": plan.slices.drop_last,
         "size": size_text(options.size),
         "fit": options.fit,
         "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
@@ -51,6 +53,7 @@ def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, A
         )
     if version != VERSION:
         raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")
+    state = {"drop_last": False, **state}  # which earlier states lack
     differences = [
         f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"
         for name, label in BOUND.items()

@@ -17,7 +17,9 @@ import pytest
 hypothesis.settings.register_profile("petseg", deadline=None)
 hypothesis.settings.load_profile("petseg")
 
-# Before torch is imported: tests run side by side, and threads that wait should not keep others from working.
+# Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
+# others from working.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Started in the background of a script, this process and all that it starts would ignore Ctrl-C, which is tested here.

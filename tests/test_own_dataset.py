@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -70,26 +73,33 @@ def test_masks_are_what_the_files_say(sets: dict[str, Path], items: list[Item]) 
     assert sum(split.ignored_pixels for split in splits) == counted[255]
 
 
+def run_here(name: str, *arguments: str | Path) -> str:
+    """Run an installed command in this process, which has imported torch already; return what it prints."""
+    (program,) = entry_points(group="console_scripts", name=name)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+        program.load().main(args=[*map(str, arguments)], prog_name=name)
+    assert not ended.value.code, printed.getvalue()
+    return printed.getvalue()
+
+
 @pytest.mark.parametrize("fit", ["cover", "contain"])
-def test_train_evaluate_report_predict(
-    fit: str, sets: dict[str, Path], items: list[Item], command: Command, tmp_path: Path
-) -> None:
+def test_train_evaluate_report_predict(fit: str, sets: dict[str, Path], items: list[Item], tmp_path: Path) -> None:
     shards, run = sets["folders"], tmp_path / "run"
     options = ["--size", "96x160", "--fit", fit, "--epochs", "1", "--widths", "8,16,32", "--batch-size", "8"]
-    command("petseg-train", "--shards", shards, "--run", run, *options)
+    run_here("petseg-train", "--shards", shards, "--run", run, *options)
     page = (run / "report.html").read_text()
     assert all(name in page for name in ("background", "cat", "dog"))
     assert (run / "gallery.png").exists()
 
-    scores = json.loads(command("petseg-eval", run, "--shards", shards, "--json").stdout)
+    scores = json.loads(run_here("petseg-eval", run, "--shards", shards, "--json"))
     assert scores["samples"] == 6
     assert len(scores["iou"]) == 3
     assert 0 < scores["pixel_accuracy"] <= 1
-    whole = json.loads(command("petseg-eval", run, "--shards", shards, "--original-resolution", "--json").stdout)
+    whole = json.loads(run_here("petseg-eval", run, "--shards", shards, "--original-resolution", "--json"))
     assert whole["samples"] == 6
 
     item = next(item for item in items if item.split == "test")
-    command("petseg-predict", run, item.image, "-o", tmp_path / "masks")
+    run_here("petseg-predict", run, item.image, "-o", tmp_path / "masks")
     with Image.open(tmp_path / "masks" / f"{item.name}.png") as mask:
         assert mask.mode == "P"
         assert np.asarray(mask).shape == item.mask.shape

@@ -62,9 +62,7 @@ class Stopwatch:
 
     def run(self, epochs: int) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
-        promises. A consumer of ``job.consumer_rate`` images/s sleeps after each batch as long as a device would be busy
-        with it; it takes no processor time, as a network on a GPU hardly does. An epoch of another length is a
-        :class:`CheckError`.
+        promises. An epoch of another length is a :class:`CheckError`.
         """
         cuda = self._job.device == "cuda"
         self._copied = 0
@@ -78,8 +76,6 @@ class Stopwatch:
                     self._copied += tensor.numel() * tensor.element_size()
             valid = int((batch.index >= 0).sum())
             self._images += valid
-            if self._job.consumer_rate:
-                time.sleep(valid / self._job.consumer_rate)
             return valid
 
         repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)

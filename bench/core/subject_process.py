@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -17,6 +16,7 @@ from bench.core.rounds import Subject
 from bench.peers.job import Job
 from bench.settings import TrainSettings
 from petseg.host.openmp import configure_openmp
+from shards.build.options import PackOptions
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -32,14 +32,13 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class PackJob:
-    """What a process that packs does: ``run(out)`` makes a file or folder of so many images. What it imports late, such
-    as ``module``, is imported before the clock starts.
-    """
+    """What a process that packs does: a set of so many images, in a folder ``out``."""
 
-    run: Callable[[Path], object]
+    source: Path
+    options: PackOptions
+    workers: int
     out: Path
     images: int
-    module: str | None = None
 
 
 class SubjectProcess:

@@ -44,7 +44,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"  # or "cuda"
     engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
-    consumer_rate: float | None = None  # images/s that are taken at most, as by a device; None: as fast as they come
 
     @property
     def resizes(self) -> bool:

@@ -122,8 +122,6 @@ def headline(results: Results) -> str:
     what = f"{results.data.samples} images of {results.data.classes} classes" + f", {sizes}" * bool(sizes)
     if settings.get("fit", "stretch") not in ("stretch", None):
         what += f", --fit {settings['fit']}"
-    if rate := settings.get("consumer_rate"):
-        what += f", a consumer of {rate:,.0f} images/s"
     return f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}"
 
 

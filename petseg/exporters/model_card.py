@@ -10,7 +10,9 @@ import msgspec
 
 from petseg.exporters.hub_layout import is_hub_folder
 from petseg.exporters.onnx_network import OPSET, OnnxOptions
+from petseg.exporters.plain_torch import module_of_encoder
 from petseg.exporters.usage_program import side_multiple, usage_code
+from petseg.inference.network_inputs import scaled_size
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
@@ -19,7 +21,7 @@ from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
 from petseg.runs.run_folder import expect_foreign_folder
 from shards.errors import UsageError
-from shards.format.geometry import PAD_COLOUR, size_text
+from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
 
 _FITS = {
@@ -73,7 +75,9 @@ def model_card(
         tensor = f"`image`, uint8 {f'(B, 3, {height}, {width})' if fixed else '(B, 3, H, W)'}"
         made += f"; ONNX opset {OPSET}"
     classes = "one class" if len(labels) == 1 else f"{len(labels)} classes"
-    needs = "onnxruntime, NumPy and Pillow" if onnx else "torch, safetensors, NumPy and Pillow"
+    encoder = module_of_encoder(predictor.recipe.model)
+    more = "" if encoder is None else f"{encoder}, "
+    needs = "onnxruntime, NumPy and Pillow" if onnx else f"torch, {more}safetensors, NumPy and Pillow"
     return f"""# {escaped(title or path.stem)}
 
 Segments an image into {classes}, in this order.
@@ -101,7 +105,7 @@ size, {"in the colours" if labels.rgb else "with the values"} of the table.
 ## Recipe
 
 ```json
-{json.dumps(msgspec.to_builtins(predictor.recipe), indent=2)}
+{json.dumps(shown_recipe(predictor), indent=2)}
 ```
 
 ## Limits
@@ -109,7 +113,30 @@ size, {"in the colours" if labels.rgb else "with the values"} of the table.
 It was trained at {size_text(predictor.size)} pixels, on the images of its training set only, and assigns one of its
 classes to every pixel of any image. Classes that are a few pixels wide, such as borders, are drawn by hand in most
 datasets: differences of a pixel or two are not errors.
+{_crops(predictor)}"""
+
+
+def _crops(predictor: Predictor) -> str:
+    """Return a paragraph about which images a network that was trained on crops is for; else nothing."""
+    scales = predictor.recipe.crop_scale
+    if scales is None:
+        return ""
+    size, middle = predictor.size, middle_scale(scales)
+    return f"""
+It was trained on crops of {size_text(size)} pixels, at {scales[0]:g} to {scales[1]:g} pixels for each of the image's,
+never on whole images. The code above gives it the whole image at its size, which is right for images of about
+{size_text(scaled_size(size, 1 / middle))} pixels. Cut larger ones into parts of that size, or use `petseg-predict`,
+which slides windows over them.
 """
+
+
+def shown_recipe(predictor: Predictor) -> dict[str, Any]:
+    """Return the recipe as JSON values, with the names of files alone: a card may be published, folders are private."""
+    recipe: dict[str, Any] = msgspec.to_builtins(predictor.recipe)
+    for name in ("encoder_weights", "init_from"):
+        if recipe.get(name):
+            recipe[name] = Path(recipe[name]).name
+    return recipe
 
 
 def expect_writable(*paths: Path, overwrite: bool) -> None:

@@ -90,7 +90,8 @@ class OnnxNetwork(nn.Module):
         bars = torch.tensor(PAD_COLOUR, dtype=torch.float32).view(3, 1, 1) * (1 - covered)
         probabilities = self.network((pixels + bars).round()).float().softmax(dim=1)
         back = _back(image, 2, rows, self.size[0]), _back(image, 3, columns, self.size[1])
-        return back[0] @ probabilities @ back[1].T
+        resized: torch.Tensor = back[0] @ probabilities @ back[1].T
+        return resized
 
 
 @dataclass(frozen=True)

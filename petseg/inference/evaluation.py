@@ -29,7 +29,7 @@ class Evaluation:
         matrix: the confusion matrix of the whole split: int64 (N, N), [true, predicted], pixels.
         counts: the correct, the true and the predicted pixels of each class in each sample, in split order: int64
             (samples, 3, N).
-        loss: mean over the samples, or None if no loss was given.
+        loss: mean over the valid samples, or None if no loss was given.
         options: what was averaged.
         window: the windows that were used, (height, width) in image pixels; None: whole images.
         original_resolution: whether masks were compared at their stored size, not at the network's.
@@ -116,12 +116,12 @@ def evaluate(
     world = world or World()
     labels = loader.labels
     tally = PixelTally(len(labels), placement.device)
-    loss = torch.zeros((), dtype=torch.float64, device=placement.device)
+    loss = torch.zeros(2, dtype=torch.float64, device=placement.device)  # the sum, and of how many images
     for number, batch in enumerate(loader):
         if len(batch.index):
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
-                loss += loss_sum(logits, batch)
+                loss += torch.stack([loss_sum(logits, batch), batch.valid.sum()])
             if options != WHOLE_IMAGES:
                 logits = class_probabilities(
                     model, batch.image, placement=placement, flip_tta=options.flip_tta, scales=options.scales
@@ -130,5 +130,6 @@ def evaluate(
             tally.add(batch.index, batch.valid, matrices)
         after_batch(loader.valid_in_batch(number))
     matrix, counts = tally.gather(world, samples=loader.samples)
-    mean = None if loss_sum is None else float(world.sum(loss).item()) / loader.samples
+    total, images = world.sum(loss).tolist()
+    mean = None if loss_sum is None else total / max(images, 1.0)
     return Evaluation(labels=labels, matrix=matrix, counts=counts, loss=mean, options=options)

@@ -24,7 +24,8 @@ class WandbLogger:
     title = "Weights & Biases"
 
     def __init__(self, run: LoggedRun) -> None:
-        self._run, self._service_run = run, None
+        self._run = run
+        self._service_run: Any = None
         self._kept = LoggedId(id="")
 
     def open(self, history: History) -> None:  # noqa: D102

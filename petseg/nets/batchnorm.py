@@ -77,10 +77,11 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d or _has_activation(child):
+            norm = cast(nn.BatchNorm2d, child)
             replacement = (
-                GlobalBatchNormAct2d(cast(nn.BatchNorm2d, child))
-                if _has_activation(child)
-                else GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+                GlobalBatchNormAct2d(norm)
+                if _has_activation(norm)
+                else GlobalBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
             )
             replacement.load_state_dict(child.state_dict())
             setattr(model, name, replacement.to(device))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from petseg.nets.model_config import ModelConfig, Norm
 from petseg.nets.normalise import Normalise
+from petseg.nets.sample_dropout import SampleDropout2d
 
 _GROUP = 8
 
@@ -85,7 +86,7 @@ class UNetDecoder(nn.Module):
             UpsamplingBlock(below, skip, width, config=config)
             for below, skip, width in zip(incoming, reversed(encoder[:-1]), reversed(outputs), strict=True)
         )
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = SampleDropout2d(config.dropout)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map the encoder's features, finest first, to (B, outputs[0], H, W) at the finest resolution."""

@@ -1,4 +1,4 @@
-"""One self-contained page about several runs side by side: curves, recipes, classes, and the same images' predictions."""
+"""One self-contained page about several runs: curves, recipes, classes, and the same images' predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from petseg.host.device import Precision
@@ -243,7 +244,7 @@ def _images(
     """Return the images on which the runs differ most, with all predictions, and the legend of their colours."""
     reader, labels = data.split(split), predictors[0].labels
     values = np.stack([image_scores(evaluation) for evaluation in evaluations])
-    scored = ~np.isnan(values).any(axis=0)
+    scored: npt.NDArray[np.bool_] = np.asarray(~np.isnan(values).any(axis=0))
     spread = np.where(scored, values.max(axis=0) - values.min(axis=0), -1.0)
     chosen = [index for index in np.argsort(-spread, kind="stable").tolist() if scored[index]][:_IMAGES]
     rows, samples = [], []

@@ -33,7 +33,7 @@ def equivalent_command(
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, tuple | list):
-        return ("x" if name == "size" else ",").join(map(str, value))
+        return ("x" if name == "size" else ",").join(map(str, value)) or "none"
     return str(value)
 
 

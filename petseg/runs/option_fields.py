@@ -52,7 +52,7 @@ def check_fields(options: msgspec.Struct) -> None:
 
 
 def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
-    """Return a value as a field has it: a list as a tuple, a whole number as a float, ``auto`` as None.
+    """Return a value as a field has it: a list or names as a tuple, a whole number as a float, ``auto`` as None.
 
     Raises ``UsageError``, naming the option, for any other type (no text stands for a number), for a number out of its
     limits, and for infinity and NaN.
@@ -61,6 +61,8 @@ def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
     if auto and value == AUTO:
         return None
     hint = _hints(struct)[field]
+    if isinstance(value, str) and _is_list_of_names(field_types(struct)[field][0]):
+        value = [name.strip() for name in value.split(",") if name.strip() != "none"]
     try:
         converted = msgspec.convert(value, hint)
         if isinstance(converted, float) and not math.isfinite(converted):
@@ -72,10 +74,14 @@ def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
     return float(converted) if field_types(struct)[field][0] is float and converted is not None else converted
 
 
+def _is_list_of_names(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal
+
+
 def _expected(kind: Any, limits: msgspec.Meta) -> str:
     if get_origin(kind) is Literal:
         return f"choose from {', '.join(get_args(kind))}"
-    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+    if _is_list_of_names(kind):
         return f"choose some of {', '.join(get_args(get_args(kind)[0]))}, separated by commas"
     if kind not in (int, float):
         whole = "a list of whole numbers" if kind == tuple[int, ...] else "a list of numbers"

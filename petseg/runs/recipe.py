@@ -65,6 +65,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     progressive: Annotated[bool, Meta(description="Start with smaller images.")] = False
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
+    drop_last: Annotated[bool, Meta(description="Leave out an epoch's last batch where it is incomplete.")] = False
     accumulate: Annotated[int, Meta(ge=1, description="Micro-batches per batch; more need less memory.")] = 1
     optimizer: Annotated[Literal["adam", "adamw", "muon"], Meta(description="Optimiser.")]
     lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")]
@@ -169,6 +170,7 @@ def default_recipe(name: Name) -> Recipe:
         progressive=True,
         epochs=80,
         batch_size=16,
+        drop_last=True,
         optimizer="muon",
         lr=8e-3,
         schedule="onecycle",
@@ -224,8 +226,6 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         model = default_model_config(name)
     if options.get("join") == "sum":
         options["join"] = "add"
-    if isinstance(options.get("logger"), str):
-        options["logger"] = tuple(name.strip() for name in options["logger"].split(",") if name.strip() != "none")
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
     if isinstance(options.get("init_from"), str | Path):

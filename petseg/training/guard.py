@@ -6,7 +6,7 @@ from pathlib import Path
 
 from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
-from petseg.training.step import MAX_LOSS, TrainStep
+from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, StepFacts
 from pipeline import Batch
 
@@ -27,7 +27,7 @@ class DivergenceGuard:
     def check_step(self, step: StepFacts, *, later: Sequence[StepFacts] = ()) -> None:
         """Check a step's loss and gradient norm; ``later`` steps were launched before this one was read."""
         scaled = self._train_step.scaler.is_enabled()  # fp16 overflows now and then; its scaler skips those steps
-        if not abs(step.loss) <= MAX_LOSS:
+        if not abs(step.loss) <= self._train_step.max_loss:
             raise self._step_error(f"the loss became {step.loss:g}", step.launched, skipped=[step, *later])
         if not (scaled or step.grad_norm < float("inf")):
             raise self._step_error(f"the gradient became {step.grad_norm:g}", step.launched, skipped=[step, *later])
@@ -41,7 +41,7 @@ class DivergenceGuard:
         That step's own loss is the one before its update; so this computes the loss of its ``batch`` once more.
         """
         loss = float(self._world.sum(self._train_step.loss_without_update(batch, global_valid=newest.valid)))
-        if not abs(loss) <= MAX_LOSS:
+        if not abs(loss) <= self._train_step.max_loss:
             raise self._step_error(f"the loss became {loss:g} right after the update", newest)
 
     def check_validation(self, loss: float, *, epoch: int) -> None:

@@ -107,14 +107,15 @@ class TrainingLoop:
     def _train_epoch(self) -> None:
         self._prepare_loader()
         progress, loader = self.progress, self._loader
-        self.reporter.start_epoch(epoch=progress.epoch, done=progress.images, images=loader.samples)
+        self.reporter.start_epoch(epoch=progress.epoch, done=progress.images, images=loader.slices.epoch_samples)
         for batch in self._timed(loader):
             valid = loader.valid_in_batch(batch.number)
-            result = self.train_step.run(batch, global_valid=valid, step=progress.step)
+            unsure = self.world.size > 1 and self.config.runtime.on_error == "replace"  # who knows only its own ones
+            result = self.train_step.run(batch, global_valid=None if unsure else valid, step=progress.step)
             self._confusion += result.confusion
             progress.step += 1
             progress.images += valid
-            if progress.images == loader.samples:  # a checkpoint from here on belongs to the epoch's end
+            if batch.number + 1 == len(loader):  # a checkpoint from here on belongs to the epoch's end
                 progress.phase = "validate"
             launched = LaunchedStep(batch.index, batch.number, valid, step=progress.step, epoch=progress.epoch)
             self._newest = launched, batch
@@ -167,7 +168,7 @@ class TrainingLoop:
             loss=progress.loss_sum / max(done, 1),
             confusion=block.confusion,
             wait=progress.wait_seconds / max(progress.train_seconds, 1e-9),
-            remaining=(self.recipe.epochs - progress.epoch) * self._loader.samples - progress.images,
+            remaining=(self.recipe.epochs - progress.epoch) * self._loader.slices.epoch_samples - progress.images,
         )
         if block.stop or block.save:
             for later in self._log.read_blocks(all_of_them=True):

@@ -15,6 +15,9 @@ from shards.format.labels import IGNORE
 # Added to numerator and denominator of Dice, in pixels: finite loss and gradient for an image that lacks a class.
 _SMOOTH = 1.0
 
+# Cross-entropy starts near log(N), at most 5.5: training does not recover from more. Dice loss is at most 1.
+_MAX_CROSS_ENTROPY = 100.0
+
 
 def segmentation_loss(
     logits: torch.Tensor,  # (B, N, H, W), any float type; computed in fp32, because the sums of Dice overflow fp16
@@ -42,6 +45,12 @@ def segmentation_loss(
         per_image = per_image + dice_weight * dice_loss(logits, truth)
     # torch.where rather than a product: not even a NaN in a padded image may reach the sum.
     return torch.where(valid, per_image, 0.0).sum() / global_valid
+
+
+def loss_limit(*, dice_weight: float, class_weights: torch.Tensor | None) -> float:
+    """Return the loss above which training has diverged; these arguments are those of :func:`segmentation_loss`."""
+    heaviest = 1.0 if class_weights is None else max(1.0, float(class_weights.max()))
+    return heaviest * _MAX_CROSS_ENTROPY + dice_weight
 
 
 def dice_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -16,6 +16,8 @@ from petseg.host.distributed import World
 from petseg.inference.metrics import confusion, predicted_class
 from petseg.nets.batchnorm import synchronise_batch_norm
 from petseg.nets.factory import build_model, place
+from petseg.nets.sample_dropout import SampleDropout2d, sample_numbers, step_key
+from petseg.nets.weight_gradients import use_one_thread_where_two_wait
 from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
@@ -24,17 +26,13 @@ from petseg.runs.checkpoint import Checkpoint, State, check_optimizer, damage_of
 from petseg.runs.recipe import Recipe
 from petseg.training.cuda_graph import GraphedStep
 from petseg.training.encoder_start import FrozenEncoder, hold_encoder
-from petseg.training.losses import segmentation_loss
+from petseg.training.losses import loss_limit, segmentation_loss
 from petseg.training.running_statistics import RunningStatistics
 from pipeline import Batch
 
 # Buffers need no broadcast: batch statistics are the global batch's on every rank. Newer torch renames the argument.
 _DDP_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 _BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
-
-
-# Cross-entropy starts near log(N), at most 5.5, and Dice is at most 1: training does not recover from more.
-MAX_LOSS = 100.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,8 @@ class TrainStep:
         hold_encoder(self.model, recipe)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
+        if placement.precision == "bf16" and not (placement.on_gpu or compile_model):
+            use_one_thread_where_two_wait(self.model)
         self._statistics = RunningStatistics(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
         for group in self.optimizer.param_groups:  # a tensor, so that a graph need not be captured for each rate
@@ -106,6 +106,10 @@ class TrainStep:
         self.scaler = placement.scaler()
         self._scale = torch.ones((), device=placement.device)  # of the loss, unless the scaler has one
         self._global_valid = torch.ones((), device=placement.device)
+        dropouts = (module for module in self.model.modules() if isinstance(module, SampleDropout2d))
+        self._dropouts = [module for module in dropouts if module.p]
+        self._dropout_key = torch.zeros((), dtype=torch.int64, device=placement.device)
+        self.max_loss = loss_limit(dice_weight=recipe.dice_weight, class_weights=class_weights)
         self._loss = functools.partial(
             segmentation_loss,
             dice_weight=recipe.dice_weight,
@@ -137,20 +141,26 @@ class TrainStep:
         (self.model if self.average is None else self.average.model).eval()
         return cast(nn.Module, self._evaluated)
 
-    def run(self, batch: Batch, *, global_valid: int, step: int) -> StepResult:
+    def run(self, batch: Batch, *, global_valid: int | None, step: int) -> StepResult:
         """Take step ``step`` of the run (from 0) on this rank's slice of a global batch, with class-index masks.
 
-        ``global_valid`` is the number of valid images in the global batch. Where its loss or its gradient is non-finite
-        or too large, the step changes nothing but the weight average, which moves on towards the same weights.
+        ``global_valid`` is the number of valid images in the global batch; None: the ranks count them, on the device.
+        Where its loss or its gradient is non-finite or too large, the step changes nothing but the weight average,
+        which moves on towards the same weights.
         """
         if self._frozen.advance(step):
             self._prepare()
         self.model.train()
-        # Dropout depends on (seed, step, rank) only, so there is no random state to save.
+        # Dropout depends on (seed, step) and the image's place in the batch, so there is no random state to save; what
+        # an encoder of timm draws by itself (as Swin's DropPath does) depends on the rank, too.
+        self._dropout_key.fill_(step_key(self.recipe.seed, step))
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 65_536 + self.world.rank & (2**63 - 1))
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.learning_rate(step) * group.get("share", 1.0))
-        self._global_valid.fill_(global_valid)
+        if global_valid is None:
+            self._global_valid.copy_(self.world.sum(batch.valid.sum()).clamp(min=1))
+        else:
+            self._global_valid.fill_(max(global_valid, 1))
         result = self._run(batch.image, batch.mask, batch.valid)
         if self.average is not None:
             self.average.update(step=step)
@@ -160,10 +170,8 @@ class TrainStep:
         """Take a step; nothing in here depends on anything on the host that changes, nor waits for the device."""
         self.optimizer.zero_grad(set_to_none=True)
         losses, counts = list[torch.Tensor](), list[torch.Tensor]()
-        parts = self.recipe.accumulate
-        chunks = [tensor.chunk(parts) if parts > 1 else (tensor,) for tensor in (image, mask, valid)]
-        for number, (images, masks, valids) in enumerate(zip(*chunks, strict=True), start=1):
-            with self._gradient_sync(last=number == len(chunks[0])):
+        for images, masks, valids, last in self._micro_batches(image, mask, valid):
+            with self._gradient_sync(last=last):
                 with self.placement.autocast():
                     logits = self._network(images)
                 part = self._loss(logits, masks, valids, global_valid=self._global_valid)
@@ -176,6 +184,20 @@ class TrainStep:
         loss = self.world.sum(functools.reduce(torch.add, losses).clone())
         facts = torch.stack([loss, *self._update(loss)])
         return StepResult(facts=facts, confusion=functools.reduce(torch.add, counts))
+
+    def _micro_batches(
+        self, image: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
+        """Yield image, mask and valid of each micro-batch, dropout set to its images, and whether it is the last."""
+        images = len(image)  # on each rank
+        positions = torch.arange(images, device=self.placement.device) + self.world.rank * images
+        samples = sample_numbers(self._dropout_key, positions) if self._dropouts else positions
+        parts = self.recipe.accumulate
+        chunks = [tensor.chunk(parts) if parts > 1 else (tensor,) for tensor in (image, mask, valid, samples)]
+        for number, (*chunk, samples) in enumerate(zip(*chunks, strict=True), start=1):
+            for dropout in self._dropouts:
+                dropout.samples = samples
+            yield chunk[0], chunk[1], chunk[2], number == len(chunks[0])
 
     def _gradient_sync(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are reduced over the ranks with the last micro-batch only."""
@@ -191,14 +213,17 @@ class TrainStep:
     def loss_without_update(self, batch: Batch, *, global_valid: int) -> torch.Tensor:
         """Return this rank's share of the loss that the next step would meet on a batch: float32 scalar.
 
-        Computed as in training (batch statistics, dropout, precision), but leaves the network unchanged. Every rank
-        must call this, because batch statistics are those of all ranks.
+        Computed as in training (micro-batches, batch statistics, precision; with the dropout of the last step), but
+        leaves the network unchanged. Every rank must call this, because batch statistics are those of all ranks.
         """
         model = self.model.train()
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a forward pass changes them
-        with self.placement.autocast():
-            logits = functional_call(model, buffers, (batch.image,))
-        return self.validation_loss(logits, batch) / global_valid
+        loss = torch.zeros((), device=self.placement.device)
+        for images, masks, valids, _ in self._micro_batches(batch.image, batch.mask, batch.valid):
+            with self.placement.autocast():
+                logits = functional_call(model, buffers, (images,))
+            loss += self._loss(logits, masks, valids, global_valid=global_valid)
+        return loss
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step of the run (from 0)."""
@@ -212,7 +237,7 @@ class TrainStep:
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True).detach()
-        good = (loss.abs() <= MAX_LOSS) & norm.isfinite()  # a NaN is not <= anything
+        good = (loss.abs() <= self.max_loss) & norm.isfinite()  # a NaN is not <= anything
         skipped = (~good).float()
         # All optimisers here are fused: they look at found_inf on the device. The scaler's step would be the same, but
         # knows no loss.

@@ -34,11 +34,17 @@ class BatchSlices:
     batch_size: int  # G, at least 1
     rank: int = 0  # r, which slice this process takes, 0..W-1
     world_size: int = 1  # W
+    drop_last: bool = False  # whether an incomplete last batch is left out, unless it is the only one
 
     @property
     def batches(self) -> int:
-        """The number of batches in an epoch: N / G, rounded up."""
-        return -(-self.samples // self.batch_size)
+        """The number of batches in an epoch: N / G, rounded up, or with ``drop_last`` down; at least 1."""
+        return max(1, self.samples // self.batch_size) if self.drop_last else -(-self.samples // self.batch_size)
+
+    @property
+    def epoch_samples(self) -> int:
+        """The number of samples in an epoch: N, but with ``drop_last`` those of complete batches."""
+        return min(self.samples, self.batches * self.batch_size)
 
     @property
     def slice(self) -> range:
@@ -50,6 +56,11 @@ class BatchSlices:
     def valid_in_batch(self, batch: int) -> int:
         """Return the number of samples of global batch ``batch`` that are not padding, over all ranks."""
         return max(0, min(self.batch_size, self.samples - batch * self.batch_size))
+
+    def valid_on_rank(self, batch: int) -> int:
+        """Return the number of this rank's samples of global batch ``batch`` that are not padding."""
+        left = self.samples - batch * self.batch_size - self.slice.start
+        return max(0, min(len(self.slice), left))
 
     def indices(self, order: Indices, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Return this rank's samples of a global batch, int64 (B,), and whether each is valid, bool (B,).

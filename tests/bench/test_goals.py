@@ -65,7 +65,7 @@ def test_the_tutorial_must_have_done_the_same_work() -> None:
         assert judged(run(tutorial(100, **other), ours("raw", 9e9))) == {}
 
 
-@pytest.mark.parametrize("changes", [{"size": "64"}, {"batch_size": 16}, {"fit": "cover"}, {"consumer_rate": 2e3}])
+@pytest.mark.parametrize("changes", [{"size": "64"}, {"batch_size": 16}, {"fit": "cover"}])
 def test_goals_for_loaders_are_for_their_work(changes: dict[str, Any]) -> None:
     settings = {**STATED_FOR, **changes}
     assert judged(run(tutorial(100), ours("source", 1000), settings=settings)) == {}

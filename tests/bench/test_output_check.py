@@ -198,11 +198,6 @@ def test_the_clock_refuses_an_epoch_of_another_length() -> None:
             Stopwatch(FakePeer(n), job()).run(1)  # type: ignore[arg-type]
 
 
-def test_a_consumer_takes_no_more_than_its_rate() -> None:
-    repeat = Stopwatch(FakePeer(), job(consumer_rate=500.0)).run(2)  # type: ignore[arg-type]
-    assert 0.5 * 500 < repeat.rate <= 500
-
-
 def test_the_clock_measures_what_was_slept() -> None:
     repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
     assert repeat.images == 2 * N

@@ -154,9 +154,9 @@ def test_the_head_of_figures_says_what_is_known() -> None:
     asked = {"size": "128", "batch_size": 32}
     start = "1000 images of 3 classes, 128 pixels, batch 32"
     assert header(results(OURS, OTHER)).startswith(f"{start}; A <fast> one, 2 cores, no GPU;")
-    other = {**STATED_FOR, "fit": "contain", "size": "96x160", "consumer_rate": 2000.0}
+    other = {**STATED_FOR, "fit": "contain", "size": "96x160"}
     assert header(results(OURS, OTHER, settings=other)).startswith(
-        "1000 images of 3 classes, 96x160 pixels, batch 32, --fit contain, a consumer of 2,000 images/s; "
+        "1000 images of 3 classes, 96x160 pixels, batch 32, --fit contain; "
     )
     assert "commit abc." in header(results(OURS, OTHER))
     run = results(OURS, OTHER, environment=environment(commit=None, last_level_cache_bytes=None), settings={})

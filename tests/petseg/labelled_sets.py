@@ -56,11 +56,19 @@ def draw_scene(labels: Labels, height: int, width: int, seed: int) -> tuple[np.n
     return image.astype(np.uint8), mask
 
 
-def write_untrained(folder: Path, labels: Labels, *, fit: str = "stretch", size: Size = (32, 48), **model: Any) -> Path:
+def write_untrained(
+    folder: Path,
+    labels: Labels,
+    *,
+    fit: str = "stretch",
+    size: Size = (32, 48),
+    crop_scale: tuple[float, float] | None = None,
+    **model: Any,
+) -> Path:
     """Write a run's best.pt with random weights, which predict several classes; return the folder."""
     torch.manual_seed(1)
     config = ModelConfig(**{"widths": (8, 16), "classes": len(labels), **model})
-    recipe = msgspec.structs.replace(default_recipe("unet"), model=config, size=size, fit=fit)
+    recipe = msgspec.structs.replace(default_recipe("unet"), model=config, size=size, fit=fit, crop_scale=crop_scale)
     network = build_model(config)
     with torch.no_grad():  # else the head's bias decides most pixels
         network.head.weight.mul_(8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,14 @@ COMBINATIONS = [
 ]
 # And with 21 classes and ignored pixels, where the bad sample of ``source`` is a PNG.
 WITH_CLASSES = [*((*each, None) for each in COMBINATIONS), ("source", "torch", 21), ("source", "dali", 21)]
+
+
+def combined(kinds: Sequence[Any]) -> pytest.MarkDecorator:
+    """Every kind of damage with every combination; of worker processes, which take time to start, the first kind."""
+    cases = [(*each, kind) for kind in kinds for each in WITH_CLASSES if each[1] != "processes" or kind == kinds[0]]
+    ids = ["-".join(map(str, (storage, engine, classes, getattr(kind, "__name__", kind))))
+           for storage, engine, classes, kind in cases]  # fmt: skip
+    return pytest.mark.parametrize(("storage", "engine", "classes", "damage"), cases, ids=ids)
 
 
 def shard_and_span(folder: Path, role: str = "image") -> tuple[Path, int, int]:
@@ -71,8 +79,7 @@ def zero_the_image(folder: Path) -> None:
 DISK_FAULTS = [change_a_byte, change_the_mask, zero_the_image]
 
 
-@pytest.mark.parametrize("damage", DISK_FAULTS, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize(("storage", "engine", "classes"), WITH_CLASSES)
+@combined(DISK_FAULTS)
 def test_changed_bytes(
     make_set: Callable[..., Path], storage: str, engine: str, classes: int | None, damage: Callable[[Path], None]
 ) -> None:
@@ -95,12 +102,11 @@ FORGERIES: dict[str, Callable[[Any], dict[str, bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FORGERIES)
-@pytest.mark.parametrize(("storage", "engine", "classes"), WITH_CLASSES)
+@combined(list(FORGERIES))
 def test_members_that_cannot_be_decoded(
-    forge_set: Any, storage: str, engine: str, classes: int | None, kind: str
+    forge_set: Any, storage: str, engine: str, classes: int | None, damage: str
 ) -> None:
-    folder, good = forge_set(storage, engine, FORGERIES[kind], classes)
+    folder, good = forge_set(storage, engine, FORGERIES[damage], classes)
     assert_stops(folder, engine)
     assert_replaces(folder, engine, good)
 
@@ -324,7 +330,8 @@ def loader(folder: Path, engine: str, **options: Any) -> Loader:
 
 
 def run(folder: Path, engine: str) -> list[Any]:
-    with loader(folder, engine) as opened:
+    """The batches of a set without damage; those of worker processes are those of threads."""
+    with loader(folder, "torch" if engine == "processes" else engine) as opened:
         return list(opened)
 
 
@@ -336,7 +343,13 @@ def assert_stops(folder: Path, engine: str, match: str = "pet_10|sample 10") -> 
 
 def assert_replaces(folder: Path, engine: str, good: list[Any]) -> None:
     with loader(folder, engine, on_error="replace") as opened:
-        compare(good, list(opened), opened)
+        got, counted = list[Any](), list[int]()
+        for batch in opened:
+            got.append(batch)
+            counted.append(opened.valid_in_batch(batch.number))
+        compare(good, got, opened)
+        assert counted == [int(batch.valid.sum()) for batch in got]
+        assert sum(counted) == COUNT - 1  # padding does not count, nor does what stands for the damaged one
         assert list(opened.damaged) == [BAD]
         assert "pet_10" in opened.damaged[BAD]
         again = [batch.index[batch.valid].tolist() for batch in opened]

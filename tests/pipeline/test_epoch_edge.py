@@ -32,7 +32,8 @@ def make(request: pytest.FixtureRequest, sets: dict[str, Path], with_engine: Any
     made: list[Loader] = []
 
     def loader(**options: Any) -> Loader:
-        defaults: dict[str, Any] = {"batch_size": 12, "size": 32, "device": "cpu", "engine": engine, "seed": 5}
+        size = 96 if engine == "processes" else 32  # as stored: to shrink images, workers import torch
+        defaults: dict[str, Any] = {"batch_size": 12, "size": size, "device": "cpu", "engine": engine, "seed": 5}
         made.append(Loader(sets[storage], **with_engine(defaults | {"augment": "train", "threads": 2} | options)))
         return made[-1]
 

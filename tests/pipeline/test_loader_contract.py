@@ -40,7 +40,8 @@ def make(
     made: list[Loader] = []
 
     def loader(**options: Any) -> Loader:
-        defaults: dict[str, Any] = {"batch_size": 12, "size": 40, "device": "cpu", "engine": engine, "seed": 5}
+        size = 96 if engine == "processes" else 40  # as stored: to shrink images, workers import torch
+        defaults: dict[str, Any] = {"batch_size": 12, "size": size, "device": "cpu", "engine": engine, "seed": 5}
         if fit:
             defaults |= {"size": (40, 52), "fit": fit[0]}
         made.append(Loader((many_class_sets if fit else sets)[storage], **with_engine(defaults | options)))
@@ -68,8 +69,10 @@ def digests(loader: Loader) -> list[tuple[Any, ...]]:
 
 @with_many_classes
 def test_shapes_types_and_devices(make: Any, request: pytest.FixtureRequest) -> None:
-    many = any(fit in request.node.callspec.id for fit in ("cover", "contain"))
-    height, width, classes = (40, 52, 21) if many else (40, 40, 3)
+    kind = request.node.callspec.id
+    many = any(fit in kind for fit in ("cover", "contain"))
+    side = 96 if "processes" in kind else 40
+    height, width, classes = (40, 52, 21) if many else (side, side, 3)
     for mask, shape in (("onehot", (12, classes, height, width)), ("index", (12, height, width))):
         loader = make(mask=mask)
         assert loader.size == (height, width)
@@ -333,6 +336,17 @@ def test_samples_have_names(make: Any) -> None:
 def test_an_open_set_is_accepted_too(make: Any, sets: dict[str, Path]) -> None:
     with Loader(ShardSet.open(sets["raw"]), batch_size=4, device="cpu") as loader:
         assert loader.samples == 40
+
+
+def test_a_batch_moves_to_another_device(make: Any) -> None:
+    batch = next(iter(make(batch_size=4)))
+    moved = batch.to("meta")
+    assert {moved.image.device.type, moved.mask.device.type, moved.valid.device.type} == {"meta"}
+    assert moved.image.shape == batch.image.shape
+    assert moved.image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(moved.index, batch.index)
+    assert (moved.epoch, moved.number) == (batch.epoch, batch.number)
+    assert torch.equal(batch.to("cpu", non_blocking=True).image, batch.image)
 
 
 def test_no_thread_is_left_behind(make: Any) -> None:

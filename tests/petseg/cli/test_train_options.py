@@ -14,6 +14,7 @@ import torch
 from petseg.cli import train
 from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
+from petseg.loggers.run_loggers import make_loggers
 from petseg.report.console_reporter import Reporter
 from petseg.runs.encoder_options import LR_OF_ENCODER
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
@@ -32,6 +33,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "progressive": (["--no-progressive"], False, {}),
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
+    "drop_last": (["--no-drop-last"], False, {}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),
@@ -75,6 +77,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
+    "logger": (["--logger", "wandb,mlflow", "--logger", "wandb"], ("wandb", "mlflow"), {}),
     "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
     "on_error": (["--on-error", "replace"], "replace", {}),
     "max_damaged": (["--max-damaged", "3"], 3, {}),
@@ -190,10 +193,11 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     folder = create_run(tmp_path / "run", model="unet")
     read.clear()
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
-    TrainingLoop(config, folder=folder, **arguments).run()
+    loggers = make_loggers(config, folder, note=Reporter().note)
+    TrainingLoop(config, folder=folder, loggers=loggers, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
-    at_the_start |= {"encoder_weights", "encoder_sha256"}
+    at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 
 

@@ -112,8 +112,9 @@ def test_a_stopped_command_leaves_no_partial_file(
         pytest.skip("with --campaign: a signal like the other")
     run = write_untrained(tmp_path / "run", many_labels(21))
     (tmp_path / "in").mkdir()
+    image = smooth_image(tmp_path / "image.png", (600, 450)).read_bytes()
     for index in range(60):
-        smooth_image(tmp_path / "in" / f"{index:02d}.png", (900, 700), seed=index)
+        (tmp_path / "in" / f"{index:02d}.png").write_bytes(image)
     program = Path(sys.executable).parent / "petseg-predict"
     out = tmp_path / "out"
     arguments = [program, run, tmp_path / "in", "-o", out, "--batch-size", "1"]

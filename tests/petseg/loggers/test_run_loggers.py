@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from petseg.loggers.json_lines import JsonLinesLogger
 from petseg.loggers.logged_ids import LoggedId, read_id, write_id
 from petseg.loggers.metrics_logger import epoch_values
 from petseg.loggers.run_loggers import RunLoggers
+from petseg.runs.config_file import read_config_file
 from petseg.runs.recipe import RuntimeOptions
 from petseg.runs.run_folder import create_run
 from shards.errors import PetsegError, UsageError
@@ -122,14 +123,15 @@ def test_a_missing_package_is_an_error_at_the_start(
     assert not (tmp_path / "run").exists()
 
 
-def test_no_logger_is_imported_unless_asked_for() -> None:
-    import subprocess
+def test_services_are_imported_when_a_run_opens_them() -> None:
+    """They take seconds to import: no module of the project does so at its top."""
+    import petseg.loggers
 
-    code = (
-        "import sys, petseg.training.start; print([n for n in ('wandb', 'mlflow', 'tensorboard') if n in sys.modules])"
-    )
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    for path in Path(petseg.loggers.__path__[0]).glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"wandb", "mlflow", "tensorboard", "torch"}
 
 
 def test_lines_are_rewritten_to_agree_with_the_history(tmp_path: Path) -> None:
@@ -171,6 +173,11 @@ def test_loggers_are_named_in_several_ways(synthetic_set: Path, tmp_path: Path) 
 
     assert logger_of("wandb, mlflow") == ("wandb", "mlflow")
     assert logger_of("none") == ()
+    assert logger_of(["wandb"]) == ("wandb",)
+    (tmp_path / "some.toml").write_text('logger = "wandb, mlflow"\n')
+    (tmp_path / "list.toml").write_text('logger = ["wandb", "mlflow"]\n')
+    for name in ("some.toml", "list.toml"):
+        assert read_config_file(tmp_path / name)["logger"] == ("wandb", "mlflow")
     assert chosen_loggers(("mlflow", "wandb", "mlflow"), tensorboard=True) == ("tensorboard", "wandb", "mlflow")
     with pytest.raises(UsageError, match="choose some of tensorboard, wandb, mlflow"):
         petseg.train(synthetic_set, run=tmp_path / "run", options={"logger": ("comet",)})

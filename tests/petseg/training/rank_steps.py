@@ -1,11 +1,14 @@
-"""Optimisation steps on this rank's share of fixed batches; under torchrun it writes their results to a file.
+"""What two ranks do in one launch of torchrun: optimisation steps on fixed batches, then the commands given to it.
 
 Plain SGD without clipping: Adam, Muon and clipping would hide a gradient that is wrong by a factor.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -31,7 +34,7 @@ def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
     if norm == "encoder":
         model = ModelConfig(encoder="test_efficientnet", stem="half")
     else:
-        model = ModelConfig(widths=(8, 16), norm=norm)  # type: ignore[arg-type]
+        model = ModelConfig(widths=(8, 16), norm=norm, dropout=0.4)  # type: ignore[arg-type]
     recipe = replace(
         default_recipe("unet"), model=model, size=(32, 32), batch_size=BATCH, accumulate=accumulate, lr=0.1
     )
@@ -64,10 +67,30 @@ def weights(train_step: TrainStep) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in train_step.model.parameters()])
 
 
+def run_commands(commands: dict[str, list[str]]) -> None:
+    """Run petseg-train and petseg-eval, in the process group that is there; reports, which are slow, are not drawn."""
+    from petseg.cli import evaluate, train
+
+    group = lambda *_: contextlib.nullcontext()  # noqa: E731
+    with (
+        mock.patch("petseg.training.start.process_group", group),
+        mock.patch("petseg.inference.scoring.process_group", group),
+        mock.patch("petseg.training.start.draw_run"),
+    ):
+        for name, arguments in commands.items():
+            try:
+                {"train": train, "evaluate": evaluate}[name].main(args=arguments, prog_name=name)
+            except SystemExit as end:  # each command ends so
+                if end.code:
+                    raise
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     world = world_from_environment()
     with process_group(world, CPU):
         results = {norm: run_steps(norm, world, accumulate=parts) for norm, parts in CASES.items()}
-    if world.first:
-        torch.save(results, sys.argv[1])
+        if world.first:
+            torch.save(results, sys.argv[1])
+        with contextlib.redirect_stdout(Path(f"{sys.argv[1]}.{world.rank}.txt").open("w")):  # of each rank by itself
+            run_commands(json.loads(sys.argv[2]))

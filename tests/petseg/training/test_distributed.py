@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,14 +25,23 @@ from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint
 
+RANK_STEPS = Path(__file__).with_name("rank_steps.py")
+
 # 24 training images in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
 ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 0.001 --device cpu".split()  # noqa: SIM905
+ARGUMENTS.append("--no-drop-last")
 
 
-def words(ranks: int, *command: str | Path) -> list[str]:
+def words(*command: str | Path) -> list[str]:
     """A command under torchrun, as the documents write it; ``--standalone``, so that tests do not meet on one port."""
-    program = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", str(ranks)]
+    program = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
     return [*program, "--no-python", "--", *map(str, command)]
+
+
+def module_words(*arguments: str | Path) -> list[str]:
+    """``petseg-train`` as a module, the other way to start it."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [*start, "-m", "--", "petseg", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -38,22 +49,42 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def torchrun(ranks: int, *command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def torchrun(*command: str | Path) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        words(ranks, *command), capture_output=True, text=True, timeout=300, check=False, env=environment()
+        words(*command), capture_output=True, text=True, timeout=300, check=False, env=environment()
     )
-    assert not check or result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stderr
     return result
 
 
+@dataclass(frozen=True)
+class TwoRanks:
+    """What two ranks left that nothing interrupted: a run, the results of single steps, the scores of a tiny run."""
+
+    run: Path
+    steps: dict[str, dict[str, Any]]
+    scores: str
+    csv: str
+
+
+EVALUATE = ("--json", "--own-size", "--mirror", "--csv")
+
+
 @pytest.fixture(scope="module")
-def two_ranks(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks that nothing interrupted."""
-    run = tmp_path_factory.mktemp("two") / "run"
-    result = torchrun(2, "petseg-train", "--shards", synthetic_set, "--run", run, *ARGUMENTS)
-    assert result.stdout.count("val IoU") == 7  # one of the ranks prints
+def two_ranks(synthetic_set: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    """All in one launch, since each process imports torch."""
+    folder = tmp_path_factory.mktemp("two")
+    run, results, table = folder / "run", folder / "results.pt", folder / "two.csv"
+    commands = {
+        "train": ["--shards", synthetic_set, "--run", run, *ARGUMENTS],
+        "evaluate": [tiny_run, "--shards", synthetic_set, *EVALUATE, table],
+    }
+    result = torchrun(sys.executable, RANK_STEPS, results, json.dumps(commands, default=str))
     assert "Warning" not in result.stderr
-    return run
+    printed, other = (Path(f"{results}.{rank}.txt").read_text() for rank in range(2))
+    assert printed.count("val IoU") == 7
+    assert not other  # one of the ranks prints
+    return TwoRanks(run, torch.load(results), printed[printed.index("{") :], table.read_text())
 
 
 def assert_close(a: Checkpoint, b: Checkpoint) -> None:
@@ -66,35 +97,31 @@ def assert_close(a: Checkpoint, b: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(two_ranks: Path, synthetic_set: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_report")
+def test_two_ranks_equal_one(call, two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
     one = tmp_path / "one"
-    # As a module, the other way to start it.
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "--", "petseg"]
-    arguments = ["--shards", str(synthetic_set), "--run", str(one), *ARGUMENTS]
-    subprocess.run([*start, *arguments], check=True, env=environment(), timeout=300)
-    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two_ranks / "last.pt")
+    assert call(train, "--shards", synthetic_set, "--run", one, *ARGUMENTS).code == 0
+    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two_ranks.run / "last.pt")
     assert a.position["step"] == b.position["step"] >= 20
     assert_close(a, b)
     for mine, theirs in zip(a.history, b.history, strict=True):
         assert mine["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-4)
         assert mine["val"]["loss"] == pytest.approx(theirs["val"]["loss"], rel=1e-4)
         assert mine["val"]["mean_iou"] == pytest.approx(theirs["val"]["mean_iou"], abs=2e-3)
-    assert json.loads((two_ranks / "config.json").read_text())["world_size"] == 2
+    assert json.loads((two_ranks.run / "config.json").read_text())["world_size"] == 2
 
 
 @pytest.mark.slow
-def test_steps_on_two_ranks_equal_steps_on_one(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
     """The same losses, gradient norms and weights, also with two micro-batches on each rank."""
-    path = Path(__file__).with_name("rank_steps.py")
-    spec = importlib.util.spec_from_file_location("rank_steps", path)
+    spec = importlib.util.spec_from_file_location("rank_steps", RANK_STEPS)
     assert spec is not None
     assert spec.loader is not None
     rank_steps = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rank_steps)
-    torchrun(2, sys.executable, path, tmp_path / "results.pt")
-    results = torch.load(tmp_path / "results.pt")
     for norm in rank_steps.CASES:
-        one, two = rank_steps.run_steps(norm, World(), accumulate=1), results[norm]
+        one, two = rank_steps.run_steps(norm, World(), accumulate=1), two_ranks.steps[norm]
         assert torch.equal(one["start"], two["start"])
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
         for (theirs,), ours in zip(one["norms"], two["norms"], strict=True):
@@ -108,12 +135,11 @@ def test_steps_on_two_ranks_equal_steps_on_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM to torchrun"]
 )
-def test_one_signal_ends_two_ranks_cleanly(
-    two_ranks: Path, synthetic_set: Path, tmp_path: Path, number: int, everybody: bool
-) -> None:
+def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, number: int, everybody: bool) -> None:
     """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone."""
     run = tmp_path / "a run"
-    command = words(2, "petseg-train", "--shards", synthetic_set, "--run", run, *ARGUMENTS)
+    arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS]
+    command = words("petseg-train", *arguments) if everybody else module_words(*arguments)
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
     )
@@ -135,22 +161,14 @@ def test_one_signal_ends_two_ranks_cleanly(
     advice = shlex.split(reported[0].split("continue with: ")[1])
     start = ["torchrun", "--nproc-per-node", "2", "--no-python", "--"]
     assert advice == [*start, "petseg-train", "--resume", "--run", str(run)]
-    if not everybody:
-        return  # how the run was stopped makes no difference to how it is resumed
-    torchrun(2, *advice[5:])
-    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks / "last.pt")
-    assert ours.position["step"] == theirs.position["step"]
-    for part in ("model", "average"):
-        for name, value in getattr(ours, part).items():
-            assert torch.equal(value, getattr(theirs, part)[name]), name
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: Path, synthetic_set: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
     """``--max-restarts`` runs the same command again, which starts at first and continues then: with the same bits."""
     run = tmp_path / "run"
     command = ["petseg-train", "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS]
-    start = words(2, *command, "--checkpoint-steps", "1")
+    start = words(*command, "--checkpoint-steps", "1")
     start.insert(1, "--max-restarts=1")
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -166,19 +184,19 @@ def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: Path, synthetic_set: 
     assert process.returncode == 0, error
     assert "continuing in epoch" in error
     assert len(json.loads((run / "config.json").read_text())["resumed"]) == 1
-    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks / "last.pt")
+    ours, theirs = load_checkpoint(run / "last.pt"), load_checkpoint(two_ranks.run / "last.pt")
     for name, value in ours.model.items():
         assert torch.equal(value, theirs.model[name]), name
 
 
 @pytest.mark.slow
-def test_two_ranks_score_exactly_as_one(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
-    arguments = [tiny_run, "--shards", synthetic_set, "--json", "--own-size", "--mirror", "--csv"]
-    two = torchrun(2, "petseg-eval", *arguments, tmp_path / "two.csv").stdout
-    one = call(evaluate_command, *arguments, tmp_path / "one.csv").out
-    assert json.loads(two) == json.loads(one)
+def test_two_ranks_score_exactly_as_one(
+    call, two_ranks: TwoRanks, tiny_run: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    one = call(evaluate_command, tiny_run, "--shards", synthetic_set, *EVALUATE, tmp_path / "one.csv").out
+    assert json.loads(two_ranks.scores) == json.loads(one)
     assert json.loads(one)["samples"] > 20
-    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
+    assert two_ranks.csv == (tmp_path / "one.csv").read_text()
 
 
 def test_a_batch_that_cannot_be_divided(call, synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from petseg.training.losses import balanced_class_weights, dice_loss, segmentation_loss
+from petseg.training.losses import balanced_class_weights, dice_loss, loss_limit, segmentation_loss
 from shards.format.labels import IGNORE
 
 
@@ -68,6 +68,21 @@ def test_padding_counts_nowhere_not_even_as_nan() -> None:
     assert leaf.grad is not None
     assert leaf.grad[5].abs().max() == 0
     assert leaf.grad[:5].abs().max() > 0
+
+
+@pytest.mark.parametrize("dice", [0.0, 1.0, 200.0, 1000.0])
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0], [0.01, 0.01, 2.98]])
+def test_the_limit_of_divergence_follows_the_losss_scale(dice: float, weights: list[float] | None) -> None:
+    """Nothing that a fresh network may predict is beyond it, also where it is sure and wrong; numbers that grow are."""
+    given = None if weights is None else torch.tensor(weights)
+    limit = loss_limit(dice_weight=dice, class_weights=given)
+    assert limit == pytest.approx(dice + 100 * max(1, *(weights or [1])))
+    for scale, diverged in ((1.0, False), (30.0, False), (1e4, True)):
+        truth = torch.full((1, 8, 8), 2, dtype=torch.uint8)
+        logits = torch.tensor([scale, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        valid = torch.ones(1, dtype=torch.bool)
+        loss = segmentation_loss(logits, truth, valid, global_valid=1, dice_weight=dice, class_weights=given)
+        assert (float(loss) > limit) == diverged
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

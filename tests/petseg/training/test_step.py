@@ -60,8 +60,9 @@ def small_recipe(**changes: object) -> Recipe:
     return replace(default_recipe("unet"), model=small, size=(32, 32), batch_size=8, **changes)
 
 
-def sgd_recipe(**changes: object) -> Recipe:
-    return small_recipe(lr=0.1, schedule="constant", clip_norm=0.0, ema_decay=0.0, **changes)
+def sgd_recipe(*, dropout: float = 0.0, **changes: object) -> Recipe:
+    recipe = small_recipe(lr=0.1, schedule="constant", clip_norm=0.0, ema_decay=0.0, **changes)
+    return replace(recipe, model=replace(recipe.model, dropout=dropout))
 
 
 def make_step(recipe: Recipe, steps: int = 50, **arguments: bool) -> TrainStep:
@@ -81,11 +82,11 @@ def assert_same_updates(ours: TrainStep, theirs: TrainStep, *, start: torch.Tens
 
 
 @pytest.mark.usefixtures("plain_sgd")
-@pytest.mark.parametrize("micro_batches", [2, 3, 8])
-def test_accumulation_gives_the_same_step(micro_batches: int) -> None:
+@pytest.mark.parametrize(("micro_batches", "dropout"), [(2, 0.4), (3, 0.4), (8, 0.0)])
+def test_accumulation_gives_the_same_step(micro_batches: int, dropout: float) -> None:
     images = shapes()
     images.valid[-1] = False
-    whole, parts = make_step(sgd_recipe()), make_step(sgd_recipe(accumulate=micro_batches))
+    whole, parts = (make_step(sgd_recipe(accumulate=n, dropout=dropout)) for n in (1, micro_batches))
     start = weights(whole).clone()
     for step in range(3):
         a = whole.run(images, global_valid=7, step=step)
@@ -108,6 +109,37 @@ def test_padding_has_no_influence() -> None:
     assert a.confusion.sum() == 4 * 32 * 32
     assert torch.equal(a.confusion, b.confusion)
     assert_same_updates(second, first, start=start, rel=1e-4)
+
+
+@pytest.mark.usefixtures("plain_sgd")
+def test_dropout_depends_on_seed_and_step_but_not_on_padding_or_what_was_drawn_before() -> None:
+    """Weights too large to notice a step: what differs is the dropout."""
+    images, losses = shapes(), dict[object, float]()
+    for padding, seed in ((0, 0), (3, 0), (0, 1)):
+        one = make_step(replace(sgd_recipe(dropout=0.4, seed=seed), lr=1e-30))
+        torch.manual_seed(0)
+        for parameter in one.model.parameters():
+            torch.nn.init.uniform_(parameter, -0.3, 0.3)
+        padded = Images(*(torch.cat([each, each[:padding]]) for each in (images.image, images.mask, images.valid)))
+        padded.valid[8:] = False
+        for step in (0, 1, 0):
+            torch.rand(padding + 1)
+            losses[padding, seed, step] = float(one.run(padded, global_valid=8, step=step).loss)
+    assert losses[3, 0, 0] == pytest.approx(losses[0, 0, 0], rel=1e-5)
+    assert len({round(loss, 5) for (padding, *_), loss in losses.items() if not padding}) == 4
+
+
+@pytest.mark.usefixtures("plain_sgd")
+def test_valid_images_are_counted_where_the_host_does_not_know_them() -> None:
+    images = shapes()
+    images.valid[3] = False  # such as a damaged image, which another one replaces
+    counted, told = make_step(sgd_recipe()), make_step(sgd_recipe())
+    a, b = counted.run(images, global_valid=None, step=0), told.run(images, global_valid=7, step=0)
+    assert torch.equal(a.facts, b.facts)
+    images.valid[:] = False
+    nothing = counted.run(images, global_valid=None, step=1)
+    assert not nothing.skipped
+    assert nothing.loss == 0
 
 
 def test_clipping_shortens_the_step() -> None:
@@ -174,7 +206,7 @@ def test_a_compiled_network_takes_the_same_steps(
     """Compiled to C++ with --campaign only: that takes minutes, and is torch's part."""
     if not campaign(0, 1):
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    plain, compiled = make_step(sgd_recipe()), make_step(sgd_recipe(), compile_model=True)
+    plain, compiled = (make_step(sgd_recipe(dropout=0.4, accumulate=2), compile_model=it) for it in (False, True))
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
     start = weights(plain).clone()
     results = list[StepResult]()

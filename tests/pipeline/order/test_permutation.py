@@ -62,6 +62,25 @@ def test_the_slices_of_ranks_tile_the_global_batches(n: int, g: int, w: int, epo
 
 
 @given(n=st.integers(1, 300), g=st.integers(1, 64), w=st.integers(1, 8))
+def test_an_incomplete_last_batch_is_left_out_unless_it_is_the_only_one(n: int, g: int, w: int) -> None:
+    order = permutation(1, 2, n)
+    padded, dropped = (BatchSlices(samples=n, batch_size=g, drop_last=drop) for drop in (False, True))
+    assert dropped.batches == max(1, padded.batches - (n % g > 0))
+    seen = []
+    for batch in range(dropped.batches):
+        assert all(
+            np.array_equal(*both) for both in zip(*(s.indices(order, batch) for s in (padded, dropped)), strict=True)
+        )
+        indices, valid = dropped.indices(order, batch)
+        assert valid.all() or n < g
+        seen += indices[valid].tolist()
+        ranks = [BatchSlices(samples=n, batch_size=g, rank=rank, world_size=w) for rank in range(w)]
+        assert [int(one.indices(order, batch)[1].sum()) for one in ranks] == [one.valid_on_rank(batch) for one in ranks]
+    assert seen == order.tolist()[: dropped.epoch_samples]
+    assert dropped.epoch_samples == (n if n < g else n - n % g)
+
+
+@given(n=st.integers(1, 300), g=st.integers(1, 64), w=st.integers(1, 8))
 def test_ranks_get_equal_slices_where_they_divide_the_batch(n: int, g: int, w: int) -> None:
     lengths = {len(BatchSlices(samples=n, batch_size=g * w, rank=rank, world_size=w).slice) for rank in range(w)}
     assert lengths == {g}
