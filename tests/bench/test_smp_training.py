@@ -70,5 +70,5 @@ def test_a_run_scores_the_splits(synthetic_set: Path, weights: Path) -> None:
         splits=("val",),
     )
     assert 0 <= result["val"] <= 1
-    assert 0 < result["processor_seconds"]
+    assert result["processor_seconds"] > 0
     assert "test" not in result
