@@ -188,7 +188,7 @@ def export(
     dataset: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a run's network, as ``petseg-export``: ``FILE.onnx`` or ``FILE.safetensors`` with a model card, or a folder.
+    """Write a run's network, as ``petseg-export``: an ONNX or safetensors file with a model card, or a folder.
 
     Args:
         run: a run's folder, or a checkpoint.

@@ -54,9 +54,7 @@ class Batch:
 
         ``non_blocking`` is that of :meth:`torch.Tensor.to`; a loader made with ``device="cuda"`` needs none of this.
         """
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("image", "mask", "valid")
-        }
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("image", "mask", "valid")}
         return replace(self, **moved)
 
     def __len__(self) -> int:

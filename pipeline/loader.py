@@ -149,8 +149,9 @@ class Loader:
         self._engine = make_engine(
             self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
         )
-        parts = {"reader": self._reader, "slices": self.slices, "options": options}
-        self._plan = BatchPlan(**parts, seed=seed, shuffle=self.shuffle)
+        self._plan = BatchPlan(
+            reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
+        )
         self._bound = bound_values(self._plan)
 
     @property

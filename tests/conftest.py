@@ -17,8 +17,8 @@ import pytest
 hypothesis.settings.register_profile("petseg", deadline=None)
 hypothesis.settings.load_profile("petseg")
 
-# Before torch is imported: tests run side by side, each process on one core, and threads that wait should not keep others
-# from working.
+# Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
+# others from working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -106,8 +106,8 @@ def _compare(
     plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
     if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
         raise click.UsageError(
-            "--compare scores each network as it was trained: omit --original-resolution, --flip-tta, --size, --window, "
-            "--overlap and --scales"
+            "--compare scores each network as it was trained: omit --original-resolution, --flip-tta, --size, "
+            "--window, --overlap and --scales"
         )
     from petseg.report.compare_runs import compare_runs
     from petseg.report.console_reporter import counted, progress_count

@@ -123,9 +123,7 @@ _RUN_OPTIONS = [
         help="Continue the run in --run where it stopped; auto: if it has a checkpoint, else start it.  "
         "[default: start a new run]",
     ),
-    click.Option(
-        ["--config"], type=PATH, help="TOML file of options, or a run, whose options are taken.  [default: none]"
-    ),
+    click.Option(["--config"], type=PATH, help="TOML file of options, or a run that has them.  [default: none]"),
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
@@ -185,7 +183,7 @@ def train(
             path = start_training(
                 shards,
                 run=run,
-                resume=AUTO if resume == AUTO else resume is not None,
+                resume="auto" if resume == AUTO else resume is not None,
                 config=config,
                 options={name: value for name, value in options.items() if value is not None},
                 command=shlex.join(["petseg-train", *sys.argv[1:]]),

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from petseg.exporters.hub_layout import CARD, HUB_CONFIG, HUB_VERSION, PROGRAM, HubConfig
-from petseg.exporters.model_card import card_scores, escaped, expect_writable, model_card
+from petseg.exporters.model_card import card_scores, escaped, expect_writable, model_card, shown_recipe
 from petseg.exporters.safetensors_weights import weights_file
 from petseg.exporters.usage_program import usage_code
 from petseg.inference.trained_network import Predictor
@@ -91,7 +91,7 @@ def _configuration(predictor: Predictor) -> str:
         labels=predictor.labels,
         size=predictor.size,
         fit=recipe.fit,
-        recipe=msgspec.to_builtins(recipe),
+        recipe=shown_recipe(predictor),
     )
     names = predictor.labels.names
     document = {

@@ -10,6 +10,7 @@ import msgspec
 
 from petseg.exporters.hub_layout import is_hub_folder
 from petseg.exporters.onnx_network import OPSET, OnnxOptions
+from petseg.exporters.plain_torch import module_of_encoder
 from petseg.exporters.usage_program import side_multiple, usage_code
 from petseg.inference.network_inputs import scaled_size
 from petseg.inference.trained_network import Predictor
@@ -74,7 +75,9 @@ def model_card(
         tensor = f"`image`, uint8 {f'(B, 3, {height}, {width})' if fixed else '(B, 3, H, W)'}"
         made += f"; ONNX opset {OPSET}"
     classes = "one class" if len(labels) == 1 else f"{len(labels)} classes"
-    needs = "onnxruntime, NumPy and Pillow" if onnx else "torch, safetensors, NumPy and Pillow"
+    encoder = module_of_encoder(predictor.recipe.model)
+    more = "" if encoder is None else f"{encoder}, "
+    needs = "onnxruntime, NumPy and Pillow" if onnx else f"torch, {more}safetensors, NumPy and Pillow"
     return f"""# {escaped(title or path.stem)}
 
 Segments an image into {classes}, in this order.
@@ -102,7 +105,7 @@ size, {"in the colours" if labels.rgb else "with the values"} of the table.
 ## Recipe
 
 ```json
-{json.dumps(msgspec.to_builtins(predictor.recipe), indent=2)}
+{json.dumps(shown_recipe(predictor), indent=2)}
 ```
 
 ## Limits
@@ -125,6 +128,15 @@ never on whole images. The code above gives it the whole image at its size, whic
 {size_text(scaled_size(size, 1 / middle))} pixels. Cut larger ones into parts of that size, or use `petseg-predict`,
 which slides windows over them.
 """
+
+
+def shown_recipe(predictor: Predictor) -> dict[str, Any]:
+    """Return the recipe as JSON values, with the names of files alone: a card may be published, folders are private."""
+    recipe: dict[str, Any] = msgspec.to_builtins(predictor.recipe)
+    for name in ("encoder_weights", "init_from"):
+        if recipe.get(name):
+            recipe[name] = Path(recipe[name]).name
+    return recipe
 
 
 def expect_writable(*paths: Path, overwrite: bool) -> None:

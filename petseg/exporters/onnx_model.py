@@ -72,7 +72,8 @@ def export_onnx(
     card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
     expect_writable(path, card, overwrite=overwrite)
     require("onnx", "onnxruntime", "onnxscript")
-    network = OnnxNetwork(predictor.model, options, size=predictor.size, fit=predictor.recipe.fit, stride=stride_of(predictor)).eval()
+    fit, stride = predictor.recipe.fit, stride_of(predictor)
+    network = OnnxNetwork(predictor.model, options, size=predictor.size, fit=fit, stride=stride).eval()
     data = _to_onnx(predictor, network)
     difference = _largest_difference(predictor, network, data)
     if not difference <= TOLERANCE:

@@ -101,7 +101,7 @@ _decisions = itertools.count()
 
 
 @functools.cache
-def _rendezvous() -> dist.Store:
+def _rendezvous() -> Any:
     """Return the store of torchrun's environment; kept, because without torchrun rank 0's serves the others."""
     store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
     return store

@@ -49,13 +49,13 @@ def lasting_output(notice: str) -> Iterator[None]:
     If that is stdout, ``notice`` is written to stderr.
     """
     out, err = sys.stdout, sys.stderr
-    sys.stderr = LastingOutput(err)  # type: ignore[assignment]
+    sys.stderr = LastingOutput(err)
 
     def say(reason: str) -> None:
         sys.stderr.write(f"stdout: {reason}; {notice}\n")
         sys.stderr.flush()
 
-    sys.stdout = LastingOutput(out, on_failure=say)  # type: ignore[assignment]
+    sys.stdout = LastingOutput(out, on_failure=say)
     try:
         yield
     finally:

@@ -76,9 +76,9 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
             return cast(nn.Module, convert_sync_batchnorm(model))
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for name, child in model.named_children():
-        if type(child) is nn.BatchNorm2d or _has_activation(child):
+        if isinstance(child, nn.BatchNorm2d) and (type(child) is nn.BatchNorm2d or _has_activation(child)):
             replacement = (
-                GlobalBatchNormAct2d(cast(nn.BatchNorm2d, child))
+                GlobalBatchNormAct2d(child)
                 if _has_activation(child)
                 else GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
             )

@@ -41,8 +41,8 @@ class SampleDropout2d(nn.Module):
         if self.samples is None:
             return F.dropout2d(x, self.p)
         channels = torch.arange(x.shape[1], device=x.device) * _GOLDEN
-        numbers = _mix((self.samples.unsqueeze(1) + channels) & _LOWEST)
-        kept = (numbers >= round(self.p * 2**_BITS)).to(x.dtype) / (1 - self.p)
+        numbers: torch.Tensor = _mix((self.samples.unsqueeze(1) + channels) & _LOWEST)
+        kept: torch.Tensor = (numbers >= round(self.p * 2**_BITS)).to(x.dtype) / (1 - self.p)
         return x * kept.unsqueeze(2).unsqueeze(3)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""One self-contained page about several runs side by side: curves, recipes, classes, and the same images' predictions."""
+"""One self-contained page about several runs: curves, recipes, classes, and the same images' predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

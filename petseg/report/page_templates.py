@@ -7,9 +7,9 @@ from shards.format.geometry import Size, size_text
 
 
 def page_template(name: str) -> Template:
-    """Return a template of this folder; its filters are number, percent, duration and size."""
+    """Return a template of the folder ``templates``; its filters are number, percent, duration and size."""
     environment = Environment(
-        loader=PackageLoader("petseg", "report"),
+        loader=PackageLoader("petseg", "report/templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

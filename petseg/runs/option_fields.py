@@ -52,7 +52,7 @@ def check_fields(options: msgspec.Struct) -> None:
 
 
 def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
-    """Return a value as a field has it: a list as a tuple, a whole number as a float, ``auto`` as None, names as a list.
+    """Return a value as a field has it: a list or names as a tuple, a whole number as a float, ``auto`` as None.
 
     Raises ``UsageError``, naming the option, for any other type (no text stands for a number), for a number out of its
     limits, and for infinity and NaN.

@@ -81,5 +81,5 @@ def _copy_from_first(tensors: list[torch.Tensor]) -> None:
         own = [tensor for tensor in tensors if tensor.dtype == kind]
         flat = torch.cat([tensor.reshape(-1) for tensor in own])
         dist.broadcast(flat, src=0)
-        for tensor, part in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+        for tensor, part in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
             tensor.copy_(part.view(tensor.shape))

@@ -45,7 +45,7 @@ def open_validation_loader(config: RunConfig) -> Loader | None:
 
 
 def replaced_samples(loaders: Sequence[Loader | None], world: World) -> list[str]:
-    """Return the keys of the damaged samples that all ranks' loaders have replaced so far; each rank must call this."""
+    """Return the keys of the damaged samples that the loaders of all ranks have replaced so far; all must call this."""
     own = [loader.key(index) for loader in loaders if loader is not None for index in loader.damaged]
     return sorted({key for part in world.gather(own) for key in part})
 

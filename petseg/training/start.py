@@ -93,7 +93,7 @@ def train(
     if existing is not None:
         recipe, runtime, checkpoint = existing_options(existing, shards, options)
         if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
-            return _already_finished(existing, checkpoint, make_reporter() if world.first else Reporter())
+            return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
         if checkpoint is None:
             initial = initial_weights_again(existing, recipe)
     else:
@@ -234,8 +234,10 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, wor
     return resume is True or bool(first_decides(world, lambda: any((path / name).is_file() for name in names)))
 
 
-def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter) -> Path:
-    """Say that there is nothing to do, except that damaged metrics are restored."""
+def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | None) -> Path:
+    """Say that there is nothing to do, except that damaged metrics are restored; ``reporter``: rank 0's."""
+    if reporter is None:
+        return path
     try:
         read_metrics(path)
     except CheckpointError:

@@ -17,6 +17,7 @@ from petseg.inference.metrics import confusion, predicted_class
 from petseg.nets.batchnorm import synchronise_batch_norm
 from petseg.nets.factory import build_model, place
 from petseg.nets.sample_dropout import SampleDropout2d, sample_numbers, step_key
+from petseg.nets.weight_gradients import use_one_thread_where_two_wait
 from petseg.optim.ema import WeightAverage, default_decay
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.optim.muon import Muon
@@ -93,6 +94,8 @@ class TrainStep:
             initialise(self.model)
         decay = default_decay(total_steps) if recipe.ema_decay is None else recipe.ema_decay
         self.average = WeightAverage(self.model, decay=decay) if decay else None
+        if placement.precision == "bf16" and not (placement.on_gpu or compile_model):
+            use_one_thread_where_two_wait(self.model)
         self._statistics = RunningStatistics(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
         for group in self.optimizer.param_groups:  # a tensor, so that a graph need not be captured for each rate

@@ -11,6 +11,7 @@ import click
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
+from undrawn import draw_nothing
 
 # A network and a run that take seconds: what is tested is the machinery, not the recipe. It learns just enough to
 # predict more than one class.
@@ -51,10 +52,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing a run's report takes longer than a tiny training; here only the report's file is created."""
 
-    def draw(run: Path, **arguments: object) -> None:
-        (run / "report.html").write_text("not drawn")
-
-    monkeypatch.setattr("petseg.training.start.draw_run", draw)
+    monkeypatch.setattr("petseg.training.start.draw_run", draw_nothing)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import torch
 from petseg.cli import train
 from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
+from petseg.loggers.run_loggers import make_loggers
 from petseg.report.console_reporter import Reporter
 from petseg.runs.recipe import LR_OF_ADAM, LR_OF_ENCODER, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
@@ -190,7 +191,8 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     folder = create_run(tmp_path / "run", model="unet")
     read.clear()
     arguments = {"path": folder.path, "reporter": Reporter(), "stop": StopRequest(), "resume_from": None}
-    TrainingLoop(config, folder=folder, **arguments).run()
+    loggers = make_loggers(config, folder, note=Reporter().note)
+    TrainingLoop(config, folder=folder, loggers=loggers, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
     at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above

@@ -67,6 +67,20 @@ def test_the_hub_reads_the_card(hub: Path) -> None:
     assert card.text.lstrip().startswith("# a: ")
 
 
+def test_no_folder_of_this_machine_is_published(hub: Path, tmp_path: Path) -> None:
+    from petseg.exporters.hub_repository import export_hub
+
+    predictor = petseg.load(hub.parent / "run", device="cpu", precision="fp32")
+    recipe = msgspec.structs.replace(predictor.recipe, init_from="/home/me/a.pt", encoder_weights="/home/me/b.pth")
+    predictor.recipe = recipe
+    out = export_hub(predictor, tmp_path / "out").folder
+    for file in ("README.md", "config.json", "use.py"):
+        text = (out / file).read_text()
+        assert "/home" not in text
+        assert str(hub.parent) not in text
+    assert '"init_from": "a.pt"' in (out / "README.md").read_text()
+
+
 def test_other_libraries_find_the_names_of_the_classes(hub: Path) -> None:
     document = json.loads((hub / "config.json").read_text())
     assert [document["id2label"][str(index)] for index in range(21)] == list(many_labels(21).names)

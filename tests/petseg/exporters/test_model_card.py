@@ -29,35 +29,41 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is not plain torch")
 sys.meta_path.insert(0, Blocked())
 """
+EACH = """
+import runpy
+for image in sys.argv[1:]:
+    sys.argv = ["use.py", image, image + ".mask.png"]
+    runpy.run_path("use.py", run_name="__main__")
+"""
 
 
-def run_card(card: Path, image: Path) -> Image.Image:
-    """Run the first program of a card beside its file, without petseg; return the mask it writes."""
-    program = BLOCK.findall(card.read_text())[0]
-    (card.parent / "use.py").write_text(BLOCKED + program)
-    command = [sys.executable, "use.py", str(image), "mask.png"]
+def run_card(card: Path, images: list[Path]) -> list[Image.Image]:
+    """Run the first program of a card beside its file, without petseg, for each image; return the masks it writes."""
+    (card.parent / "use.py").write_text(BLOCK.findall(card.read_text())[0])
+    command = [sys.executable, "-c", BLOCKED + EACH, *map(str, images)]
     result = subprocess.run(command, cwd=card.parent, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    with Image.open(card.parent / "mask.png") as mask:
+    masks = [Image.open(f"{image}.mask.png") for image in images]
+    for mask in masks:
         mask.load()
-        return mask
+    return masks
 
 
 def check(
     call, run: Path, file: Path, card: Path, folder: Path, sizes: list[tuple[int, int]], options: Sequence[str] = ()
 ) -> None:
     assert call(export, run, file, *options).code == 0
-    for number, size in enumerate(sizes):
-        image = smooth_image(folder / f"{number}.png", size, seed=number)
-        assert call(predict, run, image, "-o", folder / "out", "--precision", "fp32", "--overwrite").code == 0
-        with Image.open(folder / "out" / f"{number}.png") as expected, run_card(card, image) as found:
-            assert (found.mode, found.size) == (expected.mode, size)
-            agreement = (np.asarray(found) == np.asarray(expected)).mean()
-            assert len(np.unique(np.asarray(expected).reshape(-1, 3 if found.mode == "RGB" else 1), axis=0)) > 1
-            if found.mode == "P":
-                used = np.unique(np.asarray(found))
-                colours = [np.array(mask.getpalette()).reshape(-1, 3)[used].tolist() for mask in (found, expected)]
-                assert colours[0] == colours[1]
+    images = [smooth_image(folder / f"{number}.png", size, seed=number) for number, size in enumerate(sizes)]
+    assert call(predict, run, *images, "-o", folder / "out", "--precision", "fp32").code == 0
+    for image, size, found in zip(images, sizes, run_card(card, images), strict=True):
+        expected = Image.open(folder / "out" / image.name)
+        assert (found.mode, found.size) == (expected.mode, size)
+        agreement = (np.asarray(found) == np.asarray(expected)).mean()
+        assert len(np.unique(np.asarray(expected).reshape(-1, 3 if found.mode == "RGB" else 1), axis=0)) > 1
+        if found.mode == "P":
+            used = np.unique(np.asarray(found))
+            colours = [np.array(mask.getpalette()).reshape(-1, 3)[used].tolist() for mask in (found, expected)]
+            assert colours[0] == colours[1]
         assert agreement > 0.985, (size, agreement)
 
 
@@ -83,10 +89,10 @@ def test_classes_of_the_networks_size_are_enlarged_as_they_are(call, tmp_path: P
     run = write_untrained(tmp_path / "run", many_labels(5), fit="contain")
     assert call(export, run, tmp_path / "net.onnx", "--onnx-output", "classes").code == 0
     image = smooth_image(tmp_path / "a.png", (90, 61))
-    with run_card(tmp_path / "net.onnx.md", image) as found:
-        expected = petseg.load(run, device="cpu", precision="fp32").predict(image).mask
-        assert found.size == (90, 61)
-        assert (np.asarray(found) == expected).mean() > 0.8
+    (found,) = run_card(tmp_path / "net.onnx.md", [image])
+    expected = petseg.load(run, device="cpu", precision="fp32").predict(image).mask
+    assert found.size == (90, 61)
+    assert (np.asarray(found) == expected).mean() > 0.8
 
 
 @pytest.mark.parametrize("fit", ["stretch", "contain", "cover"])
@@ -106,8 +112,8 @@ def test_a_transposed_network_that_covers(call, tmp_path: Path) -> None:
     assert call(export, run, tmp_path / "net.onnx").code == 0
     card = (tmp_path / "net.onnx.md").read_text()
     assert "multiples of 4" in card
-    with run_card(tmp_path / "net.onnx.md", smooth_image(tmp_path / "a.png", (97, 41))) as mask:
-        assert mask.size == (97, 41)
+    (mask,) = run_card(tmp_path / "net.onnx.md", [smooth_image(tmp_path / "a.png", (97, 41))])
+    assert mask.size == (97, 41)
 
 
 def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, tmp_path: Path) -> None:

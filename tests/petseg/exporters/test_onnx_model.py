@@ -132,7 +132,7 @@ def test_outputs_are_of_one_network(output: OnnxOutput) -> None:
 
     expected = {
         "logits": logits,
-        "probabilities": logits.exp() / logits.exp().sum(dim=1, keepdim=True),
+        "probabilities": (logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)).float(),
         "classes": logits.argmax(dim=1).to(torch.uint8),
     }
     for each in options:

@@ -37,9 +37,9 @@ with lasting_output("work goes on"):
     for number in range(2000):
         click.echo(f"line {number}")
         click.echo("note", err=True)
-Path({str(tmp_path / "done")!r}).write_text("yes")
+Path("done").write_text("yes")
 """
-    shell = f"\"{sys.executable}\" -c '{program}' {'2>&1' if both else ''} | head -1; echo ${{PIPESTATUS[0]}}"
+    shell = f"{sys.executable} -c '{program}' {'2>&1' if both else ''} | head -1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
     assert (tmp_path / "done").read_text() == "yes"
     assert result.stdout.splitlines()[0] == "line 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def test_a_resumed_run_continues_without_repeats(tmp_path: Path) -> None:
     second.add_files([tmp_path / "report.html"])
     second.close(finished=True)
     found = read_offline(tmp_path)
+    for _ in range(300):  # wandb's own process may still be writing when it says that it has finished
+        if len(found["exits"]) == 2:
+            break
+        time.sleep(0.1)
+        found = read_offline(tmp_path)
     kept = read_id(tmp_path, "wandb")
     assert kept is not None
     assert (found["ids"], kept.epoch) == ({kept.id}, 4)

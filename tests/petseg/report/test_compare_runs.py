@@ -36,7 +36,7 @@ def cells(page: str, row: str) -> list[str]:
 
 @pytest.fixture
 def other_run(tiny_run: Path, tmp_path: Path) -> Path:
-    """The tiny run under a name that pages and formulas would take for something else, with other scores and options."""
+    """The tiny run under a name that pages and formulas would misread, with other scores and options."""
     run = shutil.copytree(tiny_run, tmp_path / "$a_b$ <i>")
     config = json.loads((run / "config.json").read_text())
     config["recipe"] |= {"lr": 0.5, "size": [32, 64]}
@@ -87,7 +87,7 @@ def test_the_same_images_side_by_side(
         assert first == second  # the weights are the same
 
 
-def test_an_existing_page_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
+def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err

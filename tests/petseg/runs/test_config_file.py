@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from petseg.runs.config_file import read_config_file, write_config_text
 from petseg.runs.option_fields import option_name
-from petseg.runs.recipe import Recipe, RuntimeOptions, apply_options, default_recipe
+from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, apply_options, default_recipe
 from shards.errors import UsageError
 
 FILE = """
@@ -119,6 +119,7 @@ OPTIONS = st.fixed_dictionaries(
         "threads": st.none() | st.integers(1, 1024),
         "device": st.text(st.characters(exclude_categories=["Cs"])),
         "tensorboard": st.booleans(),
+        "logger": st.lists(st.sampled_from(["wandb", "mlflow", "tensorboard"]), unique=True),
         "checkpoint_minutes": finite,
         "init_from": st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     },
@@ -141,5 +142,5 @@ def test_the_file_names_every_option_that_has_a_value() -> None:
     text = write_config_text(default_recipe("unet"), RuntimeOptions(shards="set"))
     for struct in (Recipe, RuntimeOptions):
         for field in struct.__struct_fields__:
-            if field != "init_from":  # which has no value by default
+            if field not in {"init_from", "crop_scale", *NO_OPTIONS}:  # which have no value by default
                 assert f"\n{option_name(field)[2:]} = " in text, field

@@ -14,7 +14,7 @@ from labelled_sets import many_labels, write_untrained
 import petseg
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint
-from petseg.runs.initial_weights import fit_weights, read_initial_weights
+from petseg.runs.initial_weights import SAFETENSORS, fit_weights, read_initial_weights
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 from shards.store.atomic import file_sha256
@@ -28,7 +28,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("safetensors")
-    return petseg.export(run, tmp_path_factory.mktemp("export") / "model.safetensors")
+    folder = tmp_path_factory.mktemp("export") / "hub"
+    petseg.export(run, folder, hub=True)
+    return folder / SAFETENSORS
 
 
 def sources(run: Path, exported: Path) -> dict[str, Path]:

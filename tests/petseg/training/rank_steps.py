@@ -71,7 +71,11 @@ def run_commands(commands: dict[str, list[str]]) -> None:
         mock.patch("petseg.training.start.draw_run"),
     ):
         for name, arguments in commands.items():
-            {"train": train, "evaluate": evaluate}[name].main(args=arguments, standalone_mode=False)
+            try:
+                {"train": train, "evaluate": evaluate}[name].main(args=arguments, prog_name=name)
+            except SystemExit as end:  # each command ends so
+                if end.code:
+                    raise
 
 
 if __name__ == "__main__":

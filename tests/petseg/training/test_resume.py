@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
+from undrawn import train_undrawn
 
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
@@ -267,13 +268,14 @@ def test_sigkill_at_random_moments(
     def start(run: Path) -> Any:
         resume = (run / "config.json").exists()
         again = {"resume": True} if resume else {"shards": str(data), "options": options}
-        process = context.Process(target=petseg.train, kwargs={"run": str(run), **again})
+        target = petseg.train if campaign(0, 1) else train_undrawn
+        process = context.Process(target=target, kwargs={"run": str(run), **again})
         process.start()
         return process
 
     began = time.monotonic()
     whole = start(tmp_path / "whole")
-    whole.join(120)
+    whole.join(300)
     duration = time.monotonic() - began
     assert_same_run(tmp_path / "whole", reference)
     kills, runs, wanted = 0, 0, campaign(2, 20)
@@ -281,7 +283,7 @@ def test_sigkill_at_random_moments(
         run, finished = tmp_path / f"run{runs}", False
         while not finished:  # killed and resumed until it is left alone for long enough, at least once
             process = start(run)
-            process.join(generator.uniform(0, duration) if kills < wanted else 120)
+            process.join(generator.uniform(0, duration) if kills < wanted else 300)
             finished = not process.is_alive()
             if not finished:
                 process.kill()

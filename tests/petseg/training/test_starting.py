@@ -19,10 +19,15 @@ from labelled_sets import build_labelled, many_labels
 
 import petseg
 from petseg.cli import train
+from petseg.host.device import choose_placement
 from petseg.host.stop_signals import InterruptedRunError
+from petseg.inference.evaluation import evaluate
+from petseg.nets.factory import build_model
+from petseg.nets.model_config import ModelConfig
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.run_folder import read_config
+from pipeline import Loader
 from shards.errors import PetsegError, UsageError
 
 TINY = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 8, "threads": 1, "ema_decay": 0.5}
@@ -230,7 +235,7 @@ def full(patch: pytest.MonkeyPatch, name: str, *, times: int = 1):
         yield
 
 
-@pytest.mark.parametrize("name", ["config.json", "config.toml", "best.pt", "last.pt", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", "config.toml", "best.pt", "last.pt"])
 def test_the_advice_after_a_full_disk_works(
     call, synthetic_set: Path, started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -315,3 +320,14 @@ def test_damaged_samples_stop_the_training_or_are_replaced(call, damaged_set: Pa
     )
     assert result.code == 1
     assert "--max-damaged" in result.err
+
+
+def test_the_mean_loss_is_that_of_valid_images(damaged_set: Path) -> None:
+    """A damaged image has none, nor does what stands in its place."""
+    placement = choose_placement(torch.device("cpu"), "fp32")
+    model = build_model(ModelConfig(widths=(8, 16))).eval()
+    arguments = {"split": "train", "batch_size": 9, "size": 32, "mask": "index", "device": "cpu"}
+    with Loader(damaged_set, on_error="replace", **arguments) as loader:
+        result = evaluate(model, loader, placement=placement, loss_sum=lambda logits, batch: batch.valid.sum() * 3.0)
+        assert len(loader.damaged) == 2
+    assert result.loss == 3.0

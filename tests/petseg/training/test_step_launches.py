@@ -115,8 +115,14 @@ class NoReading(TorchDispatchMode):
 @pytest.mark.parametrize("resume", [False, True], ids=["warm", "resumed"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "adamw"}, {"optimizer": "adam", "weight_decay": 0.0}, {"accumulate": 2}, {"precision": "bf16"}],
-    ids=str,
+    [
+        {},
+        {"optimizer": "adamw"},
+        {"optimizer": "adam", "weight_decay": 0.0},
+        {"accumulate": 2, "model": ModelConfig(widths=(8, 16), dropout=0.3)},
+        {"precision": "bf16"},
+    ],
+    ids=["muon", "adamw", "adam", "micro-batches and dropout", "bf16"],
 )
 def test_a_step_reads_nothing(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], resume: bool) -> None:
     step = make_step(small_recipe(**changes))
