@@ -31,6 +31,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 class SmpNetwork(nn.Module):
     """A network of the library behind its normalisation: images (B, 3, H, W) in 0..255 to logits (B, N, H, W)."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, architecture: str, encoder: str, *, classes: int, weights: Path | None) -> None:
         """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
         super().__init__()
