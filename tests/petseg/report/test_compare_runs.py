@@ -87,9 +87,7 @@ def test_the_same_images_side_by_side(
         assert first == second  # the weights are the same
 
 
-def test_pages_and_the_folders_of_runs_are_kept(
-    call, tiny_run: Path, other_run: Path, tmp_path: Path
-) -> None:
+def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
