@@ -88,7 +88,8 @@ class OnnxNetwork(nn.Module):
         pixels = vertical @ (image.float() @ horizontal.T).clamp(0, 255)
         covered = vertical.sum(dim=1)[:, None] * horizontal.sum(dim=1)[None]
         bars = torch.tensor(PAD_COLOUR, dtype=torch.float32).view(3, 1, 1) * (1 - covered)
-        probabilities = self.network((pixels + bars).round()).float().softmax(dim=1)
+        # Not rounded to whole grey levels: where that goes one way or the other would depend on the order of additions.
+        probabilities = self.network(pixels + bars).float().softmax(dim=1)
         back = _back(image, 2, rows, self.size[0]), _back(image, 3, columns, self.size[1])
         resized: torch.Tensor = back[0] @ probabilities @ back[1].T
         return resized

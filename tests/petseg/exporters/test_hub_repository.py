@@ -61,7 +61,7 @@ def test_the_hub_reads_the_card(hub: Path) -> None:
     assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "petseg", ["me/scenes"])
     assert "semantic-segmentation" in card.data.tags
     assert card.data.pipeline_tag == "image-segmentation"
-    (result,) = card.data.eval_results
+    result = card.data.eval_results[0]
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("mean_iou", 0.25, "me/scenes")
     assert card.data.model_name == hub.name
     assert card.text.lstrip().startswith("# a: ")

@@ -114,7 +114,7 @@ def test_resizing_by_matrices_is_pillows_and_torchs(fit: Fit, size: Size, seed: 
     inputs = network_input(Image.fromarray(pixels), size=(24, 36), fit=fit)
     options = OnnxOptions(output="probabilities", input_size="original")
     found = OnnxNetwork(Colours(), options, size=(24, 36), fit=fit)(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-    assert np.abs(seen[0][0].permute(1, 2, 0).numpy() - inputs.pixels).max() <= 1
+    assert np.abs(seen[0][0].permute(1, 2, 0).numpy() - inputs.pixels).max() <= 1.01
     inner = (seen[0] / 64).softmax(dim=1)[:, :, inputs.rows, inputs.columns]
     torch.testing.assert_close(found, resize_probabilities(inner, *size), atol=1e-4, rtol=0)
 
