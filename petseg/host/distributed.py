@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from shards.errors import PetsegError
@@ -78,7 +79,7 @@ def first_decides(world: World, decide: Callable[[], Any]) -> Any:
     """
     if world.size == 1:
         return decide()
-    store, key = _rendezvous(), f"petseg/decision-{next(_decisions)}"
+    store, key = _rendezvous(), f"decision-{next(_decisions)}"
     if not world.first:
         document = json.loads(store.get(key))
         if "failed" in document:
@@ -97,14 +98,17 @@ class FirstRankError(PetsegError):
     """Rank 0 has refused to start and says why; the other ranks end with it."""
 
 
-_decisions = itertools.count()
+_decisions, _groups = itertools.count(), itertools.count()
 
 
 @functools.cache
 def _rendezvous() -> Any:
-    """Return the store of torchrun's environment; kept, because without torchrun rank 0's serves the others."""
+    """Return the store of torchrun's environment; kept, because without torchrun rank 0's serves the others.
+
+    torchrun may serve the same store again when it restarts its processes: what they wrote before must not be read.
+    """
     store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
-    return store
+    return PrefixStore(f"petseg/attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextlib.contextmanager
@@ -113,11 +117,13 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
     if world.size == 1:
         yield
         return
+    store = PrefixStore(f"group-{next(_groups)}", _rendezvous())
+    place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size, "timeout": _TIMEOUT}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+        dist.init_process_group("nccl", device_id=device, **place)
     else:
-        dist.init_process_group("gloo", timeout=_TIMEOUT)
+        dist.init_process_group("gloo", **place)
     try:
         yield
     finally:
