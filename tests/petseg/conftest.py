@@ -11,7 +11,7 @@ import click
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-from undrawn import draw_nothing
+from sample_runs import draw_nothing
 
 # A network and a run that take seconds: what is tested is the machinery, not the recipe. It learns just enough to
 # predict more than one class.

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import torch
 from PIL import Image
-from sample_checkpoints import ENTRY, SCORES
+from sample_runs import ENTRY, SCORES
 
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from sample_checkpoints import sample_checkpoint
+from sample_runs import sample_checkpoint
 
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from petseg.runs.recipe import default_recipe

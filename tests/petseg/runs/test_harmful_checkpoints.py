@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from sample_checkpoints import sample_checkpoint
+from sample_runs import sample_checkpoint
 
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from petseg.runs.run_folder import read_config, read_metrics

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
-from undrawn import train_undrawn
+from sample_runs import train_undrawn
 
 import petseg
 from petseg.host.stop_signals import InterruptedRunError

@@ -1,10 +1,15 @@
-"""A checkpoint as tests need it: whole, with a tiny state."""
+"""Trainings without their report, and checkpoints without a training: what most tests need, in little time."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import msgspec
 import torch
 
+import petseg
 from petseg.runs.checkpoint import Checkpoint
 from petseg.runs.recipe import default_recipe
 from shards.format.builtin_labels import BINARY
@@ -15,6 +20,7 @@ ENTRY |= {"pictures_per_second": 1.5, "wait_share": 0.0}
 
 
 def sample_checkpoint() -> Checkpoint:
+    """A whole checkpoint with a tiny state."""
     return Checkpoint(
         config=msgspec.to_builtins(default_recipe("unet")),
         labels=BINARY,
@@ -26,3 +32,14 @@ def sample_checkpoint() -> Checkpoint:
         optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         scaler={},
     )
+
+
+def draw_nothing(run: Path, **arguments: Any) -> None:
+    """Only create the report's file."""
+    (run / "report.html").write_text("not drawn")
+
+
+def train_undrawn(**arguments: Any) -> Path:
+    """:func:`petseg.train` without the report, which takes longer than the training; for other processes."""
+    with mock.patch("petseg.training.start.draw_run", draw_nothing):
+        return petseg.train(**arguments)

@@ -21,7 +21,7 @@ from bench.results.outputs import Outputs
 from bench.results.records import Results, read_results, write_results
 from shards.errors import PetsegError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = {"json_file": "run.json", "plot": "run.svg"}
 
 
