@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
     import onnx
 
     # Two images: with one, the exporter would take the batch size for a constant.
-    example = torch.zeros(2, 3, *_input_sizes(predictor, network.options)[0], dtype=torch.uint8)
+    example = torch.zeros(2, 3, *_example_size(predictor, network), dtype=torch.uint8)
     dimensions = {0: torch.export.Dim("batch", min=1)}
     if network.options.input_size != "fixed":
         least = MIN_SIZE if network.options.input_size == "any" else 2
@@ -131,6 +132,19 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def _example_size(predictor: Predictor, network: OnnxNetwork) -> Size:
+    """Return the size of the images that the exporter follows through the network.
+
+    A side of one pixel it would take for a constant, so the coarsest features, of stride 32 or more, have several.
+    """
+    height, width = _input_sizes(predictor, network.options)[0]
+    if network.options.input_size != "any":
+        return height, width
+    coarsest = math.lcm(32, network.stride, side_multiple(predictor))
+    high, wide = (-(-max(side, least) // coarsest) * coarsest for side, least in ((height, 65), (width, 97)))
+    return high, wide
+
+
 def _input_sizes(predictor: Predictor, options: OnnxOptions) -> list[Size]:
     """Return sizes of images that the exported network must take; the first is the network's own, or near it."""
     height, width = predictor.size
@@ -157,7 +171,14 @@ def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes)
     for size in _input_sizes(predictor, network.options):
         for count in (1, 3):
             image = generator.integers(0, 256, (count, 3, *size), dtype=np.uint8)
-            (found,) = session.run([network.options.output], {INPUT: image})
+            try:
+                (found,) = session.run([network.options.output], {INPUT: image})
+            except Exception as error:  # noqa: BLE001 - onnxruntime has a class for each of its codes
+                reason = str(error).splitlines()[0][:200]
+                raise PetsegError(
+                    f"onnxruntime cannot run the exported network on images of {size_text(size)} ({reason}); nothing "
+                    "was written. Try --input-size fixed"
+                ) from None
             with torch.inference_mode():
                 scores = network.scores(torch.from_numpy(image))
             if network.options.output != "classes":

@@ -169,7 +169,8 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050"])
 def test_encoders_take_images_of_any_size(call, tmp_path: Path, encoder: str) -> None:
     """They pad images to their stride; in the file that holds for every image, not for the first one's size."""
     pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
