@@ -94,4 +94,5 @@ def device_name(placement: Placement) -> str:
     """Return the GPU's name, or the CPU with its threads."""
     if placement.on_gpu:
         return torch.cuda.get_device_name(placement.device)
-    return f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads != 1)} ({platform.machine()})"

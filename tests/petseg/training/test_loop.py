@@ -121,7 +121,7 @@ def test_compiling_on_a_cpu_is_noted_but_not_refused(synthetic_set: Path, tmp_pa
     options = {**TINY, "epochs": 1, "compile": True}
     petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(compiled) == 2  # the network that is trained, and the one that is validated
-    assert "makes steps no faster" in recording.notes[0]
+    assert any("makes steps no faster" in note for note in recording.notes)
 
 
 def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_note_of_absent_classes_precedes_the_training(tmp_path: Path) -> Non
         options={**TINY, "batch_size": 4, "epochs": 1},
         make_reporter=lambda: recording,
     )
-    assert "more occur in no mask of train" in recording.notes[1]  # after that of the set without a val split
+    assert any("more occur in no mask of train" in note for note in recording.notes)
 
 
 def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
