@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from shards.errors import printable
 from shards.format.layout import MAX_KEY_LENGTH
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -50,5 +49,8 @@ def assign_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def shown(name: str) -> str:
-    """Return a name as one line of valid Unicode, as :func:`shards.errors.printable`."""
-    return printable(name)
+    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 appear as ``\\xNN``.
+
+    It may still hold control characters; :func:`shards.errors.printable` escapes those where a text is shown.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from shards.audit.findings import MAX_PIXELS, RejectedError
 from shards.audit.mask import decode_mask, packed_colours, value_counts
 from shards.audit.palettes import PaletteTally, palette_of
 from shards.cores import usable_cores
-from shards.errors import SourceError, UsageError
+from shards.errors import SourceError, UsageError, printable
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Pair, Source
 
@@ -109,7 +109,7 @@ def survey_masks(
         counted = pool.map(lambda pair: _count(pair, max_pixels), source.pairs)
         for number, (pair, counts) in enumerate(zip(source.pairs, counted, strict=True), start=1):
             if counts.problem:
-                unreadable.append((shown(pair.name), counts.problem))
+                unreadable.append((printable(pair.name), counts.problem))
             index_masks += bool(counts.values)
             rgb_masks += bool(counts.colours)
             pixels.update(counts.values)

@@ -45,7 +45,8 @@ def test_names_of_images_that_are_rejected(nasty_pets: Path, tmp_path: Path) -> 
     assert_harmless(output(*command, "--strict"))
     output(*command)
     (line,) = (tmp_path / "set" / "audit.jsonl").read_text().splitlines()
-    assert_harmless(json.loads(line)["name"])
+    assert json.loads(line)["name"] == f"{NASTY}_1"
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "preview"])
