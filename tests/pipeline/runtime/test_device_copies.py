@@ -85,7 +85,8 @@ def test_a_late_device_reads_the_bytes_of_each_batch(sets: dict[str, Path], stor
     with copying(Loader(sets[storage], **options), device) as loader:
         found: list[Batch] = [batch for _ in range(2) for batch in loader]
         finish(device)
-    assert device.handed_over == len(expected) == len(found)
+    assert len(expected) == len(found)
+    assert device.handed_over in (len(found), len(found) + 1)  # the next one may have been started before the end
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.index.tolist() == theirs.index.tolist()
         assert torch.equal(ours.image, theirs.image)
