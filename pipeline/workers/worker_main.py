@@ -20,7 +20,7 @@ from pipeline.workers.protocol import REQUEST, BatchFailure, WorkerSetup, read_w
 from pipeline.workers.shared_memory import SlotMap
 from shards.errors import PetsegError
 
-CHECK_SECONDS = 5.0  # between checks whether the loader's process is still alive
+CHECK_SECONDS = 1.0  # between checks whether the loader's process is still alive
 
 
 class BatchWorker:
