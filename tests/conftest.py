@@ -14,8 +14,8 @@ import hypothesis
 import pytest
 
 # A slow machine is no fault of the code: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("petseg", deadline=None)
-hypothesis.settings.load_profile("petseg")
+hypothesis.settings.register_profile("petseg", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("campaign", deadline=None)
 
 # Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
 # others from working.
@@ -35,6 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="cause as many faults as each fault test's long count says (make test-faults)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("campaign" if config.getoption("--campaign") else "petseg")
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,9 @@ def check(
 
 
 @pytest.mark.parametrize("fit", ["contain", "cover"])
-def test_onnx(call, tmp_path: Path, fit: str) -> None:
+def test_onnx(call, tmp_path: Path, fit: str, campaign: Callable[[int, int], int]) -> None:
+    if fit != "cover" and not campaign(0, 1):
+        pytest.skip("with --campaign: each program and export takes seconds")
     run = write_untrained(tmp_path / "run", many_labels(21, rgb=fit == "cover"), fit=fit)
     file = tmp_path / "net.onnx"
     check(call, run, file, tmp_path / "net.onnx.md", tmp_path, [(90, 60), (61, 120), (200, 41)])
@@ -108,7 +110,11 @@ def test_classes_of_the_networks_size_are_enlarged_as_they_are(call, tmp_path: P
 
 
 @pytest.mark.parametrize("fit", ["stretch", "contain", "cover"])
-def test_safetensors_needs_plain_torch_alone(call, tmp_path: Path, fit: str) -> None:
+def test_safetensors_needs_plain_torch_alone(
+    call, tmp_path: Path, fit: str, campaign: Callable[[int, int], int]
+) -> None:
+    if fit != "contain" and not campaign(0, 1):
+        pytest.skip("with --campaign: each program and export takes seconds")
     run = write_untrained(tmp_path / "run", many_labels(21, rgb=fit == "stretch"), fit=fit)
     check(call, run, tmp_path / "net.safetensors", tmp_path / "net.md", tmp_path, [(90, 60), (61, 120)])
 
