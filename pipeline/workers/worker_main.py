@@ -67,7 +67,8 @@ def exit_with(parent: int) -> None:
 
 def main() -> None:
     """Serve on the inherited descriptors."""
-    threading.Thread(target=exit_with, args=(os.getppid(),), daemon=True).start()
+    # The parent's number comes from the parent, which may have ended before this process could ask for it.
+    threading.Thread(target=exit_with, args=(int(sys.argv[3]),), daemon=True).start()
     worker = BatchWorker(pickle.load(sys.stdin.buffer), int(sys.argv[2]))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the loader is gone, or has closed
         serve(socket.socket(fileno=int(sys.argv[1])), worker)

@@ -150,8 +150,9 @@ class WorkerProcess:
             with tempfile.TemporaryFile() as stdin:  # a pipe would have to be written to until the worker reads
                 stdin.write(setup)
                 stdin.seek(0)
+                arguments = [str(connection), str(memory), str(os.getpid())]
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "pipeline.workers.worker_main", str(connection), str(memory)],
+                    [sys.executable, "-P", "-m", "pipeline.workers.worker_main", *arguments],
                     stdin=stdin,
                     stdout=log,
                     stderr=log,
