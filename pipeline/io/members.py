@@ -14,10 +14,8 @@ from pipeline.io.scratch import Bytes, Scratch
 from pipeline.io.tar_files import MAX_OPEN_FILES, TarFiles
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
-from shards.format.layout import TAR_BLOCK, Rows, extensions_of, key_hash, member_span
-from shards.store.byte_ranges import check_shortage
-
-NAME_BYTES = 100  # the name field of a tar header
+from shards.format.layout import Rows, extensions_of, member_span
+from shards.format.tar import sample_key
 
 
 class MemberReader:
@@ -26,6 +24,7 @@ class MemberReader:
     def __init__(self, split: SplitReader) -> None:
         self.split = split
         self.files = TarFiles(split)
+        self._sizes = np.array([shard.bytes for shard in split.entry.shards], dtype=np.int64)
 
     def encoded(
         self, indices: npt.NDArray[np.int64], rows: Rows, *, scratch: Scratch | None = None
@@ -67,19 +66,12 @@ class MemberReader:
         :meth:`TarFiles.open` does.
         """
         row = self._row(index)
-        start = int(row["image_offset"]) - TAR_BLOCK
+        shard = int(row["shard"])
         try:
-            tar = self.files.open(int(row["shard"]))
-            name = tar[max(0, start) : max(0, start) + NAME_BYTES].split(b"\0", 1)[0]
+            tar = self.files.open(shard)
         except OSError as error:
-            check_shortage(error)
             raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
-        extension = f".{extensions_of(row).get('image')}".encode()
-        key = name.removesuffix(extension).decode("ascii", "replace")
-        if not name.endswith(extension) or key_hash(key) != int(row["key_hash"]):
-            path = self.split.shard_path(int(row["shard"]))
-            raise SampleError(f"{path}: byte {start}: the tar header of sample {index} is damaged (name {name!r})")
-        return key
+        return sample_key(tar, row, path=self.split.shard_path(shard), index=index)
 
     def name(self, index: int) -> str:
         """Return the original name of a sample, as its ``KEY.json`` has it.
@@ -117,15 +109,15 @@ class MemberReader:
         lengths = np.concatenate([rows["image_length"], rows["mask_length"]]).astype(np.int64)
         if not lengths.all():
             return None
-        offsets = np.concatenate([rows["image_offset"], rows["mask_offset"]])
-        sizes = np.array([self.split.entry.shards[shard].bytes for shard in rows["shard"].tolist()], dtype=np.uint64)
-        if (lengths.astype(np.uint64) > np.tile(sizes, 2)).any():  # before so much memory is taken
+        shards = np.tile(rows["shard"], 2)
+        if (lengths > self._sizes[shards]).any():  # before so much memory is taken
             return None
         ends = np.cumsum(lengths)
         total = int(ends[-1])
         memory = np.empty(total, dtype=np.uint8) if scratch is None else scratch.take("encoded", (total,))
+        offsets = np.concatenate([rows["image_offset"], rows["mask_offset"]])
         starts = ends - lengths
-        if not self.read_together(np.tile(rows["shard"], 2), offsets, memory.ctypes.data + starts, lengths):
+        if not self.read_together(shards, offsets, memory.ctypes.data + starts, lengths):
             return None
         return [memory[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
@@ -158,7 +150,7 @@ class MemberReader:
 
     def _member(self, shard: int, offset: int, length: int, crc32: int, *, verified: bool) -> tuple[Bytes, str | None]:
         """Return a member's bytes and what is wrong with them, if anything is."""
-        size = self.split.entry.shards[shard].bytes
+        size = int(self._sizes[shard])
         if offset + length > size:  # before so much memory is taken
             return np.empty(0, dtype=np.uint8), f"its record points to byte {offset + length} of a tar of {size}"
         data = np.empty(length, dtype=np.uint8)

@@ -6,7 +6,6 @@ returns an error that names the sample, where touching a mapped page would kill 
 
 import contextlib
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from shards.errors import FormatError
 from shards.format.dataset import SplitReader, check_size
 from shards.format.layout import Rows
-from shards.store.byte_ranges import ByteRanges, check_shortage
+from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
 
@@ -30,7 +29,7 @@ class TarFiles:
 
     def __init__(self, split: SplitReader) -> None:
         self._split = split
-        self._files: OrderedDict[int, ByteRanges] = OrderedDict()
+        self._files = OpenFiles(MAX_OPEN_FILES)
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
@@ -42,11 +41,9 @@ class TarFiles:
         Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened,
         ``PetsegError`` if that is for lack of descriptors or memory.
         """
-        with self._lock:
-            file = self._files.get(shard)
-            if file is not None:
-                self._files.move_to_end(shard)
-                return file
+        file = self._files.get(shard)
+        if file is not None:
+            return file
         check_size(self._split.folder, self._split.entry.shards[shard])
         try:
             file = ByteRanges(self._split.shard_path(shard))  # not under the lock: other threads go on meanwhile
@@ -54,15 +51,13 @@ class TarFiles:
             check_shortage(error)
             raise
         with self._lock:
-            self._files[shard] = file
             stamp = _stamp(file.status)
             if self._stamps.setdefault(shard, stamp) != stamp:
                 self._stamps[shard] = stamp
                 self.generation += 1
                 first, end = self._split.starts[shard : shard + 2]
                 self._verified[first:end] = False
-            while len(self._files) > MAX_OPEN_FILES:
-                self._files.popitem(last=False)  # closed when no other thread reads it
+        self._files.keep(shard, file)  # from here on other threads find it
         return file
 
     def read(self, shard: int, start: int, buffers: Sequence[bytearray | memoryview]) -> str | None:
@@ -83,18 +78,16 @@ class TarFiles:
     def watch(self, rows: Rows) -> None:
         """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""
         for shard in set(rows["shard"].tolist()):
-            if shard not in self._files:
+            if self._files.get(shard) is None:
                 with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
                     self.open(shard)
 
     def drop_changed(self) -> bool:
         """Close tars that have changed since they were opened, to verify their samples again; return whether any."""
-        with self._lock:
-            opened = [(shard, self._stamps[shard]) for shard in self._files]
+        opened = [(shard, self._stamps[shard]) for shard in self._files.numbers()]
         changed = [shard for shard, stamp in opened if self._stamp_now(shard) not in (stamp, None)]
+        self._files.drop(changed)
         with self._lock:
-            for shard in changed:
-                self._files.pop(shard, None)
             self.generation += bool(changed)
         return bool(changed)
 
@@ -112,8 +105,7 @@ class TarFiles:
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
-        with self._lock:
-            self._files.clear()
+        self._files.drop(self._files.numbers())
 
     def _stamp_now(self, shard: int) -> tuple[int, ...] | None:
         """Return a tar's present stamp; None if it is deleted: the open file still holds all bytes."""

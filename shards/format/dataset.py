@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +17,8 @@ from shards.format.keys import candidate_keys, shown
 from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, member_span, row_check
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, table_offset
-from shards.format.tar import image_header
-from shards.store.byte_ranges import ByteRanges
+from shards.format.tar import image_header, sample_key
+from shards.store.byte_ranges import ByteRanges, OpenFiles
 
 MAX_OPEN: Final = 64  # tars of a split that are kept open
 META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json always holds
@@ -37,8 +35,7 @@ class SplitReader:
     folder: Path
     name: Split
     manifest: Manifest
-    _tars: OrderedDict[int, ByteRanges] = field(default_factory=OrderedDict, repr=False, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _tars: OpenFiles = field(default_factory=lambda: OpenFiles(MAX_OPEN), repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.entry.samples
@@ -47,7 +44,7 @@ class SplitReader:
         return {"folder": self.folder, "name": self.name, "manifest": self.manifest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _tars=OrderedDict(), _lock=threading.Lock())
+        self.__dict__.update(state, _tars=OpenFiles(MAX_OPEN))
 
     @property
     def entry(self) -> SplitEntry:
@@ -93,27 +90,21 @@ class SplitReader:
         Raises ``FormatError`` if the file was removed or changed its size since the set was opened, is another shard's,
         or cannot be read.
         """
-        with self._lock:
-            tar = self._tars.get(shard)
-            if tar is not None:
-                self._tars.move_to_end(shard)
-                return tar
+        tar = self._tars.get(shard)
+        if tar is not None:
+            return tar
         check_size(self.folder, self.entry.shards[shard])
         try:
             tar = ByteRanges(self.shard_path(shard))
             self._check_identity(shard, tar)
         except OSError as error:
             raise FormatError(f"{self.shard_path(shard)} cannot be read: {error.strerror}") from None
-        with self._lock:
-            self._tars[shard] = tar
-            if len(self._tars) > MAX_OPEN:
-                self._tars.popitem(last=False)  # closed when no other thread reads it
+        self._tars.keep(shard, tar)
         return tar
 
     def close(self) -> None:
         """Close the open tars; a read opens them again."""
-        with self._lock:
-            self._tars.clear()
+        self._tars.drop(self._tars.numbers())
 
     def read(self, index: int, role: str) -> bytes:
         """Return the bytes of one member (``image``, ``mask`` or ``meta``) of a sample.
@@ -137,14 +128,7 @@ class SplitReader:
         """Return a sample's key, read from the tar header of its image; raise ``SampleError`` if that is damaged."""
         row = self._row(index)
         shard = int(row["shard"])
-        path, tar = self.shard_path(shard), self.open_tar(shard)
-        try:
-            offset, name, key = image_header(tar, row)
-        except OSError as error:
-            raise SampleError(f"{path}: the tar header of sample {index} cannot be read: {error.strerror}") from None
-        if key is None:
-            raise SampleError(f"{path}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
-        return key
+        return sample_key(self.open_tar(shard), row, path=self.shard_path(shard), index=index)
 
     def meta(self, index: int) -> Mapping[str, Any]:
         """Return ``KEY.json`` of a sample: key, name, split, width, height, and its source's attributes."""

@@ -5,11 +5,13 @@ hand because ``TarInfo.tobuf`` takes longer than the checksums of a sample.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from shards.errors import SampleError
 from shards.format.keys import is_safe
 from shards.format.layout import TAR_BLOCK, TAR_NAME_BYTES, extensions_of, key_hash
-from shards.store.byte_ranges import ByteRanges
+from shards.store.byte_ranges import ByteRanges, check_shortage
 
 END = bytes(2 * TAR_BLOCK)  # two empty blocks end a tar
 INDEX_VERSION = "v1.2"
@@ -45,6 +47,22 @@ def image_header(tar: ByteRanges, row: Any) -> tuple[int, bytes, str | None]:
     key, _, extension = name.decode("ascii", "replace").partition(".")
     matches = extension == extensions_of(row).get("image") and is_safe(key) and key_hash(key) == int(row["key_hash"])
     return offset, name, key if matches else None
+
+
+def sample_key(tar: ByteRanges, row: Any, *, path: Path, index: int) -> str:
+    """Return the key of sample ``index``, read from the header of its image in the open tar ``path``.
+
+    ``row`` is its record. Raises ``SampleError`` if the header cannot be read or is another sample's, ``PetsegError``
+    for a lack of descriptors or memory.
+    """
+    try:
+        offset, name, key = image_header(tar, row)
+    except OSError as error:
+        check_shortage(error)
+        raise SampleError(f"{path}: the tar header of sample {index} cannot be read: {error.strerror}") from None
+    if key is None:
+        raise SampleError(f"{path}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
+    return key
 
 
 def padded(size: int) -> int:

@@ -7,7 +7,10 @@ mapped page would kill the process (SIGBUS). Only regular files are opened: a FI
 import errno
 import os
 import stat
+import threading
 import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -85,3 +88,37 @@ class ByteRanges:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class OpenFiles:
+    """The most recently used of some open files, by number, ``most`` at most. Thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._files: OrderedDict[int, ByteRanges] = OrderedDict()
+
+    def get(self, number: int) -> ByteRanges | None:
+        """Return a file, now the most recently used one; None if it is not among those that are open."""
+        with self._lock:
+            file = self._files.get(number)
+            if file is not None:
+                self._files.move_to_end(number)
+            return file
+
+    def keep(self, number: int, file: ByteRanges) -> None:
+        """Add a file as the most recently used one, and let go of those beyond the limit."""
+        with self._lock:
+            self._files[number] = file
+            while len(self._files) > self._most:
+                self._files.popitem(last=False)  # closed when no other thread reads it
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the files that are open."""
+        with self._lock:
+            return list(self._files)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Let go of some files, if they are open."""
+        with self._lock:
+            for number in numbers:
+                self._files.pop(number, None)
