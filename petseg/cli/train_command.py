@@ -173,9 +173,8 @@ def train(
     from petseg.host.distributed import FirstRankError, world_from_environment
     from petseg.host.lasting_output import lasting_output
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
-    from petseg.report.artifacts import read_history
     from petseg.report.console_reporter import ConsoleReporter
-    from petseg.runs.run_folder import read_config
+    from petseg.runs.run_folder import read_config, read_metrics
     from petseg.training.start import train as start_training
 
     world = world_from_environment()
@@ -197,7 +196,7 @@ def train(
         if not world.first:
             return
         if as_json:
-            print_json({"run": str(path), **read_history(path)[-1]})
+            print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
             command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
             click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")

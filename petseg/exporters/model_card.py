@@ -16,7 +16,6 @@ from petseg.inference.network_inputs import scaled_size
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
-from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
 from petseg.runs.run_folder import expect_foreign_folder
@@ -50,10 +49,9 @@ class CardScores:
 
 def card_scores(predictor: Predictor) -> CardScores | None:
     """Return the scores of the checkpoint's last epoch, which in best.pt is the best; None if it has none."""
-    history = load_checkpoint(predictor.source).history
-    if not history:
+    if not predictor.history:
         return None
-    part, judged = judged_part(history)
+    part, judged = judged_part(predictor.history)
     return CardScores("validation" if part == "val" else "training", judged[-1]["epoch"], judged[-1][part])
 
 

@@ -12,7 +12,7 @@ from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
-from petseg.inference.network_inputs import InferenceOptions
+from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from petseg.runs.run_folder import expect_foreign_folder
@@ -71,15 +71,41 @@ def evaluate(
         raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
-    data = ShardSet.open(shards)
-    expect_split(data, split)
-    reader = data.split(split)
-    _check_classes(predictor, data)
-    windows = predictor.window(options)
-    if windows is None and overlap is not None:
+    if predictor.window(options) is None and overlap is not None:
         raise UsageError("--overlap is for --window, and this run is scored on whole images unless that is given")
+    return evaluate_predictor(
+        predictor,
+        ShardSet.open(shards),
+        split=split,
+        options=options,
+        original_resolution=original_resolution,
+        batch_size=batch_size,
+        world=world,
+        after_batch=after_batch,
+    )
+
+
+score_run = evaluate  # its name in version 1
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    data: ShardSet,
+    *,
+    split: str,
+    options: InferenceOptions = WHOLE_IMAGES,
+    original_resolution: bool = False,
+    batch_size: int = 32,
+    world: World | None = None,
+    after_batch: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
+    """Score a network that is loaded already; see :func:`evaluate`."""
+    world = world or World()
+    expect_split(data, split)
+    _check_classes(predictor, data)
     with process_group(world, predictor.placement.device):
-        if original_resolution or windows is not None:
+        if original_resolution or predictor.window(options) is not None:
+            reader = data.split(split)
             return evaluate_stored(
                 predictor, reader, options, batch_size=batch_size, world=world, after_batch=after_batch
             )
@@ -103,9 +129,6 @@ def evaluate(
                 options=options,
                 after_batch=after_batch,
             )
-
-
-score_run = evaluate  # its name in version 1
 
 
 def expect_split(data: ShardSet, split: str) -> None:

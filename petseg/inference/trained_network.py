@@ -27,6 +27,7 @@ from petseg.inference.probabilities import class_probabilities, resize_probabili
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
 from petseg.runs.checkpoint import load_checkpoint, load_weights
+from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
 from petseg.runs.run_folder import find_checkpoint
 from shards.format.geometry import Size, middle_scale
@@ -80,12 +81,21 @@ class Predictor:
         size: (height, width) of the images given to the network, pixels; how they are fitted into it is
             ``recipe.fit``.
         source: the checkpoint's path.
+        history: of the checkpoint: one entry per finished epoch.
     """
 
     def __init__(
-        self, model: nn.Module, *, recipe: Recipe, labels: Labels, placement: Placement, source: Path, size: Size
+        self,
+        model: nn.Module,
+        *,
+        recipe: Recipe,
+        labels: Labels,
+        placement: Placement,
+        source: Path,
+        size: Size,
+        history: History = (),
     ) -> None:
-        self.model, self.recipe, self.labels = model, recipe, labels
+        self.model, self.recipe, self.labels, self.history = model, recipe, labels, history
         self.placement, self.source, self.size = placement, source, size
         self._crop_scale = None if recipe.crop_scale is None else middle_scale(recipe.crop_scale)
 
@@ -257,4 +267,5 @@ def load(
         placement=placement,
         source=path,
         size=chosen or recipe.size,
+        history=checkpoint.history,
     )

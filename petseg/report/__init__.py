@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "artifacts": ["draw_run", "read_history"],
+        "artifacts": ["draw_run"],
         "console_reporter": ["ConsoleReporter", "Reporter"],
         "curves": ["draw_curves"],
         "gallery": ["draw_gallery"],

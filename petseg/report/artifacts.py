@@ -1,10 +1,9 @@
 """Draws a finished run into its folder: curves, gallery and report."""
 
 from pathlib import Path
-from typing import Any
 
 from petseg.host.device import Placement
-from petseg.inference.scoring import evaluate
+from petseg.inference.scoring import evaluate_predictor
 from petseg.inference.trained_network import load
 from petseg.runs.run_folder import CURVES, GALLERY, REPORT, read_metrics
 from shards import ShardSet
@@ -15,25 +14,19 @@ _GALLERY_ROWS = 6
 
 def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float) -> None:
     """Draw a finished run with its best weights; ``seconds`` is its wall time."""
-    # These import matplotlib, which read_history does not need.
+    # These import matplotlib, which a training needs at its end only.
     from petseg.report.curves import draw_curves
     from petseg.report.gallery import draw_gallery
     from petseg.report.html_report import render_report
     from petseg.report.sample_predictions import predict_sample, spread_indices
 
-    history = read_history(run)
+    history = read_metrics(run)
     split = data.split("val" if "val" in data.manifest.splits else "train")
-    device, precision = str(placement.device), placement.precision
-    predictor = load(run, device=device, precision=precision)
+    predictor = load(run, device=str(placement.device), precision=placement.precision)
     write_atomically(run / CURVES, draw_curves(history, labels=predictor.labels))
     samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
     title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(samples, labels=predictor.labels, title=title))
-    evaluation = evaluate(run, data.path, split=split.name, device=device, precision=precision)
+    evaluation = evaluate_predictor(predictor, data, split=split.name)
     page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)
     write_atomically(run / REPORT, page)
-
-
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; ``CheckpointError`` if it is missing or damaged."""
-    return read_metrics(run)

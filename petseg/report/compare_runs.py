@@ -11,16 +11,15 @@ from matplotlib.figure import Figure
 
 from petseg.host.device import Precision
 from petseg.inference.evaluation import Evaluation
-from petseg.inference.scoring import evaluate
+from petseg.inference.scoring import evaluate_predictor
 from petseg.inference.trained_network import Predictor, load
 from petseg.nets.factory import count_parameters
-from petseg.report.artifacts import read_history
 from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name, unit
 from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
 from petseg.report.thumbnails import SIDE, data_url, shrunk
 from petseg.runs.history import History, judged_part
-from petseg.runs.run_folder import expect_foreign_folder, read_config
+from petseg.runs.run_folder import expect_foreign_folder, read_config, read_metrics
 from shards import ShardSet
 from shards.errors import UsageError
 from shards.format.labels import Labels
@@ -108,10 +107,11 @@ def compare_runs(
     """
     expect_comparable(runs, out, overwrite=overwrite)
     predictors = [load(run, device=device, precision=precision) for run in runs]
+    data = None if shards is None else ShardSet.open(shards)
     evaluations = [
-        evaluate(run, shards, split=split, device=device, precision=precision, after_batch=after_batch)
-        for run in runs
-        if shards is not None
+        evaluate_predictor(predictor, data, split=split, after_batch=after_batch)
+        for predictor in predictors
+        if data is not None
     ]
     compared = [
         _compared(run, name, number, predictors[number], evaluations[number] if evaluations else None)
@@ -119,8 +119,8 @@ def compare_runs(
     ]
     images: list[Any] = []
     legend: list[tuple[str, Rgb]] = []
-    if shards is not None:
-        images, legend = _images(predictors, evaluations, ShardSet.open(shards), split)
+    if data is not None:
+        images, legend = _images(predictors, evaluations, data, split)
     fingerprints = {str(run.config.get("data", {}).get("fingerprint")) for run in compared}
     page = page_template("compare.html.jinja").render(
         runs=compared,
@@ -217,7 +217,7 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
 
 
 def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None) -> ComparedRun:
-    history = read_history(run)
+    history = read_metrics(run)
     part, judged = judged_part(history)
     if not judged:
         raise UsageError(f"{run} has no finished epoch to compare")

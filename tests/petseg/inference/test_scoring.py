@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 import petseg
 from petseg.cli import evaluate, predict
 from petseg.inference.stored_samples import read_image, read_mask
-from petseg.report.artifacts import read_history
+from petseg.runs.run_folder import read_metrics
 from shards import ShardSet
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
@@ -144,7 +144,7 @@ def test_evaluation_options(call, tiny_run: Path, synthetic_set: Path) -> None:
     assert sum(map(sum, scores("--size", "32x64")["confusion"])) == plain["samples"] * 32 * 64
     assert set(plain["binary"]) == {"boundary_as_foreground", "boundary_ignored"}
     val = scores("--split", "val")
-    best = max(read_history(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
+    best = max(read_metrics(tiny_run), key=lambda entry: entry["val"]["mean_iou"])
     assert val["mean_iou"] == pytest.approx(best["val"]["mean_iou"], abs=1e-3)
     assert plain["absent"] == []
     text = call(evaluate, tiny_run, "--shards", synthetic_set).out

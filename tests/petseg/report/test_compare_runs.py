@@ -15,7 +15,6 @@ from labelled_sets import many_labels
 
 import petseg
 from petseg.cli import evaluate
-from petseg.report.artifacts import read_history
 from petseg.report.compare_runs import (
     ComparedRun,
     compared_classes,
@@ -23,6 +22,7 @@ from petseg.report.compare_runs import (
     draw_compared_curves,
     recipe_differences,
 )
+from petseg.runs.run_folder import read_metrics
 from shards.errors import UsageError
 from shards.format.labels import Labels
 
@@ -42,7 +42,7 @@ def other_run(tiny_run: Path, tmp_path: Path) -> Path:
     config["recipe"] |= {"lr": 0.5, "size": [32, 64]}
     config["recipe"]["model"]["widths"] = [8, 24]
     (run / "config.json").write_text(json.dumps(config))
-    history = read_history(run)
+    history = read_metrics(run)
     for entry in history:
         entry["val"] |= {"mean_iou": 0.123, "iou": [0.111, 0.222, None]}
     (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
@@ -54,7 +54,7 @@ def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, t
     result = call(evaluate, "--compare", tiny_run, other_run, "-o", out)
     assert result.code == 0, result.err
     page = out.read_text()
-    best = max(read_history(tiny_run), key=lambda entry: bool(entry["best"]) * entry["epoch"])["val"]
+    best = max(read_metrics(tiny_run), key=lambda entry: bool(entry["best"]) * entry["epoch"])["val"]
     name = html.escape("$a_b$ <i>")
     assert cells(page, name)[0] == "0.123"
     assert cells(page, "tiny")[0] == f"{best['mean_iou']:.3f}"

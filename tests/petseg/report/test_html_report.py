@@ -16,9 +16,9 @@ from sklearn.metrics import confusion_matrix
 import petseg
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.metrics import class_counts
-from petseg.report.artifacts import read_history
 from petseg.report.confusion_map import confusion_table, draw_confusion, frequent_mistakes
 from petseg.report.html_report import render_report
+from petseg.runs.run_folder import read_metrics
 from shards import ShardSet
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
@@ -47,7 +47,7 @@ def test_names_are_escaped(tiny_run: Path, synthetic_set: Path, tmp_path: Path) 
     evaluation = evaluated(PETS, np.tile(np.eye(3, dtype=np.int64), (len(split), 1, 1)))
     predictor = petseg.load(tiny_run, device="cpu")
     page = render_report(
-        run, history=read_history(run), predictor=predictor, split=split, evaluation=evaluation, seconds=1
+        run, history=read_metrics(run), predictor=predictor, split=split, evaluation=evaluation, seconds=1
     )
     for text in (name, command, "<i>x"):
         assert text not in page

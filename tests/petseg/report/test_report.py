@@ -17,10 +17,10 @@ from PIL import Image
 
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.metrics import class_counts, score
-from petseg.report.artifacts import read_history
 from petseg.report.console_reporter import ConsoleReporter, duration, epoch_line
 from petseg.report.sample_predictions import choose_images
 from petseg.report.thumbnails import INVENTED, MISSED, WRONG, difference_legend, differences
+from petseg.runs.run_folder import read_metrics
 from shards.format.builtin_labels import PETS
 from shards.format.labels import IGNORE, LabelClass, Labels
 from shards.format.overlays import IGNORED_COLOUR
@@ -119,7 +119,7 @@ def test_the_live_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     time.sleep(0.3)
     reporter.start_validation(images=10)
     reporter.validated(10)
-    reporter.end_epoch(read_history(tiny_run)[0], epochs=2)
+    reporter.end_epoch(read_metrics(tiny_run)[0], epochs=2)
     reporter.close()
     out, err = capfd.readouterr()
     assert "epoch 1/2" in out
@@ -129,7 +129,7 @@ def test_the_live_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 
 def test_words_for_people(tiny_run: Path) -> None:
     assert [duration(s) for s in (5, 600, 12_000)] == ["5 s", "10 min", "3 h 20 min"]
-    entry = {**read_history(tiny_run)[0], "best": True}
+    entry = {**read_metrics(tiny_run)[0], "best": True}
     line = epoch_line(entry, epochs=120, classes=PETS.names)
     assert line.startswith("epoch   1/120")
     assert line.endswith("best")
@@ -138,7 +138,7 @@ def test_words_for_people(tiny_run: Path) -> None:
 
 
 def test_the_line_of_many_classes_names_the_best_and_the_worst(tiny_run: Path) -> None:
-    entry = read_history(tiny_run)[0]
+    entry = read_metrics(tiny_run)[0]
     entry["val"]["iou"] = [None, *np.linspace(0.1, 0.9, 149).tolist()]
     line = epoch_line(entry, epochs=2, classes=[f"{'c' * 30}{n}" for n in range(150)])
     short = "c" * 20

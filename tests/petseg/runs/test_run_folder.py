@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from petseg.cli import train
-from petseg.report.artifacts import read_history
 from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.run_folder import read_metrics
 from shards import ShardSet
 from shards.format.labels import Labels
 
@@ -29,7 +29,7 @@ def test_a_run_says_what_it_was(tiny_run: Path, synthetic_set: Path) -> None:
     assert config["data"]["fingerprint"] == ShardSet.open(synthetic_set).manifest.fingerprint
     assert {"torch", "petseg", "python", "nvidia-dali-cuda120"} <= set(config["versions"])
     assert config["precision"] == ("fp32" if not torch.cuda.is_available() else config["precision"])
-    history = read_history(tiny_run)
+    history = read_metrics(tiny_run)
     assert [entry["epoch"] for entry in history] == [1, 2]
     for entry in history:
         for part in ("train", "val"):

@@ -15,9 +15,9 @@ from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
 from petseg.nets.model_config import ModelConfig
 from petseg.optim.learning_rate import learning_rate_at
-from petseg.report.artifacts import read_history
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.recipe import default_recipe
+from petseg.runs.run_folder import read_metrics
 from petseg.training.guard import DivergenceGuard
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, StepLog
@@ -56,7 +56,7 @@ def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(synthetic_set: Pat
             petseg.train(synthetic_set, run=tmp_path / "run", options=options)
     assert f"the last good checkpoint is {tmp_path / 'run' / 'last.pt'} (step 4)" in str(error.value)
     petseg.train(run=tmp_path / "run", resume=True)  # which proves that it was
-    assert len(read_history(tmp_path / "run")) == 3
+    assert len(read_metrics(tmp_path / "run")) == 3
 
 
 def test_weights_that_diverge_only_in_validation(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
@@ -89,7 +89,7 @@ def test_checking_weights_changes_nothing(synthetic_set: Path, accumulate: int) 
 def test_a_heavy_dice_loss_is_no_divergence(synthetic_set: Path, tmp_path: Path) -> None:
     options = {**TINY, "epochs": 1, "dice_weight": 200.0}
     run = petseg.train(synthetic_set, run=tmp_path / "run", options=options)
-    (entry,) = read_history(run)
+    (entry,) = read_metrics(run)
     assert entry["train"]["loss"] > 100
     assert load_checkpoint(run / "last.pt").position["skipped"] == 0
 

@@ -17,9 +17,10 @@ from labelled_sets import build_labelled, many_labels
 import petseg
 from petseg.cli import evaluate, train
 from petseg.host.device import choose_placement
-from petseg.report.artifacts import draw_run, read_history
+from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from petseg.runs.run_folder import read_metrics
 from petseg.training import start
 from petseg.training.losses import balanced_class_weights
 from shards import PetsegError, ShardSet
@@ -64,7 +65,7 @@ def test_patience_stops_early(synthetic_set: Path, tmp_path: Path) -> None:
     recording = Recording()
     options = {**TINY, **STEADY, "epochs": 9, "patience": 2}  # nothing is learnt, so nothing gets better
     run = petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
-    assert len(read_history(run)) == 3
+    assert len(read_metrics(run)) == 3
     assert "stopping early" in recording.notes[-1]
 
 
@@ -93,9 +94,9 @@ def test_validating_less_often(synthetic_set: Path, tmp_path: Path) -> None:
         make_reporter=lambda: recording,
     )
     assert recording.validations == 3
-    history = read_history(rarely)
+    history = read_metrics(rarely)
     assert [entry["epoch"] for entry in history if entry["val"]] == [2, 4, 5]
-    for ours, theirs in zip(history, read_history(often), strict=True):
+    for ours, theirs in zip(history, read_metrics(often), strict=True):
         assert ours["val"] in (None, theirs["val"])
         assert ours["train"] == theirs["train"]
     a, b = (load_checkpoint(run / "last.pt").model for run in (often, rarely))
@@ -128,7 +129,7 @@ def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path,
     options = {**TINY, **STEADY, "epochs": 9, "patience": 3, "validate_every": 2}
     recording = Recording()
     run = petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
-    assert len(read_history(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
+    assert len(read_metrics(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
     assert "no better epoch than 2 in 3: stopping early" in recording.notes
 
 
@@ -149,7 +150,7 @@ def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, comman
     out = tmp_path / "set"
     command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", "1,0,0")
     run = petseg.train(out, run=tmp_path / "run", options={**TINY, "epochs": 1, "class_weights": "balanced"})
-    assert read_history(run)[0]["val"] is None
+    assert read_metrics(run)[0]["val"] is None
     placement = choose_placement(torch.device("cpu"), "fp32")
     draw_run(run, data=ShardSet.open(out), placement=placement, seconds=1.0)
     assert "train split" in (run / "report.html").read_text()
@@ -216,7 +217,7 @@ def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
     run = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "tensorboard": True})
     events = EventAccumulator(str(run / "events"))
     events.Reload()
-    history = read_history(run)
+    history = read_metrics(run)
     written = [(event.step, event.value) for event in events.Scalars("mean_iou/val")]
     assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in history]
     written = [(event.step, event.value) for event in events.Scalars("iou_border/train")]
@@ -238,7 +239,7 @@ def test_a_disk_that_is_full_costs_one_checkpoint_only(synthetic_set: Path, tmp_
             petseg.train(synthetic_set, run=run, options={**TINY, "checkpoint_steps": 1})
     assert load_checkpoint(run / "last.pt").position["step"] == 2
     petseg.train(run=run, resume=True)
-    assert len(read_history(run)) == 2
+    assert len(read_metrics(run)) == 2
 
 
 def test_augmentation_changes_what_is_learnt(synthetic_set: Path, tmp_path: Path) -> None:

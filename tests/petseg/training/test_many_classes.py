@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.inference.stored_samples import read_image, read_mask
-from petseg.report.artifacts import read_history
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.run_folder import read_metrics
 from shards import PetsegError, ShardSet
 from shards.format.labels import IGNORE
 from shards.format.layout import MANIFEST_NAME
@@ -79,7 +79,7 @@ def assert_is_a_run(run: Path, many: Path, *, fit: str) -> None:
     assert checkpoint.config["model"]["classes"] == CLASSES
     assert (checkpoint.config["size"], checkpoint.config["fit"]) == ([96, 160], fit)
     assert checkpoint.model["head.weight"].shape[0] == 4 * CLASSES  # blocks of 2 x 2
-    history = read_history(run)
+    history = read_metrics(run)
     assert [entry["size"] for entry in history] == [[48, 80], [64, 128], [96, 160]][-len(history) :]
     for entry in history:
         for part in ("train", "val"):
@@ -90,7 +90,7 @@ def assert_is_a_run(run: Path, many: Path, *, fit: str) -> None:
 
 def test_a_letterboxed_run(many: Path, reference: Path) -> None:
     assert_is_a_run(reference, many, fit="contain")
-    losses = [entry["train"]["loss"] for entry in read_history(reference)]
+    losses = [entry["train"]["loss"] for entry in read_metrics(reference)]
     assert losses[-1] < losses[0]
 
 
@@ -192,7 +192,7 @@ def test_a_single_class_trains_without_a_nan(tmp_path: Path) -> None:
     out = build_labelled(tmp_path, many_labels(1), samples=8)
     options = {**OPTIONS, "size": 32, "epochs": 1}
     run = petseg.train(out, run=tmp_path / "run", options=options)
-    (entry,) = read_history(run)
+    (entry,) = read_metrics(run)
     assert entry["train"]["mean_iou"] == entry["val"]["mean_iou"] == 1.0
     assert entry["train"]["loss"] == pytest.approx(0, abs=1e-6)
     weights = load_checkpoint(run / "last.pt").weights

@@ -11,9 +11,9 @@ import torch
 import petseg
 from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
-from petseg.report.artifacts import read_history
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.run_folder import read_metrics
 from petseg.training.step import StepResult, TrainStep
 from petseg.training.step_log import LaunchedStep, StepLog
 
@@ -69,7 +69,7 @@ def test_how_often_is_looked_changes_no_result(synthetic_set: Path, tmp_path: Pa
         )
         assert reporter.images == expected * 2
         weights.append(load_checkpoint(run / "last.pt").model)
-        losses.append([entry["train"]["loss"] for entry in read_history(run)])
+        losses.append([entry["train"]["loss"] for entry in read_metrics(run)])
     assert losses[0] == losses[1] == losses[2]
     for other in weights[1:]:
         assert all(torch.equal(value, weights[0][name]) for name, value in other.items())
