@@ -55,7 +55,7 @@ class SmpNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map images in 0..255 to logits."""
-        return cast(torch.Tensor, self.network((image.float() - self.get_buffer("mean")) / self.get_buffer("std")))
+        return cast(torch.Tensor, self.network((image.float() - self.mean) / self.std))
 
 
 def train_smp(

@@ -39,3 +39,8 @@ def printable(text: object) -> str:
     """
     line = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's text, or its type where it has none, for a message of one line; at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

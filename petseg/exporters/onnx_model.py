@@ -19,7 +19,7 @@ from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
 from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, first_line
 from shards.format.geometry import Size, size_text
 from shards.store.atomic import write_atomically
 
@@ -174,10 +174,9 @@ def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes)
             try:
                 (found,) = session.run([network.options.output], {INPUT: image})
             except Exception as error:  # noqa: BLE001 - onnxruntime has a class for each of its codes
-                reason = str(error).splitlines()[0][:200]
                 raise PetsegError(
-                    f"onnxruntime cannot run the exported network on images of {size_text(size)} ({reason}); nothing "
-                    "was written. Try --input-size fixed"
+                    f"onnxruntime cannot run the exported network on images of {size_text(size)} "
+                    f"({first_line(error)}); nothing was written. Try --input-size fixed"
                 ) from None
             with torch.inference_mode():
                 scores = network.scores(torch.from_numpy(image))

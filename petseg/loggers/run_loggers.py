@@ -14,6 +14,7 @@ from petseg.runs.history import History
 from petseg.runs.recipe import LoggerName
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import RunFolder
+from shards.errors import first_line
 
 _RETRY_SECONDS = 60.0  # a service that does not answer can hold up an epoch's end this often, not more
 
@@ -88,8 +89,10 @@ class RunLoggers:
             state.retry_at = self._clock() + _RETRY_SECONDS
             if not state.reported:
                 state.reported = True
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                self._note(f"{state.logger.title} failed ({reason}); the training goes on, and it is tried again later")
+                self._note(
+                    f"{state.logger.title} failed ({first_line(error)}); the training goes on, and it is tried again "
+                    "later"
+                )
 
 
 def make_loggers(config: RunConfig, folder: RunFolder, *, note: Callable[[str], None]) -> RunLoggers:

@@ -14,6 +14,7 @@ Stem = Literal["full", "half"]
 Skip = Literal["concat", "add"]
 
 NO_ENCODER = "none"
+IMAGENET, NO_WEIGHTS = "imagenet", "none"  # what an encoder starts from, if not a file
 TORCHVISION = "torchvision/"  # before the name of an encoder of version 1
 _TORCHVISION_ENCODERS = ("resnet18", "resnet34", "resnet50")
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from petseg.nets.model_config import Norm
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, first_line
 
 _COARSEST = 64  # stride; images are padded to a multiple of the encoder's
 # What lets networks with attention take images of any size, by the parameter's name in timm.
@@ -88,7 +88,7 @@ def any_size_options(name: str) -> dict[str, bool]:
         except TypeError:  # a network without this parameter
             continue
         except (RuntimeError, AttributeError, AssertionError, ValueError) as error:
-            raise UsageError(f"--encoder {name} has no features for a decoder ({_line(error)})") from None
+            raise UsageError(f"--encoder {name} has no features for a decoder ({first_line(error)})") from None
         return options
     raise UsageError(f"--encoder {name} has no features for a decoder")
 
@@ -142,8 +142,8 @@ def check_encoder(name: str, *, norm: Norm = "batch") -> None:
                 features = encoder(torch.empty(1, 3, height, width, device="meta"))
         except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
             raise UsageError(
-                f"--encoder {name} does not take images of any size: {height}x{width} fails ({_line(error)}); choose "
-                "one that does, such as a ResNet, an EfficientNet or a ConvNeXt"
+                f"--encoder {name} does not take images of any size: {height}x{width} fails ({first_line(error)}); "
+                "choose one that does, such as a ResNet, an EfficientNet or a ConvNeXt"
             ) from None
         for level in levels:
             shape = channels_first(encoder, features[level.output]).shape
@@ -179,7 +179,3 @@ def parameters_of_levels(name: str, *, stride: int) -> set[str]:
 def silence_timm() -> None:
     """Let timm's loader say nothing of what this program checks itself."""
     logging.getLogger("timm").setLevel(logging.ERROR)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ from torch import nn
 from petseg.runs.history import check_history
 from petseg.runs.recipe import Recipe, recipe_from
 from petseg.runs.tensor_archive import check_finite, read_tensors
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, first_line
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
@@ -205,8 +205,3 @@ def _check_weights(weights: State) -> None:
     if not all(isinstance(name, str) and isinstance(one, torch.Tensor) for name, one in weights.items()):
         raise ValueError("its weights are not tensors under their names")
     check_finite(weights)
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's text for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

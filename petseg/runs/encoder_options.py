@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig
+from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION, ModelConfig
 from petseg.runs.option_fields import convert_field, option_name
 from shards.errors import UsageError
 
 LR_OF_ENCODER = 1e-3  # for one that starts from weights
-IMAGENET, NO_WEIGHTS = "imagenet", "none"
 
 
 def check_encoder_options(encoder: str, given: dict[str, bool]) -> None:

@@ -13,17 +13,13 @@ from msgspec import Meta
 from petseg.nets.model_config import (
     MAX_SIZE,
     MIN_SIZE,
+    NO_WEIGHTS,
     ModelConfig,
     Name,
     default_model_config,
 )
 from petseg.optim.learning_rate import Schedule
-from petseg.runs.encoder_options import (
-    NO_WEIGHTS,
-    check_encoder_options,
-    complete_encoder_options,
-    current_document,
-)
+from petseg.runs.encoder_options import check_encoder_options, complete_encoder_options, current_document
 from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text

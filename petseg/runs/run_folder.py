@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from petseg.runs.checkpoint import CheckpointError, first_line
+from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
-from shards.errors import UsageError
+from shards.errors import UsageError, first_line
 from shards.format.layout import MANIFEST_NAME
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 

@@ -7,7 +7,7 @@ import torch
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from shards.errors import UsageError
+from shards.errors import UsageError, first_line
 
 T = TypeVar("T")
 
@@ -75,9 +75,8 @@ class GraphedStep(Generic[T]):
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._results = self._compute(*self._inputs)
         except RuntimeError as error:  # torch's, cudnn's or a library's refusal
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._possible, self._results = False, None
-            self._note(f"--cuda-graph: the step cannot be captured ({reason}); it runs without a graph")
+            self._note(f"--cuda-graph: the step cannot be captured ({first_line(error)}); it runs without a graph")
             return False
         self._graph = graph
         return True

@@ -10,9 +10,8 @@ from torch import nn
 from petseg.host.distributed import World
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.encoder_weights import EncoderWeights, file_digest, read_encoder_weights
-from petseg.nets.model_config import NO_ENCODER, TORCHVISION
+from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION
 from petseg.nets.timm_encoders import check_encoder
-from petseg.runs.encoder_options import IMAGENET, NO_WEIGHTS
 from petseg.runs.recipe import Recipe
 from shards.errors import UsageError
 

@@ -151,8 +151,8 @@ class TrainStep:
         if self._frozen.advance(step):
             self._prepare()
         self.model.train()
-        # Dropout depends on (seed, step) and the image's place in the batch, so there is no random state to save; what
-        # an encoder of timm draws by itself (as Swin's DropPath does) depends on the rank, too.
+        # Dropout depends on (seed, step) and the image's place in the batch, and nothing else is drawn, so there is no
+        # random state to save. A network that drew by itself would at least draw the same after a resume.
         self._dropout_key.fill_(step_key(self.recipe.seed, step))
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 65_536 + self.world.rank & (2**63 - 1))
         for group in self.optimizer.param_groups:

@@ -106,7 +106,7 @@ class CpuEngine:
         invalid = pixel_ops.invalid_masks(classes, count)
         if invalid:
             indices = work.indices[positions].tolist()
-            problem = f"a value that is neither a class, 0 to {count - 1}, nor {IGNORE} (ignored)"
+            problem = pixel_ops.invalid_problem(count)
             raise DamagedSamples({place: self._describe(indices[place], "mask", problem) for place in invalid})
         if onehot:
             pixel_ops.encode_onehot(classes, masks)

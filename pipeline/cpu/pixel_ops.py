@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.order.augmentation import Parameters, colour_matrices
 from shards.format.geometry import Size, nearest_places
+from shards.format.labels import IGNORE
 
 Pixels = npt.NDArray[np.uint8]
 Colour = npt.NDArray[np.float32]  # matrix and offset, (3, 4)
@@ -116,6 +117,11 @@ def encode_onehot(classes: Pixels, planes: Pixels) -> None:
     numbers = np.arange(planes.shape[1], dtype=np.uint8)[:, None, None]
     for one, into in zip(classes, planes, strict=True):
         np.equal(one, numbers, out=into.view(np.bool_))
+
+
+def invalid_problem(count: int) -> str:
+    """Return what is wrong with the masks that :func:`invalid_masks` finds."""
+    return f"a value that is neither a class, 0 to {count - 1}, nor {IGNORE} (ignored)"
 
 
 def invalid_masks(classes: Pixels, count: int) -> list[int]:

@@ -4,14 +4,13 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipeline.cpu.pixel_ops import Pixels, invalid_masks
+from pipeline.cpu.pixel_ops import Pixels, invalid_masks, invalid_problem
 from pipeline.cpu.stored_png import decode_mask, png_image_problem, size_problem
 from pipeline.engine import BatchWork, stored_sizes
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.scratch import Bytes
 from shards.format.geometry import Size
-from shards.format.labels import IGNORE
 from shards.format.layout import IMAGE_FORMATS
 
 _PNG = IMAGE_FORMATS.index("png")
@@ -45,17 +44,13 @@ class FirstReadCheck:
             elif isinstance(mask, str):
                 damaged[place] = "mask", mask
             elif invalid_masks(mask[None], self._classes):
-                damaged[place] = "mask", self._value_problem
+                damaged[place] = "mask", invalid_problem(self._classes)
         self._finish(work, new, damaged)
 
     def pixels(self, work: BatchWork, new: npt.NDArray[np.int64], masks: Pixels) -> None:
         """Check the values of some of the masks, uint8 (B, H, W); raises ``DamagedSamples``."""
         invalid = invalid_masks(masks[new], self._classes) if len(new) else []
-        self._finish(work, new, {int(new[place]): ("mask", self._value_problem) for place in invalid})
-
-    @property
-    def _value_problem(self) -> str:
-        return f"a value that is neither a class, 0 to {self._classes - 1}, nor {IGNORE} (ignored)"
+        self._finish(work, new, {int(new[place]): ("mask", invalid_problem(self._classes)) for place in invalid})
 
     def _finish(self, work: BatchWork, new: npt.NDArray[np.int64], damaged: dict[int, tuple[str, str]]) -> None:
         good = np.setdiff1d(new, np.fromiter(damaged, dtype=np.int64, count=len(damaged)))
