@@ -1,6 +1,6 @@
 """Weights that an encoder starts from: timm's ImageNet weights, or a file with timm's names."""
 
-import hashlib
+import pickle
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from petseg.nets.encoder_unet import EncoderUNet
+from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
-from shards.errors import PetsegError, UsageError
-
-IMAGENET, NONE = "imagenet", "none"
+from shards.errors import PetsegError, UsageError, first_line
+from shards.store.atomic import file_sha256
 
 State = dict[str, torch.Tensor]
 
@@ -81,8 +81,15 @@ def read_state(path: Path) -> State:
             document = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
+    except pickle.UnpicklingError:  # torch's own text advises to switch its protection off
+        raise UsageError(
+            f"--encoder-weights {path} is neither safetensors nor a state_dict: it is damaged, or holds Python "
+            "objects, which petseg never loads, because loading them can run any code"
+        ) from None
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zip files to unpickling
-        raise UsageError(f"--encoder-weights {path} is neither safetensors nor a state_dict ({_line(error)})") from None
+        raise UsageError(
+            f"--encoder-weights {path} is neither safetensors nor a state_dict ({first_line(error)})"
+        ) from None
     for name in _NESTED:
         if isinstance(document, dict) and isinstance(document.get(name), dict):
             document = document[name]
@@ -98,8 +105,7 @@ def read_state(path: Path) -> State:
 def file_digest(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal; ``UsageError`` if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise UsageError(
             f"--encoder-weights {path} cannot be read ({error.strerror or error}); give imagenet, none, or a file"
@@ -117,7 +123,7 @@ def _fetched(encoder: str, config: Any) -> nn.Module:
     except Exception as error:  # noqa: BLE001 - the errors of several libraries for HTTP, and of damaged files
         where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise PetsegError(
-            f"the ImageNet weights of {encoder} cannot be fetched ({_line(error)}). Without internet, download "
+            f"the ImageNet weights of {encoder} cannot be fetched ({first_line(error)}). Without internet, download "
             f"model.safetensors from {where} elsewhere and name it with --encoder-weights FILE, or copy a filled "
             "cache and set HF_HOME"
         ) from None
@@ -164,7 +170,3 @@ def _some(names: list[str]) -> str:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

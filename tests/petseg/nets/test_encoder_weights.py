@@ -155,3 +155,17 @@ def test_imagenet_is_what_timm_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found.tensors["conv_stem.weight"], state["conv_stem.weight"])
     with pytest.raises(UsageError, match="timm has no weights of"):
         read_encoder_weights("cs3darknet_s", "imagenet")
+
+
+class Harmless:
+    pass
+
+
+@pytest.mark.parametrize("content", [Harmless(), {"w": Harmless()}, {"w": torch.zeros(1), "more": [Harmless()]}])
+def test_python_objects_are_refused_in_our_own_words(content: Any, tmp_path: Path) -> None:
+    """torch's message advises to load the file without protection, and colours that."""
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="holds Python objects, which petseg never loads") as caught:
+        read_encoder_weights(NAME, str(tmp_path / "w.pth"))
+    assert "trust" not in str(caught.value)
+    assert str(caught.value).isprintable()
