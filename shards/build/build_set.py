@@ -27,6 +27,7 @@ from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
@@ -210,7 +211,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     """Move the shards to their final names and write tables, audit file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
-        source.rename(target)
+        rename_file(source, target)
     manifest, findings = assemble(staging.folder, plan.outline, ordered)
     if not manifest.samples:
         remove_set(staging.folder)
