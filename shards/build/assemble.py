@@ -25,10 +25,11 @@ from shards.format.layout import (
     index_name,
     row_check,
     shard_name,
+    shard_table_name,
     table_name,
 )
-from shards.format.manifest import AuditEntry, BuildOptions, Manifest, ShardEntry, SplitEntry, content_fingerprint
-from shards.format.npy import table_header
+from shards.format.manifest import AuditEntry, BuildOptions, Manifest, SplitEntry, content_fingerprint
+from shards.format.npy import ShardEntry, shard_table_bytes, table_header
 
 _LIBRARIES = ("numpy", "pillow", "simplejpeg", "zlib-ng")  # that the bytes of a set depend on
 MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a date) is not counted
@@ -102,8 +103,10 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
     counts = {each: _sum(record.attributes.get(each, {}) for record in records) for each in attributes}
     return SplitEntry(
         samples=len(table),
+        shards=len(shards),
+        bytes=sum(shard.bytes + shard.index.bytes for shard in shards),
         table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
-        shards=tuple(shards),
+        shard_table=write_file(folder / shard_table_name(name), shard_table_bytes(shards)),
         class_pixels=tuple(pixels[:classes]),
         ignored_pixels=pixels[IGNORE],
         attributes={each: values for each, values in counts.items() if len(values) <= MAX_COUNTED},

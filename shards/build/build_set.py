@@ -211,7 +211,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     if not manifest.samples:
         remove_set(staging.folder)
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
-    for entry in (manifest.audit.file, *(split.table for split in manifest.splits.values())):
+    for entry in manifest.files():
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
     write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
