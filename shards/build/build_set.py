@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.audit.palettes import PaletteTally
-from shards.build.assemble import assemble
+from shards.build.assemble import assemble, tar_reader
 from shards.build.engines.executors import build_in_order, refuse_nested_build
 from shards.build.engines.open_executor import open_executor
 from shards.build.engines.shard_maker import IntoFolder
@@ -19,7 +19,7 @@ from shards.build.options import PackOptions
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
-from shards.build.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
+from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
@@ -30,31 +30,6 @@ from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
-
-
-class StrictError(PetsegError):
-    """``--strict`` was given, and the audit found something. ``findings`` says what."""
-
-    def __init__(self, message: str, findings: Sequence[SampleFinding] = ()) -> None:
-        super().__init__(message)
-        self.findings = tuple(findings)
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """A finished build."""
-
-    path: Path
-    manifest: Manifest
-    resumed: int = 0  # shards that an earlier, interrupted build had finished
-    already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
-    ignored: int = 0  # files of the source that are not part of a dataset
-    discarded: bool = False  # unfinished work of another source or other options was discarded
-    audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
-    seconds: float = 0.0  # from scanning the source to the finished set on the disk
-    reason: str = ""  # why the source's layout was taken, as a clause for people
-    unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)  # masks and pixels by value, of rejected masks
-    palettes: PaletteTally = field(default_factory=PaletteTally)  # of packed masks; empty where nothing was packed
 
 
 def build(
@@ -136,7 +111,7 @@ def build(
         seconds=time.perf_counter() - start,
         reason=found.reason,
         unclaimed=unclaimed_values(records.values()),
-        palettes=_palettes(records.values()),
+        palettes=merged_palettes(records.values()),
     )
 
 
@@ -155,13 +130,7 @@ def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict:
         raise UsageError(f"{error} (--overwrite replaces it)") from None
     if overwrite and not (just_published and manifest.plan == plan.digest):
         return None
-    if manifest.plan != plan.digest:
-        raise UsageError(
-            f"{staging.out} holds a finished set of another source or other options; "
-            "use --overwrite to replace it, or choose another folder"
-        )
-    if strict and manifest.audit.reasons:
-        raise StrictError(f"{staging.out} was built without --strict: {describe_reasons(manifest.audit.reasons)}")
+    check_finished_set(manifest, plan.digest, staging.out, strict=strict)
     return manifest
 
 
@@ -211,7 +180,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
         source.rename(target)
-    manifest, findings = assemble(staging.folder, plan.outline, ordered)
+    manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder))
     if not manifest.samples:
         remove_set(staging.folder)
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
@@ -243,15 +212,3 @@ def _explained(staging: Staging) -> Iterator[None]:
             if kept:
                 error.add_note(kept)
         raise
-
-
-def _palettes(records: Iterable[ShardRecord]) -> PaletteTally:
-    tally = PaletteTally()
-    for record in records:
-        tally.merge(record.palette_masks, record.palettes)
-    return tally
-
-
-def describe_reasons(reasons: dict[str, int]) -> str:
-    """Return counts by reason in one line: ``2 not-listed (no list names the image), ...``."""
-    return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())
