@@ -35,12 +35,18 @@ MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a da
 
 
 def assemble(
-    folder: Path, plan: PlanOutline, records: Sequence[ShardRecord], *, read: ReadTar
+    folder: Path,
+    plan: PlanOutline,
+    records: Sequence[ShardRecord],
+    *,
+    read: ReadTar,
+    versions: dict[str, str] | None = None,
 ) -> tuple[Manifest, list[SampleFinding]]:
     """Write tables and audit file into ``folder``, and make the manifest.
 
-    ``records`` are in the order of the plan; ``read`` reads the tars, by the numbers that they have in the set. The
-    manifest is not written, and nothing is flushed to the disk yet.
+    ``records`` are in the order of the plan; ``read`` reads the tars, by the numbers that they have in the set.
+    ``versions`` are those of the libraries that the shards were built with; None for this process's. The manifest is
+    not written, and nothing is flushed to the disk yet.
     Returns the manifest, and every finding in the order of the audit file.
     """
     splits: dict[Split, SplitEntry] = {}
@@ -87,7 +93,7 @@ def assemble(
         largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
         audit=audit,
-        versions=library_versions(),
+        versions=library_versions() if versions is None else versions,
         plan=plan.digest,
         fingerprint=content_fingerprint(storage=options.storage, size=options.size, labels=plan.labels, splits=splits),
     )

@@ -2,30 +2,37 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.audit.findings import REASONS, SampleFinding
-from shards.audit.palettes import PaletteTally
+from shards.audit.findings import SampleFinding
 from shards.build.assemble import assemble, tar_reader
 from shards.build.engines.executors import build_in_order, refuse_nested_build
 from shards.build.engines.open_executor import open_executor
 from shards.build.engines.shard_maker import IntoFolder
 from shards.build.options import PackOptions
+from shards.build.outcome.build_result import (
+    BuildResult,
+    StrictError,
+    check_finished_set,
+    check_outcome,
+    merged_palettes,
+)
+from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
-from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
+from shards.build.tasks.build_in_store import build_in_store
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
+from shards.store.addresses import is_remote
 from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 Progress = Callable[[int, int], None]
@@ -33,8 +40,8 @@ _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for litt
 
 
 def build(
-    source: Path | Source,
-    out: Path,
+    source: Path | str | Source,
+    out: Path | str,
     options: PackOptions,
     *,
     workers: int | None = None,
@@ -46,8 +53,9 @@ def build(
     """Build a shard set.
 
     Args:
-        source: what :func:`shards.sources.scan` found, or its folder.
-        out: the set's folder; it appears when the set is complete.
+        source: what :func:`shards.sources.scan` found, or its folder; text may be an address in a store.
+        out: the set's folder; it appears when the set is complete. Text may be an address in a store, see
+            :func:`shards.build.tasks.build_in_store.build_in_store`.
         options: what decides the bytes.
         workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
             that runs threads or has imported torch they are not forked from it but started afresh, so that a script
@@ -65,6 +73,18 @@ def build(
         BusyError: another build is using the same OUT.
         OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call resumes.
     """
+    if isinstance(out, str) and is_remote(out):
+        return build_in_store(
+            source,
+            out,
+            options,
+            workers=workers,
+            executor=executor,
+            overwrite=overwrite,
+            strict=strict,
+            progress=progress,
+        )
+    out = Path(out)
     refuse_nested_build()
     start = time.perf_counter()
     if workers is not None and workers < 1:
@@ -96,9 +116,11 @@ def build(
                 _build_missing(plan, staging, records, workers=workers, executor=connected, progress=progress)
             findings = _complete(plan, staging, records)
         manifest = load_manifest(staging.folder)
-        if strict and manifest.audit.reasons:
+        try:
+            check_outcome(manifest, strict=strict, findings=findings)
+        except StrictError:
             remove_set(staging.folder)
-            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
+            raise
         staging.publish()
         staging.clean_up()
     return BuildResult(
@@ -148,7 +170,8 @@ def _build_missing(
     missing = {index: task for index, task in enumerate(plan.tasks) if index not in records}
     largest_first = dict(sorted(missing.items(), key=lambda item: -sizes[item[0]]))
     progress = progress or (lambda _done, _total: None)
-    progress(sum(sizes[index] for index in records), sum(sizes))
+    done, total = sum(sizes[index] for index in records), sum(sizes)
+    progress(done, total)
     with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
         unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
@@ -167,9 +190,11 @@ def _build_missing(
             for index, record in results:
                 records[index] = record
                 unflushed.append(record)
-                check_unclaimed(records.values(), plan.outline)
+                if record.rejected:
+                    check_unclaimed(records.values(), plan.outline)
                 flush()
-                progress(sum(sizes[index] for index in records), sum(sizes))
+                done += sizes[index]
+                progress(done, total)
         flush()
         for future in flushes:
             future.result()
@@ -181,9 +206,11 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     for source, target in moves(staging, ordered):
         source.rename(target)
     manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder))
-    if not manifest.samples:
+    try:
+        check_outcome(manifest, strict=False, findings=findings)
+    except UsageError:
         remove_set(staging.folder)
-        raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
+        raise
     for entry in manifest.files():
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)

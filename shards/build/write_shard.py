@@ -67,6 +67,16 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[SampleFinding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
 
+    @property
+    def files(self) -> tuple[FileEntry, FileEntry]:
+        """Tar and index."""
+        return self.tar, self.index
+
+    @property
+    def rejected(self) -> bool:
+        """Whether any sample was rejected."""
+        return any(finding.action == "rejected" for finding in self.findings)
+
 
 @dataclass(frozen=True)
 class PreparedSample:
@@ -118,7 +128,9 @@ def build_shard(
                 pause()
                 writer.add(prepared)
         writer.write(END)
-    index = write_file(target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"), sync=sync)
+    index = write_file(
+        target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"), sync=sync
+    )
     record = writer.record(index)
     write_file(target / record_name(task.split, task.number), msgspec.msgpack.encode(record), sync=sync)
     return record

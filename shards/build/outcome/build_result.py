@@ -36,9 +36,7 @@ class BuildResult:
     palettes: PaletteTally = field(default_factory=PaletteTally)  # of packed masks; empty where nothing was packed
 
 
-def check_finished_set(
-    existing: Manifest, digest: str, where: Path | str, *, strict: bool
-) -> None:
+def check_finished_set(existing: Manifest, digest: str, where: Path | str, *, strict: bool) -> None:
     """Raise an error unless a finished set is the one of a plan's digest: the same source and options.
 
     Raises ``UsageError``, or ``StrictError`` if its audit found anything although ``strict`` is asked for.

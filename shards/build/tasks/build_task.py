@@ -174,9 +174,7 @@ def _build_missing(
     with (
         open_executor(executor) as connected,
         closing(
-            build_in_order(
-                {index: plan.tasks[index] for index in missing}, make, workers=workers, executor=connected
-            )
+            build_in_order({index: plan.tasks[index] for index in missing}, make, workers=workers, executor=connected)
         ) as results,
     ):
         for index, record in results:

@@ -14,7 +14,7 @@ network file system; a task that is run twice writes the same bytes twice.
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, parse_manifest
+from shards.store.atomic import PARTIAL_PREFIX
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
     ObjectChangedError,
@@ -73,6 +74,24 @@ class Parts:
     def address(self) -> str:
         """Where they are, for messages."""
         return self.store.describe(self.prefix).rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the set is to be in a folder."""
+        return self.target.local_path("") is not None
+
+    @property
+    def folder_path(self) -> Path:
+        """The set's folder, where it is to be in one."""
+        path = self.target.local_path("")
+        assert path is not None
+        return path
+
+    def local_folder(self, digest: str) -> Path:
+        """Return the folder of a plan's shards, where it is a local one."""
+        path = self.store.local_path(self.folder(digest))
+        assert path is not None
+        return path
 
     def folder(self, digest: str) -> str:
         """Return the folder of a plan's shards, with ``/`` at its end."""
@@ -129,15 +148,24 @@ class Parts:
                 )
             with contextlib.suppress(ObjectChangedError, ObjectMissingError):
                 self.store.put(self.prefix + PLAN, data, if_match=status)
-                self.clear(but=outline.digest)
+                self._remove(
+                    lambda name: name != self.prefix + PLAN and not name.startswith(self.folder(outline.digest))
+                )
                 return True
+
+    def check_claim(self, digest: str) -> None:
+        """Raise ``UsageError`` unless these are still the shards of a plan."""
+        found = self.claimed()
+        if found is None or found[0].outline.digest != digest:
+            raise UsageError(f"{self.address} now holds the shards of another build; this one is given up")
 
     def announce(self, digest: str, tasks: int) -> None:
         """Say that so many tasks divide the plan."""
         with contextlib.suppress(ObjectExistsError):
             self.store.put(f"{self.folder(digest)}of-{tasks}", b"", if_absent=True)
 
-    def announced(self, listed: Iterable[str]) -> set[int]:
+    @staticmethod
+    def announced(listed: Iterable[str]) -> set[int]:
         """Return into how many tasks the plan was divided, according to the names that :meth:`list` returned."""
         return {int(found[1]) for name in listed if (found := _NUMBER.fullmatch(name))}
 
@@ -156,21 +184,26 @@ class Parts:
             read = readers.map(lambda name: self._record(self.folder(digest) + name), found.values())
             return {index: record for index, record in zip(found, read, strict=True) if record is not None}
 
-    def clear(self, *, but: str | None = None) -> None:
-        """Remove everything, the plan first; ``but``: everything except this plan, and what is of it."""
-        if but is None:
-            self.store.delete(self.prefix + PLAN)
-        kept = None if but is None else self.folder(but)
-        names = [
-            name
-            for name, _ in self._files(self.prefix)
-            if kept is None or not (name.startswith(kept) or name == self.prefix + PLAN)
-        ]
+    def clear(self) -> None:
+        """Remove everything, the plan first."""
+        self.store.delete(self.prefix + PLAN)
+        self._remove(lambda _: True)
+
+    def clear_plan(self, digest: str) -> None:
+        """Remove what is of one plan."""
+        self._remove(lambda name: name.startswith(self.folder(digest)))
+
+    def _remove(self, chosen: Callable[[str], bool]) -> None:
+        names = [name for name, _ in self._files(self.prefix) if chosen(name)]
         with ThreadPoolExecutor(CONCURRENT, "remove") as removers:
-            list(removers.map(self.store.delete, names))
+            list(removers.map(self.store.delete, filter(self._is_own, names)))
         folder = self.store.local_path("")
-        if folder is not None:
+        if folder is not None and folder.is_dir():
             _remove_empty(folder)
+
+    def _is_own(self, name: str) -> bool:
+        first, _, rest = name.removeprefix(self.prefix).partition("/")
+        return first == PLAN if not rest else _OWN_FOLDER.fullmatch(first) is not None
 
     def _record(self, name: str) -> ShardRecord | None:
         with contextlib.suppress(ObjectMissingError, msgspec.DecodeError):
@@ -185,20 +218,17 @@ class Parts:
         """Raise ``UsageError`` where a folder of this name holds something that no task has written."""
         folder = self.store.local_path("")
         if folder is not None and folder.exists():
-            known = (PLAN,) if folder.is_dir() else ()
             names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
-            strangers = [
-                name for name in names if name[0] != "." and name not in known and not _OWN_FOLDER.fullmatch(name)
-            ]
-            if strangers:
-                raise UsageError(f"{folder} holds files that no build created ({strangers[0]}); move it away")
+            for name in names:
+                if not (name.startswith(PARTIAL_PREFIX) or name == PLAN or _OWN_FOLDER.fullmatch(name)):
+                    raise UsageError(f"{folder} holds files that no build created ({name}); move it away")
 
 
 def _remove_empty(folder: Path) -> None:
     """Remove the empty folders in a folder, and itself if it is empty then."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            if name.startswith("."):  # of a task that was killed while it wrote
+            if name.startswith(PARTIAL_PREFIX):  # of a task that was killed while it wrote
                 Path(parent, name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             Path(parent).rmdir()

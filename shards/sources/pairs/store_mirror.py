@@ -91,7 +91,9 @@ class _Mirror:
 
     def lay_out(self) -> None:
         if self.store.read_only:
-            raise UsageError(f"{self.store.address} cannot be listed; give an s3://, gs:// or az:// address, or a folder")
+            raise UsageError(
+                f"{self.store.address} cannot be listed; give an s3://, gs:// or az:// address, or a folder"
+            )
         self.files = {name: status for name, status in self.store.list() if _is_plain(name)}
         if not self.files:
             raise SourceError(f"there is nothing at {shown(self.store.address)}; check the address")
