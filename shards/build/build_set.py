@@ -34,6 +34,7 @@ from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 from shards.store.addresses import is_remote
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
@@ -204,7 +205,7 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     """Move the shards to their final names and write tables, audit file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
-        source.rename(target)
+        rename_file(source, target)
     manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder))
     try:
         check_outcome(manifest, strict=False, findings=findings)

@@ -1,7 +1,7 @@
 """Publishing in an object store: files are copied or written first, the manifest last, by a conditional request.
 
-A store has no rename, so the set's address holds files before it holds a set. It is one when its manifest is there, and of
-several that publish at the same time only one can write that.
+A store has no rename, so the set's address holds files before it holds a set. It is one when its manifest is there, and
+of several that publish at the same time only one can write that.
 """
 
 import tempfile

@@ -38,8 +38,8 @@ def task_number(
         tasks: N, or None.
         environment: what gives K where it is ``auto`` or None, and N where it is None.
 
-    K is taken from ``SLURM_ARRAY_TASK_ID``, ``JOB_COMPLETION_INDEX`` or ``RANK``, N from ``SLURM_ARRAY_TASK_COUNT`` (then
-    K is counted from the array's first number) or ``WORLD_SIZE``. Kubernetes sets no number of tasks: N must be given.
+    K is taken from ``SLURM_ARRAY_TASK_ID``, ``JOB_COMPLETION_INDEX`` or ``RANK``, N from ``SLURM_ARRAY_TASK_COUNT``
+    (then K is counted from the array's first number) or ``WORLD_SIZE``. Kubernetes sets no number of tasks: N must be given.
 
     Raises ``UsageError`` if one of them is neither given nor set, is no number, or K is not below N.
     """
