@@ -149,6 +149,8 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
 
 def with_absolute_paths(source: Source) -> Source:
     """Return a source whose files are found from any working folder."""
+    if source.address:
+        return source
     pairs = tuple(
         msgspec.structs.replace(pair, image=str(Path(pair.image).absolute()), mask=str(Path(pair.mask).absolute()))
         for pair in source.pairs

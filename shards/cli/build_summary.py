@@ -5,7 +5,7 @@ from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.build_set import BuildResult
-from shards.build.unclaimed import values_text
+from shards.build.outcome.unclaimed import values_text
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest

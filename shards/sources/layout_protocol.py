@@ -65,6 +65,7 @@ class Source:
         findings: what was rejected so far, and why.
         ignored: the number of files that are not part of the dataset.
         table: the file that lists the pairs, where there is one.
+        address: where it is, if it is in an object store; then the paths of the pairs are addresses.
     """
 
     layout: str
@@ -76,11 +77,12 @@ class Source:
     findings: tuple[SampleFinding, ...] = field(default=())
     ignored: int = 0
     table: Path | None = None
+    address: str = ""
 
     @property
-    def path(self) -> Path:
-        """What people call the source: its table, or its folder."""
-        return self.table or self.folder
+    def path(self) -> Path | str:
+        """What people call the source: its address, its table, or its folder."""
+        return self.address or self.table or self.folder
 
 
 class Layout(Protocol):
