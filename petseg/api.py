@@ -42,7 +42,7 @@ def build_shards(
     image_suffix: str | None = None,
     mask_suffix: str | None = None,
     workers: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     strict: bool = False,
 ) -> "BuildResult":
@@ -68,7 +68,8 @@ def build_shards(
         image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
         mask_suffix: likewise, of masks.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
-        executor: replaces the processes; its workers must see the same folders.
+        executor: replaces the processes: ``"dask:ADDRESS"``, ``"ray"``, ``"ray:ADDRESS"``, or an executor of yours; its
+            workers must see the same folders under the same paths.
         overwrite: replace a finished set.
         strict: fail, and publish nothing, if the audit rejects or repairs anything.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
-from bench.results.rendering import print_results
+from bench.results.result_page import print_results
 from shards.errors import PetsegError, UsageError
 from shards.store.atomic import write_atomically
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.results.bounds import limits_for
+from bench.results.goals import limits_for
 from bench.results.records import Results
-from bench.results.result_tables import sections
+from bench.results.result_page import sections
 
 OURS, OTHERS, EDGE = "#c2410c", "#475569", "#94a3b8"
 ROW_INCHES = 0.3

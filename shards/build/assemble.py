@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,8 @@ import numpy as np
 
 from shards.audit.duplicates import duplicates_across_splits
 from shards.audit.findings import SampleFinding
-from shards.build.plan import BuildPlan
+from shards.build.library_versions import library_versions
+from shards.build.plan import PlanOutline
 from shards.build.write_shard import ShardRecord, write_file
 from shards.format.labels import IGNORE
 from shards.format.layout import (
@@ -31,11 +31,10 @@ from shards.format.layout import (
 from shards.format.manifest import AuditEntry, BuildOptions, Manifest, SplitEntry, content_fingerprint
 from shards.format.npy import ShardEntry, shard_table_bytes, table_header
 
-_LIBRARIES = ("numpy", "pillow", "simplejpeg", "zlib-ng")  # that the bytes of a set depend on
 MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a date) is not counted
 
 
-def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
+def assemble(folder: Path, plan: PlanOutline, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
     """Write tables and audit file into ``folder``, where the tars have their final names, and make the manifest.
 
     ``records`` are in the order of the plan. The manifest is not written, and nothing is flushed to the disk yet.
@@ -85,7 +84,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
         largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
         audit=audit,
-        versions={name: metadata.version(name) for name in _LIBRARIES},
+        versions=library_versions(),
         plan=plan.digest,
         fingerprint=content_fingerprint(storage=options.storage, size=options.size, labels=plan.labels, splits=splits),
     )

@@ -12,9 +12,11 @@ from pathlib import Path
 from shards.audit.findings import REASONS, SampleFinding
 from shards.audit.palettes import PaletteTally
 from shards.build.assemble import assemble
-from shards.build.executors import build_in_order, refuse_nested_build
+from shards.build.engines.executors import build_in_order, refuse_nested_build
+from shards.build.engines.open_executor import open_executor
+from shards.build.engines.shard_maker import IntoFolder
 from shards.build.options import PackOptions
-from shards.build.plan import BuildPlan, make_plan
+from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
 from shards.build.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
@@ -25,6 +27,7 @@ from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
@@ -61,7 +64,7 @@ def build(
     options: PackOptions,
     *,
     workers: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -75,7 +78,8 @@ def build(
         workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
             that runs threads or has imported torch they are not forked from it but started afresh, so that a script
             needs Python's usual ``if __name__ == "__main__":``; without it, this raises ``UsageError``.
-        executor: replaces the processes, for instance by a cluster's; its workers must see the same folders.
+        executor: replaces the processes: an executor, or a cluster's as ``--executor`` takes it, see
+            :func:`shards.build.engines.open_executor`; its workers must see the same folders under the same paths.
         overwrite: replace a finished set, as a whole.
         strict: fail, and publish nothing, if the audit finds anything.
         progress: called with (samples done, samples in all).
@@ -93,7 +97,7 @@ def build(
         raise UsageError(f"--workers {workers} is not a positive number")
     check_target(out)
     found = source if isinstance(source, Source) else scan(source)
-    plan = make_plan(found, options)
+    plan = make_plan(found if executor is None else with_absolute_paths(found), options)
     staging = Staging.beside(out)
 
     with staging.locked(), _explained(staging):
@@ -114,7 +118,8 @@ def build(
             records = finished_shards(staging, plan)
             resumed = len(records)
             audited = sum(len(task.samples) for index, task in enumerate(plan.tasks) if index not in records)
-            _build_missing(plan, staging, records, workers=workers, executor=executor, progress=progress)
+            with open_executor(executor) as connected:
+                _build_missing(plan, staging, records, workers=workers, executor=connected, progress=progress)
             findings = _complete(plan, staging, records)
         manifest = load_manifest(staging.folder)
         if strict and manifest.audit.reasons:
@@ -189,12 +194,12 @@ def _build_missing(
                 flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
 
         # The first flush waits for the first shard: processes are forked only where no other thread runs.
-        results = build_in_order(largest_first, str(staging.work), workers=workers, executor=executor)
+        results = build_in_order(largest_first, IntoFolder(str(staging.work)), workers=workers, executor=executor)
         with closing(results):
             for index, record in results:
                 records[index] = record
                 unflushed.append(record)
-                check_unclaimed(records.values(), plan)
+                check_unclaimed(records.values(), plan.outline)
                 flush()
                 progress(sum(sizes[index] for index in records), sum(sizes))
         flush()
@@ -206,8 +211,8 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     """Move the shards to their final names and write tables, audit file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
-        source.rename(target)
-    manifest, findings = assemble(staging.folder, plan, ordered)
+        rename_file(source, target)
+    manifest, findings = assemble(staging.folder, plan.outline, ordered)
     if not manifest.samples:
         remove_set(staging.folder)
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")

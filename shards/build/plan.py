@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,8 +55,16 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
         return tuple((sample.pair.image_stamp, sample.pair.mask_stamp) for sample in self.samples)
 
 
-class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """All shards to be built, the findings before any image was opened, and a digest of both.
+class PlannedShard(msgspec.Struct, frozen=True, array_like=True):
+    """A shard of a plan, without its samples."""
+
+    split: Split
+    number: int
+    samples: int
+
+
+class PlanOutline(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a set of finished shards: all of a plan but its samples.
 
     The digest covers names, lists, file sizes and options; not where the source is, nor any time.
     """
@@ -62,11 +72,28 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     options: PackOptions  # with labels
     layout: str  # of the source
     labels: Labels
-    tasks: tuple[ShardTask, ...]
-    findings: tuple[SampleFinding, ...]
+    shards: tuple[PlannedShard, ...]
+    findings: tuple[SampleFinding, ...]  # before any image was opened
     found: int
     raw: RawLayout | None
     digest: str
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All shards to be built, with their samples; ``tasks`` are in the order of the outline's shards."""
+
+    outline: PlanOutline
+    tasks: tuple[ShardTask, ...]
+
+    @property
+    def digest(self) -> str:
+        """The outline's digest."""
+        return self.outline.digest
 
 
 def make_plan(source: Source, options: PackOptions) -> BuildPlan:
@@ -107,16 +134,26 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
             task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
             tasks.append(task)
     rejected = {finding.name for finding in findings if finding.action == "rejected"}
-    return BuildPlan(
+    outline = PlanOutline(
         options=options,
         layout=source.layout,
         labels=labels,
-        tasks=tuple(tasks),
+        shards=tuple(PlannedShard(task.split, task.number, len(task.samples)) for task in tasks),
         findings=tuple(findings),
         found=sum(len(task.samples) for task in tasks) + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
         digest=_digest(source.layout, options, tasks, findings),
     )
+    return BuildPlan(outline=outline, tasks=tuple(tasks))
+
+
+def with_absolute_paths(source: Source) -> Source:
+    """Return a source whose files are found from any working folder."""
+    pairs = tuple(
+        msgspec.structs.replace(pair, image=str(Path(pair.image).absolute()), mask=str(Path(pair.mask).absolute()))
+        for pair in source.pairs
+    )
+    return replace(source, pairs=pairs)
 
 
 def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, length: int | None) -> bytes:

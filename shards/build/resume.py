@@ -13,6 +13,7 @@ from shards.build.staging import PLAN, Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import Split, index_name, shard_name
 from shards.store.atomic import file_sha256
+from shards.store.refusals import rename_file
 
 
 def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]:
@@ -25,7 +26,7 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
     if len(records) == len(plan.tasks):  # the build may have been killed while it gave the files their final names
         for source, target in moves(staging, records.values()):
             if target.exists() and not source.exists():
-                target.rename(source)
+                rename_file(target, source)
     keep = {staging.work, staging.work / PLAN}
     for index, record in list(records.items()):
         files = {staging.work / entry.file: entry for entry in (record.tar, record.index)}

@@ -90,7 +90,7 @@ def build(
     """
     from shards.build import build_set as building
     from shards.build.options import options_from
-    from shards.build.summary import build_json, build_text, finding_lines
+    from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.format.label_files import find_labels
     from shards.sources.choose_layout import scan
 
