@@ -78,6 +78,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
             seed=options.seed,
             samples_per_shard=options.samples_per_shard,
             max_pixels=options.max_pixels,
+            exif=options.exif,
             quality=options.quality,
         ),
         splits=splits,

@@ -47,6 +47,7 @@ class BuildResult:
     resumed: int = 0  # shards that an earlier, interrupted build had finished
     already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
     ignored: int = 0  # files of the source that are not part of a dataset
+    unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
     discarded: bool = False  # unfinished work of another source or other options was discarded
     audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
     seconds: float = 0.0  # from scanning the source to the finished set on the disk
@@ -102,7 +103,13 @@ def build(
             remove_set(staging.folder)
             elapsed = time.perf_counter() - start
             return BuildResult(
-                out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed, reason=found.reason
+                out,
+                manifest,
+                already_complete=True,
+                ignored=found.ignored,
+                unread=found.unread,
+                seconds=elapsed,
+                reason=found.reason,
             )
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
@@ -127,6 +134,7 @@ def build(
         manifest,
         resumed=resumed,
         ignored=found.ignored,
+        unread=found.unread,
         discarded=discarded,
         audited=audited,
         seconds=time.perf_counter() - start,
