@@ -39,6 +39,7 @@ def build_shards(
     seed: int = 0,
     samples_per_shard: int = 128,
     max_pixels: int | None = None,
+    exif: str = "auto",
     image_suffix: str | None = None,
     mask_suffix: str | None = None,
     workers: int | None = None,
@@ -64,7 +65,8 @@ def build_shards(
         val_fraction: share of the official training images that becomes the val split.
         seed: of the random split and of the order within the shards.
         samples_per_shard: from 1.
-        max_pixels: larger images are rejected, 1..2**28; None for 2**27.
+        max_pixels: larger images are rejected, 1..2**29; None for 2**28.
+        exif: the rotation that EXIF asks for: ``auto`` (what the mask fits), ``apply`` or ``ignore``.
         image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
         mask_suffix: likewise, of masks.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
@@ -95,6 +97,7 @@ def build_shards(
         samples_per_shard=samples_per_shard,
         fit=fit,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        exif=exif,
         labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
     found = scan(Path(source), layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)

@@ -87,6 +87,7 @@ def assemble(
             seed=options.seed,
             samples_per_shard=options.samples_per_shard,
             max_pixels=options.max_pixels,
+            exif=options.exif,
             quality=options.quality,
         ),
         splits=splits,

@@ -3,6 +3,7 @@
 import msgspec
 
 from shards.audit.findings import MAX_PIXELS, MOST_PIXELS
+from shards.audit.orientation import EXIF_MODES, ExifMode
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
 from shards.format.geometry import FITS, Fit, Size, parse_size
@@ -31,6 +32,7 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     samples_per_shard: int = 128
     max_pixels: int = MAX_PIXELS
+    exif: ExifMode = "auto"
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +47,9 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
             if self.fit not in FITS:
                 raise UsageError(f"--fit {self.fit!r}: choose from {', '.join(FITS)}")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^28)")
+            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^29)")
+        if self.exif not in EXIF_MODES:
+            raise UsageError(f"--exif {self.exif!r}: choose from {', '.join(EXIF_MODES)}")
         if self.labels is not None:
             self.labels.check()
         if self.storage != "jpeg" and self.quality is not None:
@@ -73,6 +77,7 @@ def options_from(
     samples_per_shard: int,
     fit: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    exif: str = "auto",
     labels: Labels | None = None,
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
@@ -102,5 +107,6 @@ def options_from(
         seed=seed,
         samples_per_shard=samples_per_shard,
         max_pixels=max_pixels,
+        exif=exif,  # type: ignore[arg-type]
         labels=labels,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from shards.audit.findings import MAX_PIXELS
+from shards.audit.orientation import EXIF_MODES
 from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
 from shards.errors import UsageError, printable
@@ -58,6 +59,13 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
 @click.option("--samples-per-shard", type=int, default=128, show_default=True)
 @click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
+@click.option(
+    "--exif",
+    type=click.Choice(EXIF_MODES),
+    default="auto",
+    show_default=True,
+    help="EXIF rotation of images. auto: what the mask fits, none where it fits both ways; apply; ignore.",
+)
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")

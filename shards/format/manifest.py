@@ -72,6 +72,7 @@ class BuildOptions(_Entry, frozen=True):
     seed: int
     samples_per_shard: int
     max_pixels: int
+    exif: str  # auto, apply or ignore
     quality: int | None  # None unless the storage is `jpeg`
 
 

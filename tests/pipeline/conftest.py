@@ -163,6 +163,7 @@ def write_set(
             samples_per_shard=samples_per_shard,
             quality=None,
             max_pixels=1 << 27,
+            exif="auto",
         ),
         splits=splits,
         largest=(max(pair.height for pair in pairs), max(pair.width for pair in pairs)),

@@ -92,7 +92,7 @@ def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path)
         ({"storage": "source", "fit": "cover"}, "--storage jpeg or raw"),
         ({"storage": "raw", "fit": "squash"}, "--fit 'squash': choose from stretch, cover, contain"),
         ({"storage": "raw", "size": "96x"}, "--size '96x'"),
-        ({"max_pixels": 2**28 + 1}, "--max-pixels 268435457 is outside"),
+        ({"max_pixels": 2**29 + 1}, "--max-pixels 536870913 is outside"),
         ({"storage": "raw", "size": 0}, "--size 0: give N or HxW"),
         ({"storage": "jpeg", "size": 99999}, "--size 99999: give N or HxW .* from 1 to 4096"),
         ({"storage": "jpeg", "quality": 101}, "--quality 101"),

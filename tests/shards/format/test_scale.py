@@ -117,6 +117,7 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
             seed=0,
             samples_per_shard=each,
             max_pixels=2**27,
+            exif="auto",
             quality=None,
         ),
         splits={"train": split},
