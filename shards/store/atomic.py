@@ -6,7 +6,6 @@ What a file system may refuse of this without loss is in :mod:`shards.store.refu
 import contextlib
 import errno
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
