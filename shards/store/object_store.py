@@ -170,6 +170,11 @@ class ObjectStore:
         for found in run(self._try(folder, request)):
             yield found["path"], _status(found)
 
+    def copy(self, name: str, new_name: str) -> None:
+        """Have the server copy a file."""
+        self._check_writable(new_name)
+        run(self._try(name, lambda client: client.copy_async(name, new_name)))
+
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
         self._check_writable(name)

@@ -19,6 +19,7 @@ from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, Split, shard_name
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 from shards.store.store_protocol import StoreError
 
 Progress = Callable[[int, int], None]
@@ -170,7 +171,7 @@ def _publish_folder(
                 raise
             for done, (source, target) in enumerate(moves, start=1):
                 if source.exists():
-                    source.rename(target)
+                    rename_file(source, target)
                 if progress is not None:
                     progress(done, len(moves))
             for entry in manifest.files():
