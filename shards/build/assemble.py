@@ -77,6 +77,7 @@ def assemble(folder: Path, plan: PlanOutline, records: Sequence[ShardRecord]) ->
             fractions=options.fractions,
             seed=options.seed,
             samples_per_shard=options.samples_per_shard,
+            shard_bytes=None if options.samples_per_shard else options.shard_bytes,
             max_pixels=options.max_pixels,
             quality=options.quality,
         ),

@@ -56,7 +56,12 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     help="Part of the training images that becomes val, for --split official without val.  [default: 0.2]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
-@click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option(
+    "--shard-bytes",
+    metavar="N|N kB|MB|GB",
+    help="Size of a tar, about; small splits have smaller ones.  [default: 256MB]",
+)
+@click.option("--samples-per-shard", type=int, help="Samples in a tar, instead of --shard-bytes.")
 @click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
