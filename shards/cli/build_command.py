@@ -57,7 +57,12 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     help="Part of the training images that becomes val, for --split official without val.  [default: 0.2]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
-@click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option(
+    "--shard-bytes",
+    metavar="N|N kB|MB|GB",
+    help="Size of a tar, about; small splits have smaller ones.  [default: 256MB]",
+)
+@click.option("--samples-per-shard", type=int, help="Samples in a tar, instead of --shard-bytes.")
 @click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
 @click.option(
     "--exif",
@@ -98,6 +103,7 @@ def build(
     """
     from shards.build import build_set as building
     from shards.build.options import options_from
+    from shards.build.outcome.build_result import StrictError
     from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.format.label_files import find_labels
     from shards.sources.choose_layout import scan
@@ -109,7 +115,7 @@ def build(
             built = building.build(
                 found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
             )
-    except building.StrictError as error:
+    except StrictError as error:
         for line in finding_lines(error.findings):
             click.echo(printable(line), err=True)
         raise
