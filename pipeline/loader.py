@@ -1,10 +1,4 @@
-"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
-
-from petseg import Loader
-with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
-    for batch in loader:  # one epoch
-        train(batch.image, batch.mask)
-"""
+"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic."""
 
 import os
 import weakref
@@ -27,6 +21,7 @@ from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, size_text
 from shards.format.labels import Labels
+from shards.store.remote.remote_files import Fetch
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +34,7 @@ class Loader:
     again from its first batch; to continue it, pass :meth:`state_dict` to :meth:`load_state_dict`.
 
     Args:
-        shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
+        shards: the folder of a shard set, its address in an object store, or an open :class:`shards.ShardSet`.
         split: ``train``, ``val`` or ``test``.
         batch_size: the global batch: all ranks together.
         size: of the output in pixels: N for a square, or (H, W); None: that of the stored images, or 128 where each has
@@ -72,6 +67,8 @@ class Loader:
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it, until more than
             ``max_damaged`` different samples are damaged.
         timeout: seconds to wait for a batch before giving up.
+        fetch: how samples of a set in an object store are fetched; with ``cache``, where to, and ``cache_bytes``, how
+            many bytes that may hold: see :meth:`shards.ShardSet.open`.
 
     Raises:
         UsageError: an argument is invalid, alone or with another one.
@@ -103,13 +100,16 @@ class Loader:
         on_error: OnError = "stop",
         max_damaged: int = 10,
         timeout: float = 120,
+        fetch: Fetch = "auto",
+        cache: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
         arguments.check_values(seed=seed, fit=fit, mask=mask, timeout=timeout)
-        self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+        self.shards = arguments.resolve_shards(shards, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
         self.split = self.shards.split(split)
         if not len(self.split):
-            raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
+            raise UsageError(f"split {split!r} of {self.shards.address} has no samples")
         self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
         self.shuffle = split == "train" if shuffle is None else shuffle
         arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
@@ -165,6 +165,11 @@ class Loader:
         return dict(self._policy.damaged)
 
     @property
+    def retries(self) -> Mapping[str, int]:
+        """How many requests to an object store failed and were repeated, by reason."""
+        return {} if self.split.remote is None else dict(self.split.remote.retries)
+
+    @property
     def samples(self) -> int:
         """The number of samples of the split."""
         return self.slices.samples
@@ -175,16 +180,15 @@ class Loader:
 
         Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped.
         """
-        each = self._engine.batch_bytes
-        return None if each is None else (self.prefetch + IN_FLIGHT) * each
+        return (self.prefetch + IN_FLIGHT) * each if (each := self._engine.batch_bytes) is not None else None
 
     def __repr__(self) -> str:
         workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
-        return (
-            f"<Loader of {self.split.name}: {self.samples} samples, batch_size={self.batch_size}, size="
-            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, {workers}, "
-            f"storage={self.shards.manifest.storage}, {len(self.labels)} classes>"
+        storage, size = self.shards.manifest.storage, size_text(self.size)
+        text = (
+            f"{self.samples} samples, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
         )
+        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {len(self.labels)} classes>"
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -210,18 +214,15 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's position as plain JSON values: the batches delivered, not those prefetched."""
-        epoch, batch = self.epoch, self._delivered
-        if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
-            epoch, batch = epoch + 1, 0
+        ended = self._delivered == len(self)  # though the caller's loop has not ended yet
+        epoch, batch = (self.epoch + 1, 0) if ended else (self.epoch, self._delivered)
         return {"version": VERSION, "epoch": epoch, "batch": batch, **self._bound}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state: the next iteration starts with the batch after the last one delivered.
 
         The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
-
-        Raises:
-            UsageError: the state belongs to another set, split, seed, batch size, size, fit, crop or augmentation.
+        Raises ``UsageError`` if it belongs to another set, split, seed, batch size, size, fit, crop or augmentation.
         """
         epoch, batch = check_state(state, batches=len(self), bound=self._bound)
         self._go_to(epoch, batch)
