@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.build.build_set import BuildResult
+from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
@@ -85,7 +85,7 @@ def build_text(built: BuildResult) -> str:
     if built.palettes.disagreeing:
         lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
-        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path / AUDIT_NAME}, one a line")
+        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
