@@ -101,7 +101,13 @@ def build(
             remove_set(staging.folder)
             elapsed = time.perf_counter() - start
             return BuildResult(
-                out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed, reason=found.reason
+                out,
+                manifest,
+                already_complete=True,
+                ignored=found.ignored,
+                unread=found.unread,
+                seconds=elapsed,
+                reason=found.reason,
             )
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
@@ -129,6 +135,7 @@ def build(
         manifest,
         resumed=resumed,
         ignored=found.ignored,
+        unread=found.unread,
         discarded=discarded,
         audited=audited,
         seconds=time.perf_counter() - start,

@@ -173,7 +173,9 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     options = task.options
     try:
         pixels = options.storage != "source"
-        pair = audit_pair(image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels)
+        pair = audit_pair(
+            image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels, exif=options.exif
+        )
         encoded = encode(pair, storage=options.storage, size=options.size, fit=options.fit, quality=options.quality)
     except RejectedError as error:
         findings = [Finding("rejected", error.reason, error.detail)]

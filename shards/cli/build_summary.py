@@ -13,6 +13,7 @@ from shards.format.manifest import Manifest
 SHOWN_FINDINGS = 50
 SHOWN_CLASSES = 12
 SHOWN_MISSING = 5
+SHOWN_UNREAD = 5
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "missing_classes": missing_classes(manifest),
         "palettes_disagree": built.palettes.json(),
         "ignored_files": built.ignored,
+        "unread_files": list(built.unread),
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
         "audited": built.audited,
@@ -86,6 +88,15 @@ def build_text(built: BuildResult) -> str:
         lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
         lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
+<<<<<<< HEAD
+=======
+    if built.unread:
+        named = ", ".join(built.unread[:SHOWN_UNREAD]) + (", ..." if len(built.unread) > SHOWN_UNREAD else "")
+        what = "is not read, being neither an image nor a mask"
+        if len(built.unread) > 1:
+            what = "are not read, being neither images nor masks"
+        lines.append(f"{plural(len(built.unread), 'file')} {what}: {named}")
+>>>>>>> main
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")

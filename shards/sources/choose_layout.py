@@ -1,6 +1,7 @@
 """Which layout a dataset has: the one that was asked for, or the only one that fits."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
 from shards.sources.folders import FoldersLayout
 from shards.sources.layout_protocol import Layout, Source
+from shards.sources.pairs.spelling import case_collisions
 from shards.sources.pairs.store_mirror import is_address, scan_store
 from shards.sources.pets import PetsLayout
 from shards.sources.voc import VocLayout
@@ -74,10 +76,16 @@ def scan(
             )
         if path.is_file() and chosen.name != "csv":
             raise SourceError(f"{shown(str(path))} is a file, and the layout {layout} is a folder")
-        return chosen.scan(path)
+        return _with_collisions(chosen.scan(path))
     except OSError as error:
         what = f"{shown(str(error.filename or path))} cannot be read ({error.strerror})"
         raise SourceError(f"{what}; fix this and run the same command again") from None
+
+
+def _with_collisions(source: Source) -> Source:
+    """Return the source with a warning for names that some file systems take for one."""
+    found = case_collisions(pair.name for pair in source.pairs)
+    return replace(source, findings=(*source.findings, *found)) if found else source
 
 
 def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:

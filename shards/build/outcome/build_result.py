@@ -28,6 +28,7 @@ class BuildResult:
     resumed: int = 0  # shards that an earlier, interrupted build had finished
     already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
     ignored: int = 0  # files of the source that are not part of a dataset
+    unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
     discarded: bool = False  # unfinished work of another source or other options was discarded
     audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
     seconds: float = 0.0  # from scanning the source to the finished set on the disk
