@@ -121,12 +121,9 @@ def build(
     from shards.build.engines.open_executor import check_executor
     from shards.build.options import options_from
     from shards.build.outcome.build_result import StrictError
-<<<<<<< HEAD
     from shards.build.staging import BusyError
     from shards.build.tasks.build_task import build_task
     from shards.build.tasks.task_number import in_a_cluster, task_number
-=======
->>>>>>> main
     from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.cli.task_summary import task_json, task_text
     from shards.format.label_files import find_labels
@@ -149,13 +146,7 @@ def build(
         return
     try:
         with progress_bar("packing") as progress:
-<<<<<<< HEAD
             built = building.build(found, out, options, strict=strict, progress=progress, **common)
-=======
-            built = building.build(
-                found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
-            )
->>>>>>> main
     except StrictError as error:
         for line in finding_lines(error.findings):
             click.echo(printable(line), err=True)

@@ -88,15 +88,12 @@ def build_text(built: BuildResult) -> str:
         lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
         lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
-<<<<<<< HEAD
-=======
     if built.unread:
         named = ", ".join(built.unread[:SHOWN_UNREAD]) + (", ..." if len(built.unread) > SHOWN_UNREAD else "")
         what = "is not read, being neither an image nor a mask"
         if len(built.unread) > 1:
             what = "are not read, being neither images nor masks"
         lines.append(f"{plural(len(built.unread), 'file')} {what}: {named}")
->>>>>>> main
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")

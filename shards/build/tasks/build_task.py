@@ -42,6 +42,7 @@ class TaskResult:
     already_complete: bool = False  # the whole set is finished; nothing was done
     discarded: bool = False  # work of another source or other options was discarded
     ignored: int = 0  # files of the source that are not part of a dataset
+    unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
     reason: str = ""  # why the source's layout was taken, as a clause for people
 
 
@@ -105,6 +106,7 @@ def build_task(
             already_complete=complete,
             discarded=discarded,
             ignored=found.ignored,
+            unread=found.unread,
             reason=found.reason,
         )
 
