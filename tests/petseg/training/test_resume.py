@@ -75,7 +75,7 @@ def metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def reference(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    petseg.train(synthetic_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
+    train_undrawn(shards=synthetic_set, run=run, options={**OPTIONS, "checkpoint_steps": 0})
     assert [json.loads(line)["size"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
         [side, side] for side in (32, 48, 64)
     ]
@@ -205,6 +205,7 @@ def test_a_finished_run_stays_as_it_is(reference: Path) -> None:
     assert "already finished" in notes[0]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_killed_while_its_report_was_drawn(reference: Path, tmp_path: Path, monkeypatch) -> None:
     """Ctrl-C says what is missing; resuming draws it, and does not count as training further."""
 
