@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.engine import IN_FLIGHT, DecoderOptions, EngineOptions
+from pipeline.engine import IN_FLIGHT, Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
@@ -50,6 +50,9 @@ class Loader:
         crop_scale: (min, max) output pixels per image pixel: crops of the output's size replace ``fit``, for images too
             large to be shrunk. With ``augment``, scale and place are drawn, else it is the centre at scale 1 (or, out
             of the range, its geometric mean). Of a smaller image all is shown, padded as by ``contain``.
+        decode: ``full``, or ``scaled``: JPEGs larger than needed are decoded at half, a quarter or an eighth of their
+            size, which is faster and changes the image a little (docs/performance.md says by how much), not the mask;
+            by engine ``torch`` alone.
         device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
         mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
@@ -87,6 +90,7 @@ class Loader:
         size: int | tuple[int, int] | None = None,
         fit: Fit = "stretch",
         crop_scale: tuple[float, float] | None = None,
+        decode: Decode = "full",
         device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
@@ -105,7 +109,7 @@ class Loader:
         timeout: float = 120,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
-        arguments.check_values(seed=seed, fit=fit, mask=mask, timeout=timeout)
+        arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.split = self.shards.split(split)
         if not len(self.split):
@@ -129,7 +133,9 @@ class Loader:
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
         self._iterated, self._process = False, os.getpid()
         self._reader, manifest = MemberReader(self.split), self.shards.manifest
-        self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
+        self.engine, self.engine_reason = choose_engine(
+            engine, device_type=self.device.type, storage=manifest.storage, decode=decode
+        )
         arguments.check_processes(processes, threads=threads, engine=self.engine)
         options = EngineOptions(
             storage=manifest.storage,
@@ -137,6 +143,7 @@ class Loader:
             size=self.size,
             fit=fit,
             crop_scale=arguments.resolve_crop_scale(crop_scale),
+            decode=decode,
             classes=len(manifest.labels),
             onehot=mask == "onehot",
             augment=self.augment,

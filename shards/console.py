@@ -26,6 +26,13 @@ _ADVICE = {
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
     errno.EISDIR: "is a folder, a file was expected",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
+    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.EFBIG: "File too large: a limit of this session (`ulimit -f`) or of the file system; raise it, or choose "
+    "another folder",
+    errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
+    errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
+    errno.ENXIO: "is a socket or a device, a file was expected",
     errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
 }
 

@@ -60,7 +60,7 @@ def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitS
     rows = reader.rows(np.random.default_rng(seed).permutation(len(reader)))
     reader.close()
     members = [(int(row["shard"]), *member_span(row, role)) for row in rows for role in ("image", "mask")]
-    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(len(reader.entry.shards))]
+    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(reader.entry.shards)]
 
     def read(i: int) -> None:
         for shard, offset, length in members[2 * i : 2 * i + 2]:

@@ -24,7 +24,7 @@ class MemberReader:
     def __init__(self, split: SplitReader) -> None:
         self.split = split
         self.files = TarFiles(split)
-        self._sizes = np.array([shard.bytes for shard in split.entry.shards], dtype=np.int64)
+        self._sizes = split.shards.bytes
 
     def encoded(
         self, indices: npt.NDArray[np.int64], rows: Rows, *, scratch: Scratch | None = None

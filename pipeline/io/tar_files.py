@@ -44,7 +44,7 @@ class TarFiles:
         file = self._files.get(shard)
         if file is not None:
             return file
-        check_size(self._split.folder, self._split.entry.shards[shard])
+        check_size(self._split.folder, self._split.shards[shard])
         try:
             file = ByteRanges(self._split.shard_path(shard))  # not under the lock: other threads go on meanwhile
         except OSError as error:

@@ -14,9 +14,19 @@ from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, SampleError, UsageError, printable
 from shards.format.keys import candidate_keys, shown
-from shards.format.layout import SPLITS, Rows, Split, extensions_of, key_hash, member_span, row_check
+from shards.format.layout import (
+    SPLITS,
+    Rows,
+    Split,
+    extensions_of,
+    key_hash,
+    member_span,
+    row_check,
+    shard_name,
+    table_offset,
+)
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
-from shards.format.npy import SampleTable, table_offset
+from shards.format.npy import SampleTable, ShardTable
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles
 
@@ -57,9 +67,14 @@ class SplitReader:
         return SampleTable(self.folder / self.entry.table.file, samples=self.entry.samples)
 
     @cached_property
+    def shards(self) -> ShardTable:
+        """The split's shards in order: sizes, checksums, numbers of samples; read and checked when first needed."""
+        return ShardTable.open(self.folder, self.name, self.entry)
+
+    @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
         """The index of each shard's first sample, then the number of samples, shape (shards + 1,)."""
-        return np.cumsum([0, *(shard.samples for shard in self.entry.shards)], dtype=np.int64)
+        return np.concatenate([[0], np.cumsum(self.shards.samples)])
 
     def rows(self, indices: Any) -> Rows:
         """Return the records of some samples (integers in 0..len - 1, shape (n,)), each checked by its checksum.
@@ -67,7 +82,7 @@ class SplitReader:
         Raises ``FormatError`` if a record is damaged.
         """
         rows = self.table[np.asarray(indices)]
-        bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= len(self.entry.shards)))
+        bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
         if len(bad):
             index = int(np.asarray(indices)[bad[0]])
             table = self.folder / self.entry.table.file
@@ -79,7 +94,7 @@ class SplitReader:
 
     def shard_path(self, shard: int) -> Path:
         """Return the path of the split's tar with this number."""
-        return self.folder / self.entry.shards[shard].file
+        return self.folder / shard_name(self.name, shard)
 
     def open_tar(self, shard: int) -> ByteRanges:
         """Return a tar, opened for reading.
@@ -93,7 +108,7 @@ class SplitReader:
         tar = self._tars.get(shard)
         if tar is not None:
             return tar
-        check_size(self.folder, self.entry.shards[shard])
+        check_size(self.folder, self.shards[shard])
         try:
             tar = ByteRanges(self.shard_path(shard))
             self._check_identity(shard, tar)
@@ -189,7 +204,9 @@ class ShardSet:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a set: check the manifest, and that every file of it exists with the right size.
+        """Open a set: check the manifest, and that every file that it describes exists with the right size.
+
+        Tars are checked when they are opened, so that a set of any number of shards opens at once.
 
         Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size.
         """
@@ -224,7 +241,7 @@ class ShardSet:
         from shards.format.webdataset_pipeline import webdataset_pipeline
 
         reader = self.split(split)
-        tars = [reader.shard_path(number) for number in range(len(reader.entry.shards))]
+        tars = [reader.shard_path(number) for number in range(reader.entry.shards)]
         return webdataset_pipeline(tars, shuffle=shuffle, seed=seed)
 
 
