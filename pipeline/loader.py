@@ -12,10 +12,10 @@ from pipeline.choose_engine import EngineName, choose_engine, make_engine
 from pipeline.engine import Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
-from pipeline.loader_description import LoaderDescription
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
+from pipeline.runtime.loader_description import LoaderDescription
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import VERSION, bound_values, check_state
 from shards.errors import UsageError

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from shards.errors import PetsegError, printable
 from shards.store.addresses import WEB_SCHEMES, StoreAddress, without_secrets
-from shards.store.cloud_clients import make_client
-from shards.store.request_loop import run
+from shards.store.clouds.cloud_clients import make_client
+from shards.store.clouds.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
