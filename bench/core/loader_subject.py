@@ -82,7 +82,6 @@ class LoaderSubject(ProcessSubject):
         return cast(Repeat, self.ask("turn", timed=True, seconds=self.seconds, epochs=epochs))
 
     def line(self) -> LoaderLine:
-        """Return what was found."""
         assert self._check is not None
         return LoaderLine(
             name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes, work=self.work,
@@ -161,7 +160,6 @@ class LoaderServer:
         return self.watch.run(1), resident
 
     def close(self) -> None:
-        """Stop the peer."""
         self.peer.close()
 
     def _try(self, workers: int, seconds: float) -> float:

@@ -158,7 +158,6 @@ class ProcessSubject(Subject):
         return answer
 
     def close(self) -> None:
-        """End the process."""
         if self.running is not None:
             self.running.close()
             self.running = None

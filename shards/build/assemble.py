@@ -86,6 +86,7 @@ def assemble(
             fractions=options.fractions,
             seed=options.seed,
             samples_per_shard=options.samples_per_shard,
+            shard_bytes=None if options.samples_per_shard else options.shard_bytes,
             max_pixels=options.max_pixels,
             exif=options.exif,
             quality=options.quality,

@@ -70,7 +70,8 @@ class BuildOptions(_Entry, frozen=True):
     split: str
     fractions: tuple[float, float, float]
     seed: int
-    samples_per_shard: int
+    samples_per_shard: int | None  # None where ``shard_bytes`` decides
+    shard_bytes: int | None  # of a tar, about; None where ``samples_per_shard`` decides
     max_pixels: int
     exif: str  # auto, apply or ignore
     quality: int | None  # None unless the storage is `jpeg`
@@ -172,8 +173,11 @@ def load_manifest(folder: Path) -> Manifest:
     return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError`` like load_manifest."""
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """Check the bytes of a manifest; ``path``, or an address, is only for messages.
+
+    Raises ``FormatError`` like load_manifest.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -181,9 +185,10 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise FormatError(f"{path} is not the manifest of a petseg shard set, or is damaged")
     if document.get("version") != VERSION:
+        folder = shlex.quote(str(path).rpartition("/")[0])
         raise FormatError(
             f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
-            f"set again from its source: petseg-shard build SOURCE {shlex.quote(str(path.parent))} --overwrite"
+            f"set again from its source: petseg-shard build SOURCE {folder} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)

@@ -33,14 +33,14 @@ class Patience:
     """How often, and after which waits, a failed request is repeated.
 
     The waits double from ``first_wait`` to ``longest_wait`` seconds, each multiplied by a random number from 0.5 to 1
-    (so that many clients do not come back at once); by default a minute in all.
+    (so that many clients do not come back at once); by default 20 seconds in all, besides the requests' own time.
     """
 
-    attempts: int = 10
+    attempts: int = 8
     first_wait: float = 0.1
     longest_wait: float = 15.0
-    connect_seconds: float = 10.0
-    read_seconds: float = 30.0  # without a byte
+    connect_seconds: float = 5.0
+    read_seconds: float = 20.0  # without a byte
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 0."""
@@ -169,6 +169,11 @@ class ObjectStore:
 
         for found in run(self._try(folder, request)):
             yield found["path"], _status(found)
+
+    def copy(self, name: str, new_name: str) -> None:
+        """Have the server copy a file."""
+        self._check_writable(new_name)
+        run(self._try(name, lambda client: client.copy_async(name, new_name)))
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""

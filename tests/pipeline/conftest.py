@@ -161,6 +161,7 @@ def write_set(
             fractions=(1, 0, 0),
             seed=0,
             samples_per_shard=samples_per_shard,
+            shard_bytes=None,
             quality=None,
             max_pixels=1 << 27,
             exif="auto",

@@ -19,6 +19,7 @@ from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, Split, shard_name
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 from shards.store.store_protocol import StoreError
 
 Progress = Callable[[int, int], None]
@@ -70,12 +71,14 @@ def join(
             "--task 0 --tasks N"
         )
     if existing is not None and (found is None or not overwrite):
-        digest = existing.plan if found is None else found[0].outline.digest
+        digest = existing.plan if found is None else found[0].digest
         check_finished_set(existing, digest, out, strict=strict)
         parts.clear_plan(digest) if found is None else parts.clear()  # what an interrupted join has left
         return complete(existing)
     assert found is not None
     claimed = found[0]
+    if not isinstance(claimed, ClaimedPlan):
+        raise UsageError(f"a set is being copied to {out}: run the same petseg-shard copy again to finish it")
     records = all_records(parts, claimed.outline)
     check_unclaimed(records, claimed.outline)
     publish = _publish_folder if parts.is_local else partial(publish_in_store, replace=overwrite)
@@ -89,7 +92,6 @@ def join(
     return BuildResult(
         out,
         manifest,
-        resumed=len(records),
         seconds=time.perf_counter() - start,
         unclaimed=unclaimed_values(records),
         palettes=merged_palettes(records),
@@ -170,7 +172,7 @@ def _publish_folder(
                 raise
             for done, (source, target) in enumerate(moves, start=1):
                 if source.exists():
-                    source.rename(target)
+                    rename_file(source, target)
                 if progress is not None:
                     progress(done, len(moves))
             for entry in manifest.files():

@@ -39,7 +39,7 @@ def task_number(
         environment: what gives K where it is ``auto`` or None, and N where it is None.
 
     K is taken from ``SLURM_ARRAY_TASK_ID``, ``JOB_COMPLETION_INDEX`` or ``RANK``, N from ``SLURM_ARRAY_TASK_COUNT``
-    (then K is counted from the array's first number) or ``WORLD_SIZE``. Kubernetes sets no number of tasks: N must be given.
+    (then K is counted from the array's first number) or ``WORLD_SIZE``. Kubernetes sets no N: give it.
 
     Raises ``UsageError`` if one of them is neither given nor set, is no number, or K is not below N.
     """

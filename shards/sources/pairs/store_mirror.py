@@ -1,7 +1,7 @@
 """A dataset in an object store: its names are listed once, its images are fetched one by one when they are packed.
 
-So that every layout is recognised as it is on a disk, the names are laid out in a temporary folder: lists and tables with
-their content, images and masks as empty (sparse) files of the right size. No image is read from there.
+So that every layout is recognised as it is on a disk, the names are laid out in a temporary folder: lists and tables
+with their content, images and masks as empty (sparse) files of the right size. No image is read from there.
 """
 
 import contextlib

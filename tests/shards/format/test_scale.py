@@ -116,6 +116,7 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fractions=(1.0, 0.0, 0.0),
             seed=0,
             samples_per_shard=each,
+            shard_bytes=None,
             max_pixels=2**27,
             exif="auto",
             quality=None,
