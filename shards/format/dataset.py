@@ -281,7 +281,7 @@ class ShardSet:
     def webdataset(self, split: str, *, shuffle: int = 0, seed: int = 0) -> Any:
         """Return one epoch of a split as a pipeline of the ``webdataset`` library, ready for a ``DataLoader``.
 
-        It yields (image, mask, description): uint8 (H, W, 3), RGB, decoded by Pillow at the stored size; uint8 (H, W)
+        It yields (image, mask, description): uint8 (H, W, 3), RGB, at the stored size, decoded strictly; uint8 (H, W)
         of class indices, 255 where ignored; the dictionary of ``KEY.json``. Ranks and workers get whole tars.
         No checksum is verified; :class:`pipeline.Loader` does that.
 
