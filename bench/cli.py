@@ -115,9 +115,9 @@ def show(results: Path, *, plot: Path | None) -> None:
 @click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")
 def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
-    from bench.results.result_page import update_document
     from bench.results.outputs import Outputs
     from bench.results.records import read_results
+    from bench.results.result_page import update_document
 
     runs = {path.stem: read_results(path) for path in results}
     if problems := Outputs(plot=plot).write(next(iter(runs.values()))):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from pipeline.engine import Decode
 from pipeline.order.augmentation import Augmentation, Preset
 from shards import cores
 from shards.errors import PetsegError, UsageError
@@ -109,7 +110,7 @@ def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, proces
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def check_values(*, seed: Any, fit: Any, mask: Any, timeout: float) -> None:
+def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, timeout: float) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
@@ -117,6 +118,8 @@ def check_values(*, seed: Any, fit: Any, mask: Any, timeout: float) -> None:
         raise UsageError(f"fit {fit!r} is unknown; use {', '.join(FITS)}")
     if mask not in ("onehot", "index"):
         raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
+    if decode not in get_args(Decode):
+        raise UsageError(f"decode {decode!r} is unknown; use {', '.join(get_args(Decode))}")
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 

@@ -1,4 +1,10 @@
-"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic."""
+"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
+
+from petseg import Loader
+with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
+    for batch in loader:  # one epoch
+        train(batch.image, batch.mask)
+"""
 
 import os
 import weakref
@@ -9,25 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.engine import IN_FLIGHT, DecoderOptions, EngineOptions
+from pipeline.engine import Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import VERSION, bound_values, check_state
+from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
-from shards.format.geometry import Fit, size_text
-from shards.format.labels import Labels
+from shards.format.geometry import Fit
 from shards.store.remote.remote_files import Fetch
 
 if TYPE_CHECKING:
     import torch
 
 
-class Loader:
+class Loader(LoaderFacts):
     """Batches of one split of a shard set.
 
     Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
@@ -45,6 +50,9 @@ class Loader:
         crop_scale: (min, max) output pixels per image pixel: crops of the output's size replace ``fit``, for images too
             large to be shrunk. With ``augment``, scale and place are drawn, else it is the centre at scale 1 (or, out
             of the range, its geometric mean). Of a smaller image all is shown, padded as by ``contain``.
+        decode: ``full``, or ``scaled``: JPEGs larger than needed are decoded at half, a quarter or an eighth of their
+            size, which is faster and changes the image a little (docs/performance.md says by how much), not the mask;
+            by engine ``torch`` alone.
         device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order and of the augmentation.
         mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
@@ -84,6 +92,7 @@ class Loader:
         size: int | tuple[int, int] | None = None,
         fit: Fit = "stretch",
         crop_scale: tuple[float, float] | None = None,
+        decode: Decode = "full",
         device: "str | torch.device" = "auto",
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
@@ -105,7 +114,7 @@ class Loader:
         cache_bytes: int | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
-        arguments.check_values(seed=seed, fit=fit, mask=mask, timeout=timeout)
+        arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
         self.shards = arguments.resolve_shards(shards, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
         self.split = self.shards.split(split)
         if not len(self.split):
@@ -129,7 +138,9 @@ class Loader:
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
         self._iterated, self._process = False, os.getpid()
         self._reader, manifest = MemberReader(self.split), self.shards.manifest
-        self.engine, self.engine_reason = choose_engine(engine, device_type=self.device.type, storage=manifest.storage)
+        self.engine, self.engine_reason = choose_engine(
+            engine, device_type=self.device.type, storage=manifest.storage, decode=decode
+        )
         arguments.check_processes(processes, threads=threads, engine=self.engine)
         options = EngineOptions(
             storage=manifest.storage,
@@ -137,6 +148,7 @@ class Loader:
             size=self.size,
             fit=fit,
             crop_scale=arguments.resolve_crop_scale(crop_scale),
+            decode=decode,
             classes=len(manifest.labels),
             onehot=mask == "onehot",
             augment=self.augment,
@@ -153,58 +165,6 @@ class Loader:
             reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
         )
         self._bound = bound_values(self._plan)
-
-    @property
-    def labels(self) -> Labels:
-        """The set's classes: their number is ``len(labels)``, with names and colours in the order of their indices."""
-        return self.shards.manifest.labels
-
-    @property
-    def damaged(self) -> Mapping[int, str]:
-        """The damaged samples that were replaced in the batches delivered so far: by index, where and what."""
-        return dict(self._policy.damaged)
-
-    @property
-    def retries(self) -> Mapping[str, int]:
-        """How many requests to an object store failed and were repeated, by reason."""
-        return {} if self.split.remote is None else dict(self.split.remote.retries)
-
-    @property
-    def samples(self) -> int:
-        """The number of samples of the split."""
-        return self.slices.samples
-
-    @property
-    def buffer_bytes(self) -> int | None:
-        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them; None with engine ``dali``.
-
-        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped.
-        """
-        return (self.prefetch + IN_FLIGHT) * each if (each := self._engine.batch_bytes) is not None else None
-
-    def __repr__(self) -> str:
-        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
-        storage, size = self.shards.manifest.storage, size_text(self.size)
-        text = (
-            f"{self.samples} samples, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
-        )
-        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {len(self.labels)} classes>"
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return self.slices.batches
-
-    def valid_in_batch(self, batch: int) -> int:
-        """Return how many samples of a global batch are valid: not padding, nor known to this rank as replaced."""
-        return self.slices.valid_in_batch(batch) - self._replaced.get(batch, 0)
-
-    def key(self, index: int) -> str:
-        """Return the key of a sample, as in ``KEY.jpg``."""
-        return self._reader.key(int(index))
-
-    def name(self, index: int) -> str:
-        """Return the name of a sample in its source; the key is made from it."""
-        return self._reader.name(int(index))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""

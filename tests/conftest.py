@@ -22,7 +22,10 @@ hypothesis.settings.register_profile("campaign", deadline=None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Started in the background of a script, this process and all that it starts would ignore Ctrl-C, which is tested here.
+# Started in the background of a script, or by nohup, this process and all that it starts would ignore Ctrl-C or SIGHUP,
+# which are tested here.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

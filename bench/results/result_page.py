@@ -66,7 +66,7 @@ def markdown(results: Results, *, full: bool, goals_only: bool = False) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=lambda x: x.replace("|", "\\|") if type(x) is str else x,
-        autoescape=False,  # noqa: S701 - Markdown
+        autoescape=False,
     )  # fmt: skip
     environment.filters |= {"f": format, "median": median, "mean": fmean}
     text = environment.get_template("results.md.jinja").render(

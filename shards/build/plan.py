@@ -1,6 +1,7 @@
 """The plan of a build: which sample goes into which shard, in which order. Every shard depends on its task only."""
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -11,7 +12,7 @@ import msgspec
 
 from shards.audit.findings import MOST_PIXELS, SampleFinding
 from shards.build.options import PackOptions
-from shards.build.splits import official_split, random_split, shuffled
+from shards.build.splits import official_split, random_split, shard_starts, shuffled
 from shards.errors import UsageError
 from shards.format.builtin_labels import BUILTIN
 from shards.format.geometry import Size
@@ -129,8 +130,14 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
     tasks: list[ShardTask] = []
     for name in SPLITS:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
-        for number, start in enumerate(range(0, len(order), options.samples_per_shard)):
-            chosen = tuple(samples[each] for each in order[start : start + options.samples_per_shard])
+        if options.samples_per_shard is not None:
+            starts = list(range(0, len(order), options.samples_per_shard))
+        else:
+            assert options.shard_bytes is not None
+            sizes = [estimated_bytes(samples[each].pair, options, meta_bytes) for each in order]
+            starts = shard_starts(sizes, shard_bytes=options.shard_bytes)
+        for number, (start, end) in enumerate(itertools.pairwise([*starts, len(order)])):
+            chosen = tuple(samples[each] for each in order[start:end])
             task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
             tasks.append(task)
     rejected = {finding.name for finding in findings if finding.action == "rejected"}
@@ -149,11 +156,28 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
 
 def with_absolute_paths(source: Source) -> Source:
     """Return a source whose files are found from any working folder."""
+    if source.address:
+        return source
     pairs = tuple(
         msgspec.structs.replace(pair, image=str(Path(pair.image).absolute()), mask=str(Path(pair.mask).absolute()))
         for pair in source.pairs
     )
     return replace(source, pairs=pairs)
+
+
+def estimated_bytes(pair: Pair, options: PackOptions, meta_bytes: int | None) -> int:
+    """Return how many bytes of a tar a pair will take, about, from its files' sizes and the options.
+
+    Exact for ``raw`` storage. In ``jpeg`` storage a pixel takes 0.3 bytes: photographs of pets have 0.21 to 0.51 at
+    512 to 64 pixels a side and quality 90. In ``source`` storage the files are taken for JPEGs or PNGs of the same
+    masks, so that a TIFF, which becomes a PNG, may take less.
+    """
+    if options.size is not None and meta_bytes is not None:
+        return raw_layout(options.size, meta_bytes).stride
+    if options.size is not None:
+        pixels = math.prod(options.size)
+        return 4 * TAR_BLOCK + padded(3 * pixels // 10) + padded(pixels // 32)
+    return 4 * TAR_BLOCK + padded(pair.image_stamp.bytes) + padded(pair.mask_stamp.bytes)
 
 
 def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, length: int | None) -> bytes:

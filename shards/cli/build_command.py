@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from shards.audit.findings import MAX_PIXELS
+from shards.audit.orientation import EXIF_MODES
 from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
 from shards.errors import UsageError, printable
@@ -56,8 +57,20 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     help="Part of the training images that becomes val, for --split official without val.  [default: 0.2]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the split and the order.")
-@click.option("--samples-per-shard", type=int, default=128, show_default=True)
+@click.option(
+    "--shard-bytes",
+    metavar="N|N kB|MB|GB",
+    help="Size of a tar, about; small splits have smaller ones.  [default: 256MB]",
+)
+@click.option("--samples-per-shard", type=int, help="Samples in a tar, instead of --shard-bytes.")
 @click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Larger images are rejected.")
+@click.option(
+    "--exif",
+    type=click.Choice(EXIF_MODES),
+    default="auto",
+    show_default=True,
+    help="EXIF rotation of images. auto: what the mask fits, none where it fits both ways; apply; ignore.",
+)
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")
@@ -90,6 +103,7 @@ def build(
     """
     from shards.build import build_set as building
     from shards.build.options import options_from
+    from shards.build.outcome.build_result import StrictError
     from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.format.label_files import find_labels
     from shards.sources.choose_layout import scan
@@ -101,7 +115,7 @@ def build(
             built = building.build(
                 found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
             )
-    except building.StrictError as error:
+    except StrictError as error:
         for line in finding_lines(error.findings):
             click.echo(printable(line), err=True)
         raise

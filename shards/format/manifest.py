@@ -70,8 +70,10 @@ class BuildOptions(_Entry, frozen=True):
     split: str
     fractions: tuple[float, float, float]
     seed: int
-    samples_per_shard: int
+    samples_per_shard: int | None  # None where ``shard_bytes`` decides
+    shard_bytes: int | None  # of a tar, about; None where ``samples_per_shard`` decides
     max_pixels: int
+    exif: str  # auto, apply or ignore
     quality: int | None  # None unless the storage is `jpeg`
 
 

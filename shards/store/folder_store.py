@@ -87,6 +87,11 @@ class FolderStore:
                     if not name.startswith(PARTIAL_PREFIX) and path.is_file():
                         yield path.relative_to(self.folder).as_posix(), _status(path.stat())
 
+    def copy(self, name: str, new_name: str) -> None:
+        """Copy a file."""
+        self.status(name)  # so that a missing one is named, not the new one
+        self.put(new_name, self.folder / name)
+
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
         with self._errors(name):

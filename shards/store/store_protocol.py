@@ -101,6 +101,13 @@ class Store(Protocol):
         """Yield name and status of every file below the store's folder, or below a folder of it, in no fixed order."""
         ...
 
+    def copy(self, name: str, new_name: str) -> None:
+        """Give a file's content a second name, replacing what has it; in a store by the server, so nothing is fetched.
+
+        Raises :class:`ObjectMissingError` if there is no file ``name``.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
         ...

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from shards.build.engines.cluster_executor import ClusterExecutor
 from shards.build.engines.shard_maker import OnWorker, ShardMaker
-from shards.build.library_versions import library_versions
+from shards.build.outcome.library_versions import library_versions
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord
 from shards.cores import usable_cores

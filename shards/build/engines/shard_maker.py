@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shards.build.engines.cluster_executor import ClusterError
-from shards.build.library_versions import library_versions, which_differ
+from shards.build.outcome.library_versions import library_versions, which_differ
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
 from shards.errors import SourceError
 
 
-def _never() -> None:
-    pass
+def never() -> None:
+    """Pause for nothing."""
 
 
-def _one() -> int:
+def one() -> int:
+    """Use one thread."""
     return 1
 
 
@@ -24,7 +25,7 @@ class ShardMaker(Protocol):
     """Builds a shard somewhere and returns its record; can be pickled."""
 
     def __call__(
-        self, task: ShardTask, *, pause: Callable[[], None] = _never, threads: Callable[[], int] = _one
+        self, task: ShardTask, *, pause: Callable[[], None] = never, threads: Callable[[], int] = one
     ) -> ShardRecord:
         """Build a shard; the arguments are those of :func:`shards.build.write_shard.build_shard`."""
 
@@ -36,7 +37,7 @@ class IntoFolder:
     folder: str
 
     def __call__(
-        self, task: ShardTask, *, pause: Callable[[], None] = _never, threads: Callable[[], int] = _one
+        self, task: ShardTask, *, pause: Callable[[], None] = never, threads: Callable[[], int] = one
     ) -> ShardRecord:
         """See :class:`ShardMaker`."""
         return build_shard(task, self.folder, pause=pause, threads=threads)
@@ -53,7 +54,7 @@ class OnWorker:
     versions: dict[str, str]
 
     def __call__(
-        self, task: ShardTask, *, pause: Callable[[], None] = _never, threads: Callable[[], int] = _one
+        self, task: ShardTask, *, pause: Callable[[], None] = never, threads: Callable[[], int] = one
     ) -> ShardRecord:
         """See :class:`ShardMaker`."""
         here = socket.gethostname()

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from shards.errors import PetsegError, printable
 from shards.store.addresses import WEB_SCHEMES, StoreAddress, without_secrets
-from shards.store.cloud_clients import make_client
-from shards.store.request_loop import run
+from shards.store.cloud.cloud_clients import make_client
+from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -169,6 +169,11 @@ class ObjectStore:
 
         for found in run(self._try(folder, request)):
             yield found["path"], _status(found)
+
+    def copy(self, name: str, new_name: str) -> None:
+        """Have the server copy a file."""
+        self._check_writable(new_name)
+        run(self._try(name, lambda client: client.copy_async(name, new_name)))
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""

@@ -1,0 +1,11 @@
+"""A set that is built by several tasks on any machines, and what a set in an object store is built by.
+
+Each task builds a share of the shards (``build_task``), and ``join`` makes a set of them, with the bytes of a build on
+one machine.
+"""
+
+from shards.build.tasks.build_task import TaskResult, build_task
+from shards.build.tasks.join_set import IncompleteError, join
+from shards.build.tasks.task_number import TaskNumber, task_number
+
+__all__ = ["IncompleteError", "TaskNumber", "TaskResult", "build_task", "join", "task_number"]
