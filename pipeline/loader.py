@@ -111,7 +111,7 @@ class Loader(LoaderFacts):
         timeout: float = 120,
         fetch: Fetch = "auto",
         cache: str | Path | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
         arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)

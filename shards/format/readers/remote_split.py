@@ -23,7 +23,7 @@ _ROLES = ("image", "mask", "meta")
 
 
 def open_remote_set(
-    store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | None
+    store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | str | None
 ) -> tuple[Manifest, RemoteFiles]:
     """Return the manifest of a set in an object store, and its files; see :meth:`shards.ShardSet.open`."""
     if fetch not in FETCHES:

@@ -72,6 +72,16 @@ class ObjectStore:
         return str(self.place)
 
     @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.place.name
+
+    @property
+    def location(self) -> str:
+        """The folder's address."""
+        return self.address
+
+    @property
     def read_only(self) -> bool:
         """Whether nothing can be written, listed or deleted: over https."""
         return self.place.scheme in WEB_SCHEMES
