@@ -1,4 +1,10 @@
-"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic."""
+"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
+
+from petseg import Loader
+with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
+    for batch in loader:  # one epoch
+        train(batch.image, batch.mask)
+"""
 
 import os
 import weakref
@@ -15,9 +21,8 @@ from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
-from pipeline.runtime.loader_description import LoaderDescription
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import VERSION, bound_values, check_state
+from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Loader(LoaderDescription):
+class Loader(LoaderFacts):
     """Batches of one split of a shard set.
 
     Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
@@ -106,7 +111,7 @@ class Loader(LoaderDescription):
         timeout: float = 120,
         fetch: Fetch = "auto",
         cache: str | Path | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
         arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
