@@ -19,6 +19,7 @@ from pipeline.engine import Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
+from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
@@ -58,7 +59,10 @@ class Loader(LoaderFacts):
         mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
         augment: None, a preset (``"train"``, or ``"strong"`` for few images and many epochs), or an
             :class:`pipeline.Augmentation`.
-        shuffle: whether each epoch has its own order; None: for ``train`` only.
+        shuffle: ``global`` (or True): each epoch has an order of its own. ``block``: likewise, but shards are shuffled,
+            and then the samples of ``shuffle_window`` shards together, so that few shards are needed at a time.
+            ``none`` (or False): the stored order. None: ``global`` for ``train`` only.
+        shuffle_window: the number of shards, for ``block``.
         drop_last: leave out an incomplete last batch, unless it is the only one, instead of padding it.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation a rank whose
@@ -97,7 +101,8 @@ class Loader(LoaderFacts):
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
         augment: Literal["train", "strong"] | Augmentation | None = None,
-        shuffle: bool | None = None,
+        shuffle: bool | Shuffle | None = None,
+        shuffle_window: int = 16,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -120,8 +125,9 @@ class Loader(LoaderFacts):
         if not len(self.split):
             raise UsageError(f"split {split!r} of {self.shards.address} has no samples")
         self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
-        self.shuffle = split == "train" if shuffle is None else shuffle
-        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        shuffling = arguments.resolve_shuffle(shuffle, window=shuffle_window, training=split == "train")
+        self.shuffle = shuffling.kind
+        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=shuffling.every_epoch)
         ranks = {"rank": self.rank, "world_size": self.world_size}
         self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, drop_last=drop_last, **ranks)
         self.size, self.fit = arguments.resolve_size(size, self.shards.manifest.size), fit
@@ -161,9 +167,7 @@ class Loader(LoaderFacts):
         self._engine = make_engine(
             self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
         )
-        self._plan = BatchPlan(
-            reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
-        )
+        self._plan = BatchPlan(reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=shuffling)
         self._bound = bound_values(self._plan)
 
     def set_epoch(self, epoch: int) -> None:
@@ -203,7 +207,8 @@ class Loader(LoaderFacts):
                 timeout=self.timeout,
                 epoch=self.epoch,
                 first=first,
-                endless=self.shuffle or self._iterated,  # in evaluation, one pass may be all that is wanted
+                endless=self._plan.shuffle.every_epoch
+                or self._iterated,  # in evaluation, one pass may be all that is wanted
             )
             # A loader that is dropped without being closed leaves no thread and no memory behind.
             self._cancel = weakref.finalize(self, self._stream.queue.cancel)

@@ -46,7 +46,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "fit": options.fit,
         "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
         "decode": options.decode,
-        "shuffle": plan.shuffle,
+        "shuffle": plan.shuffle.bound_value(plan.slices.samples),
         "augment": None if options.augment is None else options.augment.to_json(),
     }
 

@@ -28,6 +28,7 @@ from shards.store.remote.remote_files import Fetch
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+DEFAULT_WINDOW = 16  # shards: 4 GB at the default size of a shard
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
 NO_OPTIONS = frozenset({"classes", "encoder_sha256"})  # fields that the data, or a file, decide
 
@@ -63,6 +64,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
     drop_last: Annotated[bool, Meta(description="Leave out an epoch's last batch where it is incomplete.")] = False
+    shuffle: Annotated[
+        Literal["global", "block"], Meta(description="block: of --shuffle-window shards at a time, for large sets.")
+    ] = "global"
+    shuffle_window: Annotated[int, Meta(ge=1, le=1_000_000, description="Shards that are shuffled together.")] = (
+        DEFAULT_WINDOW
+    )
     accumulate: Annotated[int, Meta(ge=1, description="Micro-batches per batch; more need less memory.")] = 1
     optimizer: Annotated[Literal["adam", "adamw", "muon"], Meta(description="Optimiser.")]
     lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")]
@@ -109,6 +116,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if self.accumulate > self.batch_size:
             raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
+        if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":
+            raise UsageError("--shuffle-window is for --shuffle block")
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError("--weight-decay is for --optimizer adamw and muon")
         given = {
