@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 # A slow machine is no fault of the code: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("petseg", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("petseg", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("campaign", deadline=None)
 
 # Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
