@@ -50,6 +50,7 @@ def build_in_store(
         joined,
         resumed=task.resumed,
         ignored=task.ignored,
+        unread=task.unread,
         discarded=task.discarded,
         audited=task.audited,
         seconds=task.seconds + joined.seconds,

@@ -71,12 +71,14 @@ def join(
             "--task 0 --tasks N"
         )
     if existing is not None and (found is None or not overwrite):
-        digest = existing.plan if found is None else found[0].outline.digest
+        digest = existing.plan if found is None else found[0].digest
         check_finished_set(existing, digest, out, strict=strict)
         parts.clear_plan(digest) if found is None else parts.clear()  # what an interrupted join has left
         return complete(existing)
     assert found is not None
     claimed = found[0]
+    if not isinstance(claimed, ClaimedPlan):
+        raise UsageError(f"a set is being copied to {out}: run the same petseg-shard copy again to finish it")
     records = all_records(parts, claimed.outline)
     check_unclaimed(records, claimed.outline)
     publish = _publish_folder if parts.is_local else partial(publish_in_store, replace=overwrite)
@@ -90,7 +92,6 @@ def join(
     return BuildResult(
         out,
         manifest,
-        resumed=len(records),
         seconds=time.perf_counter() - start,
         unclaimed=unclaimed_values(records),
         palettes=merged_palettes(records),
