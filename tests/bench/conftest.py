@@ -29,7 +29,7 @@ class SubjectHere:
         self.close()
 
     def start(self) -> None:
-        from bench.core.server import SERVERS
+        from bench.core.subject_process import SERVERS
 
         self.server = pkgutil.resolve_name(SERVERS[type(self.job)])(self.job)
 

@@ -203,7 +203,7 @@ def test_the_environment_is_recorded() -> None:
 
 LEAVING = """
 import atexit, time
-from bench.core.server import leave
+from bench.core.subject_process import leave
 
 class Slow:
     def __del__(self):
