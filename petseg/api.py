@@ -18,7 +18,7 @@ from shards.format.layout import Storage
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
-    from shards.build.build_set import BuildResult
+    from shards.build.outcome.build_result import BuildResult
 
 __all__ = ["Batch", "FilePredictions", "Loader", "ShardSet", "build_shards", "export", "predict"]
 
@@ -37,12 +37,14 @@ def build_shards(
     fractions: tuple[float, float, float] | None = None,
     val_fraction: float | None = None,
     seed: int = 0,
-    samples_per_shard: int = 128,
+    samples_per_shard: int | None = None,
+    shard_bytes: int | str | None = None,
     max_pixels: int | None = None,
+    exif: str = "auto",
     image_suffix: str | None = None,
     mask_suffix: str | None = None,
     workers: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     strict: bool = False,
 ) -> "BuildResult":
@@ -63,12 +65,16 @@ def build_shards(
         fractions: shares of train, val and test of a random split; they add up to 1.
         val_fraction: share of the official training images that becomes the val split.
         seed: of the random split and of the order within the shards.
-        samples_per_shard: from 1.
-        max_pixels: larger images are rejected, 1..2**28; None for 2**27.
+        samples_per_shard: from 1; None: as many as ``shard_bytes`` holds.
+        shard_bytes: size of a tar, about, as a number or text such as ``"1GB"``; None for 256 MB. A split has at least
+            16 tars, or one for every 32 samples.
+        max_pixels: larger images are rejected, 1..2**29; None for 2**28.
+        exif: the rotation that EXIF asks for: ``auto`` (what the mask fits), ``apply`` or ``ignore``.
         image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
         mask_suffix: likewise, of masks.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
-        executor: replaces the processes; its workers must see the same folders.
+        executor: replaces the processes: ``"dask:ADDRESS"``, ``"ray"``, ``"ray:ADDRESS"``, or an executor of yours; its
+            workers must see the same folders under the same paths.
         overwrite: replace a finished set.
         strict: fail, and publish nothing, if the audit rejects or repairs anything.
 
@@ -92,8 +98,10 @@ def build_shards(
         val_fraction=val_fraction,
         seed=seed,
         samples_per_shard=samples_per_shard,
+        shard_bytes=shard_bytes,
         fit=fit,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        exif=exif,
         labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
     found = scan(Path(source), layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from pipeline.engine import Decode
 from pipeline.order.augmentation import Augmentation, Preset
 from shards import cores
 from shards.errors import PetsegError, UsageError
+from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
     return max(1, cores.usable_cores() // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
+
+
+def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:
+    """Return a set that is open already, or that a path or address names; ``stored`` as for ``ShardSet.open``."""
+    return shards if isinstance(shards, ShardSet) else ShardSet.open(shards, **stored)
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
@@ -102,7 +110,7 @@ def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, proces
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def check_values(*, seed: Any, fit: Any, mask: Any, timeout: float) -> None:
+def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, timeout: float) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
@@ -110,6 +118,8 @@ def check_values(*, seed: Any, fit: Any, mask: Any, timeout: float) -> None:
         raise UsageError(f"fit {fit!r} is unknown; use {', '.join(FITS)}")
     if mask not in ("onehot", "index"):
         raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
+    if decode not in get_args(Decode):
+        raise UsageError(f"decode {decode!r} is unknown; use {', '.join(get_args(Decode))}")
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 

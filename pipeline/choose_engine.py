@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pipeline.engine import Engine, EngineOptions
+from pipeline.engine import Decode, Engine, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.io.scratch import Bytes
 from shards.errors import UsageError
@@ -29,12 +29,16 @@ WHY_TORCH = {
 }
 
 
-def choose_engine(name: str, *, device_type: str, storage: Storage) -> tuple[str, str]:
+def choose_engine(name: str, *, device_type: str, storage: Storage, decode: Decode = "full") -> tuple[str, str]:
     """Return the engine's name, ``dali`` or ``torch``, and the reason; ``UsageError`` if unknown or not available."""
     if name not in get_args(EngineName):
         raise UsageError(f"engine {name!r} is unknown; use auto, dali or torch")
     if name == "torch":
         return name, "requested"
+    if decode == "scaled":
+        if name == "dali":
+            raise UsageError("decode='scaled' works with engine torch, not with dali; use decode='full'")
+        return "torch", "decode='scaled' is the CPU decoder's"
     if name == "auto" and device_type == "cpu":
         return "torch", WHY_TORCH[storage]
     problem = dali_problem()

@@ -1,7 +1,7 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # the next is handed over, that one, and the one after it, started on the device or waiting to be handed over.
 IN_FLIGHT = 3
 
+
+Decode = Literal["full", "scaled"]
 
 MIB = 1 << 20
 MAX_PREALLOCATED = 1 << 30  # bytes of decoded pixels, for a whole batch
@@ -90,6 +92,7 @@ class EngineOptions:
     size: Size  # (H, W) of the output
     fit: Fit  # how images of another aspect ratio are brought to it
     crop_scale: Scales | None = None  # of crops that replace it: output pixels per image pixel
+    decode: Decode = "full"  # scaled: JPEGs at half, a quarter or an eighth where that is not below the output's size
     classes: int  # N
     onehot: bool  # one-hot masks instead of class indices
     augment: Augmentation | None  # which operations the parameters may ask for

@@ -20,6 +20,7 @@ BOUND = {
     "size": "size",
     "fit": "fit",
     "crop_scale": "crop_scale",
+    "decode": "decode",
     "shuffle": "shuffle",
     "augment": "augment",
 }
@@ -38,6 +39,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "size": size_text(options.size),
         "fit": options.fit,
         "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
+        "decode": options.decode,
         "shuffle": plan.shuffle,
         "augment": None if options.augment is None else options.augment.to_json(),
     }
@@ -53,7 +55,7 @@ def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, A
         )
     if version != VERSION:
         raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")
-    state = {"drop_last": False, **state}  # which earlier states lack
+    state = {"drop_last": False, "decode": "full", **state}  # which earlier states lack
     differences = [
         f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"
         for name, label in BOUND.items()

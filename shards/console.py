@@ -26,6 +26,13 @@ _ADVICE = {
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
     errno.EISDIR: "is a folder, a file was expected",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
+    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.EFBIG: "File too large: a limit of this session (`ulimit -f`) or of the file system; raise it, or choose "
+    "another folder",
+    errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
+    errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
+    errno.ENXIO: "is a socket or a device, a file was expected",
     errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
 }
 
@@ -43,7 +50,20 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
+class PlaceArgument(PathArgument):
+    """A path as a :class:`pathlib.Path`, or the address of a folder in an object store as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or address; fail if it is empty, or an address that cannot be used."""
+        if isinstance(value, str) and "://" in value:
+            from shards.store.addresses import parse_address
+
+            return value if not isinstance(parse_address(value), Path) else Path(value)
+        return super().convert(value, param, ctx)
+
+
 PATH = PathArgument()
+PLACE = PlaceArgument()
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -22,11 +23,15 @@ hypothesis.settings.register_profile("campaign", deadline=None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Started in the background of a script, this process and all that it starts would ignore Ctrl-C, which is tested here.
+# Started in the background of a script, or by nohup, this process and all that it starts would ignore Ctrl-C or SIGHUP,
+# which are tested here.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))  # for helpers such as store_servers; pytest's importlib mode does not
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,24 +65,31 @@ def real_pets() -> Path:
 @pytest.fixture(scope="session")
 def synthetic_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic dataset of 60 images in the official layout, drawn by ``petseg-shard sample``."""
+    from shards.sources.synthetic.generate import make_pets
+
     folder = tmp_path_factory.mktemp("synthetic") / "pets"
-    run_command("petseg-shard", "sample", folder, "--count", "60", "--seed", "7")
+    make_pets(folder, count=60, seed=7)
     return folder
 
 
 @pytest.fixture(scope="session")
 def synthetic_set(synthetic_pets: Path) -> Path:
     """A ``source`` shard set of the synthetic dataset, official split, several shards a split."""
-    out = synthetic_pets.parent / "shards"
-    run_command("petseg-shard", "build", synthetic_pets, out, "--samples-per-shard", "16")
-    return out
+    return build_here(synthetic_pets, synthetic_pets.parent / "shards", samples_per_shard=16)
 
 
 @pytest.fixture(scope="session")
 def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``source`` shard set of the real images, official split."""
-    out = tmp_path_factory.mktemp("real") / "shards"
-    run_command("petseg-shard", "build", real_pets, out)
+    return build_here(real_pets, tmp_path_factory.mktemp("real") / "shards")
+
+
+def build_here(source: Path, out: Path, **options: Any) -> Path:
+    """Build a set in this process: as many bytes as ``petseg-shard build`` writes, without the start of a process."""
+    from shards.build.build_set import build
+    from shards.build.options import PackOptions
+
+    build(source, out, PackOptions(**options), workers=1)
     return out
 
 

@@ -26,15 +26,14 @@ from shards.format.layout import member_span
 class LimitSubject(Subject):
     """One part of the work, done for sample i by ``task(i)`` in as many threads as cores for about ``seconds``."""
 
-    part = "limits"
+    part, seconds = "limits", 0.5
 
     def __init__(
         self, title: str, how: str, samples: int, task: Callable[[int], Any], *, storage: str = "", mask: str = ""
     ) -> None:
         super().__init__(" ".join(filter(None, (title, storage, mask))))
-        self.title, self.how, self.seconds, self.storage, self.mask = title, how, 0.5, storage, mask
+        self.title, self.how, self.storage, self.mask, self._task = title, how, storage, mask, task
         self._chunks = np.array_split(np.arange(samples), max(1, min(usable_cores(), samples)))
-        self._samples, self._task = samples, task
 
     def turn(self) -> Repeat:
         """Run the task on all samples, again and again; before the clock starts, on some."""
@@ -42,17 +41,16 @@ class LimitSubject(Subject):
             list(pool.map(self._run, [chunk[:8] for chunk in self._chunks]))
             start, done = time.perf_counter(), 0
             while (spent := time.perf_counter() - start) < self.seconds:
-                list(pool.map(self._run, self._chunks))
-                done += self._samples
+                done += sum(pool.map(self._run, self._chunks))
         return Repeat(images=done, seconds=spent)
 
     def line(self) -> Limit:
-        """Return what was found."""
         return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), storage=self.storage, mask=self.mask)
 
-    def _run(self, chunk: np.ndarray[Any, Any]) -> None:
+    def _run(self, chunk: np.ndarray[Any, Any]) -> int:
         for i in chunk.tolist():
             self._task(i)
+        return len(chunk)
 
 
 def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitSubject]:
@@ -62,23 +60,22 @@ def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitS
     rows = reader.rows(np.random.default_rng(seed).permutation(len(reader)))
     reader.close()
     members = [(int(row["shard"]), *member_span(row, role)) for row in rows for role in ("image", "mask")]
-    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(len(reader.entry.shards))]
+    tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(reader.entry.shards)]
 
     def read(i: int) -> None:
         for shard, offset, length in members[2 * i : 2 * i + 2]:
             os.pread(tars[shard].fileno(), length, offset)
 
-    def add(title: str, how: str, task: Callable[[int], Any]) -> LimitSubject:
-        return LimitSubject(title, how, len(rows), task, storage=storage)
-
-    found = [add("read", "pread of each member, in random order, page cache warm", read)]
+    tasks: dict[str, tuple[str, Callable[[int], Any]]] = {
+        "read": ("pread of each member, in random order, page cache warm", read)
+    }
     if images:
         how = "libjpeg-turbo through simplejpeg (PNG: OpenCV), images alone"
-        found.append(add("decode", how, lambda i: decode_image(images[i])))
+        tasks["decode"] = how, lambda i: decode_image(images[i])
     if storage == "source":
         how = f"the same, at the smallest scale that is not below {size_text(size)} pixels"
-        found.append(add("decode, scaled", how, lambda i: decode_image(images[i], size)))
-    return found
+        tasks["decode, scaled"] = how, lambda i: decode_image(images[i], size)
+    return [LimitSubject(title, how, len(rows), task, storage=storage) for title, (how, task) in tasks.items()]
 
 
 def copy_limit(mask: Mask, *, size: Size, classes: int, samples: int) -> LimitSubject:
@@ -90,5 +87,4 @@ def copy_limit(mask: Mask, *, size: Size, classes: int, samples: int) -> LimitSu
     def task(i: int) -> None:
         into[i % many] = made[(i * 7) % many]
 
-    how = f"memcpy of image and mask of each sample, {planes} planes"
-    return LimitSubject("copy", how, samples, task, mask=mask)
+    return LimitSubject("copy", f"memcpy of image and mask of each sample, {planes} planes", samples, task, mask=mask)

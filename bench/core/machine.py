@@ -15,58 +15,46 @@ from bench.results.records import Environment
 from pipeline.choose_engine import dali_distributions
 from shards.cores import usable_cores
 
-_LIBRARIES = (
-    "petseg", "torch", "torchvision", "numpy", "pillow", "webdataset", "opencv-python-headless",
-    "simplejpeg", "mosaicml-streaming", "litdata", "spdl", "ffcv",
-)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+_LIBRARIES = ("petseg", "torch", "torchvision", "numpy", "pillow", "webdataset", "opencv-python-headless", "simplejpeg",
+              "mosaicml-streaming", "litdata", "spdl", "ffcv")  # fmt: skip
 
 
 class RunClock:
     """Notes the time and the load at the start of a run; :meth:`finish` returns the environment at its end."""
 
     def __init__(self) -> None:
-        self._clock = time.monotonic()
-        self._started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._clock, self._started = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._load = round(psutil.getloadavg()[0], 2)
 
     def finish(self) -> Environment:
         """Return the environment."""
+        versions = {"python": platform.python_version()}
+        for name in _LIBRARIES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
+        describe = "git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"
         return Environment(
             command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), started=self._started,
-            seconds=round(time.monotonic() - self._clock, 1), commit=_commit(),
+            seconds=round(time.monotonic() - self._clock, 1),
+            commit=_output(*describe) if (ROOT / ".git").exists() else None,
             system=f"{platform.system()} {platform.release()} {platform.machine()}", cpu=_cpu_name(),
             cores=usable_cores(), last_level_cache_bytes=_last_level_cache(), gpu=gpu_names(),
             memory_bytes=psutil.virtual_memory().total, load_before=self._load,
-            load_after=round(psutil.getloadavg()[0], 2), versions=_versions(),
+            load_after=round(psutil.getloadavg()[0], 2), versions=versions | dali_distributions(),
         )  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found | dali_distributions()
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    return _output("git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
 
 
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _last_level_cache() -> int | None:
     texts = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    sizes = [int(text.rstrip("KM")) * {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1) for text in texts]
-    return max(sizes, default=None)
+    return max((int(x.rstrip("KM")) * {"K": 1 << 10, "M": 1 << 20}.get(x[-1:], 1) for x in texts), default=None)
 
 
 @lru_cache(maxsize=1)
@@ -88,7 +76,6 @@ def why_no_gpu() -> str:
 
 def _output(*command: str) -> str | None:
     """Return what a command prints; None where it fails."""
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return None

@@ -16,8 +16,7 @@ def cpu_seconds(pid: int) -> float:
     total = 0.0
     for process in _tree(pid):
         with suppress(psutil.Error):  # it has just ended; its parent has waited for it and carries its time
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+            total += sum(process.cpu_times()[:4])  # user, system, and those of children
     return total
 
 
@@ -39,13 +38,11 @@ def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[list[int]]:
 
     Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
     """
-    readings, stop = list[int](), threading.Event()
+    readings, stop = [memory_bytes(pid)], threading.Event()
 
     def look() -> None:
-        while True:
+        while not stop.wait(every):
             readings.append(memory_bytes(pid))
-            if stop.wait(every):
-                return
 
     thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
     thread.start()
@@ -62,9 +59,7 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
     ``posix_fadvise(POSIX_FADV_DONTNEED)``, after ``fsync``, since unwritten pages stay. Pages that another process maps
     stay as well, and the disk's or the hypervisor's own cache is out of reach: see :func:`resident_share`.
     """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in files:
+    for path in files if hasattr(os, "posix_fadvise") else ():
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -77,25 +72,21 @@ def resident_share(files: Iterable[Path]) -> float | None:
         return None
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     cached = pages = 0
-    for path in files:
-        length = path.stat().st_size
-        if length == 0:
-            continue
-        with path.open("rb") as handle, mmap.mmap(handle.fileno(), length, access=mmap.ACCESS_COPY) as mapped:
+    for path in (path for path in files if path.stat().st_size):
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
             view = ctypes.c_char.from_buffer(mapped)
-            flags = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
-            failed = libc.mincore(ctypes.addressof(view), length, flags)
+            flags = ctypes.create_string_buffer(-(-len(mapped) // mmap.PAGESIZE))
+            failed = libc.mincore(ctypes.addressof(view), len(mapped), flags)
             del view  # the map cannot be closed while something points into it
             if failed:
                 return None
         pages += len(flags)
-        cached += sum(flag & 1 for flag in flags.raw[: len(flags)])
+        cached += sum(flag & 1 for flag in flags.raw)
     return cached / pages if pages else None
 
 
 def _tree(pid: int) -> list[psutil.Process]:
-    try:
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    return []

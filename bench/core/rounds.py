@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from bench.core.output_check import CheckError
 from bench.results.records import Repeat, Skipped
@@ -23,8 +22,7 @@ class PartSeconds:
     """Adds up seconds by the name of a part of the run, and reports in a line what is done now."""
 
     def __init__(self, report: Callable[[str], None] = lambda _: None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._report = report
+        self.seconds, self._report = dict[str, float](), report
 
     @contextmanager
     def part(self, name: str, message: str = "") -> Iterator[None]:
@@ -62,6 +60,10 @@ class Subject(ABC):
     def close(self) -> None:  # noqa: B027
         """End the process."""
 
+    def take_turn(self) -> None:
+        """Time one repeat and keep it, with the number of the process that it is of."""
+        self.repeats.append(replace(self.turn(), process=self.process))
+
 
 S = TypeVar("S", bound=Subject)
 
@@ -87,9 +89,6 @@ def run_rounds(
             skipped.append(Skipped(name=subject.name, reason=str(error)))
             subject.close()
 
-    def take_turn(subject: S) -> None:
-        subject.repeats.append(msgspec.structs.replace(subject.turn(), process=subject.process))
-
     processes = min(repeats, MOST_PROCESSES)
     for process in range(processes):
         present = list(alive)
@@ -106,7 +105,7 @@ def run_rounds(
             for number in range(repeats * process // processes, repeats * (process + 1) // processes):
                 for subject in order.sample(alive, len(alive)):
                     with parts.part(subject.part, f"round {number + 1} of {repeats}: {subject.name}"):
-                        attempt(subject, partial(take_turn, subject))
+                        attempt(subject, subject.take_turn)
         finally:
             with parts.part("close"), ThreadPoolExecutor() as pool:
                 list(pool.map(lambda subject: subject.close(), present))

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import msgspec
-import torch
+from msgspec.structs import replace
 
 from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds
@@ -28,11 +27,13 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
 
     The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
     """
-    event_class: Any = torch.cuda.Event
-    first, end = [event_class(enable_timing=True) for _ in range(2)] if cuda else (None, None)
-    if first:
+    events: list[Any] = []
+    if cuda:
+        import torch
+
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
-        first.record()
+        events[0].record()
     gaps, images, waited, cpu = list[float](), 0, 0.0, cpu_seconds(os.getpid())
     start = last = time.perf_counter()
     for batch in batches:
@@ -41,12 +42,12 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         now = time.perf_counter()
         gaps.append(now - last)
         last = now
-    if end:
-        end.record()
+    if cuda:
+        events[1].record()
         torch.cuda.synchronize()
     seconds, gpu = time.perf_counter() - start, None
-    if first:
-        gpu = GpuCost(device_seconds=first.elapsed_time(end) / 1e3, moved_bytes=round(images * moved))
+    if cuda:
+        gpu = GpuCost(device_seconds=events[0].elapsed_time(events[1]) / 1e3, moved_bytes=round(images * moved))
     batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
     return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
                   wait_seconds=waited, gpu=gpu)  # fmt: skip
@@ -80,8 +81,7 @@ class Stopwatch:
 
         repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
         if repeat.gpu:
-            moved = repeat.gpu.moved_bytes + self._copied
-            repeat = msgspec.structs.replace(repeat, gpu=msgspec.structs.replace(repeat.gpu, moved_bytes=moved))
+            repeat = replace(repeat, gpu=replace(repeat.gpu, moved_bytes=repeat.gpu.moved_bytes + self._copied))
         return repeat
 
     def run_about(self, seconds: float, *, epochs: int = 1) -> tuple[Repeat, int]:

@@ -1,14 +1,21 @@
-"""Starts the process of a benchmark subject, sends it commands, and survives whatever it does."""
+"""The process of a benchmark subject, seen from both sides: commands go there, results or errors come back.
 
+Commands are the public methods of the class that :data:`SERVERS` names for the process's job.
+"""
+
+import atexit
 import contextlib
 import multiprocessing
 import os
+import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NoReturn, Self, TypeAlias
 
 from bench.core.output_check import CheckError
 from bench.core.resources import memory_bytes, watch_memory
@@ -17,6 +24,7 @@ from bench.peers.job import Job
 from bench.settings import TrainSettings
 from petseg.host.openmp import configure_openmp
 from shards.build.options import PackOptions
+from shards.errors import PetsegError
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -41,8 +49,16 @@ class PackJob:
     images: int
 
 
+AnyJob: TypeAlias = Job | TrainJob | PackJob
+SERVERS = {  # imported where they are needed: that of training needs torch
+    Job: "bench.core.loader_subject:LoaderServer",
+    TrainJob: "bench.core.train_server:TrainServer",
+    PackJob: "bench.build_benchmark:PackServer",
+}
+
+
 class SubjectProcess:
-    """One ``python -m bench.core.server``. A context manager that starts and ends it.
+    """A process that runs :func:`serve`. A context manager that starts and ends it.
 
     Attributes:
         peak_memory_bytes: the most that the process with its workers took during a command.
@@ -51,20 +67,17 @@ class SubjectProcess:
         CheckError: from :meth:`start` and :meth:`ask`: it failed, died, or took too long; the message says which.
     """
 
-    def __init__(self, job: Job | TrainJob | PackJob) -> None:
+    def __init__(self, job: AnyJob) -> None:
         self.job, self.peak_memory_bytes, self.patience = job, 0, PATIENCE_SECONDS
         self._memory_interval = 0.05 if isinstance(job, PackJob) else 0.25
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._connection, theirs = multiprocessing.Pipe()
+        program = f"from {__name__} import serve; serve({theirs.fileno()})"
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "bench.core.server", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=(theirs.fileno(),),
-            env=environment_for(job),
+            [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+            pass_fds=(theirs.fileno(),), env=environment_for(job),
             start_new_session=True,  # its workers end with it, and Ctrl-C reaches only the benchmark
-        )
+        )  # fmt: skip
         theirs.close()
 
     def __enter__(self) -> Self:
@@ -75,7 +88,7 @@ class SubjectProcess:
         self.close()
 
     def start(self) -> None:
-        """Hand over the job and wait until the libraries are imported."""
+        """Wait until the libraries are imported."""
         self._send("start", {"job": self.job})
 
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
@@ -113,28 +126,24 @@ class SubjectProcess:
                 raise CheckError(f"{command}: no answer within {self.patience:.0f} s")
             succeeded, answer = self._connection.recv()
         except (EOFError, OSError):
-            raise CheckError(self._death()) from None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=5)
+            self._log.seek(0)
+            last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise CheckError(": ".join([f"its process ended (exit {self.popen.returncode})", *last])) from None
         if not succeeded:
             raise CheckError(answer)
         return answer
-
-    def _death(self) -> str:
-        """Say how the process ended, with the last line that it wrote."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(timeout=5)
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended (exit {self.popen.returncode}){': ' + lines[-1] if lines else ''}"
 
 
 class ProcessSubject(Subject):
     """A subject whose work is done by a :class:`SubjectProcess`."""
 
-    def __init__(self, name: str, job: Job | TrainJob | PackJob) -> None:
+    running: SubjectProcess | None = None
+
+    def __init__(self, name: str, job: AnyJob) -> None:
         super().__init__(name)
-        self.job = job
-        self.peak_memory_bytes = 0
-        self.running: SubjectProcess | None = None
+        self.job, self.peak_memory_bytes = job, 0
 
     def start(self) -> None:
         """Start the process, which imports its libraries."""
@@ -149,15 +158,47 @@ class ProcessSubject(Subject):
         return answer
 
     def close(self) -> None:
-        """End the process."""
         if self.running is not None:
             self.running.close()
             self.running = None
 
 
-def environment_for(job: Job | TrainJob | PackJob) -> dict[str, str]:
+def environment_for(job: AnyJob) -> dict[str, str]:
     """Return the environment of a subject's process: this one's, and for training what ``petseg-train`` sets."""
     environment = dict(os.environ)
     if isinstance(job, TrainJob):
         configure_openmp(environment)
     return environment
+
+
+def serve(descriptor: int) -> NoReturn:
+    """Answer commands on an inherited connection until its other end is closed, and leave."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the benchmark's business; it ends this process
+    connection, server = Connection(descriptor), None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            command, arguments = connection.recv()
+            answer: tuple[bool, Any]
+            try:
+                if server is None:
+                    job = arguments["job"]
+                    server, answer = pkgutil.resolve_name(SERVERS[type(job)])(job), (True, None)
+                else:
+                    answer = True, getattr(server, command)(**arguments)
+            except PetsegError as error:
+                answer = False, str(error)
+            except Exception as error:  # noqa: BLE001 - whatever a peer raises is reported, and the others run on
+                answer = False, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            connection.send(answer)
+    if server is not None:
+        server.close()
+    leave()
+
+
+def leave() -> NoReturn:
+    """End this process without finalizing the interpreter: with torch and DALI in it that takes up to a second.
+
+    What libraries have registered to be done at exit is done: files in shared memory would be left behind otherwise.
+    """
+    atexit._run_exitfuncs()
+    os._exit(0)

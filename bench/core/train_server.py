@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
 from bench.core.stopwatch import time_batches, warm_up
 from bench.core.subject_process import TrainJob
@@ -27,33 +27,29 @@ class TrainServer:
     """A learner, its loader, and the three modes."""
 
     def __init__(self, job: TrainJob) -> None:
-        self.job = job
         settings, recipe = job.settings, default_recipe(cast(Any, job.model))
-        size, batch_size = settings.size or recipe.size, settings.batch_size or recipe.batch_size
         shard_set = ShardSet.open(settings.shards)
-        model = msgspec.structs.replace(recipe.model, classes=len(shard_set.manifest.labels))
-        self.recipe = msgspec.structs.replace(
-            recipe, model=model, size=size, fit=settings.fit or recipe.fit, batch_size=batch_size,
-            precision=cast(Any, job.precision), seed=settings.seed,
+        self.recipe = recipe = replace(
+            recipe, model=replace(recipe.model, classes=len(shard_set.manifest.labels)), seed=settings.seed,
+            size=settings.size or recipe.size, fit=settings.fit or recipe.fit,
+            batch_size=settings.batch_size or recipe.batch_size, precision=cast(Any, job.precision),
         )  # fmt: skip
-        self.recipe.check()
+        recipe.check()
         self.placement = choose_placement(choose_device(settings.device), cast(Any, job.precision))
-        self.trainer = TrainStep(self.recipe, total_steps=NEVER, placement=self.placement)
-        augment = None if recipe.augment == "none" else recipe.augment
+        self.trainer = TrainStep(recipe, total_steps=NEVER, placement=self.placement)
         self.loader = Loader(
-            shard_set, split=settings.split, batch_size=batch_size, size=size, fit=self.recipe.fit,
-            device=self.placement.device, seed=settings.seed, mask="index", augment=augment, shuffle=True,
-            prefetch=PREFETCH, engine=cast(Any, settings.engine),
+            shard_set, split=settings.split, batch_size=recipe.batch_size, size=recipe.size, fit=recipe.fit,
+            device=self.placement.device, seed=settings.seed, mask="index", shuffle=True, prefetch=PREFETCH,
+            augment=None if recipe.augment == "none" else recipe.augment, engine=cast(Any, settings.engine),
         )  # fmt: skip
-        self._batches = self._endless()
+        self._batches, self._step, self._patience = self._endless(), 0, 4 * settings.seconds
         kept = next(self._batches)
         copied = {name: getattr(kept, name).clone() for name in ("image", "mask", "index", "valid")}
         self._kept = dataclasses.replace(kept, **copied)
-        self._step = 0
 
     def prepare(self) -> dict[str, Any]:
         """Train end-to-end until the speed no longer rises."""
-        warm_up(lambda: self._run("end-to-end", 0.0).rate, most_seconds=4 * self.job.settings.seconds)
+        warm_up(lambda: self._run("end-to-end", 0.0).rate, most_seconds=self._patience)
         return {"precision": self.placement.precision, "size": size_text(self.recipe.size),
                 "batch_size": self.recipe.batch_size, "device": str(self.placement.device),
                 "engine": self.loader.engine}  # fmt: skip
@@ -73,7 +69,6 @@ class TrainServer:
         return torch.cuda.max_memory_allocated(self.placement.device) if self.placement.on_gpu else None
 
     def close(self) -> None:
-        """Stop the loader."""
         self.loader.close()
 
     def _run(self, mode: str, seconds: float) -> Repeat:

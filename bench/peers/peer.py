@@ -1,6 +1,6 @@
 """The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common.
 
-To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers.registry`.
+To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers`.
 """
 
 import importlib.util
@@ -88,8 +88,9 @@ class Peer:
             return f"not installed: {cls.needs} ({cls.install})"
         if job.augment and not cls.augments:
             return "has no training augmentation in its peer file"
-        fits = job.fit in cls.fits or not job.resizes
-        return "" if fits else f"cannot bring images to the output size as --fit {job.fit} does"
+        if job.resizes and job.fit not in cls.fits:
+            return f"cannot bring images to the output size as --fit {job.fit} does"
+        return ""
 
     @classmethod
     def caveats_on(cls, job: Job) -> list[Caveat]:
@@ -169,12 +170,10 @@ class FilePeer(Peer):
         self.sampler = EpochSampler(job)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver one epoch in petseg's order."""
         self.sampler.number = number
         return super().epoch(number)
 
     def files(self) -> list[Path]:
-        """Return the image and mask files."""
         return [Path(path) for pair in self.job.read_files().members for path in pair]
 
 
@@ -186,7 +185,6 @@ class ConvertedPeer(Peer):
         self.output = Path(job.work) / "converted"  # a folder or file
 
     def prepare(self) -> None:
-        """Convert the data unless that has been done."""
         if not self.output.exists():
             self.convert()
 
@@ -201,7 +199,6 @@ class ConvertedPeer(Peer):
             yield {"image": split.read(index, "image"), "mask": split.read(index, "mask"), "index": index}
 
     def files(self) -> list[Path]:
-        """Return the converted files."""
         return files_under(self.output)
 
 

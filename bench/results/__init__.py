@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparison": ["Comparison", "compare_results"],
         "goals": ["GOALS", "Verdict", "verdicts"],
         "records": ["Results", "read_results", "write_results"],
-        "rendering": ["print_results"],
+        "result_page": ["print_results"],
     },
 )

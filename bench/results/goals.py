@@ -1,15 +1,20 @@
-"""The project's goals and what a run measured: reached or not, and what limits them."""
+"""The project's goals and what a run measured: reached or not; how far a loader is from what is possible, and what
+limits it.
+"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from bench.peers.job import PROCESSES
-from bench.results.bounds import bound, limits_for
-from bench.results.records import BASELINE, BuildLine, LoaderLine, Results
+from bench.results.records import BASELINE, BuildLine, Limit, LoaderLine, Results
 
 STATED_FOR = {"size": "128", "batch_size": 32, "fit": "stretch"}  # loaders
 TOLERANCE = 0.005  # 2.495 is shown, and counts, as 2.5
+NEAR = 0.7  # of a limit: from there on, that part of the work is what bounds a loader
+BUSY = 0.85  # of the cores' time: from there on, the processor is
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,7 @@ GOALS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """One side of a goal: its value, how it is written, and what is known of the line."""
 
     value: float
@@ -112,19 +116,56 @@ def _measured(results: Results) -> dict[str, Measured]:
 
 def _limited_by(measured: Measured, base: Measured, results: Results) -> str:
     """Say what bounds a line."""
-    line, cores = measured.line, results.environment.cores
+    line, one, cores = measured.line, base.line, results.environment.cores
     if isinstance(line, LoaderLine):
         text, parts = bound(line, results.limits, cores), limits_for(line, results.limits)
         most = 1 / sum(1 / rate for rate in parts.values()) / base.value if parts else 0.0
         return f"{text}; {', '.join(parts)} alone would allow {ratio_text(most)}" if parts else text
     assert line is not None
-    one = base.line if isinstance(base.line, BuildLine) else None
-    other, busy = f"the limit takes {1000 * cores / base.value:.2f}", f"cores {_busy(line):.0%} busy"
-    if one:
-        other, busy = f"{one.cpu_seconds_per_thousand:.2f} in one process", f"{busy}, {_busy(one):.0%} with one"
-    cost = line.cpu_seconds_per_thousand
-    return f"{cost:.2f} processor seconds for 1,000, {other}; {busy}" if cost else ""
+    if not (cost := line.cpu_seconds_per_thousand):
+        return ""
+    other, busy = f"the limit takes {1000 * cores / base.value:.2f}", f"cores {_busy(line, line.workers):.0%} busy"
+    if isinstance(one, BuildLine):
+        other = f"{one.cpu_seconds_per_thousand:.2f} in one process"
+        busy += f", {_busy(one, one.workers):.0%} with one"
+    return f"{cost:.2f} processor seconds for 1,000, {other}; {busy}"
 
 
-def _busy(line: BuildLine) -> float:
-    return line.cpu_seconds_per_thousand / 1000 * line.rate / line.workers
+def _busy(line: LoaderLine | BuildLine, cores: int) -> float:
+    return line.cpu_seconds_per_thousand / 1000 * line.rate / cores
+
+
+def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
+    """Return the limits that hold for a line: images per second by name.
+
+    Decoding counts at its scaled rate where that was measured, since a loader is free to decode at a smaller scale.
+    """
+    work = line.work
+    found = {each.name: each.rate for each in limits
+             if each.storage in ("", work.storage) and each.mask in ("", work.mask)}  # fmt: skip
+    if "decode, scaled" in found:
+        found["decode"] = max(found.pop("decode, scaled"), found.get("decode", 0.0))
+    return found
+
+
+def share_of_limit(line: LoaderLine, limits: Sequence[Limit]) -> float | None:
+    """Return a line's rate over what all necessary parts together allow: reading, decoding, writing the output once.
+
+    The parts share the cores, so their times add up: 1 / (1/read + 1/decode + 1/copy). None without limits, and on the
+    GPU, where the cores do not decode.
+    """
+    found = limits_for(line, limits)
+    return line.rate * sum(1 / rate for rate in found.values()) if found and line.work.device == "cpu" else None
+
+
+def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
+    """Return what bounds a line: a part of the work that alone takes 70 % of the time or more; else the processor, if
+    the cores were 85 % busy or more; else waiting.
+    """
+    parts = limits_for(line, limits) if line.work.device == "cpu" else {}
+    if parts:
+        name, limit = min(parts.items(), key=lambda item: item[1])
+        if line.rate >= NEAR * limit:
+            return name
+    busy = _busy(line, cores)
+    return f"processor, {busy:.0%} busy" if busy >= BUSY else f"waiting, cores {busy:.0%} busy"

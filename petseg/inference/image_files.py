@@ -1,8 +1,7 @@
-"""Finding image files, and reading images of any format and mode."""
+"""Finding image files, and reading images of any format and mode: with the decoders that a set's images pass."""
 
 import glob
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
 
+from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
+from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
+from shards.audit.image import ImageAudit
 from shards.errors import SampleError, UsageError, printable
+from shards.store.byte_ranges import read_regular
 
-MAX_PIXELS = 150_000_000  # a larger file is taken for a decompression bomb; Pillow refuses from 179 million
 _GLOB_CHARACTERS = frozenset("*?[")
 _TIFF_BITS = 258  # the tag BitsPerSample
 _STRIP_PIXELS = 2_000_000  # converted together; a whole huge image takes a gigabyte for every intermediate image
@@ -33,11 +35,11 @@ def find_images(
 ) -> tuple[list[ImageFile], int]:
     """Resolve files, folders and globs (also ``**``) to images and the number of other files.
 
-    A named file is taken whatever its name; of a folder or glob, files with an image's suffix. Each file is taken once.
+    A named file is taken whatever its name; of a folder or glob, files with an image's ending, or that begin like an
+    image. Each file is taken once.
     With ``recursive``, folders are searched with their subfolders, without hidden ones and without ``skip``. An
     argument that names nothing raises ``UsageError``.
     """
-    suffixes = Image.registered_extensions()
     images: dict[Path, ImageFile] = {}
     ignored = 0
     for argument in arguments:
@@ -55,13 +57,24 @@ def find_images(
             found = [ImageFile(Path(name)) for name in names if Path(name).is_file()]
         else:
             raise UsageError(f"no such image or folder: {argument}")
-        chosen = [each for each in found if each.path.suffix.lower() in suffixes and not each.path.name.startswith(".")]
+        chosen = [each for each in found if _is_image(each.path)]
         if not chosen:
             raise UsageError(_nothing_found(path, argument, recursive=recursive))
         ignored += len(found) - len(chosen)
         for each in chosen:
             images.setdefault(each.path.resolve(), each)
     return list(images.values()), ignored
+
+
+def _is_image(path: Path) -> bool:
+    ending = path.suffix.lower()
+    if path.name.startswith(".") or ending in KNOWN_ENDINGS:
+        return not path.name.startswith(".")
+    try:
+        with path.open("rb") as handle:
+            return is_proof(file_kind(handle.read(START)), ending)
+    except OSError:
+        return False
 
 
 def _walk(folder: Path, *, skip: Path | None) -> Iterator[Path]:
@@ -86,8 +99,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     """Return an image in 8-bit RGB, with its EXIF orientation applied.
 
     Transparent pixels are blended with white; of an animation the first frame is taken. Takes up to 8 bytes per pixel
-    of memory while it works, and 4 for the result. Raises ``SampleError`` for a file that is not an image, is damaged,
-    has more than :data:`MAX_PIXELS` pixels, or, as when a set is built, more than 8 bits per channel.
+    of memory while it works, and 4 for the result. Raises ``SampleError`` for a file that the audit of a set rejects,
+    with the same reason: it is no image, is damaged, has more than :data:`MAX_PIXELS` pixels or 8 bits per channel.
     """
     if isinstance(image, Image.Image):
         if deep := _depth_problem(image):
@@ -103,26 +116,20 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     if path.exists() and not path.is_file():
         raise SampleError(f"{name}: not a file, but a folder, device, pipe or socket")
     try:
-        # Pillow warns from half its limit on; the size is checked here instead, before any pixel is decoded.
-        ignore = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
-        with ignore, Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise SampleError(f"{name}: {opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
-            if deep := _depth_problem(opened):
-                raise SampleError(f"{name}: {deep}")
-            opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return _rgb(opened)
+        audited = ImageAudit(mask_size=None, pixels=True, max_pixels=MAX_PIXELS, exif="apply").run(read_regular(path))
     except FileNotFoundError:
         raise SampleError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
-        raise SampleError(f"{name}: not an image that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{name}: cannot be decoded ({printable(error)})") from None
+    except OSError as error:
+        raise SampleError(f"{name}: cannot be read ({error.strerror or printable(error)})") from None
+    except RejectedError as error:
+        detail = f" ({printable(error.detail)})" if error.detail else ""
+        raise SampleError(f"{name}: {REASONS[error.reason]}{detail}") from None
+    assert audited.pixels is not None
+    return Image.fromarray(audited.pixels)
 
 
 def _depth_problem(image: Image.Image) -> str | None:
-    """Return why an image has too many bits per channel, as the audit of a set finds it; None if it has at most 8.
+    """Return why an image that Pillow has opened has too many bits per channel; None if it has at most 8.
 
     Pillow reduces 16-bit colours to their upper 8 bits without a word, so the file's own header is what counts.
     """
@@ -136,7 +143,7 @@ def _depth_problem(image: Image.Image) -> str | None:
         codec, arguments = image.tile[0].codec_name, image.tile[0].args
         bits = 16 if codec != "raw" and isinstance(arguments, tuple) and arguments[1] > 255 else 8
     if bits > 8 or image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return f"the image has more than 8 bits per channel ({image.mode}); how to reduce it depends on what it shows"
+        return f"{REASONS['image-depth']} (pixels of mode {image.mode})"
     return None
 
 

@@ -14,7 +14,8 @@ from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
-from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, sync_folder
+from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, sync_folder
+from shards.store.refusals import flush_file, rename_file, set_mode
 
 MASK = ".png"
 OVERLAY = ".overlay.png"
@@ -38,14 +39,15 @@ def write_results(outputs: Sequence[Path], image: Image.Image, prediction: Predi
     partials = [output.with_name(f"{PARTIAL_PREFIX}{token}-{number}") for number, output in enumerate(outputs)]
     try:
         for partial, output in zip(partials, outputs, strict=True):
-            with partial.open("xb") as handle:
+            with naming(output), partial.open("xb") as handle:
                 _write(handle, output.name, image, prediction, labels)
                 handle.flush()
-                os.fchmod(handle.fileno(), FILE_MODE)
-                os.fsync(handle.fileno())
+                set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
+                flush_file(handle.fileno(), folder=output.parent)
         with delay_stop_signals():
             for partial, output in zip(reversed(partials), reversed(outputs), strict=True):  # the mask is the last
-                partial.replace(output)
+                with naming(output):
+                    rename_file(partial, output)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

@@ -73,9 +73,10 @@ def data_url(pixels: Pixels, *, kind: Literal["jpeg", "png"]) -> str:
     """Return an RGB image as a data URL: JPEG for a photograph, PNG for a map of up to 256 colours."""
     image = Image.fromarray(pixels)
     if kind == "png":
-        colours, indices = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-        image = Image.fromarray(indices.reshape(pixels.shape[:2]).astype(np.uint8))
-        image.putpalette(colours.tobytes())
+        packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+        colours, indices = np.unique(packed, return_inverse=True)
+        image = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8))
+        image.putpalette(np.stack([colours >> 16, colours >> 8, colours], axis=1).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format=kind, quality=85)  # PNG ignores the quality
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

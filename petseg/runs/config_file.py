@@ -22,6 +22,7 @@ from petseg.runs.option_fields import AUTO, convert_field, field_of_option, opti
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
 from shards.errors import UsageError
+from shards.store.text_files import TextError, decode_text, is_utf8
 
 _PATHS = ("shards", "run")  # options that are no fields of the structs below, or not only
 _COMMAND_LINE = ("resume", "config", "json", "help")
@@ -44,8 +45,12 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not TOML; a run's options are in the {CONFIG_TOML} beside its config.json")
     try:
         with path.open("rb") as handle:
-            text = handle.read(_MOST_BYTES).decode()
+            text = decode_text(handle.read(_MOST_BYTES)).replace("\r\n", "\n")
+        if not is_utf8(text):
+            raise UsageError(f"{path} is not UTF-8; save it as UTF-8")
         document = tomllib.loads(text)
+    except TextError as error:
+        raise UsageError(f"{path}:{error.line}: {error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error or 'nested too deeply'}") from None
     options: dict[str, Any] = {}

@@ -74,6 +74,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
+    decode: Annotated[Literal["full", "scaled"], Meta(description="scaled: faster, training images differ a bit.")] = (
+        "full"
+    )
     ema_decay: Annotated[float, Meta(ge=0, le=0.999999, description="Of the weight average; 0: none.")] | None = 0.0
     clip_norm: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0: no limit.")] = 0.0
     validate_every: Annotated[int, Meta(ge=1, description="Validate every N epochs and after the last.")] = 1

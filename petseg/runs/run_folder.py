@@ -10,7 +10,6 @@ events/, wandb/  with --logger tensorboard, wandb
 loggers.json     which runs of Weights & Biases and MLflow this one is
 """
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -23,6 +22,8 @@ from petseg.runs.history import check_history
 from shards.errors import UsageError, first_line
 from shards.format.layout import MANIFEST_NAME
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
+from shards.store.owner_files import OwnedError, claim
+from shards.store.refusals import lock_at_once
 
 CONFIG = "config.json"
 CONFIG_TOML = "config.toml"
@@ -32,9 +33,9 @@ BEST = "best.pt"
 CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"
-_LOCK = ".lock"
+_LOCK, _OWNER = ".lock", ".owner"
 # What a run without a checkpoint may hold.
-_STARTED = {_LOCK, CONFIG, CONFIG_TOML, "events", "wandb", "loggers.json"}
+_STARTED = {_LOCK, _OWNER, CONFIG, CONFIG_TOML, "events", "wandb", "loggers.json"}
 
 
 class RunFolder:
@@ -44,10 +45,15 @@ class RunFolder:
         self.path = path
         self._lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            outcome = lock_at_once(self._lock, folder=path)
+            if outcome == "busy":
+                raise UsageError(f"{path} is in use: another process is training this run")
+            self._release = claim(path / _OWNER, locked=outcome == "locked", beat=True)
+        except BaseException as error:
             os.close(self._lock)
-            raise UsageError(f"{path} is in use: another process is training this run") from None
+            if isinstance(error, OwnedError):
+                raise UsageError(f"{path} is in use: {error.who} is training this run") from None
+            raise
         for partial in path.glob(f"{PARTIAL_PREFIX}*"):  # of a process that was killed while writing
             partial.unlink(missing_ok=True)
 
@@ -56,6 +62,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
+        self._release()
         os.close(self._lock)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
@@ -92,7 +99,7 @@ def _expect_unused(path: Path) -> None:
         raise UsageError(
             f"{path} already contains a run; continue it with --resume (or --resume auto), or choose another --run"
         )
-    if names - {_LOCK} and not (CONFIG in names and names <= _STARTED):
+    if names - {_LOCK, _OWNER} and not (CONFIG in names and names <= _STARTED):
         raise UsageError(f"{path} is not empty; choose another --run")
 
 

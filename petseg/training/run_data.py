@@ -49,6 +49,7 @@ def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
         seed=recipe.seed,
         drop_last=recipe.drop_last,
         augment=augment,
+        decode=recipe.decode,
     )
 
 

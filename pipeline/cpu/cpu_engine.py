@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cpu import pixel_ops
 from pipeline.cpu.pixel_ops import Pixels
 from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
+from pipeline.cpu.scaled_jpeg import scaled_box
 from pipeline.engine import BatchWork, EngineOptions
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
@@ -36,7 +37,8 @@ class CpuEngine:
         if options.storage == "raw" and options.stored_size is not None:
             self._decoder = RawDecoder(RawReader(reader, size=options.stored_size))
         else:
-            self._decoder = TurboDecoder(reader, stored_size=options.stored_size)
+            scaled = options.decode == "scaled"
+            self._decoder = TurboDecoder(reader, stored_size=options.stored_size, scaled=scaled)
         self._options = options
         self._describe = reader.describe
         self.makers = min(options.threads, options.prefetch)
@@ -130,7 +132,9 @@ class CpuEngine:
             if places is not None:
                 into = pixel_ops.place_inside(into, places[place], PAD_COLOUR)
                 mask_into = pixel_ops.place_inside(mask_into, places[place], IGNORE)
-            pixel_ops.transform_image(image, box, flip=flip, colour=colour, out=into)
             pixel_ops.transform_mask(mask, box, flip=flip, out=mask_into)
+            if image.shape[:2] != mask.shape:  # decoded at a reduced scale
+                box = scaled_box(box, full=mask.shape, scaled=image.shape[:2])
+            pixel_ops.transform_image(image, box, flip=flip, colour=colour, out=into)
         if damaged:
             raise DamagedSamples(damaged)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import simplejpeg
 
 from pipeline.cpu.pixel_ops import Pixels
+from pipeline.cpu.scaled_jpeg import decode_scaled_jpeg, jpeg_scales
 from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, size_problem
 from pipeline.engine import BatchWork, stored_sizes
 from pipeline.io.damage import DamagedSamples
@@ -33,7 +34,7 @@ class SampleDecoder(Protocol):
     def decode(self, opened: Any, work: BatchWork, positions: slice) -> Iterator[tuple[Pixels, Pixels] | str]:
         """Yield the image (H, W, 3) and mask (H, W) at some positions of the batch, or what is wrong with the sample.
 
-        Pixels are valid until the next sample is requested.
+        Pixels are valid until the next sample is requested. An image may be smaller than its mask, see ``scaled``.
         """
 
     def fill(self, opened: Any, work: BatchWork, positions: slice, *, images: Pixels, masks: Pixels) -> None:
@@ -43,12 +44,15 @@ class SampleDecoder(Protocol):
 class TurboDecoder:
     """Decodes JPEG and PNG images and PNG masks.
 
-    ``stored_size`` is None where each image has its own size; all others are JPEGs.
+    ``stored_size`` is None where each image has its own size; all others are JPEGs. With ``scaled``, a JPEG is decoded
+    at the smallest of the scales 1/8, 1/4, 1/2 and 1 at which the part that is shown is not below the size that it is
+    shown at.
     """
 
-    def __init__(self, reader: MemberReader, *, stored_size: Size | None) -> None:
+    def __init__(self, reader: MemberReader, *, stored_size: Size | None, scaled: bool = False) -> None:
         self._reader = reader
         self._stored_size = stored_size
+        self._scaled = scaled
         self.fills = stored_size is not None
         self.chunks_per_thread = 1 if stored_size else 4
         self._scratch = Scratch()
@@ -84,9 +88,13 @@ class TurboDecoder:
         sides = stored_sizes(work.rows[positions], self._stored_size)
         heights, widths = (each.tolist() for each in sides)
         formats = work.rows["image_format"][positions].tolist()
-        for place, form, height, width in zip(range(len(work))[positions], formats, heights, widths, strict=True):
+        eighths = jpeg_scales(work.parameters.boxes[positions], work.parameters.places[positions], sides)
+        for number, (form, height, width) in enumerate(zip(formats, heights, widths, strict=True)):
+            place, scale = positions.start + number, int(eighths[number]) if self._scaled else 8
             if form == _PNG:
                 image = decode_png_image(images[place], height, width)
+            elif scale < 8:
+                image = decode_scaled_jpeg(images[place], (height, width), scale, self._scratch)
             else:
                 image = decode_jpeg(images[place], self._scratch.take("image", (height, width, 3)))
             mask = decode_mask(masks[place], height, width)

@@ -2,20 +2,22 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from shards.audit.findings import SampleFinding
-from shards.format.layout import Rows, Split, member_span, shard_name
+from shards.format.layout import Rows, Split, member_span
+
+ReadTar: TypeAlias = Callable[[Split, int, int, int], bytes]  # (split, shard, offset, length), bytes of a tar
 
 
-def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
+def duplicates_across_splits(read: ReadTar, tables: Mapping[Split, Rows]) -> Iterator[SampleFinding]:
     """Yield a warning for each sample whose stored image is, byte by byte, also in another split.
 
-    Checksums and lengths in ``tables``, the records of each split, give the candidates; their bytes, in the tars in
-    ``folder``, are then compared.
+    Checksums and lengths in ``tables``, the records of each split, give the candidates; their bytes in the tars are
+    then read and compared.
     """
     marks = {
         split: rows["image_crc32"].astype(np.uint64) << np.uint64(32) | rows["image_length"].astype(np.uint64)
@@ -26,18 +28,16 @@ def duplicates_across_splits(folder: Path, tables: Mapping[Split, Rows]) -> Iter
     groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
     for split, rows in sorted(candidates.items()):
         for row in rows:
-            groups[_read(folder, split, tables[split][row], "image")].append((split, int(row)))
+            groups[_member(read, split, tables[split][row], "image")].append((split, int(row)))
     for group in groups.values():
         if len({split for split, _ in group}) > 1:
-            names = [str(json.loads(_read(folder, split, tables[split][row], "meta"))["name"]) for split, row in group]
+            names = [str(json.loads(_member(read, split, tables[split][row], "meta"))["name"]) for split, row in group]
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
                 detail = f"the same image as {', '.join(others)}"
                 yield SampleFinding(names[number], "warning", "duplicate-across-splits", detail, split)
 
 
-def _read(folder: Path, split: Split, row: Rows, role: str) -> bytes:
+def _member(read: ReadTar, split: Split, row: Rows, role: str) -> bytes:
     offset, length = member_span(row, role)
-    with (folder / shard_name(split, int(row["shard"]))).open("rb") as handle:
-        handle.seek(offset)
-        return handle.read(length)
+    return read(split, int(row["shard"]), offset, length)

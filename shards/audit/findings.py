@@ -10,14 +10,16 @@ import msgspec
 Action: TypeAlias = Literal["rejected", "repaired", "warning"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
-MAX_PIXELS = 2**27  # 134 million, by default: above what telephones make, below what exhausts memory
-MOST_PIXELS = 2**28  # that --max-pixels can allow
+MAX_PIXELS = 2**28  # 268 million, by default: above the 200 million of telephones, below what exhausts memory
+MOST_PIXELS = 2**29  # that --max-pixels can allow
 MAX_SIDE = 2**20  # pixels; OpenCV, which loads what is packed, decodes no longer ones
 
 REASONS: Final[dict[str, str]] = {
     "not-listed": "no list names the image",
     "listed-but-missing": "a list names an image that does not exist",
     "listed-twice": "both trainval.txt and test.txt name the image; it is kept in test only",
+    "name-differs": "the name is spelled differently in a list, or by its mask, and nothing else can be meant",
+    "name-case-only": "another sample's name differs in case only; some file systems take both for one",
     "image-without-mask": "there is no mask of this name",
     "mask-without-image": "there is no image of this name",
     "image-not-a-file": "the image is a folder or a special file",
@@ -40,6 +42,7 @@ REASONS: Final[dict[str, str]] = {
     "image-stray-bytes": "extra bytes at the end of the JPEG data; removed",
     "exif-rotated": "EXIF says that the image must be rotated, and only then the mask fits; rotated",
     "exif-ignored": "EXIF says that the image must be rotated, but the mask fits without; the tag was removed",
+    "exif-ambiguous": "EXIF asks for a rotation, and the mask fits with it and without; not rotated (--exif decides)",
     "mask-empty": "the mask file is empty",
     "mask-unknown-format": "the mask file has no known format",
     "mask-corrupt": "the mask data is damaged",

@@ -11,11 +11,12 @@ from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
 from shards.audit import transcode
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
-from shards.audit.orientation import NORMAL, Pixels, apply_orientation
+from shards.audit.orientation import NORMAL, ExifMode, Pixels, apply_orientation
 from shards.audit.png_data import check_data, decode_plain, encode_rgb
 from shards.format.layout import ImageFormat
 
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's
+_FEW_STRAY, _STRAY_PART = 64, 50  # so many bytes, or this part of a file, may be stray bytes; more is damage
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,17 @@ class ImageAudit:
     """What is wanted of an image.
 
     Attributes:
-        mask_size: (width, height) of its mask; decides whether the rotation that EXIF asks for is applied.
+        mask_size: (width, height) of its mask; None where there is none, so that any size fits.
+        exif: whether the rotation that EXIF asks for is applied: ``auto`` does what the mask fits, and nothing where
+            it fits both ways or there is no mask.
         pixels: whether the pixels are wanted (``jpeg`` and ``raw`` storage) or the file (``source``).
         max_pixels: larger images are rejected before they are decoded.
     """
 
-    mask_size: tuple[int, int]
+    mask_size: tuple[int, int] | None
     pixels: bool
     max_pixels: int = MAX_PIXELS
+    exif: ExifMode = "auto"
 
     def run(self, data: bytes) -> AuditedImage:
         """Decode an image strictly, and repair what can be repaired safely.
@@ -134,15 +138,25 @@ class ImageAudit:
         return transcode.open_file(data, what="image", max_pixels=self.max_pixels)
 
     def _rotation(self, size: tuple[int, int], orientation: int) -> tuple[bool, list[Finding]]:
-        """Return whether to rotate: the mask fits the rotated image only; reject where it fits neither."""
-        if self.mask_size not in (size, size[::-1] if orientation >= 5 else size):
+        """Return whether to rotate an image of this stored (width, height); reject it where the mask then differs."""
+        rotated_size = size[::-1] if orientation >= 5 else size
+        fits_stored, fits_rotated = (self.mask_size in (None, each) for each in (size, rotated_size))
+        rotate = orientation != NORMAL and {"auto": not fits_stored, "apply": True, "ignore": False}[self.exif]
+        if not (fits_rotated if rotate else fits_stored):
+            assert self.mask_size is not None
             width, height = self.mask_size
             detail = f"image {size[0]} x {size[1]}, mask {width} x {height} pixels"
+            if orientation >= 5 and self.exif != "auto" and (fits_stored or fits_rotated):
+                detail += (
+                    f"; EXIF asks for a rotation (orientation {orientation}), --exif {self.exif} forbids what fits"
+                )
             raise RejectedError("size-mismatch", detail)
-        rotate = self.mask_size != size
         if orientation == NORMAL:
             return rotate, []
-        return rotate, [repaired("exif-rotated" if rotate else "exif-ignored", f"orientation {orientation}")]
+        reason = "exif-rotated" if rotate else "exif-ignored"
+        if self.exif == "auto" and fits_stored and fits_rotated:
+            reason = "exif-ambiguous"
+        return rotate, [repaired(reason, f"orientation {orientation}")]
 
     def _packed(self, rgb: Pixels, findings: list[Finding]) -> AuditedImage:
         """Return an image as it is packed if its file cannot be: as a plain PNG, or its pixels."""
@@ -217,6 +231,8 @@ def _without_stray_bytes(data: bytes, header: jpeg.JpegHeader, message: str) -> 
     if found is None or end < 0:
         return None
     count = int(found.group(1))
+    if count > max(_FEW_STRAY, len(data) // _STRAY_PART):
+        return None  # with a wrong Huffman table, or where much is lost, data of the image itself is left over
     for extra in range(count, count + 64):  # libjpeg has taken some stray bytes for data before it noticed
         shorter = data[: max(end - extra, 0)] + data[end:]
         with contextlib.suppress(ValueError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shards.audit.findings import MAX_PIXELS, Finding
 from shards.audit.image import AuditedImage, ImageAudit
 from shards.audit.mask import AuditedMask, audit_mask
+from shards.audit.orientation import ExifMode
 from shards.format.labels import Labels
 
 
@@ -21,7 +22,15 @@ class AuditedPair:
         return [*self.image.findings, *self.mask.findings]
 
 
-def audit_pair(image: bytes, mask: bytes, *, labels: Labels, pixels: bool, max_pixels: int = MAX_PIXELS) -> AuditedPair:
+def audit_pair(
+    image: bytes,
+    mask: bytes,
+    *,
+    labels: Labels,
+    pixels: bool,
+    max_pixels: int = MAX_PIXELS,
+    exif: ExifMode = "auto",
+) -> AuditedPair:
     """Decode the content of an image file and its mask file completely, and repair what can be repaired safely.
 
     Args:
@@ -30,9 +39,10 @@ def audit_pair(image: bytes, mask: bytes, *, labels: Labels, pixels: bool, max_p
         labels: which values or colours the mask may have, and what they stand for.
         pixels: whether the image's pixels are kept (``jpeg``, ``raw`` storage) or its file (``source``).
         max_pixels: larger images are rejected before they are decoded.
+        exif: whether the rotation that EXIF asks for is applied.
 
     Raises ``RejectedError`` if the pair cannot be packed, and why.
     """
     audited = audit_mask(mask, labels=labels, max_pixels=max_pixels)
-    audited_image = ImageAudit(mask_size=audited.size, pixels=pixels, max_pixels=max_pixels).run(image)
-    return AuditedPair(audited_image, audited)
+    wanted = ImageAudit(mask_size=audited.size, pixels=pixels, max_pixels=max_pixels, exif=exif)
+    return AuditedPair(wanted.run(image), audited)

@@ -4,7 +4,7 @@ Sources: JEITA CP-3451 (EXIF), TIFF 6.0 (the directory inside EXIF).
 """
 
 import struct
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ import numpy.typing as npt
 NORMAL: Final = 1  # as stored
 _ENTRY = (0x0112, 3, 1)  # tag, TIFF type SHORT, one value
 _INVERSE = {6: 8, 8: 6}  # all others undo themselves
+
+# What is done about the rotation that EXIF asks for: what the mask fits (auto), always rotate, or never.
+ExifMode: TypeAlias = Literal["auto", "apply", "ignore"]
+EXIF_MODES: Final[tuple[ExifMode, ...]] = get_args(ExifMode)
 
 Pixels = npt.NDArray[np.uint8]
 

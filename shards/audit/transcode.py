@@ -12,10 +12,11 @@ import numpy as np
 from PIL import ExifTags, Image, PpmImagePlugin, UnidentifiedImageError
 
 from shards.audit import png_chunks as png
+from shards.audit.file_kinds.signatures import describe_start
+from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import NORMAL, Pixels, undo_orientation
 from shards.audit.png_data import check_data
-from shards.audit.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
@@ -79,7 +80,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
     except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
         raise
     except UnidentifiedImageError:
-        raise RejectedError(f"{what}-unknown-format", f"it begins with {data[:8]!r}") from None
+        raise RejectedError(f"{what}-unknown-format", describe_start(data)) from None
     except png.PngError as error:
         raise damaged(what, error, truncated=error.truncated) from None
     except Exception as error:  # given garbage, Pillow's parsers raise nearly anything

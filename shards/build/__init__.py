@@ -3,7 +3,8 @@
 A build that was interrupted at any moment is resumed by the same call; the same input gives the same bytes.
 """
 
-from shards.build.build_set import BuildResult, StrictError, build
+from shards.build.build_set import build
 from shards.build.options import PackOptions, options_from
+from shards.build.outcome.build_result import BuildResult, StrictError
 
 __all__ = ["BuildResult", "PackOptions", "StrictError", "build", "options_from"]

@@ -3,15 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from shards.audit.duplicates import duplicates_across_splits
+from shards.audit.duplicates import ReadTar, duplicates_across_splits
 from shards.audit.findings import SampleFinding
-from shards.build.plan import BuildPlan
+from shards.build.outcome.library_versions import library_versions
+from shards.build.plan import PlanOutline
 from shards.build.write_shard import ShardRecord, write_file
 from shards.format.labels import IGNORE
 from shards.format.layout import (
@@ -25,19 +25,28 @@ from shards.format.layout import (
     index_name,
     row_check,
     shard_name,
+    shard_table_name,
     table_name,
 )
-from shards.format.manifest import AuditEntry, BuildOptions, Manifest, ShardEntry, SplitEntry, content_fingerprint
-from shards.format.npy import table_header
+from shards.format.manifest import AuditEntry, BuildOptions, Manifest, SplitEntry, content_fingerprint
+from shards.format.npy import ShardEntry, shard_table_bytes, table_header
 
-_LIBRARIES = ("numpy", "pillow", "simplejpeg", "zlib-ng")  # that the bytes of a set depend on
 MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a date) is not counted
 
 
-def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> tuple[Manifest, list[SampleFinding]]:
-    """Write tables and audit file into ``folder``, where the tars have their final names, and make the manifest.
+def assemble(
+    folder: Path,
+    plan: PlanOutline,
+    records: Sequence[ShardRecord],
+    *,
+    read: ReadTar,
+    versions: dict[str, str] | None = None,
+) -> tuple[Manifest, list[SampleFinding]]:
+    """Write tables and audit file into ``folder``, and make the manifest.
 
-    ``records`` are in the order of the plan. The manifest is not written, and nothing is flushed to the disk yet.
+    ``records`` are in the order of the plan; ``read`` reads the tars, by the numbers that they have in the set.
+    ``versions`` are those of the libraries that the shards were built with; None for this process's. The manifest is
+    not written, and nothing is flushed to the disk yet.
     Returns the manifest, and every finding in the order of the audit file.
     """
     splits: dict[Split, SplitEntry] = {}
@@ -51,7 +60,7 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
             splits[name] = _split_entry(folder, name, chosen, rows, classes=len(plan.labels))
     findings = [*plan.findings, *(finding for record in records for finding in record.findings)]
     if len(tables) > 1:
-        findings += duplicates_across_splits(folder, tables)
+        findings += duplicates_across_splits(read, tables)
     findings.sort(key=lambda finding: (finding.name, finding.reason, finding.split or "", finding.detail))
     lines = "".join(json.dumps(msgspec.to_builtins(finding)) + "\n" for finding in findings)
     packed = sum(split.samples for split in splits.values())
@@ -77,18 +86,31 @@ def assemble(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> t
             fractions=options.fractions,
             seed=options.seed,
             samples_per_shard=options.samples_per_shard,
+            shard_bytes=None if options.samples_per_shard else options.shard_bytes,
             max_pixels=options.max_pixels,
+            exif=options.exif,
             quality=options.quality,
         ),
         splits=splits,
         largest=(max(record.largest[0] for record in records), max(record.largest[1] for record in records)),
         raw=plan.raw,
         audit=audit,
-        versions={name: metadata.version(name) for name in _LIBRARIES},
+        versions=library_versions() if versions is None else versions,
         plan=plan.digest,
         fingerprint=content_fingerprint(storage=options.storage, size=options.size, labels=plan.labels, splits=splits),
     )
     return manifest, findings
+
+
+def tar_reader(folder: Path) -> ReadTar:
+    """Return what reads the tars in a folder where they have their final names."""
+
+    def read(split: Split, number: int, offset: int, length: int) -> bytes:
+        with (folder / shard_name(split, number)).open("rb") as handle:
+            handle.seek(offset)
+            return handle.read(length)
+
+    return read
 
 
 def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], table: Rows, *, classes: int) -> SplitEntry:
@@ -102,8 +124,10 @@ def _split_entry(folder: Path, name: Split, records: Sequence[ShardRecord], tabl
     counts = {each: _sum(record.attributes.get(each, {}) for record in records) for each in attributes}
     return SplitEntry(
         samples=len(table),
+        shards=len(shards),
+        bytes=sum(shard.bytes + shard.index.bytes for shard in shards),
         table=write_file(folder / table_name(name), table_header(len(table)) + table.tobytes()),
-        shards=tuple(shards),
+        shard_table=write_file(folder / shard_table_name(name), shard_table_bytes(shards)),
         class_pixels=tuple(pixels[:classes]),
         ignored_pixels=pixels[IGNORE],
         attributes={each: values for each, values in counts.items() if len(values) <= MAX_COUNTED},

@@ -2,66 +2,51 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.audit.findings import REASONS, SampleFinding
-from shards.audit.palettes import PaletteTally
-from shards.build.assemble import assemble
-from shards.build.executors import build_in_order, refuse_nested_build
+from shards.audit.findings import SampleFinding
+from shards.build.assemble import assemble, tar_reader
+from shards.build.engines.executors import build_in_order, refuse_nested_build
+from shards.build.engines.open_executor import open_executor
+from shards.build.engines.shard_maker import IntoFolder
 from shards.build.options import PackOptions
-from shards.build.plan import BuildPlan, make_plan
+from shards.build.outcome.build_result import (
+    BuildResult,
+    StrictError,
+    check_finished_set,
+    check_outcome,
+    merged_palettes,
+)
+from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
+from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
-from shards.build.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
+from shards.build.tasks.build_in_store import build_in_store
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
+from shards.store.addresses import is_remote
 from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
 
 
-class StrictError(PetsegError):
-    """``--strict`` was given, and the audit found something. ``findings`` says what."""
-
-    def __init__(self, message: str, findings: Sequence[SampleFinding] = ()) -> None:
-        super().__init__(message)
-        self.findings = tuple(findings)
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """A finished build."""
-
-    path: Path
-    manifest: Manifest
-    resumed: int = 0  # shards that an earlier, interrupted build had finished
-    already_complete: bool = False  # a complete set of the same source and options existed; nothing was done
-    ignored: int = 0  # files of the source that are not part of a dataset
-    discarded: bool = False  # unfinished work of another source or other options was discarded
-    audited: int = 0  # images that this call audited, packed or rejected; not those of ``resumed`` shards
-    seconds: float = 0.0  # from scanning the source to the finished set on the disk
-    reason: str = ""  # why the source's layout was taken, as a clause for people
-    unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)  # masks and pixels by value, of rejected masks
-    palettes: PaletteTally = field(default_factory=PaletteTally)  # of packed masks; empty where nothing was packed
-
-
 def build(
-    source: Path | Source,
-    out: Path,
+    source: Path | str | Source,
+    out: Path | str,
     options: PackOptions,
     *,
     workers: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -69,13 +54,15 @@ def build(
     """Build a shard set.
 
     Args:
-        source: what :func:`shards.sources.scan` found, or its folder.
-        out: the set's folder; it appears when the set is complete.
+        source: what :func:`shards.sources.scan` found, or its folder; text may be an address in a store.
+        out: the set's folder; it appears when the set is complete. Text may be an address in a store, see
+            :func:`shards.build.tasks.build_in_store.build_in_store`.
         options: what decides the bytes.
         workers: processes; default: the cores that this process may use. The bytes do not depend on it. In a process
             that runs threads or has imported torch they are not forked from it but started afresh, so that a script
             needs Python's usual ``if __name__ == "__main__":``; without it, this raises ``UsageError``.
-        executor: replaces the processes, for instance by a cluster's; its workers must see the same folders.
+        executor: replaces the processes: an executor, or a cluster's as ``--executor`` takes it, see
+            :func:`shards.build.engines.open_executor`; its workers must see the same folders under the same paths.
         overwrite: replace a finished set, as a whole.
         strict: fail, and publish nothing, if the audit finds anything.
         progress: called with (samples done, samples in all).
@@ -87,13 +74,25 @@ def build(
         BusyError: another build is using the same OUT.
         OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call resumes.
     """
+    if isinstance(out, str) and is_remote(out):
+        return build_in_store(
+            source,
+            out,
+            options,
+            workers=workers,
+            executor=executor,
+            overwrite=overwrite,
+            strict=strict,
+            progress=progress,
+        )
+    out = Path(out)
     refuse_nested_build()
     start = time.perf_counter()
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not a positive number")
     check_target(out)
     found = source if isinstance(source, Source) else scan(source)
-    plan = make_plan(found, options)
+    plan = make_plan(found if executor is None else with_absolute_paths(found), options)
     staging = Staging.beside(out)
 
     with staging.locked(), _explained(staging):
@@ -102,7 +101,13 @@ def build(
             remove_set(staging.folder)
             elapsed = time.perf_counter() - start
             return BuildResult(
-                out, manifest, already_complete=True, ignored=found.ignored, seconds=elapsed, reason=found.reason
+                out,
+                manifest,
+                already_complete=True,
+                ignored=found.ignored,
+                unread=found.unread,
+                seconds=elapsed,
+                reason=found.reason,
             )
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
@@ -114,12 +119,15 @@ def build(
             records = finished_shards(staging, plan)
             resumed = len(records)
             audited = sum(len(task.samples) for index, task in enumerate(plan.tasks) if index not in records)
-            _build_missing(plan, staging, records, workers=workers, executor=executor, progress=progress)
+            with open_executor(executor) as connected:
+                _build_missing(plan, staging, records, workers=workers, executor=connected, progress=progress)
             findings = _complete(plan, staging, records)
         manifest = load_manifest(staging.folder)
-        if strict and manifest.audit.reasons:
+        try:
+            check_outcome(manifest, strict=strict, findings=findings)
+        except StrictError:
             remove_set(staging.folder)
-            raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
+            raise
         staging.publish()
         staging.clean_up()
     return BuildResult(
@@ -127,12 +135,13 @@ def build(
         manifest,
         resumed=resumed,
         ignored=found.ignored,
+        unread=found.unread,
         discarded=discarded,
         audited=audited,
         seconds=time.perf_counter() - start,
         reason=found.reason,
         unclaimed=unclaimed_values(records.values()),
-        palettes=_palettes(records.values()),
+        palettes=merged_palettes(records.values()),
     )
 
 
@@ -151,13 +160,7 @@ def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict:
         raise UsageError(f"{error} (--overwrite replaces it)") from None
     if overwrite and not (just_published and manifest.plan == plan.digest):
         return None
-    if manifest.plan != plan.digest:
-        raise UsageError(
-            f"{staging.out} holds a finished set of another source or other options; "
-            "use --overwrite to replace it, or choose another folder"
-        )
-    if strict and manifest.audit.reasons:
-        raise StrictError(f"{staging.out} was built without --strict: {describe_reasons(manifest.audit.reasons)}")
+    check_finished_set(manifest, plan.digest, staging.out, strict=strict)
     return manifest
 
 
@@ -175,7 +178,8 @@ def _build_missing(
     missing = {index: task for index, task in enumerate(plan.tasks) if index not in records}
     largest_first = dict(sorted(missing.items(), key=lambda item: -sizes[item[0]]))
     progress = progress or (lambda _done, _total: None)
-    progress(sum(sizes[index] for index in records), sum(sizes))
+    done, total = sum(sizes[index] for index in records), sum(sizes)
+    progress(done, total)
     with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
         unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
@@ -189,14 +193,16 @@ def _build_missing(
                 flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
 
         # The first flush waits for the first shard: processes are forked only where no other thread runs.
-        results = build_in_order(largest_first, str(staging.work), workers=workers, executor=executor)
+        results = build_in_order(largest_first, IntoFolder(str(staging.work)), workers=workers, executor=executor)
         with closing(results):
             for index, record in results:
                 records[index] = record
                 unflushed.append(record)
-                check_unclaimed(records.values(), plan)
+                if record.rejected:
+                    check_unclaimed(records.values(), plan.outline)
                 flush()
-                progress(sum(sizes[index] for index in records), sum(sizes))
+                done += sizes[index]
+                progress(done, total)
         flush()
         for future in flushes:
             future.result()
@@ -206,12 +212,14 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     """Move the shards to their final names and write tables, audit file and manifest; return all findings."""
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
-        source.rename(target)
-    manifest, findings = assemble(staging.folder, plan, ordered)
-    if not manifest.samples:
+        rename_file(source, target)
+    manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder))
+    try:
+        check_outcome(manifest, strict=False, findings=findings)
+    except UsageError:
         remove_set(staging.folder)
-        raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
-    for entry in (manifest.audit.file, *(split.table for split in manifest.splits.values())):
+        raise
+    for entry in manifest.files():
         sync_file(staging.folder / entry.file)  # the shards are flushed already
     sync_folder(staging.folder)
     write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
@@ -239,15 +247,3 @@ def _explained(staging: Staging) -> Iterator[None]:
             if kept:
                 error.add_note(kept)
         raise
-
-
-def _palettes(records: Iterable[ShardRecord]) -> PaletteTally:
-    tally = PaletteTally()
-    for record in records:
-        tally.merge(record.palette_masks, record.palettes)
-    return tally
-
-
-def describe_reasons(reasons: dict[str, int]) -> str:
-    """Return counts by reason in one line: ``2 not-listed (no list names the image), ...``."""
-    return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())

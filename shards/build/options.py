@@ -3,21 +3,25 @@
 import msgspec
 
 from shards.audit.findings import MAX_PIXELS, MOST_PIXELS
+from shards.audit.orientation import EXIF_MODES, ExifMode
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError
 from shards.format.geometry import FITS, Fit, Size, parse_size
 from shards.format.labels import Labels
 from shards.format.layout import MAX_SIZE, STORAGES, Storage
+from shards.store.byte_sizes import parse_bytes
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
+DEFAULT_SHARD_BYTES = 256_000_000
+MAX_SHARD_BYTES = 10**12
 
 
 class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All options that decide a set's bytes.
 
     ``size`` (height, width), ``fit`` and ``quality`` are None where the storage does not use them; ``labels`` None
-    stands for the source's own.
+    stands for the source's own. Shards have ``samples_per_shard`` samples, or ``shard_bytes`` where that is None.
 
     Raises ``UsageError`` if a value is out of range, or two do not go together.
     """
@@ -29,13 +33,16 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     split: str = "official"
     fractions: tuple[float, float, float] = (0.8, 0.2, 0.0)
     seed: int = 0
-    samples_per_shard: int = 128
+    samples_per_shard: int | None = None
+    shard_bytes: int | None = DEFAULT_SHARD_BYTES
     max_pixels: int = MAX_PIXELS
+    exif: ExifMode = "auto"
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        if self.storage not in STORAGES:
-            raise UsageError(f"--storage {self.storage!r}: choose from {', '.join(STORAGES)}")
+        for name, value, choices in (("storage", self.storage, STORAGES), ("exif", self.exif, EXIF_MODES)):
+            if value not in choices:
+                raise UsageError(f"--{name} {value!r}: choose from {', '.join(choices)}")
         if self.storage == "source" and (self.size, self.fit, self.quality) != (None, None, None):
             raise UsageError(
                 "--size, --fit and --quality need --storage jpeg or raw: source storage keeps images as they are"
@@ -45,14 +52,16 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
             if self.fit not in FITS:
                 raise UsageError(f"--fit {self.fit!r}: choose from {', '.join(FITS)}")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^28)")
+            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^29)")
         if self.labels is not None:
             self.labels.check()
         if self.storage != "jpeg" and self.quality is not None:
             raise UsageError("--quality needs --storage jpeg")
         if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
             raise UsageError(f"--quality {self.quality} is outside 1..100")
-        if self.samples_per_shard < 1:
+        if self.samples_per_shard is None and not 1 <= (self.shard_bytes or 0) <= MAX_SHARD_BYTES:
+            raise UsageError(f"--shard-bytes {self.shard_bytes} is outside 1..{MAX_SHARD_BYTES} (1 TB)")
+        if self.samples_per_shard is not None and self.samples_per_shard < 1:
             raise UsageError(f"--samples-per-shard {self.samples_per_shard} is not a positive number")
         if self.split not in ("official", "random"):
             raise UsageError(f"--split {self.split!r} is neither official nor random")
@@ -70,9 +79,11 @@ def options_from(
     fractions: tuple[float, float, float] | None,
     val_fraction: float | None,
     seed: int,
-    samples_per_shard: int,
+    samples_per_shard: int | None = None,
+    shard_bytes: int | str | None = None,
     fit: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    exif: str = "auto",
     labels: Labels | None = None,
 ) -> PackOptions:
     """Fill in the defaults that depend on other options; None stands for an option that was not given.
@@ -91,6 +102,10 @@ def options_from(
         fit = "stretch" if fit is None else fit
     if storage == "jpeg" and quality is None:
         quality = DEFAULT_QUALITY
+    if samples_per_shard is not None and shard_bytes is not None:
+        raise UsageError("--samples-per-shard and --shard-bytes: give one of them")
+    if samples_per_shard is None and shard_bytes is None:
+        shard_bytes = DEFAULT_SHARD_BYTES
     train, val, test = fractions or DEFAULT_FRACTIONS
     return PackOptions(
         storage=storage,  # type: ignore[arg-type]
@@ -101,6 +116,8 @@ def options_from(
         fractions=(float(train), float(val), float(test)),
         seed=seed,
         samples_per_shard=samples_per_shard,
+        shard_bytes=None if shard_bytes is None else parse_bytes(shard_bytes, name="--shard-bytes"),
         max_pixels=max_pixels,
+        exif=exif,  # type: ignore[arg-type]
         labels=labels,
     )

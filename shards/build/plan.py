@@ -1,15 +1,18 @@
 """The plan of a build: which sample goes into which shard, in which order. Every shard depends on its task only."""
 
 import hashlib
+import itertools
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from shards.audit.findings import MOST_PIXELS, SampleFinding
 from shards.build.options import PackOptions
-from shards.build.splits import official_split, random_split, shuffled
+from shards.build.splits import official_split, random_split, shard_starts, shuffled
 from shards.errors import UsageError
 from shards.format.builtin_labels import BUILTIN
 from shards.format.geometry import Size
@@ -53,8 +56,16 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True):
         return tuple((sample.pair.image_stamp, sample.pair.mask_stamp) for sample in self.samples)
 
 
-class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """All shards to be built, the findings before any image was opened, and a digest of both.
+class PlannedShard(msgspec.Struct, frozen=True, array_like=True):
+    """A shard of a plan, without its samples."""
+
+    split: Split
+    number: int
+    samples: int
+
+
+class PlanOutline(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a set of finished shards: all of a plan but its samples.
 
     The digest covers names, lists, file sizes and options; not where the source is, nor any time.
     """
@@ -62,11 +73,28 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     options: PackOptions  # with labels
     layout: str  # of the source
     labels: Labels
-    tasks: tuple[ShardTask, ...]
-    findings: tuple[SampleFinding, ...]
+    shards: tuple[PlannedShard, ...]
+    findings: tuple[SampleFinding, ...]  # before any image was opened
     found: int
     raw: RawLayout | None
     digest: str
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All shards to be built, with their samples; ``tasks`` are in the order of the outline's shards."""
+
+    outline: PlanOutline
+    tasks: tuple[ShardTask, ...]
+
+    @property
+    def digest(self) -> str:
+        """The outline's digest."""
+        return self.outline.digest
 
 
 def make_plan(source: Source, options: PackOptions) -> BuildPlan:
@@ -102,21 +130,54 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
     tasks: list[ShardTask] = []
     for name in SPLITS:
         order = shuffled((pair.name for pair in splits[name]), seed=options.seed, purpose="order")
-        for number, start in enumerate(range(0, len(order), options.samples_per_shard)):
-            chosen = tuple(samples[each] for each in order[start : start + options.samples_per_shard])
+        if options.samples_per_shard is not None:
+            starts = list(range(0, len(order), options.samples_per_shard))
+        else:
+            assert options.shard_bytes is not None
+            sizes = [estimated_bytes(samples[each].pair, options, meta_bytes) for each in order]
+            starts = shard_starts(sizes, shard_bytes=options.shard_bytes)
+        for number, (start, end) in enumerate(itertools.pairwise([*starts, len(order)])):
+            chosen = tuple(samples[each] for each in order[start:end])
             task = ShardTask(split=name, number=number, samples=chosen, options=options, meta_bytes=meta_bytes)
             tasks.append(task)
     rejected = {finding.name for finding in findings if finding.action == "rejected"}
-    return BuildPlan(
+    outline = PlanOutline(
         options=options,
         layout=source.layout,
         labels=labels,
-        tasks=tuple(tasks),
+        shards=tuple(PlannedShard(task.split, task.number, len(task.samples)) for task in tasks),
         findings=tuple(findings),
         found=sum(len(task.samples) for task in tasks) + len(rejected),
         raw=raw_layout(options.size, meta_bytes) if options.size and meta_bytes else None,
         digest=_digest(source.layout, options, tasks, findings),
     )
+    return BuildPlan(outline=outline, tasks=tuple(tasks))
+
+
+def with_absolute_paths(source: Source) -> Source:
+    """Return a source whose files are found from any working folder."""
+    if source.address:
+        return source
+    pairs = tuple(
+        msgspec.structs.replace(pair, image=str(Path(pair.image).absolute()), mask=str(Path(pair.mask).absolute()))
+        for pair in source.pairs
+    )
+    return replace(source, pairs=pairs)
+
+
+def estimated_bytes(pair: Pair, options: PackOptions, meta_bytes: int | None) -> int:
+    """Return how many bytes of a tar a pair will take, about, from its files' sizes and the options.
+
+    Exact for ``raw`` storage. In ``jpeg`` storage a pixel takes 0.3 bytes: photographs of pets have 0.21 to 0.51 at
+    512 to 64 pixels a side and quality 90. In ``source`` storage the files are taken for JPEGs or PNGs of the same
+    masks, so that a TIFF, which becomes a PNG, may take less.
+    """
+    if options.size is not None and meta_bytes is not None:
+        return raw_layout(options.size, meta_bytes).stride
+    if options.size is not None:
+        pixels = math.prod(options.size)
+        return 4 * TAR_BLOCK + padded(3 * pixels // 10) + padded(pixels // 32)
+    return 4 * TAR_BLOCK + padded(pair.image_stamp.bytes) + padded(pair.mask_stamp.bytes)
 
 
 def meta_json(sample: PlannedSample, *, split: Split, width: int, height: int, length: int | None) -> bytes:

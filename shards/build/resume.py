@@ -12,7 +12,9 @@ from shards.build.plan import BuildPlan
 from shards.build.staging import PLAN, Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import Split, index_name, shard_name
+from shards.format.manifest import FileEntry
 from shards.store.atomic import file_sha256
+from shards.store.refusals import rename_file
 
 
 def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]:
@@ -25,7 +27,7 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
     if len(records) == len(plan.tasks):  # the build may have been killed while it gave the files their final names
         for source, target in moves(staging, records.values()):
             if target.exists() and not source.exists():
-                target.rename(source)
+                rename_file(target, source)
     keep = {staging.work, staging.work / PLAN}
     for index, record in list(records.items()):
         files = {staging.work / entry.file: entry for entry in (record.tar, record.index)}
@@ -40,7 +42,13 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
 
 
 def moves(staging: Staging, records: Iterable[ShardRecord]) -> Iterator[tuple[Path, Path]]:
-    """Yield where each file of a shard is while the build runs, and where it belongs in the set.
+    """Yield where each file of a shard is while the build runs, and where it belongs in the set."""
+    for entry, name in final_names(records):
+        yield staging.work / entry.file, staging.folder / name
+
+
+def final_names(records: Iterable[ShardRecord]) -> Iterator[tuple[FileEntry, str]]:
+    """Yield each file of some shards as it was built, and its name in the set.
 
     ``records`` are in the order of the plan; a shard without samples has no number in the set.
     """
@@ -48,5 +56,5 @@ def moves(staging: Staging, records: Iterable[ShardRecord]) -> Iterator[tuple[Pa
     for record in records:
         if record.samples:
             number = next(numbers[record.split])
-            yield staging.work / record.tar.file, staging.folder / shard_name(record.split, number)
-            yield staging.work / record.index.file, staging.folder / index_name(record.split, number)
+            yield record.tar, shard_name(record.split, number)
+            yield record.index, index_name(record.split, number)

@@ -1,4 +1,5 @@
-"""Which image goes into which split, and in which order: pure functions of names, lists, options and seed.
+"""Which image goes into which split, in which order, and into which shard: pure functions of names, lists, file sizes,
+options and seed.
 
 Random choices are made by sorting names by a keyed hash, not by a library's random generator, so that they are the
 same on every machine and for every version of every library.
@@ -10,12 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import numpy as np
+
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
 from shards.sources.layout_protocol import Pair, Source
 
+MIN_SHARDS: Final = 16  # of a split, so that cores have something to do in parallel,
+MIN_SAMPLES: Final = 32  # unless a shard would have fewer samples
 _NEEDED: Final = {"pets": ("trainval", "test")}  # lists without which a download is incomplete
 
 
@@ -27,6 +32,29 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
         return hashlib.sha256(salt + name.encode("utf-8", "surrogateescape")).digest(), name
 
     return sorted(names, key=rank)
+
+
+def shard_starts(sizes: Sequence[int], *, shard_bytes: int) -> list[int]:
+    """Return the position of the first sample of each shard of a split.
+
+    Shards take about the same number of bytes: as few shards as keep them at ``shard_bytes`` (and at most one sample
+    more), but at least :data:`MIN_SHARDS`, or as many as have :data:`MIN_SAMPLES` samples on average. This does not
+    depend on the number of workers, so that the bytes of a set do not.
+
+    Args:
+        sizes: the bytes that each sample takes in a tar, about, in order.
+        shard_bytes: what a shard should take at most.
+    """
+    if not sizes:
+        return []
+    ends = np.cumsum(np.array(sizes, dtype=np.int64))
+    total = int(ends[-1])
+    count = min(max(-(-total // shard_bytes), min(MIN_SHARDS, len(sizes) // MIN_SAMPLES), 1), len(sizes))
+    # Shard k begins with the first sample that begins at k / count of the bytes or after; a shard that would begin
+    # inside a sample larger than itself is left out.
+    shares = [total * number // count for number in range(count)]
+    starts = np.searchsorted(ends - np.array(sizes, dtype=np.int64), shares).tolist()
+    return [start for start in dict.fromkeys(starts) if start < len(sizes)]
 
 
 def official_split(

@@ -14,7 +14,6 @@ far the build had come:
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -27,9 +26,12 @@ from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
+from shards.store.owner_files import OwnedError, claim, folder_activity
+from shards.store.refusals import lock_at_once, rename_folder, set_mode
 
 WORK = ".work"
 PLAN = "plan"
+OWNER_ENDING = ".owner"
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -69,13 +71,21 @@ class Staging:
     def locked(self) -> Iterator[None]:
         """Create and lock the staging folder; raises ``BusyError`` where another build holds it.
 
-        The lock is on the folder itself and ends with the process and its workers, so no lock file is left.
+        The lock is on the folder itself and ends with the process and its workers. The file ``OUT.building.owner``
+        says the same to other machines; see :mod:`shards.store.owner_files`.
         """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            stack.callback(os.close, _lock_folder(self.folder))
+            handle, locked = _lock_folder(self.folder)
+            stack.callback(os.close, handle)
+            try:
+                owner = self.folder.with_name(f"{self.folder.name}{OWNER_ENDING}")
+                release = claim(owner, locked=locked, activity=lambda: folder_activity(self.folder, self.work))
+            except OwnedError as error:
+                raise BusyError(_busy(self.folder, f" ({error.who})")) from None
+            stack.callback(release)
             if self.out.is_dir():  # an old set: after the swap it takes the staging folder's place
-                stack.callback(os.close, _lock_folder(self.out))
+                stack.callback(os.close, _lock_folder(self.out)[0])
             yield
 
     def prepare(self, digest: str) -> bool:
@@ -87,7 +97,7 @@ class Staging:
         strangers = foreign_files(self.folder)
         if strangers and not self.work.is_dir():
             raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
-        self.folder.chmod(0o755)
+        set_mode(self.folder, 0o755, folder=self.folder)
         if self.plan == digest.encode("ascii"):
             return False
         discarded = any(self.folder.iterdir())
@@ -104,10 +114,10 @@ class Staging:
     def publish(self) -> None:
         """Give the complete set, which is flushed already, its name; an old set is swapped as a whole."""
         if not self.out.exists() or not any(self.out.iterdir()):
-            self.folder.rename(self.out)
+            rename_folder(self.folder, self.out, last=MANIFEST_NAME)
         elif not _exchange(self.folder, self.out):
-            self.out.rename(self.replaced)
-            self.folder.rename(self.out)
+            rename_folder(self.out, self.replaced, last=MANIFEST_NAME)
+            rename_folder(self.folder, self.out, last=MANIFEST_NAME)
         sync_folder(self.out.parent)
 
     def clean_up(self, *, keep_folder: bool = False) -> None:
@@ -148,7 +158,8 @@ def check_target(out: Path) -> None:
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
         strangers = foreign_files(out)
-        if strangers or not (out / MANIFEST_NAME).exists():
+        # Without a manifest but with .work: being copied when it was killed, where folders cannot be renamed.
+        if strangers or not ((out / MANIFEST_NAME).exists() or (out / WORK).is_dir()):
             what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
@@ -171,22 +182,27 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lock_folder(folder: Path) -> int:
-    """Create, open and lock a folder; return its file descriptor."""
+def _lock_folder(folder: Path) -> tuple[int, bool]:
+    """Create, open and lock a folder; return its file descriptor, and whether there are locks."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         folder.mkdir(exist_ok=True)
-        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError, BlockingIOError):
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_ino == folder.stat().st_ino:  # else the other build has just published it
-                stack.pop_all()
-                return handle
-            continue
+            outcome = lock_at_once(handle, folder=folder)
+            if outcome != "busy":
+                if os.fstat(handle).st_ino == folder.stat().st_ino:  # else the other build has just published it
+                    stack.pop_all()
+                    return handle, outcome == "locked"
+                continue
         if time.monotonic() > deadline:
-            raise BusyError(f"another build is at work in {folder}; wait for it to end, or choose another folder")
+            raise BusyError(_busy(folder))
         time.sleep(0.05)
+
+
+def _busy(folder: Path, who: str = "") -> str:
+    return f"another build is at work in {folder}{who}; wait for it to end, or choose another folder"
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -196,7 +212,7 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
-    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
         return False
     raise OSError(code, os.strerror(code), str(second))
 

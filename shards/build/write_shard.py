@@ -36,6 +36,7 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padded
 from shards.sources.layout_protocol import FileStamp
+from shards.sources.pairs.store_mirror import is_address, read_object
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
@@ -66,6 +67,16 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[SampleFinding, ...]
     stamps: tuple[tuple[FileStamp, FileStamp], ...]
 
+    @property
+    def files(self) -> tuple[FileEntry, FileEntry]:
+        """Tar and index."""
+        return self.tar, self.index
+
+    @property
+    def rejected(self) -> bool:
+        """Whether any sample was rejected."""
+        return any(finding.action == "rejected" for finding in self.findings)
+
 
 @dataclass(frozen=True)
 class PreparedSample:
@@ -91,38 +102,43 @@ def build_shard(
     *,
     pause: Callable[[], None] = lambda: None,
     threads: Callable[[], int] = lambda: 1,
+    sync: bool = False,
 ) -> ShardRecord:
     """Build a shard's tar, index and record in ``folder``, in this order, each complete or not at all.
 
-    They are not flushed to the disk here, because a core that waits for the disk decodes nothing. The build does that
-    meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards with their
-    records byte by byte.
+    By default they are not flushed to the disk here, because a core that waits for the disk decodes nothing. The build
+    does that meanwhile, before it publishes; and a build that is resumed after a power cut compares finished shards
+    with their records byte by byte.
 
     Args:
         task: what to pack.
         folder: where to pack it.
         pause: called before every sample; may raise to stop the build.
         threads: how many to use, see :func:`prepared_samples`; default: only the caller's. The bytes are the same.
+        sync: flush each file to the disk before the next one, so that a record proves that tar and index are on it.
 
     Raises ``SourceError`` like :func:`read_unchanged`, and ``OSError`` if the target cannot be written.
     """
     target = Path(folder)
-    with atomic_file(target / shard_name(task.split, task.number), sync=False) as handle:
+    with atomic_file(target / shard_name(task.split, task.number), sync=sync) as handle:
         writer = _ShardWriter(handle=handle, task=task)
-        with closing(prepared_samples(task, threads=threads)) as samples:
+        waits = is_address(task.samples[0].pair.image)  # for replies of a store, most of the time
+        with closing(prepared_samples(task, threads=(lambda: MAX_THREADS) if waits else threads)) as samples:
             for prepared in samples:
                 pause()
                 writer.add(prepared)
         writer.write(END)
-    index = write_file(target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"))
+    index = write_file(
+        target / index_name(task.split, task.number), index_text(writer.index).encode("ascii"), sync=sync
+    )
     record = writer.record(index)
-    write_file(target / record_name(task.split, task.number), msgspec.msgpack.encode(record))
+    write_file(target / record_name(task.split, task.number), msgspec.msgpack.encode(record), sync=sync)
     return record
 
 
-def write_file(path: Path, data: bytes) -> FileEntry:
-    """Write a file, complete or not at all, without flushing it to the disk."""
-    with atomic_file(path, sync=False) as handle:
+def write_file(path: Path, data: bytes, *, sync: bool = False) -> FileEntry:
+    """Write a file, complete or not at all, by default without flushing it to the disk."""
+    with atomic_file(path, sync=sync) as handle:
         handle.write(data)
     return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -157,7 +173,9 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     options = task.options
     try:
         pixels = options.storage != "source"
-        pair = audit_pair(image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels)
+        pair = audit_pair(
+            image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels, exif=options.exif
+        )
         encoded = encode(pair, storage=options.storage, size=options.size, fit=options.fit, quality=options.quality)
     except RejectedError as error:
         findings = [Finding("rejected", error.reason, error.detail)]
@@ -169,6 +187,8 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
 
 def read_unchanged(path: str, stamp: FileStamp) -> bytes:
     """Read a source file; raises ``SourceError`` if it vanished, cannot be read, or has changed since the plan."""
+    if is_address(path):
+        return read_object(path, stamp)
     try:
         with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path
             before = FileStamp.of(os.fstat(handle.fileno()))

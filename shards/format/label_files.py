@@ -8,6 +8,7 @@ from typing import Any, Final
 from shards.errors import UsageError
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
+from shards.store.text_files import TextError, decode_text, is_utf8, split_lines
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
 _SINGLE: Final = re.compile(r"^[ \t]*\[[ \t]*class[ \t]*\]", re.MULTILINE)
@@ -30,14 +31,23 @@ def find_labels(name: str) -> Labels:
         known = ", ".join(BUILTIN)
         raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return parse_labels(text)
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text in UTF-8; save it as UTF-8") from None
+        return parse_labels(_read(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    """Return the text of a labels file; it has no file names, so other encodings are no use."""
+    try:
+        text = decode_text(path.read_bytes())
+    except TextError as error:
+        raise UsageError(f"line {error.line}: {error}") from None
+    for number, line in enumerate(split_lines(text), start=1):
+        if not is_utf8(line):
+            raise UsageError(f"line {number} is not UTF-8; save the file as UTF-8")
+    return "\n".join(split_lines(text))
 
 
 def parse_labels(text: str) -> Labels:

@@ -22,7 +22,7 @@ STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 MANIFEST_NAME: Final = "manifest.json"
 AUDIT_NAME: Final = "audit.jsonl"
 OLD_AUDIT_NAME: Final = "quarantine.jsonl"  # of format 1, whose sets may be replaced
-_SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.samples\.npy)")
+_SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.(samples|shards)\.npy)")
 
 ImageFormat: TypeAlias = Literal["jpg", "png", "npy"]
 IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
@@ -66,6 +66,21 @@ SAMPLE_DTYPE: Final = np.dtype(
     ]
 )
 assert SAMPLE_DTYPE.itemsize == 80
+
+# One shard, 88 bytes, little endian: what a set's manifest would otherwise say of each tar and its index.
+SHARD_DTYPE: Final = np.dtype(
+    [
+        ("samples", "<u8"),
+        ("bytes", "<u8"),  # of the tar
+        ("index_bytes", "<u8"),
+        ("sha256", "|u1", (32,)),  # of the tar
+        ("index_sha256", "|u1", (32,)),
+    ]
+)
+assert SHARD_DTYPE.itemsize == 88
+
+# What NumPy writes before the records of a table: a multiple of 64 bytes, with room for any number of records.
+HEADER_BYTES: Final = {SAMPLE_DTYPE: 448, SHARD_DTYPE: 256}
 
 _CHECKED_WORDS = 9
 Rows: TypeAlias = npt.NDArray[Any]
@@ -114,6 +129,16 @@ def index_name(split: Split, number: int) -> str:
 def table_name(split: Split) -> str:
     """Return the file name of a split's table of samples: ``train.samples.npy``."""
     return f"{split}.samples.npy"
+
+
+def shard_table_name(split: Split) -> str:
+    """Return the file name of a split's table of shards: ``train.shards.npy``."""
+    return f"{split}.shards.npy"
+
+
+def table_offset(index: int, dtype: "np.dtype[Any]" = SAMPLE_DTYPE) -> int:
+    """Return the byte at which a record (by default a sample's) starts in its table file."""
+    return HEADER_BYTES[dtype] + index * dtype.itemsize
 
 
 def is_set_file(name: str) -> bool:

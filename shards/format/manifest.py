@@ -21,15 +21,16 @@ from shards.format.layout import (
     FORMAT,
     MANIFEST_NAME,
     MAX_SIZE,
+    SAMPLE_DTYPE,
+    SHARD_DTYPE,
     SPLITS,
     VERSION,
     Split,
     Storage,
-    index_name,
-    shard_name,
+    shard_table_name,
     table_name,
+    table_offset,
 )
-from shards.format.npy import table_offset
 from shards.store.byte_ranges import read_regular
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -49,19 +50,14 @@ class FileEntry(_Entry, frozen=True):
     sha256: Sha256
 
 
-class ShardEntry(FileEntry, frozen=True):
-    """A tar with its number of samples and its DALI index."""
-
-    samples: Count
-    index: FileEntry
-
-
 class SplitEntry(_Entry, frozen=True):
-    """One split: its table of samples and its shards in order."""
+    """One split: how much it holds, its table of samples, and the one of its shards in order."""
 
     samples: Count
+    shards: Count
+    bytes: Count  # of all its tars and their indices
     table: FileEntry
-    shards: tuple[ShardEntry, ...]
+    shard_table: FileEntry
     class_pixels: tuple[Count, ...]  # of the stored masks, in class order
     ignored_pixels: Count  # of the stored masks
     attributes: dict[str, dict[str, Count]]  # samples by the value of each attribute that has few values
@@ -74,8 +70,10 @@ class BuildOptions(_Entry, frozen=True):
     split: str
     fractions: tuple[float, float, float]
     seed: int
-    samples_per_shard: int
+    samples_per_shard: int | None  # None where ``shard_bytes`` decides
+    shard_bytes: int | None  # of a tar, about; None where ``samples_per_shard`` decides
     max_pixels: int
+    exif: str  # auto, apply or ignore
     quality: int | None  # None unless the storage is `jpeg`
 
 
@@ -130,23 +128,27 @@ class Manifest(_Entry, frozen=True):
         """The number of samples in all splits."""
         return sum(split.samples for split in self.splits.values())
 
+    @property
+    def bytes(self) -> int:
+        """The size of the set in bytes, without the manifest itself."""
+        return sum(entry.bytes for entry in self.files()) + sum(split.bytes for split in self.splits.values())
+
     def files(self) -> list[FileEntry]:
-        """Return every file of the set except the manifest itself, in a fixed order."""
-        entries: list[FileEntry] = [self.audit.file]
-        for name in SPLITS:
-            if name in self.splits:
-                entries.append(self.splits[name].table)
-                entries.extend(entry for shard in self.splits[name].shards for entry in (shard, shard.index))
-        return entries
+        """Return the files that the manifest describes, in a fixed order: all but tars and indices, and itself."""
+        splits = [self.splits[name] for name in SPLITS if name in self.splits]
+        return [self.audit.file, *(entry for split in splits for entry in (split.table, split.shard_table))]
 
 
 def content_fingerprint(*, storage: Storage, size: Size | None, labels: Labels, splits: dict[Split, SplitEntry]) -> str:
-    """Return the SHA-256 (hex) that identifies a set's content: storage, size, class names, every table and tar."""
+    """Return the SHA-256 (hex) that identifies a set's content: storage, size, class names, every split's tables.
+
+    They hold the checksum of every member and every tar.
+    """
     parts = [FORMAT, str(VERSION), storage, str(size), json.dumps(labels.names)]
     for name in SPLITS:
         if name in splits:
             split = splits[name]
-            parts += [name, str(split.samples), split.table.sha256, *(shard.sha256 for shard in split.shards)]
+            parts += [name, str(split.samples), split.table.sha256, split.shard_table.sha256]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -171,8 +173,11 @@ def load_manifest(folder: Path) -> Manifest:
     return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError`` like load_manifest."""
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """Check the bytes of a manifest; ``path``, or an address, is only for messages.
+
+    Raises ``FormatError`` like load_manifest.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -180,9 +185,10 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise FormatError(f"{path} is not the manifest of a petseg shard set, or is damaged")
     if document.get("version") != VERSION:
+        folder = shlex.quote(str(path).rpartition("/")[0])
         raise FormatError(
             f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
-            f"set again from its source: petseg-shard build SOURCE {shlex.quote(str(path.parent))} --overwrite"
+            f"set again from its source: petseg-shard build SOURCE {folder} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)
@@ -190,7 +196,9 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             raise FormatError(f"{path}: its labels name {len(manifest.labels)} classes; build the set again")
         same = dump_manifest(manifest) == data
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
-        raise FormatError(f"{path} is damaged: {_plain(str(error))}") from None
+        raise FormatError(
+            f"{path} is damaged, or of another version of this program: {_plain(str(error))}; build the set again"
+        ) from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
     try:
@@ -208,15 +216,13 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield "the set holds no samples"
     names = [(manifest.audit.file.file, AUDIT_NAME)]
     for split, entry in manifest.splits.items():
-        if sum(shard.samples for shard in entry.shards) != entry.samples:
-            yield f"the shards of {split!r} do not add up to {entry.samples} samples"
-        if entry.table.bytes != (needed := table_offset(entry.samples)):  # no count can exceed what the files hold
-            yield f"the table of {split!r} takes {entry.table.bytes} bytes, {entry.samples} samples take {needed}"
+        tables = ((entry.table, entry.samples, SAMPLE_DTYPE), (entry.shard_table, entry.shards, SHARD_DTYPE))
+        for (file, count, dtype), what in zip(tables, ("samples", "shards"), strict=True):
+            if file.bytes != (needed := table_offset(count, dtype)):  # no count can exceed what the files hold
+                yield f"the table of {what} of {split!r} takes {file.bytes} bytes, {count} {what} take {needed}"
         if len(entry.class_pixels) != len(manifest.labels):
             yield f"{split!r} counts the pixels of {len(entry.class_pixels)} classes, there are {len(manifest.labels)}"
-        names.append((entry.table.file, table_name(split)))
-        for number, shard in enumerate(entry.shards):
-            names += [(shard.file, shard_name(split, number)), (shard.index.file, index_name(split, number))]
+        names += [(entry.table.file, table_name(split)), (entry.shard_table.file, shard_table_name(split))]
     for found, correct in names:
         if found != correct:
             yield f"the file name {found[:80]!r} is not {correct}"

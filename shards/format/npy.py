@@ -1,38 +1,45 @@
-"""The ``.npy`` files of a set: a split's table of samples, and the members of ``raw`` storage.
+"""The ``.npy`` files of a set: a split's tables of samples and of shards, and the members of ``raw`` storage.
 
 A table is an array of fixed-size records behind a header of fixed size. Its header is written and compared by hand,
 not parsed: a damaged header cannot mislead a reader, and its bytes do not depend on the version of NumPy. They are
 what ``numpy.save`` writes (a test checks this), and ``numpy.load`` reads them.
 """
 
+import hashlib
 import io
 import struct
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.errors import FormatError
-from shards.format.layout import SAMPLE_DTYPE, Rows
-from shards.store.byte_ranges import ByteRanges
+from shards.format.layout import (
+    HEADER_BYTES,
+    SAMPLE_DTYPE,
+    SHARD_DTYPE,
+    Rows,
+    Split,
+    index_name,
+    shard_name,
+    table_offset,
+)
+from shards.format.manifest import FileEntry, SplitEntry
+from shards.store.byte_ranges import ByteRanges, read_regular
 
 IN_MEMORY: Final = 1 << 26  # bytes of the largest table that is read whole: 800,000 samples
 _CHUNK = 1 << 16
-HEADER_BYTES: Final = 448  # what NumPy writes: a multiple of 64, with room for any number of samples
-_PREFIX: Final = b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER_BYTES - 10)
 
 
-def table_header(samples: int) -> bytes:
-    """Return the header of a table: NumPy's format version 1.0, filled up with spaces to :data:`HEADER_BYTES`."""
-    description = f"{{'descr': {SAMPLE_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({samples},), }}"
-    return (_PREFIX + description.encode("ascii")).ljust(HEADER_BYTES - 1) + b"\n"
-
-
-def table_offset(index: int) -> int:
-    """Return the byte at which a sample's record starts in its table file."""
-    return HEADER_BYTES + index * SAMPLE_DTYPE.itemsize
+def table_header(records: int, dtype: "np.dtype[Any]" = SAMPLE_DTYPE) -> bytes:
+    """Return the header of a table: NumPy's format version 1.0, filled up with spaces to its :data:`HEADER_BYTES`."""
+    length = HEADER_BYTES[dtype]
+    description = f"{{'descr': {dtype.descr!r}, 'fortran_order': False, 'shape': ({records},), }}"
+    prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", length - 10)
+    return (prefix + description.encode("ascii")).ljust(length - 1) + b"\n"
 
 
 class SampleTable:
@@ -49,7 +56,8 @@ class SampleTable:
         self.path, self._samples = path, samples
         try:
             self._file = ByteRanges(path)
-            if self._file.read(0, HEADER_BYTES) != table_header(samples) or len(self._file) != table_offset(samples):
+            header = table_header(samples)
+            if self._file.read(0, len(header)) != header or len(self._file) != table_offset(samples):
                 raise self._damage(f"expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
         except OSError as error:
             raise FormatError(f"{path} cannot be read: {error.strerror}") from None
@@ -98,6 +106,104 @@ class SampleTable:
 
     def _damage(self, what: str) -> FormatError:
         return FormatError(f"{self.path} is damaged: {what}")
+
+
+class ShardEntry(FileEntry, frozen=True):
+    """A tar with its number of samples and its DALI index."""
+
+    samples: int
+    index: FileEntry
+
+
+class ShardTable:
+    """The shards of a split in order: ``table[i]`` is one, as a :class:`ShardEntry`; 88 bytes of memory for each.
+
+    Attributes:
+        samples: of each shard, int64 (shards,).
+        bytes: of each tar, int64 (shards,).
+    """
+
+    def __init__(self, split: Split, records: Rows) -> None:
+        self.split, self.records = split, records
+        self.samples: npt.NDArray[np.int64] = records["samples"].astype(np.int64)
+        self.bytes: npt.NDArray[np.int64] = records["bytes"].astype(np.int64)
+
+    @classmethod
+    def open(cls, folder: Path, split: Split, entry: SplitEntry) -> Self:
+        """Read and check the table of a split that the manifest describes by ``entry``.
+
+        Raises ``FormatError`` if it cannot be read, is not the file that the manifest describes, or contradicts it.
+        """
+        path = folder / entry.shard_table.file
+        try:
+            data = read_regular(path)
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.parse(data, path, split, entry)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path, split: Split, entry: SplitEntry, *, checked: bool = True) -> Self:
+        """Check the bytes of a table; ``path`` is only for messages. Raises ``FormatError`` like :meth:`open`.
+
+        Without ``checked``, neither the SHA-256 nor the sums over the shards are compared with the manifest.
+        """
+        header = table_header(entry.shards, SHARD_DTYPE)
+        if len(data) != table_offset(entry.shards, SHARD_DTYPE) or not data.startswith(header):
+            raise FormatError(f"{path} is damaged: it is not a table of {entry.shards} shards; build the set again")
+        records = np.frombuffer(data, SHARD_DTYPE, offset=len(header))
+        if checked:
+            if hashlib.sha256(data).hexdigest() != entry.shard_table.sha256:
+                raise FormatError(
+                    f"{path} is damaged: its SHA-256 is not the manifest's; run petseg-shard verify, then build the "
+                    "set again"
+                )
+            samples, tars, indices = (sum(records[name].tolist()) for name in ("samples", "bytes", "index_bytes"))
+            if (samples, tars + indices) != (entry.samples, entry.bytes):
+                raise FormatError(
+                    f"{path}: the shards of {split!r} add up to {samples} samples and {tars + indices} bytes, the "
+                    f"manifest says {entry.samples} and {entry.bytes}; build the set again"
+                )
+        return cls(split, records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> ShardEntry:
+        record = self.records[number]
+        number %= len(self.records)
+        index = FileEntry(
+            file=index_name(self.split, number),
+            bytes=int(record["index_bytes"]),
+            sha256=record["index_sha256"].tobytes().hex(),
+        )
+        return ShardEntry(
+            file=shard_name(self.split, number),
+            bytes=int(record["bytes"]),
+            sha256=record["sha256"].tobytes().hex(),
+            samples=int(record["samples"]),
+            index=index,
+        )
+
+    def __iter__(self) -> Iterator[ShardEntry]:
+        return (self[number] for number in range(len(self)))
+
+
+def shard_table_bytes(shards: Iterable[ShardEntry]) -> bytes:
+    """Return the content of a split's table of shards; the file names of the shards are not part of it."""
+    records = np.array(
+        [
+            (
+                shard.samples,
+                shard.bytes,
+                shard.index.bytes,
+                np.frombuffer(bytes.fromhex(shard.sha256), np.uint8),
+                np.frombuffer(bytes.fromhex(shard.index.sha256), np.uint8),
+            )
+            for shard in shards
+        ],
+        SHARD_DTYPE,
+    )
+    return table_header(len(records), SHARD_DTYPE) + records.tobytes()
 
 
 @lru_cache(maxsize=8)

@@ -6,12 +6,22 @@ Values are 1..150; 0 is ignored. ``sceneCategories.txt``, if it is there, gives 
 from pathlib import Path
 from typing import Final
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
 from shards.errors import SourceError
 from shards.format.builtin_labels import ADE20K
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Source
-from shards.sources.pairs.listing import IMAGE_ENDINGS, MASK_ENDINGS, ListedFile, by_key, list_files, read_names
-from shards.sources.pairs.pairing import Place, pair_up
+from shards.sources.pairs.listing import (
+    MASK_ENDINGS,
+    FolderListing,
+    ListedFile,
+    by_key,
+    list_files,
+    name_of,
+    read_names,
+    unread_lines,
+)
+from shards.sources.pairs.pairing import Place, name_unread, pair_up
 
 _SPLITS: Final = {"training": "train", "validation": "val"}
 _RELEASE: Final = "ADEChallengeData2016"  # the folder in the official archive
@@ -37,8 +47,9 @@ class Ade20kLayout:
         if root is None:
             looked = f"looked for images/training/ and annotations/training/ in it and in {_RELEASE}/"
             raise SourceError(f"{shown(str(folder))} does not have the layout of ADE20K; {looked}")
-        images, ignored = _files(root / "images", IMAGE_ENDINGS)
-        masks, more = _files(root / "annotations", MASK_ENDINGS)
+        images, image_folders = _files(root / "images", IMAGE_ENDINGS)
+        masks, mask_folders = _files(root / "annotations", MASK_ENDINGS)
+        listings = image_folders | mask_folders
         scenes = _read_scenes(root / _SCENES)
         paired = pair_up(
             images,
@@ -53,8 +64,11 @@ class Ade20kLayout:
             pairs=paired.pairs,
             lists=paired.lists,
             labels=ADE20K,
-            findings=paired.findings,
-            ignored=ignored + more,
+            findings=tuple(
+                name_unread(paired, (f for each in image_folders.values() for f in each.unread), paired.findings)
+            ),
+            ignored=sum(listing.litter for listing in listings.values()),
+            unread=tuple(line for folder, each in listings.items() for line in unread_lines(folder, root, each.unread)),
         )
 
 
@@ -65,15 +79,14 @@ def _root(folder: Path) -> Path | None:
     return None
 
 
-def _files(folder: Path, endings: tuple[str, ...]) -> tuple[dict[Place, ListedFile], int]:
+def _files(folder: Path, endings: tuple[str, ...]) -> tuple[dict[Place, ListedFile], dict[Path, FolderListing]]:
     found: dict[Place, ListedFile] = {}
-    total = 0
+    listings: dict[Path, FolderListing] = {}
     for part, split in _SPLITS.items():
         if (folder / part).is_dir():
-            files, ignored = list_files(folder / part, endings)
-            found |= {(split, key): file for key, file in by_key(files, folder / part).items()}
-            total += ignored
-    return found, total
+            listings[folder / part] = listing = list_files(folder / part, endings)
+            found |= {(split, key): file for key, file in by_key(listing.files, folder / part).items()}
+    return found, listings
 
 
 def _read_scenes(path: Path) -> dict[str, str]:
@@ -81,4 +94,4 @@ def _read_scenes(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     parts = (line.split(maxsplit=1) for _, line in read_names(path))
-    return {part[0]: shown(part[1]) for part in parts if len(part) == 2}
+    return {name_of(part[0].replace("\\", "/").rpartition("/")[2]): shown(part[1]) for part in parts if len(part) == 2}

@@ -1,6 +1,8 @@
 """Which layout a dataset has: the one that was asked for, or the only one that fits."""
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,8 @@ from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
 from shards.sources.folders import FoldersLayout
 from shards.sources.layout_protocol import Layout, Source
+from shards.sources.pairs.spelling import case_collisions
+from shards.sources.pairs.store_mirror import is_address, scan_store
 from shards.sources.pets import PetsLayout
 from shards.sources.voc import VocLayout
 
@@ -28,12 +32,12 @@ _SHOWN_ENTRIES = 8
 
 
 def scan(
-    path: Path, *, layout: str = "auto", image_suffix: str | None = None, mask_suffix: str | None = None
+    path: Path | str, *, layout: str = "auto", image_suffix: str | None = None, mask_suffix: str | None = None
 ) -> Source:
     """Find the pairs of a dataset; reads folders and lists, opens no image (but a few of Cityscapes' test masks).
 
     Args:
-        path: a folder, or a .csv file.
+        path: a folder, or a .csv file; text may be the address of one in a store.
         layout: one of :data:`LAYOUTS`.
         image_suffix: of the layout ``folders``: what the names of images end with; default: found.
         mask_suffix: likewise, of masks.
@@ -41,7 +45,12 @@ def scan(
     Raises:
         UsageError: there is no such layout, or it has no suffixes.
         SourceError: there is nothing at ``path``, no layout or several fit, or the dataset cannot be used.
+        StoreError: the store cannot be read.
     """
+    if is_address(path):
+        found = partial(scan, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+        return scan_store(str(path), found)
+    path = Path(path)
     known: tuple[Layout, ...] = (
         PetsLayout(),
         VocLayout(),
@@ -67,10 +76,16 @@ def scan(
             )
         if path.is_file() and chosen.name != "csv":
             raise SourceError(f"{shown(str(path))} is a file, and the layout {layout} is a folder")
-        return chosen.scan(path)
+        return _with_collisions(chosen.scan(path))
     except OSError as error:
         what = f"{shown(str(error.filename or path))} cannot be read ({error.strerror})"
         raise SourceError(f"{what}; fix this and run the same command again") from None
+
+
+def _with_collisions(source: Source) -> Source:
+    """Return the source with a warning for names that some file systems take for one."""
+    found = case_collisions(pair.name for pair in source.pairs)
+    return replace(source, findings=(*source.findings, *found)) if found else source
 
 
 def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:

@@ -1,7 +1,7 @@
 """The layout of Cityscapes: ``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png``, ``gtFine/SPLIT/CITY/*_gtFine_labelIds.png``.
 
-``*_labelTrainIds.png`` are taken where there are no ``*_labelIds.png``. The masks that Cityscapes publishes for its
-test split are dummies in which every pixel is void; such a split is left out.
+``*_labelTrainIds.png`` are taken where there are no ``*_labelIds.png``. Files may have another ending of images. The
+masks that Cityscapes publishes for its test split are dummies in which every pixel is void; such a split is left out.
 """
 
 from pathlib import Path
@@ -10,17 +10,18 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
 from shards.errors import SourceError
 from shards.format.builtin_labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from shards.format.keys import shown
 from shards.format.labels import Labels
 from shards.sources.layout_protocol import Source
-from shards.sources.pairs.listing import ListedFile, list_files
-from shards.sources.pairs.pairing import Place, pair_up
+from shards.sources.pairs.listing import MASK_ENDINGS, ListedFile, list_files, name_of, split_ending, unread_lines
+from shards.sources.pairs.pairing import Place, name_unread, pair_up
 
 _IMAGES, _MASKS = "leftImg8bit", "gtFine"
-_IMAGE_SUFFIX: Final = "_leftImg8bit.png"
-_KINDS: Final = {"_gtFine_labelIds.png": CITYSCAPES, "_gtFine_labelTrainIds.png": CITYSCAPES_TRAIN_IDS}
+_IMAGE_SUFFIX: Final = "_leftImg8bit"
+_KINDS: Final = {"_gtFine_labelIds": CITYSCAPES, "_gtFine_labelTrainIds": CITYSCAPES_TRAIN_IDS}
 _SPLITS: Final = ("train", "val", "test")
 _PEEK = 3  # masks of the test split that are opened to see whether they are dummies
 
@@ -40,24 +41,30 @@ class CityscapesLayout:
         if self.recognise(folder) is None:
             looked = f"looked for {_IMAGES}/ and {_MASKS}/"
             raise SourceError(f"{shown(str(folder))} does not have the layout of Cityscapes; {looked}")
-        image_files, ignored = list_files(folder / _IMAGES, (".png",))
-        mask_files, more = list_files(folder / _MASKS, (".png",))
+        listings = list_files(folder / _IMAGES, IMAGE_ENDINGS), list_files(folder / _MASKS, MASK_ENDINGS)
+        image_files, mask_files = (listing.files for listing in listings)
         images = _with_suffix(image_files, _IMAGE_SUFFIX)
         kinds = {suffix: _with_suffix(mask_files, suffix) for suffix in _KINDS}
         suffix = next((suffix for suffix, masks in kinds.items() if masks), None)
         if suffix is None or not images:
             missing = (
-                f"{_IMAGES}/SPLIT/CITY/*{_IMAGE_SUFFIX}" if not images else f"{_MASKS}/SPLIT/CITY/*_gtFine_labelIds.png"
+                f"{_IMAGES}/SPLIT/CITY/*{_IMAGE_SUFFIX}.png"
+                if not images
+                else f"{_MASKS}/SPLIT/CITY/*_gtFine_labelIds.png"
             )
             raise SourceError(f"{shown(str(folder))}: there is no {missing} in train/, val/ or test/")
         masks, labels = kinds[suffix], _KINDS[suffix]
-        reason = f"it has {_IMAGES}/ and {_MASKS}/*{suffix}"
+        reason = f"it has {_IMAGES}/ and {_MASKS}/*{suffix}.png"
         withheld = _why_withheld([file for (split, _), file in sorted(masks.items()) if split == "test"], labels)
         if withheld and any(split == "test" for split, _ in images.keys() | masks.keys()):
             reason += f"; test/ is left out: {withheld}"
             images = {place: file for place, file in images.items() if place[0] != "test"}
             masks = {place: file for place, file in masks.items() if place[0] != "test"}
-        ignored += len(image_files) + len(mask_files) - len(images) - len(masks)
+        # The dataset's own other files, such as *_color.png and *_polygons.json, are nothing to name.
+        ignored = len(image_files) + len(mask_files) - len(images) - len(masks)
+        polygons = [file for file in listings[1].unread if file.path.endswith("_polygons.json")]
+        ignored += len(polygons) + sum(listing.litter for listing in listings)
+        masks_unread = [file for file in listings[1].unread if file not in polygons]
         cities = {place: file.relative.split("/")[1] for side in (masks, images) for place, file in side.items()}
         paired = pair_up(
             images, masks, attributes=lambda place: {"city": shown(cities[place])}, where=shown(str(folder))
@@ -69,18 +76,25 @@ class CityscapesLayout:
             pairs=paired.pairs,
             lists=paired.lists,
             labels=labels,
-            findings=paired.findings,
-            ignored=ignored + more,
+            findings=tuple(name_unread(paired, listings[0].unread, paired.findings)),
+            ignored=ignored,
+            unread=(
+                *unread_lines(folder / _IMAGES, folder, listings[0].unread),
+                *unread_lines(folder / _MASKS, folder, masks_unread),
+            ),
         )
 
 
 def _with_suffix(files: list[ListedFile], suffix: str) -> dict[Place, ListedFile]:
     """Return SPLIT/CITY/NAME + suffix by split and name; what lies elsewhere is not part of the dataset."""
     found: dict[Place, ListedFile] = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: split_ending(file.relative)[1] != ".png"):
         parts = file.relative.split("/")
-        if len(parts) == 3 and parts[0] in _SPLITS and parts[2].endswith(suffix) and len(parts[2]) > len(suffix):
-            place = parts[0], parts[2].removesuffix(suffix)
+        name = name_of(parts[-1])
+        if len(parts) == 3 and parts[0] in _SPLITS and name.endswith(suffix) and len(name) > len(suffix):
+            place = parts[0], name.removesuffix(suffix)
+            if place in found and split_ending(found[place].relative)[1] == ".png" != split_ending(parts[2])[1]:
+                continue  # converted files lie beside the dataset's own
             if place in found:
                 both = f"{shown(found[place].relative)} and {shown(file.relative)}"
                 raise SourceError(f"{both} have the same name; rename one of them")

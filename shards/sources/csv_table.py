@@ -1,7 +1,7 @@
 """A table of pairs: a .csv file with the columns ``image`` and ``mask``, optionally ``split`` and ``name``.
 
-Paths are relative to the table. Every other column becomes an attribute of the samples: whole numbers if all its cells
-are, otherwise text.
+Paths are relative to the table; those of Windows and ``file:`` URLs are read, too. Every other column becomes an
+attribute of the samples: whole numbers if all its cells are, otherwise text.
 """
 
 import csv
@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,12 +17,20 @@ from typing import Final
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
-from shards.sources.layout_protocol import RESERVED, FileStamp, Pair, Source, SplitList
-from shards.sources.pairs.listing import ListedFile, split_ending
-from shards.sources.pairs.pairing import complete_pair, split_of
+from shards.sources.layout_protocol import RESERVED, Pair, Source, SplitList
+from shards.sources.pairs.cell_paths import FoundPath, PathFinder
+from shards.sources.pairs.listing import read_text, split_ending
+from shards.sources.pairs.pairing import complete_pair
+from shards.sources.pairs.spelling import composed, differs
+from shards.sources.pairs.split_lists import split_of
+from shards.store.text_files import TextError, decode_text, is_utf8
 
 _COLUMNS: Final = ("image", "mask", "split", "name")
 _WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_LOSSY_ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo")
+_SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # Excel's own first line
+_MOST_HEADER = 1 << 16  # bytes
+_SAVE: Final = "save the table as UTF-8 (Excel: CSV UTF-8)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,15 @@ class _Row:
 
     line: int
     cells: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The text of a table from its column names on, what separates the columns, and how many lines are before it."""
+
+    text: str
+    delimiter: str
+    skipped: int
 
 
 class CsvLayout:
@@ -59,46 +76,67 @@ def _tables(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
-    return [path for path in paths if path.is_file() and _delimiter(path) is not None]
+    return [path for path in paths if path.is_file() and _has_columns(path)]
 
 
-def _delimiter(path: Path) -> str | None:
-    """Return what separates the columns; None if the first line does not name an image and a mask column."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        header = handle.readline(1 << 16)
-    for delimiter in (",", ";", "\t"):
+def _has_columns(path: Path) -> bool:
+    """Return whether the first line of a table names an image and a mask column; False for what is no text."""
+    with path.open("rb") as handle:
+        start = handle.read(_MOST_HEADER)
+    try:
+        return _table(decode_text(start[: len(start) // 4 * 4])) is not None
+    except TextError:
+        return b"\0" not in start and _table(start.decode("utf-8", "surrogateescape")) is not None
+
+
+def _table(text: str) -> _Table | None:
+    """Return where the table begins in a text, and its delimiter; None if no image and no mask column is named."""
+    lines = io.StringIO(text, newline="")
+    header = lines.readline(_MOST_HEADER)
+    named = _SEPARATOR_LINE.fullmatch(header)
+    if named:
+        text, header = text[len(header) :], lines.readline(_MOST_HEADER)
+    for delimiter in (named.group(1),) if named else (",", ";", "\t"):
         try:
             cells = next(csv.reader([header], delimiter=delimiter), [])
-        except csv.Error:
+        except (csv.Error, TypeError, ValueError):  # the last two: a delimiter that cannot be one
             continue
         if {"image", "mask"} <= {cell.strip().casefold() for cell in cells}:
-            return delimiter
+            return _Table(text=text, delimiter=delimiter, skipped=1 if named else 0)
     return None
 
 
 def _scan_table(path: Path) -> Source:
     where = shown(str(path))
-    delimiter = _delimiter(path)
-    if delimiter is None:
+    table = _table(read_text(path))
+    if table is None:
         raise SourceError(f"{where}:1: the first line must name the columns, among them image and mask")
-    rows = _read_rows(path, delimiter)
-    _check_paths(rows, where)
-    names = _names(rows, where)
+    rows = _read_rows(table, where)
+    finder = PathFinder(path.parent)
+    found = {side: [finder.find(row.cells[side]) for row in rows] for side in ("image", "mask")}
+    _check_paths(rows, found, where)
+    names = _names(rows, found["image"], where)
     values = _attributes(rows)
     findings: list[SampleFinding] = []
     pairs: list[Pair] = []
     lists: dict[SplitList, set[str]] = defaultdict(set)
-    for row, name, attributes in zip(rows, names, values, strict=True):
+    for row, image, mask, name, attributes in zip(rows, found["image"], found["mask"], names, values, strict=True):
         split = _split(row, where)
-        image, mask = (_file(path.parent, row.cells[side]) for side in ("image", "mask"))
-        if image is None:
-            detail = f"line {row.line} of {shown(path.name)}: there is no {shown(row.cells['image'])}"
+        at = f"line {row.line} of {shown(path.name)}"
+        if image.file is None:
+            detail = f"{at}: there is no {shown(row.cells['image'])}{image.hint}"
             findings.append(SampleFinding(shown(name), "rejected", "listed-but-missing", detail))
             continue
-        pair = complete_pair(name, image, mask, attributes)
+        pair = complete_pair(name, image.file, mask.file, attributes)
         if isinstance(pair, SampleFinding):
+            if mask.file is None:
+                detail = f"{at}: there is no {shown(row.cells['mask'])}{mask.hint}"
+                pair = SampleFinding(pair.name, pair.action, pair.reason, detail)
             findings.append(pair)
             continue
+        for each in (image, mask):
+            if each.difference:
+                findings.append(differs(name, f"{at}: the cell for {shown(each.path)} {each.difference}"))
         pairs.append(pair)
         if split:
             lists[split].add(name)
@@ -119,75 +157,80 @@ def _scan_table(path: Path) -> Source:
     )
 
 
-def _read_rows(path: Path, delimiter: str) -> list[_Row]:
+def _read_rows(table: _Table, where: str) -> list[_Row]:
     """Return the rows, with a cell for each column; blank lines are skipped."""
-    where = shown(str(path))
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    if "\0" in text:
-        raise SourceError(f"{where} is not plain text; save it as CSV in UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.delimiter, strict=True)
     rows: list[_Row] = []
     columns: list[str] = []
+    line = 0
     try:
         for cells in reader:
+            line = reader.line_num + table.skipped
             if not columns:
-                columns = _check_columns(cells, where)
+                columns = _check_columns(cells, f"{where}:{line}")
             elif any(cell.strip() for cell in cells):
                 if len(cells) != len(columns):
                     counts = f"{len(cells)} cells, but there are {len(columns)} columns"
                     raise SourceError(
-                        f"{where}:{reader.line_num}: the row has {counts}; quote cells that hold a {delimiter!r}"
+                        f"{where}:{line}: the row has {counts}; quote cells that hold a {table.delimiter!r}"
                     )
-                rows.append(_Row(line=reader.line_num, cells=dict(zip(columns, cells, strict=True))))
+                rows.append(_Row(line=line, cells=dict(zip(columns, cells, strict=True))))
     except csv.Error as error:
-        raise SourceError(f"{where}:{reader.line_num}: {error}; put quotes around cells that hold quotes") from None
+        line = reader.line_num + table.skipped
+        raise SourceError(f"{where}:{line}: {error}; put quotes around cells that hold quotes") from None
     if not rows:
         raise SourceError(f"{where} names no image; write a row for each below the line of column names")
+    for row in rows:
+        for column, cell in row.cells.items():
+            if column not in ("image", "mask") and not is_utf8(cell):
+                raise SourceError(f"{where}:{row.line}: the cell of the column {column} is not UTF-8; {_SAVE}")
     return rows
 
 
 def _check_columns(cells: Sequence[str], where: str) -> list[str]:
     columns: list[str] = []
     for number, cell in enumerate(cells, start=1):
-        column = shown(cell.strip())
+        if not is_utf8(cell):
+            raise SourceError(f"{where}: the name of column {number} is not UTF-8; {_SAVE}")
+        column = cell.strip()
         column = column.casefold() if column.casefold() in _COLUMNS else column
         if not column:
             raise SourceError(
-                f"{where}:1: column {number} has no name; name it or remove it (pandas: to_csv(index=False))"
+                f"{where}: column {number} has no name; name it or remove it (pandas: to_csv(index=False))"
             )
         if column in columns:
-            raise SourceError(f"{where}:1: two columns are named {column!r}; rename or remove one of them")
+            raise SourceError(f"{where}: two columns are named {column!r}; rename or remove one of them")
         if column in RESERVED and column not in _COLUMNS:
-            raise SourceError(f"{where}:1: a column {column!r} would hide what a set says of its samples; rename it")
+            raise SourceError(f"{where}: a column {column!r} would hide what a set says of its samples; rename it")
         columns.append(column)
     return columns
 
 
-def _check_paths(rows: Sequence[_Row], where: str) -> None:
+def _check_paths(rows: Sequence[_Row], found: Mapping[str, Sequence[FoundPath]], where: str) -> None:
     """Every cell of the columns image and mask has a path, each another one; no mask is a JPEG."""
     lines: dict[str, int] = {}
-    for row in rows:
+    for number, row in enumerate(rows):
         for side in ("image", "mask"):
             text = row.cells[side]
             if not text.strip():
                 raise SourceError(f"{where}:{row.line}: the cell of the column {side} is empty; write a path")
-            path = os.path.normpath(text)
+            path = os.path.normpath(found[side][number].path)
             if path in lines:
                 raise SourceError(
                     f"{where}:{row.line}: {shown(text)} is in line {lines[path]}, too; list each file once"
                 )
             lines[path] = row.line
-        if row.cells["mask"].lower().endswith((".jpg", ".jpeg")):
+        if row.cells["mask"].strip().lower().endswith(_LOSSY_ENDINGS):
             hint = "JPEG changes the values of masks; export them as PNG"
             raise SourceError(f"{where}:{row.line}: the mask {shown(row.cells['mask'])} is a JPEG: {hint}")
 
 
-def _names(rows: Sequence[_Row], where: str) -> list[str]:
+def _names(rows: Sequence[_Row], images: Sequence[FoundPath], where: str) -> list[str]:
     """Return the name of each row: its cell, or the image's stem, or where stems are not unique, its path."""
     if "name" in rows[0].cells:
         lines: dict[str, int] = {}
         for row in rows:
-            name = row.cells["name"]
+            name = composed(row.cells["name"])
             if not name.strip():
                 raise SourceError(f"{where}:{row.line}: the cell of the column name is empty")
             if name in lines:
@@ -195,7 +238,7 @@ def _names(rows: Sequence[_Row], where: str) -> list[str]:
                 raise SourceError(f"{where}:{row.line}: {twice}; give each image its own")
             lines[name] = row.line
         return list(lines)
-    keys = [split_ending(os.path.normpath(row.cells["image"]))[0] for row in rows]
+    keys = [composed(split_ending(os.path.normpath(image.path))[0]) for image in images]
     stems = [key.rpartition("/")[2] for key in keys]
     if len(set(stems)) == len(stems):
         return stems
@@ -227,13 +270,3 @@ def _split(row: _Row, where: str) -> SplitList:
     if split is None:
         raise SourceError(f"{where}:{row.line}: split {shown(text)!r} is none of train, val, test, trainval")
     return split
-
-
-def _file(folder: Path, text: str) -> ListedFile | None:
-    """Return a file that a cell names; None if there is nothing."""
-    path = folder / text
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return ListedFile(path=str(path), relative=text, stamp=FileStamp.of(status) if path.is_file() else None)

@@ -10,29 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Source, SplitList
 from shards.sources.pairs.listing import (
-    IMAGE_ENDINGS,
     JPEG_ENDINGS,
     MASK_ENDINGS,
+    FolderListing,
     ListedFile,
     by_key,
     holds_any,
     list_files,
     subfolders,
+    unread_lines,
 )
-from shards.sources.pairs.pairing import (
-    Place,
-    aliases_of,
-    cut_suffixes,
-    has_suffix,
-    listed_splits,
-    name_lossy,
-    pair_up,
-    split_of,
-)
+from shards.sources.pairs.pairing import Place, name_lossy, name_unread, pair_up
+from shards.sources.pairs.split_lists import aliases_of, listed_splits, split_of
+from shards.sources.pairs.suffixes import cut_suffixes, has_suffix
 
 IMAGE_FOLDERS: Final = (
     "images", "image", "imgs", "img", "jpegimages", "img_dir", "image_dir", "images_dir", "rgb", "photos", "inputs",
@@ -80,11 +75,13 @@ class FoldersLayout:
                 f"looked for images/ ({', '.join(IMAGE_FOLDERS[1:4])} ...), masks/ ({', '.join(MASK_FOLDERS[2:6])} ...)"
             )
         suffixes = self.image_suffix, self.mask_suffix
-        image_files, mask_files, ignored = _files(parts, suffixes)
+        image_files, mask_files, listings, ignored = _files(parts, suffixes)
         images, masks, jpegs = cut_suffixes(image_files, mask_files, _jpegs(parts), suffixes)
         paired = pair_up(images, masks, where=shown(str(folder)))
         lists = dict(paired.lists)
         findings, lossy = name_lossy(paired, jpegs)
+        unread = {path: [file for file in each.unread if file.path not in lossy] for path, each in listings.items()}
+        findings = name_unread(paired, (file for files in unread.values() for file in files), findings)
         paths = find_lists(folder)
         if paths:
             named, missing = listed_splits(paths, aliases_of(paired, folder))
@@ -104,7 +101,8 @@ class FoldersLayout:
             lists=lists,
             labels=None,
             findings=tuple(findings),
-            ignored=ignored - lossy,
+            ignored=ignored,
+            unread=tuple(line for path, files in unread.items() for line in unread_lines(path, folder, files)),
         )
 
 
@@ -160,7 +158,7 @@ def _beside(folder: Path) -> tuple[Path | None, Path | None]:
     return images, masks
 
 
-def _only(folder: Path, names: Sequence[str], endings: Sequence[str]) -> Path | None:
+def _only(folder: Path, names: Sequence[str], endings: tuple[str, ...]) -> Path | None:
     """Return the one of these folders that holds such files; raise ``SourceError`` if several do."""
     if len(names) > 1:
         names = [name for name in names if holds_any(folder / name, endings)] or names[:1]
@@ -174,15 +172,18 @@ def _only(folder: Path, names: Sequence[str], endings: Sequence[str]) -> Path | 
 
 def _files(
     parts: Sequence[_Part], suffixes: tuple[str | None, str | None]
-) -> tuple[dict[Place, ListedFile], dict[Place, ListedFile], int]:
-    """Return all images and all masks that have the suffixes, by place, and the number of other files."""
+) -> tuple[dict[Place, ListedFile], dict[Place, ListedFile], dict[Path, FolderListing], int]:
+    """Return images and masks that have the suffixes, by place; what all folders hold; the number of ignored files."""
     images: dict[Place, ListedFile] = {}
     masks: dict[Place, ListedFile] = {}
+    listings: dict[Path, FolderListing] = {}
     ignored = 0
     for part in parts:
-        ignored += _add(images, part.images, part.split, IMAGE_ENDINGS, suffixes[0])
+        listings[part.images] = list_files(part.images, IMAGE_ENDINGS)
+        ignored += _add(images, listings[part.images], part.images, part.split, suffixes[0])
         if part.masks is not None:
-            ignored += _add(masks, part.masks, part.split, MASK_ENDINGS, suffixes[1])
+            listings[part.masks] = list_files(part.masks, MASK_ENDINGS)
+            ignored += _add(masks, listings[part.masks], part.masks, part.split, suffixes[1])
     if not images:
         raise SourceError(
             f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)}){_with(suffixes[0])}"
@@ -193,7 +194,7 @@ def _files(
         raise SourceError(
             f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}{hint}"
         )
-    return images, masks, ignored
+    return images, masks, listings, ignored
 
 
 def _jpegs(parts: Sequence[_Part]) -> dict[Place, ListedFile]:
@@ -201,7 +202,7 @@ def _jpegs(parts: Sequence[_Part]) -> dict[Place, ListedFile]:
     found: dict[Place, ListedFile] = {}
     for part in parts:
         if part.masks is not None:
-            files, _ = list_files(part.masks, JPEG_ENDINGS)
+            files = list_files(part.masks, JPEG_ENDINGS).files
             found |= places_of({file.key: file for file in files}, part.split, part.masks)
     return found
 
@@ -211,12 +212,11 @@ def _with(suffix: str | None) -> str:
 
 
 def _add(
-    side: dict[Place, ListedFile], folder: Path, split: SplitList, endings: Sequence[str], suffix: str | None
+    side: dict[Place, ListedFile], listing: FolderListing, folder: Path, split: SplitList, suffix: str | None
 ) -> int:
-    files, ignored = list_files(folder, endings)
-    chosen = [file for file in files if suffix is None or has_suffix(file, suffix)]
+    chosen = [file for file in listing.files if suffix is None or has_suffix(file, suffix)]
     side |= places_of(by_key(chosen, folder), split, folder)
-    return ignored + len(files) - len(chosen)
+    return listing.litter + len(listing.files) - len(chosen)
 
 
 def places_of(files: Mapping[str, ListedFile], split: SplitList, folder: Path) -> dict[Place, ListedFile]:

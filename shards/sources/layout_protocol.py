@@ -62,9 +62,11 @@ class Source:
         pairs: complete pairs, sorted by name.
         lists: the names in each official split (``train``, ``val``, ``test``, ``trainval``); empty where there is none.
         labels: the layout's own labels; None where only the user can know them.
-        findings: what was rejected so far, and why.
+        findings: what was rejected so far, and why; and names that were matched although they are spelled differently.
         ignored: the number of files that are not part of the dataset.
+        unread: files among the images and masks that are neither, nor known litter, each with what it is: for people.
         table: the file that lists the pairs, where there is one.
+        address: where it is, if it is in an object store; then the paths of the pairs are addresses.
     """
 
     layout: str
@@ -75,12 +77,14 @@ class Source:
     labels: Labels | None
     findings: tuple[SampleFinding, ...] = field(default=())
     ignored: int = 0
+    unread: tuple[str, ...] = ()
     table: Path | None = None
+    address: str = ""
 
     @property
-    def path(self) -> Path:
-        """What people call the source: its table, or its folder."""
-        return self.table or self.folder
+    def path(self) -> Path | str:
+        """What people call the source: its address, its table, or its folder."""
+        return self.address or self.table or self.folder
 
 
 class Layout(Protocol):

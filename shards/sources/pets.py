@@ -1,19 +1,23 @@
 """The official layout of Oxford-IIIT Pet: which images there are, and what the lists say about them.
 
 ``images/NAME.jpg``, ``annotations/trimaps/NAME.png``, ``annotations/{list,trainval,test}.txt`` with lines
-``NAME CLASS SPECIES BREED``. Other files (AppleDouble files, ``.mat`` files and the like) are counted and ignored.
+``NAME CLASS SPECIES BREED``. AppleDouble files and the like are counted and ignored; others are named.
 """
 
-import os
-from collections import ChainMap, Counter
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS, KNOWN_ENDINGS
 from shards.audit.findings import SampleFinding
 from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
-from shards.sources.layout_protocol import FileStamp, Pair, Source
-from shards.sources.pairs.listing import read_names
+from shards.sources.layout_protocol import Pair, Source
+from shards.sources.pairs.listing import MASK_ENDINGS, UnreadFile, by_key, list_files, read_names, unread_lines
+from shards.sources.pairs.pairing import complete_pair, match_spellings
+from shards.sources.pairs.spelling import NameIndex, differs, variants
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
@@ -50,34 +54,36 @@ def _scan(folder: Path) -> Source:
                 f"{folder} is not in the layout of Oxford-IIIT Pet: there is no folder {path}; expected "
                 "images/NAME.jpg, annotations/trimaps/NAME.png and annotations/{list,trainval,test}.txt"
             )
-    images, ignored = _files_by_stem(folder / "images", ("jpg", "jpeg"))
-    masks, more_ignored = _files_by_stem(folder / "annotations" / "trimaps", ("png",))
-    if not images:
-        raise SourceError(f"{folder / 'images'} holds no .jpg file")
+    image_list = list_files(folder / "images", IMAGE_ENDINGS, nested=False)
+    mask_list = list_files(folder / "annotations" / "trimaps", MASK_ENDINGS, nested=False)
+    image_files = {("", key): file for key, file in by_key(image_list.files, folder / "images").items()}
+    mask_files = {("", key): file for key, file in by_key(mask_list.files, folder / "annotations/trimaps").items()}
+    if not image_files:
+        raise SourceError(f"{folder / 'images'} holds no image")
+    matched, respelled = match_spellings(image_files, mask_files)
+    images, masks = ({key: file for (_, key), file in side.items()} for side in (image_files, matched))
+    index = NameIndex({alias: name for name in images | masks for alias in (name, f"images/{name}")})
     paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
-    lists = {name: _read_list(path) for name, path in paths.items() if path.exists()}
-    numbers = dict(ChainMap(*lists.values()))  # the first list that names an image counts
-    findings: list[SampleFinding] = []
+    read = {name: _read_list(path, index) for name, path in paths.items() if path.exists()}
+    listed = _merged(read.values())
+    findings = [finding for each in read.values() for finding in each.findings]
+    findings += [differs(key, detail) for (_, key), detail in respelled.items()]
+    unread = {file.key: file for file in image_list.unread if file.kind}
     pairs: list[Pair] = []
-    for name in sorted(images.keys() | masks.keys() | numbers.keys()):
+    for name in sorted(images.keys() | masks.keys() | listed.keys()):
         image, mask = images.get(name), masks.get(name)
-        reason = _why_rejected(image, mask, listed=name in numbers, any_list=bool(lists))
-        if image is None or mask is None or reason:
-            findings.append(SampleFinding(shown(name), "rejected", reason))
-            continue
-        class_id, species = numbers.get(name, (0, 0))
+        class_id, species = listed.get(name, (0, 0))
         breed = breed_of(name)
-        pairs.append(
-            Pair(
-                name=name,
-                image=image.path,
-                mask=mask.path,
-                image_stamp=FileStamp.of(image.stat()),
-                mask_stamp=FileStamp.of(mask.stat()),
-                attributes={"breed": breed, "species": SPECIES[species], "class_id": class_id},
-                group=breed,
-            )
-        )
+        attributes: dict[str, str | int] = {"breed": breed, "species": SPECIES[species], "class_id": class_id}
+        pair = complete_pair(name, image, mask, attributes, breed)
+        if image is not None and mask is not None and read and name not in listed:
+            pair = SampleFinding(shown(name), "rejected", "not-listed")
+        if isinstance(pair, Pair):
+            pairs.append(pair)
+        elif image is None:
+            findings.append(_missing(name, read.values(), index, unread.get(name)))
+        else:
+            findings.append(pair)
     if not pairs:
         counts = Counter(finding.reason for finding in findings)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
@@ -87,10 +93,14 @@ def _scan(folder: Path) -> Source:
         reason=_REASON,
         folder=folder,
         pairs=tuple(pairs),
-        lists={name: frozenset(lists[name]) for name in SPLIT_LISTS if name in lists},
+        lists={name: frozenset(read[name].entries) for name in SPLIT_LISTS if name in read},
         labels=PETS,
-        findings=tuple(findings),
-        ignored=ignored + more_ignored,
+        findings=tuple(sorted(findings, key=lambda finding: finding.name)),
+        ignored=image_list.litter + mask_list.litter,
+        unread=(
+            *unread_lines(folder / "images", folder, image_list.unread),
+            *unread_lines(folder / "annotations" / "trimaps", folder, mask_list.unread),
+        ),
     )
 
 
@@ -100,46 +110,50 @@ def breed_of(name: str) -> str:
     return shown(stem) if stem and number.isdigit() else "unknown"
 
 
-def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, os.DirEntry[str]], int]:
-    """Return the folder's entries by name without ending, and how many other entries there are."""
-    found: dict[str, os.DirEntry[str]] = {}
-    ignored = 0
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            stem, _, ending = entry.name.rpartition(".")
-            if entry.name.startswith("._") or not stem or ending.lower() not in endings:
-                ignored += 1
-            elif stem in found:
-                raise SourceError(f"{folder} holds both {found[stem].name} and {entry.name}; remove one of them")
-            else:
-                found[stem] = entry
-    return found, ignored
+@dataclass(frozen=True, kw_only=True)
+class _NameList:
+    """What a list says: (class, species) by name, 0 where it does not; the line of each name; misspelled names."""
+
+    path: Path
+    entries: dict[str, tuple[int, int]]
+    lines: dict[str, int]
+    findings: list[SampleFinding]
 
 
-def _read_list(path: Path) -> dict[str, tuple[int, int]]:
-    """Return (class, species) by name; a line is ``NAME CLASS SPECIES BREED`` or a NAME alone, the first one counts."""
-    entries: dict[str, tuple[int, int]] = {}
-    for _, text in read_names(path):
+def _read_list(path: Path, index: NameIndex) -> _NameList:
+    """Read a list; a line is ``NAME CLASS SPECIES BREED`` or a NAME alone, and the first line of a name counts."""
+    found = _NameList(path=path, entries={}, lines={}, findings=[])
+    for number, text in read_names(path):
         parts = text.rsplit(maxsplit=3)
+        numbers = (0, 0)
         if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
             class_id, species = int(parts[1]), int(parts[2])
             numbers = class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0
-            entries.setdefault(parts[0], numbers)
-        else:
-            entries.setdefault(text, (0, 0))
-    return entries
+            text = parts[0]  # noqa: PLW2901 - the rest of the line is read
+        match = index.find(variants(text, KNOWN_ENDINGS, first_word=False))
+        name = text if match is None else match.name
+        if match is not None and match.difference and name not in found.entries:
+            detail = f"line {number} of {path.name}, {shown(text)!r}, {match.difference}"
+            found.findings.append(differs(name, detail))
+        found.entries.setdefault(name, numbers)
+        found.lines.setdefault(name, number)
+    return found
 
 
-def _why_rejected(
-    image: os.DirEntry[str] | None, mask: os.DirEntry[str] | None, *, listed: bool, any_list: bool
-) -> str:
-    """Return the reason why a name cannot be packed, or an empty text."""
-    if image is None:
-        return "listed-but-missing" if listed else "mask-without-image"
-    if mask is None:
-        return "image-without-mask"
-    if any_list and not listed:
-        return "not-listed"
-    if not image.is_file():
-        return "image-not-a-file"
-    return "" if mask.is_file() else "mask-not-a-file"
+def _merged(lists: Iterable[_NameList]) -> dict[str, tuple[int, int]]:
+    """Return class and species of each name, from the first list that has them."""
+    merged: dict[str, tuple[int, int]] = {}
+    for each in lists:
+        for name, (class_id, species) in each.entries.items():
+            known = merged.get(name, (0, 0))
+            merged[name] = known[0] or class_id, known[1] or species
+    return merged
+
+
+def _missing(name: str, lists: Iterable[_NameList], index: NameIndex, unread: UnreadFile | None) -> SampleFinding:
+    """Return the finding for a name without image: who names it, and what may be meant."""
+    where = next((f"line {each.lines[name]} of {each.path.name}" for each in lists if name in each.lines), "")
+    detail = where + (index.hint(name) if where else "")
+    if unread is not None:
+        detail = f"there is images/{shown(unread.path)}, which is not read ({unread.kind}); convert it to JPEG or PNG"
+    return SampleFinding(shown(name), "rejected", "listed-but-missing" if where else "mask-without-image", detail)

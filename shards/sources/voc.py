@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from typing import Final
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
 from shards.errors import SourceError
 from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
 from shards.sources.folders import find_lists
 from shards.sources.layout_protocol import Source
-from shards.sources.pairs.listing import IMAGE_ENDINGS, JPEG_ENDINGS, MASK_ENDINGS, by_key, list_files
-from shards.sources.pairs.pairing import aliases_of, listed_splits, name_lossy, pair_up
+from shards.sources.pairs.listing import JPEG_ENDINGS, MASK_ENDINGS, by_key, list_files, unread_lines
+from shards.sources.pairs.pairing import name_lossy, name_unread, pair_up
+from shards.sources.pairs.split_lists import aliases_of, listed_splits
 
 _IMAGES, _MASKS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _VOC_NAME: Final = re.compile(r"20\d\d_\d{6}")
@@ -38,9 +40,8 @@ class VocLayout:
         if root is None:
             looked = f"looked for {_IMAGES}/ and {_MASKS}/ in it and in VOCdevkit/VOC*/"
             raise SourceError(f"{shown(str(folder))} does not have the layout of Pascal VOC; {looked}")
-        files, ignored = list_files(root / _IMAGES, IMAGE_ENDINGS)
-        mask_files, more = list_files(root / _MASKS, MASK_ENDINGS)
-        images, masks = by_key(files, root / _IMAGES), by_key(mask_files, root / _MASKS)
+        image_list, mask_list = list_files(root / _IMAGES, IMAGE_ENDINGS), list_files(root / _MASKS, MASK_ENDINGS)
+        images, masks = by_key(image_list.files, root / _IMAGES), by_key(mask_list.files, root / _MASKS)
         everything = pair_up(
             {("", key): file for key, file in images.items()},
             {("", key): file for key, file in masks.items()},
@@ -50,9 +51,14 @@ class VocLayout:
         lists, missing = listed_splits(paths, aliases_of(everything, root)) if paths else ({}, [])
         listed = frozenset[str]().union(*lists.values())
         relevant = {shown(name) for name in listed | masks.keys()}
-        jpegs, _ = list_files(root / _MASKS, JPEG_ENDINGS)
+        jpegs = list_files(root / _MASKS, JPEG_ENDINGS).files
         named, lossy = name_lossy(everything, {("", file.key): file for file in jpegs})
-        findings = [finding for finding in named if finding.name in relevant or finding.reason == "mask-lossy"]
+        named = name_unread(everything, image_list.unread, named)
+        findings = [
+            finding
+            for finding in named
+            if finding.name in relevant or finding.reason == "mask-lossy" or finding.action == "warning"
+        ]
         known = all(_VOC_NAME.fullmatch(pair.name) for pair in everything.pairs)
         return Source(
             layout=self.name,
@@ -62,7 +68,11 @@ class VocLayout:
             lists=lists,
             labels=VOC if known else None,
             findings=(*findings, *missing),
-            ignored=ignored + more - lossy + len(named) - len(findings),
+            ignored=image_list.litter + mask_list.litter + len(named) - len(findings),
+            unread=(
+                *unread_lines(root / _IMAGES, root, image_list.unread),
+                *unread_lines(root / _MASKS, root, [file for file in mask_list.unread if file.path not in lossy]),
+            ),
         )
 
 

@@ -1,15 +1,22 @@
-"""Atomic writing: a file is written under another name, flushed to the disk and renamed, so it is never partial."""
+"""Atomic writing: a file is written under another name, flushed to the disk and renamed, so it is never partial.
+
+What a file system may refuse of this without loss is in :mod:`shards.store.refusals`.
+"""
 
 import contextlib
+import errno
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.store.refusals import flush_file, flush_folder, rename_file, set_mode
+
 FILE_MODE = 0o644  # fixed, not inherited: the same set on every machine, whatever the umask
 PARTIAL_PREFIX = ".partial-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_KEPT = 20  # characters of a name that its partial file's shows; in all under 143 bytes, the shortest limit there is
 
 
 @contextlib.contextmanager
@@ -18,27 +25,55 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
     or the new one; ``sync=False`` leaves this to the caller (see :func:`sync_file`), who does it while other work goes
-    on. On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged.
+    on. On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged;
+    the error names ``path``.
     """
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
-        dir=path.parent,
-        prefix=f"{PARTIAL_PREFIX}{path.name[:40]}-",
-        delete=False,  # a longer name may be too long
-    )
+    with naming(path):
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
+            dir=path.parent,
+            prefix=f"{PARTIAL_PREFIX}{path.name[:_KEPT]}-",
+            delete=False,
+        )
     partial = Path(handle.name)
     try:
         with handle:
-            yield handle.file  # type: ignore[misc]
-            handle.flush()
-            os.fchmod(handle.fileno(), FILE_MODE)
-            if sync:
-                os.fsync(handle.fileno())
-        partial.replace(path)
+            with _naming_a_full_disk(path):
+                yield handle.file  # type: ignore[misc]
+            with naming(path):
+                handle.flush()
+                set_mode(handle.fileno(), FILE_MODE, folder=path.parent)
+                if sync:
+                    flush_file(handle.fileno(), folder=path.parent)
+        with naming(path):
+            rename_file(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
     if sync:
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block, an ``OSError`` is one of ``path``: a user knows that name, not the partial file's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
+def _naming_a_full_disk(path: Path) -> Iterator[None]:
+    """The same for errors that only writing raises; others may be of a file that the block reads."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            error.filename = str(path)
+        raise
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -54,15 +89,12 @@ def file_sha256(path: Path) -> str:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's content to the disk."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+    """Flush a file's content to the disk, where its file system does so."""
+    with path.open("rb") as handle, naming(path):
+        flush_file(handle.fileno(), folder=path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (names) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Flush a folder's entries (names) to the disk, where its file system does so."""
+    with naming(folder):
+        flush_folder(folder)

@@ -13,10 +13,22 @@ from shards.audit.findings import ACTIONS, SampleFinding
 from shards.errors import FormatError
 from shards.format.geometry import size_text
 from shards.format.labels import IGNORE
-from shards.format.layout import MANIFEST_NAME, ROLES, SPLITS, Split, is_set_file, member_span, row_check
+from shards.format.layout import (
+    MANIFEST_NAME,
+    ROLES,
+    SPLITS,
+    Split,
+    index_name,
+    is_set_file,
+    member_span,
+    row_check,
+    shard_name,
+    table_offset,
+)
 from shards.format.manifest import Manifest, RawLayout, load_manifest
-from shards.format.npy import SampleTable, npy_header, table_offset
+from shards.format.npy import SampleTable, ShardTable, npy_header
 from shards.format.tar import padded
+from shards.store.byte_ranges import read_regular
 from shards.verify.check_shard import ShardCheck, check_file
 from shards.verify.problems import Mode, Problem, Report
 
@@ -41,7 +53,7 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
     except (FormatError, OSError) as error:
         report.add([Problem(kind="manifest", file=MANIFEST_NAME, message=str(error))])
         return report
-    report.files = 1 + len(manifest.files())
+    report.files = 1 + len(manifest.files()) + sum(2 * split.shards for split in manifest.splits.values())
     report.add(_stray_files(folder, manifest))
     report.add(_check_audit_file(folder, manifest, quick=quick))
     checks: list[ShardCheck] = []
@@ -49,8 +61,10 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
         if split in manifest.splits:
             table, problems = _check_table(folder, manifest, split, quick=quick)
             report.add(problems)
+            shards, problems = _check_shard_table(folder, manifest, split, quick=quick)
+            report.add(problems)
             start = 0
-            for number, shard in enumerate(manifest.splits[split].shards):
+            for number, shard in enumerate(shards or ()):
                 checks.append(ShardCheck(folder, manifest, split, number, shard, table, start))
                 start += shard.samples
     with ThreadPoolExecutor(max(workers, 1)) as executor:
@@ -59,7 +73,7 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             if progress is not None:
                 progress(done, len(checks))
     report.samples = manifest.samples
-    report.bytes = 0 if quick else sum(entry.bytes for entry in manifest.files())
+    report.bytes = 0 if quick else manifest.bytes
     if report.ok:
         report.add(_check_raw_layout(folder, manifest))
     if not quick and report.ok:
@@ -84,6 +98,22 @@ def _check_table(
                 number = start + int(index)
                 message = f"the record of sample {number} of {split} does not match its checksum"
                 problems.append(Problem(kind="table", file=entry.file, message=message, offset=table_offset(number)))
+    return table, problems
+
+
+def _check_shard_table(
+    folder: Path, manifest: Manifest, split: Split, *, quick: bool
+) -> tuple[ShardTable | None, list[Problem]]:
+    """Check a split's table of shards; return it if its records can be used."""
+    entry = manifest.splits[split]
+    file, path = entry.shard_table.file, folder / entry.shard_table.file
+    problems = check_file(folder, entry.shard_table, quick=quick)
+    try:
+        table = ShardTable.parse(read_regular(path), path, split, entry, checked=not problems)
+    except OSError as error:
+        return None, problems or [Problem(kind="missing", file=file, message=f"cannot be read: {error.strerror}")]
+    except FormatError as error:
+        return None, problems or [Problem(kind="table", file=file, message=str(error))]
     return table, problems
 
 
@@ -162,6 +192,8 @@ def _check_counts(manifest: Manifest, checks: Sequence[ShardCheck], *, decoded: 
 def _stray_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     """Yield files that a reader of ``train-*.tar`` would take for a part of the set."""
     known = {entry.file for entry in manifest.files()}
+    for split, entry in manifest.splits.items():
+        known |= {naming(split, number) for naming in (shard_name, index_name) for number in range(entry.shards)}
     for name in sorted(entry.name for entry in folder.iterdir()):
         if name not in known and is_set_file(name):
             yield Problem(kind="stray", file=name, message="is named like a part of the set, but is not one")

@@ -26,8 +26,8 @@ from shards.format.layout import (
     member_span,
     row_check,
 )
-from shards.format.manifest import FileEntry, Manifest, ShardEntry
-from shards.format.npy import SampleTable, npy_header
+from shards.format.manifest import FileEntry, Manifest
+from shards.format.npy import SampleTable, ShardEntry, npy_header
 from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
 from shards.store.atomic import file_sha256
 from shards.store.byte_ranges import ByteRanges

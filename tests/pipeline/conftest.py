@@ -23,18 +23,27 @@ from pipeline.runtime.buffers import BufferPool
 from shards.format.builtin_labels import PETS
 from shards.format.geometry import Size
 from shards.format.labels import LabelClass, Labels, chosen_colour
-from shards.format.layout import EXTENSIONS, FORMAT, IMAGE_FORMATS, SAMPLE_DTYPE, VERSION, key_hash, row_check
+from shards.format.layout import (
+    EXTENSIONS,
+    FORMAT,
+    IMAGE_FORMATS,
+    SAMPLE_DTYPE,
+    SHARD_DTYPE,
+    VERSION,
+    key_hash,
+    row_check,
+)
 from shards.format.manifest import (
     AuditEntry,
     BuildOptions,
     FileEntry,
     Manifest,
     RawLayout,
-    ShardEntry,
     SplitEntry,
     content_fingerprint,
     dump_manifest,
 )
+from shards.format.npy import ShardEntry
 
 
 @dataclass(frozen=True)
@@ -123,12 +132,17 @@ def write_set(
         )
     table["check"] = row_check(table)
     np.save(folder / f"{split}.samples.npy", table)
+    sums = [[np.frombuffer(bytes.fromhex(file.sha256), np.uint8) for file in (each, each.index)] for each in shards]
+    sizes = [(each.samples, each.bytes, each.index.bytes) for each in shards]
+    np.save(folder / f"{split}.shards.npy", np.array([(*s, *d) for s, d in zip(sizes, sums, strict=True)], SHARD_DTYPE))
     (folder / "audit.jsonl").write_text("")
     splits = {
         split: SplitEntry(
             samples=len(pairs),
             table=FileEntry(**_entry(folder, f"{split}.samples.npy")),
-            shards=tuple(shards),
+            shards=len(shards),
+            bytes=sum(each.bytes + each.index.bytes for each in shards),
+            shard_table=FileEntry(**_entry(folder, f"{split}.shards.npy")),
             class_pixels=(1,) * len(labels),
             ignored_pixels=0,
             attributes={},
@@ -147,8 +161,10 @@ def write_set(
             fractions=(1, 0, 0),
             seed=0,
             samples_per_shard=samples_per_shard,
+            shard_bytes=None,
             quality=None,
             max_pixels=1 << 27,
+            exif="auto",
         ),
         splits=splits,
         largest=(max(pair.height for pair in pairs), max(pair.width for pair in pairs)),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from shards.format.labels import Labels
 from shards.format.manifest import content_fingerprint
@@ -34,14 +36,28 @@ def sealed(document: dict[str, Any]) -> bytes:
     ).encode()
 
 
+def reseal_shards(
+    folder: Path, document: dict[str, Any], split: str, change: Callable[[np.ndarray], np.ndarray | None]
+) -> None:
+    """Change the table of a split's shards (or return another), and let the manifest describe the new one."""
+    entry = document["splits"][split]
+    path = folder / f"{split}.shards.npy"
+    records = np.load(path)
+    changed = change(records)
+    records = records if changed is None else changed
+    np.save(path, records)
+    entry["shards"] = len(records)
+    entry["shard_table"]["bytes"] = path.stat().st_size
+    entry["shard_table"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
     """The document with its correct fingerprint, if one can be computed."""
 
     class Entry:
         def __init__(self, fields: dict[str, Any]) -> None:
-            self.__dict__.update({key: Entry(value) if key == "table" else value for key, value in fields.items()})
-            if "shards" in fields:
-                self.shards = [Entry(shard) for shard in fields["shards"]]
+            tables = ("table", "shard_table")
+            self.__dict__.update({key: Entry(value) if key in tables else value for key, value in fields.items()})
 
     try:
         splits: Any = {name: Entry(split) for name, split in document["splits"].items()}

@@ -4,6 +4,7 @@
 """
 
 from shards.sources.pairs.listing import ListedFile, list_files, read_names
-from shards.sources.pairs.pairing import Paired, listed_splits, pair_up
+from shards.sources.pairs.pairing import Paired, pair_up
+from shards.sources.pairs.split_lists import listed_splits
 
 __all__ = ["ListedFile", "Paired", "list_files", "listed_splits", "pair_up", "read_names"]

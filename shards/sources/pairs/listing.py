@@ -1,18 +1,33 @@
-"""What is in a folder: its images or masks, in nested folders too, and what text lists say."""
+"""What is in a folder: its images or masks, in nested folders too, and what text lists say.
+
+Files with a usual ending count as what it says; the audit looks at their content. Others count by their first bytes:
+``.JPE``, ``.jfif``, no ending at all. What counts neither way is named in the report, except for known litter.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS, KNOWN_ENDINGS, READABLE, START, file_kind, is_proof
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp
+from shards.sources.pairs.spelling import composed
+from shards.store.text_files import TextError, decode_text, split_lines
 
-IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 JPEG_ENDINGS: Final = (".jpg", ".jpeg")
 MASK_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value
+
+# By which first bytes a file counts whose ending says nothing; a lossy WebP is no mask, which the audit finds.
+_KINDS: Final = {
+    IMAGE_ENDINGS: READABLE,
+    MASK_ENDINGS: {"PNG", "GIF", "WebP", "TIFF", "BMP", "PPM"},
+    JPEG_ENDINGS: {"JPEG"},
+}
+_OTHER_FILES: Final = (".txt", ".xml", ".json", ".csv", ".md", ".mat", ".npy", ".npz", ".yaml", ".yml", ".py", ".html")
+_LITTER: Final = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +46,36 @@ class ListedFile:
 
     @property
     def key(self) -> str:
-        """The relative path without ending."""
-        return split_ending(self.relative)[0]
+        """The relative path in Unicode's composed form, without the ending of an image."""
+        return name_of(self.relative)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadFile:
+    """A file that is neither taken nor known litter; ``kind`` is what it starts like, "" if unknown."""
+
+    path: str  # below the folder that was listed
+    kind: str = ""
+
+    @property
+    def key(self) -> str:
+        """The path without any ending, to compare it with the names of images."""
+        return composed(split_ending(self.path)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderListing:
+    """What a folder holds: the files that were asked for, sorted; those that nobody asked for; how much is litter."""
+
+    files: list[ListedFile]
+    unread: list[UnreadFile] = field(default_factory=list)
+    litter: int = 0
+
+
+def name_of(path: str) -> str:
+    """Return a path in Unicode's composed form, without the ending of an image; any other ending is part of a name."""
+    stem, ending = split_ending(path)
+    return composed(stem if ending in KNOWN_ENDINGS else path)
 
 
 def split_ending(path: str) -> tuple[str, str]:
@@ -41,43 +84,71 @@ def split_ending(path: str) -> tuple[str, str]:
     return (stem, f".{ending.lower()}") if dot and stem and not stem.endswith("/") and "/" not in ending else (path, "")
 
 
-def list_files(folder: Path, endings: Sequence[str]) -> tuple[list[ListedFile], int]:
-    """Return the files with one of these endings in and below a folder, sorted, and the number of other files.
+def list_files(folder: Path, endings: tuple[str, ...], *, nested: bool = True) -> FolderListing:
+    """Return the files of these kinds in and below a folder, and what else is there.
 
-    Hidden files and folders are among the others. Links are followed. Raises ``OSError`` for what cannot be read.
+    Of files without a usual ending those count that begin like one, unless another file has their name already. Hidden
+    files and folders are litter. Links are followed. Raises ``OSError`` for what cannot be read.
+
+    Args:
+        folder: is searched with its subfolders, unless ``nested`` is False.
+        endings: :data:`IMAGE_ENDINGS`, :data:`MASK_ENDINGS` or :data:`JPEG_ENDINGS`.
     """
     found: list[ListedFile] = []
-    ignored = 0
-    for entry, relative in _walk(folder, "", ()):
-        ending = split_ending(entry.name)[1]
-        if entry.name.startswith(".") or ending not in endings:
-            ignored += 1
+    others: list[tuple[ListedFile, str]] = []
+    litter = 0
+    for entry, relative in _walk(folder, "", (), nested=nested):
+        if is_litter(entry.name):
+            litter += 1
+            continue
+        stamp = FileStamp.of(entry.stat()) if entry.is_file() else None
+        file = ListedFile(path=entry.path, relative=relative, stamp=stamp)
+        if split_ending(entry.name)[1] in endings:
+            found.append(file)
         else:
-            stamp = FileStamp.of(entry.stat()) if entry.is_file() else None
-            found.append(ListedFile(path=entry.path, relative=relative, stamp=stamp))
-    return sorted(found, key=lambda file: file.relative), ignored
+            others.append((file, _kind(entry, file)))
+    taken = {file.key for file in found}
+    unread = []
+    for file, kind in sorted(others, key=lambda other: other[0].relative):
+        if _counts(file, kind, endings) and file.key not in taken:
+            taken.add(file.key)
+            found.append(file)
+        else:
+            unread.append(UnreadFile(path=file.relative, kind=kind))
+    return FolderListing(files=sorted(found, key=lambda file: file.relative), unread=unread, litter=litter)
 
 
-def holds_any(folder: Path, endings: Sequence[str]) -> bool:
-    """Return whether a folder, or one below it, has a visible entry with one of these endings."""
-    return any(
-        not entry.name.startswith(".") and split_ending(entry.name)[1] in endings for entry, _ in _walk(folder, "", ())
-    )
+def holds_any(folder: Path, endings: tuple[str, ...]) -> bool:
+    """Return whether a folder, or one below it, has a visible entry of these kinds."""
+
+    def matches(entry: os.DirEntry[str], relative: str) -> bool:
+        file = ListedFile(path=entry.path, relative=relative, stamp=None)
+        by_name = split_ending(entry.name)[1] in endings
+        return not is_litter(entry.name) and (by_name or _counts(file, _kind(entry, file), endings))
+
+    return any(matches(entry, relative) for entry, relative in _walk(folder, "", ()))
+
+
+def is_litter(name: str) -> bool:
+    """Return whether operating systems and file managers leave files or folders of this name behind."""
+    return name.startswith(".") or name.casefold() in _LITTER
 
 
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the visible folders in a folder, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in entries if not is_litter(entry.name) and entry.is_dir())
 
 
 def by_key(files: Sequence[ListedFile], folder: Path) -> dict[str, ListedFile]:
-    """Return files by key; raise ``SourceError`` for two that differ in their ending only."""
+    """Return files by key; raise ``SourceError`` for two that have the same."""
     found: dict[str, ListedFile] = {}
     for file in files:
         other = found.setdefault(file.key, file)
         if other is not file:
             both = f"both {shown(other.relative)} and {shown(file.relative)}"
+            if split_ending(other.relative)[1] == split_ending(file.relative)[1] and not file.relative.isascii():
+                both += ", the same name in two Unicode forms (composed and decomposed)"
             raise SourceError(f"{shown(str(folder))} holds {both}; remove or rename one of them")
     return found
 
@@ -85,29 +156,57 @@ def by_key(files: Sequence[ListedFile], folder: Path) -> dict[str, ListedFile]:
 def read_names(path: Path) -> list[tuple[int, str]]:
     """Return the names in a text list with their line numbers; blank lines and comments (``#``) are skipped.
 
-    Names are any bytes but line breaks. Raises ``SourceError`` for what is not a text file.
+    Names are any text but line breaks, without spaces around. Raises ``SourceError`` for what is not a text file.
     """
     if not path.is_file():
         raise SourceError(f"{shown(str(path))} is not a file; a list of images was expected")
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    if "\0" in text:
-        raise SourceError(f"{shown(str(path))} is not plain text; save it as UTF-8, one name a line")
-    lines = enumerate((line.strip() for line in text.split("\n")), start=1)  # strip: "\r" too
+    # Files that were put together have byte-order marks in the middle, too.
+    lines = enumerate((line.strip().lstrip("\ufeff").strip() for line in split_lines(read_text(path))), start=1)
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
+def read_text(path: Path) -> str:
+    """Return a text file's content; raise ``SourceError`` with file and line if it is in another encoding."""
+    try:
+        return decode_text(path.read_bytes())
+    except TextError as error:
+        raise SourceError(f"{shown(str(path))}:{error.line}: {error}") from None
+
+
+def unread_lines(folder: Path, root: Path, unread: Sequence[UnreadFile]) -> list[str]:
+    """Return files that are not read for the report, ``images/a.heic (HEIC)``: relative to the dataset's folder."""
+    prefix = Path(os.path.relpath(folder, root)).as_posix()
+    paths = [(file.path if prefix == "." else f"{prefix}/{file.path}", file.kind) for file in unread]
+    return [shown(path) + (f" ({kind})" if kind else "") for path, kind in paths]
+
+
+def _counts(file: ListedFile, kind: str, endings: tuple[str, ...]) -> bool:
+    """Return whether a file without a usual ending is of the kinds that are asked for."""
+    return kind in _KINDS[endings] and is_proof(kind, split_ending(file.relative)[1])
+
+
+def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
+    if split_ending(file.relative)[1] in _OTHER_FILES or not entry.is_file():
+        return "" if entry.is_file() else "a folder" if entry.is_dir() else "not a file"
+    try:
+        with open(entry.path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower; folders may be large
+            return file_kind(handle.read(START))
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+
+
 def _walk(
-    folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]
+    folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...], *, nested: bool = True
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield the entries of a folder and those below it, but folders only if they are hidden or named like a file."""
+    """Yield the entries of a folder and those below it, but folders only if they are litter or named like a file."""
     status = Path(folder).stat()
     here = status.st_dev, status.st_ino
     if here in above:  # a link to a folder that holds it
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            like_file = split_ending(entry.name)[1] in IMAGE_ENDINGS
-            if entry.name.startswith(".") or like_file or not entry.is_dir():
+            like_file = is_litter(entry.name) or split_ending(entry.name)[1] in IMAGE_ENDINGS
+            if not nested or like_file or not entry.is_dir():
                 yield entry, prefix + entry.name
             else:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))

@@ -1,26 +1,18 @@
-"""Which mask belongs to which image, what a pair is called, and which pairs the text lists name."""
+"""Which mask belongs to which image, and what a pair is called."""
 
-import itertools
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-from shards.audit.findings import SampleFinding
+import msgspec
+
+from shards.audit.findings import REASONS, SampleFinding
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Pair, SplitList
-from shards.sources.pairs.listing import IMAGE_ENDINGS, ListedFile, read_names, split_ending
-
-_SPLIT_WORDS: Final = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test", "trainval": "trainval",
-}  # fmt: skip
-_SEPARATORS: Final = ("", "_", "-", ".", " ")  # "": of an empty suffix
-_YEAR: Final = re.compile(r"(?:19|20)\d\d")
+from shards.sources.pairs.listing import ListedFile, UnreadFile
+from shards.sources.pairs.spelling import NameIndex, differs, folded
 
 Place: TypeAlias = tuple[
     SplitList, str
@@ -34,10 +26,11 @@ class Paired:
 
     Attributes:
         pairs: complete ones, sorted by name.
-        findings: images without mask, masks without image, and what is no file.
+        findings: images without mask, masks without image, what is no file, and pairs whose names differ.
         lists: the names of the pairs in each split that folders say.
         images: all of them, by place.
         names: of all images, by place.
+        mask_names: of all masks, by place.
     """
 
     pairs: tuple[Pair, ...]
@@ -45,11 +38,7 @@ class Paired:
     lists: Mapping[SplitList, frozenset[str]]
     images: Files
     names: Mapping[Place, str]
-
-
-def split_of(word: str) -> SplitList | None:
-    """Return the split that a folder's or a list's name stands for: ``train`` for ``Training`` or ``train2017``."""
-    return _SPLIT_WORDS.get(_YEAR.sub("", word.casefold()))
+    mask_names: Mapping[Place, str]
 
 
 def pair_up(
@@ -58,9 +47,11 @@ def pair_up(
     """Pair images and masks of the same place; if only one side has splits, of the same key.
 
     A pair's name is its key, or ``SPLIT/KEY`` where a key is in several splits. ``where`` is the folder, for errors.
-    Raises ``SourceError`` if there is no pair, or names would not be unique.
+    An image and a mask without counterpart that are spelled differently are a pair if nothing else can be meant. Raises
+    ``SourceError`` if there is no pair, or names would not be unique.
     """
     images, masks = _same_splits(images, masks, where)
+    masks, respelled = match_spellings(images, masks)
     places = sorted(images.keys() | masks.keys(), key=lambda place: (place[1], place[0]))
     copies = Counter(key for _, key in places)
     names = {place: f"{place[0] or 'unsplit'}/{place[1]}" if copies[place[1]] > 1 else place[1] for place in places}
@@ -70,13 +61,17 @@ def pair_up(
     pairs: list[Pair] = []
     findings: list[SampleFinding] = []
     lists: dict[SplitList, set[str]] = defaultdict(set)
+    lonely = _lonely(images, masks)
     for place in places:
         image, mask, name = images.get(place), masks.get(place), names[place]
         pair = complete_pair(name, image, mask, {} if attributes is None else attributes(place))
         if isinstance(pair, SampleFinding):
-            findings.append(pair)
+            hint = lonely[pair.reason].hint(place[1]) if pair.reason in lonely else ""
+            findings.append(msgspec.structs.replace(pair, detail=_with_hint(pair, hint)) if hint else pair)
             continue
         pairs.append(pair)
+        if place in respelled:
+            findings.append(differs(name, respelled[place]))
         if place[0]:
             lists[place[0]].add(name)
     if not pairs:
@@ -89,6 +84,7 @@ def pair_up(
         lists={split: frozenset(chosen) for split, chosen in lists.items()},
         images=images,
         names={place: names[place] for place in images},
+        mask_names={place: names[place] for place in masks},
     )
 
 
@@ -115,8 +111,8 @@ def complete_pair(
     )
 
 
-def name_lossy(paired: Paired, jpegs: Files) -> tuple[list[SampleFinding], int]:
-    """Return the findings, with ``mask-lossy`` for images whose mask is one of these JPEGs; and how many there are.
+def name_lossy(paired: Paired, jpegs: Files) -> tuple[list[SampleFinding], set[str]]:
+    """Return the findings, with ``mask-lossy`` for images whose mask is one of these JPEGs; and the paths of those.
 
     ``jpegs`` are the JPEG files in the folder of masks, their suffix cut; their places may lack the split.
     """
@@ -127,73 +123,67 @@ def name_lossy(paired: Paired, jpegs: Files) -> tuple[list[SampleFinding], int]:
         if file is not None:
             lossy[shown(name)] = file
     findings = list(paired.findings)
-    named = 0
+    named = set()
     for number, finding in enumerate(findings):
         if finding.reason == "image-without-mask" and finding.name in lossy:
-            detail = f"there is {shown(lossy[finding.name].relative)}, a JPEG: masks must be lossless, save as PNG"
+            path = lossy[finding.name].relative
+            detail = f"there is {shown(path)}, a JPEG: masks must be lossless, save as PNG"
             findings[number] = SampleFinding(finding.name, "rejected", "mask-lossy", detail)
-            named += 1
+            named.add(path)
     return findings, named
 
 
-def aliases_of(paired: Paired, folder: Path) -> dict[str, str | None]:
-    """Return the names of all images by everything that a list may call them; None where that is not one image.
+def match_spellings(images: Files, masks: Files) -> tuple[Files, dict[Place, str]]:
+    """Move masks without image to the place of the image that they can only belong to, spelled differently.
 
-    That is the name, the key, the path below ``folder`` or below any folder in it, and the file's name alone, each
-    without ending.
+    Names that differ in case or surrounding spaces only are the same where one image and one mask are left with it, in
+    one split or where one side has none. Returns the masks, and by place how the names differ.
     """
-    found: dict[str, str | None] = {}
-    exact: dict[str, str] = {}
-    for place, file in paired.images.items():
-        name = paired.names[place]
-        exact |= {name: name, f"{place[0]}/{place[1]}": name}
-        path = split_ending(os.path.relpath(file.path, folder))[0].split("/")
-        for alias in {place[1], *("/".join(path[start:]) for start in range(len(path)))}:
-            found[alias] = name if found.get(alias, name) == name else None
-    return found | exact
+    left: dict[str, list[Place]] = defaultdict(list)
+    wanted: dict[str, list[Place]] = defaultdict(list)
+    for side, others, groups in ((images, masks, left), (masks, images, wanted)):
+        for place in side.keys() - others.keys():
+            groups[folded(place[1])].append(place)
+    moved: dict[Place, Place] = {}
+    for name, places in left.items():
+        for place in places:
+            fitting = [mask for mask in wanted.get(name, ()) if mask[0] == place[0] or "" in (mask[0], place[0])]
+            rivals = [other for other in places if other[0] == place[0] or "" in (other[0], place[0])]
+            if len(fitting) == len(rivals) == 1:
+                moved[fitting[0]] = place
+    details = {
+        place: f"the mask is {shown(masks[mask].relative)}, which differs in case or spaces only"
+        for mask, place in moved.items()
+    }
+    return {moved.get(place, place): file for place, file in masks.items()}, details
 
 
-def listed_splits(
-    paths: Mapping[SplitList, Path], aliases: Mapping[str, str | None]
-) -> tuple[dict[SplitList, frozenset[str]], list[SampleFinding]]:
-    """Return the names that each list has, and which images it names that do not exist.
+def name_unread(paired: Paired, unread: Iterable[UnreadFile], findings: Iterable[SampleFinding]) -> list[SampleFinding]:
+    """Return the findings; where a mask has no image, but a file of its name is not read, they say so."""
+    kinds = {file.key: file for file in unread if file.kind}
+    keys = {shown(name): key for (_, key), name in paired.mask_names.items()}
 
-    A line is a name, or a path with or without ending; what follows it (a mask's path, a number) is ignored. Raises
-    ``SourceError`` for a list that names no image.
-    """
-    lists: dict[SplitList, frozenset[str]] = {}
-    missing: dict[str, SampleFinding] = {}
-    for split, path in paths.items():
-        lines = read_names(path)
-        if not lines:
-            raise SourceError(f"{shown(str(path))} names no image; remove the file, or write a name a line")
-        chosen = set()
-        for number, line in lines:
-            name = _resolve(line, split, aliases)
-            if name is None:
-                detail = f"line {number} of {shown(path.name)}"
-                missing.setdefault(line, SampleFinding(shown(line), "rejected", "listed-but-missing", detail))
-            else:
-                chosen.add(name)
-        if not chosen:
-            number, line = lines[0]
-            raise SourceError(
-                f"{shown(str(path))}:{number}: there is no image {shown(line)!r}, nor one of any other line; write the "
-                "name or path of an image a line"
-            )
-        lists[split] = frozenset(chosen)
-    return lists, list(missing.values())
+    def named(finding: SampleFinding) -> SampleFinding:
+        file = kinds.get(keys.get(finding.name, "")) if finding.reason == "mask-without-image" else None
+        if file is None:
+            return finding
+        detail = f"there is {shown(file.path)}, which is not read ({file.kind}); convert it to JPEG or PNG"
+        return msgspec.structs.replace(finding, detail=detail)
+
+    return [named(finding) for finding in findings]
 
 
-def _resolve(line: str, split: SplitList, aliases: Mapping[str, str | None]) -> str | None:
-    for text in (line, line.split(maxsplit=1)[0]):
-        plain = text.removeprefix("./").lstrip("/")
-        stem, ending = split_ending(plain)
-        for alias in (plain, stem) if ending in IMAGE_ENDINGS else (plain,):
-            name = aliases.get(alias) or aliases.get(f"{split}/{alias}")
-            if name is not None:
-                return name
-    return None
+def _lonely(images: Files, masks: Files) -> dict[str, NameIndex]:
+    """Return, by reason, the names among which one that has no counterpart may have been misspelled."""
+    sides = {
+        "image-without-mask": masks.keys() - images.keys(),
+        "mask-without-image": images.keys() - masks.keys(),
+    }
+    return {reason: NameIndex({key: key for _, key in places}) for reason, places in sides.items()}
+
+
+def _with_hint(finding: SampleFinding, hint: str) -> str:
+    return f"{finding.detail or REASONS[finding.reason]}{hint}"
 
 
 def _same_splits(images: Files, masks: Files, where: str) -> tuple[Files, Files]:
@@ -225,73 +215,3 @@ def _examples(images: Files, masks: Files) -> str:
         f"; an image is {first(images)}, a mask {first(masks)}: names must be the same, or end in the same suffix "
         "throughout (--image-suffix, --mask-suffix); a .csv with the columns image and mask can pair any names"
     )
-
-
-def has_suffix(file: ListedFile, suffix: str) -> bool:
-    """Return whether a file's name ends with a suffix, which may include the ending (``_mask.png``) or not."""
-    stem, ending = _parts_of(suffix)
-    base = file.key.removesuffix(stem)
-    whole = file.key.endswith(stem) and bool(base) and not base.endswith("/")
-    return whole and (not ending or file.relative.lower().endswith(ending))
-
-
-def cut_suffixes(
-    images: Files, masks: Files, jpegs: Files, given: tuple[str | None, str | None]
-) -> tuple[Files, Files, Files]:
-    """Cut the suffixes of images and of masks off the keys, which all have them; those found, if none is given.
-
-    ``jpegs`` are masks that cannot be used; they have a say only where nothing fits without them.
-    """
-    if given == (None, None):
-        keys = [[key for _, key in side] for side in (images, masks, jpegs)]
-        found = common_suffixes(keys[0], keys[1]) or (common_suffixes(keys[0], keys[1] + keys[2]) if jpegs else None)
-        suffixes = found or ("", "")
-    else:
-        suffixes = _parts_of(given[0] or "")[0], _parts_of(given[1] or "")[0]
-
-    def cut(side: Files, suffix: str) -> Files:
-        return {(split, key.removesuffix(suffix)): file for (split, key), file in side.items()}
-
-    return cut(images, suffixes[0]), cut(masks, suffixes[1]), cut(jpegs, suffixes[1])
-
-
-def common_suffixes(images: Iterable[str], masks: Iterable[str]) -> tuple[str, str] | None:
-    """Return the suffixes (of image and mask) whose removal makes the keys the same; None without any.
-
-    The shortest ones, preferably such that begin with a separator: ``_rgb`` and ``_mask``, not ``rgb`` and ``mask``.
-    None, too, if some keys are the same as they are.
-    """
-    all_images, all_masks = set(images), set(masks)
-    if not all_images or not all_masks or all_images & all_masks:
-        return None
-    example = min(all_images)
-    options = [
-        (image_suffix, mask_suffix)
-        for image_suffix in _endings(all_images)
-        for mask_suffix in _endings(all_masks)
-        if example.removesuffix(image_suffix) + mask_suffix in all_masks
-    ]
-
-    def rank(option: tuple[str, str]) -> tuple[bool, int, tuple[str, str]]:
-        return not all(suffix[:1] in _SEPARATORS for suffix in option), sum(map(len, option)), option
-
-    for image_suffix, mask_suffix in sorted(options, key=rank):
-        bases = {key.removesuffix(image_suffix) for key in all_images}
-        if bases == {key.removesuffix(mask_suffix) for key in all_masks}:
-            return image_suffix, mask_suffix
-    return None
-
-
-def _endings(keys: set[str]) -> list[str]:
-    """Return every suffix that all keys have, the empty one first; none takes a whole file name."""
-    backwards = [key.rpartition("/")[2][::-1] for key in keys]
-    first, last = min(backwards), max(backwards)  # what these two share at their start, all do
-    shared = list(itertools.takewhile(lambda both: both[0] == both[1], zip(first, last, strict=False)))
-    longest = min(len(shared), min(map(len, backwards)) - 1)
-    return [first[:length][::-1] for length in range(longest + 1)]
-
-
-def _parts_of(suffix: str) -> tuple[str, str]:
-    """Return the part of a suffix before the ending of an image file, and the ending in lower case, if it has one."""
-    stem, ending = ("", suffix.lower()) if suffix.startswith(".") else split_ending(suffix)
-    return (stem, ending) if ending in IMAGE_ENDINGS else (suffix, "")

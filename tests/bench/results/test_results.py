@@ -13,14 +13,11 @@ from bench_results import OTHER, OURS, build_results, environment, line, repeats
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.results.bounds import bound, share_of_limit
 from bench.results.comparison import compare_results, comparison_json, comparison_text, machine_drift
-from bench.results.documents import document_block, update_document
-from bench.results.goals import STATED_FOR
+from bench.results.goals import STATED_FOR, bound, share_of_limit
 from bench.results.plot import draw_figure
 from bench.results.records import DataInfo, Results, read_results, write_results
-from bench.results.rendering import print_results
-from bench.results.result_tables import sections, took_text
+from bench.results.result_page import document_block, print_results, sections, took_text, update_document
 from bench.settings import LoaderSettings, plain
 from shards.errors import FormatError, UsageError
 

@@ -43,6 +43,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "dice_weight": (["--dice-weight", "2.5"], 2.5, {}),
     "class_weights": (["--class-weights", "balanced"], "balanced", {}),
     "label_smoothing": (["--label-smoothing", "0.25"], 0.25, {}),
+    "decode": (["--decode", "scaled"], "scaled", {}),
     "augment": (["--augment", "train"], "train", {}),
     "ema_decay": (["--ema-decay", "0.75"], 0.75, {}),
     "clip_norm": (["--clip-norm", "4"], 4.0, {}),

@@ -52,12 +52,12 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 1
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     path = tmp_path / "bomb.png"
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b""))]
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
     )
-    with pytest.raises(SampleError, match="pixels"):
+    with pytest.raises(SampleError, match="more pixels than is safe"):
         to_rgb(path)
     with pytest.raises(SampleError, match="uint8"):
         to_rgb(np.zeros((4, 4), np.uint8))
@@ -175,8 +175,7 @@ def test_what_a_set_rejects_for_its_depth_is_not_predicted_either(tmp_path: Path
         if deep:
             with pytest.raises(SampleError) as caught:
                 to_rgb(path)
-            assert str(caught.value).startswith(f"{path}: the image has more than 8 bits per channel"), name
-            assert str(caught.value).endswith("; " + REASONS["image-depth"].split("; ")[1]), name
+            assert str(caught.value).startswith(f"{path}: {REASONS['image-depth']} ("), name
         else:
             assert to_rgb(path).size == (9, 7)
 
@@ -217,5 +216,5 @@ def test_names_cannot_give_orders_to_a_terminal(tmp_path: Path) -> None:
         with pytest.raises(SampleError) as caught:
             to_rgb(tmp_path / name)
         assert str(caught.value).isprintable()
-        assert str(caught.value) == f"{printable(tmp_path / name)}: not an image that Pillow can read"
+        assert str(caught.value).startswith(f"{printable(tmp_path / name)}: the image file has no known format (")
     assert printable(f"a{escape}\n\u202e\udcff ä") == "a\\x1b[2J\\n\\u202e\\xff ä"

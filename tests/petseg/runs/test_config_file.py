@@ -96,9 +96,11 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"is not TOML; .* config\.toml"):
         read_config_file(tmp_path / "config.json")
-    (tmp_path / "a.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is not TOML"):
+    (tmp_path / "a.toml").write_bytes(b"# gr\xfcn")
+    with pytest.raises(UsageError, match="is not UTF-8; save it as UTF-8"):
         read_config_file(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_bytes("epochs = 3\r\n".encode("utf-16"))
+    assert read_config_file(tmp_path / "a.toml") == {"epochs": 3}
 
 
 finite = st.floats(1e-12, 1e12)

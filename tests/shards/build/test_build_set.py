@@ -245,9 +245,10 @@ def test_shards_without_samples_leave_no_gap(maker: Maker, tmp_path: Path) -> No
     for number in range(12):
         maker.add(f"a_{number}", image=b"broken" if number % 3 else None)
     built = made(maker.folder, tmp_path / "out", split="random", fractions=(1, 0, 0), samples_per_shard=1)
-    entry = built.manifest.splits["train"]
-    assert [shard.file for shard in entry.shards] == [f"train-{number:06d}.tar" for number in range(4)]
+    assert built.manifest.splits["train"].shards == 4
     reader = ShardSet.open(tmp_path / "out").split("train")
+    names = [f"train-{number:06d}.tar" for number in range(4)]
+    assert [shard.file for shard in reader.shards] == names == sorted(p.name for p in (tmp_path / "out").glob("*.tar"))
     assert sorted(reader.key(index) for index in range(4)) == ["a_0", "a_3", "a_6", "a_9"]
 
 
@@ -282,3 +283,20 @@ def test_a_source_that_vanishes_is_noticed(pets: Path, tmp_path: Path) -> None:
     (pets / "images" / "Bengal_4.jpg").unlink()
     with pytest.raises(SourceError, match=r"Bengal_4\.jpg vanished"):
         build(found, tmp_path / "out", options(), workers=1)
+
+
+def test_shards_are_sized_by_bytes(tiny_pets: Path, tmp_path: Path) -> None:
+    """By default; in ``raw`` storage exactly as planned."""
+    changes = {"storage": "raw", "split": "random", "fractions": (1, 0, 0), "samples_per_shard": None}
+    whole = made(tiny_pets, tmp_path / "whole", **changes)
+    assert (whole.manifest.splits["train"].shards, whole.manifest.options.shard_bytes) == (1, 256_000_000)
+    assert whole.manifest.options.samples_per_shard is None
+    assert whole.manifest.raw is not None
+    each = whole.manifest.raw.stride
+    parts = made(tiny_pets, tmp_path / "parts", **changes, shard_bytes=f"{7 * each / 1000} kB")
+    shards = ShardSet.open(tmp_path / "parts").split("train").shards
+    assert shards.samples.tolist() == [6] * 5
+    assert all(shards.bytes == 6 * each + 1024)
+    assert parts.manifest.options.shard_bytes == 7 * each
+    again = build(tiny_pets, tmp_path / "again", options(**changes, shard_bytes=7 * each), workers=3)  # type: ignore[arg-type]
+    assert again.manifest == parts.manifest

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from shard_sources import options, tree
@@ -148,12 +148,12 @@ def test_no_thread_flushes_while_processes_are_started(
     """They could not be forked then, and starting them afresh takes longer than packing a small set."""
     out, left = tmp_path / "out", [1, 2]
 
-    def two_shards(task: ShardTask, folder: str) -> ShardRecord:
-        return build_shard(task, folder) if left and left.pop() else fail()
+    def two_shards(task: ShardTask, folder: str, **named: Any) -> ShardRecord:
+        return build_shard(task, folder, **named) if left and left.pop() else fail()
 
     if interrupted:
         with monkeypatch.context() as patch:
-            patch.setattr("shards.build.executors.build_shard", two_shards)
+            patch.setattr("shards.build.engines.shard_maker.build_shard", two_shards)
             with pytest.raises(OSError, match="no more"):
                 made(pets, out)
     running: list[list[str]] = []
@@ -163,7 +163,7 @@ def test_no_thread_flushes_while_processes_are_started(
         running.append([thread.name for thread in threading.enumerate() if thread.name.startswith("flush")])
         return real(method)
 
-    monkeypatch.setattr("shards.build.executors.multiprocessing.get_context", context)
+    monkeypatch.setattr("shards.build.engines.executors.multiprocessing.get_context", context)
     built = build(pets, out, options(), workers=2)
     assert running == [[]]
     assert bool(built.resumed) == interrupted

@@ -18,7 +18,7 @@ from build_processes import killed_build, start, wait_for_a_shard
 from shard_sources import SCENES, Maker, fill_scenes, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
-from shards.build.summary import build_text
+from shards.cli.build_summary import build_text
 from shards.format.dataset import ShardSet
 
 STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir")

@@ -12,7 +12,7 @@ from PIL import Image
 from shard_sources import draw_image, encoded, options
 
 from shards.build.build_set import BuildResult, build
-from shards.build.summary import build_json, build_text
+from shards.cli.build_summary import build_json, build_text
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.label_files import parse_labels

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build.splits import apportion, official_split, random_split, shuffled, stratified
+from shards.build.splits import (
+    MIN_SAMPLES,
+    MIN_SHARDS,
+    apportion,
+    official_split,
+    random_split,
+    shard_starts,
+    shuffled,
+    stratified,
+)
 from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.sources.layout_protocol import FileStamp, Pair, Source
@@ -43,6 +52,32 @@ def test_random_split_is_a_partition(count: int, seed: int) -> None:
     splits = random_split(pairs(count), fractions=(0.7, 0.2, 0.1), seed=seed)
     names = [pair.name for split in splits.values() for pair in split]
     assert sorted(names) == sorted(pair.name for pair in pairs(count))
+
+
+@given(st.lists(st.integers(1, 5000), max_size=1500), st.integers(1, 400_000))
+def test_shards_share_the_bytes_of_a_split(sizes: list[int], shard_bytes: int) -> None:
+    starts = shard_starts(sizes, shard_bytes=shard_bytes)
+    if not sizes:
+        assert starts == []
+        return
+    shards = [sizes[start:end] for start, end in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+    assert [size for shard in shards for size in shard] == sizes
+    assert all(shards)
+    wanted = min(max(-(-sum(sizes) // shard_bytes), min(MIN_SHARDS, len(sizes) // MIN_SAMPLES), 1), len(sizes))
+    assert len(shards) <= wanted
+    for shard in shards:
+        assert sum(shard) <= sum(sizes) / wanted + max(shard)  # which is shard_bytes and one sample at most
+    if max(sizes) <= sum(sizes) // wanted:
+        assert len(shards) == wanted
+
+
+@pytest.mark.parametrize(
+    ("samples", "each", "shards"),
+    [(31, 10, 1), (64, 10, 2), (511, 10, 15), (512, 10, 16), (10**5, 10, 16), (10**5, 51_200, 20), (10**5, 10**6, 391)],
+)
+def test_how_many_shards_a_split_has(samples: int, each: int, shards: int) -> None:
+    """At 256 MB: 16, or one for 32 samples where there are few, until they would be larger."""
+    assert len(shard_starts([each] * samples, shard_bytes=256_000_000)) == shards
 
 
 def test_everything_into_one_split() -> None:

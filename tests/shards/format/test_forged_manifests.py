@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pipeline import Loader
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
-from shards.format.layout import STORAGES, index_name, shard_name, table_name
+from shards.format.layout import STORAGES
 from shards.info import describe
 from shards.verify.check_set import verify
 
@@ -60,10 +60,8 @@ def written(document: dict[str, Any]) -> bytes:
 
 
 def renamed(split: dict[str, Any], name: str) -> dict[str, Any]:
-    """The entry of a split with the file names that another one, or more shards, would have."""
-    split["table"]["file"] = table_name(name)  # type: ignore[arg-type]
-    for number, shard in enumerate(split["shards"]):
-        shard["file"], shard["index"]["file"] = shard_name(name, number), index_name(name, number)  # type: ignore[arg-type]
+    """The entry of a split with the file names that another one would have."""
+    split["table"]["file"], split["shard_table"]["file"] = f"{name}.samples.npy", f"{name}.shards.npy"
     return split
 
 
@@ -142,27 +140,16 @@ def corrupt_split(draw: st.DrawFn, document: dict[str, Any]) -> None:
 
 
 def corrupt_shards(draw: st.DrawFn, document: dict[str, Any]) -> None:
-    """Shards twice, none, in another order, and counts of samples whose sums are still right."""
+    """Other numbers of shards, samples and bytes, with tables whose sizes are right for them, or not."""
     with contextlib.suppress(AttributeError, KeyError, TypeError, IndexError, ValueError):
         name = draw(st.sampled_from(sorted(document["splits"])))
         split = document["splits"][name]
-        shards = split["shards"]
-        what = draw(st.sampled_from(["twice", "none", "reversed", "moved", "more", "huge"]))
-        if what == "twice":
-            shards.append(copy.deepcopy(draw(st.sampled_from(shards))))
-        elif what == "none":
-            shards.clear()
-        elif what == "reversed":
-            shards.reverse()
-        elif what == "moved":
-            shards[0]["samples"] -= 1
-            shards[-1]["samples"] += 1
-        else:
-            shards[0]["samples"] += 1 if what == "more" else draw(st.integers(2**20, 2**63))
-        if draw(st.booleans()):
-            split["samples"] = sum(shard["samples"] for shard in shards)
+        what = draw(st.sampled_from(["shards", "samples", "bytes"]))
+        split[what] = draw(st.sampled_from([0, split[what] - 1, split[what] + 1, 2 * split[what], 2**40, 2**63]))
         if draw(st.booleans()):
             split["table"]["bytes"] = 448 + 80 * split["samples"]
+        if draw(st.booleans()):
+            split["shard_table"]["bytes"] = 256 + 88 * split["shards"]
         if draw(st.booleans()):
             renamed(split, name)
 

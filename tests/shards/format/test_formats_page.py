@@ -23,7 +23,7 @@ from shards.build.build_set import build
 from shards.format.builtin_labels import BUILTIN
 from shards.format.dataset import ShardSet
 from shards.format.label_files import parse_labels
-from shards.format.layout import SAMPLE_DTYPE
+from shards.format.layout import SAMPLE_DTYPE, SHARD_DTYPE
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "formats.md"
 RECORD = struct.Struct("<IHHQQQIIIIIIIIQQ")
@@ -55,9 +55,31 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     for name in ("train", "val", "test"):
         if name in document["splits"]:
             split = document["splits"][name]
-            texts += [name, str(split["samples"]), split["table"]["sha256"], *(s["sha256"] for s in split["shards"])]
+            texts += [name, str(split["samples"]), split["table"]["sha256"], split["shard_table"]["sha256"]]
     assert hashlib.sha256("\n".join(texts).encode()).hexdigest() == document["fingerprint"]
     return document
+
+
+def shards_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The records of a split's table of shards, with the names of the files."""
+    split = manifest_of(folder)["splits"][name]
+    data = (folder / f"{name}.shards.npy").read_bytes()
+    assert split["shard_table"]["file"] == f"{name}.shards.npy"
+    assert len(data) == 256 + 88 * split["shards"] == split["shard_table"]["bytes"]
+    assert hashlib.sha256(data).hexdigest() == split["shard_table"]["sha256"]
+    found = []
+    for number in range(split["shards"]):
+        record = data[256 + 88 * number : 344 + 88 * number]
+        samples, size, index_size = struct.unpack("<3Q", record[:24])
+        shard = {"samples": samples, "bytes": size, "sha256": record[24:56].hex(), "file": f"{name}-{number:06d}.tar"}
+        index = {"bytes": index_size, "sha256": record[56:].hex(), "file": f"{name}-{number:06d}.idx"}
+        for file in (shard, index):
+            content = (folder / file["file"]).read_bytes()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"])
+        found.append({**shard, "index": index})
+    assert sum(shard["samples"] for shard in found) == split["samples"]
+    assert sum(shard["bytes"] + shard["index"]["bytes"] for shard in found) == split["bytes"]
+    return found
 
 
 def samples_of(folder: Path, name: str) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
@@ -67,7 +89,7 @@ def samples_of(folder: Path, name: str) -> Iterator[tuple[str, dict[str, bytes],
     table = (folder / split["table"]["file"]).read_bytes()
     assert len(table) == 448 + 80 * split["samples"] == split["table"]["bytes"]
     position = 448
-    for number, shard in enumerate(split["shards"]):
+    for number, shard in enumerate(shards_of(folder, name)):
         tar = (folder / shard["file"]).read_bytes()
         assert hashlib.sha256(tar).hexdigest() == shard["sha256"]
         lines, at = [f"v1.2 {shard['samples']}"], 0
@@ -140,17 +162,16 @@ def test_the_page_has_every_reason_and_field(tiny_sets: dict[str, Path]) -> None
     text = PAGE.read_text()
     assert not [reason for reason in REASONS if f"`{reason}`" not in text]
     assert not [field for field in manifest_of(tiny_sets["raw"]) if f"`{field}`" not in text]
-    assert SAMPLE_DTYPE.names is not None
-    for name in SAMPLE_DTYPE.names:
-        offset = SAMPLE_DTYPE.fields[name][1]  # type: ignore[index]
-        kind = {"<u2": "uint16", "<u4": "uint32", "<u8": "uint64"}[SAMPLE_DTYPE[name].str]
-        assert f"| {offset} | {kind} | `{name}` |" in text
+    kinds = {"<u2": "uint16", "<u4": "uint32", "<u8": "uint64", "|V32": "32 bytes"}
+    for dtype in (SAMPLE_DTYPE, SHARD_DTYPE):
+        for name in dtype.names or ():
+            assert f"| {dtype.fields[name][1]} | {kinds[dtype[name].str]} | `{name}` |" in text  # type: ignore[index]
 
 
 def test_padding_and_values_of_raw(tiny_sets: dict[str, Path]) -> None:
     document = manifest_of(tiny_sets["raw"])
     (height, width), raw = document["size"], document["raw"]
-    shard = document["splits"]["train"]["shards"][0]
+    shard = shards_of(tiny_sets["raw"], "train")[0]
     data = np.fromfile(tiny_sets["raw"] / shard["file"], np.uint8)
     for i in range(shard["samples"]):
         start = raw["mask_offset"] + i * raw["stride"]

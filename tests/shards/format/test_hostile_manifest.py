@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forging import places, sealed, with_fingerprint
+from forging import places, reseal_shards, sealed, with_fingerprint
 from rich.console import Console
 
 from shards.errors import FormatError, PetsegError
@@ -81,7 +81,7 @@ def test_forged_values(
 @pytest.mark.parametrize("name", ["../outside.tar", "/etc/passwd", "..", "train-000001.tar", "train-000000.idx"])
 def test_only_a_sets_own_names_are_taken(tiny_sets: dict[str, Path], name: str) -> None:
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
-    document["splits"]["train"]["shards"][0]["file"] = name
+    document["splits"]["train"]["shard_table"]["file"] = name
     with pytest.raises(PetsegError, match=r"file|damaged"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
 
@@ -101,9 +101,12 @@ def test_a_count_beyond_what_the_files_can_hold_is_refused(tiny_sets: dict[str, 
     """The sums are right, and no file is read: a permutation of so many samples would be allocated at once."""
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
     split = document["splits"]["train"]
-    split["shards"][0]["samples"] += 10**9
     split["samples"] += 10**9
-    with pytest.raises(FormatError, match="the table of 'train' takes"):
+    with pytest.raises(FormatError, match="the table of samples of 'train' takes"):
+        parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+    split["samples"] -= 10**9
+    split["shards"] += 10**9
+    with pytest.raises(FormatError, match="the table of shards of 'train' takes"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
 
 
@@ -197,12 +200,58 @@ def test_pixels_of_another_number_of_classes_are_refused(tiny_sets: dict[str, Pa
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
 
 
-@pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": []}}], ids=["no-split", "an-empty-split"])
+@pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": 0}}], ids=["no-split", "an-empty-split"])
 def test_a_set_without_samples_is_refused(tiny_sets: dict[str, Path], splits: dict[str, Any]) -> None:
     document = json.loads((tiny_sets["source"] / "manifest.json").read_text())
     document["splits"] = {name: {**document["splits"][name], **fields} for name, fields in splits.items()}
     with pytest.raises(FormatError, match="holds no samples"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+def more_samples(records: np.ndarray, by: int) -> None:
+    records["samples"][:1] += np.uint64(by)
+
+
+def more_bytes(records: np.ndarray, by: int) -> None:
+    records["bytes"][:1] += np.uint64(by)
+
+
+def moved_samples(records: np.ndarray) -> None:
+    records["samples"][:2] += np.array([1, 2**64 - 1], np.uint64)
+
+
+FORGED_SHARDS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "one-more-sample": lambda records: more_samples(records, 1),
+    "huge-samples": lambda records: more_samples(records, 2**63),
+    "huge-bytes": lambda records: more_bytes(records, 2**63),
+    "bytes-around-the-end": lambda records: more_bytes(records, 2**64 - 1),
+    "moved": moved_samples,
+    "none": lambda records: records[:0],
+    "twice": lambda records: np.concatenate([records, records]),
+    "last-missing": lambda records: records[:-1],
+    "reversed": lambda records: records[::-1],
+    "zeros": np.zeros_like,
+    "noise": lambda records: np.frombuffer(random.Random(0).randbytes(records.nbytes), records.dtype),
+}
+
+
+@pytest.mark.parametrize("sums", [False, True], ids=["sums-as-before", "sums-that-fit"])
+@pytest.mark.parametrize("change", FORGED_SHARDS.values(), ids=FORGED_SHARDS)
+def test_forged_tables_of_shards(
+    tiny_sets: dict[str, Path], tmp_path: Path, change: Callable[[np.ndarray], np.ndarray | None], sums: bool
+) -> None:
+    """A table with a correct checksum, whose records are not the shards: refused, or found by verify."""
+    folder = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    document = json.loads((folder / "manifest.json").read_text())
+    reseal_shards(folder, document, "train", change)
+    if sums:
+        records = np.load(folder / "train.shards.npy")
+        document["splits"]["train"]["bytes"] = sum(records["bytes"].tolist() + records["index_bytes"].tolist())
+    (folder / "manifest.json").write_bytes(sealed(with_fingerprint(document)))
+    use(folder)
+    report = verify(folder, workers=1)
+    assert not report.ok
+    assert not [problem for problem in report.problems if "cannot be checked" in problem.message], report.text()
 
 
 @pytest.mark.parametrize("storage", ["source", "raw"])

@@ -58,7 +58,7 @@ def readers(folder: Path) -> Iterator[SplitReader]:
 
 
 def tars(reader: SplitReader) -> list[str]:
-    return [str(reader.shard_path(number)) for number in range(len(reader.entry.shards))]
+    return [str(reader.shard_path(number)) for number in range(reader.entry.shards)]
 
 
 def image_of(reader: SplitReader, index: int) -> np.ndarray:

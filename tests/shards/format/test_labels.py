@@ -167,7 +167,7 @@ def test_labels_that_are_not_there(tmp_path: Path) -> None:
     ):
         find_labels("coco")
     (tmp_path / "latin.toml").write_bytes(b"# gr\xfcn")
-    with pytest.raises(UsageError, match="not text in UTF-8"):
+    with pytest.raises(UsageError, match="line 1 is not UTF-8; save"):
         find_labels(str(tmp_path / "latin.toml"))
 
 

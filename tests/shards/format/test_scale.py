@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from shards.format.layout import (
     key_hash,
     row_check,
     shard_name,
+    table_offset,
 )
 from shards.format.manifest import (
     AuditEntry,
@@ -30,12 +32,11 @@ from shards.format.manifest import (
     FileEntry,
     Manifest,
     RawLayout,
-    ShardEntry,
     SplitEntry,
     content_fingerprint,
     dump_manifest,
 )
-from shards.format.npy import table_header, table_offset
+from shards.format.npy import ShardEntry, shard_table_bytes, table_header
 from shards.format.tar import END, header, padded
 from shards.verify.check_set import verify
 
@@ -88,10 +89,16 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shards.append(write_shard(folder, number, each, layout, first, last))
     (folder / "audit.jsonl").write_bytes(b"")
     size = (folder / "train.samples.npy").stat().st_size
+    shard_table = shard_table_bytes(shards)
+    (folder / "train.shards.npy").write_bytes(shard_table)
     split = SplitEntry(
         samples=SAMPLES,
         table=FileEntry(file="train.samples.npy", bytes=size, sha256=NO_SHA),
-        shards=tuple(shards),
+        shards=len(shards),
+        bytes=sum(shard.bytes + shard.index.bytes for shard in shards),
+        shard_table=FileEntry(
+            file="train.shards.npy", bytes=len(shard_table), sha256=hashlib.sha256(shard_table).hexdigest()
+        ),
         class_pixels=(1, 1, 1),
         ignored_pixels=0,
         attributes={},
@@ -109,7 +116,9 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fractions=(1.0, 0.0, 0.0),
             seed=0,
             samples_per_shard=each,
+            shard_bytes=None,
             max_pixels=2**27,
+            exif="auto",
             quality=None,
         ),
         splits={"train": split},

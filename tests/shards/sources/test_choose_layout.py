@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shards.errors import SourceError, UsageError
 from shards.sources import LAYOUTS, scan
 from shards.sources.layout_protocol import RESERVED
-from shards.sources.pairs.pairing import common_suffixes
+from shards.sources.pairs.suffixes import common_suffixes
 from shards.sources.synthetic.generate import make_pets
 from shards.sources.synthetic.layout_writers import WRITERS
 

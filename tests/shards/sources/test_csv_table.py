@@ -90,7 +90,7 @@ def test_missing_files_are_findings(put: Put) -> None:
         ("image,mask\np/a.jpg,m/a.png\np/a.png,m/b.png\n", r"t\.csv:3: p/a\.png differs .* line 2 in its ending only"),
         ("image,mask,split\np/a.jpg,m/a.png,holdout\n", r"t\.csv:2: split 'holdout' is none of train, val, test"),
         ('image,mask\n"p/a.jpg,m/a.png\n', r"t\.csv:2: .*put quotes around"),
-        ("image,mask\np/a.jpg,m/a.png\0\n", r"t\.csv is not plain text"),
+        ("image,mask\np/a.jpg,m/a.png\0\n", r"t\.csv:2: not plain text"),
         ("image,mask\np/x.jpg,m/x.png\n", r"no row has an image and a mask that exist; .*line 2"),
     ],
 )  # fmt: skip

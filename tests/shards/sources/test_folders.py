@@ -168,8 +168,8 @@ def test_missing_names_are_found_and_other_files_counted(put: Put) -> None:
         "gone": "listed-but-missing",
         "gone.jpg 1": "listed-but-missing",
     }
-    assert found.ignored == 5
-    assert next(f.detail for f in found.findings if f.name == "gone") == "line 2 of train.txt"
+    assert (found.ignored, found.unread) == (4, ("images/notes.md",))
+    assert next(f.detail for f in found.findings if f.name == "gone") == "line 2 of train.txt; nearest: lonely"
 
 
 def test_links_are_followed_and_what_is_no_file_is_reported(put: Put, tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_a_mask_that_is_a_jpeg_is_named(put: Put, paths: list[str], name: str, j
     found = scan(put(*paths, "masks/notes.txt"))
     assert reasons(found) == {name: "mask-lossy"}
     assert found.findings[0].detail == f"there is {jpeg}, a JPEG: masks must be lossless, save as PNG"
-    assert found.ignored == 1
+    assert (found.ignored, found.unread) == (0, ("masks/notes.txt",))
 
 
 def test_a_jpeg_beside_a_mask_is_another_file(put: Put) -> None:
     found = scan(put("images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/b.jpg", "masks/c_x.jpg"))
-    assert (names(found), found.findings, found.ignored) == (["a", "b"], (), 2)
+    assert (names(found), found.findings, found.unread) == (["a", "b"], (), ("masks/b.jpg", "masks/c_x.jpg"))

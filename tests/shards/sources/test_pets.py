@@ -59,7 +59,7 @@ def test_other_files_are_counted_and_ignored(maker: Maker) -> None:
     for path in ("images/a_1.mat", "images/._a_1.jpg", "images/.DS_Store", "annotations/trimaps/._a_1.png"):
         (maker.folder / path).write_bytes(b"x")
     found = scan(maker.folder)
-    assert found.ignored == 4
+    assert (found.ignored, found.unread) == (3, ("images/a_1.mat",))
     assert [pair.name for pair in found.pairs] == ["a_1"]
     assert not found.findings
 
@@ -99,7 +99,7 @@ def test_unusable_folders_say_what_is_wrong(tmp_path: Path, maker: Maker) -> Non
     with pytest.raises(SourceError, match="not in the layout of Oxford-IIIT Pet"):
         scan(tmp_path, layout="pets")
     maker.write("x", None, b"y")
-    with pytest.raises(SourceError, match=r"holds no \.jpg file"):
+    with pytest.raises(SourceError, match="holds no image"):
         scan(maker.folder)
     maker.write("other", b"y", None)
     with pytest.raises(SourceError, match="1 image-without-mask, 1 mask-without-image"):

@@ -54,11 +54,15 @@ def replace_by_loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [replace_by_fifo, replace_by_socket, replace_by_loop])
-@pytest.mark.parametrize("name", ["manifest.json", "train.samples.npy", "train-000000.tar", "train-000000.idx"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "train.samples.npy", "train.shards.npy", "train-000000.tar", "train-000000.idx"]
+)
 @pytest.mark.timeout(60)
 def test_what_is_no_file_is_named_and_not_waited_for(copy: Path, name: str, replace: Callable[[Path], None]) -> None:
     replace(copy / name)
     assert name in {problem.file for problem in verify(copy).problems}
+    if name.endswith(".idx"):
+        return  # which is for DALI's own reader
     with pytest.raises(PetsegError, match=name):
         ShardSet.open(copy).split("train").read(0, "image")
 

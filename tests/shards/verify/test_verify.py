@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forging import sealed, with_fingerprint
+from forging import reseal_shards, sealed, with_fingerprint
 from shard_sources import SCENES, Maker, fill, fill_scenes, options, tree
 
 from shards.build.build_set import build
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
-from shards.format.layout import ROLES, row_check
+from shards.format.layout import ROLES, row_check, table_offset
 from shards.format.manifest import load_manifest
-from shards.format.npy import table_header, table_offset
+from shards.format.npy import table_header
 from shards.verify.check_set import Mode, verify
 from shards.verify.problems import MAX_PER_FILE
 
@@ -301,7 +301,12 @@ def test_a_value_that_matches_all_checksums_is_found(tiny_sets: dict[str, Path],
     def change(document: dict) -> None:
         split = document["splits"]["train"]
         split["table"]["sha256"] = hashlib.sha256(table_path.read_bytes()).hexdigest()
-        split["shards"][0]["sha256"] = hashlib.sha256(tar_path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(tar_path.read_bytes()).digest()
+
+        def rewrite(records: np.ndarray) -> None:
+            records["sha256"][0] = np.frombuffer(digest, np.uint8)
+
+        reseal_shards(copy, document, "train", rewrite)
 
     rewritten(copy, change)
     rewritten(copy, lambda document: document.update(with_fingerprint(document)))

@@ -32,6 +32,15 @@ ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr
 ARGUMENTS.append("--no-drop-last")
 
 
+# ``petseg-train`` without its report, which takes longer to draw than these trainings.
+UNDRAWN = """
+from unittest import mock
+from petseg.cli import train
+with mock.patch("petseg.training.start.draw_run"):
+    train.main(prog_name="petseg-train")
+"""
+
+
 def words(*command: str | Path) -> list[str]:
     """A command under torchrun, as the documents write it; ``--standalone``, so that tests do not meet on one port."""
     program = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
@@ -221,8 +230,8 @@ def rank_of(process: subprocess.Popen[str], rank: int) -> int:
 def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
     """``--max-restarts`` runs the same command again, which starts at first and continues then: with the same bits."""
     run = tmp_path / "run"
-    command = ["petseg-train", "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS]
-    start = words(*command, "--checkpoint-steps", "1")
+    program = [sys.executable, "-c", UNDRAWN, "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run)]
+    start = words(*program, *ARGUMENTS, "--checkpoint-steps", "1")
     start.insert(1, "--max-restarts=1")
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
     wait_for(run / "last.pt", process)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.build.build_set import BuildResult
-from shards.build.unclaimed import values_text
+from shards.build.outcome.build_result import BuildResult
+from shards.build.outcome.unclaimed import values_text
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
@@ -13,6 +13,7 @@ from shards.format.manifest import Manifest
 SHOWN_FINDINGS = 50
 SHOWN_CLASSES = 12
 SHOWN_MISSING = 5
+SHOWN_UNREAD = 5
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -28,8 +29,8 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "classes": list(manifest.labels.names),
         "samples": manifest.samples,
         "splits": {name: manifest.splits[name].samples for name in SPLITS if name in manifest.splits},
-        "shards": sum(len(split.shards) for split in manifest.splits.values()),
-        "bytes": sum(entry.bytes for entry in manifest.files()),
+        "shards": sum(split.shards for split in manifest.splits.values()),
+        "bytes": manifest.bytes,
         "found": audit.found,
         "repaired": audit.repaired,
         "rejected": audit.rejected,
@@ -38,6 +39,7 @@ def build_json(built: BuildResult) -> dict[str, Any]:
         "missing_classes": missing_classes(manifest),
         "palettes_disagree": built.palettes.json(),
         "ignored_files": built.ignored,
+        "unread_files": list(built.unread),
         "resumed_shards": built.resumed,
         "already_complete": built.already_complete,
         "audited": built.audited,
@@ -85,7 +87,13 @@ def build_text(built: BuildResult) -> str:
     if built.palettes.disagreeing:
         lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
-        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path / AUDIT_NAME}, one a line")
+        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
+    if built.unread:
+        named = ", ".join(built.unread[:SHOWN_UNREAD]) + (", ..." if len(built.unread) > SHOWN_UNREAD else "")
+        what = "is not read, being neither an image nor a mask"
+        if len(built.unread) > 1:
+            what = "are not read, being neither images nor masks"
+        lines.append(f"{plural(len(built.unread), 'file')} {what}: {named}")
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")

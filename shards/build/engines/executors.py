@@ -7,16 +7,26 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_int
+from functools import partial
+from itertools import islice
 from multiprocessing.synchronize import Event
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Final
 
+from shards.build.engines.cluster_executor import ClusterExecutor
+from shards.build.engines.shard_maker import OnWorker, ShardMaker
+from shards.build.outcome.library_versions import library_versions
 from shards.build.plan import ShardTask
-from shards.build.write_shard import ShardRecord, build_shard
+from shards.build.write_shard import ShardRecord
 from shards.cores import usable_cores
 from shards.errors import UsageError
+
+_MOST_SUBMITTED: Final = 4096  # shards, to an executor of whose workers nothing is known
+_NEVER_FORKED: Final = {"torch", "obstore"}  # packages whose threads a forked process would lack
+_AHEAD: Final = 2  # times the shards that a cluster builds at once are submitted: a worker never waits for the next
 
 _NO_GUARD = (
     "worker processes import the script that starts them, and this one starts to build again; call build_shards() "
@@ -43,48 +53,61 @@ def refuse_nested_build() -> None:
 
 
 def build_in_order(
-    tasks: Mapping[int, ShardTask], folder: str, *, workers: int | None, executor: Executor | None
+    tasks: Mapping[int, ShardTask], make: ShardMaker, *, workers: int | None, executor: Executor | None
 ) -> Generator[tuple[int, ShardRecord]]:
     """Build shards, started in the order of ``tasks``; yield each key of it with the shard's record when it is done.
 
     They are built in ``executor``, if given, else in ``workers`` processes; None: the cores that this process may use.
+    An executor gets only so many at a time that none of its workers has to wait, see :class:`ClusterExecutor`.
     Raises ``UsageError`` where no process can start because the script lacks a guard.
     """
     cores = workers or usable_cores()
-    if executor is not None:
-        yield from _submitted(executor, build_shard, tasks, folder, submitting=contextlib.nullcontext())
+    if isinstance(executor, ClusterExecutor):
+        with executor.explained():
+            on_worker = OnWorker(make, library_versions())
+            yield from _submitted(executor, on_worker, tasks, most=lambda: _AHEAD * executor.capacity())
+    elif executor is not None:
+        yield from _submitted(executor, make, tasks, most=lambda: _MOST_SUBMITTED)
     elif cores == 1:
         for index, task in tasks.items():
-            yield index, build_shard(task, folder)
+            yield index, make(task)
     elif tasks:
-        yield from _in_processes(tasks, folder, cores)
+        yield from _in_processes(tasks, make, cores)
 
 
 def _submitted(
     executor: Executor,
-    function: Callable[[ShardTask, str], ShardRecord],
+    function: Callable[[ShardTask], ShardRecord],
     tasks: Mapping[int, ShardTask],
-    folder: str,
     *,
-    submitting: contextlib.AbstractContextManager[None],
+    most: Callable[[], int],
+    submitting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Iterator[tuple[int, ShardRecord]]:
-    futures: dict[Future[ShardRecord], int] = {}
+    """Yield results as they come; at most ``most`` shards (at least one) are submitted and not finished at a time."""
+    waiting = iter(tasks.items())
+    in_flight: dict[Future[ShardRecord], int] = {}
+    done: SimpleQueue[Future[ShardRecord]] = SimpleQueue()
     try:
-        with submitting:
-            for index, task in tasks.items():
-                futures[executor.submit(function, task, folder)] = index
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while True:
+            with submitting():
+                for index, task in islice(waiting, max(most(), 1, len(in_flight)) - len(in_flight)):
+                    future = executor.submit(function, task)
+                    in_flight[future] = index
+                    future.add_done_callback(done.put)
+            if not in_flight:
+                return
+            future = done.get()
+            yield in_flight.pop(future), future.result()
     except BaseException:
-        for future in futures:
+        for future in in_flight:
             future.cancel()
         raise
 
 
-def _in_processes(tasks: Mapping[int, ShardTask], folder: str, cores: int) -> Iterator[tuple[int, ShardRecord]]:
+def _in_processes(tasks: Mapping[int, ShardTask], make: ShardMaker, cores: int) -> Iterator[tuple[int, ShardRecord]]:
     """Build shards in worker processes, which abandon their shards at the next sample if this is left early."""
     # Fork where it is safe, because it starts at once; else a server that was forked early.
-    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    alone = threading.active_count() == 1 and not _NEVER_FORKED & sys.modules.keys()
     context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
     unfinished = len(tasks)
     stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
@@ -93,7 +116,8 @@ def _in_processes(tasks: Mapping[int, ShardTask], folder: str, cores: int) -> It
         min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
     )
     try:
-        for result in _submitted(pool, _build_in_worker, tasks, folder, submitting=_interrupts_held()):
+        make_here = partial(_build_in_worker, make)
+        for result in _submitted(pool, make_here, tasks, most=lambda: len(tasks), submitting=_interrupts_held):
             unfinished -= 1  # the last shards get threads, for the cores without a shard
             threads.value = -(-cores // max(unfinished, 1))
             yield result
@@ -139,9 +163,9 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _build_in_worker(task: ShardTask, folder: str) -> ShardRecord:
+def _build_in_worker(make: ShardMaker, task: ShardTask) -> ShardRecord:
     def check_stop() -> None:
         if _stop.is_set():
             raise StoppedError
 
-    return build_shard(task, folder, pause=check_stop, threads=lambda: int(_threads.value))
+    return make(task, pause=check_stop, threads=lambda: int(_threads.value))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from shards.audit.findings import SampleFinding
 from shards.audit.mask import INDEXED
-from shards.build.plan import BuildPlan
+from shards.build.plan import PlanOutline
 from shards.build.write_shard import ShardRecord
 from shards.errors import UsageError
 from shards.format.labels import Labels
@@ -20,13 +20,13 @@ class LabelsMismatchError(UsageError):
     """The labels do not fit the masks: nothing that was built with them can be used."""
 
 
-def check_unclaimed(records: Iterable[ShardRecord], plan: BuildPlan) -> None:
+def check_unclaimed(records: Iterable[ShardRecord], plan: PlanOutline) -> None:
     """Raise ``LabelsMismatchError`` if the labels do not fit so many masks that they are wrong; it lists the values."""
     found = list(records)
     rejected = Counter(
         finding.reason for record in found for finding in record.findings if finding.action == "rejected"
     )
-    planned = sum(len(task.samples) for task in plan.tasks)
+    planned = plan.samples
     audited = sum(len(record.stamps) for record in found)
     of = f"{audited:,} masks" if audited == planned else f"the first {audited:,} of {planned:,} masks"
     if rejected["mask-values"] > MOST_REJECTED * planned:

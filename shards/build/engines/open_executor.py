@@ -1,0 +1,44 @@
+"""``--executor``: the cluster that an option names."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import Executor
+
+from shards.build.engines.cluster_executor import ClusterExecutor
+from shards.errors import UsageError
+
+
+def check_executor(text: str | None) -> None:
+    """Raise ``UsageError`` unless a text names an engine."""
+    if text is not None and text != "ray" and not re.fullmatch(r"(dask|ray):.+", text):
+        raise UsageError(f"--executor {text!r} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS")
+
+
+def connect(text: str) -> ClusterExecutor:
+    """Connect to the cluster that ``dask:ADDRESS``, ``ray`` or ``ray:ADDRESS`` names.
+
+    Raises ``UsageError`` for another form, and ``ClusterError`` if the extra is missing or nothing answers.
+    """
+    check_executor(text)
+    engine, _, address = text.partition(":")
+    if engine == "dask":
+        from shards.build.engines.dask_cluster import DaskExecutor
+
+        return DaskExecutor.connect(address)
+    from shards.build.engines.ray_cluster import RayExecutor
+
+    return RayExecutor.connect(address)
+
+
+@contextlib.contextmanager
+def open_executor(executor: Executor | str | None) -> Iterator[Executor | None]:
+    """Connect to the cluster that a text names, for the time of the block; an executor is left as it is."""
+    if not isinstance(executor, str):
+        yield executor
+        return
+    connected = connect(executor)
+    try:
+        yield connected
+    finally:
+        connected.shutdown(cancel_futures=True)

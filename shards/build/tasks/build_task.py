@@ -1,0 +1,210 @@
+"""One of several tasks that build a set together: its share of the shards, in any order, on any machine."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.build.engines.executors import build_in_order, refuse_nested_build
+from shards.build.engines.open_executor import open_executor
+from shards.build.options import PackOptions
+from shards.build.outcome.build_result import check_finished_set
+from shards.build.outcome.library_versions import library_versions
+from shards.build.outcome.unclaimed import check_unclaimed
+from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
+from shards.build.staging import check_target
+from shards.build.tasks.into_parts import IntoParts
+from shards.build.tasks.parts import ClaimedPlan, Parts
+from shards.build.tasks.task_number import TaskNumber
+from shards.build.write_shard import ShardRecord, record_name
+from shards.errors import FormatError, PetsegError, UsageError
+from shards.sources.choose_layout import scan
+from shards.sources.layout_protocol import Source
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """A finished task."""
+
+    number: TaskNumber
+    path: Path | str  # of the set that it is a part of
+    parts: str  # where the finished shards are
+    shards: int  # of this task
+    resumed: int  # of them, those that had been finished before
+    audited: int  # images that this call audited
+    seconds: float
+    already_complete: bool = False  # the whole set is finished; nothing was done
+    discarded: bool = False  # work of another source or other options was discarded
+    ignored: int = 0  # files of the source that are not part of a dataset
+    unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
+    reason: str = ""  # why the source's layout was taken, as a clause for people
+
+
+@dataclass
+class _Done:
+    """Counts what a task has done so far."""
+
+    records: dict[int, ShardRecord] = field(default_factory=dict)
+    samples: int = 0
+
+
+def build_task(
+    source: Path | str | Source,
+    out: Path | str,
+    options: PackOptions,
+    *,
+    number: TaskNumber,
+    workers: int | None = None,
+    executor: Executor | str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TaskResult:
+    """Build one task's share of a set; :func:`shards.build.tasks.join` then makes the set.
+
+    The shards do not depend on how many tasks there are, nor on their order. Tasks that are run again, whether they
+    failed, were killed or are still running elsewhere, build only what is not finished.
+
+    Args:
+        source, options, workers, executor, progress: as for :func:`shards.build.build_set.build`, the same in every
+            task; the progress is that of this task.
+        out: the folder or address of the set, the same for every task.
+        number: which of how many.
+        overwrite: discard shards of another source or other options; build even if OUT holds a finished set.
+
+    Raises:
+        UsageError: options do not go together or are not those of the other tasks, the labels do not fit the masks, or
+            OUT holds something else.
+        SourceError: the source cannot be used, or changed meanwhile.
+        StoreError, OSError: OUT cannot be written. Finished shards are kept; the same call goes on.
+    """
+    refuse_nested_build()
+    start = time.perf_counter()
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not a positive number")
+    parts = Parts.of(out)
+    if isinstance(out, Path):
+        check_target(out)
+    found = source if isinstance(source, Source) else scan(source)
+    plan = make_plan(found if executor is None else with_absolute_paths(found), options)
+    mine = range(number.task, len(plan.tasks), number.tasks)
+
+    def result(*, resumed: int = 0, audited: int = 0, complete: bool = False, discarded: bool = False) -> TaskResult:
+        return TaskResult(
+            number=number,
+            path=out,
+            parts=parts.address,
+            shards=len(mine),
+            resumed=resumed,
+            audited=audited,
+            seconds=time.perf_counter() - start,
+            already_complete=complete,
+            discarded=discarded,
+            ignored=found.ignored,
+            unread=found.unread,
+            reason=found.reason,
+        )
+
+    if not overwrite and _is_complete(parts, plan.digest, out):
+        return result(complete=True)
+    claim = ClaimedPlan(outline=plan.outline, versions=library_versions())
+    discarded = parts.claim(claim, overwrite=overwrite)
+    parts.announce(plan.digest, number.tasks)
+    done = _Done()
+    try:
+        with _explained(parts, done):
+            done.records = _finished(parts, plan, mine)
+            resumed = len(done.records)
+            _build_missing(parts, plan, mine, done, workers=workers, executor=executor, progress=progress)
+    except (OSError, PetsegError):
+        # The same task was run twice, the set was joined meanwhile, and the folder of the parts removed.
+        if not overwrite and parts.claimed() is None and _is_complete(parts, plan.digest, out):
+            return result(complete=True)
+        raise
+    audited = sum(len(plan.tasks[index].samples) for index in mine) - sum(
+        len(plan.tasks[index].samples) for index in list(done.records)[:resumed]
+    )
+    return result(resumed=resumed, audited=audited, discarded=discarded)
+
+
+def _is_complete(parts: Parts, digest: str, out: Path | str) -> bool:
+    """Return whether the set is finished; raise ``UsageError`` where OUT holds another one, or a damaged one."""
+    try:
+        existing = parts.published()
+    except FormatError as error:
+        raise UsageError(f"{error} (--overwrite replaces it)") from None
+    if existing is not None:
+        check_finished_set(existing, digest, out, strict=False)
+    return existing is not None
+
+
+def _finished(parts: Parts, plan: BuildPlan, mine: range) -> dict[int, ShardRecord]:
+    """Return the records of this task's shards that are finished and still of the same source; remove other records."""
+    listed = parts.list(plan.digest)
+    records = parts.records(plan.digest, {index: plan.outline.shards[index] for index in mine}, listed)
+    for index, record in list(records.items()):
+        sizes = all(entry.file in listed and listed[entry.file].size == entry.bytes for entry in record.files)
+        if not sizes or record.stamps != plan.tasks[index].stamps:
+            parts.store.delete(parts.folder(plan.digest) + record_name(record.split, record.number))
+            del records[index]
+    return records
+
+
+def _build_missing(
+    parts: Parts,
+    plan: BuildPlan,
+    mine: range,
+    done: _Done,
+    *,
+    workers: int | None,
+    executor: Executor | str | None,
+    progress: Progress | None,
+) -> None:
+    """Build this task's shards that are missing, the largest first, and add their records."""
+    report = progress or (lambda _done, _total: None)
+    sizes = {index: len(plan.tasks[index].samples) for index in mine}
+    missing = sorted((index for index in mine if index not in done.records), key=lambda index: -sizes[index])
+    total = sum(sizes.values())
+    done.samples = sum(sizes[index] for index in done.records)
+    report(done.samples, total)
+    if not missing:
+        return
+    make = IntoParts(parts.store, parts.folder(plan.digest))
+    with (
+        open_executor(executor) as connected,
+        closing(
+            build_in_order({index: plan.tasks[index] for index in missing}, make, workers=workers, executor=connected)
+        ) as results,
+    ):
+        for index, record in results:
+            done.records[index] = record
+            done.samples += sizes[index]
+            if record.rejected:
+                check_unclaimed(done.records.values(), plan.outline)
+            report(done.samples, total)
+
+
+@contextmanager
+def _explained(parts: Parts, done: _Done) -> Iterator[None]:
+    """Say what an interrupted task keeps, and how it goes on."""
+    try:
+        yield
+    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
+        kept = f"{len(done.records)} finished shards of this task are kept in {parts.address}"
+        if isinstance(error, BrokenProcessPool):
+            raise PetsegError(
+                f"a worker process was killed, perhaps for lack of memory; {kept}; run the same command again, with a "
+                "smaller --workers if it happens again"
+            ) from None
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{kept}; run the same command again to go on")
+        elif isinstance(error, OSError):
+            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                error.filename = parts.address
+            error.add_note(kept)
+        raise

@@ -1,0 +1,199 @@
+"""Making a set of the shards that tasks have built: tables, audit file and manifest; the manifest is written last."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from shards.audit.duplicates import ReadTar
+from shards.build.assemble import assemble
+from shards.build.outcome.build_result import BuildResult, check_finished_set, check_outcome, merged_palettes
+from shards.build.outcome.unclaimed import check_unclaimed, unclaimed_values
+from shards.build.plan import PlanOutline
+from shards.build.resume import final_names
+from shards.build.staging import Staging, check_target, remove_set
+from shards.build.tasks.parts import ClaimedPlan, Parts
+from shards.build.tasks.publish_in_store import publish_in_store
+from shards.build.write_shard import ShardRecord
+from shards.errors import FormatError, PetsegError, UsageError
+from shards.format.layout import MANIFEST_NAME, Split, shard_name
+from shards.format.manifest import Manifest, dump_manifest, load_manifest
+from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.refusals import rename_file
+from shards.store.store_protocol import StoreError
+
+Progress = Callable[[int, int], None]
+_SHOWN = 12
+
+
+class IncompleteError(PetsegError):
+    """Some shards of a set have not been built. ``shards`` and ``tasks`` say which; ``tasks`` is None if unknown."""
+
+    def __init__(self, message: str, *, shards: Sequence[str], tasks: Sequence[int] | None) -> None:
+        super().__init__(message)
+        self.shards, self.tasks = tuple(shards), None if tasks is None else tuple(tasks)
+
+
+def join(
+    out: Path | str, *, overwrite: bool = False, strict: bool = False, progress: Progress | None = None
+) -> BuildResult:
+    """Make a set of the shards that all tasks have built, and publish it.
+
+    Args:
+        out: the folder or address that the tasks were given.
+        overwrite: replace a finished set of another source or other options.
+        strict: publish nothing if the audit found anything; the shards are kept.
+        progress: called with (files done, files in all) while shards get their final names.
+
+    A call that was interrupted goes on when it is repeated; if the set is finished, nothing happens.
+
+    Raises:
+        IncompleteError: shards are missing; it names the tasks.
+        UsageError: no task was run, the labels do not fit the masks, no sample passed the audit, or OUT holds something
+            else.
+        StrictError: see ``strict``.
+        BusyError: another process is at work on the same OUT.
+        StoreError, OSError: OUT cannot be written; the same call goes on.
+    """
+    start = time.perf_counter()
+    parts = Parts.of(out)
+    if isinstance(out, Path):
+        check_target(out)
+
+    def complete(manifest: Manifest) -> BuildResult:
+        return BuildResult(out, manifest, already_complete=True, seconds=time.perf_counter() - start)
+
+    existing = _existing(parts, overwrite=overwrite)
+    found = parts.claimed()
+    if found is None and existing is None:
+        raise UsageError(
+            f"there is nothing to join for {out}: no task was run; start with: petseg-shard build SOURCE {out} "
+            "--task 0 --tasks N"
+        )
+    if existing is not None and (found is None or not overwrite):
+        digest = existing.plan if found is None else found[0].digest
+        check_finished_set(existing, digest, out, strict=strict)
+        parts.clear_plan(digest) if found is None else parts.clear()  # what an interrupted join has left
+        return complete(existing)
+    assert found is not None
+    claimed = found[0]
+    if not isinstance(claimed, ClaimedPlan):
+        raise UsageError(f"a set is being copied to {out}: run the same petseg-shard copy again to finish it")
+    records = all_records(parts, claimed.outline)
+    check_unclaimed(records, claimed.outline)
+    publish = _publish_folder if parts.is_local else partial(publish_in_store, replace=overwrite)
+    try:
+        manifest = publish(parts, claimed, records, strict=strict, progress=progress)
+    except (StoreError, FileNotFoundError):
+        there = _existing(parts, overwrite=True)
+        if parts.claimed() is None and there is not None and there.plan == claimed.outline.digest:
+            return complete(there)  # another join of the same shards was faster
+        raise
+    return BuildResult(
+        out,
+        manifest,
+        seconds=time.perf_counter() - start,
+        unclaimed=unclaimed_values(records),
+        palettes=merged_palettes(records),
+    )
+
+
+def all_records(parts: Parts, outline: PlanOutline) -> list[ShardRecord]:
+    """Return the records of all shards in the order of the plan; raise ``IncompleteError`` if any is missing."""
+    listed = parts.list(outline.digest)
+    shards = dict(enumerate(outline.shards))
+    records = parts.records(outline.digest, shards, listed)
+    there = {name: status.size for name, status in listed.items()}
+    if parts.is_local and len(records) == len(shards):  # a join that was interrupted has moved some
+        folder = Staging.beside(parts.folder_path).folder
+        for entry, name in final_names(records[index] for index in shards):
+            if entry.file not in there and (folder / name).exists():
+                there[entry.file] = (folder / name).stat().st_size
+    for index, record in list(records.items()):
+        if record.samples and any(there.get(entry.file) != entry.bytes for entry in record.files):
+            del records[index]
+    missing = [index for index in shards if index not in records]
+    if missing:
+        raise _incomplete(parts, outline, missing, Parts.announced(listed))
+    return [records[index] for index in shards]
+
+
+def _incomplete(parts: Parts, outline: PlanOutline, missing: Sequence[int], announced: set[int]) -> IncompleteError:
+    """Return the error that names what is missing: by task where all tasks agree about how many there are."""
+    names = [shard_name(outline.shards[index].split, outline.shards[index].number) for index in missing]
+    what = f"{len(missing)} of {len(outline.shards)} shards of {parts.address} have not been built"
+    if len(announced) == 1:
+        (tasks,) = announced
+        which = sorted({index % tasks for index in missing})
+        listed = _few([str(task) for task in which])
+        one = len(which) == 1
+        text = f"{what}: those of task{'' if one else 's'} {listed} of {tasks}, counted from 0"
+        return IncompleteError(f"{text}; run {'it' if one else 'them'} again, then join", shards=names, tasks=which)
+    text = f"{what}: {_few(names)}; run the tasks again, or all that is left as one: --task 0 --tasks 1; then join"
+    return IncompleteError(text, shards=names, tasks=None)
+
+
+def _existing(parts: Parts, *, overwrite: bool) -> Manifest | None:
+    try:
+        return parts.published()
+    except FormatError as error:
+        if overwrite:
+            return None
+        raise UsageError(f"{error} (--overwrite replaces it)") from None
+
+
+def _publish_folder(
+    parts: Parts,
+    claimed: ClaimedPlan,
+    records: Sequence[ShardRecord],
+    *,
+    strict: bool,
+    progress: Progress | None,
+) -> Manifest:
+    """Make the set in ``OUT.building`` and give it its name, as a build on one machine does."""
+    staging, digest = Staging.beside(parts.folder_path), claimed.outline.digest
+    shards = parts.local_folder(digest)
+    with staging.locked():
+        if parts.claimed() is None:  # another join has just published them
+            raise FileNotFoundError(parts.address)
+        staging.prepare(digest)
+        folder = staging.folder
+        if not (folder / MANIFEST_NAME).exists():
+            moves = [(shards / entry.file, folder / name) for entry, name in final_names(records)]
+            places = {target.name: source if source.exists() else target for source, target in moves}
+            try:
+                manifest, findings = assemble(
+                    folder, claimed.outline, records, read=_reader(places), versions=claimed.versions
+                )
+                check_outcome(manifest, strict=strict, findings=findings)
+            except PetsegError:
+                if not any(folder.glob("*.tar")):
+                    remove_set(folder)
+                raise
+            for done, (source, target) in enumerate(moves, start=1):
+                if source.exists():
+                    rename_file(source, target)
+                if progress is not None:
+                    progress(done, len(moves))
+            for entry in manifest.files():
+                sync_file(folder / entry.file)
+            sync_folder(folder)
+            write_atomically(folder / MANIFEST_NAME, dump_manifest(manifest))
+        manifest = load_manifest(folder)
+        staging.publish()
+        staging.clean_up()
+    parts.clear()
+    return manifest
+
+
+def _reader(places: Mapping[str, Path]) -> ReadTar:
+    def read(split: Split, number: int, offset: int, length: int) -> bytes:
+        with places[shard_name(split, number)].open("rb") as handle:
+            handle.seek(offset)
+            return handle.read(length)
+
+    return read
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

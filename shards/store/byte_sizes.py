@@ -1,0 +1,27 @@
+"""Numbers of bytes as people write them: ``256MB``, ``1.5 GiB``, ``4096``."""
+
+import re
+from typing import Any, Final
+
+from shards.errors import UsageError
+
+_UNITS: Final = {"": 1, "b": 1} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for ending, base in (("b", 1000), ("ib", 1024))
+}
+_TEXT: Final = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))? ?([a-z]*)", re.ASCII)
+
+
+def parse_bytes(value: Any, *, name: str) -> int:
+    """Return a number of bytes from an integer or a text: a number and kB, MB, GB, TB (by 1000) or KiB, ... (by 1024).
+
+    Fractions of a byte are left out. ``name`` is for the message of the ``UsageError`` that anything else raises.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _TEXT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is None or match[3] not in _UNITS:
+        raise UsageError(f"{name} {str(value)[:40]!r}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
+    whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
+    return int(whole) * unit + int(fraction or 0) * unit // 10 ** len(fraction)

@@ -1,0 +1,73 @@
+"""One thread per process in which all requests to stores run, as coroutines: hundreds can be in flight at once.
+
+obstore's runtime does not survive a fork: in a child of a process that has used it, a request would wait for ever. So
+the first request remembers its process, and one from another process is an error that says what to do.
+"""
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from shards.errors import PetsegError
+
+_T = TypeVar("_T")
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_process: int | None = None  # that started the loop
+
+
+def request_loop() -> asyncio.AbstractEventLoop:
+    """Return the process's loop, started by the first call; ``PetsegError`` in a fork of a process that has one."""
+    global _loop, _process
+    if _process not in (None, os.getpid()):
+        raise PetsegError(
+            "this process was forked from one that had used an object store, whose connections do not survive that; "
+            'start processes with "spawn" or "forkserver" (multiprocessing_context of a DataLoader), or open the set '
+            "in the child only"
+        )
+    with _lock:
+        if _loop is None:
+            _loop, _process = asyncio.new_event_loop(), os.getpid()
+            threading.Thread(target=_loop.run_forever, name="petseg-requests", daemon=True).start()
+            atexit.register(_stop, _loop)
+    return _loop
+
+
+def submit(work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+    """Start a coroutine in the loop and return its result to come."""
+    try:
+        return asyncio.run_coroutine_threadsafe(work, request_loop())
+    except BaseException:
+        work.close()
+        raise
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine in the loop and return its result; must not be called in the loop itself."""
+    result = submit(work)
+    try:
+        return result.result()
+    except BaseException:
+        result.cancel()
+        raise
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is in flight at exit, so that no reply arrives in an interpreter that is shutting down."""
+
+    async def cancel() -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1) if tasks else None
+
+    if _process == os.getpid():
+        try:
+            asyncio.run_coroutine_threadsafe(cancel(), loop).result(2)
+        except Exception:  # noqa: BLE001 - the process ends either way
+            return
+        loop.call_soon_threadsafe(loop.stop)

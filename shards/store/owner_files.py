@@ -1,0 +1,167 @@
+"""Which process works in a folder, where the file system's locks do not say so to other machines, or there are none.
+
+``flock`` is a machine's own on many network file systems (NFS before Linux 2.6.12 and with ``local_lock``, Lustre with
+``localflock``), and not supported on others. An owner file, created exclusively, says which process of which machine
+works there. One that a killed process left is taken over: at once on the same machine, where the process is known to
+be gone; else when nothing has changed in the folder for :data:`WATCH_SECONDS`.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from shards.errors import PetsegError
+
+log = logging.getLogger("petseg.files")
+
+WATCH_SECONDS = 90.0  # clients of NFS see another's changes after up to a minute
+BEAT_SECONDS = 15.0
+_POLL_SECONDS = 1.0
+_PROC = Path("/proc")
+
+
+class OwnedError(PetsegError):
+    """Another process works in a folder. ``who`` says which."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(who)
+        self.who = who
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """A process: the machine's name and boot, its number, when it began (clock ticks since boot), and a random token."""
+
+    host: str
+    boot: str
+    pid: int
+    began: int
+    token: str
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        """Return the owner that this process is."""
+        return cls(socket.gethostname(), _boot(), os.getpid(), _began(os.getpid()), secrets.token_hex(8))
+
+    def is_alive(self) -> bool | None:
+        """Whether the process still runs; None where that cannot be known, since it is another machine's."""
+        if (self.host, self.boot) != (socket.gethostname(), _boot()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # of another user
+            pass
+        return self.began == _began(self.pid)
+
+
+def claim(
+    path: Path, *, locked: bool, activity: Callable[[], object] = lambda: None, beat: bool = False
+) -> Callable[[], None]:
+    """Create the owner file ``path`` for this process; return a function that removes it.
+
+    Args:
+        path: the file; its folder exists.
+        locked: whether this process holds the folder's lock, so that no other process of this machine works there.
+        activity: returns what changes while a process works there.
+        beat: touch the file every :data:`BEAT_SECONDS`, in a thread, for work that changes nothing for longer.
+
+    Raises ``OwnedError`` if another process works there, ``OSError`` if the file cannot be created.
+    """
+    own = Owner.this_process()
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            _expect_abandoned(path, activity, locked=locked)
+            path.unlink(missing_ok=True)
+            continue
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(own))
+        break
+    released = threading.Event()
+    if beat:
+        threading.Thread(target=_beat, args=(path, own, released), name="owner", daemon=True).start()
+
+    def release() -> None:
+        released.set()
+        with contextlib.suppress(OSError):
+            if _read(path) == own:
+                path.unlink()
+
+    return release
+
+
+def _beat(path: Path, own: Owner, released: threading.Event) -> None:
+    while not released.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            if _read(path) == own:
+                os.utime(path)
+
+
+def _expect_abandoned(path: Path, activity: Callable[[], object], *, locked: bool) -> None:
+    owner = _read(path)
+    alive = None if owner is None else owner.is_alive()
+    if alive is False or (alive and locked):  # then it is a number that another process has now
+        return
+    who = "a process" if owner is None else f"process {owner.pid} on {owner.host}"
+    if alive:
+        raise OwnedError(who)
+    text = f"{path} was left by {who}; waiting up to {WATCH_SECONDS:.0f} s to see whether that still works"
+    log.warning("%s", text)
+    before, deadline = (_touched(path), activity()), time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline and path.exists():
+        time.sleep(_POLL_SECONDS)
+        if (_touched(path), activity()) != before and path.exists():
+            raise OwnedError(who)
+
+
+def _touched(path: Path) -> object:
+    """Return what an owner file says and when it was written; opened first, since NFS then asks the server."""
+    owner = _read(path)
+    with contextlib.suppress(OSError):
+        return owner, path.stat().st_mtime_ns
+    return owner, None
+
+
+def folder_activity(*folders: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of the entries of some folders, those that exist, as an ``activity``."""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append((entry.name, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _read(path: Path) -> Owner | None:
+    """Return what an owner file says; None if it is not there, or half written."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Owner)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _boot() -> str:
+    """Return the boot's identity and that of the container: process numbers count within both."""
+    with contextlib.suppress(OSError):
+        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(_PROC / 'self/ns/pid')}"
+    return ""
+
+
+def _began(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot (field 22 of proc(5)'s stat); 0 where that is not known."""
+    try:
+        return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

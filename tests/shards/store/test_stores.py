@@ -1,0 +1,264 @@
+"""The same behaviour of a local folder and of a bucket, addresses, and what is said where a store fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_servers import BUCKET, ENVIRONMENT, FaultPlan, FaultProxy
+
+from shards.errors import PetsegError, UsageError
+from shards.store.addresses import StoreAddress, parse_address, without_secrets
+from shards.store.clouds.object_store import ObjectStore, Patience
+from shards.store.open_store import open_store
+from shards.store.store_protocol import (
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    ObjectStatus,
+    Store,
+    StoreError,
+)
+
+NAME = "parts/a b ä.bin"  # percent-encoded in URLs
+FAST = Patience(attempts=8, first_wait=0.001, read_seconds=5)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, server: FaultProxy) -> Store:
+    return open_store(tmp_path / "set" if request.param == "folder" else f"s3://{BUCKET}/{tmp_path.name}/set")
+
+
+def test_what_is_put_is_read(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"from a file" * 1000)
+    status = store.put(NAME, b"0123456789")
+    assert status == store.status(NAME)
+    assert status.size == 10
+    assert store.read(NAME, match=status) == b"0123456789"
+    assert store.read_range(NAME, 2, 3, match=status) == b"234"
+    assert store.read_range(NAME, 2, 0) == b""
+    store.put("large", tmp_path / "file")
+    assert store.read("large") == b"from a file" * 1000
+    assert dict(store.list()) == {NAME: status, "large": store.status("large")}
+    assert [name for name, _ in store.list("parts")] == [NAME]
+    again = pickle.loads(pickle.dumps(store))
+    assert again == store
+    assert again.read(NAME) == b"0123456789"
+    for _ in range(2):
+        store.delete(NAME)
+    with pytest.raises(ObjectMissingError, match="a b ä"):
+        store.status(NAME)
+    with pytest.raises(ObjectMissingError):
+        store.read(NAME)
+    with pytest.raises(StoreError, match="ends before byte 11001"):
+        store.read_range("large", 10999, 2)
+
+
+def test_conditional_writes(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"second")
+    first = store.put(NAME, b"first", if_absent=True)
+    for data in (b"second", tmp_path / "file"):
+        with pytest.raises(ObjectExistsError):
+            store.put(NAME, data, if_absent=True)
+    assert store.read(NAME) == b"first"
+    second = store.put(NAME, b"second one", if_match=first)
+    with pytest.raises(ObjectChangedError):
+        store.put(NAME, b"third", if_match=first)
+    for read in (store.read, lambda name, match: store.read_range(name, 0, 1, match=match)):
+        with pytest.raises(ObjectChangedError) as caught:
+            read(NAME, match=first)
+        for part in ("a b ä", first.stamp, second.stamp):
+            assert part in str(caught.value)
+
+
+def test_one_of_many_writers_wins(store: Store) -> None:
+    won: list[int] = []
+
+    def write(number: int) -> None:
+        try:
+            store.put("manifest", f"{number}".encode(), if_absent=True)
+            won.append(number)
+        except ObjectExistsError:
+            pass
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("manifest") == str(won[0]).encode()
+
+
+def bucket(tmp_path: Path, **patience: float) -> ObjectStore:
+    return ObjectStore(StoreAddress("s3", BUCKET, tmp_path.name), Patience(**{**vars(FAST), **patience}))  # type: ignore[arg-type]
+
+
+def test_faults_are_repeated_and_counted(server: FaultProxy, tmp_path: Path) -> None:
+    store, content = bucket(tmp_path), os.urandom(100_000)
+    status = store.put("x", content)
+    faults = ("503", "reset", "cut body", "wrong length", "wrong range")
+    server.plan = plan = FaultPlan(rate=0.4, faults=faults, seed=1)
+    for start in range(0, 50_000, 1000):
+        assert store.read_range("x", start, 999, match=status) == content[start : start + 999]
+    assert set(plan.injected) == set(faults)
+    assert store.retries == plan.injected.total()
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "cut body", "wrong length", "slow start"])
+def test_what_does_not_pass_is_reported(server: FaultProxy, tmp_path: Path, fault: str) -> None:
+    store = bucket(tmp_path, attempts=3, read_seconds=0.2)
+    status = store.put("x", b"0123456789" * 100)
+    server.plan = plan = FaultPlan(rate=1, faults=(fault,), slow=0.5)
+    for read in (lambda: store.read("x", match=status), lambda: store.read_range("x", 0, 100)):
+        with pytest.raises(StoreError, match=rf"s3://{BUCKET}/{tmp_path.name}/x cannot be reached: 3 attempts"):
+            read()
+    assert plan.injected[fault] == 6
+
+
+def test_a_repeated_put_recognises_its_own_file(server: FaultProxy, tmp_path: Path) -> None:
+    """The reply to the first attempt is lost, so the second one finds the file."""
+    store = bucket(tmp_path)
+    server.plan = FaultPlan(rate=0.4, faults=("lost reply",), only=lambda method, path: method == "PUT", seed=3)
+    for number in range(8):
+        store.put(f"x{number}", b"mine", if_absent=True)
+    assert store.retries == server.plan.injected.total() > 0
+    server.plan = FaultPlan()
+    with pytest.raises(ObjectExistsError):
+        store.put("x1", b"mine", if_absent=True)
+
+
+def test_messages(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience(attempts=2, first_wait=0.001, connect_seconds=1)
+    with pytest.raises(ObjectMissingError, match="no such bucket"):
+        ObjectStore(StoreAddress("s3", "missing", ""), patience).read("x")
+    bucket(tmp_path).put("x", b"private")
+    web = open_store(f"{server.url}/{BUCKET}/{tmp_path.name}")
+    with pytest.raises(StoreError, match="permission denied"):
+        web.read("x")
+    for refused in (lambda: web.put("x", b""), lambda: list(web.list()), lambda: web.delete("x")):
+        with pytest.raises(StoreError, match="read only"):
+            refused()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"cannot be reached.*check the network"):
+        ObjectStore(StoreAddress("s3", BUCKET, ""), patience).read("x")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(PetsegError, match=r"no credentials were found; .*aws configure"):
+        open_store(f"s3://{BUCKET}").read("x")
+
+
+def test_a_profile_is_read(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(f"s3://{BUCKET}/{tmp_path.name}").put("x", b"content")
+    (tmp_path / ".aws").mkdir()
+    keys = f"aws_access_key_id = a\naws_secret_access_key = {ENVIRONMENT['AWS_SECRET_ACCESS_KEY']}\n"
+    (tmp_path / ".aws/credentials").write_text(f"[work]\n{keys}")
+    (tmp_path / ".aws/config").write_text(f"[profile work]\nregion = eu-west-1\nendpoint_url = {server.url}\n")
+    for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    assert open_store(f"s3://{BUCKET}/{tmp_path.name}").read("x") == b"content"
+
+
+def _read_in_child(store: Store, results: multiprocessing.SimpleQueue[str]) -> None:
+    try:
+        results.put(str(store.read("x")))
+    except PetsegError as error:
+        results.put(str(error))
+
+
+@pytest.mark.parametrize(("method", "expected"), [("fork", "connections do not survive"), ("spawn", "b'content'")])
+def test_other_processes(server: FaultProxy, tmp_path: Path, method: str, expected: str) -> None:
+    store = bucket(tmp_path)
+    store.put("x", b"content")
+    context = multiprocessing.get_context(method)
+    results = context.SimpleQueue()
+    child = context.Process(target=_read_in_child, args=(store, results))
+    child.start()
+    assert expected in results.get()
+    child.join()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "set")
+    with pytest.raises(StoreError):
+        store.put("x", tmp_path / "missing", if_absent=True)
+    with pytest.raises(StoreError):
+        store.put("x", tmp_path / "missing")
+    assert not list((tmp_path / "set").iterdir())
+
+
+def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = open_store(tmp_path)
+    store.put("x", b"1", if_absent=True)
+    with pytest.raises(ObjectExistsError):
+        store.put("x", b"2", if_absent=True)
+    assert store.read("x") == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/a//b/", StoreAddress("s3", "bucket", "a/b")),
+        ("gs://bucket", StoreAddress("gs", "bucket", "")),
+        ("AZ://container/x", StoreAddress("az", "container", "x")),
+        ("https://Example.org:8443/x y", StoreAddress("https", "example.org:8443", "x y")),
+        ("http://[::1]:80/x", StoreAddress("http", "[::1]:80", "x")),
+        ("folder/s3", Path("folder/s3")),
+    ],
+)
+def test_addresses(text: str, expected: StoreAddress | Path) -> None:
+    assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("s3://user:secret@bucket/x", "must not hold a user"),
+        ("https://example.org/x?sig=secret", "must not hold a user"),
+        ("https://example.org/x#secret", "must not hold a user"),
+        ("ftp://example.org/x", "begins with s3://"),
+        ("http://example.org/x", "not encrypted"),
+        ("http://127.0.0.1.example.org/x", "not encrypted"),
+        ("s3:///x", "bucket is missing"),
+        ("https://[::1/x", "not a valid address"),
+        (Path("s3://bucket/x"), "give addresses as text"),
+    ],
+)
+def test_addresses_that_are_refused(place: str | Path, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        open_store(place)
+    assert "secret" not in str(caught.value)
+
+
+def test_secrets_are_removed_from_messages() -> None:
+    text = "GET https://me:secret@host/x?sig=secret&y=1#z in 3 ms (http://b/c?secret)"
+    assert without_secrets(text) == "GET https://host/x in 3 ms (http://b/c)"
+
+
+def test_without_the_extra(server: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(PetsegError, match=r"pip install 'petseg\[s3\]'"):
+        open_store(f"s3://{BUCKET}").read("x")
+
+
+def test_a_stamp_differs_after_a_change(store: Store) -> None:
+    found: Callable[[], ObjectStatus] = lambda: store.status("x")  # noqa: E731
+    store.put("x", b"1")
+    before = found()
+    store.put("x", b"2")
+    assert found() != before
