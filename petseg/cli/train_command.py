@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,7 +173,8 @@ def train(
     them; validation uses the averaged weights. Without --resume an existing run is never changed. INT, TERM and USR1
     write a checkpoint first; the exit code is then 130 after INT (Ctrl-C) and 75 after the others.
     """
-    from petseg.host.distributed import FirstRankError, world_from_environment
+    from petseg.host.agreement import RefusedStartError
+    from petseg.host.distributed import world_from_environment
     from petseg.host.lasting_output import lasting_output
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
     from petseg.report.console_reporter import ConsoleReporter
@@ -191,7 +193,9 @@ def train(
                 command=shlex.join(["petseg-train", *sys.argv[1:]]),
                 make_reporter=lambda: ConsoleReporter(quiet=as_json),
             )
-        except (InterruptedRunError, DivergedError, FirstRankError) as error:
+        except (InterruptedRunError, DivergedError, RefusedStartError) as error:
+            if world.size > 1:  # torchrun ends the ranks that exit last, which would change their exit code
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if world.first:
                 raise
             sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it

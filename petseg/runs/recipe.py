@@ -40,7 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
     scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
+    petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
     absolute path, see petseg.runs.initial_weights.
 
     ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
@@ -151,6 +151,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
     stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
+    rank_timeout: Annotated[
+        float, Meta(gt=0, le=1440, description="Minutes without an answer after which another process counts as lost.")
+    ] = 10.0
     on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
     max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
     fetch: Annotated[Fetch, Meta(description="From an object store: single samples or whole shards.")] = "auto"
