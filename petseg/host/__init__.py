@@ -1,4 +1,4 @@
-"""The machine and its processes: device, precision, threads, ranks, signals, files of tensors. Knows no networks and no runs."""
+"""The machine: device, precision, threads, ranks, signals, files of tensors. Knows no networks and no runs."""
 
 import lazy_loader
 

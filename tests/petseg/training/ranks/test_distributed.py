@@ -77,9 +77,20 @@ class TwoRanks:
     csv: str
 
 
-ENCODER = (
-    "--encoder test_efficientnet --encoder-freeze 1 --encoder-lr 0.001 --size 32 --epochs 2 --batch-size 10".split()
-)  # noqa: SIM905
+ENCODER = [
+    "--encoder",
+    "test_efficientnet",
+    "--encoder-freeze",
+    "1",
+    "--encoder-lr",
+    "0.001",
+    "--size",
+    "32",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "10",
+]
 ENCODER += ["--threads", "1", "--lr", "0.001", "--device", "cpu", "--no-drop-last"]
 
 
