@@ -73,9 +73,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 )
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
 @click.option("--executor", metavar="ENGINE", help="Have a cluster's workers build: dask:ADDRESS, ray or ray:ADDRESS.")
-@click.option(
-    "--task", metavar="K|auto", help="Build this task's shards, of N, from 0; then petseg-shard join OUT."
-)
+@click.option("--task", metavar="K|auto", help="Build this task's shards, of N, from 0; then petseg-shard join OUT.")
 @click.option("--tasks", type=int, metavar="N", help="Number of tasks.  [default: the cluster's, see docs/cluster.md]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
 @click.option(
@@ -122,8 +120,8 @@ def build(
     from shards.build.options import options_from
     from shards.build.outcome.build_result import StrictError
     from shards.build.staging import BusyError
-    from shards.build.tasks.build_task import build_task
-    from shards.build.tasks.task_number import in_a_cluster, task_number
+    from shards.build.tasks.task_build import build_task
+    from shards.build.tasks.scheduler_variables import in_a_cluster, task_number
     from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.cli.task_summary import task_json, task_text
     from shards.format.label_files import find_labels
