@@ -2,12 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.engine import Decode
 from pipeline.order.augmentation import Augmentation, Preset
+from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
 from shards.errors import PetsegError, UsageError
+from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
+MAX_WINDOW = 1_000_000  # shards
 DEFAULT_SIZE: Size = (128, 128)  # where the stored images have none
 
 
@@ -22,6 +26,11 @@ def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
     return max(1, cores.usable_cores() // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
+
+
+def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:
+    """Return a set that is open already, or that a path or address names; ``stored`` as for ``ShardSet.open``."""
+    return shards if isinstance(shards, ShardSet) else ShardSet.open(shards, **stored)
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
@@ -75,6 +84,17 @@ def resolve_crop_scale(crop_scale: Any) -> Scales | None:
             f"{MAX_SCALE:g}, not {crop_scale!r}"
         )
     return least, most
+
+
+def resolve_shuffle(shuffle: Any, *, window: Any, training: bool) -> Shuffling:
+    """Return how a split is shuffled; None: globally in training, else not at all. ``UsageError`` for anything else."""
+    if shuffle is None or isinstance(shuffle, bool):
+        shuffle = "global" if shuffle or (shuffle is None and training) else "none"
+    if shuffle not in SHUFFLES:
+        raise UsageError(f"shuffle {shuffle!r} is unknown; use True, False, {', '.join(SHUFFLES)}")
+    if not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= MAX_WINDOW:
+        raise UsageError(f"shuffle_window must be a whole number of shards from 1 to {MAX_WINDOW}, not {window!r}")
+    return Shuffling(kind=shuffle, window=window)
 
 
 def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:
