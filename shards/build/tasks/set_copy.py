@@ -100,7 +100,7 @@ def _contents(store: Store) -> tuple[bytes, Manifest, list[FileEntry]]:
         data = store.read(MANIFEST_NAME)
     except ObjectMissingError:
         raise FormatError(f"{store.address} holds no finished shard set (no {MANIFEST_NAME})") from None
-    manifest = parse_manifest(data, Path(store.describe(MANIFEST_NAME)))
+    manifest = parse_manifest(data, store.describe(MANIFEST_NAME))
     entries = manifest.files()
     for name, split in manifest.splits.items():
         path = Path(store.describe(split.shard_table.file))
