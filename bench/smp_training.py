@@ -36,12 +36,12 @@ class SmpNetwork(nn.Module):
         """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
         super().__init__()
         import segmentation_models_pytorch as smp
-        from timm.models import get_pretrained_cfg
+        from timm.models import get_pretrained_cfg, is_model
 
-        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
-        settings = get_pretrained_cfg(encoder)
+        settings = get_pretrained_cfg(encoder) if is_model(encoder) else None
         if settings is None:
             raise UsageError(f"--encoder {encoder}: timm has no such network")
+        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
         for name, values in (("mean", settings.mean), ("std", settings.std)):
             self.register_buffer(name, 255.0 * torch.tensor(values).view(1, 3, 1, 1))
         if weights is not None:

@@ -12,9 +12,9 @@ from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.store.byte_ranges import OpenFiles
+from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.content_cache import CachedFile
 from shards.store.remote.remote_files import PART, Fetch, FileSpec, RemoteFiles
-from shards.store.request_loop import run, submit
 
 MOST_OPEN: Final = 256  # tars that are kept open
 MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
