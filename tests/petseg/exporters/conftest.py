@@ -11,7 +11,5 @@ import pytest
 def one_operator_table() -> None:
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
     registry = registration.ONNXRegistry
-    if isinstance(
-        vars(registry).get("from_torchlib"), classmethod
-    ):  # as of torch 2.6 to 2.12; else each builds its own
+    if isinstance(vars(registry).get("from_torchlib"), classmethod):  # else each export builds its own
         registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
