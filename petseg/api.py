@@ -189,8 +189,8 @@ def export(
     file: str | Path,
     *,
     size: int | str | Size | None = None,
-    onnx_output: "OnnxOutput" = "logits",
-    input_size: "InputSize" = "any",
+    onnx_output: "OnnxOutput | None" = None,
+    input_size: "InputSize | None" = None,
     hub: bool = False,
     license: str | None = None,  # noqa: A002 - the command's option
     dataset: str | None = None,
@@ -202,12 +202,14 @@ def export(
         run: a run's folder, or a checkpoint.
         file: the file to write; its suffix decides the format.
         size: of the network's images, as for :func:`predict`.
-        onnx_output, input_size: see :class:`petseg.exporters.onnx_network.OnnxOptions`.
+        onnx_output, input_size: see :class:`petseg.exporters.onnx_network.OnnxOptions`; None for logits of images of
+            any size.
         hub: write the folder ``file`` in the layout of a Hugging Face repository.
         license, dataset: of that repository's card, see :func:`petseg.exporters.hub_repository.export_hub`.
         overwrite: replace existing files of these names.
 
     Raises:
+        UsageError: an option does not belong to what is written.
         PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
             check of the exported network failed.
     """
@@ -217,12 +219,16 @@ def export(
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
 
+    if not hub and (license is not None or dataset is not None):
+        raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
+    if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):
+        raise UsageError(f"onnx_output and input_size are for an ONNX file, and {file} is none")
     predictor = load(run, device="cpu", precision="fp32", size=size)
     if hub:
         export_hub(predictor, file, license=license, dataset=dataset, overwrite=overwrite)
     elif Path(file).suffix == ".safetensors":
         export_weights(predictor, file, overwrite=overwrite)
     else:
-        options = OnnxOptions(output=onnx_output, input_size=input_size)
+        options = OnnxOptions(output=onnx_output or "logits", input_size=input_size or "any")
         export_onnx(predictor, file, options=options, overwrite=overwrite)
     return Path(file)

@@ -12,8 +12,13 @@ from shards.errors import printable
 START: Final = 32  # bytes that are enough for every kind
 READABLE: Final = frozenset({"JPEG", "PNG", "GIF", "WebP", "TIFF", "BMP", "PPM"})
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-_RARE_ENDINGS: Final = (".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-KNOWN_ENDINGS: Final = (*IMAGE_ENDINGS, *_RARE_ENDINGS)  # that are not part of a name
+RARE_ENDINGS: Final = {
+    **dict.fromkeys((".jpe", ".jfif", ".jif", ".jfi", ".mpo"), "JPEG"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".apng": "PNG",
+    ".dib": "BMP",
+}
+KNOWN_ENDINGS: Final = (*IMAGE_ENDINGS, *RARE_ENDINGS)  # that are not part of a name
 # Two letters are no proof, and cameras' raw files are TIFFs that show a small preview: these count with such endings.
 _OWN_ENDINGS: Final = {
     "TIFF": ("", ".tif", ".tiff"),
