@@ -1,4 +1,4 @@
-"""Sets in an object store: the same batches as from a folder, whatever the network, the cache and other processes do."""
+"""Sets in an object store: the same batches as from a folder, whatever network, cache and other processes do."""
 
 from __future__ import annotations
 
