@@ -48,12 +48,10 @@ class PackSubject(ProcessSubject):
             self.ask("pack")
 
     def turn(self) -> Repeat:
-        """Run once."""
         repeat, self._bytes = self.ask("pack", timed=True)
         return cast(Repeat, repeat)
 
     def line(self) -> BuildLine:
-        """Return what was found."""
         return BuildLine(name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes,
                          workers=self.job.workers, bytes=self._bytes, limit=self._limit)  # fmt: skip
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.settings import PATH, BuildSettings, LoaderSettings, TrainSettings, shown_value
-from shards.console import FriendlyGroup, print_json
+from bench.settings import BuildSettings, LoaderSettings, TrainSettings, shown_value
+from shards.console import PATH, FriendlyGroup, print_json
 from shards.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,14 +29,11 @@ def main() -> None:
 @contextmanager
 def progress() -> "Iterator[PartSeconds]":
     """Show what is done now on stderr where that is a terminal."""
-    from bench.core.rounds import PartSeconds
-
-    if not sys.stderr.isatty():
-        yield PartSeconds()
-        return
     from rich.console import Console
 
-    with Console(stderr=True).status("starting") as status:
+    from bench.core.rounds import PartSeconds
+
+    with Console(stderr=True).status("starting") as status:  # shows nothing where that is no terminal
         yield PartSeconds(status.update)
 
 
@@ -66,18 +62,15 @@ def add_benchmark(name: str, settings: type[Any], text: str) -> None:
     main.command(name, help=text)(command)
 
 
-add_benchmark(
-    "loader", LoaderSettings,
-    "Images per second of petseg's loader and of others, over the same images, checked to be the same work.",
-)  # fmt: skip
-add_benchmark(
-    "train", TrainSettings,
-    "How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end.",
-)  # fmt: skip
-add_benchmark(
-    "build", BuildSettings,
-    "How fast SOURCE is packed, with one process and with all cores, and how near that is to decoding alone.",
-)  # fmt: skip
+# fmt: off
+
+add_benchmark("loader", LoaderSettings,
+              "Images per second of petseg's loader and of others, over the same images, checked to be the same work.")
+add_benchmark("train", TrainSettings,
+              "How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end.")
+add_benchmark("build", BuildSettings,
+              "How fast SOURCE is packed, with one process and with all cores, and how near that is to decoding alone.")
+# fmt: on
 
 
 @main.command()

@@ -5,7 +5,8 @@ worth, where ``petseg-bench loader`` measures in turns and checks the output.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,47 +52,27 @@ def measure_loaders(
     """Yield each loader's line; each is timed for at least ``seconds`` after its warm-up."""
     for arguments in planned:
         with Loader(shards, seed=0, mask="index", augment="train", **common, **arguments) as loader:
-            decoder = arguments.get("decoder", DecoderOptions())
-            on_gpu = loader.engine == "dali" and loader.device.type != "cpu"
-            load = decoder.hw_decoder_load if on_gpu else None
-            for _ in range(WARM_EPOCHS):
-                _run_epoch(loader)
-            rate = _rate(loader, seconds, _device_waiter(loader))
-            name = f"{loader.engine} to {loader.device.type}, {loader.threads} threads"
-            name += "" if load is None else f", hw_decoder_load {load:g}"
+            kind, on_gpu = loader.device.type, loader.engine == "dali" and loader.device.type != "cpu"
+            load = arguments.get("decoder", DecoderOptions()).hw_decoder_load if on_gpu else None
+            _rate(loader, epochs=WARM_EPOCHS)
+            name = f"{loader.engine} to {kind}, {loader.threads} threads"
             yield ScalingLine(
-                name=name, device=loader.device.type, engine=loader.engine, threads=loader.threads,
-                hw_decoder_load=load, rate=round(rate, 1),
+                name=name if load is None else f"{name}, hw_decoder_load {load:g}", device=kind, engine=loader.engine,
+                threads=loader.threads, hw_decoder_load=load, rate=round(_rate(loader, seconds=seconds), 1),
             )  # fmt: skip
 
 
-def scaling_text(lines: list[ScalingLine]) -> str:
-    """Return the lines as a Markdown table."""
-    rows = [f"| {line.name} | {line.rate:,.0f} |" for line in lines]
-    return "\n".join(["| loader | images/s |", "|---|---:|", *rows, ""])
-
-
-def _device_waiter(loader: Loader) -> Callable[[], None]:
-    if loader.device.type == "cpu":
-        return lambda: None
-    import torch
-
-    return lambda: torch.cuda.synchronize(loader.device)
-
-
-def _rate(loader: Loader, seconds: float, wait: Callable[[], None]) -> float:
-    wait()
+def _rate(loader: Loader, *, seconds: float = 0.0, epochs: int = 1) -> float:
+    """Run at least so many epochs and so many seconds; return images per second, the device's work included."""
     images, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        _run_epoch(loader)
+    while images < epochs * loader.samples or time.perf_counter() - start < seconds:
+        deque(loader, maxlen=0)
         images += loader.samples
-    wait()
+    if loader.device.type != "cpu":
+        import torch
+
+        torch.cuda.synchronize(loader.device)
     return images / (time.perf_counter() - start)
-
-
-def _run_epoch(loader: Loader) -> None:
-    for _ in loader:
-        pass
 
 
 @click.command(cls=FriendlyCommand)
@@ -101,16 +82,16 @@ def _run_epoch(loader: Loader) -> None:
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--size", type=click.IntRange(8), default=128, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each.")
-def main(*, shards: Path, out: Path, device: str, batch_size: int, size: int, seconds: float) -> None:
+def main(*, shards: Path, out: Path, device: str, seconds: float, **common: int) -> None:
     """Measure the loader with several numbers of host threads and decoder options."""
-    lines = list[ScalingLine]()
-    planned = plan_loaders(device, usable_cores())
-    for line in measure_loaders(shards, planned, seconds=seconds, batch_size=batch_size, size=size):
+    lines, table = list[ScalingLine](), "| loader | images/s |\n|---|---:|\n"
+    for line in measure_loaders(shards, plan_loaders(device, usable_cores()), seconds=seconds, **common):
         lines.append(line)
+        table += f"| {line.name} | {line.rate:,.0f} |\n"
         click.echo(f"{line.name}: {line.rate:,.0f} images/s")
         # After each, so that what was measured stays if a later one fails.
         write_atomically(out / "gpu-scaling.json", msgspec.json.format(msgspec.json.encode(lines)).decode() + "\n")
-        write_atomically(out / "gpu-scaling.md", scaling_text(lines))
+        write_atomically(out / "gpu-scaling.md", table)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,10 @@ from petseg.host.device import choose_device, choose_placement, cpu_threads
 from petseg.inference.evaluation import evaluate
 from pipeline import Loader
 from shards import ShardSet
-from shards.console import print_json
+from shards.console import PATH, FriendlyCommand, print_json
 from shards.errors import UsageError
 
 RATE, LAST_RATE = 2e-4, 1e-5
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class SmpNetwork(nn.Module):
@@ -38,12 +36,12 @@ class SmpNetwork(nn.Module):
         """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
         super().__init__()
         import segmentation_models_pytorch as smp
-        from timm.models import get_pretrained_cfg
+        from timm.models import get_pretrained_cfg, is_model
 
-        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
-        settings = get_pretrained_cfg(encoder)
+        settings = get_pretrained_cfg(encoder) if is_model(encoder) else None
         if settings is None:
             raise UsageError(f"--encoder {encoder}: timm has no such network")
+        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
         for name, values in (("mean", settings.mean), ("std", settings.std)):
             self.register_buffer(name, 255.0 * torch.tensor(values).view(1, 3, 1, 1))
         if weights is not None:
@@ -59,18 +57,9 @@ class SmpNetwork(nn.Module):
 
 
 def train_smp(
-    data: ShardSet,
-    *,
-    architecture: str,
-    encoder: str,
-    weights: Path | None,
-    size: int,
-    epochs: int,
-    batch_size: int,
-    augment: Literal["none", "train", "strong"],
-    seed: int,
-    splits: tuple[str, ...],
-) -> dict[str, Any]:
+    data: ShardSet, *, architecture: str, encoder: str, weights: Path | None, size: int, epochs: int, batch_size: int,
+    augment: Literal["none", "train", "strong"], seed: int, splits: tuple[str, ...],
+) -> dict[str, Any]:  # fmt: skip
     """Train on a set's train split, then score each of ``splits``; return scores and seconds of wall and processor."""
     import segmentation_models_pytorch as smp
 
@@ -86,14 +75,11 @@ def train_smp(
     with Loader(data, split="train", batch_size=batch_size, seed=seed, augment=preset, **common) as loader:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(loader), eta_min=LAST_RATE)
         network.train()
-        for epoch in range(epochs):
-            loader.set_epoch(epoch)
-            for batch in loader:
-                images, masks = batch.image[batch.valid], batch.mask[batch.valid].long()
-                optimizer.zero_grad()
-                loss(network(images).contiguous(), masks).backward()
-                optimizer.step()
-                schedule.step()
+        for batch in (batch for epoch in range(epochs) for batch in loader):
+            optimizer.zero_grad()
+            loss(network(batch.image[batch.valid]).contiguous(), batch.mask[batch.valid].long()).backward()
+            optimizer.step()
+            schedule.step()
     network.eval()
     seconds = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - processor}
     scores = {}
@@ -103,22 +89,27 @@ def train_smp(
     return {"architecture": architecture, "epochs": epochs, "augment": augment, "seed": seed, **scores, **seconds}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("shards", type=FOLDER)
-@click.option("--architecture", default="Unet", show_default=True, help="The library's name, such as Unet or FPN.")
-@click.option("--encoder", default="tf_efficientnet_lite0", show_default=True, help="timm's name.")
-@click.option("--weights", type=FILE, help="Encoder weights, safetensors with timm's names.  [default: random]")
-@click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels per side.")
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--augment", type=click.Choice(["none", "train", "strong"]), default="train", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="torch's CPU threads.  [default: all cores]")
-@click.option("--split", "splits", multiple=True, default=("val", "test"), show_default=True, help="To be scored.")
-def main(*, shards: Path, threads: int | None, **options: Any) -> None:
+def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
+    """Declare an option that shows its default."""
+    return click.option(name, type=kind, default=default, show_default=default is not None, help=text, **more)
+
+
+@click.command(cls=FriendlyCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("shards", type=PATH)
+@option("--architecture", str, "Unet", "The library's name, such as Unet or FPN.")
+@option("--encoder", str, "tf_efficientnet_lite0", "timm's name.")
+@option("--weights", PATH, text="Encoder weights, safetensors with timm's names.  [default: random]")
+@option("--size", click.IntRange(32), 128, "Pixels per side.")
+@option("--epochs", click.IntRange(1), 50)
+@option("--batch-size", click.IntRange(1), 32)
+@option("--augment", click.Choice(["none", "train", "strong"]), "train")
+@option("--seed", click.IntRange(0), 0)
+@option("--threads", click.IntRange(1), text="torch's CPU threads.  [default: all cores]")
+@option("--split", str, ("val", "test"), "To be scored.", multiple=True)
+def main(*, shards: Path, threads: int | None, split: tuple[str, ...], **options: Any) -> None:
     """Train a network of segmentation_models_pytorch on SHARDS with that library's recipe; print scores as JSON."""
     with cpu_threads(threads):
-        print_json(train_smp(ShardSet.open(shards), **options))
+        print_json(train_smp(ShardSet.open(shards), splits=split, **options))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ class TrainSubject(ProcessSubject):
         return cast(Repeat, repeat)
 
     def line(self) -> TrainLine:
-        """Return what was found."""
         found = dict(self._prepared)
         engine = found.pop("engine")
         name = f"{self.job.model} {found['precision']} {found['size']} px {found['device']} {engine}"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.engine import Decode
@@ -9,6 +10,7 @@ from pipeline.order.augmentation import Augmentation, Preset
 from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
 from shards.errors import PetsegError, UsageError
+from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
     return max(1, cores.usable_cores() // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
+
+
+def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:
+    """Return a set that is open already, or that a path or address names; ``stored`` as for ``ShardSet.open``."""
+    return shards if isinstance(shards, ShardSet) else ShardSet.open(shards, **stored)
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:

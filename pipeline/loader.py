@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
-from pipeline.engine import IN_FLIGHT, Decode, DecoderOptions, EngineOptions
+from pipeline.engine import Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
@@ -23,24 +23,24 @@ from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import VERSION, bound_values, check_state
+from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
-from shards.format.geometry import Fit, size_text
-from shards.format.labels import Labels
+from shards.format.geometry import Fit
+from shards.store.remote.remote_files import Fetch
 
 if TYPE_CHECKING:
     import torch
 
 
-class Loader:
+class Loader(LoaderFacts):
     """Batches of one split of a shard set.
 
     Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
     again from its first batch; to continue it, pass :meth:`state_dict` to :meth:`load_state_dict`.
 
     Args:
-        shards: the folder of a shard set, or an open :class:`shards.ShardSet`.
+        shards: the folder of a shard set, its address in an object store, or an open :class:`shards.ShardSet`.
         split: ``train``, ``val`` or ``test``.
         batch_size: the global batch: all ranks together.
         size: of the output in pixels: N for a square, or (H, W); None: that of the stored images, or 128 where each has
@@ -79,6 +79,8 @@ class Loader:
             epoch takes its place, marked invalid, a warning names it, and :attr:`damaged` counts it, until more than
             ``max_damaged`` different samples are damaged.
         timeout: seconds to wait for a batch before giving up.
+        fetch: how samples of a set in an object store are fetched; with ``cache``, where to, and ``cache_bytes``, how
+            many bytes that may hold: see :meth:`shards.ShardSet.open`.
 
     Raises:
         UsageError: an argument is invalid, alone or with another one.
@@ -112,13 +114,16 @@ class Loader:
         on_error: OnError = "stop",
         max_damaged: int = 10,
         timeout: float = 120,
+        fetch: Fetch = "auto",
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
         arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
-        self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+        self.shards = arguments.resolve_shards(shards, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
         self.split = self.shards.split(split)
         if not len(self.split):
-            raise UsageError(f"split {split!r} of {self.shards.path} has no samples")
+            raise UsageError(f"split {split!r} of {self.shards.address} has no samples")
         self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
         shuffling = arguments.resolve_shuffle(shuffle, window=shuffle_window, training=split == "train")
         self.shuffle = shuffling.kind
@@ -165,54 +170,6 @@ class Loader:
         self._plan = BatchPlan(reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=shuffling)
         self._bound = bound_values(self._plan)
 
-    @property
-    def labels(self) -> Labels:
-        """The set's classes: their number is ``len(labels)``, with names and colours in the order of their indices."""
-        return self.shards.manifest.labels
-
-    @property
-    def damaged(self) -> Mapping[int, str]:
-        """The damaged samples that were replaced in the batches delivered so far: by index, where and what."""
-        return dict(self._policy.damaged)
-
-    @property
-    def samples(self) -> int:
-        """The number of samples of the split."""
-        return self.slices.samples
-
-    @property
-    def buffer_bytes(self) -> int | None:
-        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them; None with engine ``dali``.
-
-        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped.
-        """
-        each = self._engine.batch_bytes
-        return None if each is None else (self.prefetch + IN_FLIGHT) * each
-
-    def __repr__(self) -> str:
-        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
-        return (
-            f"<Loader of {self.split.name}: {self.samples} samples, batch_size={self.batch_size}, size="
-            f"{size_text(self.size)}, fit={self.fit}, engine={self.engine}, {workers}, "
-            f"storage={self.shards.manifest.storage}, {len(self.labels)} classes>"
-        )
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return self.slices.batches
-
-    def valid_in_batch(self, batch: int) -> int:
-        """Return how many samples of a global batch are valid: not padding, nor known to this rank as replaced."""
-        return self.slices.valid_in_batch(batch) - self._replaced.get(batch, 0)
-
-    def key(self, index: int) -> str:
-        """Return the key of a sample, as in ``KEY.jpg``."""
-        return self._reader.key(int(index))
-
-    def name(self, index: int) -> str:
-        """Return the name of a sample in its source; the key is made from it."""
-        return self._reader.name(int(index))
-
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""
         if epoch < 0:
@@ -221,18 +178,15 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's position as plain JSON values: the batches delivered, not those prefetched."""
-        epoch, batch = self.epoch, self._delivered
-        if batch == len(self):  # the last batch is delivered, though the caller's loop has not ended yet
-            epoch, batch = epoch + 1, 0
+        ended = self._delivered == len(self)  # though the caller's loop has not ended yet
+        epoch, batch = (self.epoch + 1, 0) if ended else (self.epoch, self._delivered)
         return {"version": VERSION, "epoch": epoch, "batch": batch, **self._bound}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state: the next iteration starts with the batch after the last one delivered.
 
         The number of ranks, threads, the device and the engine may differ from those that the state was saved with.
-
-        Raises:
-            UsageError: the state belongs to another set, split, seed, batch size, size, fit, crop or augmentation.
+        Raises ``UsageError`` if it belongs to another set, split, seed, batch size, size, fit, crop or augmentation.
         """
         epoch, batch = check_state(state, batches=len(self), bound=self._bound)
         self._go_to(epoch, batch)

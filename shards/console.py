@@ -50,7 +50,20 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
+class PlaceArgument(PathArgument):
+    """A path as a :class:`pathlib.Path`, or the address of a folder in an object store as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or address; fail if it is empty, or an address that cannot be used."""
+        if isinstance(value, str) and "://" in value:
+            from shards.store.addresses import parse_address
+
+            return value if not isinstance(parse_address(value), Path) else Path(value)
+        return super().convert(value, param, ctx)
+
+
 PATH = PathArgument()
+PLACE = PlaceArgument()
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 

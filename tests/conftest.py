@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 # A slow machine is no fault of the code: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("petseg", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("petseg", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("campaign", deadline=None)
 
 # Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
@@ -64,24 +65,32 @@ def real_pets() -> Path:
 @pytest.fixture(scope="session")
 def synthetic_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic dataset of 60 images in the official layout, drawn by ``petseg-shard sample``."""
+    from shards.sources.synthetic.generate import make_pets
+
     folder = tmp_path_factory.mktemp("synthetic") / "pets"
-    run_command("petseg-shard", "sample", folder, "--count", "60", "--seed", "7")
+    make_pets(folder, count=60, seed=7)
     return folder
 
 
 @pytest.fixture(scope="session")
 def synthetic_set(synthetic_pets: Path) -> Path:
     """A ``source`` shard set of the synthetic dataset, official split, several shards a split."""
-    out = synthetic_pets.parent / "shards"
-    run_command("petseg-shard", "build", synthetic_pets, out, "--samples-per-shard", "16")
-    return out
+    return build_here(synthetic_pets, synthetic_pets.parent / "shards", samples_per_shard=16)
 
 
 @pytest.fixture(scope="session")
 def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``source`` shard set of the real images, official split."""
-    out = tmp_path_factory.mktemp("real") / "shards"
-    run_command("petseg-shard", "build", real_pets, out)
+    return build_here(real_pets, tmp_path_factory.mktemp("real") / "shards")
+
+
+def build_here(source: Path, out: Path, **options: Any) -> Path:
+    """Build a set in this process: the bytes that ``petseg-shard build`` writes, without the start of a process."""
+    from shards.build.build_set import build
+    from shards.build.options import options_from
+
+    common = {"size": None, "quality": None, "fractions": None, "val_fraction": None}
+    build(source, out, options_from(storage="source", split="official", seed=0, **common, **options), workers=1)
     return out
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from bench import gpu_scaling
 from bench.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
 from bench.gpu_scaling import LOADS, plan_loaders
 from petseg.cli import train
@@ -61,9 +63,8 @@ def test_without_time_nothing_is_started(tmp_path: Path) -> None:
 
 def test_scaling_measures_each_loader(tmp_path: Path, synthetic_set: Path) -> None:
     common = ["--shards", synthetic_set, "--out", tmp_path, "--device", "cpu", "--size", "32", "--batch-size", "16"]
-    subprocess.run(
-        [sys.executable, "-m", "bench.gpu_scaling", *common, "--seconds", "0.05"], cwd=ROOT, check=True, timeout=120
-    )
+    result = CliRunner().invoke(gpu_scaling.main, [str(word) for word in (*common, "--seconds", "0.05")])
+    assert result.exit_code == 0, result.output
     lines = json.loads((tmp_path / "gpu-scaling.json").read_text())
     planned = plan_loaders("cpu", usable_cores())
     assert [(line["engine"], line["threads"]) for line in lines] == [(x["engine"], x["threads"]) for x in planned]

@@ -45,7 +45,6 @@ class LimitSubject(Subject):
         return Repeat(images=done, seconds=spent)
 
     def line(self) -> Limit:
-        """Return what was found."""
         return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), storage=self.storage, mask=self.mask)
 
     def _run(self, chunk: np.ndarray[Any, Any]) -> int:

@@ -69,7 +69,6 @@ class TrainServer:
         return torch.cuda.max_memory_allocated(self.placement.device) if self.placement.on_gpu else None
 
     def close(self) -> None:
-        """Stop the loader."""
         self.loader.close()
 
     def _run(self, mode: str, seconds: float) -> Repeat:

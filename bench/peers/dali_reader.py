@@ -23,37 +23,28 @@ class DaliReaderPeer(Peer):
         self._index = job.read_index()
 
     def worker_counts(self) -> tuple[int, ...]:
-        """Return the number of cores, as the number of threads."""
         return (self.job.cores,)
 
     def open(self, workers: int) -> None:
-        """Build the pipeline and its iterator."""
         from nvidia.dali import pipeline_def
         from nvidia.dali.plugin.base_iterator import LastBatchPolicy
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         job, gpu = self.job, self.job.device == "cuda"
-        graph = pipeline_def(self._graph)(
-            gpu=gpu, batch_size=job.batch_size, num_threads=workers, device_id=0 if gpu else None, seed=job.seed
-        )
-        names = ["image", "mask", "key"]
-        self._loader = DALIGenericIterator(
-            [graph], names, reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
-        )
+        graph = pipeline_def(self._graph)(gpu=gpu, batch_size=job.batch_size, num_threads=workers,
+                                          device_id=0 if gpu else None, seed=job.seed)  # fmt: skip
+        self._loader = DALIGenericIterator([graph], ["image", "mask", "key"], reader_name="reader", auto_reset=True,
+                                           last_batch_policy=LastBatchPolicy.PARTIAL)  # fmt: skip
 
     def _graph(self, *, gpu: bool) -> Any:
         from nvidia.dali import fn, types
 
         raw = self.job.storage == "raw"
         members: Any = fn.readers.webdataset(
-            paths=[str(path) for path in self.split_files()],
-            index_paths=[str(path) for path in self.split_files(".idx")],
-            ext=["image.npy", "mask.npy", "json"] if raw else ["jpg;png", "mask.png", "json"],
-            missing_component_behavior="error",
-            random_shuffle=True,
-            initial_fill=SHUFFLE_BUFFER,
-            name="reader",
-        )
+            paths=[str(path) for path in self.split_files()], missing_component_behavior="error", name="reader",
+            index_paths=[str(path) for path in self.split_files(".idx")], initial_fill=SHUFFLE_BUFFER,
+            ext=["image.npy", "mask.npy", "json"] if raw else ["jpg;png", "mask.png", "json"], random_shuffle=True,
+        )  # fmt: skip
         image, mask, meta = members
         if raw:
             image, mask = fn.decoders.numpy(image), fn.decoders.numpy(mask)
@@ -69,7 +60,6 @@ class DaliReaderPeer(Peer):
         return image, mask, fn.slice(meta, start=0, shape=KEY_BYTES, axes=[0], out_of_bounds_policy="pad")
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver the next epoch; the reader shuffles by itself."""
         for outputs in self._loader:
             batch = outputs[0]
             keys = (bytes(row).split(b'"', 4)[3].decode() for row in batch["key"].cpu().numpy())

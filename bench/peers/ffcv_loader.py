@@ -51,7 +51,6 @@ class FfcvPeer(ConvertedPeer):
         self.output = Path(job.work) / f"{job.mask}.beton"
 
     def convert(self) -> None:
-        """Write the .beton file."""
         from ffcv.fields import IntField, NDArrayField, RGBImageField
         from ffcv.writer import DatasetWriter
 
@@ -69,7 +68,6 @@ class FfcvPeer(ConvertedPeer):
         return tuple(count for count in super().worker_counts() if count <= self.job.cores)
 
     def open(self, workers: int) -> None:
-        """Make the Loader; its pipelines are compiled in the first epoch."""
         from ffcv.fields.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
         from ffcv.transforms import ToTensor
@@ -78,15 +76,10 @@ class FfcvPeer(ConvertedPeer):
         decoder = _stretch(self.job.size) if self.job.storage == "source" else decoders[self.job.storage]()
         fields = {"image": decoder, "mask": NDArrayDecoder(), "index": IntDecoder()}
         self._loader = Loader(
-            str(self.output),
-            batch_size=self.job.batch_size,
-            num_workers=workers,
-            order=OrderOption.RANDOM,
-            seed=self.job.seed,
-            os_cache=True,
-            drop_last=False,
+            str(self.output), batch_size=self.job.batch_size, num_workers=workers, order=OrderOption.RANDOM,
+            seed=self.job.seed, os_cache=True, drop_last=False,
             pipelines={name: [first, ToTensor()] for name, first in fields.items()},
-        )
+        )  # fmt: skip
 
 
 def _stretch(size: Size) -> Any:

@@ -12,7 +12,6 @@ class LitDataPeer(ConvertedPeer):
     name, storages, augments, needs, caveats = "litdata", ("source", "raw"), True, "litdata", (SCALED,)
 
     def convert(self) -> None:
-        """Write chunks."""
         from litdata.streaming.writer import BinaryWriter
 
         writer = BinaryWriter(str(self.output), chunk_bytes=CHUNK_BYTES)
@@ -22,11 +21,9 @@ class LitDataPeer(ConvertedPeer):
         writer.merge()
 
     def open(self, workers: int) -> None:
-        """Make dataset and loader."""
         from litdata import StreamingDataLoader, StreamingDataset
 
         how = {"input_dir": str(self.output), "shuffle": True, "drop_last": False, "seed": self.job.seed}
         dataset, options = decoded_rows(StreamingDataset, self.job, **how), self.loader_options(workers)
-        self._loader = StreamingDataLoader(
-            dataset, batch_size=self.job.batch_size, collate_fn=Collate(self.job), **options
-        )
+        self._loader = StreamingDataLoader(dataset, batch_size=self.job.batch_size, collate_fn=Collate(self.job),
+                                           **options)  # fmt: skip

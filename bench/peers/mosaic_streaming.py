@@ -17,7 +17,6 @@ class MosaicStreamingPeer(ConvertedPeer):
         super().prepare()
 
     def convert(self) -> None:
-        """Write MDS shards."""
         from streaming import MDSWriter
 
         columns = {"image": "bytes", "mask": "bytes", "index": "int"}
@@ -26,7 +25,6 @@ class MosaicStreamingPeer(ConvertedPeer):
                 writer.write(row)
 
     def open(self, workers: int) -> None:
-        """Make dataset and DataLoader."""
         from streaming import StreamingDataset
         from torch.utils.data import DataLoader
 

@@ -1,13 +1,12 @@
 """The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common.
 
-To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers.registry`.
+To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers`.
 """
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the clock starts; later epochs reuse them
 
 
-@dataclass(frozen=True)
-class Caveat:
+class Caveat(NamedTuple):
     """Something that a peer does differently from petseg's loader, or does not do."""
 
     text: str  # printed wherever its figures are
@@ -37,8 +35,7 @@ SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("sourc
 BUFFER = Caveat("shuffles within a buffer, not over the whole epoch")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """One batch as delivered, B samples."""
 
     image: "torch.Tensor"  # uint8 (B, 3, H, W), RGB, in any memory format
@@ -80,16 +77,13 @@ class Peer:
     @classmethod
     def why_not(cls, job: Job) -> str:
         """Return why it cannot do a job here; an empty text if it can."""
-        try:
-            installed = not cls.needs or importlib.util.find_spec(cls.needs) is not None
-        except ModuleNotFoundError:  # the parent package is missing as well
-            installed = False
-        if not installed:
+        if cls.needs and not _is_there(cls.needs):
             return f"not installed: {cls.needs} ({cls.install})"
         if job.augment and not cls.augments:
             return "has no training augmentation in its peer file"
-        fits = job.fit in cls.fits or not job.resizes
-        return "" if fits else f"cannot bring images to the output size as --fit {job.fit} does"
+        if job.resizes and job.fit not in cls.fits:
+            return f"cannot bring images to the output size as --fit {job.fit} does"
+        return ""
 
     @classmethod
     def caveats_on(cls, job: Job) -> list[Caveat]:
@@ -142,6 +136,11 @@ class Peer:
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
 
 
+def _is_there(module: str) -> bool:
+    parent = module.rpartition(".")[0]
+    return (not parent or _is_there(parent)) and importlib.util.find_spec(module) is not None
+
+
 class EpochSampler:
     """A sampler for ``torch.utils.data.DataLoader``: all samples in petseg's order of epoch ``number``.
 
@@ -169,12 +168,10 @@ class FilePeer(Peer):
         self.sampler = EpochSampler(job)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver one epoch in petseg's order."""
         self.sampler.number = number
         return super().epoch(number)
 
     def files(self) -> list[Path]:
-        """Return the image and mask files."""
         return [Path(path) for pair in self.job.read_files().members for path in pair]
 
 
@@ -186,7 +183,6 @@ class ConvertedPeer(Peer):
         self.output = Path(job.work) / "converted"  # a folder or file
 
     def prepare(self) -> None:
-        """Convert the data unless that has been done."""
         if not self.output.exists():
             self.convert()
 
@@ -201,7 +197,6 @@ class ConvertedPeer(Peer):
             yield {"image": split.read(index, "image"), "mask": split.read(index, "mask"), "index": index}
 
     def files(self) -> list[Path]:
-        """Return the converted files."""
         return files_under(self.output)
 
 

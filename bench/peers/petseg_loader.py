@@ -19,29 +19,19 @@ class PetsegPeer(Peer):
         self._in_processes = job.engine == PROCESSES
 
     def worker_counts(self) -> tuple[int, ...]:
-        """Return the usual counts for worker processes; none for threads, of which it takes as many as cores."""
         return super().worker_counts() if self._in_processes else ()
 
     def open(self, workers: int) -> None:
-        """Make the loader."""
         from pipeline.loader import Loader
 
         job = self.job
         self._loader = Loader(
-            job.shards,
-            split=job.split,
-            batch_size=job.batch_size,
-            size=job.size,
-            fit=job.fit,
-            device=job.device,
-            seed=job.seed,
-            augment="train" if job.augment else None,
-            mask=cast(Any, job.mask),
-            shuffle=True,
+            job.shards, split=job.split, batch_size=job.batch_size, size=job.size, fit=job.fit, device=job.device,
+            seed=job.seed, augment="train" if job.augment else None, mask=cast(Any, job.mask), shuffle=True,
             threads=None if self._in_processes else workers or None,
             processes=(workers or job.cores) if self._in_processes else 0,
             engine=cast(Any, "torch" if self._in_processes else job.engine or "auto"),
-        )
+        )  # fmt: skip
 
     def discard_prefetched(self) -> None:
         """Drop what was read ahead for the next epoch."""
@@ -60,15 +50,12 @@ class PetsegPeer(Peer):
 
     def moved_per_image(self) -> float:
         """Return the bytes that are copied to the GPU: those that are stored, since it decodes there."""
-        on_gpu = self.job.device == "cuda" and self._loader is not None
-        return split_bytes(self._loader.split) / self.job.samples if on_gpu else 0.0
+        return split_bytes(self._loader.split) / self.job.samples if self.job.device == "cuda" else 0.0
 
     def files(self) -> list[Path]:
-        """Return the tars and the table of samples."""
         return [*self.split_files(), Path(self.job.shards) / table_name(cast(Any, self.job.split))]
 
     def close(self) -> None:
-        """Close the loader."""
         if self._loader is not None:
             self._loader.close()
         super().close()

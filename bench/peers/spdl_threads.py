@@ -17,7 +17,6 @@ class SpdlPeer(FilePeer):
         self._samples, self._collate = DecodedFiles(self.job), Collate(self.job)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver one epoch in petseg's order."""
         from spdl.pipeline import PipelineBuilder
 
         self.sampler.number = number

@@ -7,7 +7,7 @@ version is what profiling leads to: scaled JPEG decoding, OpenCV, batched one-ho
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,16 +82,11 @@ class TutorialPeer(FilePeer):
     name, augments = "tutorial", True
 
     def open(self, workers: int) -> None:
-        """Make the DataLoader; its processes start with the first epoch."""
         from torch.utils.data import DataLoader
 
-        self._loader = DataLoader(
-            TutorialDataset(self.job),  # type: ignore[arg-type]
-            batch_size=self.job.batch_size,
-            sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        data: Any = TutorialDataset(self.job)
+        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self.sampler, num_workers=workers,
+                                  persistent_workers=workers > 0)  # fmt: skip
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """Deliver one epoch in petseg's order; the batches are (B, C, H, W) already."""
@@ -100,7 +95,6 @@ class TutorialPeer(FilePeer):
             yield Delivered(image, mask, np.asarray(index, dtype=np.int64))
 
     def files(self) -> list[Path]:
-        """Return the image and mask files."""
         return [Path(path) for pair in self.job.read_files().originals for path in pair]
 
 
@@ -110,14 +104,9 @@ class TunedPeer(FilePeer):
     name, augments, caveats = "tuned", True, (SCALED,)
 
     def open(self, workers: int) -> None:
-        """Make the DataLoader; its processes start with the first epoch."""
         from torch.utils.data import DataLoader
 
-        self._loader = DataLoader(
-            DecodedFiles(self.job),  # type: ignore[arg-type]
-            batch_size=self.job.batch_size,
-            sampler=self.sampler,
-            collate_fn=Collate(self.job),
-            prefetch_factor=4 if workers else None,
-            **self.loader_options(workers),
-        )
+        data: Any = DecodedFiles(self.job)
+        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self.sampler,
+                                  collate_fn=Collate(self.job), prefetch_factor=4 if workers else None,
+                                  **self.loader_options(workers))  # fmt: skip

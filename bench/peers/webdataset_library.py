@@ -43,7 +43,6 @@ class WebDatasetPeer(Peer):
         return tuple(count for count in super().worker_counts() if count <= shards) or (1,)
 
     def open(self, workers: int) -> None:
-        """Make the pipeline; its worker processes share out the shards."""
         import webdataset
 
         decode, tars = DecodeMembers(self.job), [str(path) for path in self.files()]

@@ -4,6 +4,7 @@ limits it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -49,8 +50,7 @@ GOALS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """One side of a goal: its value, how it is written, and what is known of the line."""
 
     value: float
@@ -116,22 +116,23 @@ def _measured(results: Results) -> dict[str, Measured]:
 
 def _limited_by(measured: Measured, base: Measured, results: Results) -> str:
     """Say what bounds a line."""
-    line, cores = measured.line, results.environment.cores
+    line, one, cores = measured.line, base.line, results.environment.cores
     if isinstance(line, LoaderLine):
         text, parts = bound(line, results.limits, cores), limits_for(line, results.limits)
         most = 1 / sum(1 / rate for rate in parts.values()) / base.value if parts else 0.0
         return f"{text}; {', '.join(parts)} alone would allow {ratio_text(most)}" if parts else text
     assert line is not None
-    one = base.line if isinstance(base.line, BuildLine) else None
-    other, busy = f"the limit takes {1000 * cores / base.value:.2f}", f"cores {_busy(line):.0%} busy"
-    if one:
-        other, busy = f"{one.cpu_seconds_per_thousand:.2f} in one process", f"{busy}, {_busy(one):.0%} with one"
-    cost = line.cpu_seconds_per_thousand
-    return f"{cost:.2f} processor seconds for 1,000, {other}; {busy}" if cost else ""
+    if not (cost := line.cpu_seconds_per_thousand):
+        return ""
+    other, busy = f"the limit takes {1000 * cores / base.value:.2f}", f"cores {_busy(line, line.workers):.0%} busy"
+    if isinstance(one, BuildLine):
+        other = f"{one.cpu_seconds_per_thousand:.2f} in one process"
+        busy += f", {_busy(one, one.workers):.0%} with one"
+    return f"{cost:.2f} processor seconds for 1,000, {other}; {busy}"
 
 
-def _busy(line: BuildLine) -> float:
-    return line.cpu_seconds_per_thousand / 1000 * line.rate / line.workers
+def _busy(line: LoaderLine | BuildLine, cores: int) -> float:
+    return line.cpu_seconds_per_thousand / 1000 * line.rate / cores
 
 
 def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
@@ -166,5 +167,5 @@ def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
         name, limit = min(parts.items(), key=lambda item: item[1])
         if line.rate >= NEAR * limit:
             return name
-    busy = line.cpu_seconds_per_thousand / 1000 * line.rate / cores
+    busy = _busy(line, cores)
     return f"processor, {busy:.0%} busy" if busy >= BUSY else f"waiting, cores {busy:.0%} busy"

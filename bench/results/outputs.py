@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Outputs:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        for option, path, _ in self._files():
+        for option, path in self._files():
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
             try:
@@ -39,9 +38,10 @@ class Outputs:
     def write(self, results: Results) -> dict[str, str]:
         """Write each file; return what failed, by option."""
         problems = {}
-        for option, path, render in self._files():
+        for option, path in self._files():
             try:
-                write_atomically(path, render(results))
+                write_atomically(path, results_json(results) if option == "--json" else
+                                 draw_figure(results, file_format=path.suffix[1:]))  # fmt: skip
             except OSError as error:
                 problems[option] = f"{option} {path} could not be written: {error.strerror or error}"
         return problems
@@ -68,7 +68,6 @@ class Outputs:
         where = where if kept else "the results are printed above as JSON, since no disk takes them"
         raise PetsegError("; ".join([*problems.values(), where]))
 
-    def _files(self) -> list[tuple[str, Path, Callable[[Results], str | bytes]]]:
-        wanted = (("--json", self.json_file, results_json),
-                  ("--plot", self.plot, lambda run: draw_figure(run, file_format=str(self.plot)[-3:])))  # fmt: skip
-        return [(option, path, render) for option, path, render in wanted if path is not None]
+    def _files(self) -> list[tuple[str, Path]]:
+        wanted = (("--json", self.json_file), ("--plot", self.plot))
+        return [(option, path) for option, path in wanted if path is not None]

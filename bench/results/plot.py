@@ -1,9 +1,8 @@
 """The figure of a run: images per second on a logarithmic axis, the range of the repeats as bars."""
 
 import io
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.results.goals import limits_for
 from bench.results.records import Results
@@ -14,8 +13,7 @@ ROW_INCHES = 0.3
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # a number stays legible over lines
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One dot with its bar; an open dot has caveats."""
 
     label: str
@@ -24,8 +22,7 @@ class Row:
     open: bool = False
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """Rows that may be compared with each other; ``limit`` is where decoding alone would be."""
 
     title: str
@@ -52,37 +49,28 @@ def panels(results: Results) -> list[Panel]:
 def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     """Return the figure of a run as SVG or PNG; the same bytes each time."""
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "petseg"
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    found = panels(results)
-    heights = [len(panel.rows) + 1.4 for panel in found]
-    figure, axes = plt.subplots(
-        len(found), 1, figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), sharex=True, squeeze=False,
-        gridspec_kw={"height_ratios": heights}, layout="constrained",
-    )  # fmt: skip
-    for axis, panel in zip(axes[:, 0], found, strict=True):
+    found, environment = panels(results), results.environment
+    rows, heights = [row for panel in found for row in panel.rows], [len(panel.rows) + 1.4 for panel in found]
+    figure = Figure(figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(found), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axis, panel in zip(axes, found, strict=True):
         _draw_panel(axis, panel)
-    last, rows = axes[-1, 0], [row for panel in found for row in panel.rows]
-    least, most = min(min(row.rates) for row in rows), max(max(row.rates) for row in rows)
+    last, least, most = axes[-1], min(min(row.rates) for row in rows), max(max(row.rates) for row in rows)
     last.set_xscale("log")
     last.set_xlim(least / 1.5, most * 3)
     last.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 100 * least else (1.0,)))
     last.xaxis.set_major_formatter("{x:,.0f}")
     last.xaxis.set_minor_formatter(NullFormatter())
     opened = "; open dot: does less or otherwise" if any(row.open for row in rows) else ""
-    environment = results.environment
-    last.set_xlabel(
-        f"images/s (log scale; dot: median, bar: min to max of {len(rows[0].rates)} repeats{opened})\n"
-        f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores",
-        fontsize=7.5,
-    )
+    text = f"images/s (log scale; dot: median, bar: min to max of {len(rows[0].rates)} repeats{opened})\n"
+    text += f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores"
+    last.set_xlabel(text, fontsize=7.5)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
-    plt.close(figure)
+    with mpl.rc_context({"svg.hashsalt": "petseg"}):
+        figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
     return buffer.getvalue()
 
 

@@ -10,10 +10,8 @@ import msgspec
 from shards.errors import FormatError
 from shards.store.atomic import write_atomically
 
-FORMAT: Literal["petseg-bench"] = "petseg-bench"
-VERSION: Literal[3] = 3
+FORMAT, VERSION = "petseg-bench", 3
 BASELINE = "tutorial"  # the peer that rates are given as multiples of
-MIB = 1 << 20
 Mask: TypeAlias = Literal["onehot", "index"]
 Cache: TypeAlias = Literal["warm", "cold"]
 
@@ -93,11 +91,6 @@ class Line(_Record, frozen=True, kw_only=True):
         return median(self.rates)
 
     @property
-    def seconds(self) -> list[float]:
-        """Seconds of each repeat."""
-        return [repeat.seconds for repeat in self.repeats]
-
-    @property
     def cpu_seconds_per_thousand(self) -> float:
         """Processor seconds for a thousand images, over all repeats; 0 where they were not measured."""
         return 1000 * sum(r.cpu_seconds for r in self.repeats) / sum(r.images for r in self.repeats)
@@ -122,10 +115,9 @@ class LoaderWork(_Record, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """What it is, without what varies between machines."""
-        marks = {"gpu": self.device != "cpu", "augmented": self.augment, "index": self.mask == "index",
-                 "cold": self.cache == "cold"}  # fmt: skip
-        words = [self.peer, self.storage, self.engine, *(word for word, holds in marks.items() if holds)]
-        return " ".join(word for word in words if word)
+        marks = ("gpu" * (self.device != "cpu"), "augmented" * self.augment, "index" * (self.mask == "index"),
+                 "cold" * (self.cache == "cold"))  # fmt: skip
+        return " ".join(word for word in (self.peer, self.storage, self.engine, *marks) if word)
 
 
 class OutputCheck(_Record, frozen=True, kw_only=True):
@@ -194,8 +186,8 @@ class Skipped(_Record, frozen=True, kw_only=True):
 class Results(_Record, frozen=True, kw_only=True):
     """One run of one benchmark. ``settings`` are the options as used; ``parts`` are the seconds of each part."""
 
-    format: Literal["petseg-bench"] = FORMAT
-    version: Literal[3] = VERSION
+    format: Literal["petseg-bench"] = "petseg-bench"
+    version: Literal[3] = 3
     kind: Literal["loader", "train", "build"]
     environment: Environment
     data: DataInfo

@@ -55,9 +55,12 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
     own = math.sqrt((deviation(logs_a) ** 2 + deviation(logs_b) ** 2) / 2)
     error = max(own, noise) * math.sqrt(1 / len(logs_a) + 1 / len(logs_b))
     margin = max(FLOOR + abs(drift), ERRORS * error)
-    chance = min(
-        float(_mannwhitneyu()(logs_a, logs_b, alternative=side, method="exact").pvalue) for side in ("less", "greater")
-    )
+    try:
+        from scipy.stats import mannwhitneyu
+    except ImportError:
+        raise UsageError("comparing needs SciPy: pip install 'petseg[bench]'") from None
+    tests = [mannwhitneyu(logs_a, logs_b, alternative=side, method="exact") for side in ("less", "greater")]
+    chance = min(float(test.pvalue) for test in tests)
     return Difference(math.exp(shift), math.exp(margin), chance, changed=abs(shift) > margin and chance <= LEVEL)
 
 
@@ -74,21 +77,11 @@ def undisturbed(rates: Sequence[float]) -> list[float]:
 
 def deviation(values: Sequence[float] | np.ndarray[Any, Any]) -> float:
     """Return the standard deviation from Gini's mean distance: steadier for few values, less moved by a stray one."""
-    n = len(values)
-    return (
-        NORMAL_PER_MEAN_GAP * float(np.abs(np.subtract.outer(values, values)).sum()) / (n * (n - 1)) if n > 1 else 0.0
-    )
+    gaps = np.abs(np.subtract.outer(values, values))
+    return NORMAL_PER_MEAN_GAP * float(gaps.sum()) / (len(values) * (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 def pooled_noise(runs: Sequence[Sequence[float]]) -> float:
     """Return the typical standard deviation of the logarithm of an undisturbed rate: the lines' median."""
     spreads = [deviation(np.log(undisturbed(rates))) for rates in runs if len(rates) > 1]
     return median(spreads) if spreads else 0.0
-
-
-def _mannwhitneyu() -> Any:
-    try:
-        from scipy.stats import mannwhitneyu
-    except ImportError:
-        raise UsageError("comparing needs SciPy: pip install 'petseg[bench]'") from None
-    return mannwhitneyu

@@ -86,7 +86,7 @@ Segments an image into {classes}, in this order.
 
 - Network: {network}; it contains its normalisation.
 - Input: {tensor}, channels first, RGB, 0..255, any number B of images. {_sides(predictor, options if onnx else None)}
-  {_FITS[predictor.recipe.fit].format(size=f"{height} x {width}", pad=PAD_COLOUR)}{_inside(options)}
+  {_shown(predictor)}{_inside(options)}
 - Output: {_output(options, len(labels)) if onnx else f"float32 (B, {len(labels)}, H, W)"}{_LARGEST[options.output]}.
 - Scores: {_scores(scores)}.
 - Made with: {made}.
@@ -114,6 +114,18 @@ datasets: differences of a pixel or two are not errors.
 {_crops(predictor)}"""
 
 
+def _shown(predictor: Predictor) -> str:
+    """Return how an image becomes the network's input."""
+    height, width = predictor.size
+    if predictor.recipe.crop_scale is None:
+        return _FITS[predictor.recipe.fit].format(size=f"{height} x {width}", pad=PAD_COLOUR)
+    scale = middle_scale(predictor.recipe.crop_scale)
+    return (
+        f"Images are not resized to one size: parts of {height} x {width} pixels (height x width) are, at a scale of "
+        f"{scale:.4g}; beyond an image's edges is the colour {PAD_COLOUR}."
+    )
+
+
 def _crops(predictor: Predictor) -> str:
     """Return a paragraph about which images a network that was trained on crops is for; else nothing."""
     scales = predictor.recipe.crop_scale
@@ -122,9 +134,9 @@ def _crops(predictor: Predictor) -> str:
     size, middle = predictor.size, middle_scale(scales)
     return f"""
 It was trained on crops of {size_text(size)} pixels, at {scales[0]:g} to {scales[1]:g} pixels for each of the image's,
-never on whole images. The code above gives it the whole image at its size, which is right for images of about
-{size_text(scaled_size(size, 1 / middle))} pixels. Cut larger ones into parts of that size, or use `petseg-predict`,
-which slides windows over them.
+never on whole images. The program above therefore slides windows of {size_text(scaled_size(size, 1 / middle))} image
+pixels over an image, and scales each by {middle:.4g}, as `petseg-predict` does. It keeps the probabilities of the whole
+image in memory, 4 bytes for each pixel and class; `petseg-predict` does not.
 """
 
 

@@ -64,6 +64,11 @@ def export_onnx(
             "--input-size original is for runs of --fit stretch and contain: with cover the network takes the whole "
             "image at a size of its own, which --input-size any allows"
         )
+    if options.input_size == "original" and predictor.recipe.crop_scale is not None:
+        raise UsageError(
+            "--input-size original: the run was trained on crops, and the file would show the network whole images, "
+            "resized; with --input-size any or fixed the card's program slides windows over them"
+        )
     multiple = side_multiple(predictor)
     if options.input_size == "any" and predictor.recipe.fit != "cover" and any(s % multiple for s in predictor.size):
         raise UsageError(

@@ -1,13 +1,15 @@
 """The program of a model card: it predicts one image with an exported file alone, at its original resolution."""
 
 import json
+import textwrap
 
 import msgspec
 
 from petseg.exporters.onnx_network import OnnxOptions
 from petseg.exporters.plain_torch import forward_code, module_of_encoder
+from petseg.inference.network_inputs import OVERLAP, scaled_size
 from petseg.inference.trained_network import Predictor
-from shards.format.geometry import PAD_COLOUR
+from shards.format.geometry import PAD_COLOUR, middle_scale
 
 _IMPORTS = """
 import json
@@ -81,8 +83,40 @@ _CLASSES_BACK = """
 small = Image.fromarray(result[0][top : top + inner_rows, left : left + inner_columns])
 index = np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
 """
+# A network that was trained on crops: windows slide over the image, at the scale of those crops. The recipe is that of
+# petseg.inference.sliding_window; the weights need not add up to 1, because only the largest sum matters.
+_WINDOWS = """
+window, shown, overlap = {window}, {shown}, {overlap}  # (height, width): in image pixels, and as the network gets them
+
+
+def places(length, side):
+    room, step = length - side, max(1, int(side * (1 - overlap)))
+    last = max(1, -(-room // step))
+    return [(2 * n * room + last) // (2 * last) for n in range(last + 1)] if room > 0 else [-(-room // 2)]
+
+
+bells = [np.exp(-32 * ((np.arange(side) + 0.5) / side - 0.5) ** 2) for side in window]
+weights = np.outer(*bells).astype(np.float32)
+total = np.zeros((len(labels["classes"]), height, width), np.float32)
+for top, left in [(top, left) for top in places(height, window[0]) for left in places(width, window[1])]:
+    part = Image.new("RGB", window[::-1], {pad})
+    part.paste(image, (-left, -top))
+    pixels = np.asarray(part.resize(shown[::-1], Image.Resampling.BILINEAR))
+{run}
+    above, before = max(0, -top), max(0, -left)
+    inside = slice(above, min(window[0], height - top)), slice(before, min(window[1], width - left))
+    place = slice(top + above, top + inside[0].stop), slice(left + before, left + inside[1].stop)
+    for number, plane in enumerate(probabilities):
+        plane = Image.fromarray(plane).resize(window[::-1], Image.Resampling.BILINEAR)
+        total[number][place] += (np.asarray(plane) * weights)[inside]
+index = total.argmax(axis=0)
+"""
+_VOTES = """
+probabilities = (result[0] == np.arange(len(labels["classes"]))[:, None, None]).astype(np.float32)
+"""
 _SAME_SIZE = {"classes": "index = result[0]", "logits": "index = result[0].argmax(axis=0)"}
 _SAME_SIZE["probabilities"] = _SAME_SIZE["logits"]
+_PROBABILITIES_OF = {"logits": _SOFTMAX, "probabilities": _PROBABILITIES, "classes": _VOTES}
 _WRITE_VALUES = """
 mask = Image.fromarray(np.array([each["values"][0] for each in labels["classes"]], np.uint8)[index])
 palette = {each["values"][0]: bytes.fromhex(each["color"][1:]) for each in labels["classes"]}
@@ -136,20 +170,40 @@ def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = No
         encoder = module_of_encoder(predictor.recipe.model)
         more = "" if encoder is None else f"import {encoder}\n"
         imports = f"import torch\nimport torch.nn.functional as F\n{more}from safetensors import safe_open"
-    multiple = str(side_multiple(predictor) if onnx else 1)
-    place = _SIZE + _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", multiple).strip("\n")
-    back = (_SOFTMAX if options.output == "logits" else _PROBABILITIES).strip("\n") + _BACK
-    if options.output == "classes":
-        back = _CLASSES_BACK
+    multiple = side_multiple(predictor) if onnx else 1
+    run = _RUN_ONNX.format(output=options.output) if onnx else _RUN_WEIGHTS
+    place = _SIZE + _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", str(multiple)).strip("\n")
     if options.input_size == "original":
-        place, back = _WHOLE, _SAME_SIZE[options.output]
+        after = _WHOLE, run, _SAME_SIZE[options.output]
+    elif predictor.recipe.crop_scale is not None:
+        fixed = onnx and options.input_size == "fixed"
+        after = (_windows(predictor, run, options.output, multiple=multiple, fixed=fixed),)
+    elif options.output == "classes":
+        after = place, run, _CLASSES_BACK
+    else:
+        after = place, run, _PROBABILITIES_OF[options.output].strip("\n") + _BACK
     parts = [
         _IMPORTS.format(imports=imports),
         (_LOAD_ONNX if onnx else _LOAD_WEIGHTS).format(file=file),
         "" if onnx else forward_code(predictor.recipe.model),
-        _READ.strip("\n") + "\n" + place.strip("\n"),
-        _RUN_ONNX.format(output=options.output) if onnx else _RUN_WEIGHTS,
-        back,
+        _READ.strip("\n") + "\n" + after[0].strip("\n"),
+        *after[1:],
         _WRITE_COLOURS if labels.rgb else _WRITE_VALUES,
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _windows(predictor: Predictor, run: str, output: str, *, multiple: int, fixed: bool) -> str:
+    """Return the part of the program that predicts in windows, as petseg-predict does for a run on crops."""
+    scale = middle_scale(predictor.recipe.crop_scale or (1.0, 1.0))
+    window = scaled_size(predictor.size, 1 / scale)
+    shown = predictor.size if fixed else scaled_size(window, scale)
+    height, width = (multiple * max(1, round(side / multiple)) for side in shown)
+    body = run.strip("\n") + "\n" + _PROBABILITIES_OF[output].strip("\n")
+    return _WINDOWS.format(
+        window=window,
+        shown=(height, width),
+        overlap=OVERLAP,
+        pad=PAD_COLOUR,
+        run=textwrap.indent(body, "    "),
+    )

@@ -1,10 +1,11 @@
-"""The machine and its processes: device, precision, threads, ranks and signals. Knows no networks and no runs."""
+"""The machine: device, precision, threads, ranks, signals, files of tensors. Knows no networks and no runs."""
 
 import lazy_loader
 
 _NAMES = {
+    "agreement": ["JointStart", "RefusedStartError", "joint_start"],
     "device": ["Placement", "choose_device", "choose_placement", "cpu_threads", "fast_kernels"],
-    "distributed": ["World", "first_decides", "process_group", "world_from_environment"],
+    "distributed": ["LostRankError", "World", "process_group", "world_from_environment"],
     "lasting_output": ["LastingOutput", "lasting_output"],
     "stop_signals": ["DivergedError", "InterruptedRunError", "StopRequest", "catch_stop_signals"],
 }

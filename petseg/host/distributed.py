@@ -1,11 +1,10 @@
 """The ranks that train together under ``torchrun``: gloo on CPUs, NCCL on GPUs. Without torchrun there is one."""
 
 import contextlib
-import functools
 import itertools
-import json
 import os
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,11 +12,15 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 
-from shards.errors import PetsegError
+from petseg.host.meeting_store import meeting_store
+from shards.errors import PetsegError, first_line
 
-_TIMEOUT = timedelta(minutes=10)  # until a dead rank is noticed, if torchrun does not notice first
+_MINUTES = 10.0  # until a rank that does not answer counts as lost, where its machine has not closed the connection
+
+
+class LostRankError(PetsegError):
+    """Another rank has ended, or its machine does not answer; only the last checkpoint is left."""
 
 
 @dataclass(frozen=True)
@@ -71,60 +74,38 @@ def world_from_environment() -> World:
     return World(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
 
 
-def first_decides(world: World, decide: Callable[[], Any]) -> Any:
-    """Return what ``decide`` returns on rank 0, a JSON value, on every rank; every rank must call this.
-
-    It needs no process group, which exists only once a run's device is known: the ranks' rendezvous is enough. Where
-    ``decide`` raises, the other ranks raise :class:`FirstRankError`.
-    """
-    if world.size == 1:
-        return decide()
-    store, key = _rendezvous(), f"decision-{next(_decisions)}"
-    if not world.first:
-        document = json.loads(store.get(key))
-        if "failed" in document:
-            raise FirstRankError(document["failed"])
-        return document["decided"]
-    try:
-        decided = decide()
-    except BaseException as error:
-        store.set(key, json.dumps({"failed": str(error)}))
-        raise
-    store.set(key, json.dumps({"decided": decided}))
-    return decided
-
-
-class FirstRankError(PetsegError):
-    """Rank 0 has refused to start and says why; the other ranks end with it."""
-
-
-_decisions, _groups = itertools.count(), itertools.count()
-
-
-@functools.cache
-def _rendezvous() -> Any:
-    """Return the store of torchrun's environment; kept, because without torchrun rank 0's serves the others.
-
-    torchrun may serve the same store again when it restarts its processes: what they wrote before must not be read.
-    """
-    store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
-    return PrefixStore(f"petseg/attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+_groups = itertools.count()
 
 
 @contextlib.contextmanager
-def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Join torch's default process group for the block; nothing to do for a single process."""
+def process_group(world: World, device: torch.device, *, minutes: float = _MINUTES) -> Iterator[None]:
+    """Join torch's default process group for the block; nothing to do for a single process.
+
+    A rank that has not answered for ``minutes`` counts as lost. What torch raises then, or when a connection is closed,
+    becomes a :class:`LostRankError`.
+    """
     if world.size == 1:
         yield
         return
-    store = PrefixStore(f"group-{next(_groups)}", _rendezvous())
-    place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size, "timeout": _TIMEOUT}
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **place)
-    else:
-        dist.init_process_group("gloo", **place)
+    store = PrefixStore(f"group-{next(_groups)}", meeting_store(world.rank, world.size))
+    place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size}
+    place["timeout"] = timedelta(minutes=minutes)
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl", device_id=device, **place)
+        else:
+            dist.init_process_group("gloo", **place)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
+        # "[file:line] Read error [address]:port: Connection reset by peer. This is typically caused by ..."
+        reason = first_line(error).rpartition("] ")[2] if str(error).startswith("[") else first_line(error)
+        raise LostRankError(
+            f"rank {world.rank} on {socket.gethostname()} has lost another process ({reason.split('. ')[0]}), whose "
+            "own output says why"
+        ) from None

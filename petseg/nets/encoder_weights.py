@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from petseg.host.tensor_archive import check_finite, check_values, read_tensors
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
@@ -77,8 +79,11 @@ def read_state(path: Path) -> State:
             from safetensors.torch import load_file
 
             document: Any = load_file(path)
-        else:
+        elif zipfile.is_zipfile(path):
+            document = read_tensors(path)
+        else:  # as torch wrote files before version 1.6
             document = torch.load(path, map_location="cpu", weights_only=True)
+        check_values(document)
     except ImportError:
         raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
     except pickle.UnpicklingError:  # torch's own text advises to switch its protection off
@@ -96,9 +101,10 @@ def read_state(path: Path) -> State:
     if not isinstance(document, dict) or not document or not all(map(torch.is_tensor, document.values())):
         raise UsageError(f"--encoder-weights {path} holds no tensors by name: it is no state_dict")
     state = {name.removeprefix("module."): tensor for name, tensor in document.items()}
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UsageError(f"--encoder-weights {path}: {name} is not finite")
+    try:
+        check_finite(state)
+    except ValueError as error:
+        raise UsageError(f"--encoder-weights {path}: {error}") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

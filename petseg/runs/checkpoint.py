@@ -1,6 +1,6 @@
 """Checkpoints: written atomically, checked for damage, read without executing any code from them.
 
-The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s, see :mod:`petseg.runs.tensor_archive`.
+The file is what ``torch.save`` writes: a zip archive whose entries have CRC-32s, see :mod:`petseg.host.tensor_archive`.
 Tensors stand under their names in :class:`Checkpoint`, everything else in one JSON text.
 """
 
@@ -15,9 +15,9 @@ import msgspec
 import torch
 from torch import nn
 
+from petseg.host.tensor_archive import check_finite, read_tensors
 from petseg.runs.history import check_history
 from petseg.runs.recipe import Recipe, recipe_from
-from petseg.runs.tensor_archive import check_finite, read_tensors
 from shards.errors import PetsegError, UsageError, first_line
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels

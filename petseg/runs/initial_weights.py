@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import torch
 
+from petseg.host.tensor_archive import check_finite
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
 from petseg.runs.run_folder import find_checkpoint
-from petseg.runs.tensor_archive import check_finite
 from shards.errors import PetsegError, UsageError, first_line
 from shards.format.labels import Labels
 from shards.store.atomic import file_sha256

@@ -23,6 +23,7 @@ from petseg.runs.encoder_options import check_encoder_options, complete_encoder_
 from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
+from shards.store.remote.remote_files import Fetch
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
@@ -39,7 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
     scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.image_sizes. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
+    petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
     absolute path, see petseg.runs.initial_weights.
 
     ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
@@ -132,7 +133,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
     Only samples that are replaced because they are damaged (``on_error``) change more.
-    ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
+    ``shards`` is the absolute path or address of the set, which may be moved but not changed; ``threads`` None is all cores.
+    ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
 
@@ -149,8 +151,14 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
     stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
+    rank_timeout: Annotated[
+        float, Meta(gt=0, le=1440, description="Minutes without an answer after which another process counts as lost.")
+    ] = 10.0
     on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
     max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
+    fetch: Annotated[Fetch, Meta(description="From an object store: single samples or whole shards.")] = "auto"
+    cache: Annotated[str, Meta(description="Folder to cache a set of an object store in.")] = ""
+    cache_bytes: Annotated[str, Meta(description="Most that --cache may hold, such as 200GB.")] = ""
     logger: Annotated[tuple[LoggerName, ...], Meta(description="Also log metrics to these services.")] = ()
     tensorboard: Annotated[bool, Meta(description="The same as --logger tensorboard.")] = False
 
@@ -236,8 +244,9 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         options["join"] = "add"
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
-    if isinstance(options.get("init_from"), str | Path):
-        options["init_from"] = str(Path(options["init_from"]).absolute())
+    for field in ("init_from", "cache"):
+        if isinstance(options.get(field), str | Path) and str(options[field]):
+            options[field] = str(Path(options[field]).absolute())
     # Some defaults belong to another option's default, and go with it.
     if "encoder" in options or "encoder_weights" in options or "pretrained" in options:
         complete_encoder_options(model, recipe.encoder_weights, options)

@@ -19,10 +19,9 @@ from petseg.runs.command_line import resume_command
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.guard import DivergenceGuard
-from petseg.training.image_sizes import size_of_epoch
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
-from petseg.training.run_data import open_train_loader, open_validation_loader, replaced_samples
+from petseg.training.run_data import open_train_loader, open_validation_loader, replaced_samples, size_of_epoch
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader

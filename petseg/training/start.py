@@ -1,18 +1,16 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from petseg.host.device import Placement, choose_device, choose_placement, cpu_threads, fast_kernels
-from petseg.host.distributed import World, first_decides, process_group, world_from_environment
+from petseg.host.agreement import JointStart, joint_start
+from petseg.host.device import cpu_threads, fast_kernels
+from petseg.host.distributed import LostRankError, World, process_group, world_from_environment
 from petseg.host.stop_signals import catch_stop_signals, parse_signals
-from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
 from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter, counted, some_names
@@ -20,8 +18,6 @@ from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.config_file import read_config_file
 from petseg.runs.initial_weights import FittingWeights, fit_weights
-from petseg.runs.option_fields import check_fields
-from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_config import RunConfig, device_name, write_config
 from petseg.runs.run_folder import (
     CONFIG,
@@ -41,10 +37,16 @@ from petseg.runs.run_options import (
     initial_weights_again,
     new_options,
 )
-from petseg.training.cuda_graph import check_graph
 from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
 from petseg.training.progress import Progress
+from petseg.training.start_checks import (
+    SHARE,
+    agree_on_checkpoint,
+    agree_on_options,
+    check_options,
+    expect_shared_folder,
+)
 from shards import PetsegError, SampleError, ShardSet, UsageError
 from shards.format.geometry import size_text
 
@@ -88,40 +90,56 @@ def train(
         in_file = {name: options.pop(name, None) for name in ("shards", "run")}
         shards, run = shards or in_file["shards"], run or in_file["run"]
     path = None if run is None else Path(run)
-    existing = path if _continues(path, resume, shards=shards, world=world) else None
-    checkpoint, initial = None, None
-    if existing is not None:
-        recipe, runtime, checkpoint = existing_options(existing, shards, options)
-        if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
-            return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
-        if checkpoint is None:
-            initial = initial_weights_again(existing, recipe)
-    else:
-        recipe, runtime, initial = new_options(shards, options)
-    placement = _check(recipe, runtime, world)
-    data = ShardSet.open(runtime.shards)
-    if "train" not in data.manifest.splits:
-        raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
-    if existing is not None:
-        check_same_data(existing, data)
-    else:
-        recipe = for_set(recipe, data, options)
-    encoder = EncoderStart(recipe, world, resumed=checkpoint is not None)
-    recipe = encoder.recipe
-    weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
-    with cpu_threads(runtime.threads), fast_kernels(placement), contextlib.ExitStack() as opened:
-        settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
-        folder = None
-        if world.first:
-            folder = create_run(path, model=recipe.model.name) if existing is None else reopen_run(existing)
-            opened.callback(folder.close)
-            if checkpoint is None or not is_finished(checkpoint):
-                record = None if weights is None else weights.record
-                write_config(folder, settings, command=command, initialised_from=record)
+    with contextlib.ExitStack() as opened:
+        with joint_start(world) as start:
+            existing = path if _continues(path, resume, shards=shards, start=start) else None
+            checkpoint, initial = None, None
+            if existing is not None:
+                recipe, runtime, checkpoint = existing_options(existing, shards, options)
+                agree_on_checkpoint(start, existing, checkpoint)
+                if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
+                    return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
+                if checkpoint is None:
+                    initial = initial_weights_again(existing, recipe)
+            else:
+                recipe, runtime, initial = new_options(shards, options)
+            placement = check_options(recipe, runtime, world)
+            data = ShardSet.open(
+                runtime.shards,
+                fetch=runtime.fetch,
+                cache=runtime.cache or None,
+                cache_bytes=runtime.cache_bytes or None,
+            )
+            if "train" not in data.manifest.splits:
+                raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
+            if existing is not None:
+                check_same_data(existing, data)
+            else:
+                recipe = for_set(recipe, data, options)
+            agree_on_options(start, recipe, data)
+            encoder = EncoderStart(recipe, world, resumed=checkpoint is not None)
+            recipe = encoder.recipe
+            weights = None if initial is None else fit_weights(initial, recipe.model, data.manifest.labels)
+            opened.enter_context(cpu_threads(runtime.threads))
+            opened.enter_context(fast_kernels(placement))
+            settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
+            folder = None
+            if world.first:
+                folder = create_run(path, model=recipe.model.name) if existing is None else reopen_run(existing)
+                opened.callback(folder.close)
+                if checkpoint is None or not is_finished(checkpoint):
+                    record = None if weights is None else weights.record
+                    write_config(folder, settings, command=command, initialised_from=record)
         reporter = make_reporter() if world.first else Reporter()
         opened.callback(reporter.close)
         return _train(
-            settings, folder=folder, reporter=reporter, checkpoint=checkpoint, encoder=encoder, weights=weights
+            settings,
+            folder=folder,
+            reporter=reporter,
+            checkpoint=checkpoint,
+            encoder=encoder,
+            weights=weights,
+            resume=bool(resume),
         )
 
 
@@ -133,11 +151,14 @@ def _train(
     checkpoint: Checkpoint | None,
     encoder: EncoderStart,
     weights: FittingWeights | None,
+    resume: bool,
 ) -> Path:
     world, placement = config.world, config.placement
     signals = catch_stop_signals(further=parse_signals(config.runtime.stop_signal), ignore_repeats=world.size > 1)
-    with process_group(world, placement.device), signals as stop:
+    group = process_group(world, placement.device, minutes=config.runtime.rank_timeout)
+    with signals as stop, _advice_to_ranks(folder, config), group:
         path: Path = world.broadcast(None if folder is None else folder.path)
+        expect_shared_folder(path, world, resume=resume, note=reporter.note)
         loggers = RunLoggers() if folder is None else make_loggers(config, folder, note=reporter.note)
         with _advice(path, config):
             loop = TrainingLoop(
@@ -183,7 +204,7 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
     split = config.data.manifest.splits["train"]
     reporter.note(
-        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.path}, "
+        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.address}, "
         f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"
@@ -220,7 +241,20 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
         ) from None
 
 
-def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, world: World) -> bool:
+@contextlib.contextmanager
+def _advice_to_ranks(folder: RunFolder | None, config: RunConfig) -> Iterator[None]:
+    """Add to the loss of another rank how the run is continued."""
+    try:
+        yield
+    except LostRankError as error:
+        if folder is None or not (folder / LAST).exists():
+            raise
+        raise LostRankError(
+            f"{error}; the last checkpoint is kept, continue with: {resume_command(folder.path, config.world)}"
+        ) from None
+
+
+def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, start: JointStart) -> bool:
     """Whether an existing run is continued; all ranks agree."""
     if resume not in (True, False, "auto"):
         raise UsageError(f"resume {resume!r}: choose from True, False, 'auto'")
@@ -230,8 +264,11 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, wor
         raise UsageError("--resume needs --run, the folder of the run to continue")
     # Without a checkpoint there is nothing to continue, and nothing is lost by starting. Rank 0 looks, because others
     # might see what it has just created.
-    names = [LAST] if shards is not None else [LAST, CONFIG]
-    return resume is True or bool(first_decides(world, lambda: any((path / name).is_file() for name in names)))
+    names = [LAST] if shards is not None and resume == "auto" else [LAST, CONFIG]
+    found = bool(start.first_decides(lambda: any((path / name).is_file() for name in names)))
+    if found and not any((path / name).is_file() for name in names):
+        raise UsageError(f"{path}, which rank 0 continues, is not there; {SHARE}")
+    return found or resume is True
 
 
 def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | None) -> Path:
@@ -255,27 +292,6 @@ def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
     if absent := [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if not pixels]:
         verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
         reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
-
-
-def _check(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
-    """Refuse options that are impossible here, before anything is written; return device and precision."""
-    recipe.check()
-    check_fields(runtime)
-    parse_signals(runtime.stop_signal)
-    expect_packages(chosen_loggers(runtime.logger, tensorboard=runtime.tensorboard))
-    device = choose_device(runtime.device, local_rank=world.local_rank)
-    placement = choose_placement(device, recipe.precision)
-    compiler = os.environ.get("CXX", "g++")
-    if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
-        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")
-    if runtime.cuda_graph:
-        check_graph(placement, world)
-    share, remainder = divmod(recipe.batch_size, world.size)
-    if remainder:
-        raise UsageError(f"--batch-size {recipe.batch_size} cannot be divided evenly among {world.size} processes")
-    if recipe.accumulate > share:
-        raise UsageError(f"--accumulate {recipe.accumulate}: each process has only {share} images of a batch")
-    return placement
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:

@@ -41,7 +41,9 @@ class DaliEngine:
         self._options = options
         self._device = device
         self._reader = reader
-        self._check = FirstReadCheck(reader, classes=options.classes, stored_size=options.stored_size)
+        self._check = FirstReadCheck(
+            reader, classes=options.classes, stored_size=options.stored_size, threads=options.threads
+        )
         # DALI reads the inputs in place, and a device may still do so when the outputs are bound.
         self._held = HeldMemory(options.spare)
         raw = options.stored_size if options.storage == "raw" else None
@@ -91,6 +93,7 @@ class DaliEngine:
     def close(self) -> None:
         """Drop the pipeline with its threads and buffers; tensors already handed over stay intact."""
         self._held.clear()
+        self._check.stop()
         self._pipeline = None
 
     def _build(self, batch_size: int) -> Any:

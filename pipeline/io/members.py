@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows, extensions_of, member_span
 from shards.format.tar import sample_key
+
+_T = TypeVar("_T")
 
 
 class MemberReader:
@@ -33,10 +36,23 @@ class MemberReader:
 
         Raises ``DamagedSamples`` for those that cannot be read in full, are empty, or do not match their checksums.
         """
+        self.files.need(indices, rows)
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):
             return members[: len(rows)], members[len(rows) :]
-        return self._read_one_by_one(indices, rows)  # which finds out what is wrong, and where
+        # Which finds out what is wrong, and where.
+        return self.repeated(lambda: self._read_one_by_one(indices, rows), indices, rows)
+
+    def repeated(self, read: Callable[[], _T], indices: npt.NDArray[np.int64], rows: Rows) -> _T:
+        """Return what ``read`` reads of samples, after another fetch where some are damaged in the cache."""
+        try:
+            return read()
+        except DamagedSamples as error:
+            bad = np.array(sorted(error.reasons))
+            if not self.files.fetch_again(indices[bad], rows[bad]):
+                raise
+        self.files.need(indices, rows)
+        return read()
 
     def read_together(
         self,
@@ -67,11 +83,12 @@ class MemberReader:
         """
         row = self._row(index)
         shard = int(row["shard"])
-        try:
-            tar = self.files.open(shard)
-        except OSError as error:
-            raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
-        return sample_key(tar, row, path=self.split.shard_path(shard), index=index)
+        with self.files.needed(np.array([index]), row.reshape(1)):
+            try:
+                tar = self.files.open(shard)
+            except OSError as error:
+                raise SampleError(f"sample {index}: its tar header cannot be read: {error.strerror}") from None
+            return sample_key(tar, row, path=self.split.describe_shard(shard), index=index)
 
     def name(self, index: int) -> str:
         """Return the original name of a sample, as its ``KEY.json`` has it.
@@ -79,9 +96,9 @@ class MemberReader:
         Raises ``SampleError`` if the member is damaged.
         """
         row = self._row(index)
-        data, problem = self._member(
-            int(row["shard"]), *member_span(row, "meta"), int(row["meta_crc32"]), verified=False
-        )
+        place = int(row["shard"]), *member_span(row, "meta"), int(row["meta_crc32"])
+        with self.files.needed(np.array([index]), row.reshape(1)):
+            data, problem = self._member(*place, verified=False)
         if problem is None:
             with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
                 return str(json.loads(data.tobytes())["name"])
@@ -95,7 +112,7 @@ class MemberReader:
         except PetsegError:
             key = "?"
         extension = extensions_of(row).get(role, role)
-        path, offset = self.split.shard_path(int(row["shard"])), int(row[f"{role}_offset"])
+        path, offset = self.split.describe_shard(int(row["shard"])), int(row[f"{role}_offset"])
         return f"{path}: {key}.{extension} (sample {index} of {self.split.name}, byte {offset}): {problem}"
 
     def _row(self, index: int) -> Any:

@@ -36,8 +36,9 @@ class RawReader:
 
         Raises ``DamagedSamples`` for those that cannot be read in full, have another shape, or a wrong checksum.
         """
+        self._reader.files.need(indices, rows)
         if not self._gather_together(indices, rows, images, masks):
-            self._gather_one_by_one(indices, rows, images, masks)
+            self._reader.repeated(lambda: self._gather_one_by_one(indices, rows, images, masks), indices, rows)
 
     def _gather_together(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> bool:
         """Read all pixels in one call, with the headers before them if these are not verified yet; False on failure."""

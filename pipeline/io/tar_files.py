@@ -6,22 +6,28 @@ returns an error that names the sample, where touching a mapped page would kill 
 
 import contextlib
 import os
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Iterator, Sequence
+from threading import Lock, local
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.errors import FormatError
-from shards.format.dataset import SplitReader, check_size
+from shards.format.dataset import SplitReader
 from shards.format.layout import Rows
+from shards.format.readers.set_files import check_size
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
+
+Indices = npt.NDArray[np.int64]
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
 
 
 class TarFiles:
     """Opens each tar once and keeps the most recently used ones open. Thread-safe.
+
+    Of a set in an object store, what is read must be announced by :meth:`need`, which fetches it into the cache; the
+    tars there are by content, so they do not change.
 
     A sample's checksum is verified the first time that it is read, and again after its tar has changed (another inode,
     size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
@@ -33,6 +39,8 @@ class TarFiles:
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
+        self.remote = split.remote  # None for a local set
+        self._held = local()  # .files: the calling thread's tars of the cache, which are not removed meanwhile
         self.generation = 0  # how often tars were found to have changed
 
     def open(self, shard: int) -> ByteRanges:
@@ -41,6 +49,8 @@ class TarFiles:
         Raises ``FormatError`` if it is missing or its size is not the manifest's, ``OSError`` if it cannot be opened,
         ``PetsegError`` if that is for lack of descriptors or memory.
         """
+        if self.remote is not None:
+            return self._held_file(shard)
         file = self._files.get(shard)
         if file is not None:
             return file
@@ -75,8 +85,58 @@ class TarFiles:
             return f"cannot be read: {error.strerror}"
         return None if count == total else f"the tar ends after {count} of {total} bytes"
 
+    def need(self, indices: Indices, rows: Rows) -> None:
+        """Have the bytes of samples in local tars, for the calling thread, until it calls this again.
+
+        Raises ``StoreError`` where an object store cannot be reached: no sample is damaged then.
+        """
+        if self.remote is None:
+            return
+        wanted, shards = indices.tolist(), rows["shard"].tolist()
+        self._held.files, self._held.later = {}, {}
+        if len(set(shards)) <= MAX_OPEN_FILES // 2:
+            self._held.files = self.remote.hold(shards, wanted)
+        else:  # too many to be open at once: :meth:`open` holds one at a time
+            for start in range(0, len(wanted), MAX_OPEN_FILES // 2):
+                part = slice(start, start + MAX_OPEN_FILES // 2)
+                self.remote.hold(shards[part], wanted[part])
+            for shard, index in zip(shards, wanted, strict=True):
+                self._held.later.setdefault(shard, []).append(index)
+        if self.remote.damaged:
+            bad = [index for index in wanted if index in self.remote.damaged]
+            self._verified[bad] = False  # so that it is found out by whoever reads them
+
+    @contextlib.contextmanager
+    def needed(self, indices: Indices, rows: Rows) -> Iterator[None]:
+        """Like :meth:`need`, within the block; afterwards the calling thread has what it had before."""
+        before = {**self._held.__dict__}
+        self.need(indices, rows)
+        try:
+            yield
+        finally:
+            self._held.__dict__.update(before)
+
+    def fetch_again(self, indices: Indices, rows: Rows) -> bool:
+        """Fetch samples again whose bytes in the cache are damaged; return whether there is a cache."""
+        if self.remote is None:
+            return False
+        self._held.files, self._held.later = {}, {}
+        self.remote.forget(rows["shard"].tolist(), indices.tolist())
+        return True
+
+    def _held_file(self, shard: int) -> ByteRanges:
+        assert self.remote is not None
+        held: dict[int, ByteRanges] = self._held.__dict__.get("files", {})
+        if shard not in held and (later := self._held.__dict__.get("later", {}).get(shard)):
+            held = self._held.files = {**self.remote.hold([shard] * len(later), later)}
+        if shard not in held:
+            raise FormatError(f"{self._split.describe_shard(shard)}: its bytes do not match their checksums")
+        return held[shard]
+
     def watch(self, rows: Rows) -> None:
         """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""
+        if self.remote is not None:
+            return
         for shard in set(rows["shard"].tolist()):
             if self._files.get(shard) is None:
                 with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
@@ -91,7 +151,7 @@ class TarFiles:
             self.generation += bool(changed)
         return bool(changed)
 
-    def verified(self, indices: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.bool_]:
+    def verified(self, indices: Indices, rows: Rows) -> npt.NDArray[np.bool_]:
         """Return which samples have been compared with their checksums; bool, the shape of ``indices``.
 
         Their tars are opened first: one that turns out to have changed has not been compared.
@@ -99,12 +159,16 @@ class TarFiles:
         self.watch(rows)
         return self._verified[indices]
 
-    def mark_verified(self, indices: npt.NDArray[np.int64]) -> None:
+    def mark_verified(self, indices: Indices) -> None:
         """Record that these samples match their checksums."""
         self._verified[indices] = True
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
+        if self.remote is not None:
+            self.remote.stop()
+            self.remote.close()
+            self._held = local()
         self._files.drop(self._files.numbers())
 
     def _stamp_now(self, shard: int) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine import BatchWork, Engine
 from pipeline.io.damage import DamagedSamples, DamagePolicy
 from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
+from pipeline.runtime.fetch_ahead import fetched_ahead
 from pipeline.runtime.request_queue import RequestQueue, batch_timeout_error
 from pipeline.runtime.threads import PrefetchQueue
 from shards.errors import PetsegError
@@ -46,7 +47,7 @@ class BatchStream:
         self._epoch, self._number, self._endless = epoch, first, endless
         self._started: PreparedBatch | Exception | None = None
         self._maker = BatchMaker(plan, engine, policy)
-        batches = plan.batches(epoch, first, endless=endless)
+        batches = fetched_ahead(plan, plan.batches(epoch, first, endless=endless))
         depth = plan.options.prefetch + (0 if engine.has_device_part else 1)
         make = self._maker.make
         self.queue: PrefetchQueue[Any, PreparedBatch] | RequestQueue[Any, PreparedBatch]
@@ -78,6 +79,8 @@ class BatchStream:
     def stop(self) -> None:
         """Prepare nothing more, and drop what is prepared; waits a few seconds for batches in preparation."""
         self.queue.stop()
+        if (remote := self._plan.reader.files.remote) is not None:
+            remote.stop()
         self._policy.forget()
         started, self._started = self._started, None
         if isinstance(started, PreparedBatch) and started.prepared is not None:

@@ -45,6 +45,7 @@ class ProcessEngine:
         if self._pool is None or self._pool.ended:
             self._pool = self._start_pool()
         self._pool.wait_for_room(self._prefetch, self._timeout)
+        self._reader.files.need(work.indices, work.rows)  # the workers find it in the cache
         self._reader.files.watch(work.rows)
         slot, arrays = self._memory.take()
         write_work(work, arrays[2])

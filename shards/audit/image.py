@@ -16,6 +16,7 @@ from shards.audit.png_data import check_data, decode_plain, encode_rgb
 from shards.format.layout import ImageFormat
 
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's
+_FEW_STRAY, _STRAY_PART = 64, 50  # so many bytes, or this part of a file, may be stray bytes; more is damage
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,8 @@ def _without_stray_bytes(data: bytes, header: jpeg.JpegHeader, message: str) -> 
     if found is None or end < 0:
         return None
     count = int(found.group(1))
+    if count > max(_FEW_STRAY, len(data) // _STRAY_PART):
+        return None  # with a wrong Huffman table, or where much is lost, data of the image itself is left over
     for extra in range(count, count + 64):  # libjpeg has taken some stray bytes for data before it noticed
         shorter = data[: max(end - extra, 0)] + data[end:]
         with contextlib.suppress(ValueError):

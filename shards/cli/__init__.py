@@ -3,6 +3,7 @@
 import click
 
 from shards.cli.build_command import build
+from shards.cli.publish_commands import copy, join
 from shards.cli.set_commands import info, preview, verify
 from shards.cli.source_commands import download, labels, sample
 from shards.console import FriendlyGroup
@@ -15,5 +16,5 @@ def main() -> None:
     """Pack images and masks into verified shards."""
 
 
-for command in (build, download, info, labels, preview, sample, verify):
+for command in (build, copy, download, info, join, labels, preview, sample, verify):
     main.add_command(command)

@@ -8,7 +8,7 @@ import click
 from shards.audit.findings import MAX_PIXELS
 from shards.audit.orientation import EXIF_MODES
 from shards.cli.layout_options import layout_options
-from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.console import JSON_OPTION, PLACE, print_json, progress_bar
 from shards.errors import UsageError, printable
 from shards.format.geometry import FITS
 from shards.format.layout import STORAGES
@@ -24,8 +24,8 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 
 
 @click.command()
-@click.argument("source", type=PATH)
-@click.argument("out", type=PATH)
+@click.argument("source", type=PLACE)
+@click.argument("out", type=PLACE)
 @layout_options
 @click.option(
     "--storage",
@@ -72,18 +72,28 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     help="EXIF rotation of images. auto: what the mask fits, none where it fits both ways; apply; ignore.",
 )
 @click.option("--workers", type=int, help="Processes; the result does not depend on it.  [default: all cores]")
+@click.option("--executor", metavar="ENGINE", help="Have a cluster's workers build: dask:ADDRESS, ray or ray:ADDRESS.")
+@click.option("--task", metavar="K|auto", help="Build this task's shards, of N, from 0; then petseg-shard join OUT.")
+@click.option("--tasks", type=int, metavar="N", help="Number of tasks.  [default: the cluster's, see docs/cluster.md]")
 @click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
-@click.option("--overwrite", is_flag=True, help="Replace a finished set, as a whole.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a finished set, as a whole; with tasks, and in a store, discard unfinished work of other options.",
+)
 @JSON_OPTION
 def build(
     *,
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     layout: str,
     image_suffix: str | None,
     mask_suffix: str | None,
     labels: str | None,
     workers: int | None,
+    executor: str | None,
+    task: str | None,
+    tasks: int | None,
     strict: bool,
     overwrite: bool,
     as_json: bool,
@@ -91,7 +101,8 @@ def build(
 ) -> None:
     """Pack SOURCE into a shard set OUT.
 
-    SOURCE is a folder of images and masks, or a .csv file that lists them.
+    SOURCE is a folder of images and masks, or a .csv file that lists them. SOURCE and OUT may be addresses in an
+    object store (s3://, gs://, az://).
 
     Layouts: pets (images, annotations/trimaps), voc (JPEGImages, SegmentationClass), cityscapes (leftImg8bit, gtFine),
     ade20k (images, annotations), csv (columns image, mask, split), folders (images and masks under any usual names).
@@ -99,25 +110,48 @@ def build(
     Labels: which values or colours of the masks stand for which classes. A file, see petseg-shard labels, or built in:
     pets, binary, voc, cityscapes, cityscapes-train-ids, ade20k.
 
+    Several machines build a set together by tasks (--task, --tasks) or as the workers of a cluster (--executor); the
+    bytes are those of one machine. See docs/cluster.md.
+
     Every image is audited. To resume an interrupted build, run the same command again.
     """
     from shards.build import build_set as building
+    from shards.build.engines.open_executor import check_executor
     from shards.build.options import options_from
     from shards.build.outcome.build_result import StrictError
+    from shards.build.staging import BusyError
+    from shards.build.tasks.scheduler_variables import in_a_cluster, task_number
+    from shards.build.tasks.task_build import build_task
     from shards.cli.build_summary import build_json, build_text, finding_lines
+    from shards.cli.task_summary import task_json, task_text
     from shards.format.label_files import find_labels
     from shards.sources.choose_layout import scan
 
+    number = task_number(task, tasks)
+    check_executor(executor)
+    if number is not None and strict:
+        raise UsageError("--strict is for the whole set: give it to petseg-shard join")
     options = options_from(**packing, labels=None if labels is None else find_labels(labels))
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    common: dict[str, Any] = {"workers": workers, "executor": executor, "overwrite": overwrite}
+    if number is not None:
+        with progress_bar(f"packing, task {number.task} of {number.tasks}") as progress:
+            done = build_task(found, out, options, number=number, progress=progress, **common)
+        if as_json:
+            print_json(task_json(done))
+        else:
+            click.echo(task_text(done))
+        return
     try:
         with progress_bar("packing") as progress:
-            built = building.build(
-                found, out, options, workers=workers, overwrite=overwrite, strict=strict, progress=progress
-            )
+            built = building.build(found, out, options, strict=strict, progress=progress, **common)
     except StrictError as error:
         for line in finding_lines(error.findings):
             click.echo(printable(line), err=True)
+        raise
+    except BusyError as error:
+        if (variable := in_a_cluster()) is not None:
+            raise BusyError(f"{error}; {variable} is set: to build this task's shards only, give --task auto") from None
         raise
     if as_json:
         print_json(build_json(built))

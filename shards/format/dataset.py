@@ -27,8 +27,15 @@ from shards.format.layout import (
 )
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
+from shards.format.readers.remote_split import open_remote_set, remote_tars
+from shards.format.readers.set_files import check_size, local_file, local_folder, open_shard_table
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles
+from shards.store.folder_store import FolderStore
+from shards.store.open_store import open_store
+from shards.store.remote.cached_tars import CachedTars
+from shards.store.remote.remote_files import Fetch, RemoteFiles
+from shards.store.store_protocol import Store
 
 MAX_OPEN: Final = 64  # tars of a split that are kept open
 META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json always holds
@@ -38,20 +45,20 @@ META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json 
 class SplitReader:
     """The samples of one split, by index, in the order of the shards.
 
-    Keeps the most recently used tars open, :data:`MAX_OPEN` at most; safe to use from several threads and to pickle
-    into another process.
+    Keeps some tars open, :data:`MAX_OPEN` at most; safe to use from several threads and to pickle.
     """
 
-    folder: Path
+    store: Store
     name: Split
     manifest: Manifest
+    files: RemoteFiles | None = None  # of a set in an object store, else None
     _tars: OpenFiles = field(default_factory=lambda: OpenFiles(MAX_OPEN), repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.entry.samples
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "name": self.name, "manifest": self.manifest}
+        return {"store": self.store, "name": self.name, "manifest": self.manifest, "files": self.files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _tars=OpenFiles(MAX_OPEN))
@@ -61,15 +68,26 @@ class SplitReader:
         """The split's part of the manifest."""
         return self.manifest.splits[self.name]
 
+    @property
+    def folder(self) -> Path:
+        """The set's folder; ``UsageError`` for a set in an object store."""
+        return local_folder(self.store)
+
+    @cached_property
+    def remote(self) -> CachedTars | None:
+        """The split's tars in an object store, as far as they are in the cache; None for a local set."""
+        files, total = self.files, self.manifest.bytes
+        return None if files is None else remote_tars(files, self.shards, self.starts, self.rows, total=total)
+
     @cached_property
     def table(self) -> SampleTable:
         """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return SampleTable(self.folder / self.entry.table.file, samples=self.entry.samples)
+        return SampleTable(local_file(self.store, self.files, self.entry.table), samples=self.entry.samples)
 
     @cached_property
     def shards(self) -> ShardTable:
         """The split's shards in order: sizes, checksums, numbers of samples; read and checked when first needed."""
-        return ShardTable.open(self.folder, self.name, self.entry)
+        return open_shard_table(self.store, self.files, self.name, self.entry)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -85,7 +103,7 @@ class SplitReader:
         bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
         if len(bad):
             index = int(np.asarray(indices)[bad[0]])
-            table = self.folder / self.entry.table.file
+            table = self.store.describe(self.entry.table.file)
             raise FormatError(
                 f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
                 "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
@@ -93,17 +111,18 @@ class SplitReader:
         return np.asarray(rows)
 
     def shard_path(self, shard: int) -> Path:
-        """Return the path of the split's tar with this number."""
+        """Return the path of the split's tar with this number; ``UsageError`` for a set in an object store."""
         return self.folder / shard_name(self.name, shard)
 
+    def describe_shard(self, shard: int) -> str:
+        """Return the path or address of a tar, for messages."""
+        return self.store.describe(shard_name(self.name, shard))
+
     def open_tar(self, shard: int) -> ByteRanges:
-        """Return a tar, opened for reading.
+        """Return a tar of a local set, opened for reading.
 
-        When a tar is opened, the names in its first and last header are compared with the table, so that a swapped tar
-        or table is noticed at once.
-
-        Raises ``FormatError`` if the file was removed or changed its size since the set was opened, is another shard's,
-        or cannot be read.
+        The names in its first and last header are compared with the table, so that a swapped file is noticed at once.
+        Raises ``FormatError`` if the file was removed, has changed its size, is another shard's, or cannot be read.
         """
         tar = self._tars.get(shard)
         if tar is not None:
@@ -128,7 +147,7 @@ class SplitReader:
         """
         row = self._row(index)
         start, length = member_span(row, role)
-        tar = self.open_tar(int(row["shard"]))
+        tar = self._tar_of(index, int(row["shard"]))
         try:
             data = tar[start : start + length]
         except OSError as error:
@@ -143,7 +162,7 @@ class SplitReader:
         """Return a sample's key, read from the tar header of its image; raise ``SampleError`` if that is damaged."""
         row = self._row(index)
         shard = int(row["shard"])
-        return sample_key(self.open_tar(shard), row, path=self.shard_path(shard), index=index)
+        return sample_key(self._tar_of(index, shard), row, path=self.describe_shard(shard), index=index)
 
     def meta(self, index: int) -> Mapping[str, Any]:
         """Return ``KEY.json`` of a sample: key, name, split, width, height, and its source's attributes."""
@@ -170,7 +189,7 @@ class SplitReader:
     def place(self, index: int, role: str) -> str:
         """Return the place of a member, for messages: shard, key, member and byte offset."""
         row = self.table[index]
-        path = self.shard_path(int(row["shard"]))
+        path = self.describe_shard(int(row["shard"]))
         try:
             key = self.key(index)
         except (SampleError, FormatError):
@@ -189,6 +208,10 @@ class SplitReader:
                     f"byte {offset}, not {name[:40]!r}; run petseg-shard verify, then build the set again"
                 )
 
+    def _tar_of(self, index: int, shard: int) -> ByteRanges:
+        """Return a tar that has this sample, opened for reading."""
+        return self.open_tar(shard) if self.remote is None else self.remote.hold_one(shard, index)
+
     def _row(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise UsageError(f"sample {index} is outside 0..{len(self) - 1} of split {self.name!r}")
@@ -197,62 +220,80 @@ class SplitReader:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A shard set on disk: its folder and its manifest. Made by :meth:`open`."""
+    """A shard set: where its files are, and its manifest. Made by :meth:`open`."""
 
-    path: Path
+    store: Store
     manifest: Manifest
+    files: RemoteFiles | None = None  # of a set in an object store, else None
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(
+        cls,
+        place: str | Path,
+        *,
+        fetch: Fetch = "auto",
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
+    ) -> Self:
         """Open a set: check the manifest, and that every file that it describes exists with the right size.
 
-        Tars are checked when they are opened, so that a set of any number of shards opens at once.
+        Tars, and the tables of a set in an object store, are checked when they are opened.
 
-        Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size.
+        Args:
+            place: a folder, or the address of one: ``s3://``, ``gs://``, ``az://`` or ``https://`` (docs/stores.md).
+            fetch: from a store: samples by ``range``, their whole ``shard``, or ``auto``: as much is needed soon.
+            cache: the folder to keep in what was fetched; None: ``petseg`` in the user's cache folder.
+            cache_bytes: how large that may become: a number, or text such as 200GB; None: half of what is free.
+
+        Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size, and
+        ``StoreError`` where a store cannot be reached.
         """
-        folder = Path(path)
-        manifest = load_manifest(folder)
-        for entry in manifest.files():
-            check_size(folder, entry)
-        return cls(path=folder, manifest=manifest)
+        store = open_store(place)
+        if isinstance(store, FolderStore):
+            manifest = load_manifest(store.folder)
+            for entry in manifest.files():
+                check_size(store.folder, entry)
+            return cls(store=store, manifest=manifest)
+        manifest, files = open_remote_set(store, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
+        return cls(store=store, manifest=manifest, files=files)
+
+    @property
+    def address(self) -> str:
+        """The set's folder or address, for messages."""
+        return self.store.address
+
+    @property
+    def path(self) -> Path:
+        """The set's folder; ``UsageError`` for a set in an object store."""
+        return local_folder(self.store)
+
+    def local_file(self, entry: FileEntry) -> Path:
+        """Return the path of one of the manifest's files, fetched where the set is in an object store."""
+        return local_file(self.store, self.files, entry)
 
     def split(self, name: str) -> SplitReader:
         """Return the reader of one split; raise ``UsageError`` if the set has no such split."""
         if name not in self.manifest.splits:
             existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
-            raise UsageError(f"{self.path} has no split {name!r}; it has: {existing}")
-        return SplitReader(folder=self.path, name=name, manifest=self.manifest)
+            raise UsageError(f"{self.address} has no split {name!r}; it has: {existing}")
+        return SplitReader(store=self.store, name=name, manifest=self.manifest, files=self.files)
 
     def webdataset(self, split: str, *, shuffle: int = 0, seed: int = 0) -> Any:
         """Return one epoch of a split as a pipeline of the ``webdataset`` library, ready for a ``DataLoader``.
 
-        It yields (image, mask, description): uint8 (H, W, 3), RGB, decoded by Pillow at the stored size; uint8 (H, W)
-        of class indices, 255 where ignored; and the dictionary of ``KEY.json``. Tars are divided among ranks and worker
-        processes, whole. Nothing is checked against the table's checksums; :class:`pipeline.Loader` does that.
+        It yields (image, mask, description): uint8 (H, W, 3), RGB, at the stored size, decoded strictly; uint8 (H, W)
+        of class indices, 255 where ignored; the dictionary of ``KEY.json``. Ranks and workers get whole tars.
+        No checksum is verified; :class:`pipeline.Loader` does that.
 
         Args:
             split: its name.
             shuffle: shuffle the tars, and samples in a buffer of so many; 0: in the order of the set.
-            seed: of the order, which differs in each pass over the pipeline (so make a ``DataLoader``'s workers
-                persistent).
+            seed: of the order, another one in each pass over the pipeline (so make workers persistent).
 
-        Raises ``UsageError`` for no such split.
+        Raises ``UsageError`` for no such split, and for a set in an object store.
         """
-        from shards.format.webdataset_pipeline import webdataset_pipeline
+        from shards.format.readers.webdataset_pipeline import webdataset_pipeline
 
         reader = self.split(split)
         tars = [reader.shard_path(number) for number in range(reader.entry.shards)]
         return webdataset_pipeline(tars, shuffle=shuffle, seed=seed)
-
-
-def check_size(folder: Path, entry: FileEntry) -> None:
-    """Raise ``FormatError`` unless the file exists with the size that the manifest states."""
-    path = folder / entry.file
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise FormatError(f"{path} is missing; run petseg-shard verify, then build the set again") from None
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
-    if size != entry.bytes:
-        raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")

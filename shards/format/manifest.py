@@ -173,8 +173,11 @@ def load_manifest(folder: Path) -> Manifest:
     return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Check the bytes of a manifest; ``path`` is only for messages. Raises ``FormatError`` like load_manifest."""
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """Check the bytes of a manifest; ``path``, or an address, is only for messages.
+
+    Raises ``FormatError`` like load_manifest.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -182,9 +185,10 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise FormatError(f"{path} is not the manifest of a petseg shard set, or is damaged")
     if document.get("version") != VERSION:
+        folder = shlex.quote(str(path).rpartition("/")[0])
         raise FormatError(
             f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
-            f"set again from its source: petseg-shard build SOURCE {shlex.quote(str(path.parent))} --overwrite"
+            f"set again from its source: petseg-shard build SOURCE {folder} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)

@@ -49,7 +49,7 @@ def image_header(tar: ByteRanges, row: Any) -> tuple[int, bytes, str | None]:
     return offset, name, key if matches else None
 
 
-def sample_key(tar: ByteRanges, row: Any, *, path: Path, index: int) -> str:
+def sample_key(tar: ByteRanges, row: Any, *, path: Path | str, index: int) -> str:
     """Return the key of sample ``index``, read from the header of its image in the open tar ``path``.
 
     ``row`` is its record. Raises ``SampleError`` if the header cannot be read or is another sample's, ``PetsegError``

@@ -52,11 +52,11 @@ class ByteRanges:
     """An open regular file; ``ranges[start:stop]`` are bytes of it, ``len(ranges)`` its size when it was opened.
 
     Thread-safe. The file is closed when nothing refers to the object any more, so that a thread that is still reading
-    keeps it open, or at the end of a ``with`` block.
+    keeps it open, or at the end of a ``with`` block. A ``descriptor`` that is open already becomes the object's own.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = open_regular(path)
+    def __init__(self, path: Path, *, descriptor: int | None = None) -> None:
+        self.descriptor = open_regular(path) if descriptor is None else descriptor
         self._close = weakref.finalize(self, os.close, self.descriptor)
         self._close.atexit = False
         self.status = os.fstat(self.descriptor)

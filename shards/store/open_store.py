@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from shards.store.addresses import parse_address
+from shards.store.cloud.object_store import ObjectStore
 from shards.store.folder_store import FolderStore
-from shards.store.object_store import ObjectStore
 from shards.store.store_protocol import Store
 
 

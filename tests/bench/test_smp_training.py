@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from bench.smp_training import SmpNetwork, train_smp
+from bench.smp_training import SmpNetwork, main, train_smp
 from shards import ShardSet
 from shards.errors import UsageError
 
@@ -72,3 +73,10 @@ def test_a_run_scores_the_splits(synthetic_set: Path, weights: Path) -> None:
     assert 0 <= result["val"] <= 1
     assert result["processor_seconds"] > 0
     assert "test" not in result
+
+
+def test_wrong_input_gives_one_clear_line(synthetic_set: Path) -> None:
+    for words, part in ((["/nowhere"], "/nowhere"), ([str(synthetic_set), "--encoder", "resnet17"], "no such network")):
+        result = CliRunner().invoke(main, words)
+        assert (result.exit_code > 0, part in result.stderr) == (True, True), result.output
+        assert len(result.stderr.splitlines()) == 1

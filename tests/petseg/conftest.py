@@ -55,6 +55,12 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("petseg.training.start.draw_run", draw_nothing)
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not drawn, which takes seconds: for tests of what a report says in words."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"<svg></svg>"))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs, 24 steps, with a tiny U-Net."""

@@ -1,6 +1,7 @@
 """``--executor``: the cluster that an option names."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 
@@ -8,21 +9,26 @@ from shards.build.engines.cluster_executor import ClusterExecutor
 from shards.errors import UsageError
 
 
+def check_executor(text: str | None) -> None:
+    """Raise ``UsageError`` unless a text names an engine."""
+    if text is not None and text != "ray" and not re.fullmatch(r"(dask|ray):.+", text):
+        raise UsageError(f"--executor {text!r} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS")
+
+
 def connect(text: str) -> ClusterExecutor:
     """Connect to the cluster that ``dask:ADDRESS``, ``ray`` or ``ray:ADDRESS`` names.
 
     Raises ``UsageError`` for another form, and ``ClusterError`` if the extra is missing or nothing answers.
     """
+    check_executor(text)
     engine, _, address = text.partition(":")
-    if engine == "dask" and address:
+    if engine == "dask":
         from shards.build.engines.dask_cluster import DaskExecutor
 
         return DaskExecutor.connect(address)
-    if engine == "ray" and (address or text == "ray"):
-        from shards.build.engines.ray_cluster import RayExecutor
+    from shards.build.engines.ray_cluster import RayExecutor
 
-        return RayExecutor.connect(address)
-    raise UsageError(f"--executor {text!r} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS")
+    return RayExecutor.connect(address)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import BuildResult, check_finished_set
-from shards.build.tasks.build_task import Progress, build_task
 from shards.build.tasks.join_set import join
 from shards.build.tasks.parts import Parts
-from shards.build.tasks.task_number import TaskNumber
+from shards.build.tasks.scheduler_variables import TaskNumber
+from shards.build.tasks.task_build import Progress, build_task
 from shards.sources.layout_protocol import Source
 
 
@@ -50,6 +50,7 @@ def build_in_store(
         joined,
         resumed=task.resumed,
         ignored=task.ignored,
+        unread=task.unread,
         discarded=task.discarded,
         audited=task.audited,
         seconds=task.seconds + joined.seconds,

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import msgspec
 
-from shards.build.outcome.library_versions import library_versions, which_differ
+from shards.build.outcome.library_versions import which_differ
 from shards.build.plan import PlannedShard, PlanOutline
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, UsageError
@@ -46,11 +46,25 @@ _OWN_FOLDER: Final = re.compile(r"[0-9a-f]{16}")
 CONCURRENT: Final = 16  # requests, or files, at a time
 
 
-class ClaimedPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What all tasks have to agree about."""
+class ClaimedPlan(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
+    """A set that tasks build: what all of them have to agree about."""
 
     outline: PlanOutline
     versions: dict[str, str]  # of the libraries that the bytes depend on
+
+    @property
+    def digest(self) -> str:
+        """The plan's digest."""
+        return self.outline.digest
+
+
+class ClaimedCopy(msgspec.Struct, frozen=True, kw_only=True, tag="copy"):
+    """A set that is being copied; ``digest`` is the SHA-256 (hex) of its manifest."""
+
+    digest: str
+
+
+Claim: TypeAlias = ClaimedPlan | ClaimedCopy
 
 
 @dataclass(frozen=True)
@@ -103,10 +117,10 @@ class Parts:
             data = self.target.read(MANIFEST_NAME)
         except ObjectMissingError:
             return None
-        return parse_manifest(data, Path(self.target.describe(MANIFEST_NAME)))
+        return parse_manifest(data, self.target.describe(MANIFEST_NAME))
 
-    def claimed(self) -> tuple[ClaimedPlan, ObjectStatus] | None:
-        """Return the plan whose shards these are; None if no task has begun."""
+    def claimed(self) -> tuple[Claim, ObjectStatus] | None:
+        """Return whose files these are, and the version of the file that says so; None if nothing has begun."""
         name = self.prefix + PLAN
         try:
             status = self.store.status(name)
@@ -114,21 +128,20 @@ class Parts:
         except (ObjectMissingError, ObjectChangedError):
             return None
         try:
-            return msgspec.msgpack.decode(data, type=ClaimedPlan), status
+            return msgspec.msgpack.decode(data, type=Claim), status
         except (msgspec.DecodeError, UsageError):
             raise FormatError(
                 f"{self.store.describe(name)} is damaged, or of another version of petseg; remove {self.address} and "
                 "build again"
             ) from None
 
-    def claim(self, outline: PlanOutline, *, overwrite: bool) -> bool:
-        """Say that these are the shards of a plan, if nobody has; return whether work of another plan was discarded.
+    def claim(self, mine: Claim, *, overwrite: bool) -> bool:
+        """Say that these are the files of a plan or a copy, if nobody has; return whether other work was discarded.
 
-        Raises ``UsageError`` where they are those of another plan (``overwrite`` discards those), or where the first
+        Raises ``UsageError`` where they are those of another one (``overwrite`` discards those), or where the first
         task has other versions of the libraries that the bytes depend on.
         """
         self._refuse_foreign_files()
-        mine = ClaimedPlan(outline=outline, versions=library_versions())
         data = msgspec.msgpack.encode(mine)
         while True:
             with contextlib.suppress(ObjectExistsError):
@@ -137,27 +150,24 @@ class Parts:
             if (found := self.claimed()) is None:
                 continue  # removed meanwhile
             claimed, status = found
-            if claimed.outline.digest == outline.digest:
-                if not (other := which_differ(mine.versions, claimed.versions)):
-                    return False
-                raise UsageError(f"this machine has {other}; the tasks of a set need the same versions everywhere")
+            if claimed.digest == mine.digest:
+                _check_versions(claimed, mine)
+                return False
             if not overwrite:
                 raise UsageError(
-                    f"{self.address} holds shards of another source or other options: every task needs the same ones; "
-                    "--overwrite discards what is there"
+                    f"{self.address} holds the unfinished work of another source or other options; every task needs "
+                    "the same ones, and --overwrite discards what is there"
                 )
             with contextlib.suppress(ObjectChangedError, ObjectMissingError):
                 self.store.put(self.prefix + PLAN, data, if_match=status)
-                self._remove(
-                    lambda name: name != self.prefix + PLAN and not name.startswith(self.folder(outline.digest))
-                )
+                self.clear_others(mine.digest)
                 return True
 
     def check_claim(self, digest: str) -> None:
-        """Raise ``UsageError`` unless these are still the shards of a plan."""
+        """Raise ``UsageError`` unless these are still the files of a plan or copy."""
         found = self.claimed()
-        if found is None or found[0].outline.digest != digest:
-            raise UsageError(f"{self.address} now holds the shards of another build; this one is given up")
+        if found is None or found[0].digest != digest:
+            raise UsageError(f"{self.address} now holds the work of another command; this one is given up")
 
     def announce(self, digest: str, tasks: int) -> None:
         """Say that so many tasks divide the plan."""
@@ -193,6 +203,11 @@ class Parts:
         """Remove what is of one plan."""
         self._remove(lambda name: name.startswith(self.folder(digest)))
 
+    def clear_others(self, digest: str) -> None:
+        """Remove what is not of one plan."""
+        kept = self.prefix + PLAN, self.folder(digest)
+        self._remove(lambda name: not name.startswith(kept))
+
     def _remove(self, chosen: Callable[[str], bool]) -> None:
         names = [name for name, _ in self._files(self.prefix) if chosen(name)]
         with ThreadPoolExecutor(CONCURRENT, "remove") as removers:
@@ -222,6 +237,13 @@ class Parts:
             for name in names:
                 if not (name.startswith(PARTIAL_PREFIX) or name == PLAN or _OWN_FOLDER.fullmatch(name)):
                     raise UsageError(f"{folder} holds files that no build created ({name}); move it away")
+
+
+def _check_versions(first: Claim, here: Claim) -> None:
+    if isinstance(first, ClaimedPlan) and isinstance(here, ClaimedPlan):
+        other = which_differ(here.versions, first.versions)
+        if other:
+            raise UsageError(f"this machine has {other}; the tasks of a set need the same versions everywhere")
 
 
 def _remove_empty(folder: Path) -> None:

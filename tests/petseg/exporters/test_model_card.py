@@ -146,13 +146,41 @@ def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, t
         assert part in " ".join(card.split())
 
 
-def test_the_card_of_a_run_on_crops_says_which_images_it_is_for(call, tmp_path: Path) -> None:
-    for crop_scale in (None, (0.25, 0.25)):
+@pytest.mark.parametrize(("name", "options"), [("net.safetensors", []), ("net.onnx", ["--input-size", "fixed"])])
+def test_a_run_on_crops_is_predicted_in_windows(
+    call, tmp_path: Path, name: str, options: list[str], campaign: Callable[[int, int], int]
+) -> None:
+    """Larger and smaller than a window, at another scale than that of the image."""
+    if name == "net.onnx" and not campaign(0, 1):
+        pytest.skip("with --campaign: each program and export takes seconds")
+    run = write_untrained(tmp_path / "run", many_labels(5), crop_scale=(0.5, 0.5))
+    card = tmp_path / ("net.onnx.md" if name == "net.onnx" else "net.md")
+    check(call, run, tmp_path / name, card, tmp_path, [(150, 97), (230, 40), (61, 50)], options)
+    text = " ".join(card.read_text().split())
+    assert "crops of 32x48 pixels, at 0.5 to 0.5 pixels" in text
+    assert "windows of 64x96 image pixels over an image, and scales each by 0.5" in text
+
+
+def test_a_run_on_crops_is_not_shown_whole_images(call, tmp_path: Path) -> None:
+    for crop_scale in (None, (0.5, 1.0)):
         run = write_untrained(tmp_path / f"run{crop_scale}", many_labels(3), crop_scale=crop_scale)
         call(export, run, tmp_path / "net.safetensors", "--overwrite")
-        card = " ".join((tmp_path / "net.md").read_text().split())
-        assert ("crops of 32x48 pixels, at 0.25 to 0.25" in card) == (crop_scale is not None)
-        assert ("images of about 128x192 pixels" in card) == (crop_scale is not None)
+        assert ("crops of 32x48" in (tmp_path / "net.md").read_text()) == (crop_scale is not None)
+    result = call(export, run, tmp_path / "net.onnx", "--input-size", "original")
+    assert result.code == 2
+    assert "trained on crops" in result.err
+
+
+def test_options_of_another_format_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    for file, options in {
+        "net.onnx": {"license": "mit"},
+        "net.safetensors": {"dataset": "pets"},
+        "weights.safetensors": {"onnx_output": "classes"},
+        "repository": {"hub": True, "input_size": "any"},
+    }.items():
+        with pytest.raises(UsageError, match=r"for hub=True|for an ONNX file"):
+            petseg.export(tiny_run, tmp_path / file, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_mean_nothing_in_markdown() -> None:

@@ -172,18 +172,19 @@ def test_probabilities_that_would_not_fit_are_refused_alone(
 @pytest.mark.parametrize("name", ["predict", "evaluate"])
 def test_memory_does_not_grow_with_the_image(tmp_path: Path, name: str, command: Any) -> None:
     """All probabilities of the larger image would take 270 MB. What grows: pixels, masks, drawings, kept samples."""
-    run = write_untrained(tmp_path / "run", many_labels(21), size=(128, 128), stem="half")
+    labels = many_labels(42)
+    run = write_untrained(tmp_path / "run", labels, size=(128, 128), stem="half")
     arguments = []
     for number, height in enumerate((200, 1600)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        image = smooth_image(folder / "image.png", (2000, height))
+        image = smooth_image(folder / "image.png", (1000, height))
         if name == "predict":
             arguments.append([run, image, "-o", folder / "out", "--window", "auto"])
             continue
-        indexed_mask(np.zeros((height, 2000), np.uint8), many_labels(21)).save(folder / "mask.png")
+        indexed_mask(np.zeros((height, 1000), np.uint8), labels).save(folder / "mask.png")
         (folder / "list.csv").write_text("image,mask,split\nimage.png,mask.png,test\n")
-        (folder / "labels.toml").write_text(labels_text(many_labels(21)))
+        (folder / "labels.toml").write_text(labels_text(labels))
         command("petseg-shard", "build", folder / "list.csv", folder / "set", "--labels", folder / "labels.toml")
         arguments.append([run, "--shards", folder / "set", "--window", "auto"])
     program = f"""

@@ -1,6 +1,7 @@
 """Weights that an encoder starts from: files with timm's names, and what is wrong with others."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def write(path: Path, state: dict[str, Any]) -> str:
     else:
         torch.save(state, path)
     return str(path)
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
@@ -99,8 +107,11 @@ def changed(name: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
         (lambda: changed("conv_stem.weight", None), r"does not fit --encoder .*: conv_stem.weight is missing$"),
         (lambda: changed("extra.weight", torch.zeros(2)), "extra.weight is unexpected$"),
         (lambda: changed("conv_stem.weight", torch.zeros(16, 1, 3, 3)), r"\(16x1x3x3, not 16x3x3x3\) is of another"),
-        (lambda: changed("bn1.bias", torch.tensor([float("nan")] * 16)), "bn1.bias is not finite"),
+        (lambda: changed("bn1.bias", torch.tensor([float("nan")] * 16)), "bn1.bias has values that are not finite"),
         (lambda: whole("resnet18"), r"\d+ more are missing; .* are unexpected"),
+        (lambda: changed("bn1.bias", torch.ones(1).expand(10**12)), "larger than its data"),
+        (lambda: changed("bn1.bias", torch.eye(16).to_sparse()), "Python objects"),
+        (lambda: {"state_dict": whole(), "more": nested(50)}, "nested too deeply"),
         (lambda: {"a": 1}, "no tensors by name"),
         (lambda: {}, "no tensors by name"),
     ],
@@ -119,6 +130,22 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
             read_encoder_weights(NAME, str(tmp_path / name))
     with pytest.raises(UsageError, match="cannot be read"):
         file_digest(tmp_path / "nothing.pth")
+
+
+def test_a_file_that_would_inflate(tmp_path: Path) -> None:
+    plain = Path(write(tmp_path / "plain.pth", changed("bn1.bias", torch.zeros(16))))
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(UsageError, match="entries are compressed"):
+        read_encoder_weights(NAME, str(tmp_path / "w.pth"))
+
+
+def test_a_file_of_an_old_torch(tmp_path: Path) -> None:
+    state = whole()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    found = read_encoder_weights(NAME, str(tmp_path / "old.pth")).tensors
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
 
 
 def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
@@ -165,7 +192,7 @@ class Harmless:
 def test_python_objects_are_refused_in_our_own_words(content: Any, tmp_path: Path) -> None:
     """torch's message advises to load the file without protection, and colours that."""
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="holds Python objects, which petseg never loads") as caught:
+    with pytest.raises(UsageError, match=r"holds Python objects.*which petseg never loads") as caught:
         read_encoder_weights(NAME, str(tmp_path / "w.pth"))
     assert "trust" not in str(caught.value)
     assert str(caught.value).isprintable()

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from petseg.optim.learning_rate import learning_rate_at
 from petseg.runs.recipe import default_recipe
-from petseg.training.image_sizes import size_of_epoch
+from petseg.training.run_data import size_of_epoch
 
 
 def rates(schedule: str, total: int, warmup: float = 0.25) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,14 @@ def encoder_state(step: TrainStep) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "encoder_lr"), [("muon", None), ("muon", 0.001), ("adamw", 0.001), ("adam", None), ("adam", 0.001)]
+    ("optimizer", "encoder_lr"), [("muon", 0.001), ("adamw", 0.001), ("adam", None), ("muon", None), ("adam", 0.001)]
 )
-def test_a_frozen_encoder_stays_as_it_is(optimizer: str, encoder_lr: float | None) -> None:
+def test_a_frozen_encoder_stays_as_it_is(
+    optimizer: str, encoder_lr: float | None, campaign: Callable[[int, int], int]
+) -> None:
     """Two epochs of two steps; then it is trained, and a run resumed in either part goes on in the same bits."""
+    if (optimizer, encoder_lr) in (("muon", None), ("adam", 0.001)) and not campaign(0, 1):
+        pytest.skip("with --campaign: the same paths, combined otherwise")
     recipe = small_recipe(optimizer=optimizer, weight_decay=0.0, encoder_freeze=2, encoder_lr=encoder_lr, lr=0.01)
     step, states = make_step(recipe), []
     start = encoder_state(step)
@@ -85,7 +90,7 @@ def test_a_frozen_encoder_stays_as_it_is(optimizer: str, encoder_lr: float | Non
         same = all(torch.equal(value, start[name]) for name, value in encoder_state(step).items())
         assert same == (number < 4), number
     assert not torch.equal(step.model.head.weight, head)
-    for first in (1, 4, 5):
+    for first in (1, 4):
         again = make_step(recipe)
         again.load(states[first])
         for number in range(first, 6):
@@ -135,6 +140,7 @@ def test_the_encoder_has_its_own_learning_rate() -> None:
             assert torch.equal(slow[name], fast[name]), name
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_with_weights_from_a_file(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read once; resuming, predicting and exporting need only the checkpoint."""
     moved = tmp_path / "moved.pth"

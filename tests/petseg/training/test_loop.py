@@ -24,6 +24,8 @@ from petseg.runs.run_folder import read_metrics
 from petseg.training import start
 from petseg.training.losses import balanced_class_weights
 from shards import PetsegError, ShardSet
+from shards.build.build_set import build
+from shards.build.options import PackOptions
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -82,6 +84,7 @@ class Recording(Reporter):
         self.notes.append(text)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_validating_less_often(synthetic_set: Path, tmp_path: Path) -> None:
     """Every second epoch and the last; the weights do not notice, and the best is one of those validated."""
     recording = Recording()
@@ -146,9 +149,27 @@ def test_checkpoints_within_an_epoch(synthetic_set: Path, tmp_path: Path, option
     assert steps == [1, 2]  # of three steps; seen at the one after
 
 
-def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, command) -> None:
-    out = tmp_path / "set"
-    command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", "1,0,0")
+@pytest.fixture(scope="module")
+def train_alone(synthetic_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with a training split only."""
+    return build_with(synthetic_pets, tmp_path_factory, (1.0, 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def without_test(synthetic_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with training and validation."""
+    return build_with(synthetic_pets, tmp_path_factory, (0.8, 0.2, 0.0))
+
+
+def build_with(pets: Path, folders: pytest.TempPathFactory, fractions: tuple[float, float, float]) -> Path:
+    out = folders.mktemp("set") / "shards"
+    build(pets, out, PackOptions(split="random", fractions=fractions), workers=1)
+    return out
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_without_a_validation_split(train_alone: Path, tmp_path: Path) -> None:
+    out = train_alone
     run = petseg.train(out, run=tmp_path / "run", options={**TINY, "epochs": 1, "class_weights": "balanced"})
     assert read_metrics(run)[0]["val"] is None
     placement = choose_placement(torch.device("cpu"), "fp32")
@@ -157,12 +178,11 @@ def test_without_a_validation_split(synthetic_pets: Path, tmp_path: Path, comman
     assert balanced_class_weights(ShardSet.open(out).manifest.splits["train"].class_pixels)[2] > 1
 
 
-@pytest.mark.parametrize(("fractions", "split"), [("0.8,0.2,0", "val"), ("1,0,0", "train")])
+@pytest.mark.parametrize(("made", "split"), [("without_test", "val"), ("train_alone", "train")])
 def test_the_command_to_score_a_run_works_without_a_test_split(
-    call, synthetic_pets: Path, tmp_path: Path, command, fractions: str, split: str
+    call, request: pytest.FixtureRequest, tmp_path: Path, made: str, split: str
 ) -> None:
-    out = tmp_path / "set"
-    command("petseg-shard", "build", synthetic_pets, out, "--split", "random", "--fractions", fractions)
+    out = request.getfixturevalue(made)
     arguments = [*TINY_ARGUMENTS, "--epochs", "1"]
     trained = call(train, "--shards", out, "--run", tmp_path / "run", *arguments)
     program, *words = shlex.split(trained.out.splitlines()[-1].partition("score it with: ")[2])

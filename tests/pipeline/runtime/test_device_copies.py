@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,15 @@ def finish(device: LateDevice) -> None:
 
 @pytest.mark.parametrize("how", [{"threads": 1}, {"threads": 3}, {"processes": 2}], ids=["one", "three", "processes"])
 @pytest.mark.parametrize("storage", ["source", "raw"])
-def test_a_late_device_reads_the_bytes_of_each_batch(sets: dict[str, Path], storage: str, how: dict[str, int]) -> None:
-    options: dict[str, Any] = {"batch_size": 4, "size": 32, "device": "cpu", "augment": "train", **how}
+def test_a_late_device_reads_the_bytes_of_each_batch(
+    sets: dict[str, Path], storage: str, how: dict[str, int], campaign: Callable[[int, int], int]
+) -> None:
+    if (storage, how) == ("source", {"processes": 2}) and not campaign(0, 1):
+        pytest.skip("with --campaign: to shrink images, workers import torch; raw ones reuse their memory the soonest")
+    size = 96 if "processes" in how and storage == "raw" else 32  # as stored: nothing is shrunk
+    options: dict[str, Any] = {"batch_size": 4, "size": size, "device": "cpu", "augment": "train", **how}
     device = LateDevice()
-    with Loader(sets[storage], **options) as plain:
+    with Loader(sets[storage], **{**options, "threads": 1, "processes": 0}) as plain:
         expected = [batch for _ in range(2) for batch in plain]
     with copying(Loader(sets[storage], **options), device) as loader:
         found: list[Batch] = [batch for _ in range(2) for batch in loader]

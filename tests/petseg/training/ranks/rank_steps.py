@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from petseg.host.device import choose_placement
 from petseg.host.distributed import World, process_group, world_from_environment
+from petseg.nets.encoder_weights import read_encoder_weights
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.recipe import default_recipe
 from petseg.training.step import TrainStep
@@ -71,15 +72,21 @@ def run_commands(commands: dict[str, list[str]]) -> None:
     """Run petseg-train and petseg-eval, in the process group that is there; reports, which are slow, are not drawn."""
     from petseg.cli import evaluate, train
 
-    group = lambda *_: contextlib.nullcontext()  # noqa: E731
+    group = lambda *_, **__: contextlib.nullcontext()  # noqa: E731
+
+    def read(*arguments: str) -> Any:
+        assert world_from_environment().first, "only rank 0 reads or fetches an encoder's weights"
+        return read_encoder_weights(*arguments)
+
     with (
         mock.patch("petseg.training.start.process_group", group),
         mock.patch("petseg.inference.scoring.process_group", group),
         mock.patch("petseg.training.start.draw_run"),
+        mock.patch("petseg.training.encoder_start.read_encoder_weights", read),
     ):
         for name, arguments in commands.items():
             try:
-                {"train": train, "evaluate": evaluate}[name].main(args=arguments, prog_name=name)
+                (evaluate if name == "evaluate" else train).main(args=arguments, prog_name=name)
             except SystemExit as end:  # each command ends so
                 if end.code:
                     raise

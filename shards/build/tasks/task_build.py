@@ -13,12 +13,13 @@ from shards.build.engines.executors import build_in_order, refuse_nested_build
 from shards.build.engines.open_executor import open_executor
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import check_finished_set
+from shards.build.outcome.library_versions import library_versions
 from shards.build.outcome.unclaimed import check_unclaimed
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.staging import check_target
 from shards.build.tasks.into_parts import IntoParts
-from shards.build.tasks.parts import Parts
-from shards.build.tasks.task_number import TaskNumber
+from shards.build.tasks.parts import ClaimedPlan, Parts
+from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.sources.choose_layout import scan
@@ -41,6 +42,7 @@ class TaskResult:
     already_complete: bool = False  # the whole set is finished; nothing was done
     discarded: bool = False  # work of another source or other options was discarded
     ignored: int = 0  # files of the source that are not part of a dataset
+    unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
     reason: str = ""  # why the source's layout was taken, as a clause for people
 
 
@@ -104,12 +106,14 @@ def build_task(
             already_complete=complete,
             discarded=discarded,
             ignored=found.ignored,
+            unread=found.unread,
             reason=found.reason,
         )
 
     if not overwrite and _is_complete(parts, plan.digest, out):
         return result(complete=True)
-    discarded = parts.claim(plan.outline, overwrite=overwrite)
+    claim = ClaimedPlan(outline=plan.outline, versions=library_versions())
+    discarded = parts.claim(claim, overwrite=overwrite)
     parts.announce(plan.digest, number.tasks)
     done = _Done()
     try:
@@ -142,12 +146,16 @@ def _is_complete(parts: Parts, digest: str, out: Path | str) -> bool:
 def _finished(parts: Parts, plan: BuildPlan, mine: range) -> dict[int, ShardRecord]:
     """Return the records of this task's shards that are finished and still of the same source; remove other records."""
     listed = parts.list(plan.digest)
-    records = parts.records(plan.digest, {index: plan.outline.shards[index] for index in mine}, listed)
+    shards = {index: plan.outline.shards[index] for index in mine}
+    records = parts.records(plan.digest, shards, listed)
     for index, record in list(records.items()):
         sizes = all(entry.file in listed and listed[entry.file].size == entry.bytes for entry in record.files)
         if not sizes or record.stamps != plan.tasks[index].stamps:
-            parts.store.delete(parts.folder(plan.digest) + record_name(record.split, record.number))
             del records[index]
+    for index, shard in shards.items():
+        name = record_name(shard.split, shard.number)
+        if name in listed and index not in records:
+            parts.store.delete(parts.folder(plan.digest) + name)
     return records
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from shards.errors import PetsegError, printable
 from shards.store.addresses import WEB_SCHEMES, StoreAddress, without_secrets
-from shards.store.cloud_clients import make_client
-from shards.store.request_loop import run
+from shards.store.cloud.cloud_clients import make_client
+from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -33,14 +33,14 @@ class Patience:
     """How often, and after which waits, a failed request is repeated.
 
     The waits double from ``first_wait`` to ``longest_wait`` seconds, each multiplied by a random number from 0.5 to 1
-    (so that many clients do not come back at once); by default a minute in all.
+    (so that many clients do not come back at once); by default 20 seconds in all, besides the requests' own time.
     """
 
-    attempts: int = 10
+    attempts: int = 8
     first_wait: float = 0.1
     longest_wait: float = 15.0
-    connect_seconds: float = 10.0
-    read_seconds: float = 30.0  # without a byte
+    connect_seconds: float = 5.0
+    read_seconds: float = 20.0  # without a byte
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 0."""
@@ -70,6 +70,16 @@ class ObjectStore:
     def address(self) -> str:
         """The folder's address."""
         return str(self.place)
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.place.name
+
+    @property
+    def location(self) -> str:
+        """The folder's address."""
+        return self.address
 
     @property
     def read_only(self) -> bool:

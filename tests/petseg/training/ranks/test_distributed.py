@@ -32,6 +32,15 @@ ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr
 ARGUMENTS.append("--no-drop-last")
 
 
+# ``petseg-train`` without its report, which takes longer to draw than these trainings.
+UNDRAWN = """
+from unittest import mock
+from petseg.cli import train
+with mock.patch("petseg.training.start.draw_run"):
+    train.main(prog_name="petseg-train")
+"""
+
+
 def words(*command: str | Path) -> list[str]:
     """A command under torchrun, as the documents write it; ``--standalone``, so that tests do not meet on one port."""
     program = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
@@ -62,29 +71,61 @@ class TwoRanks:
     """What two ranks left that nothing interrupted: a run, the results of single steps, the scores of a tiny run."""
 
     run: Path
+    encoder: Path  # a run whose encoder started from a file
     steps: dict[str, dict[str, Any]]
     scores: str
     csv: str
+
+
+ENCODER = [
+    "--encoder",
+    "test_efficientnet",
+    "--encoder-freeze",
+    "1",
+    "--encoder-lr",
+    "0.001",
+    "--size",
+    "32",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "10",
+]
+ENCODER += ["--threads", "1", "--lr", "0.001", "--device", "cpu", "--no-drop-last"]
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights in timm's names, of no network that a seed of ours makes."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(77)
+    file = tmp_path_factory.mktemp("encoder") / "weights.pth"
+    torch.save(timm.create_model("test_efficientnet").state_dict(), file)
+    return file
 
 
 EVALUATE = ("--json", "--own-size", "--mirror", "--csv")
 
 
 @pytest.fixture(scope="module")
-def two_ranks(synthetic_set: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+def two_ranks(
+    synthetic_set: Path, tiny_run: Path, encoder_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TwoRanks:
     """All in one launch, since each process imports torch."""
     folder = tmp_path_factory.mktemp("two")
     run, results, table = folder / "run", folder / "results.pt", folder / "two.csv"
+    encoder = ["--run", folder / "encoder", *ENCODER, "--encoder-weights", encoder_file]
     commands = {
+        "encoder": ["--shards", synthetic_set, *encoder],
         "train": ["--shards", synthetic_set, "--run", run, *ARGUMENTS],
         "evaluate": [tiny_run, "--shards", synthetic_set, *EVALUATE, table],
     }
     result = torchrun(sys.executable, RANK_STEPS, results, json.dumps(commands, default=str))
     assert "Warning" not in result.stderr
     printed, other = (Path(f"{results}.{rank}.txt").read_text() for rank in range(2))
-    assert printed.count("val IoU") == 7
+    assert printed.count("val IoU") == 7 + 2
     assert not other  # one of the ranks prints
-    return TwoRanks(run, torch.load(results), printed[printed.index("{") :], table.read_text())
+    return TwoRanks(run, folder / "encoder", torch.load(results), printed[printed.index("{") :], table.read_text())
 
 
 def assert_close(a: Checkpoint, b: Checkpoint) -> None:
@@ -112,6 +153,21 @@ def test_two_ranks_equal_one(call, two_ranks: TwoRanks, synthetic_set: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_an_encoder_from_a_file_starts_on_two_ranks_as_on_one(
+    call, two_ranks: TwoRanks, encoder_file: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    """Rank 0 alone reads it (rank_steps sees to that); in the first epoch it is frozen, in the second trained."""
+    arguments = ["--shards", synthetic_set, "--run", tmp_path / "one", *ENCODER]
+    assert call(train, *arguments, "--encoder-weights", encoder_file).code == 0
+    a, b = load_checkpoint(tmp_path / "one" / "last.pt"), load_checkpoint(two_ranks.encoder / "last.pt")
+    assert_close(a, b)
+    assert a.recipe.encoder_sha256 == b.recipe.encoder_sha256
+    stem, first = torch.load(encoder_file)["conv_stem.weight"], b.model["encoder.conv_stem.weight"]
+    assert 0 < (first - stem).norm() < 0.2 * stem.norm()  # trained from there
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
     """The same losses, gradient norms and weights, also with two micro-batches on each rank."""
@@ -133,24 +189,28 @@ def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM to torchrun"]
+    ("number", "target"),
+    [(signal.SIGINT, "everybody"), (signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "rank 1")],
+    ids=["Ctrl-C", "SIGTERM to torchrun", "SIGUSR1 to a rank"],
 )
-def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, number: int, everybody: bool) -> None:
-    """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone."""
+def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, number: int, target: str) -> None:
+    """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone, or
+    some of the ranks; all of them stop after the same step."""
     run = tmp_path / "a run"
     arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS]
-    command = words("petseg-train", *arguments) if everybody else module_words(*arguments)
+    command = module_words(*arguments) if target == "torchrun" else words("petseg-train", *arguments)
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    (os.killpg if everybody else os.kill)(process.pid, number)
+    wait_for(run / "metrics.jsonl", process)
+    if target == "everybody":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid if target == "torchrun" else rank_of(process, 1), number)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
+    if target == "rank 1":  # torchrun reports what its ranks returned, where it was not signalled itself
+        assert error.count("exitcode  : 75") == 2, error
     reported = [line for line in error.splitlines() if line.startswith("Error: stopped in epoch")]
     assert len(reported) == 1, error  # one of the ranks reports it
     assert (
@@ -163,23 +223,32 @@ def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, 
     assert advice == [*start, "petseg-train", "--resume", "--run", str(run)]
 
 
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def rank_of(process: subprocess.Popen[str], rank: int) -> int:
+    """The process of a rank that torchrun has started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
+    (found,) = [pid for pid, variables in ranks.items() if f"RANK={rank}" in variables]
+    return found
+
+
 @pytest.mark.slow
 def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
     """``--max-restarts`` runs the same command again, which starts at first and continues then: with the same bits."""
     run = tmp_path / "run"
-    command = ["petseg-train", "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS]
-    start = words(*command, "--checkpoint-steps", "1")
+    program = [sys.executable, "-c", UNDRAWN, "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run)]
+    start = words(*program, *ARGUMENTS, "--checkpoint-steps", "1")
     start.insert(1, "--max-restarts=1")
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "last.pt").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
-    (second,) = [pid for pid, variables in ranks.items() if "RANK=1" in variables]
-    os.kill(second, signal.SIGKILL)
+    wait_for(run / "last.pt", process)
+    os.kill(rank_of(process, 1), signal.SIGKILL)
     _, error = process.communicate(timeout=200)
     assert process.returncode == 0, error
     assert "continuing in epoch" in error

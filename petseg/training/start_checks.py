@@ -1,0 +1,98 @@
+"""What must be right before a run starts: the options, and what the ranks have in common, on whichever machines."""
+
+import hashlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from petseg.host.agreement import JointStart, RefusedStartError
+from petseg.host.device import Placement, choose_device, choose_placement
+from petseg.host.distributed import World
+from petseg.host.stop_signals import parse_signals
+from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
+from petseg.runs.checkpoint import Checkpoint
+from petseg.runs.option_fields import check_fields, option_name
+from petseg.runs.recipe import Recipe, RuntimeOptions
+from petseg.runs.run_config import versions
+from petseg.runs.run_folder import CONFIG
+from petseg.training.cuda_graph import check_graph
+from shards import ShardSet, UsageError
+
+SHARE = "the run's folder must be on a file system that all machines share, under the same path"
+_DIRECTORY_SECONDS = 5.0  # until a network file system shows a file that another machine has made
+
+
+def check_options(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Placement:
+    """Refuse options that are impossible here, before anything is written; return device and precision."""
+    recipe.check()
+    check_fields(runtime)
+    parse_signals(runtime.stop_signal)
+    expect_packages(chosen_loggers(runtime.logger, tensorboard=runtime.tensorboard))
+    device = choose_device(runtime.device, local_rank=world.local_rank)
+    placement = choose_placement(device, recipe.precision)
+    compiler = os.environ.get("CXX", "g++")
+    if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
+        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")
+    if runtime.cuda_graph:
+        check_graph(placement, world)
+    share, remainder = divmod(recipe.batch_size, world.size)
+    if remainder:
+        raise UsageError(f"--batch-size {recipe.batch_size} cannot be divided evenly among {world.size} processes")
+    if recipe.accumulate > share:
+        raise UsageError(f"--accumulate {recipe.accumulate}: each process has only {share} images of a batch")
+    return placement
+
+
+def agree_on_checkpoint(start: JointStart, run: Path, checkpoint: Checkpoint | None) -> None:
+    """Refuse to continue if the ranks have read different checkpoints."""
+    step = None if checkpoint is None else checkpoint.position.get("step")
+    text = f"finds no checkpoint in {run}" if checkpoint is None else f"reads step {step} from {run}"
+    start.must_agree("checkpoint", step, text=text, advice=SHARE)
+
+
+def agree_on_options(start: JointStart, recipe: Recipe, data: ShardSet) -> None:
+    """Refuse to start if the ranks' recipes, sets or programs differ; what does not decide the weights may differ."""
+    found = versions()
+    program = {name: found[name].partition("+")[0] for name in ("petseg", "torch")}
+    text = f"has petseg {program['petseg']} and torch {program['torch']}"
+    start.must_agree("program", program, text=text, advice="install the same versions on all machines")
+    fields = {**msgspec.to_builtins(recipe), **msgspec.to_builtins(recipe.model)}
+    del fields["model"]
+    for name, value in fields.items():
+        text = f"was started with {option_name(name)} {value}"
+        start.must_agree(name, value, text=text, advice="give every machine the same command")
+    fingerprint = data.manifest.fingerprint
+    text = f"has a set with fingerprint {fingerprint[:12]} in {data.path}"
+    start.must_agree("data", fingerprint, text=text, advice="every machine needs the same shards")
+
+
+def expect_shared_folder(path: Path, world: World, *, resume: bool, note: Callable[[str], None]) -> None:
+    """Say which machines do not see the folder that rank 0 writes; every rank must call this.
+
+    Raises ``UsageError`` if the run is meant to be resumed, since any machine may then be the one that reads it.
+    """
+    if world.size == world.local_size:
+        return
+    written = world.broadcast(_digest(path))
+    deadline = time.monotonic() + _DIRECTORY_SECONDS
+    while (seen := _digest(path) == written) is False and time.monotonic() < deadline:
+        time.sleep(0.1)
+    hosts = world.gather(None if seen else f"rank {world.rank} on {socket.gethostname()}")
+    if not (blind := [host for host in hosts if host is not None]):
+        return
+    problem = f"{blind[0]} does not see {path}, which rank 0 on {world.broadcast(socket.gethostname())} writes; {SHARE}"
+    if resume:
+        raise UsageError(problem) if world.first else RefusedStartError(problem, exit_code=UsageError.exit_code)
+    note(f"{problem}, if the run is ever to be resumed")
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256((path / CONFIG).read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,69 @@
+"""Sets in an object store: the manifest is read there, the tables and samples through the cache."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import FormatError, UsageError
+from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
+from shards.format.manifest import Manifest, parse_manifest
+from shards.format.npy import ShardTable
+from shards.store.cloud.object_store import ObjectStore
+from shards.store.remote.cached_tars import CachedTars, SampleSpan, TarSpec
+from shards.store.remote.content_cache import open_cache
+from shards.store.remote.remote_files import FETCHES, Fetch, RemoteFiles
+from shards.store.store_protocol import ObjectMissingError, Store
+
+Indices = npt.NDArray[np.int64]
+_ROLES = ("image", "mask", "meta")
+
+
+def open_remote_set(
+    store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | str | None
+) -> tuple[Manifest, RemoteFiles]:
+    """Return the manifest of a set in an object store, and its files; see :meth:`shards.ShardSet.open`."""
+    if fetch not in FETCHES:
+        raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
+    assert isinstance(store, ObjectStore)
+    files = RemoteFiles(store, open_cache(cache, cache_bytes), fetch)
+    try:
+        data = store.read(MANIFEST_NAME)
+    except ObjectMissingError as error:
+        raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
+    return parse_manifest(data, store.describe(MANIFEST_NAME)), files
+
+
+def remote_tars(
+    files: RemoteFiles, shards: ShardTable, starts: Indices, rows: Callable[[Any], Rows], *, total: int
+) -> CachedTars:
+    """Return the tars of a split of such a set.
+
+    Args:
+        files: the set's files.
+        shards: the split's.
+        starts: the index of each shard's first sample, shape (shards + 1,).
+        rows: returns the checked records of samples by their indices, shape (n,).
+        total: the size of the whole set in bytes.
+    """
+
+    def tar(number: int) -> TarSpec:
+        entry = shards[number]
+        return TarSpec(entry.file, entry.bytes, entry.sha256, entry.samples, int(starts[number]))
+
+    def span(index: int) -> SampleSpan:
+        row = rows(np.array([index]))[0]
+        return sample_span(row, place=index - int(starts[int(row["shard"])]))
+
+    return CachedTars(files, lru_cache(1 << 12)(tar), span, total)
+
+
+def sample_span(row: Any, *, place: int) -> SampleSpan:
+    """Return where a sample is in its tar by its record: from the header of its image to the end of its last member."""
+    members = tuple((*member_span(row, role), int(row[f"{role}_crc32"])) for role in _ROLES)
+    start = int(row["image_offset"]) - TAR_BLOCK
+    stop = max(offset + length for offset, length, _ in members)
+    return SampleSpan(place, min(start, *(offset for offset, _, _ in members)), stop, members)

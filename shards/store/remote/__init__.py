@@ -1,0 +1,11 @@
+"""Sets in an object store: what is read of them is kept in a cache on the local disk, from which everything is used.
+
+``content_cache`` holds files by SHA-256 for all processes of a machine; ``remote_files`` fetches whole files into it;
+``cached_tars`` fetches the samples of one split, in ranges or with their whole tar.
+"""
+
+from shards.store.remote.cached_tars import CachedTars, SampleSpan
+from shards.store.remote.content_cache import ContentCache, open_cache
+from shards.store.remote.remote_files import FETCHES, Fetch, FileSpec, RemoteFiles
+
+__all__ = ["FETCHES", "CachedTars", "ContentCache", "Fetch", "FileSpec", "RemoteFiles", "SampleSpan", "open_cache"]

@@ -1,0 +1,290 @@
+"""A folder of files that were fetched, by SHA-256, shared by the processes of a machine and bounded in size.
+
+``ab/SHA256`` is a complete file whose content has been compared with its name. ``ab/SHA256.ranges`` is a tar of which
+some samples are there: a file with holes, followed by one byte per sample, which is set when the sample's bytes are
+written. ``ab/SHA256.fetch`` is being fetched, by the process that has it locked.
+
+Whoever uses a file holds a shared lock on it (flock), which ends with the process, however that ends. What no one uses
+may be removed, the least recently used first, when the folder's bound would be exceeded. Files of other names are never
+touched. So a killed process leaves a file that is complete, or knows what is missing, or is removed later.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from shards.errors import PetsegError, UsageError
+from shards.store.byte_ranges import ByteRanges, check_shortage
+from shards.store.byte_sizes import parse_bytes
+
+_NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_TAKEN: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+LEAST_BYTES: Final = 1 << 20
+
+
+class CachedFile(ByteRanges):
+    """A file in the cache, locked against removal while it is open; ``present`` says which samples of a tar it has."""
+
+    def __init__(self, path: Path, descriptor: int, *, size: int, samples: int = 0, complete: bool = True) -> None:
+        super().__init__(path, descriptor=descriptor)
+        self.path, self.complete, self._size = path, complete, size
+        self.present = np.ones(samples, dtype=np.uint8) if complete else np.zeros(samples, dtype=np.uint8)
+        self.refresh()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def refresh(self) -> None:
+        """Look again which samples are there: other processes add some."""
+        if not self.complete:
+            known = np.frombuffer(os.pread(self.descriptor, len(self.present), self._size), dtype=np.uint8)
+            self.present[: len(known)] = known
+
+    def add(self, place: int, start: int, data: Any) -> None:
+        """Write a sample's bytes, which have been verified, then that they are there; ``OSError`` on a full disk."""
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self.descriptor, view, start)
+            view, start = view[count:], start + count
+        self.mark(place, 1)
+
+    def mark(self, place: int, value: int) -> None:
+        """Record whether a sample is there."""
+        os.pwrite(self.descriptor, bytes([value]), self._size + place)
+        self.present[place] = value
+
+
+@dataclass(frozen=True)
+class ContentCache:
+    """See the module. Pickles as folder and bound. Thread-safe."""
+
+    folder: Path
+    most_bytes: int
+    _state: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "most_bytes": self.most_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _state={}, _lock=threading.Lock())
+
+    def path(self, sha256: str, kind: str = "") -> Path:
+        """Return the path of a file by its SHA-256; ``kind``: "" for a complete one, ``.ranges`` or ``.fetch``."""
+        return self.folder / sha256[:2] / f"{sha256}{kind}"
+
+    def open(self, sha256: str, *, size: int, samples: int = 0) -> CachedFile | None:
+        """Return a complete file, locked; None if there is none. One of a wrong size is removed."""
+        path = self.path(sha256)
+        descriptor = self._open(path, os.O_RDONLY)
+        if descriptor is None:
+            return None
+        if os.fstat(descriptor).st_size != size:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            return None
+        return CachedFile(path, descriptor, size=size, samples=samples)
+
+    def open_ranges(self, sha256: str, *, size: int, samples: int, create: bool) -> CachedFile | None:
+        """Return a tar with some of its samples, locked; None if there is none and it is not to be created."""
+        path = self.path(sha256, ".ranges")
+        for _ in range(3):
+            descriptor = self._open(path, os.O_RDWR | (os.O_CREAT if create else 0))
+            if descriptor is None:
+                return None
+            length = os.fstat(descriptor).st_size
+            if length == 0 and create:
+                os.ftruncate(descriptor, size + samples)
+                length = size + samples
+            if length == size + samples:
+                return CachedFile(path, descriptor, size=size, samples=samples, complete=False)
+            os.close(descriptor)
+            path.unlink(missing_ok=True)  # of something else, or damaged
+        return None
+
+    @contextlib.contextmanager
+    def fetching(self, sha256: str) -> Iterator[int | None]:
+        """Provide the descriptor of an empty file to fetch into, for one process at a time; None while another has it.
+
+        :meth:`publish` makes it the complete file; otherwise it is removed.
+        """
+        path = self.path(sha256, ".fetch")
+        descriptor = self._open(path, os.O_RDWR | os.O_CREAT, exclusive=True)
+        if descriptor is None:
+            yield None
+            return
+        try:
+            os.ftruncate(descriptor, 0)
+            yield descriptor
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:  # not published, nor another process's by now
+                    path.unlink()
+            os.close(descriptor)
+
+    def publish(self, sha256: str) -> None:
+        """Make the file that was fetched the complete one; its samples alone are not needed any more."""
+        self.path(sha256, ".fetch").replace(self.path(sha256))
+        self.path(sha256, ".ranges").unlink(missing_ok=True)
+
+    def forget(self, sha256: str) -> None:
+        """Remove a file, complete or not, because it has been damaged on the disk."""
+        for kind in ("", ".ranges"):
+            self.path(sha256, kind).unlink(missing_ok=True)
+
+    def make_room(self, needed: int, *, release: Callable[[], None], fresh: bool = False) -> None:
+        """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
+
+        Sizes are added up anew when the bound may be reached, or if ``fresh``, since other processes add files too.
+        Raises ``PetsegError`` if everything that is left is in use.
+        """
+        with self._lock:
+            added = self._state.get("added", 0)
+            known = self._state.get("used", self.most_bytes)
+            current = not fresh and added < max(LEAST_BYTES, self.most_bytes >> 6)
+            if current and known + added + needed <= self.most_bytes:
+                self._state["added"] = added + needed
+                return
+            used = self._remove_until(self.most_bytes - needed, release)
+            self._state.update(used=used, added=needed)
+        if used + needed > self.most_bytes:
+            raise PetsegError(
+                f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
+                f"{self.most_bytes} are in use; give more with --cache-bytes, or use a smaller batch"
+            )
+
+    def used_bytes(self) -> int:
+        """Return the space that the cache's files take on the disk."""
+        return sum(entry.stat.st_blocks * 512 for entry in self._entries())
+
+    def _remove_until(self, most: int, release: Callable[[], None]) -> int:
+        """Remove unused files, the least recently used first, until they take at most so many bytes; return how many.
+
+        Files that are being fetched count, and are removed only where their process has ended.
+        """
+        entries = sorted(self._entries(), key=lambda entry: entry.stat.st_mtime_ns)
+        used = sum(entry.stat.st_blocks * 512 for entry in entries)
+        if used > most:
+            release()
+        for entry in entries:
+            if used <= most:
+                break
+            if self._remove_unused(entry.path):
+                used -= entry.stat.st_blocks * 512
+        return used
+
+    def _remove_unused(self, path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        except OSError as error:
+            if error.errno in _NO_LOCKS:  # nobody's use can be seen: what is open stays readable all the same
+                path.unlink(missing_ok=True)
+                return True
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _entries(self) -> Iterator["_Entry"]:
+        with contextlib.suppress(FileNotFoundError):
+            for folder in self.folder.iterdir():
+                if len(folder.name) != 2 or not folder.is_dir():
+                    continue
+                for path in folder.iterdir():
+                    if _NAME.fullmatch(path.name):
+                        with contextlib.suppress(OSError):
+                            yield _Entry(path, path.stat())
+
+    def _open(self, path: Path, flags: int, *, exclusive: bool = False) -> int | None:
+        """Open and lock a file; None if there is none, or if another process has the exclusive lock."""
+        for _ in range(100):
+            try:
+                if flags & os.O_CREAT:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                check_shortage(error)
+                raise self.failure(error) from None
+            if not _locked(descriptor, exclusive=exclusive):
+                os.close(descriptor)
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:  # else removed before it was locked
+                    with contextlib.suppress(OSError):
+                        os.utime(descriptor)
+                    return descriptor
+            os.close(descriptor)
+        return None
+
+    def failure(self, error: OSError) -> PetsegError:
+        """Return the error for what the disk refused."""
+        advice = "choose another folder with --cache"
+        if error.errno in FULL:
+            advice = "free some space, or choose another disk with --cache; what was fetched is kept"
+        return PetsegError(f"the cache {self.folder} cannot be used: {error.strerror}; {advice}")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    stat: os.stat_result
+
+
+def _locked(descriptor: int, *, exclusive: bool) -> bool:
+    """Lock an open file and return True, or False if another one has it; a file system may know no locks."""
+    mode = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(descriptor, mode)
+    except OSError as error:
+        return error.errno not in _TAKEN
+    return True
+
+
+def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
+    """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
+
+    ``most`` is its bound in bytes, or as text such as ``200GB``; None: half of what is free on its disk, counting what
+    it holds already as free.
+
+    Raises ``UsageError`` for a bound that is too small, ``PetsegError`` where there is no folder for it.
+    """
+    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
+    if most_bytes is not None and most_bytes < LEAST_BYTES:
+        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {LEAST_BYTES}")
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME")
+        try:
+            folder = Path(base) / "petseg" if base else Path.home() / ".cache" / "petseg"
+        except RuntimeError:
+            raise PetsegError(
+                "there is no home folder to cache a remote set in; give one with --cache DIR, or set XDG_CACHE_HOME"
+            ) from None
+    place = Path(folder).absolute()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if most_bytes is None:
+            space = os.statvfs(place)
+            most_bytes = max(LEAST_BYTES, (space.f_bavail * space.f_frsize + ContentCache(place, 0).used_bytes()) // 2)
+    except OSError as error:
+        raise ContentCache(place, 0).failure(error) from None
+    return ContentCache(place, most_bytes)

@@ -1,0 +1,169 @@
+"""The files of a set in an object store, fetched whole into the cache and compared with their SHA-256."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar, get_args
+
+from shards.errors import FormatError, PetsegError
+from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.request_loop import run
+from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
+from shards.store.store_protocol import ObjectStatus
+
+Fetch = Literal["auto", "range", "shard"]
+FETCHES: Final = get_args(Fetch)
+PART: Final = 8 << 20  # bytes of a large file that are requested at once
+IN_FLIGHT: Final = 32  # requests at once, of all splits
+_ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256
+_POLL = 0.05  # seconds between looks at what another process fetches
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """A file that the manifest describes: its name, size in bytes and SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """A set's files by name. Pickles as address, cache and options; everything else is per process.
+
+    The methods ``*_async`` run in the thread of :mod:`shards.store.cloud.request_loop`, which alone changes the state.
+    """
+
+    store: ObjectStore
+    cache: ContentCache
+    fetch: Fetch
+    _pinned: dict[str, "asyncio.Task[ObjectStatus]"] = field(default_factory=dict, compare=False, repr=False)
+    _limits: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
+    _kept: dict[str, CachedFile] = field(default_factory=dict, compare=False, repr=False)  # open, so not removed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "cache": self.cache, "fetch": self.fetch}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pinned={}, _limits=[], _kept={})
+
+    def local_file(self, spec: FileSpec) -> CachedFile:
+        """Return a file, fetched if it is not in the cache; it stays there as long as this object exists.
+
+        Raises ``FormatError`` if it is not the file that the manifest describes, ``StoreError`` if the store fails.
+        """
+        kept = self._kept.get(spec.sha256)
+        if kept is None:
+            kept = self._kept[spec.sha256] = self.cache.open(spec.sha256, size=spec.bytes) or run(
+                self.whole_async(spec, release=lambda: None)
+            )
+        return kept
+
+    async def status_async(self, spec: FileSpec) -> ObjectStatus:
+        """Return the version of a file that is read from now on; ``FormatError`` unless it has the right size."""
+        if spec.name not in self._pinned:
+            self._pinned[spec.name] = asyncio.ensure_future(self.store.status_async(spec.name))
+        try:
+            status = await asyncio.shield(self._pinned[spec.name])
+        except PetsegError:
+            self._pinned.pop(spec.name, None)
+            raise
+        if status.size != spec.bytes:
+            raise FormatError(
+                f"{self.store.describe(spec.name)} has {status.size} bytes, the manifest says {spec.bytes}; run "
+                "petseg-shard verify, then build or copy the set again"
+            )
+        return status
+
+    async def range_async(self, spec: FileSpec, start: int, length: int) -> memoryview:
+        """Return a part of the version that was first seen; ``ObjectChangedError`` names another one."""
+        status = await self.status_async(spec)
+        if not self._limits:
+            self._limits.append(asyncio.Semaphore(IN_FLIGHT))
+        async with self._limits[0]:
+            return await self.store.read_range_async(spec.name, start, length, match=status)
+
+    async def whole_async(self, spec: FileSpec, *, release: Callable[[], None], samples: int = 0) -> CachedFile:
+        """Fetch a file into the cache, unless another process does, and return it, locked.
+
+        Raises ``FormatError`` if what arrives has another SHA-256 each time.
+        """
+        if spec.bytes > self.cache.most_bytes:
+            raise PetsegError(
+                f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
+                f"the cache {self.cache.folder} may hold: give more with --cache-bytes, or fetch samples alone with "
+                "--fetch range"
+            )
+        attempts = 0
+        while True:
+            found = self.cache.open(spec.sha256, size=spec.bytes, samples=samples)
+            if found is not None:
+                return found
+            with self.cache.fetching(spec.sha256) as descriptor:
+                if descriptor is not None and not self.cache.path(spec.sha256).exists():
+                    await self.making_room(spec.bytes, release)
+                    if await self._fetch_into(descriptor, spec, release):
+                        self.cache.publish(spec.sha256)
+                        continue
+                    attempts += 1
+                    self.store.failures["another SHA-256"] += 1
+            if attempts == _ATTEMPTS:
+                raise FormatError(
+                    f"{self.store.describe(spec.name)} is damaged: its SHA-256 is not the manifest's; run petseg-shard "
+                    "verify, then build or copy the set again"
+                )
+            if descriptor is None:
+                await asyncio.sleep(_POLL)
+
+    async def making_room(self, needed: int, release: Callable[[], None], *, fresh: bool = False) -> None:
+        """See :meth:`ContentCache.make_room`; in another thread, since it may look at every file."""
+        await asyncio.to_thread(self.cache.make_room, needed, release=release, fresh=fresh)
+
+    async def writing(self, write: Callable[[], _T], needed: int, release: Callable[[], None]) -> _T:
+        """Write to the cache; on a full disk, make room and write again."""
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise self.cache.failure(error) from None
+        with contextlib.suppress(PetsegError):
+            await self.making_room(max(needed, self.cache.used_bytes() // 4), release, fresh=True)
+        try:
+            return write()
+        except OSError as error:
+            raise self.cache.failure(error) from None
+
+    async def _fetch_into(self, descriptor: int, spec: FileSpec, release: Callable[[], None]) -> bool:
+        """Fetch a file in parts, at once, and return whether its SHA-256 is right."""
+
+        async def part(start: int) -> None:
+            data = await self.range_async(spec, start, min(PART, spec.bytes - start))
+            await self.writing(lambda: _write(descriptor, data, start), len(data), release)
+
+        tasks = [asyncio.ensure_future(part(start)) for start in range(0, spec.bytes, PART)]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+        def digest() -> str:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                file.seek(0)
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        return await asyncio.to_thread(digest) == spec.sha256
+
+
+def _write(descriptor: int, data: memoryview, start: int) -> None:
+    while len(data):
+        count = os.pwrite(descriptor, data, start)
+        data, start = data[count:], start + count
