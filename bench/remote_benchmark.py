@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.peers.fast_decode import Collate, decoded_rows
 from bench.peers.job import Job
 from bench.peers.litdata_streaming import LitDataPeer
@@ -55,7 +57,7 @@ def run_remote_benchmark(shards: Path, *, size: int, batch_size: int, delay: flo
                 job = Job(
                     peer=name, storage=data.manifest.storage, shards=str(shards.absolute()), files="",
                     work=f"{work}/{name}", stored_size=data.manifest.size, split="train",
-                    samples=data.manifest.splits["train"].samples, classes=len(data.labels), size=(size, size),
+                    samples=data.manifest.splits["train"].samples, classes=len(data.manifest.labels), size=(size, size),
                     fit="stretch", batch_size=batch_size, augment=True, seed=turn,
                     workers=0 if name in ("local", "petseg") else len(os.sched_getaffinity(0)),
                     cores=len(os.sched_getaffinity(0)),
@@ -126,7 +128,7 @@ def upload(peer: type[Peer], job: Job) -> None:
 
 def in_its_own_process(job: Job, cache: str) -> list[float]:
     """Return a subject's images per second in the first and the second epoch, its start included in the first."""
-    document = json.dumps({"cache": cache, "job": json.loads(__import__("msgspec").json.encode(job))})
+    document = json.dumps({"cache": cache, "job": json.loads(msgspec.json.encode(job))})
     command = [sys.executable, "-m", __name__, "subject"]
     done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -179,8 +181,6 @@ def open_remote(job: Job, cache: str) -> Peer:
 
 def be_subject() -> None:
     """Run two epochs and print images per second of each."""
-    import msgspec
-
     document = json.load(sys.stdin)
     job, rates = msgspec.convert(document["job"], Job), []
     start = time.perf_counter()

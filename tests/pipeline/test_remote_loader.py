@@ -386,8 +386,6 @@ def test_what_needs_a_folder_says_so(server: FaultProxy, uploaded: dict[str, str
         ShardSet.open(uploaded["source"], cache=tmp_path).webdataset("train")
     with pytest.raises(FormatError, match=r"s3://bucket/none holds no finished shard set"):
         ShardSet.open(f"s3://{BUCKET}/none", cache=tmp_path)
-    with pytest.raises(UsageError, match="fetch 'all' is unknown"):
-        ShardSet.open(uploaded["source"], cache=tmp_path, fetch="all")  # type: ignore[arg-type]
 
 
 def test_a_split_is_read_by_sample(
