@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,7 +37,14 @@ Progress: TypeAlias = Callable[[int, int], None]
 _CHUNK = 1 << 20
 
 
-def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progress: Progress | None = None) -> Report:
+def verify(
+    path: str | Path,
+    *,
+    mode: Mode = "default",
+    workers: int = 1,
+    progress: Progress | None = None,
+    around: Callable[[ShardCheck], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> Report:
     """Check a shard set; never raises, whatever is in the folder.
 
     Args:
@@ -45,6 +53,7 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             finds any that changed. ``full`` also decodes every sample.
         workers: threads that check shards at the same time.
         progress: called with (shards done, all shards).
+        around: entered for the time of each shard's check, in its thread: brings its files, see check_address.
     """
     folder, quick = Path(path), mode == "quick"
     report = Report(path=str(path), mode=mode)
@@ -67,8 +76,13 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             for number, shard in enumerate(shards or ()):
                 checks.append(ShardCheck(folder, manifest, split, number, shard, table, start))
                 start += shard.samples
+
+    def run(check: ShardCheck) -> ShardCheck:
+        with around(check):
+            return check.run(mode)
+
     with ThreadPoolExecutor(max(workers, 1)) as executor:
-        for done, check in enumerate(executor.map(lambda check: check.run(mode), checks), start=1):
+        for done, check in enumerate(executor.map(run, checks), start=1):
             report.add(check.problems)
             if progress is not None:
                 progress(done, len(checks))
