@@ -29,9 +29,7 @@ def verify_address(
     and ``StoreError`` where the store cannot be read: then nothing is known.
     """
     if mode == "quick":
-        raise UsageError(
-            f"--quick is for folders; of a set in a store, petseg-shard info {address} checks the manifest"
-        )
+        raise UsageError(f"--quick is for folders; in a store, petseg-shard info {address} checks the manifest")
     store = open_store(address)
     try:
         manifest = store.read(MANIFEST_NAME)

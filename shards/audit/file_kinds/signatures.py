@@ -50,7 +50,7 @@ _SIGNATURES: Final = {
 _BOX: Final = re.compile(rb"....ftyp(.{4})", re.DOTALL)
 _BRANDS: Final = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
 _BMP: Final = re.compile(rb"BM.{4}\0{4}", re.DOTALL)  # two reserved numbers follow the size
-_PPM: Final = re.compile(rb"P[1-6]\s")
+_PPM: Final = re.compile(rb"P[1-6]\s+[#0-9]")
 _MARKUP: Final = re.compile(rb"\s*(?:<!doctype html|<html|<\?xml|<svg)", re.IGNORECASE)
 
 
