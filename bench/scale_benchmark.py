@@ -64,7 +64,7 @@ def order_costs(samples: int) -> dict[str, Any]:
     found: dict[str, Any] = {"samples": samples, "sorting_ms": round((time.perf_counter() - began) * 1e3, 3)}
     blocks = [np.arange(start, min(start + BLOCK, samples)) for start in range(0, samples, BLOCK)][:200]
     for name, order in orders.items():
-        best = min(_timed(lambda order=order: [order[block] for block in blocks]) for _ in range(5))  # type: ignore[misc]
+        best = min(_timed(lambda order=order: [order[block] for block in blocks]) for _ in range(5))
         found[f"{name}_us_per_{BLOCK}"] = round(best * 1e6 / sum(map(len, blocks)) * BLOCK, 1)
     found["used"] = "sorted" if isinstance(keyed_permutation(1, samples), np.ndarray) else "feistel"
     return found

@@ -102,8 +102,10 @@ def write_scale_set(folder: Path, *, samples: int, each: int, tables_only: bool 
         reasons={},
         file=write_file(folder / layout.AUDIT_NAME, b""),
     )
-    options = {"layout": "synthetic", "split": "random", "fractions": (1.0, 0.0, 0.0), "seed": 0, "exif": "auto"}
-    options |= {"samples_per_shard": each, "shard_bytes": None, "max_pixels": 1 << 27, "quality": None}
+    options = manifest.BuildOptions(
+        layout="synthetic", split="random", fractions=(1.0, 0.0, 0.0), seed=0, exif="auto",
+        samples_per_shard=each, shard_bytes=None, max_pixels=1 << 27, quality=None,
+    )  # fmt: skip
     document = manifest.Manifest(
         format=layout.FORMAT,
         version=layout.VERSION,
@@ -111,7 +113,7 @@ def write_scale_set(folder: Path, *, samples: int, each: int, tables_only: bool 
         size=SIZE,
         fit="stretch",
         labels=PETS,
-        options=manifest.BuildOptions(**options),
+        options=options,
         splits={"train": split},
         largest=SIZE,
         raw=LAYOUT,

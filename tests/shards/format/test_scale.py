@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from bench.scale_benchmark import PROBE, READ_TABLES
+from bench.scale_benchmark import READ_TABLES, probe
 from bench.scale_set import write_scale_set
 from pipeline import Loader
 from shards.format.dataset import ShardSet
@@ -28,13 +25,6 @@ def ten_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ten million")
     write_scale_set(folder, samples=SAMPLES, each=EACH, tables_only=True)
     return folder
-
-
-def probe(folder: Path, reading: str, shuffle: str) -> dict[str, float]:
-    """Run one of the benchmark's programs in a process of its own."""
-    command = [sys.executable, "-c", PROBE.format(reading), str(folder), shuffle]
-    found: dict[str, float] = json.loads(subprocess.check_output(command, text=True))
-    return found
 
 
 @pytest.mark.parametrize("shuffle", ["global", "block"])
