@@ -122,7 +122,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     except OSError as error:
         raise SampleError(f"{name}: cannot be read ({error.strerror or printable(error)})") from None
     except RejectedError as error:
-        detail = f" ({printable(error.detail)})" if error.detail else ""
+        detail = printable(error.detail.replace(" (--max-pixels)", ""))  # an option of petseg-shard build
+        detail = f" ({detail})" if detail else ""
         raise SampleError(f"{name}: {REASONS[error.reason]}{detail}") from None
     assert audited.pixels is not None
     return Image.fromarray(audited.pixels)

@@ -147,9 +147,8 @@ class ImageAudit:
             width, height = self.mask_size
             detail = f"image {size[0]} x {size[1]}, mask {width} x {height} pixels"
             if orientation >= 5 and self.exif != "auto" and (fits_stored or fits_rotated):
-                detail += (
-                    f"; EXIF asks for a rotation (orientation {orientation}), --exif {self.exif} forbids what fits"
-                )
+                other = "with" if self.exif == "ignore" else "without"
+                detail += f"; it fits {other} the rotation that EXIF asks for, --exif {self.exif} excludes that"
             raise RejectedError("size-mismatch", detail)
         if orientation == NORMAL:
             return rotate, []

@@ -109,6 +109,13 @@ def test_the_second_of_two_images_with_one_name_keeps_its_ending(tmp_path: Path)
         plan(*(tmp_path / name for name in ("a/cat.jpg", "b/cat.jpg", "c/cat.jpg")), out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("names", [("cat.jpg", "CAT.jpg"), ("\u00e9.jpg", "e\u0301.jpg"), ("\u00c9.png", "\u00e9.jpg")])
+def test_results_that_some_file_systems_take_for_one_have_two_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The second of two names that differ in case or Unicode form only keeps its ending, as of cat.jpg and cat.png."""
+    jobs = plan(*(tmp_path / name for name in names), out=tmp_path / "out")
+    assert [job.outputs[0].name for job in jobs] == [f"{Path(names[0]).stem}.png", f"{names[1]}.png"]
+
+
 def test_no_output_overwrites_an_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwrite one of"):
         plan(tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "cat.png", out=tmp_path)
@@ -167,7 +174,7 @@ def test_messages_show_names_without_escape_sequences(call, tiny_run: Path, tmp_
     for text in (result.out, result.err, missing.err, table.err):
         assert text
         assert all(line.isprintable() for line in text.removesuffix("\n").split("\n"))
-    assert "bad\\x1b[2J\\n.png: not an image" in result.err
+    assert "bad\\x1b[2J\\n.png: the image file has no known format" in result.err
     assert "good\\x1b[31m.png becomes" in result.err
     assert "predicted into" in result.out
 

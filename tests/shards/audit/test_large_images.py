@@ -1,4 +1,4 @@
-"""Images of more than 2**26 pixels: what they need in memory, as a multiple of their pixels."""
+"""Images of 67 million pixels, a quarter of the limit: what they need in memory, as a multiple of their pixels."""
 
 from __future__ import annotations
 

@@ -79,6 +79,8 @@ def test_every_build_option(run: Command, tiny_pets: Path, tmp_path: Path, stora
     arguments += [
         "--max-pixels",
         "10000",
+        "--exif",
+        "apply",
         "--layout",
         "pets",
         "--labels",
@@ -103,6 +105,7 @@ def test_every_build_option(run: Command, tiny_pets: Path, tmp_path: Path, stora
         "samples_per_shard": 6 if storage == "jpeg" else None,
         "shard_bytes": None if storage == "jpeg" else 55 << 10,
         "max_pixels": 10_000,
+        "exif": "apply",
         "quality": 70 if storage == "jpeg" else None,
     }
     arguments = ["--val-fraction", "0.5", "--overwrite", "--workers", "1"]

@@ -140,3 +140,94 @@ def test_a_table_without_splits_is_named(put: Put) -> None:
         SourceError, match=r"t\.csv names no splits; add a column split \(train, val, test\), or use --"
     ):
         official_split(scan(folder), val_fraction=0.2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        (r"p\a.jpg", r"m\a.png"),
+        (r".\p\a.jpg", "./m/a.png"),
+        ("file:p/a.jpg", "file:m/a.png"),
+        ("{folder}/p/a.jpg", "file://{folder}/m/a.png"),
+        ("file://{folder}/p/%61.jpg", "m/a.png"),
+        (" p/a.jpg", "m/a.png "),
+        ('"p/a.jpg"', "m/a.png"),
+    ],
+)
+def test_paths_of_other_systems(put: Put, image: str, mask: str) -> None:
+    folder = put(*FILES)
+    (folder / "t.csv").write_text(f"image,mask\n{image},{mask}\n".replace("{folder}", str(folder)))
+    found = scan(folder)
+    assert [(pair.name, Path(pair.image).name, Path(pair.mask).name) for pair in found.pairs] == [
+        ("a", "a.jpg", "a.png")
+    ]
+    assert not found.findings
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "said"),
+    [
+        ("p/A.JPG", "p/a.jpg", "differs in case or spaces only"),
+        ("P/a.jpg", "p/a.jpg", "differs in case or spaces only"),
+        ("p/u\u0308.jpg", "p/\u00fc.jpg", ""),
+        ("p/\u00fc.jpg", "p/u\u0308.jpg", ""),
+        (b"p/\xfc.jpg", "p/\u00fc.jpg", "is not UTF-8; read as Windows-1252"),
+    ],
+)
+def test_paths_that_are_spelled_differently(put: Put, image: str | bytes, file: str, said: str) -> None:
+    folder = put(file, "m/a.png")
+    cell = image if isinstance(image, bytes) else image.encode()
+    (folder / "t.csv").write_bytes(b"image,mask\n" + cell + b",m/a.png\n")
+    found = scan(folder)
+    assert [Path(pair.image).relative_to(folder).as_posix() for pair in found.pairs] == [file]
+    assert [(finding.reason, finding.detail) for finding in found.findings] == (
+        [("name-differs", f"line 2 of t.csv: the cell for {file} {said}")] if said else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        ("p/cat_10.jpg", "; nearest: cat_100.jpg, cat_200.jpg"),
+        ("p/Cat_200.jpg", "; it may be any of CAT_200.jpg, cat_200.jpg"),
+        (r"C:\data\cat_100.jpg", "; write paths relative to the table"),
+        ("file:///C:/data/cat_100.jpg", "; write paths relative to the table"),
+    ],
+)
+def test_a_missing_file_has_a_hint(put: Put, image: str, hint: str) -> None:
+    folder = put(*FILES, "p/cat_100.jpg", "p/cat_200.jpg", "p/CAT_200.jpg")
+    (folder / "t.csv").write_text(f"image,mask\np/a.jpg,m/a.png\n{image},m/b.png\n")
+    (finding,) = scan(folder).findings
+    assert finding.detail == f"line 3 of t.csv: there is no {image}{hint}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["", "sep=;"])
+def test_tables_of_office_programs(put: Put, encoding: str, line_end: str, first: str) -> None:
+    folder = put(*FILES)
+    lines = [*([first] if first else []), "image;mask;breed", "p/a.jpg;m/a.png;Gr\u00fcn", "p/b.jpg;m/b.png;"]
+    (folder / "t.csv").write_bytes(line_end.join(lines).encode(encoding))
+    assert [pair.attributes for pair in scan(folder).pairs] == [{"breed": "Gr\u00fcn"}, {"breed": ""}]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"image,mask,breed\np/a.jpg,m/a.png,Gr\xfcn\n",
+            r"t\.csv:2: the cell of the column breed is not UTF-8; save .*Excel",
+        ),
+        (b"image,mask,Gr\xfcn\np/a.jpg,m/a.png,1\n", r"t\.csv:1: the name of column 3 is not UTF-8; save the table as"),
+        (
+            "image,mask\np/a.jpg,m/a.png\n".encode("utf-16-le"),
+            r"t\.csv:1: not plain text, but UTF-16 without a byte-order",
+        ),
+        ("image,mask\n".encode("utf-16") + b"p", r"t\.csv:2: damaged UTF-16; save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_refused_with_their_line(put: Put, data: bytes, message: str) -> None:
+    folder = put(*FILES)
+    (folder / "t.csv").write_bytes(data)
+    with pytest.raises(SourceError, match=message):
+        scan(folder / "t.csv")
