@@ -1,6 +1,7 @@
 """``petseg-bench loader``: every loader on every storage, checked, warmed up, and timed in rounds."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 
 from msgspec.structs import asdict, replace
 
@@ -30,7 +31,7 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
     clock, skipped, lines, limits = RunClock(), list[Skipped](), list[LoaderLine](), list[LimitSubject]()
-    with open_workspace(settings, parts) as workspace, References(workspace.folder) as references:
+    with open_workspace(settings, parts) as workspace, closing(References(workspace.folder)) as references:
         for number, one in enumerate(passes(settings, measured_storages(settings, workspace))):
             planned = plan_pass(settings, workspace, one, skipped, earlier=lines)
             loaders = [LoaderSubject(*x, references=references, seconds=settings.seconds) for x in planned]

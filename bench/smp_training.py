@@ -9,8 +9,9 @@ epoch.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import click
 import torch
@@ -24,6 +25,7 @@ from shards.console import PATH, FriendlyCommand, print_json
 from shards.errors import UsageError
 
 RATE, LAST_RATE = 2e-4, 1e-5
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class SmpNetwork(nn.Module):
@@ -36,12 +38,12 @@ class SmpNetwork(nn.Module):
         """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
         super().__init__()
         import segmentation_models_pytorch as smp
-        from timm.models import get_pretrained_cfg
+        from timm.models import get_pretrained_cfg, is_model
 
-        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
-        settings = get_pretrained_cfg(encoder)
+        settings = get_pretrained_cfg(encoder) if is_model(encoder) else None
         if settings is None:
             raise UsageError(f"--encoder {encoder}: timm has no such network")
+        self.network = smp.create_model(architecture, f"tu-{encoder}", encoder_weights=None, classes=classes)
         for name, values in (("mean", settings.mean), ("std", settings.std)):
             self.register_buffer(name, 255.0 * torch.tensor(values).view(1, 3, 1, 1))
         if weights is not None:
@@ -89,7 +91,7 @@ def train_smp(
     return {"architecture": architecture, "epochs": epochs, "augment": augment, "seed": seed, **scores, **seconds}
 
 
-def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
+def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Decorator:
     """Declare an option that shows its default."""
     return click.option(name, type=kind, default=default, show_default=default is not None, help=text, **more)
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from petseg.api import Loader as Loader
     from petseg.api import ShardSet as ShardSet
     from petseg.api import build_shards as build_shards
+    from petseg.api import copy_shards as copy_shards
     from petseg.api import export as export
+    from petseg.api import join_shards as join_shards
     from petseg.api import predict as predict
     from petseg.exporters.onnx_model import export_onnx as export_onnx
     from petseg.exporters.safetensors_weights import export_weights as export_weights
@@ -55,7 +57,7 @@ _refuse_hidden_packages()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "api": ["Batch", "Loader", "ShardSet", "build_shards", "export", "predict"],
+        "api": ["Batch", "Loader", "ShardSet", "build_shards", "copy_shards", "export", "join_shards", "predict"],
         "exporters.onnx_model": ["export_onnx"],
         "exporters.safetensors_weights": ["export_weights"],
         "inference.scoring": ["evaluate", "score_run"],

@@ -14,13 +14,26 @@ from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
+from shards.store.addresses import is_remote
 
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
     from shards.build.outcome.build_result import BuildResult
+    from shards.build.tasks.set_copy import CopyResult
+    from shards.build.tasks.task_build import TaskResult
 
-__all__ = ["Batch", "FilePredictions", "Loader", "ShardSet", "build_shards", "export", "predict"]
+__all__ = [
+    "Batch",
+    "FilePredictions",
+    "Loader",
+    "ShardSet",
+    "build_shards",
+    "copy_shards",
+    "export",
+    "join_shards",
+    "predict",
+]
 
 
 def build_shards(
@@ -45,14 +58,17 @@ def build_shards(
     mask_suffix: str | None = None,
     workers: int | None = None,
     executor: Executor | str | None = None,
+    task: int | str | None = None,
+    tasks: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
-) -> "BuildResult":
+) -> "BuildResult | TaskResult":
     """Pack a dataset of images and masks into a shard set, as ``petseg-shard build``.
 
     Args:
-        source: the dataset's folder, or a .csv file.
-        out: the set's folder; it appears when the set is complete. An interrupted build is resumed by the same call.
+        source: the dataset's folder, or a .csv file; text may be an address in an object store.
+        out: the set's folder, or an address as text; the set appears when it is complete. An interrupted build is
+            resumed by the same call.
         storage: ``source`` keeps the original files; ``jpeg`` and ``raw`` hold images and masks at ``size``.
         layout: ``pets``, ``folders``, ``voc``, ``cityscapes``, ``ade20k``, ``csv``, or ``auto``, which finds out.
         labels: the classes: a labels file, the name of built-in labels, or :class:`shards.format.Labels`; None for the
@@ -75,8 +91,11 @@ def build_shards(
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
         executor: replaces the processes: ``"dask:ADDRESS"``, ``"ray"``, ``"ray:ADDRESS"``, or an executor of yours; its
             workers must see the same folders under the same paths.
-        overwrite: replace a finished set.
-        strict: fail, and publish nothing, if the audit rejects or repairs anything.
+        task: build only the shards of this task, from 0, or ``"auto"``: as the cluster's scheduler says. Then
+            :func:`join_shards` makes the set.
+        tasks: the number of tasks; None for what the scheduler says. See docs/cluster.md.
+        overwrite: replace a finished set; with tasks, and in a store, discard unfinished work of other options.
+        strict: fail, and publish nothing, if the audit rejects or repairs anything; not with ``task``.
 
     Raises:
         UsageError: options do not go together, or ``out`` holds something else.
@@ -87,6 +106,8 @@ def build_shards(
     from shards.audit.findings import MAX_PIXELS
     from shards.build.build_set import build
     from shards.build.options import options_from
+    from shards.build.tasks.scheduler_variables import task_number
+    from shards.build.tasks.task_build import build_task
     from shards.sources.choose_layout import scan
 
     options = options_from(
@@ -104,8 +125,28 @@ def build_shards(
         exif=exif,
         labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
-    found = scan(Path(source), layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
-    return build(found, Path(out), options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
+    number = task_number(task, tasks)
+    if number is not None and strict:
+        raise UsageError("strict is for the whole set: give it to join_shards()")
+    found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    place = out if is_remote(out) else Path(out)
+    if number is None:
+        return build(found, place, options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
+    return build_task(found, place, options, number=number, workers=workers, executor=executor, overwrite=overwrite)
+
+
+def join_shards(out: str | Path, *, overwrite: bool = False, strict: bool = False) -> "BuildResult":
+    """Make a set of the shards that all tasks have built, as ``petseg-shard join``; see shards.build.tasks.join."""
+    from shards.build.tasks.join_set import join
+
+    return join(out if is_remote(out) else Path(out), overwrite=overwrite, strict=strict)
+
+
+def copy_shards(source: str | Path, target: str | Path, *, overwrite: bool = False) -> "CopyResult":
+    """Copy a set between folders and object stores, as ``petseg-shard copy``; see shards.build.tasks.copy_set."""
+    from shards.build.tasks.set_copy import copy_set
+
+    return copy_set(source, target, overwrite=overwrite)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.engine import Decode
 from pipeline.order.augmentation import Augmentation, Preset
+from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
+MAX_WINDOW = 1_000_000  # shards
 DEFAULT_SIZE: Size = (128, 128)  # where the stored images have none
 
 
@@ -82,6 +84,17 @@ def resolve_crop_scale(crop_scale: Any) -> Scales | None:
             f"{MAX_SCALE:g}, not {crop_scale!r}"
         )
     return least, most
+
+
+def resolve_shuffle(shuffle: Any, *, window: Any, training: bool) -> Shuffling:
+    """Return how a split is shuffled; None: globally in training, else not at all. ``UsageError`` for anything else."""
+    if shuffle is None or isinstance(shuffle, bool):
+        shuffle = "global" if shuffle or (shuffle is None and training) else "none"
+    if shuffle not in SHUFFLES:
+        raise UsageError(f"shuffle {shuffle!r} is unknown; use True, False, {', '.join(SHUFFLES)}")
+    if not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= MAX_WINDOW:
+        raise UsageError(f"shuffle_window must be a whole number of shards from 1 to {MAX_WINDOW}, not {window!r}")
+    return Shuffling(kind=shuffle, window=window)
 
 
 def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int]:

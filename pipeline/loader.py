@@ -1,4 +1,10 @@
-"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic."""
+"""The loader: a shard set becomes batches of tensors, in an order that is arithmetic.
+
+from petseg import Loader
+with Loader("pets-shards", split="train", batch_size=32, size=128, augment="train") as loader:
+    for batch in loader:  # one epoch
+        train(batch.image, batch.mask)
+"""
 
 import os
 import weakref
@@ -13,11 +19,11 @@ from pipeline.engine import Decode, DecoderOptions, EngineOptions
 from pipeline.io.damage import DamagePolicy, OnError
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Augmentation
+from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
-from pipeline.runtime.loader_description import LoaderDescription
 from pipeline.runtime.prefetch import BatchStream
-from pipeline.state import VERSION, bound_values, check_state
+from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Loader(LoaderDescription):
+class Loader(LoaderFacts):
     """Batches of one split of a shard set.
 
     Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
@@ -53,7 +59,10 @@ class Loader(LoaderDescription):
         mask: ``onehot``: uint8 (B, N, H, W), N classes; ``index``: uint8 (B, H, W). See :class:`pipeline.Batch`.
         augment: None, a preset (``"train"``, or ``"strong"`` for few images and many epochs), or an
             :class:`pipeline.Augmentation`.
-        shuffle: whether each epoch has its own order; None: for ``train`` only.
+        shuffle: ``global`` (or True): each epoch has an order of its own. ``block``: likewise, but shards are shuffled,
+            and then the samples of ``shuffle_window`` shards together, so that few shards are needed at a time.
+            ``none`` (or False): the stored order. None: ``global`` for ``train`` only.
+        shuffle_window: the number of shards, for ``block``.
         drop_last: leave out an incomplete last batch, unless it is the only one, instead of padding it.
         rank: which slice of each batch; None: from torch.distributed where it is initialised, else 0.
         world_size: the number of slices; likewise. In training it must divide the batch; in evaluation a rank whose
@@ -92,7 +101,8 @@ class Loader(LoaderDescription):
         seed: int = 0,
         mask: Literal["onehot", "index"] = "onehot",
         augment: Literal["train", "strong"] | Augmentation | None = None,
-        shuffle: bool | None = None,
+        shuffle: bool | Shuffle | None = None,
+        shuffle_window: int = 16,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -106,7 +116,7 @@ class Loader(LoaderDescription):
         timeout: float = 120,
         fetch: Fetch = "auto",
         cache: str | Path | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
         arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
@@ -115,8 +125,9 @@ class Loader(LoaderDescription):
         if not len(self.split):
             raise UsageError(f"split {split!r} of {self.shards.address} has no samples")
         self.rank, self.world_size = arguments.resolve_ranks(rank=rank, world_size=world_size)
-        self.shuffle = split == "train" if shuffle is None else shuffle
-        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=self.shuffle)
+        shuffling = arguments.resolve_shuffle(shuffle, window=shuffle_window, training=split == "train")
+        self.shuffle = shuffling.kind
+        arguments.check_slices(batch_size=batch_size, world_size=self.world_size, shuffle=shuffling.every_epoch)
         ranks = {"rank": self.rank, "world_size": self.world_size}
         self.slices = BatchSlices(samples=len(self.split), batch_size=batch_size, drop_last=drop_last, **ranks)
         self.size, self.fit = arguments.resolve_size(size, self.shards.manifest.size), fit
@@ -156,9 +167,7 @@ class Loader(LoaderDescription):
         self._engine = make_engine(
             self.engine, options, self._reader, device=self.device, processes=processes, timeout=timeout
         )
-        self._plan = BatchPlan(
-            reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=self.shuffle
-        )
+        self._plan = BatchPlan(reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=shuffling)
         self._bound = bound_values(self._plan)
 
     def set_epoch(self, epoch: int) -> None:
@@ -198,7 +207,8 @@ class Loader(LoaderDescription):
                 timeout=self.timeout,
                 epoch=self.epoch,
                 first=first,
-                endless=self.shuffle or self._iterated,  # in evaluation, one pass may be all that is wanted
+                endless=self._plan.shuffle.every_epoch
+                or self._iterated,  # in evaluation, one pass may be all that is wanted
             )
             # A loader that is dropped without being closed leaves no thread and no memory behind.
             self._cancel = weakref.finalize(self, self._stream.queue.cancel)

@@ -1,11 +1,17 @@
-"""The state of a loader: where it stands, and what that is valid for."""
+"""What can be asked of a loader, and its state: where it stands, and what that is valid for."""
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from pipeline.engine import IN_FLIGHT, Engine
+from pipeline.io.damage import DamagePolicy
+from pipeline.io.members import MemberReader
+from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from shards.errors import UsageError
-from shards.format.geometry import size_text
+from shards.format.dataset import ShardSet, SplitReader
+from shards.format.geometry import Fit, Size, size_text
+from shards.format.labels import Labels
 
 VERSION = 2
 
@@ -40,7 +46,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
         "fit": options.fit,
         "crop_scale": None if options.crop_scale is None else list(options.crop_scale),
         "decode": options.decode,
-        "shuffle": plan.shuffle,
+        "shuffle": plan.shuffle.bound_value(plan.slices.samples),
         "augment": None if options.augment is None else options.augment.to_json(),
     }
 
@@ -71,3 +77,74 @@ def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, A
 
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class LoaderFacts:
+    """The part of :class:`pipeline.Loader` that changes nothing."""
+
+    shards: ShardSet
+    split: SplitReader
+    slices: BatchSlices
+    batch_size: int
+    size: Size
+    fit: Fit
+    engine: str
+    threads: int
+    processes: int
+    prefetch: int
+    _engine: Engine
+    _policy: DamagePolicy
+    _reader: MemberReader
+    _replaced: dict[int, int]
+
+    @property
+    def labels(self) -> Labels:
+        """The set's classes: their number is ``len(labels)``, with names and colours in the order of their indices."""
+        return self.shards.manifest.labels
+
+    @property
+    def damaged(self) -> Mapping[int, str]:
+        """The damaged samples that were replaced in the batches delivered so far: by index, where and what."""
+        return dict(self._policy.damaged)
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many requests to an object store failed and were repeated, by reason."""
+        return {} if self.split.remote is None else dict(self.split.remote.retries)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of the split."""
+        return self.slices.samples
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """The maximum memory for finished batches in bytes: ``prefetch`` + 3 of them; None with engine ``dali``.
+
+        Batches that the caller keeps come on top, and as much memory again stays reserved after they are dropped.
+        """
+        return (self.prefetch + IN_FLIGHT) * each if (each := self._engine.batch_bytes) is not None else None
+
+    def __repr__(self) -> str:
+        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
+        storage, size = self.shards.manifest.storage, size_text(self.size)
+        text = (
+            f"{self.samples} samples, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
+        )
+        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {len(self.labels)} classes>"
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.slices.batches
+
+    def valid_in_batch(self, batch: int) -> int:
+        """Return how many samples of a global batch are valid: not padding, nor known to this rank as replaced."""
+        return self.slices.valid_in_batch(batch) - self._replaced.get(batch, 0)
+
+    def key(self, index: int) -> str:
+        """Return the key of a sample, as in ``KEY.jpg``."""
+        return self._reader.key(int(index))
+
+    def name(self, index: int) -> str:
+        """Return the name of a sample in its source; the key is made from it."""
+        return self._reader.name(int(index))

@@ -32,7 +32,7 @@ def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str,
     manifest = shards.manifest
     splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
     return {
-        "path": str(shards.path),
+        "path": shards.address,
         "version": manifest.version,
         "layout": manifest.options.layout,
         "storage": manifest.storage,

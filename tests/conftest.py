@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 # A slow machine is no fault of the code: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("petseg", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("petseg", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("campaign", deadline=None)
 
 # Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
@@ -85,11 +85,12 @@ def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_here(source: Path, out: Path, **options: Any) -> Path:
-    """Build a set in this process: as many bytes as ``petseg-shard build`` writes, without the start of a process."""
+    """Build a set in this process: the bytes that ``petseg-shard build`` writes, without the start of a process."""
     from shards.build.build_set import build
-    from shards.build.options import PackOptions
+    from shards.build.options import options_from
 
-    build(source, out, PackOptions(**options), workers=1)
+    common = {"size": None, "quality": None, "fractions": None, "val_fraction": None}
+    build(source, out, options_from(storage="source", split="official", seed=0, **common, **options), workers=1)
     return out
 
 

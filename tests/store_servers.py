@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import socket
@@ -13,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 BUCKET = "bucket"
 FAULTS = ("503", "reset", "cut body", "slow start", "changed etag", "wrong length", "wrong range")
@@ -38,10 +40,23 @@ class FaultPlan:
     injected: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)  # by method
     paths: list[str] = field(default_factory=list)
+    at_once: int = 0  # requests that are being served
+    most_at_once: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.at_once -= 1
 
     def draw(self, method: str, path: str) -> str | None:
         with self._lock:
@@ -63,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         plan = self.server.plan
+        with plan.serving():
+            self._serve(plan)
+
+    def _serve(self, plan: FaultPlan) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         fault = plan.draw(self.command, self.path)
@@ -168,3 +187,43 @@ def s3_server() -> Iterator[FaultProxy]:
                 os.environ[name] = value
         proxy.shutdown()
         server.stop()
+
+
+class _RangeHandler(SimpleHTTPRequestHandler):
+    """A web server that knows ranges, and times of modification but no ETags."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        data, status, span = path.read_bytes(), 200, None
+        if wanted := self.headers.get("Range"):
+            first, last = wanted.removeprefix("bytes=").split("-")
+            start, stop = int(first), min(len(data), int(last) + 1)
+            status, span = 206, f"bytes {start}-{stop - 1}/{len(data)}"
+            data = data[start:stop]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        if span:
+            self.send_header("Content-Range", span)
+        self.end_headers()
+        self.wfile.write(data)
+        return None
+
+
+@contextlib.contextmanager
+def range_server(folder: Path) -> Iterator[str]:
+    """Serve a folder over HTTP on loopback, and provide its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_RangeHandler, directory=str(folder)))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()

@@ -3,7 +3,6 @@
 import importlib
 import pickle
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from bench.core.output_check import check_epoch, collect_reference, judge
 from bench.core.resources import drop_from_page_cache, resident_share
 from bench.core.stopwatch import Stopwatch, warm_up
-from bench.core.subject_process import ProcessSubject, SubjectProcess
+from bench.core.subject_process import ProcessSubject
 from bench.peers import OURS, PEERS
 from bench.peers.job import Job
 from bench.peers.peer import Peer
@@ -23,16 +22,13 @@ LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are t
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
 
 
-class References(ExitStack):
+class References:
     """Makes what every loader should deliver, with petseg's, once for each kind of work, all in one process, which
-    ends with the block.
+    ends with :meth:`close`.
     """
 
-    _process: SubjectProcess | None = None
-
     def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
+        self._folder, self._process = folder, list[ProcessSubject]()  # one at most
 
     def of(self, job: Job) -> Path:
         """Return the file with what this job's storage should deliver.
@@ -43,9 +39,16 @@ class References(ExitStack):
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
             plain = replace(job, peer=OURS.name, engine="auto", device="cpu", workers=0)
-            self._process = self._process or self.enter_context(SubjectProcess(plain))
-            self._process.ask("reference", job=plain, path=path)
+            if not self._process:
+                self._process.append(ProcessSubject("references", plain))
+                self._process[0].start()
+            self._process[0].ask("reference", job=plain, path=path)
         return path
+
+    def close(self) -> None:
+        """End the process."""
+        for process in self._process:
+            process.close()
 
 
 class LoaderSubject(ProcessSubject):
@@ -64,9 +67,8 @@ class LoaderSubject(ProcessSubject):
         window = WINDOW * self.seconds
         workers = self.ask("prepare", trial_seconds=window)
         if self._check is None:
-            assert self.running is not None
             self.job = replace(self.job, workers=workers)
-            self.peak_memory_bytes = self.running.peak_memory_bytes = 0  # converting and trials do not count
+            self.peak_memory_bytes = 0  # converting and trials do not count
             self._check = self.ask("check", path=self._references.of(self.job))
             judge(self._check, image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
         self.rate, steady = self.ask("warm_up", window_seconds=window)

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, NoReturn, Self, TypeAlias
+from typing import IO, Any, NoReturn, TypeAlias
 
 from bench.core.output_check import CheckError
 from bench.core.resources import memory_bytes, watch_memory
@@ -57,38 +57,29 @@ SERVERS = {  # imported where they are needed: that of training needs torch
 }
 
 
-class SubjectProcess:
-    """A process that runs :func:`serve`. A context manager that starts and ends it.
+class ProcessSubject(Subject):
+    """A subject whose work is done in a process of its own, which runs :func:`serve`.
 
-    Attributes:
-        peak_memory_bytes: the most that the process with its workers took during a command.
-
-    Raises:
-        CheckError: from :meth:`start` and :meth:`ask`: it failed, died, or took too long; the message says which.
+    ``peak_memory_bytes`` is the most that the process with its workers took during a command. :meth:`start` and
+    :meth:`ask` raise :class:`CheckError` where it failed, died, or took too long; the message says which.
     """
 
-    def __init__(self, job: AnyJob) -> None:
+    def __init__(self, name: str, job: AnyJob) -> None:
+        super().__init__(name)
         self.job, self.peak_memory_bytes, self.patience = job, 0, PATIENCE_SECONDS
-        self._memory_interval = 0.05 if isinstance(job, PackJob) else 0.25
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process, and wait until it has imported its libraries."""
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._connection, theirs = multiprocessing.Pipe()
         program = f"from {__name__} import serve; serve({theirs.fileno()})"
         self.popen = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-            pass_fds=(theirs.fileno(),), env=environment_for(job),
+            pass_fds=(theirs.fileno(),), env=environment_for(self.job),
             start_new_session=True,  # its workers end with it, and Ctrl-C reaches only the benchmark
         )  # fmt: skip
         theirs.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Wait until the libraries are imported."""
         self._send("start", {"job": self.job})
 
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
@@ -97,19 +88,19 @@ class SubjectProcess:
         The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
         reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
-        pid = self.popen.pid
-        if timed:
-            readings = [memory_bytes(pid)]
+        assert self.popen is not None
+        interval = PATIENCE_SECONDS if timed else 0.05 if isinstance(self.job, PackJob) else 0.25
+        with watch_memory(self.popen.pid, every=interval) as readings:
             answer = self._send(command, arguments)
-            readings.append(memory_bytes(pid))
-        else:
-            with watch_memory(pid, every=self._memory_interval) as readings:
-                answer = self._send(command, arguments)
+        if timed:
+            readings.append(memory_bytes(self.popen.pid))
         self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
         return answer
 
     def close(self) -> None:
         """End the process and its workers: by hanging up first, then killed."""
+        if self.popen is None:
+            return
         self._connection.close()
         try:
             self.popen.wait(timeout=5)
@@ -118,8 +109,10 @@ class SubjectProcess:
                 os.killpg(self.popen.pid, 9)
             self.popen.wait()
         self._log.close()
+        self.popen = None
 
     def _send(self, command: str, arguments: dict[str, Any]) -> Any:
+        assert self.popen is not None
         try:
             self._connection.send((command, arguments))
             if not self._connection.poll(self.patience):
@@ -134,33 +127,6 @@ class SubjectProcess:
         if not succeeded:
             raise CheckError(answer)
         return answer
-
-
-class ProcessSubject(Subject):
-    """A subject whose work is done by a :class:`SubjectProcess`."""
-
-    running: SubjectProcess | None = None
-
-    def __init__(self, name: str, job: AnyJob) -> None:
-        super().__init__(name)
-        self.job, self.peak_memory_bytes = job, 0
-
-    def start(self) -> None:
-        """Start the process, which imports its libraries."""
-        self.running = SubjectProcess(self.job)
-        self.running.start()
-
-    def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
-        """Run a command in the process."""
-        assert self.running is not None
-        answer = self.running.ask(command, timed=timed, **arguments)
-        self.peak_memory_bytes = max(self.peak_memory_bytes, self.running.peak_memory_bytes)
-        return answer
-
-    def close(self) -> None:
-        if self.running is not None:
-            self.running.close()
-            self.running = None
 
 
 def environment_for(job: AnyJob) -> dict[str, str]:

@@ -47,19 +47,15 @@ class ParameterTable:
         self.epochs = EPOCHS_DRAWN if job.augment else 1
         indices = np.arange(job.samples)
         rows = ShardSet.open(job.shards).split(job.split).rows(indices)
-        heights, widths = rows["height"], rows["width"]
-        if job.stored_size is not None:
-            heights, widths = (np.full(job.samples, side) for side in job.stored_size)
-        drawn = [
-            draw_parameters(
-                Augmentation() if job.augment else None, seed=job.seed, epoch=epoch, indices=indices,
-                heights=heights.astype(np.int64), widths=widths.astype(np.int64), size=job.size, fit=job.fit,
-            )
-            for epoch in range(self.epochs)
-        ]  # fmt: skip
-        self.boxes, self.places, self.flip = (
-            np.stack([getattr(one, name) for one in drawn]) for name in ("boxes", "places", "flip")
-        )
+        sides = (rows["height"], rows["width"]) if job.stored_size is None else job.stored_size
+        heights, widths = (np.broadcast_to(side, job.samples).astype(np.int64) for side in sides)
+        augmentation = Augmentation() if job.augment else None
+        common: dict[str, Any] = {"seed": job.seed, "indices": indices, "heights": heights, "widths": widths}
+        drawn = [draw_parameters(augmentation, epoch=epoch, size=job.size, fit=job.fit, **common)
+                 for epoch in range(self.epochs)]  # fmt: skip
+        self.boxes = np.stack([one.boxes for one in drawn])
+        self.places = np.stack([one.places for one in drawn])
+        self.flip = np.stack([one.flip for one in drawn])
         colours = [colour_matrices(one) for one in drawn] if job.augment else []
         parts = [np.concatenate([matrix, offset[:, :, None]], axis=2) for matrix, offset in colours]
         self.matrices: npt.NDArray[np.float32] | None = np.stack(parts) if parts else None
@@ -86,13 +82,11 @@ class FastDecoder:
         if table.flip[which]:
             pixels, indices = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(indices, 1))
         if table.matrices is not None:
-            coloured: Any = cv2.transform(pixels, table.matrices[which])
-            pixels = coloured
+            pixels = np.asarray(cv2.transform(pixels, table.matrices[which]), np.uint8)
         if tuple(inner) != self._size:
-            place = slice(row, row + inner[0]), slice(column, column + inner[1])
-            padded, padded_mask = np.full((*self._size, 3), PAD_COLOUR, np.uint8), np.full(self._size, IGNORE, np.uint8)
-            padded[place], padded_mask[place] = pixels, indices
-            pixels, indices = padded, padded_mask
+            place, small = (slice(row, row + inner[0]), slice(column, column + inner[1])), (pixels, indices)
+            pixels, indices = np.full((*self._size, 3), PAD_COLOUR, np.uint8), np.full(self._size, IGNORE, np.uint8)
+            pixels[place], indices[place] = small
         return DecodedSample(pixels, indices, index)
 
     def _decode(self, image: bytes, mask: bytes, *, box: Size, inner: Size) -> tuple[Pixels, Pixels]:
@@ -153,12 +147,11 @@ class Collate:
         """Return them as tensors."""
         import torch
 
-        image = np.stack([sample.image for sample in samples])
-        mask = np.stack([sample.mask for sample in samples])
+        image, mask = np.stack([sample.image for sample in samples]), np.stack([sample.mask for sample in samples])
         if self._classes is not None:
             mask = (mask[..., None] == self._classes).view(np.uint8)
-        index = np.array([sample.index for sample in samples], dtype=np.int64)
-        return torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(index)
+        index = torch.tensor([sample.index for sample in samples])
+        return torch.from_numpy(image), torch.from_numpy(mask), index
 
 
 def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:
@@ -166,8 +159,8 @@ def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:
     if data[:2] == b"\xff\xd8":
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
         return pixels
-    found: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    return np.asarray(found)
+    kind = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), kind), np.uint8)
 
 
 def resize_mask(mask: Pixels, size: Size) -> Pixels:

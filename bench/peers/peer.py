@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the clock starts; later epochs reuse them
 
 
-@dataclass(frozen=True)
-class Caveat:
+class Caveat(NamedTuple):
     """Something that a peer does differently from petseg's loader, or does not do."""
 
     text: str  # printed wherever its figures are
@@ -80,11 +79,7 @@ class Peer:
     @classmethod
     def why_not(cls, job: Job) -> str:
         """Return why it cannot do a job here; an empty text if it can."""
-        try:
-            installed = not cls.needs or importlib.util.find_spec(cls.needs) is not None
-        except ModuleNotFoundError:  # the parent package is missing as well
-            installed = False
-        if not installed:
+        if cls.needs and not _is_there(cls.needs):
             return f"not installed: {cls.needs} ({cls.install})"
         if job.augment and not cls.augments:
             return "has no training augmentation in its peer file"
@@ -141,6 +136,11 @@ class Peer:
         """Return the arguments that the tuned peers on ``torch.utils.data.DataLoader`` have in common."""
         pin = self.job.device == "cuda"
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+
+
+def _is_there(module: str) -> bool:
+    parent = module.rpartition(".")[0]
+    return (not parent or _is_there(parent)) and importlib.util.find_spec(module) is not None
 
 
 class EpochSampler:

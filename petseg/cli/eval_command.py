@@ -17,15 +17,22 @@ from petseg.cli.shared_options import (
     WINDOW,
     expect_folder_of,
 )
-from shards.console import FriendlyCommand, PathArgument, print_json
+from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
+    from shards.format.dataset import ShardSet
+    from shards.store.remote.remote_files import Fetch
+
+FETCH = "From an object store: single samples (range) or whole shards."
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
 @click.argument("runs", metavar="RUN", type=PathArgument(), nargs=-1, required=True)
-@click.option("--shards", type=PathArgument(), help="The shard set.")
+@click.option("--shards", type=PlaceArgument(), help="The shard set: a folder, or an address such as s3://bucket/set.")
+@click.option("--fetch", type=click.Choice(["auto", "range", "shard"]), default="auto", show_default=True, help=FETCH)
+@click.option("--cache", type=PathArgument(), help="Folder to cache a set of an object store in.")
+@click.option("--cache-bytes", help="Most that --cache may hold, such as 200GB.  [default: half of what is free]")
 @click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
@@ -53,7 +60,10 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     runs: tuple[Path, ...],
-    shards: Path | None,
+    shards: str | Path | None,
+    fetch: "Fetch",
+    cache: Path | None,
+    cache_bytes: str | None,
     table: Path | None,
     compare: bool,
     page: Path | None,
@@ -68,8 +78,12 @@ def evaluate(
     torchrun --nproc-per-node 4 --no-python -- petseg-eval runs/pets --shards pets-shards
     petseg-eval --compare runs/a runs/b -o page.html        with --shards: also on images of that set
     """
+    from shards.format.dataset import ShardSet
+
+    stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
-        _compare(runs, page or Path("comparison.html"), shards=shards, overwrite=overwrite, options=options)
+        data = None if shards is None else ShardSet.open(shards, **stored)
+        _compare(runs, page or Path("comparison.html"), shards=data, overwrite=overwrite, options=options)
         return
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
@@ -81,26 +95,26 @@ def evaluate(
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, expect_free_table, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
-    from shards.format.manifest import load_manifest
 
     if table is not None:
         expect_free_table(table, overwrite=overwrite)
     world = world_from_environment()
+    data = ShardSet.open(shards, **stored)
     with progress_count("images scored", quiet=not world.first) as advance:
-        evaluation = score_run(run, shards, world=world, after_batch=advance, **options)
+        evaluation = score_run(run, data, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    place = compared_at(load_manifest(shards).storage, original_resolution=evaluation.original_resolution)
+    place = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
     if as_json:
         print_json(summary(evaluation, split=options["split"], compared_at=place))
     else:
         _print_scores(evaluation, split=options["split"], compared_at=place)
     if table is not None:  # the scores are printed before anything can go wrong with it
-        write_table(evaluation, shards, options["split"], table, overwrite=overwrite)
+        write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 
 
 def _compare(
-    runs: tuple[Path, ...], page: Path, *, shards: Path | None, overwrite: bool, options: dict[str, Any]
+    runs: tuple[Path, ...], page: Path, *, shards: "ShardSet | None", overwrite: bool, options: dict[str, Any]
 ) -> None:
     expect_folder_of(page, option="-o")
     plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}

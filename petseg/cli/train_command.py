@@ -16,7 +16,7 @@ from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.encoder_options import LR_OF_ENCODER
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
 from petseg.runs.recipe import LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
-from shards.console import PATH, FriendlyCommand, PathArgument, print_json
+from shards.console import PATH, FriendlyCommand, PathArgument, PlaceArgument, print_json
 from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
@@ -114,7 +114,9 @@ def _default(name: str, *defaults: msgspec.Struct) -> str:
 
 _RESUME = "always"
 _RUN_OPTIONS = [
-    click.Option(["--shards"], type=PathArgument(), help="Shard set; may be omitted with --resume."),
+    click.Option(
+        ["--shards"], type=PlaceArgument(), help="Shard set, a folder or address; may be omitted with --resume."
+    ),
     click.Option(["--run"], type=PathArgument(), help="Folder of the run.  [default: runs/MODEL-NNN]"),
     click.Option(
         ["--resume"],
@@ -157,7 +159,7 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
 def train(
-    shards: Path | None, run: Path | None, resume: str | None, config: Path | None, as_json: bool, **options: Any
+    shards: str | Path | None, run: Path | None, resume: str | None, config: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Train a network on a shard set.
 
@@ -202,18 +204,18 @@ def train(
         if as_json:
             print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
-            command = _scoring_command(path, Path(shards or read_config(path)["running"]["shards"]))
+            command = _scoring_command(path, shards or read_config(path)["running"]["shards"])
             click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
 
 
-def _scoring_command(run: Path, shards: Path) -> str:
+def _scoring_command(run: Path, shards: str | Path) -> str:
     """Return the petseg-eval command for a run: on the test split, or on another one if the set has no such split."""
     from petseg.inference.scoring import split_to_score
-    from shards.errors import FormatError
-    from shards.format.manifest import load_manifest
+    from shards.errors import PetsegError
+    from shards.format.dataset import ShardSet
 
     split = "test"
-    with contextlib.suppress(FormatError):  # the set of a run that was finished before may be gone
-        split = split_to_score(load_manifest(shards).splits)
+    with contextlib.suppress(PetsegError):  # the set of a run that was finished before may be gone
+        split = split_to_score(ShardSet.open(shards).manifest.splits)
     choice = [] if split == "test" else ["--split", split]
     return shlex.join(["petseg-eval", str(run), "--shards", str(shards), *choice])

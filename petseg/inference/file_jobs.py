@@ -1,5 +1,6 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,28 +35,34 @@ def plan_jobs(
 ) -> list[FileJob]:
     """Choose every output's name before anything is computed.
 
-    Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png. Raises
+    Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
+    of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
     ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
     is a shard set's or a run's, or if a file exists already and ``overwrite`` is False.
     """
     suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     jobs = []
     for each in images:
         folder, name = out / each.subfolder, each.path.stem
-        if any(folder / f"{name}{suffix}" in taken for suffix in suffixes):
+        if any(_same_everywhere(folder / f"{name}{suffix}") in taken for suffix in suffixes):
             name = each.path.name
         outputs = tuple(folder / f"{name}{suffix}" for suffix in suffixes)
         for output in outputs:
-            if output in taken:
+            if (place := _same_everywhere(output)) in taken:
                 raise UsageError(
-                    f"{taken[output]} and {each.path} would both become {output}; predict them into different folders, "
+                    f"{taken[place]} and {each.path} would both become {output}; predict them into different folders, "
                     "or name the folder above them with --recursive, which keeps its subfolders"
                 )
-            taken[output] = each.path
+            taken[place] = each.path
         jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
     _expect_free({each.path.resolve() for each in images}, jobs, overwrite=overwrite)
     return jobs
+
+
+def _same_everywhere(path: Path) -> str:
+    """Return what is the same for paths that a file system may take for one: in case, and in Unicode form (macOS)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ from shards.store.atomic import write_atomically
 
 def evaluate(
     run: str | Path,
-    shards: str | Path,
+    shards: str | Path | ShardSet,
     *,
     split: str = "test",
     size: int | str | Size | None = None,
@@ -44,7 +44,7 @@ def evaluate(
 
     Args:
         run: a run's folder, or a checkpoint.
-        shards: a shard set.
+        shards: a shard set: its folder or address, or an open one.
         split: of that set.
         size: of the images given to the network, pixels: N, (height, width) or "HxW"; None for that of its training.
         original_resolution: predict whole images as :func:`petseg.predict` does, and compare at their stored sizes,
@@ -75,7 +75,7 @@ def evaluate(
         raise UsageError("--overlap is for --window, and this run is scored on whole images unless that is given")
     return evaluate_predictor(
         predictor,
-        ShardSet.open(shards),
+        shards if isinstance(shards, ShardSet) else ShardSet.open(shards),
         split=split,
         options=options,
         original_resolution=original_resolution,
@@ -137,7 +137,7 @@ def expect_split(data: ShardSet, split: str) -> None:
     if split not in existing:
         other = split_to_score(existing)
         raise UsageError(
-            f"{data.path} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as --split {other}"
+            f"{data.address} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as --split {other}"
         )
 
 
@@ -151,7 +151,7 @@ def _check_classes(predictor: Predictor, data: ShardSet) -> None:
     ours, theirs = predictor.labels.names, data.manifest.labels.names
     if ours != theirs:
         raise UsageError(
-            f"{predictor.source} predicts the classes {_listed(ours)}, but {data.path} has {_listed(theirs)}; score "
+            f"{predictor.source} predicts the classes {_listed(ours)}, but {data.address} has {_listed(theirs)}; score "
             "it on a set built with the labels of its training set"
         )
 
@@ -193,14 +193,16 @@ def expect_free_table(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path} exists already; choose another name for --csv, or add --overwrite")
 
 
-def write_table(evaluation: Evaluation, shards: str | Path, split: str, path: Path, *, overwrite: bool = False) -> None:
+def write_table(
+    evaluation: Evaluation, shards: str | Path | ShardSet, split: str, path: Path, *, overwrite: bool = False
+) -> None:
     """Write a CSV with one line per sample: index, key, original name, and scores.
 
     These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell.
     Raises ``UsageError`` as :func:`expect_free_table` does.
     """
     expect_free_table(path, overwrite=overwrite)
-    reader = ShardSet.open(shards).split(split)
+    reader = (shards if isinstance(shards, ShardSet) else ShardSet.open(shards)).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{kind}_{name}" for kind in ("iou", "recall") for name in evaluation.labels.names]

@@ -117,7 +117,7 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
     model = recipe.pop("model")
     values = {f"model.{name}": value for name, value in model.items()} | recipe
     manifest = config.data.manifest
-    values |= {"data.name": config.data.path.name, "data.fingerprint": manifest.fingerprint}
+    values |= {"data.name": config.data.store.name, "data.fingerprint": manifest.fingerprint}
     values |= {"data.storage": manifest.storage, "data.classes": len(config.labels)}
     values |= {"precision": config.placement.precision, "world_size": config.world.size}
     return {name: _text(value) for name, value in values.items()}

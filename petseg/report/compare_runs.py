@@ -84,7 +84,7 @@ def compare_runs(
     runs: Sequence[Path],
     out: Path,
     *,
-    shards: Path | None = None,
+    shards: str | Path | ShardSet | None = None,
     split: str = "test",
     device: str = "auto",
     precision: Precision = "auto",
@@ -107,7 +107,7 @@ def compare_runs(
     """
     expect_comparable(runs, out, overwrite=overwrite)
     predictors = [load(run, device=device, precision=precision) for run in runs]
-    data = None if shards is None else ShardSet.open(shards)
+    data = shards if isinstance(shards, ShardSet) or shards is None else ShardSet.open(shards)
     evaluations = [
         evaluate_predictor(predictor, data, split=split, after_batch=after_batch)
         for predictor in predictors
@@ -128,7 +128,7 @@ def compare_runs(
         options=recipe_differences([run.config for run in compared]),
         classes=compared_classes(compared),
         split=split if shards is not None else None,
-        set_name=None if shards is None else shards.resolve().name,
+        set_name=None if data is None else data.store.name,
         other_data=shards is None and len(fingerprints) > 1,
         images=images,
         legend=legend,

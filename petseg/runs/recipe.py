@@ -23,10 +23,12 @@ from petseg.runs.encoder_options import check_encoder_options, complete_encoder_
 from petseg.runs.option_fields import check_fields, convert_field, option_name
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
+from shards.store.remote.remote_files import Fetch
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+DEFAULT_WINDOW = 16  # shards: 4 GB at the default size of a shard
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
 NO_OPTIONS = frozenset({"classes", "encoder_sha256"})  # fields that the data, or a file, decide
 
@@ -62,6 +64,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epochs: Annotated[int, Meta(ge=1, le=1_000_000, description="Epochs.")]
     batch_size: Annotated[int, Meta(ge=1, le=65536, description="Global batch size, all ranks together.")]
     drop_last: Annotated[bool, Meta(description="Leave out an epoch's last batch where it is incomplete.")] = False
+    shuffle: Annotated[
+        Literal["global", "block"], Meta(description="block: of --shuffle-window shards at a time, for large sets.")
+    ] = "global"
+    shuffle_window: Annotated[int, Meta(ge=1, le=1_000_000, description="Shards that are shuffled together.")] = (
+        DEFAULT_WINDOW
+    )
     accumulate: Annotated[int, Meta(ge=1, description="Micro-batches per batch; more need less memory.")] = 1
     optimizer: Annotated[Literal["adam", "adamw", "muon"], Meta(description="Optimiser.")]
     lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")]
@@ -108,6 +116,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if self.accumulate > self.batch_size:
             raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
+        if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":
+            raise UsageError("--shuffle-window is for --shuffle block")
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError("--weight-decay is for --optimizer adamw and muon")
         given = {
@@ -123,7 +133,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
     Only samples that are replaced because they are damaged (``on_error``) change more.
-    ``shards`` is the absolute path of the shard set, which may be moved but not changed; ``threads`` None is all cores.
+    ``shards`` is the set's absolute path or address; it may be moved, not changed. ``threads`` None is all cores.
+    ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """
 
@@ -145,6 +156,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 10.0
     on_error: Annotated[Literal["stop", "replace"], Meta(description="What to do at a damaged sample.")] = "stop"
     max_damaged: Annotated[int, Meta(ge=0, description="Most samples that --on-error replace may replace.")] = 10
+    fetch: Annotated[Fetch, Meta(description="From an object store: single samples or whole shards.")] = "auto"
+    cache: Annotated[str, Meta(description="Folder to cache a set of an object store in.")] = ""
+    cache_bytes: Annotated[str, Meta(description="Most that --cache may hold, such as 200GB.")] = ""
     logger: Annotated[tuple[LoggerName, ...], Meta(description="Also log metrics to these services.")] = ()
     tensorboard: Annotated[bool, Meta(description="The same as --logger tensorboard.")] = False
 
@@ -230,8 +244,9 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
         options["join"] = "add"
     if "size" in options:
         options["size"] = parse_run_size(options["size"])
-    if isinstance(options.get("init_from"), str | Path):
-        options["init_from"] = str(Path(options["init_from"]).absolute())
+    for field in ("init_from", "cache"):
+        if isinstance(options.get(field), str | Path) and str(options[field]):
+            options[field] = str(Path(options[field]).absolute())
     # Some defaults belong to another option's default, and go with it.
     if "encoder" in options or "encoder_weights" in options or "pretrained" in options:
         complete_encoder_options(model, recipe.encoder_weights, options)

@@ -53,7 +53,7 @@ def write_config(
         "recipe": msgspec.to_builtins(config.recipe),
         "running": msgspec.to_builtins(config.runtime),
         "data": {
-            "path": str(config.data.path.resolve()),
+            "path": config.data.store.location,
             "fingerprint": manifest.fingerprint,
             "storage": manifest.storage,
             "labels": msgspec.to_builtins(config.labels),

@@ -22,6 +22,7 @@ from petseg.runs.recipe import (
 from petseg.runs.run_folder import CONFIG, LAST, read_config
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
+from shards.store.addresses import is_remote
 
 
 def new_options(
@@ -34,7 +35,7 @@ def new_options(
     """
     if shards is None:
         raise UsageError("--shards is missing: the folder that petseg-shard build created")
-    runtime = RuntimeOptions(shards=str(Path(shards).absolute()))
+    runtime = RuntimeOptions(shards=_lasting(shards))
     source = options.get("init_from")
     initial = None if source is None else read_initial_weights(source)
     if initial is None or {"model", *ModelConfig.__struct_fields__} & options.keys():
@@ -73,8 +74,13 @@ def existing_options(
             "start a new run with them"
         )
     if shards is not None:
-        runtime = msgspec.structs.replace(runtime, shards=str(Path(shards).absolute()))
+        runtime = msgspec.structs.replace(runtime, shards=_lasting(shards))
     return recipe, runtime, checkpoint
+
+
+def _lasting(shards: str | Path) -> str:
+    """Return a set's address, or its absolute path."""
+    return str(shards if is_remote(shards) else Path(shards).absolute())
 
 
 def for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
@@ -93,12 +99,12 @@ def check_same_data(run: Path, data: ShardSet) -> None:
     found = data.manifest.fingerprint
     if started.get("fingerprint") != found:
         raise UsageError(
-            f"{run} was started with other data: {data.path} has fingerprint {found[:12]}, the run "
+            f"{run} was started with other data: {data.address} has fingerprint {found[:12]}, the run "
             f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
         )
     if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
         raise UsageError(
-            f"{run} was started with other labels: {data.path} has the same images and masks, but other values, "
+            f"{run} was started with other labels: {data.address} has the same images and masks, but other values, "
             "colours or foreground classes; name the run's own set with --shards, or start a new run"
         )
 

@@ -48,6 +48,8 @@ def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
         size=size,
         seed=recipe.seed,
         drop_last=recipe.drop_last,
+        shuffle=recipe.shuffle,
+        shuffle_window=recipe.shuffle_window,
         augment=augment,
         decode=recipe.decode,
     )

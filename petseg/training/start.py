@@ -104,7 +104,12 @@ def train(
             else:
                 recipe, runtime, initial = new_options(shards, options)
             placement = check_options(recipe, runtime, world)
-            data = ShardSet.open(runtime.shards)
+            data = ShardSet.open(
+                runtime.shards,
+                fetch=runtime.fetch,
+                cache=runtime.cache or None,
+                cache_bytes=runtime.cache_bytes or None,
+            )
             if "train" not in data.manifest.splits:
                 raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
             if existing is not None:
@@ -199,7 +204,7 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
     split = config.data.manifest.splits["train"]
     reporter.note(
-        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.path}, "
+        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.address}, "
         f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"

@@ -4,6 +4,16 @@ Nothing in here does I/O or keeps state; everything is a function of seed, epoch
 """
 
 from pipeline.order.augmentation import Augmentation, Parameters, draw_parameters
+from pipeline.order.epoch_order import EpochOrder, Shuffle, Shuffling
 from pipeline.order.permutation import BatchSlices, permutation
 
-__all__ = ["Augmentation", "BatchSlices", "Parameters", "draw_parameters", "permutation"]
+__all__ = [
+    "Augmentation",
+    "BatchSlices",
+    "EpochOrder",
+    "Parameters",
+    "Shuffle",
+    "Shuffling",
+    "draw_parameters",
+    "permutation",
+]

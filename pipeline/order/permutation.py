@@ -5,6 +5,7 @@ how far a loader has prefetched.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,12 @@ def permutation(seed: int, epoch: int, n: int) -> Indices:
     The samples are sorted by a 64-bit hash of (seed, epoch, sample). The hash is a bijection of the sample's number,
     so there are no ties and the result does not depend on the sorting algorithm.
     """
-    keys = hash_counters(derive(seed, epoch, _PURPOSE), np.arange(n, dtype=np.uint64))
-    return np.argsort(keys).astype(np.int64, copy=False)
+    return permutation_of_key(derive(seed, epoch, _PURPOSE), n)
+
+
+def permutation_of_key(key: int, n: int) -> Indices:
+    """Return the permutation of 0..n-1 that a 64-bit key stands for, int64, shape (n,); see :func:`permutation`."""
+    return np.argsort(hash_counters(key, np.arange(n, dtype=np.uint64))).astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +67,11 @@ class BatchSlices:
         left = self.samples - batch * self.batch_size - self.slice.start
         return max(0, min(len(self.slice), left))
 
-    def indices(self, order: Indices, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    def indices(self, order: Any, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Return this rank's samples of a global batch, int64 (B,), and whether each is valid, bool (B,).
 
-        B is ``len(self.slice)``; ``order`` is the epoch's, (N,). An incomplete last batch is padded with samples from
+        B is ``len(self.slice)``; ``order`` is the epoch's: an array (N,) or another
+        :class:`pipeline.order.epoch_order.EpochOrder`. An incomplete last batch is padded with samples from
         the start of the same epoch; those are not valid.
         """
         start = batch * self.batch_size

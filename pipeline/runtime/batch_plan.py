@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pipeline.engine import BatchWork, EngineOptions, stored_sizes
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import draw_parameters, find_invalid
-from pipeline.order.permutation import BatchSlices, Indices, permutation
+from pipeline.order.epoch_order import EpochOrder, Shuffling
+from pipeline.order.permutation import BatchSlices, Indices
 from shards.errors import PetsegError
 
 BLOCK = 1024  # samples: table rows and random numbers are cheaper by the thousand
@@ -17,13 +18,13 @@ BLOCK = 1024  # samples: table rows and random numbers are cheaper by the thousa
 
 @dataclass(frozen=True, kw_only=True)
 class BatchIndices:
-    """Which samples a batch holds, (B,), which of them are valid, and the order of its epoch, (N,)."""
+    """Which samples a batch holds, (B,), which of them are valid, and the order of its epoch."""
 
     epoch: int
     number: int
     indices: Indices
     valid: npt.NDArray[np.bool_]
-    order: Indices
+    order: EpochOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,12 @@ class BatchPlan:
     slices: BatchSlices
     options: EngineOptions
     seed: int  # of the order and of the augmentation
-    shuffle: bool  # whether each epoch has its own order
+    shuffle: Shuffling
 
     @property
     def same_every_epoch(self) -> bool:
         """Whether all epochs are identical."""
-        return not self.shuffle and self.options.augment is None
+        return not self.shuffle.every_epoch and self.options.augment is None
 
     def batches(self, epoch: int, first: int, *, endless: bool) -> Iterator[tuple[BatchIndices, BatchWork]]:
         """Yield the batches of an epoch from number ``first`` on; with ``endless``, those of all later epochs too."""
@@ -74,8 +75,7 @@ class BatchPlan:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[BatchIndices, BatchWork]]:
         """Indices and work are made for many batches at once."""
-        count = self.slices.samples
-        order = permutation(self.seed, epoch, count) if self.shuffle else np.arange(count, dtype=np.int64)
+        order = self.shuffle.order(self.seed, epoch, starts=self.reader.split.starts)
         width = len(self.slices.slice)
         at_once = max(1, BLOCK // max(1, width))  # the width is 0 with more ranks than samples in a batch
         for start in range(first, self.slices.batches, at_once):

@@ -130,6 +130,13 @@ class Staging:
         remove(self.out / WORK)
         sync_folder(self.out)
 
+    def clean_up_after_a_kill(self) -> None:
+        """Remove what is left where a process was killed after :meth:`publish`, if anything is."""
+        owner = self.folder.with_name(f"{self.folder.name}{OWNER_ENDING}")
+        if (self.out / WORK).is_dir() or owner.exists():
+            with self.locked():
+                self.clean_up()
+
     def keep_finished(self) -> str:
         """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
         if not self.folder.is_dir():

@@ -120,8 +120,8 @@ def build(
     from shards.build.options import options_from
     from shards.build.outcome.build_result import StrictError
     from shards.build.staging import BusyError
-    from shards.build.tasks.build_task import build_task
-    from shards.build.tasks.task_number import in_a_cluster, task_number
+    from shards.build.tasks.scheduler_variables import in_a_cluster, task_number
+    from shards.build.tasks.task_build import build_task
     from shards.cli.build_summary import build_json, build_text, finding_lines
     from shards.cli.task_summary import task_json, task_text
     from shards.format.label_files import find_labels

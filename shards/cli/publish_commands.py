@@ -50,7 +50,7 @@ def copy(*, source: Path | str, target: Path | str, overwrite: bool, as_json: bo
     SET and COPY are folders, or addresses (s3://, gs://, az://; SET also https://). Every file is compared with the
     manifest, which is written last. To go on after an interruption, run the same command again.
     """
-    from shards.build.tasks.copy_set import copy_set
+    from shards.build.tasks.set_copy import copy_set
     from shards.cli.task_summary import copy_json, copy_text
 
     try:

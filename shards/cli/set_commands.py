@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar
 from shards.errors import FormatError, UsageError
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
@@ -15,11 +15,11 @@ WIDTH: Final = 140  # of tables that do not go to a terminal, characters
 
 
 @click.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Global batch.")
 @click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
 @JSON_OPTION
-def info(out: Path, batch_size: int, world_size: int, as_json: bool) -> None:
+def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set and its training epochs."""
     from rich.console import Console
 
@@ -62,12 +62,12 @@ def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @click.argument("file", metavar="FILE.png|FILE.html", type=PATH)
 @click.option("--split", help="train, val or test.  [default: sheet: the first one of the set; page: all]")
 @click.option("--count", type=int, help="Number of samples.  [default: sheet: 24; page: 2000]")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-def preview(out: Path, file: Path, split: str | None, count: int | None, overwrite: bool) -> None:
+def preview(out: Path | str, file: Path, split: str | None, count: int | None, overwrite: bool) -> None:
     """Show images with their masks.
 
     FILE.png becomes a contact sheet. FILE.html becomes a page to look through the set in a browser, with filters and

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from shards.build.tasks.build_task import TaskResult
-from shards.build.tasks.copy_set import CopyResult
+from shards.build.tasks.set_copy import CopyResult
+from shards.build.tasks.task_build import TaskResult
 from shards.cli.build_summary import plural
 
 

@@ -233,7 +233,7 @@ class ShardSet:
         *,
         fetch: Fetch = "auto",
         cache: str | Path | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | str | None = None,
     ) -> Self:
         """Open a set: check the manifest, and that every file that it describes exists with the right size.
 
@@ -243,7 +243,7 @@ class ShardSet:
             place: a folder, or the address of one: ``s3://``, ``gs://``, ``az://`` or ``https://`` (docs/stores.md).
             fetch: from a store: samples by ``range``, their whole ``shard``, or ``auto``: as much is needed soon.
             cache: the folder to keep in what was fetched; None: ``petseg`` in the user's cache folder.
-            cache_bytes: how large that may become; None: half of what is free.
+            cache_bytes: how large that may become: a number, or text such as 200GB; None: half of what is free.
 
         Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size, and
         ``StoreError`` where a store cannot be reached.

@@ -92,7 +92,8 @@ def key_hash(key: str) -> int:
 
 
 # Odd multipliers make the sum change with any single flipped bit: 2^k times an odd number is not 0 mod 2^64.
-_MULTIPLIERS = np.array([key_hash(f"petseg-shards row {i}") | 1 for i in range(_CHECKED_WORDS)], dtype=np.uint64)
+CHECK_MULTIPLIERS: Final = tuple(key_hash(f"petseg-shards row {i}") | 1 for i in range(_CHECKED_WORDS))
+_MULTIPLIERS = np.array(CHECK_MULTIPLIERS, dtype=np.uint64)
 
 
 def row_check(rows: Rows) -> npt.NDArray[np.uint64]:

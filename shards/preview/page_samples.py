@@ -64,7 +64,7 @@ class PageSample:
 
 def read_findings(shards: ShardSet) -> list[SampleFinding]:
     """Return the lines of the audit file; raise ``FormatError`` if one is not what a build writes."""
-    path = shards.path / shards.manifest.audit.file.file
+    path = shards.local_file(shards.manifest.audit.file)
     decoder = msgspec.json.Decoder(SampleFinding)
     findings = []
     with path.open("rb") as handle:

@@ -91,4 +91,4 @@ def _place(tiles: Image.Image, reader: SplitReader, index: int, corner: tuple[in
 def _heading(shards: ShardSet, reader: SplitReader, number: int) -> str:
     manifest = shards.manifest
     size = f", {size_text(manifest.size)} pixels, {manifest.fit}" if manifest.size else ""
-    return f"{shards.path.resolve().name}: {number} of {len(reader)} in {reader.name} ({manifest.storage}{size})"
+    return f"{shards.store.name}: {number} of {len(reader)} in {reader.name} ({manifest.storage}{size})"

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 from urllib.parse import quote, urlsplit
 
 from shards.errors import UsageError, printable
@@ -49,7 +49,7 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub("", text) if "://" in text else text
 
 
-def is_remote(place: str | Path) -> bool:
+def is_remote(place: str | Path) -> TypeGuard[str]:
     """Whether a place is an address (``SCHEME://...``) rather than a path."""
     return isinstance(place, str) and _SCHEME.match(place) is not None
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shards.errors import UsageError
 
-_UNITS: Final = {"": 1, "b": 1} | {
+_UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{ending}": base**power
     for power, letter in enumerate("kmgt", start=1)
     for ending, base in (("b", 1000), ("ib", 1024))
@@ -24,4 +24,4 @@ def parse_bytes(value: Any, *, name: str) -> int:
     if match is None or match[3] not in _UNITS:
         raise UsageError(f"{name} {str(value)[:40]!r}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
     whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
-    return int(whole) * unit + int(fraction or 0) * unit // 10 ** len(fraction)
+    return int(whole) * unit + int(int(fraction or 0) * unit // 10 ** len(fraction))

@@ -32,6 +32,16 @@ class FolderStore:
         """The folder's path."""
         return str(self.folder)
 
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def location(self) -> str:
+        """The folder's absolute path."""
+        return str(self.folder.resolve())
+
     def describe(self, name: str) -> str:
         """Return the path of a file, for messages."""
         return str(self.folder / name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.store.addresses import parse_address
-from shards.store.clouds.object_store import ObjectStore
+from shards.store.cloud.object_store import ObjectStore
 from shards.store.folder_store import FolderStore
 from shards.store.store_protocol import Store
 

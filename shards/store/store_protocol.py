@@ -53,6 +53,16 @@ class Store(Protocol):
         ...
 
     @property
+    def name(self) -> str:
+        """The last part of the path or address, for titles."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """The address, or the folder's absolute path: the same place from any working directory."""
+        ...
+
+    @property
     def read_only(self) -> bool:
         """Whether :meth:`put`, :meth:`list` and :meth:`delete` are refused, as over https."""
         ...

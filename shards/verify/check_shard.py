@@ -26,32 +26,15 @@ from shards.format.layout import (
     member_span,
     row_check,
 )
-from shards.format.manifest import FileEntry, Manifest
+from shards.format.manifest import Manifest
 from shards.format.npy import SampleTable, ShardEntry, npy_header
 from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
-from shards.store.atomic import file_sha256
 from shards.store.byte_ranges import ByteRanges
+from shards.verify.check_file import check_file, first_difference
+from shards.verify.locate import wrong_byte
 from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
 
-
-def check_file(folder: Path, entry: FileEntry, *, quick: bool, shard: int | None = None) -> list[Problem]:
-    """Check that a file exists, its size and (unless ``quick``) its SHA-256."""
-
-    def problem(kind: Kind, message: str, offset: int | None = None) -> list[Problem]:
-        return [Problem(kind=kind, file=entry.file, message=message, shard=shard, offset=offset)]
-
-    path = folder / entry.file
-    try:
-        if not path.is_file():
-            return problem("missing", "is missing")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            return problem("size", f"has {size} bytes, the manifest says {entry.bytes}", min(size, entry.bytes))
-        if not quick and file_sha256(path) != entry.sha256:
-            return problem("checksum", "its SHA-256 is not the manifest's")
-    except OSError as error:
-        return problem("missing", f"cannot be read: {error.strerror}")
-    return []
+MAX_LOCATED = 3  # damaged members of a shard in which the wrong byte is looked for
 
 
 @dataclass
@@ -136,8 +119,9 @@ class ShardCheck:
                 position = None
             if len(self.problems) > 10 * MAX_PER_FILE:
                 return
-        if position is not None and tar[position : position + len(END) + 1] != END:
-            self._problem("padding", "the tar does not end with two empty blocks", offset=position)
+        if position is not None and (end := tar[position : position + len(END) + 1]) != END:
+            place = position + first_difference(end, END)
+            self._problem("padding", "the tar does not end with two empty blocks", offset=place)
 
     def _check_sample(self, tar: ByteRanges, index: int, row: Any, *, decode: bool) -> None:
         before = len(self.problems)
@@ -154,6 +138,11 @@ class ShardCheck:
         if raw is not None and int(row["image_offset"]) - TAR_BLOCK != index * raw.stride:
             message = f"the sample does not start at {index} x {raw.stride} bytes"
             self._problem("table", message, key, offset=int(row["image_offset"]))
+        if raw is not None and self.manifest.size is not None:  # it has to be where the others of a stride are
+            mask = int(row["mask_offset"]) + len(npy_header(self.manifest.size)) - index * raw.stride
+            if mask != raw.mask_offset:
+                message = f"the mask's pixels are at {mask}, mask_offset in the manifest says {raw.mask_offset}"
+                self._problem("table", message, key, offset=int(row["mask_offset"]))
         if decode:
             self._decode(tar, row, key)
 
@@ -189,10 +178,26 @@ class ShardCheck:
                     self._problem("header", "the tar header is damaged", key, extension, offset=offset)
             if not contents:
                 continue
-            if zlib_ng.crc32(tar[at:end]) != int(row[f"{role}_crc32"]):
-                self._problem("member", "the content does not match its CRC-32", key, extension, offset=at)
-            if any(tar[end : at + padded(length)]):
-                self._problem("padding", "bytes after the member are not zero", key, extension, offset=end)
+            content, expected_crc = tar[at:end], int(row[f"{role}_crc32"])
+            if (found_crc := zlib_ng.crc32(content)) != expected_crc:
+                self._damaged_member(content, (found_crc, expected_crc), key, extension, offset=at)
+            if any(padding := tar[end : at + padded(length)]):
+                place = end + first_difference(padding, bytes(len(padding)))
+                self._problem("padding", "bytes after the member are not zero", key, extension, offset=place)
+
+    def _damaged_member(
+        self, content: bytes, sums: tuple[int, int], key: str | None, extension: str, *, offset: int
+    ) -> None:
+        """Add a problem: where the one wrong byte is, or, if there are more, in which bytes they are."""
+        message = "the content does not match its CRC-32"
+        few = len(self.problems) < MAX_LOCATED  # finding the byte takes a second for some megabytes
+        place = wrong_byte(content, found=sums[0], expected=sums[1]) if few else None
+        if place is None:
+            message += f" (bytes {offset} to {offset + len(content) - 1})"
+        else:
+            message += f": this byte is {content[place[0]]:#04x} and was {place[1]:#04x}, unless several are wrong"
+            offset += place[0]
+        self._problem("member", message, key, extension, offset=offset)
 
     def _check_meta(self, tar: ByteRanges, row: Any, key: str) -> None:
         at, length = member_span(row, "meta")
@@ -240,13 +245,6 @@ class ShardCheck:
         member = f"{key}.{extension}" if key and extension else None
         place = {"file": self.entry.file, "shard": self.number, "key": key, "member": member, **place}
         self.problems.append(Problem(kind=kind, message=message, **place))
-
-
-def first_difference(found: bytes, expected: bytes) -> int:
-    """Return the first byte at which two byte strings differ, or the length of the shorter one."""
-    length = min(len(found), len(expected))
-    different = np.flatnonzero(np.frombuffer(found, np.uint8, length) != np.frombuffer(expected, np.uint8, length))
-    return int(different[0]) if len(different) else length
 
 
 def check_stored(image: bytes, mask: bytes, *, row: Any, manifest: Manifest) -> Counts:

@@ -24,6 +24,7 @@ Kind: TypeAlias = Literal[
 Mode: TypeAlias = Literal["quick", "default", "full"]
 
 MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first places are enough
+MAX_PROBLEMS: Final = 1000  # of all files; a set may lack a hundred thousand
 _CONCLUSIONS: Final[dict[Mode, str]] = {
     "quick": "sizes and structure are right (contents were not read)",
     "default": "every byte is what was packed",
@@ -56,7 +57,7 @@ class Report:
 
     path: str
     mode: Mode
-    problems: list[Problem] = field(default_factory=list)  # at most MAX_PER_FILE per file
+    problems: list[Problem] = field(default_factory=list)  # at most MAX_PER_FILE per file, MAX_PROBLEMS in all
     dropped: int = 0  # how many more were found
     files: int = 1  # number checked, the manifest included
     samples: int = 0  # number checked
@@ -72,7 +73,7 @@ class Report:
         """Add problems, the first ones of each file."""
         for problem in problems:
             self._seen[problem.file] += 1
-            if self._seen[problem.file] <= MAX_PER_FILE:
+            if self._seen[problem.file] <= MAX_PER_FILE and len(self.problems) < MAX_PROBLEMS:
                 self.problems.append(problem)
             else:
                 self.dropped += 1
@@ -96,5 +97,5 @@ class Report:
             return f"{self.path}: {self.samples} samples in {self.files} files, {_CONCLUSIONS[self.mode]}"
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
-            lines.append(f"... and {self.dropped} more places in the same files")
+            lines.append(f"... and {self.dropped} more places")
         return "\n".join(lines)

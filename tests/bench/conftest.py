@@ -9,47 +9,39 @@ from typing import Any
 
 import pytest
 
+from bench.core.output_check import CheckError
+from bench.core.subject_process import SERVERS, ProcessSubject
+
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 
 
-class SubjectHere:
-    """Stands in for a :class:`bench.core.subject_process.SubjectProcess`, and does its work in this process.
+def start_here(self: ProcessSubject) -> None:
+    """In place of :meth:`ProcessSubject.start`: do the work in this process.
 
     A process of its own imports torch, which takes longer than a short measurement.
     """
+    self.server_here = pkgutil.resolve_name(SERVERS[type(self.job)])(self.job)  # type: ignore[attr-defined]
+    self.peak_memory_bytes = 1 << 26
 
-    def __init__(self, job: Any) -> None:
-        self.job, self.peak_memory_bytes = job, 1 << 26
 
-    def __enter__(self) -> SubjectHere:
-        self.start()
-        return self
+def ask_here(self: Any, command: str, *, timed: bool = False, **arguments: Any) -> Any:
+    self.peak_memory_bytes = 1 << 26
+    try:
+        return getattr(self.server_here, command)(**arguments)
+    except CheckError:
+        raise
+    except Exception as error:
+        raise CheckError(f"{type(error).__name__}: {error}") from error
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
-    def start(self) -> None:
-        from bench.core.server import SERVERS
-
-        self.server = pkgutil.resolve_name(SERVERS[type(self.job)])(self.job)
-
-    def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
-        from bench.core.output_check import CheckError
-
-        try:
-            return getattr(self.server, command)(**arguments)
-        except CheckError:
-            raise
-        except Exception as error:
-            raise CheckError(f"{type(error).__name__}: {error}") from error
-
-    def close(self) -> None:
-        if hasattr(self, "server"):
-            self.server.close()
+def close_here(self: Any) -> None:
+    if hasattr(self, "server_here"):
+        self.server_here.close()
+        del self.server_here
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The subjects of benchmarks do their work in this process."""
-    monkeypatch.setattr("bench.core.subject_process.SubjectProcess", SubjectHere)
-    monkeypatch.setattr("bench.core.loader_subject.SubjectProcess", SubjectHere)
+    for name, method in (("start", start_here), ("ask", ask_here), ("close", close_here)):
+        monkeypatch.setattr(ProcessSubject, name, method)

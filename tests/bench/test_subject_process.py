@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from bench.core.output_check import CheckError
 from bench.core.resources import cpu_seconds, drop_from_page_cache, memory_bytes, resident_share, watch_memory
 from bench.core.rounds import PartSeconds
 from bench.core.stopwatch import GROWTH, is_steady, next_window
-from bench.core.subject_process import SubjectProcess, TrainJob, environment_for
+from bench.core.subject_process import ProcessSubject, TrainJob, environment_for
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers.job import Job
 from bench.peers.petseg_loader import PetsegPeer
@@ -138,14 +139,15 @@ def job(peer: str) -> Job:
 
 
 def test_a_peer_that_cannot_start_says_why() -> None:
-    process = SubjectProcess(job("unheard-of"))
-    with pytest.raises(CheckError, match="no peer 'unheard-of'"), process:
-        pass
-    process.close()
+    process = ProcessSubject("one", job("unheard-of"))
+    with closing(process), pytest.raises(CheckError, match="no peer 'unheard-of'"):
+        process.start()
 
 
 def test_a_process_that_fails_hangs_or_dies_is_reported_and_ended() -> None:
-    with SubjectProcess(job("petseg")) as process:
+    with closing(ProcessSubject("one", job("petseg"))) as process:
+        process.start()
+        assert process.popen is not None
         with pytest.raises(CheckError, match="/nowhere"):
             process.ask("prepare", trial_seconds=0.1)
         process.popen.send_signal(signal.SIGSTOP)
@@ -162,9 +164,9 @@ def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None
     reads: list[float] = []
     monkeypatch.setattr("bench.core.resources.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
     monkeypatch.setattr("bench.core.subject_process.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
-    process = SubjectProcess.__new__(SubjectProcess)
-    process.popen, process.peak_memory_bytes, process._memory_interval = SimpleNamespace(pid=0), 0, 0.25
-    monkeypatch.setattr(SubjectProcess, "_send", lambda *_: time.sleep(0.7))
+    process = ProcessSubject("one", job("petseg"))
+    process.popen = SimpleNamespace(pid=0)
+    monkeypatch.setattr(ProcessSubject, "_send", lambda *_: time.sleep(0.7))
     for timed, expected in ((True, {2}), (False, {3, 4})):
         reads.clear()
         process.ask("turn", timed=timed)
@@ -203,7 +205,7 @@ def test_the_environment_is_recorded() -> None:
 
 LEAVING = """
 import atexit, time
-from bench.core.server import leave
+from bench.core.subject_process import leave
 
 class Slow:
     def __del__(self):

@@ -49,6 +49,10 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"max_damaged": -1}, "max_damaged must"),
         ({"timeout": 0}, "timeout must"),
         ({"seed": "x"}, "seed must"),
+        ({"shuffle": "wild"}, "shuffle 'wild' is unknown; use True, False, global, block, none"),
+        ({"shuffle": 1}, "shuffle 1 is unknown"),
+        ({"shuffle": "block", "shuffle_window": 0}, "shuffle_window must be a whole number of shards"),
+        ({"shuffle": "block", "shuffle_window": True}, "shuffle_window must be"),
     ],
 )
 def test_wrong_arguments_are_refused(sets: dict[str, Path], options: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest
     if "processes" in request.node.callspec.id and taken != 5:
         pytest.skip("starting processes takes time; once is enough")
     options = {"augment": "train", "crop_scale": (0.5, 1.5) if taken % 2 else None}
+    options |= {"shuffle": "block", "shuffle_window": 2} if taken in (3, 4) else {}
     whole = make(**options)
     wanted = [entry for _ in range(3) for entry in digests(whole)]
     stopped, got, state = make(**options, prefetch=3), [], None
@@ -173,6 +175,37 @@ def test_resuming_is_exact(make: Any, taken: int, request: pytest.FixtureRequest
     while resumed.epoch < 3:
         got += digests(resumed)
     assert got == wanted
+
+
+@with_one_engine
+def test_block_shuffling_needs_few_shards_and_resumes_on_other_ranks(make: Any) -> None:
+    """Six shards of seven samples, in windows of two; two ranks for five batches, then three ranks, then one."""
+    options = {"shuffle": "block", "shuffle_window": 2}
+    one = make(**options)
+    wanted = [batch.index[batch.valid].tolist() for _ in range(3) for batch in one]
+    assert one.shuffle == "block"
+    assert all(sorted(chain(*wanted[start : start + 4])) == list(range(40)) for start in (0, 4, 8))
+    assert wanted[:4] != wanted[4:8]
+    for start in (0, 4, 8):
+        assert len({index // 7 for index in wanted[start]}) == 2
+        assert len({index // 7 for index in wanted[start] + wanted[start + 1]}) <= 4
+    got: list[list[int]] = []
+    state = one.state_dict() | {"epoch": 0, "batch": 0}
+    for world_size, batches in ((2, 5), (3, 1), (1, 6)):
+        ranks = [make(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for loader in ranks:
+            loader.load_state_dict(state)
+        iterators = [iter(()) for _ in ranks]
+        for _ in range(batches):
+            parts = [next(each, None) for each in iterators]
+            if parts[0] is None:
+                iterators = [iter(loader) for loader in ranks]
+                parts = [next(each) for each in iterators]
+            got.append([index for part in parts for index in part.index[part.valid].tolist()])
+        state = ranks[0].state_dict()
+    assert got == wanted
+    with pytest.raises(UsageError, match="shuffle: saved 'block, windows of 2 shards', now 'block, windows of 3"):
+        make(shuffle="block", shuffle_window=3).load_state_dict(state)
 
 
 @with_many_classes
@@ -285,6 +318,7 @@ def test_an_older_iteration_ends_with_a_message(make: Any) -> None:
         ({"augment": None}, "augment"),
         ({"augment": Augmentation(flip=0.25)}, "augment"),
         ({"shuffle": False}, "shuffle"),
+        ({"shuffle": "block"}, "shuffle: saved True, now 'block, windows of 16 shards'"),
     ],
 )
 def test_a_state_that_does_not_fit_says_what_differs(make: Any, change: dict[str, Any], label: str) -> None:

@@ -135,7 +135,7 @@ def test_killed_at_random_batches_and_resumed(runner: Any, campaign: Callable[[i
 
     What the killed run had delivered after its last saved state is thrown away with it, as a training program would.
     """
-    kill_and_resume(runner, kills=campaign(5, 50))
+    kill_and_resume(runner, kills=campaign(3, 50))
 
 
 @pytest.mark.faults

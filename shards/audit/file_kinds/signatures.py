@@ -12,8 +12,13 @@ from shards.errors import printable
 START: Final = 32  # bytes that are enough for every kind
 READABLE: Final = frozenset({"JPEG", "PNG", "GIF", "WebP", "TIFF", "BMP", "PPM"})
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-_RARE_ENDINGS: Final = (".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-KNOWN_ENDINGS: Final = (*IMAGE_ENDINGS, *_RARE_ENDINGS)  # that are not part of a name
+RARE_ENDINGS: Final = {
+    **dict.fromkeys((".jpe", ".jfif", ".jif", ".jfi", ".mpo"), "JPEG"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".apng": "PNG",
+    ".dib": "BMP",
+}
+KNOWN_ENDINGS: Final = (*IMAGE_ENDINGS, *RARE_ENDINGS)  # that are not part of a name
 # Two letters are no proof, and cameras' raw files are TIFFs that show a small preview: these count with such endings.
 _OWN_ENDINGS: Final = {
     "TIFF": ("", ".tif", ".tiff"),
@@ -45,7 +50,7 @@ _SIGNATURES: Final = {
 _BOX: Final = re.compile(rb"....ftyp(.{4})", re.DOTALL)
 _BRANDS: Final = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
 _BMP: Final = re.compile(rb"BM.{4}\0{4}", re.DOTALL)  # two reserved numbers follow the size
-_PPM: Final = re.compile(rb"P[1-6]\s")
+_PPM: Final = re.compile(rb"P[1-6]\s+[#0-9]")
 _MARKUP: Final = re.compile(rb"\s*(?:<!doctype html|<html|<\?xml|<svg)", re.IGNORECASE)
 
 

@@ -5,9 +5,9 @@ one machine.
 ``copy_set`` copies a finished set from and to stores.
 """
 
-from shards.build.tasks.build_task import TaskResult, build_task
-from shards.build.tasks.copy_set import CopyResult, copy_set
 from shards.build.tasks.join_set import IncompleteError, join
-from shards.build.tasks.task_number import TaskNumber, task_number
+from shards.build.tasks.scheduler_variables import TaskNumber, task_number
+from shards.build.tasks.set_copy import CopyResult, copy_set
+from shards.build.tasks.task_build import TaskResult, build_task
 
 __all__ = ["CopyResult", "IncompleteError", "TaskNumber", "TaskResult", "build_task", "copy_set", "join", "task_number"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import BuildResult, check_finished_set
-from shards.build.tasks.build_task import Progress, build_task
 from shards.build.tasks.join_set import join
 from shards.build.tasks.parts import Parts
-from shards.build.tasks.task_number import TaskNumber
+from shards.build.tasks.scheduler_variables import TaskNumber
+from shards.build.tasks.task_build import Progress, build_task
 from shards.sources.layout_protocol import Source
 
 

@@ -18,7 +18,7 @@ from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, Split, shard_name
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
-from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder, write_atomically
 from shards.store.refusals import rename_file
 from shards.store.store_protocol import StoreError
 
@@ -73,7 +73,7 @@ def join(
     if existing is not None and (found is None or not overwrite):
         digest = existing.plan if found is None else found[0].digest
         check_finished_set(existing, digest, out, strict=strict)
-        parts.clear_plan(digest) if found is None else parts.clear()  # what an interrupted join has left
+        _clean_up(parts, digest, claimed=found is not None)
         return complete(existing)
     assert found is not None
     claimed = found[0]
@@ -155,9 +155,12 @@ def _publish_folder(
     shards = parts.local_folder(digest)
     with staging.locked():
         if parts.claimed() is None:  # another join has just published them
+            staging.keep_finished()
             raise FileNotFoundError(parts.address)
         staging.prepare(digest)
         folder = staging.folder
+        for partial in folder.glob(f"{PARTIAL_PREFIX}*"):  # of a join that was killed
+            partial.unlink(missing_ok=True)
         if not (folder / MANIFEST_NAME).exists():
             moves = [(shards / entry.file, folder / name) for entry, name in final_names(records)]
             places = {target.name: source if source.exists() else target for source, target in moves}
@@ -184,6 +187,16 @@ def _publish_folder(
         staging.clean_up()
     parts.clear()
     return manifest
+
+
+def _clean_up(parts: Parts, digest: str, *, claimed: bool) -> None:
+    """Remove what a join has left that was interrupted after it had published the set of a plan."""
+    if parts.is_local:
+        Staging.beside(parts.folder_path).clean_up_after_a_kill()
+    if claimed:
+        parts.clear()
+    else:
+        parts.clear_plan(digest)
 
 
 def _reader(places: Mapping[str, Path]) -> ReadTar:

@@ -117,7 +117,7 @@ class Parts:
             data = self.target.read(MANIFEST_NAME)
         except ObjectMissingError:
             return None
-        return parse_manifest(data, Path(self.target.describe(MANIFEST_NAME)))
+        return parse_manifest(data, self.target.describe(MANIFEST_NAME))
 
     def claimed(self) -> tuple[Claim, ObjectStatus] | None:
         """Return whose files these are, and the version of the file that says so; None if nothing has begun."""

@@ -12,7 +12,7 @@ from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
 from shards.format.manifest import Manifest, parse_manifest
 from shards.format.npy import ShardTable
-from shards.store.clouds.object_store import ObjectStore
+from shards.store.cloud.object_store import ObjectStore
 from shards.store.remote.cached_tars import CachedTars, SampleSpan, TarSpec
 from shards.store.remote.content_cache import open_cache
 from shards.store.remote.remote_files import FETCHES, Fetch, RemoteFiles
@@ -23,7 +23,7 @@ _ROLES = ("image", "mask", "meta")
 
 
 def open_remote_set(
-    store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | None
+    store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | str | None
 ) -> tuple[Manifest, RemoteFiles]:
     """Return the manifest of a set in an object store, and its files; see :meth:`shards.ShardSet.open`."""
     if fetch not in FETCHES:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp
 from shards.sources.pairs.listing import ListedFile, split_ending
-from shards.sources.pairs.spelling import composed, folded, nearest
+from shards.sources.pairs.spelling import NearNames, composed, folded
 from shards.store.text_files import as_windows_1252, is_utf8
 
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -101,7 +101,7 @@ class PathFinder:
         if len(several) > 1:
             return f"; it may be any of {', '.join(shown(each) for each in several[:3])}"
         stems = {folded(split_ending(each)[0]): each for names in entries.values() for each in names}
-        found = [stems[stem] for stem in nearest(folded(split_ending(name)[0]), sorted(stems))]
+        found = [stems[stem] for stem in NearNames(stems).find(folded(split_ending(name)[0]))]
         return f"; nearest: {', '.join(map(shown, found))}" if found else ""
 
     def _listed(self, folder: Path) -> dict[str, list[str]]:

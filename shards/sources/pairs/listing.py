@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from shards.audit.file_kinds.signatures import IMAGE_ENDINGS, KNOWN_ENDINGS, READABLE, START, file_kind, is_proof
+from shards.audit.file_kinds.signatures import (
+    IMAGE_ENDINGS,
+    KNOWN_ENDINGS,
+    RARE_ENDINGS,
+    READABLE,
+    START,
+    file_kind,
+    is_proof,
+)
 from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp
@@ -190,7 +198,8 @@ def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
         return "" if entry.is_file() else "a folder" if entry.is_dir() else "not a file"
     try:
         with open(entry.path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower; folders may be large
-            return file_kind(handle.read(START))
+            # The audit says what is wrong with a file that is not what its ending says.
+            return file_kind(handle.read(START)) or RARE_ENDINGS.get(split_ending(file.relative)[1], "")
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
 

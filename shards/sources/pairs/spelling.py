@@ -43,6 +43,29 @@ class SpellingMatch:
     difference: str = ""
 
 
+class NearNames:
+    """Finds the names that resemble a text most; the time does not grow with their number.
+
+    Of many names only those are compared that are near in the alphabet, read forwards or backwards.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._forwards = sorted(names)
+        self._backwards = sorted(name[::-1] for name in self._forwards) if len(self._forwards) > _ALL else []
+
+    def find(self, text: str) -> list[str]:
+        """Return the names, the nearest first; the text itself is none."""
+        compared = {*_around(text, self._forwards), *(name[::-1] for name in _around(text[::-1], self._backwards))}
+        return difflib.get_close_matches(text, sorted(compared - {text}), n=_CANDIDATES)
+
+
+def _around(text: str, names: list[str]) -> list[str]:
+    if len(names) <= _ALL:
+        return names
+    at = bisect_left(names, text)
+    return names[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
+
+
 @dataclass
 class NameIndex:
     """Names by everything that they may be called; see :func:`variants` for what a text may be.
@@ -81,7 +104,7 @@ class NameIndex:
         if len(several) > 1 or self.aliases.get(composed(text), text) is None:
             which = sorted(several) or [name for name in self._names if name.rpartition("/")[2] == composed(text)]
             return f"; it may be any of {', '.join(map(shown, which[:_CANDIDATES]))}"
-        found = [each for each in nearest(folded(text), self._sorted) if each != folded(text)]
+        found = self._near.find(folded(text))
         names = dict.fromkeys(name for each in found for name in sorted(self._folded[each]))
         return f"; nearest: {', '.join(shown(name) for name in list(names)[:_CANDIDATES])}" if names else ""
 
@@ -94,20 +117,12 @@ class NameIndex:
         return dict(found)
 
     @cached_property
-    def _sorted(self) -> list[str]:
-        return sorted(self._folded)
+    def _near(self) -> NearNames:
+        return NearNames(self._folded)
 
     @cached_property
     def _names(self) -> list[str]:
         return sorted({name for name in self.aliases.values() if name is not None})
-
-
-def nearest(text: str, names: list[str]) -> list[str]:
-    """Return the names that resemble a text most; ``names`` are sorted. The time does not grow with their number."""
-    if len(names) > _ALL:
-        at = bisect_left(names, text)
-        names = names[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
-    return difflib.get_close_matches(text, names, n=_CANDIDATES)
 
 
 def variants(line: str, endings: Iterable[str], *, first_word: bool = True) -> Iterator[str]:

@@ -12,7 +12,7 @@ from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.store.byte_ranges import OpenFiles
-from shards.store.clouds.request_loop import run, submit
+from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.content_cache import CachedFile
 from shards.store.remote.remote_files import PART, Fetch, FileSpec, RemoteFiles
 

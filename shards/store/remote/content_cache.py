@@ -24,6 +24,7 @@ import numpy as np
 
 from shards.errors import PetsegError, UsageError
 from shards.store.byte_ranges import ByteRanges, check_shortage
+from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -257,13 +258,15 @@ def _locked(descriptor: int, *, exclusive: bool) -> bool:
     return True
 
 
-def open_cache(folder: str | Path | None, most_bytes: int | None) -> ContentCache:
+def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
     """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
 
-    ``most_bytes`` None: half of what is free on its disk and of what it holds.
+    ``most`` is its bound in bytes, or as text such as ``200GB``; None: half of what is free on its disk, counting what
+    it holds already as free.
 
     Raises ``UsageError`` for a bound that is too small, ``PetsegError`` where there is no folder for it.
     """
+    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
     if most_bytes is not None and most_bytes < LEAST_BYTES:
         raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {LEAST_BYTES}")
     if folder is None:

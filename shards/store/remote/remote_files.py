@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from shards.errors import FormatError, PetsegError
-from shards.store.clouds.object_store import ObjectStore
-from shards.store.clouds.request_loop import run
+from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.request_loop import run
 from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
 from shards.store.store_protocol import ObjectStatus
 
@@ -37,7 +37,7 @@ class FileSpec:
 class RemoteFiles:
     """A set's files by name. Pickles as address, cache and options; everything else is per process.
 
-    The methods ``*_async`` run in the thread of :mod:`shards.store.clouds.request_loop`, which alone changes the state.
+    The methods ``*_async`` run in the thread of :mod:`shards.store.cloud.request_loop`, which alone changes the state.
     """
 
     store: ObjectStore

@@ -34,6 +34,8 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "epochs": (["--epochs", "7"], 7, {}),
     "batch_size": (["--batch-size", "12"], 12, {}),
     "drop_last": (["--no-drop-last"], False, {}),
+    "shuffle": (["--shuffle", "block"], "block", {}),
+    "shuffle_window": (["--shuffle", "block", "--shuffle-window", "5"], 5, {"shuffle": "block"}),
     "accumulate": (["--accumulate", "3"], 3, {}),
     "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
     "lr": (["--lr", "0.5"], 0.5, {}),

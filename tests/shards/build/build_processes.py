@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from shard_sources import options
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 
+STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir", "link")
 PROGRAM = Path(sys.executable).parent / "petseg-shard"
 
 
@@ -55,6 +58,32 @@ def wait_for_a_shard(out: Path, is_running: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
         assert is_running()
         time.sleep(0.002)
+
+
+def killed_at(step: int, function: Callable[[], object]) -> bool:
+    """Run a function in a child that kills itself before its ``step``-th change to the disk; True if it came there."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(real: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **named: object) -> object:
+                nonlocal count
+                count += 1
+                if count == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **named)
+
+            return call
+
+        try:
+            for name in STEPS:
+                setattr(os, name, counted(getattr(os, name)))
+            function()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
 
 
 def children(pid: int) -> list[int]:

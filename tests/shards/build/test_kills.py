@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_processes import killed_build, start, wait_for_a_shard
+from build_processes import killed_at, killed_build, start, wait_for_a_shard
 from shard_sources import SCENES, Maker, fill_scenes, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.cli.build_summary import build_text
 from shards.format.dataset import ShardSet
-
-STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir")
 
 
 def stage(out: Path) -> str:
@@ -70,32 +66,6 @@ def test_killed_at_random_moments(
     if campaign(0, 1):
         assert min(found[name] for name in ("no shard yet", "some shards")) >= 10, found
         assert found["complete"] + found["cleaning up"] >= 3, found
-
-
-def killed_at(step: int, function: Callable[[], BuildResult]) -> bool:
-    """Run a function in a child that kills itself before its ``step``-th change to the disk; True if it came there."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*arguments: object, **named: object) -> object:
-                nonlocal count
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*arguments, **named)
-
-            return call
-
-        try:
-            for name in STEPS:
-                setattr(os, name, counted(getattr(os, name)))
-            function()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize("kind", ["new", "overwrite", "empty shards", "21 classes"])

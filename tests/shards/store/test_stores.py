@@ -14,7 +14,7 @@ from store_servers import BUCKET, ENVIRONMENT, FaultPlan, FaultProxy
 
 from shards.errors import PetsegError, UsageError
 from shards.store.addresses import StoreAddress, parse_address, without_secrets
-from shards.store.clouds.object_store import ObjectStore, Patience
+from shards.store.cloud.object_store import ObjectStore, Patience
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
     ObjectChangedError,

@@ -22,8 +22,8 @@ from shards.format.dataset import ShardSet
 from shards.format.layout import ROLES, row_check, table_offset
 from shards.format.manifest import load_manifest
 from shards.format.npy import table_header
-from shards.verify.check_set import Mode, verify
-from shards.verify.problems import MAX_PER_FILE
+from shards.verify.check_set import verify
+from shards.verify.problems import MAX_PER_FILE, Mode
 
 STORAGES = ("source", "jpeg", "raw")
 
@@ -181,10 +181,40 @@ def test_a_damaged_member_is_named(copy: Path) -> None:
     assert (problem.kind, problem.file, problem.shard, problem.key) == ("member", shard.name, int(row["shard"]), key)
     assert problem.member is not None
     assert problem.member.startswith(f"{key}.mask.")
-    assert problem.offset == int(row["mask_offset"])
+    assert problem.offset == int(row["mask_offset"]) + 7
     assert shard.name in problem.line()
     with pytest.raises(PetsegError, match=rf"{key}\.mask.*do not match their checksum"):
         reader.read(5, "mask")
+
+
+def test_several_damaged_bytes_are_named_as_a_range(copy: Path) -> None:
+    reader = ShardSet.open(copy).split("train")
+    row = reader.rows([5])[0]
+    start, length = int(row["image_offset"]), int(row["image_length"])
+    for byte in (3, 50, 77):
+        flip(reader.shard_path(int(row["shard"])), start + byte, 1)
+    (problem,) = verify(copy).problems
+    assert (problem.kind, problem.offset) == ("member", start)
+    assert f"(bytes {start} to {start + length - 1})" in problem.message
+
+
+@pytest.mark.parametrize("byte", [3, 130, 256, 280, 319, 370, 256 + 88 + 7])
+def test_a_damaged_table_of_shards_is_named(copy: Path, byte: int) -> None:
+    """Header, samples, checksums of tars and indices: the tars themselves say what was there."""
+    path = copy / "train.shards.npy"
+    flip(path, byte, 4)
+    for mode in ("quick", "default", "full"):
+        (problem,) = verify(copy, mode=mode).problems  # type: ignore[arg-type]
+        assert (problem.kind, problem.file, problem.offset) == ("checksum", path.name, byte)
+    with pytest.raises(PetsegError, match=r"train\.shards\.npy is damaged"):
+        ShardSet.open(copy).split("train").read(0, "image")
+
+
+def test_a_damaged_table_of_shards_of_damaged_tars_is_found(copy: Path) -> None:
+    flip(copy / "train.shards.npy", 280, 4)
+    flip(copy / "train-000001.tar", 600, 0)
+    problems = verify(copy).problems
+    assert {problem.file for problem in problems} >= {"train.shards.npy", "train-000001.tar"}
 
 
 @pytest.mark.parametrize("role", ["image", "meta"])
@@ -203,8 +233,11 @@ def test_damaged_padding_and_end_are_named(copy: Path) -> None:
     end = int(row["meta_offset"]) + int(row["meta_length"])
     flip(reader.shard_path(0), end, 0)
     flip(reader.shard_path(0), reader.shard_path(0).stat().st_size - 1, 7)
-    kinds = [problem.kind for problem in verify(copy).problems]
-    assert kinds == ["padding", "padding"]
+    size = reader.shard_path(0).stat().st_size
+    assert [(problem.kind, problem.offset) for problem in verify(copy).problems] == [
+        ("padding", end),
+        ("padding", size - 1),
+    ]
 
 
 def test_a_damaged_record_is_named(copy: Path) -> None:
@@ -212,7 +245,7 @@ def test_a_damaged_record_is_named(copy: Path) -> None:
     flip(path, table_offset(6) + 13, 2)
     report = verify(copy)
     assert {problem.file for problem in report.problems} == {path.name}
-    assert table_offset(6) in {problem.offset for problem in report.problems}
+    assert table_offset(6) + 13 in {problem.offset for problem in report.problems}
     with pytest.raises(PetsegError, match="the record of sample 6"):
         ShardSet.open(copy).split("train").rows([5, 6])
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
-from shards.build.staging import WORK, Staging, check_target
+from shards.build.staging import Staging, check_target
 from shards.build.tasks.parts import ClaimedCopy, Parts
 from shards.build.tasks.publish_in_store import put_manifest, remove_strays
 from shards.errors import FormatError, UsageError
@@ -100,7 +100,7 @@ def _contents(store: Store) -> tuple[bytes, Manifest, list[FileEntry]]:
         data = store.read(MANIFEST_NAME)
     except ObjectMissingError:
         raise FormatError(f"{store.address} holds no finished shard set (no {MANIFEST_NAME})") from None
-    manifest = parse_manifest(data, Path(store.describe(MANIFEST_NAME)))
+    manifest = parse_manifest(data, store.describe(MANIFEST_NAME))
     entries = manifest.files()
     for name, split in manifest.splits.items():
         path = Path(store.describe(split.shard_table.file))
@@ -191,10 +191,8 @@ class _Copy:
         if not parts.is_local:
             if (found := parts.claimed()) is not None and found[0].digest == self.digest:
                 parts.clear()
-        elif (parts.folder_path / WORK).is_dir():
-            staging = Staging.beside(parts.folder_path)
-            with staging.locked():
-                staging.clean_up()
+        else:
+            Staging.beside(parts.folder_path).clean_up_after_a_kill()
 
     def all(self, bring: Callable[[FileEntry], bool]) -> int:
         """Call a function for every file, several at a time; return how often it returned True."""
@@ -206,7 +204,7 @@ class _Copy:
                     self.progress(done, len(self.entries))
         return skipped
 
-    def fetch(self, entry: FileEntry, handle: BinaryIO) -> None:
+    def fetch(self, entry: FileEntry, handle: IO[bytes]) -> None:
         """Write a file's content to a handle; raise ``FormatError`` unless it is what the manifest says."""
         where = self.origin.describe(entry.file)
         try:

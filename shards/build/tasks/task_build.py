@@ -19,7 +19,7 @@ from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.staging import check_target
 from shards.build.tasks.into_parts import IntoParts
 from shards.build.tasks.parts import ClaimedPlan, Parts
-from shards.build.tasks.task_number import TaskNumber
+from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.sources.choose_layout import scan
@@ -146,12 +146,16 @@ def _is_complete(parts: Parts, digest: str, out: Path | str) -> bool:
 def _finished(parts: Parts, plan: BuildPlan, mine: range) -> dict[int, ShardRecord]:
     """Return the records of this task's shards that are finished and still of the same source; remove other records."""
     listed = parts.list(plan.digest)
-    records = parts.records(plan.digest, {index: plan.outline.shards[index] for index in mine}, listed)
+    shards = {index: plan.outline.shards[index] for index in mine}
+    records = parts.records(plan.digest, shards, listed)
     for index, record in list(records.items()):
         sizes = all(entry.file in listed and listed[entry.file].size == entry.bytes for entry in record.files)
         if not sizes or record.stamps != plan.tasks[index].stamps:
-            parts.store.delete(parts.folder(plan.digest) + record_name(record.split, record.number))
             del records[index]
+    for index, shard in shards.items():
+        name = record_name(shard.split, shard.number)
+        if name in listed and index not in records:
+            parts.store.delete(parts.folder(plan.digest) + name)
     return records
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from shards.errors import PetsegError, printable
 from shards.store.addresses import WEB_SCHEMES, StoreAddress, without_secrets
-from shards.store.clouds.cloud_clients import make_client
-from shards.store.clouds.request_loop import run
+from shards.store.cloud.cloud_clients import make_client
+from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -70,6 +70,16 @@ class ObjectStore:
     def address(self) -> str:
         """The folder's address."""
         return str(self.place)
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.place.name
+
+    @property
+    def location(self) -> str:
+        """The folder's address."""
+        return self.address
 
     @property
     def read_only(self) -> bool:
