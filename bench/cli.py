@@ -74,6 +74,19 @@ add_benchmark("build", BuildSettings,
 
 
 @main.command()
+@click.argument("shards", type=PATH)
+@click.option("--size", type=int, default=128, show_default=True, help="Of the output, pixels.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Images in a batch.")
+@click.option("--delay", type=float, default=0.02, show_default=True, help="Seconds before each reply.")
+@click.option("--repeats", type=int, default=3, show_default=True, help="Runs of each subject, in turns.")
+def remote(*, shards: Path, **options: Any) -> None:
+    """Epochs of SHARDS over an object store, a server on loopback that is slow to reply, beside other libraries."""
+    from bench.remote_benchmark import run_remote_benchmark
+
+    print_json(run_remote_benchmark(shards, **options))
+
+
+@main.command()
 @click.argument("a", metavar="A.json", type=PATH)
 @click.argument("b", metavar="B.json", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")

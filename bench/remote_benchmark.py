@@ -67,7 +67,10 @@ def run_remote_benchmark(shards: Path, *, size: int, batch_size: int, delay: flo
                     continue
                 if turn == 0:
                     upload(peer, job)
-                found[name].append(in_its_own_process(job, f"{work}/cache-{name}-{turn}"))
+                try:
+                    found[name].append(in_its_own_process(job, f"{work}/cache-{name}-{turn}"))
+                except RuntimeError as error:
+                    skipped[name] = str(error)
     rates = {name: [statistics.median(epoch) for epoch in zip(*runs, strict=True)] for name, runs in found.items()}
     others = [rates[name][0] for name in ("litdata", "streaming", "webdataset") if rates[name]]
     return {
@@ -85,7 +88,13 @@ def store_server(delay: float) -> Iterator[dict[str, str]]:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
-        yield {**keys, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url}
+        yield {
+            **keys,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ENDPOINT_URL": url,
+            "S3_ENDPOINT_URL": url,
+        }
     finally:
         server.kill()
         server.wait()
@@ -132,7 +141,7 @@ def in_its_own_process(job: Job, cache: str) -> list[float]:
     command = [sys.executable, "-m", __name__, "subject"]
     done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{job.peer} failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{job.peer} failed: {done.stderr[-900:]}")
     rates: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
     return rates
 
