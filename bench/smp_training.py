@@ -9,8 +9,9 @@ epoch.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import click
 import torch
@@ -24,6 +25,7 @@ from shards.console import PATH, FriendlyCommand, print_json
 from shards.errors import UsageError
 
 RATE, LAST_RATE = 2e-4, 1e-5
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class SmpNetwork(nn.Module):
@@ -89,7 +91,7 @@ def train_smp(
     return {"architecture": architecture, "epochs": epochs, "augment": augment, "seed": seed, **scores, **seconds}
 
 
-def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
+def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Decorator:
     """Declare an option that shows its default."""
     return click.option(name, type=kind, default=default, show_default=default is not None, help=text, **more)
 

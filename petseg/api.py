@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
     from shards.build.outcome.build_result import BuildResult
-    from shards.build.tasks.task_build import TaskResult
     from shards.build.tasks.set_copy import CopyResult
+    from shards.build.tasks.task_build import TaskResult
 
 __all__ = [
     "Batch",
@@ -106,8 +106,8 @@ def build_shards(
     from shards.audit.findings import MAX_PIXELS
     from shards.build.build_set import build
     from shards.build.options import options_from
-    from shards.build.tasks.task_build import build_task
     from shards.build.tasks.scheduler_variables import task_number
+    from shards.build.tasks.task_build import build_task
     from shards.sources.choose_layout import scan
 
     options = options_from(

@@ -4,8 +4,9 @@ libjpeg-turbo decodes at a reduced scale (simplejpeg), OpenCV does the rest: wha
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 
-class DecodedSample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DecodedSample:
     """One sample: image (H, W, 3), mask (H, W) with class indices and 255, index in the split."""
 
     image: Pixels
@@ -145,11 +147,11 @@ class Collate:
         """Return them as tensors."""
         import torch
 
-        images, masks, indices = zip(*samples, strict=True)
-        mask = np.stack(masks)
+        image, mask = np.stack([sample.image for sample in samples]), np.stack([sample.mask for sample in samples])
         if self._classes is not None:
             mask = (mask[..., None] == self._classes).view(np.uint8)
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(mask), torch.tensor(indices)
+        index = torch.tensor([sample.index for sample in samples])
+        return torch.from_numpy(image), torch.from_numpy(mask), index
 
 
 def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:

@@ -5,6 +5,7 @@ To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -35,7 +36,8 @@ SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("sourc
 BUFFER = Caveat("shuffles within a buffer, not over the whole epoch")
 
 
-class Delivered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Delivered:
     """One batch as delivered, B samples."""
 
     image: "torch.Tensor"  # uint8 (B, 3, H, W), RGB, in any memory format

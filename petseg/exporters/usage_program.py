@@ -173,6 +173,7 @@ def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = No
     multiple = side_multiple(predictor) if onnx else 1
     run = _RUN_ONNX.format(output=options.output) if onnx else _RUN_WEIGHTS
     place = _SIZE + _PLACE[fit].replace("{pad}", str(PAD_COLOUR)).replace("{multiple}", str(multiple)).strip("\n")
+    after: tuple[str, ...]
     if options.input_size == "original":
         after = _WHOLE, run, _SAME_SIZE[options.output]
     elif predictor.recipe.crop_scale is not None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from petseg.inference.metrics import score
+from petseg.runs.history import occurring
 from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
@@ -103,14 +104,14 @@ def epoch_line(entry: Mapping[str, Any], *, epochs: int, classes: Sequence[str])
     loss = f"loss {entry['train']['loss']:.3f}" + (f" val {entry['val']['loss']:.3f}" if entry["val"] else "")
     return (
         f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}  {loss}  {name} IoU {part['mean_iou']:.3f} "
-        f"({_class_scores(part['iou'], classes)})  "
+        f"({_class_scores(part['iou'], occurring(part), classes)})  "
         f"accuracy {part['pixel_accuracy']:.3f}  {entry['pictures_per_second']:.0f} images/s  "
         f"wait {entry['wait_share']:.0%}{'  best' if entry['best'] else ''}"
     )
 
 
-def _class_scores(iou: Sequence[float | None], classes: Sequence[str]) -> str:
-    """Return the IoU of each class; of many classes, of the best and the worst two that have one."""
+def _class_scores(iou: Sequence[float | None], present: Sequence[float | None], classes: Sequence[str]) -> str:
+    """Return the IoU of each class; of many classes, of the best and the worst two that occur in the masks."""
 
     def texts(positions: Iterable[int]) -> str:
         values = ((classes[i], iou[i]) for i in positions)
@@ -118,7 +119,7 @@ def _class_scores(iou: Sequence[float | None], classes: Sequence[str]) -> str:
 
     if len(classes) <= _ALL_CLASSES:
         return texts(range(len(classes)))
-    order = sorted((i for i, value in enumerate(iou) if value is not None), key=lambda i: -(iou[i] or 0.0))
+    order = sorted((i for i, value in enumerate(present) if value is not None), key=lambda i: -(present[i] or 0.0))
     if len(order) <= _ALL_CLASSES:
         return texts(order)
     half = _ALL_CLASSES // 2

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from petseg.report.figures import MANY, Kind, extremes, floats, line_colour, picture_bytes, plain_text, shown_name, unit
-from petseg.runs.history import History, judged_part
+from petseg.runs.history import History, judged_part, occurring
 from shards.format.labels import Labels
 
 _NAMED = 3  # of many classes, this many of the best and of the worst have a colour and a name
@@ -64,7 +64,7 @@ def _plot_all(axes: Axes, scores: History, epochs: list[int], labels: Labels, st
 def _plot_extremes(axes: Axes, scores: History, epochs: list[int], labels: Labels, style: dict[str, Any]) -> None:
     """Draw every class in faint grey, the mean in black, and the last epoch's best and worst classes in colour."""
     last = scores[-1]["iou"]
-    best, worst = extremes(last, _NAMED)
+    best, worst = extremes(occurring(scores[-1]), _NAMED)
     named = [*best, *reversed(worst)]
     for index in range(len(labels)):
         if index not in named:

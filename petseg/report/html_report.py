@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
@@ -13,7 +15,7 @@ from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour
 from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import choose_images, predict_sample, shown_classes
 from petseg.report.thumbnails import difference_legend, panels
-from petseg.runs.history import History, judged_part
+from petseg.runs.history import History, judged_part, occurring
 from petseg.runs.run_folder import read_config
 from shards import SplitReader
 from shards.format.overlays import IGNORED_COLOUR
@@ -52,7 +54,7 @@ def render_report(
     if ignored:
         legend.append(("ignored", IGNORED_COLOUR))
     as_table = len(labels) <= _TABLE
-    best, worst = extremes(evaluation.scores.iou, 1)
+    best, worst = extremes(occurring(msgspec.to_builtins(evaluation.scores)), 1)
     labelled, without_class = sum(split.entry.class_pixels), split.entry.ignored_pixels
     return page_template("report.html.jinja").render(
         name=run.name,

@@ -39,3 +39,13 @@ class _EpochEntry(msgspec.Struct):
 def check_history(history: Any) -> None:
     """Raise ``msgspec.ValidationError`` unless a history has what curves, reports and messages read of it."""
     msgspec.convert(history, list[_EpochEntry])
+
+
+def occurring(scores: Mapping[str, Any]) -> list[float | None]:
+    """Return the IoU of each class that occurs in the masks, else None; of an entry's ``val`` or ``train`` scores.
+
+    A class that does not occur has no recall, and an IoU of 0 if it is predicted somewhere: it would always be the worst.
+    """
+    iou = scores["iou"]
+    recall = scores.get("recall") or iou  # version 1 logged none
+    return [value if known is not None else None for value, known in zip(iou, recall, strict=True)]

@@ -133,7 +133,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How a run is executed; may change when it is resumed, the weights stay the same up to rounding.
 
     Only samples that are replaced because they are damaged (``on_error``) change more.
-    ``shards`` is the absolute path or address of the set, which may be moved but not changed; ``threads`` None is all cores.
+    ``shards`` is the set's absolute path or address; it may be moved, not changed. ``threads`` None is all cores.
     ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
     ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
     """

@@ -55,10 +55,7 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^29)")
         if self.labels is not None:
             self.labels.check()
-        if self.storage != "jpeg" and self.quality is not None:
-            raise UsageError("--quality needs --storage jpeg")
-        if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
-            raise UsageError(f"--quality {self.quality} is outside 1..100")
+        self._check_quality()
         if self.samples_per_shard is None and not 1 <= (self.shard_bytes or 0) <= MAX_SHARD_BYTES:
             raise UsageError(f"--shard-bytes {self.shard_bytes} is outside 1..{MAX_SHARD_BYTES} (1 TB)")
         if self.samples_per_shard is not None and self.samples_per_shard < 1:
@@ -68,6 +65,12 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
             shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
             raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
+
+    def _check_quality(self) -> None:
+        if self.storage != "jpeg" and self.quality is not None:
+            raise UsageError("--quality needs --storage jpeg")
+        if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
+            raise UsageError(f"--quality {self.quality} is outside 1..100")
 
 
 def options_from(

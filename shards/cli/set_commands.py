@@ -34,26 +34,30 @@ def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> No
 
 
 @click.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @click.option("--quick", is_flag=True, help="Sizes and structure only: instant for any number of samples.")
 @click.option("--full", is_flag=True, help="Also decode every sample.")
 @JSON_OPTION
-def verify(out: Path, quick: bool, full: bool, as_json: bool) -> int:
+def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
     """Prove that a shard set is what was packed.
 
     If it is not, exit with 1 and name shard, key, member and byte offset.
     """
     from shards.cores import usable_cores
+    from shards.verify.check_address import verify_address
     from shards.verify.check_set import verify as check
     from shards.verify.problems import Mode
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
-    if not out.is_dir():
+    if isinstance(out, Path) and not out.is_dir():
         raise FormatError(why_missing(out))
     with progress_bar("verifying") as progress:
         mode: Mode = "quick" if quick else "full" if full else "default"
-        report = check(out, mode=mode, workers=usable_cores(), progress=progress)
+        if isinstance(out, str):
+            report = verify_address(out, mode=mode, workers=usable_cores(), progress=progress)
+        else:
+            report = check(out, mode=mode, workers=usable_cores(), progress=progress)
     if as_json:
         print_json(report.as_json())
     else:

@@ -76,8 +76,9 @@ class SplitReader:
     @cached_property
     def remote(self) -> CachedTars | None:
         """The split's tars in an object store, as far as they are in the cache; None for a local set."""
-        files, total = self.files, self.manifest.bytes
-        return None if files is None else remote_tars(files, self.shards, self.starts, self.rows, total=total)
+        if self.files is None or self.table is None:  # the table is fetched now, not by the thread of the requests
+            return None
+        return remote_tars(self.files, self.shards, self.starts, self.rows, total=self.manifest.bytes)
 
     @cached_property
     def table(self) -> SampleTable:

@@ -4,6 +4,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -42,7 +43,14 @@ class SplitSums:
             self.attributes.setdefault(attribute, Counter()).update(counts)
 
 
-def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progress: Progress | None = None) -> Report:
+def verify(
+    path: str | Path,
+    *,
+    mode: Mode = "default",
+    workers: int = 1,
+    progress: Progress | None = None,
+    around: Callable[[ShardCheck], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> Report:
     """Check a shard set; never raises, whatever is in the folder. Takes the memory of a few shards' tables.
 
     Args:
@@ -51,6 +59,8 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
             finds any that changed. ``full`` also decodes every sample.
         workers: threads that check shards at the same time.
         progress: called with (shards done, all shards).
+        around: entered for the time of each shard's check, in its thread: brings its files, see check_address.
+        around: entered for the time of each shard's check, in its thread: brings its files, see check_address.
     """
     folder, quick = Path(path), mode == "quick"
     report = Report(path=str(path), mode=mode)
@@ -74,10 +84,15 @@ def verify(path: str | Path, *, mode: Mode = "default", workers: int = 1, progre
     sums = {split: SplitSums() for split in tables}
     total = sum(len(shards or ()) for _, shards in tables.values())
     checks = _checks(folder, manifest, tables)
+
+    def run(check: ShardCheck) -> ShardCheck:
+        with around(check):
+            return check.run(mode)
+
     with ThreadPoolExecutor(max(workers, 1)) as executor:
         running: deque[Future[ShardCheck]] = deque()
         for done in range(1, total + 1):
-            running += [executor.submit(check.run, mode) for check in islice(checks, 2 * workers - len(running))]
+            running += [executor.submit(run, check) for check in islice(checks, 2 * workers - len(running))]
             check = running.popleft().result()
             report.add(check.problems)
             sums[check.split].add(check)

@@ -20,7 +20,6 @@ from shards.format.layout import MANIFEST_NAME, Split, shard_name
 from shards.format.manifest import Manifest, dump_manifest, load_manifest
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder, write_atomically
 from shards.store.refusals import rename_file
-from shards.store.store_protocol import StoreError
 
 Progress = Callable[[int, int], None]
 _SHOWN = 12
@@ -79,12 +78,12 @@ def join(
     claimed = found[0]
     if not isinstance(claimed, ClaimedPlan):
         raise UsageError(f"a set is being copied to {out}: run the same petseg-shard copy again to finish it")
-    records = all_records(parts, claimed.outline)
-    check_unclaimed(records, claimed.outline)
     publish = _publish_folder if parts.is_local else partial(publish_in_store, replace=overwrite)
     try:
+        records = all_records(parts, claimed.outline)
+        check_unclaimed(records, claimed.outline)
         manifest = publish(parts, claimed, records, strict=strict, progress=progress)
-    except (StoreError, FileNotFoundError):
+    except (PetsegError, OSError):
         there = _existing(parts, overwrite=True)
         if parts.claimed() is None and there is not None and there.plan == claimed.outline.digest:
             return complete(there)  # another join of the same shards was faster

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from shards.errors import PetsegError
 
 _T = TypeVar("_T")
+_NAME = "petseg-requests"
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _process: int | None = None  # that started the loop
@@ -32,7 +33,7 @@ def request_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop, _process = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="petseg-requests", daemon=True).start()
+            threading.Thread(target=_loop.run_forever, name=_NAME, daemon=True).start()
             atexit.register(_stop, _loop)
     return _loop
 
@@ -48,6 +49,9 @@ def submit(work: Coroutine[Any, Any, _T]) -> "Future[_T]":
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in the loop and return its result; must not be called in the loop itself."""
+    if threading.current_thread().name == _NAME:
+        work.close()
+        raise RuntimeError("a request waits for another one in the thread that makes them")
     result = submit(work)
     try:
         return result.result()

@@ -140,6 +140,8 @@ def test_words_for_people(tiny_run: Path) -> None:
 def test_the_line_of_many_classes_names_the_best_and_the_worst(tiny_run: Path) -> None:
     entry = read_metrics(tiny_run)[0]
     entry["val"]["iou"] = [None, *np.linspace(0.1, 0.9, 149).tolist()]
+    entry["val"]["recall"] = [None, *[1.0] * 149]
+    entry["val"]["iou"][7], entry["val"]["recall"][7] = 0.0, None  # predicted, and in none of the masks
     line = epoch_line(entry, epochs=2, classes=[f"{'c' * 30}{n}" for n in range(150)])
     short = "c" * 20
     assert f"(best {short} 0.900 {short} 0.895, worst {short} 0.105 {short} 0.100)" in line

@@ -131,8 +131,8 @@ def test_a_machine_without_a_network_is_noticed(
     nodes.wait_for(lambda: step_of(run) >= 3)
     nodes.cut()
     assert nodes.wait(first) == 0, nodes.output(first)
-    assert "has lost another process" in nodes.output(first)
-    assert nodes.wait(second) != 0
+    for process in (first, second):  # the second's torchrun goes on looking for the store for minutes
+        assert "has lost another process" in nodes.output(process)
     assert json.loads((run / "config.json").read_text())["world_size"] == 1
     assert_same(run, one_process)
 

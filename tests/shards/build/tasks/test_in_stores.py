@@ -18,6 +18,7 @@ from shards.cli import main
 from shards.errors import FormatError, SourceError, UsageError
 from shards.store.open_store import open_store
 from shards.store.store_protocol import StoreError
+from shards.verify.check_address import verify_address
 
 
 def at(address: str) -> dict[str, bytes]:
@@ -202,4 +203,26 @@ def test_commands_take_addresses(
     assert "30 samples in 24 files" in run("copy", tiny_sets["jpeg"], f"{place}/set")
     assert '"already_complete": true' in run("copy", tiny_sets["jpeg"], f"{place}/set", "--json")
     assert f"{place}/set: 30 samples" in run("info", f"{place}/set")
+    assert f"{place}/set: 30 samples in" in run("verify", f"{place}/set")
     assert "7 samples in" in run("preview", f"{place}/set", tmp_path / "sheet.png", "--count", "7")
+
+
+def test_damage_in_a_bucket_is_named(tiny_sets: dict[str, Path], place: str) -> None:
+    copy_set(tiny_sets["source"], f"{place}/set")
+    store = open_store(f"{place}/set")
+    tar = bytearray(store.read("test-000001.tar"))
+    tar[600] ^= 1
+    store.put("test-000001.tar", bytes(tar))
+    store.delete("train-000002.idx")
+    store.put("train-000099.tar", b"")
+    report = verify_address(f"{place}/set", mode="full", workers=2)
+    assert report.path == f"{place}/set"
+    assert {(found.kind, found.file) for found in report.problems} >= {
+        ("missing", "train-000002.idx"),
+        ("stray", "train-000099.tar"),
+    }
+    assert {found.file for found in report.problems} == {"test-000001.tar", "train-000002.idx", "train-000099.tar"}
+    with pytest.raises(FormatError, match="holds no finished shard set"):
+        verify_address(f"{place}/none")
+    with pytest.raises(UsageError, match="--quick is for folders"):
+        verify_address(f"{place}/set", mode="quick")
