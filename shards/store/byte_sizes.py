@@ -20,7 +20,7 @@ def parse_bytes(value: Any, *, name: str) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = _TEXT.fullmatch(str(value).strip().lower()) if isinstance(value, str) else None
+    match = _TEXT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is None or match[3] not in _UNITS:
         raise UsageError(f"{name} {str(value)[:40]!r}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
     whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
