@@ -1,6 +1,7 @@
 """Where shards are built: in this process, in worker processes that never outlive the build, in a user's executor."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
 from shards.cores import usable_cores
 from shards.errors import UsageError
+
+_log = logging.getLogger("petseg.files")
 
 _NO_GUARD = (
     "worker processes import the script that starts them, and this one starts to build again; call build_shards() "
@@ -87,8 +90,14 @@ def _in_processes(tasks: Mapping[int, ShardTask], folder: str, cores: int) -> It
     alone = threading.active_count() == 1 and "torch" not in sys.modules
     context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
     unfinished = len(tasks)
-    stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
-    started = context.RawValue(c_int, 0)
+    try:
+        stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
+        started = context.RawValue(c_int, 0)
+    except OSError as error:  # containers without /dev/shm, or with one that is read-only or full
+        _log.warning("no worker processes: /dev/shm takes no semaphore (%s); packing in one process", error.strerror)
+        for index, task in tasks.items():
+            yield index, build_shard(task, folder, threads=lambda: cores)
+        return
     pool = ProcessPoolExecutor(
         min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
     )

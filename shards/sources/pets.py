@@ -13,7 +13,7 @@ from shards.errors import SourceError
 from shards.format.builtin_labels import PETS
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp, Pair, Source
-from shards.sources.pairs.listing import read_names
+from shards.sources.pairs.listing import leads_to, read_names
 
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
@@ -55,7 +55,7 @@ def _scan(folder: Path) -> Source:
     if not images:
         raise SourceError(f"{folder / 'images'} holds no .jpg file")
     paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
-    lists = {name: _read_list(path) for name, path in paths.items() if path.exists()}
+    lists = {name: _read_list(path) for name, path in paths.items() if os.path.lexists(path)}
     numbers = dict(ChainMap(*lists.values()))  # the first list that names an image counts
     findings: list[SampleFinding] = []
     pairs: list[Pair] = []
@@ -140,6 +140,6 @@ def _why_rejected(
         return "image-without-mask"
     if any_list and not listed:
         return "not-listed"
-    if not image.is_file():
+    if not leads_to(image.is_file):
         return "image-not-a-file"
-    return "" if mask.is_file() else "mask-not-a-file"
+    return "" if leads_to(mask.is_file) else "mask-not-a-file"

@@ -1,7 +1,8 @@
 """What is in a folder: its images or masks, in nested folders too, and what text lists say."""
 
+import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,7 +54,7 @@ def list_files(folder: Path, endings: Sequence[str]) -> tuple[list[ListedFile], 
         if entry.name.startswith(".") or ending not in endings:
             ignored += 1
         else:
-            stamp = FileStamp.of(entry.stat()) if entry.is_file() else None
+            stamp = FileStamp.of(entry.stat()) if leads_to(entry.is_file) else None
             found.append(ListedFile(path=entry.path, relative=relative, stamp=stamp))
     return sorted(found, key=lambda file: file.relative), ignored
 
@@ -68,7 +69,17 @@ def holds_any(folder: Path, endings: Sequence[str]) -> bool:
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the visible folders in a folder, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and leads_to(entry.is_dir))
+
+
+def leads_to(check: Callable[[], bool]) -> bool:
+    """Return ``entry.is_file()`` or ``entry.is_dir()``: False for links in a circle, as for links to nothing."""
+    try:
+        return check()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR):
+            return False
+        raise
 
 
 def by_key(files: Sequence[ListedFile], folder: Path) -> dict[str, ListedFile]:
@@ -88,7 +99,8 @@ def read_names(path: Path) -> list[tuple[int, str]]:
     Names are any bytes but line breaks. Raises ``SourceError`` for what is not a text file.
     """
     if not path.is_file():
-        raise SourceError(f"{shown(str(path))} is not a file; a list of images was expected")
+        what = "leads nowhere" if path.is_symlink() and not path.exists() else "is not a file"
+        raise SourceError(f"{shown(str(path))} {what}; a list of images was expected")
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         raise SourceError(f"{shown(str(path))} is not plain text; save it as UTF-8, one name a line")
@@ -107,7 +119,7 @@ def _walk(
     with os.scandir(folder) as entries:
         for entry in entries:
             like_file = split_ending(entry.name)[1] in IMAGE_ENDINGS
-            if entry.name.startswith(".") or like_file or not entry.is_dir():
+            if entry.name.startswith(".") or like_file or not leads_to(entry.is_dir):
                 yield entry, prefix + entry.name
             else:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
