@@ -143,7 +143,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{path} contains no metrics (no {METRICS})") from None
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
-    except (RecursionError, msgspec.DecodeError) as error:
+    except (RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {path} restores it from {LAST}"
         ) from None
