@@ -110,7 +110,7 @@ def open_streams() -> None:
                 os.close(descriptor)
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
         elif mode == "w" and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")  # locale C, or bytes in a file's name that are not UTF-8
 
@@ -120,7 +120,9 @@ def expect_current_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109
     except OSError as error:
-        raise PetsegError(f"the current folder is not there any more ({error.strerror}); change to another one") from None
+        raise PetsegError(
+            f"the current folder is not there any more ({error.strerror}); change to another one"
+        ) from None
 
 
 def drop_output() -> None:

@@ -68,7 +68,9 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
     """
     if device.type == "cpu":
         if sys.platform == "linux" and not _CPU_FACTS.exists():  # else: "Your CPU does not support FBGEMM", in a step
-            raise PetsegError(f"torch cannot compute on the CPU without {_CPU_FACTS}; mount /proc, or use --device cuda")
+            raise PetsegError(
+                f"torch cannot compute on the CPU without {_CPU_FACTS}; mount /proc, or use --device cuda"
+            )
         if precision == "fp16":
             raise UsageError("--precision fp16 needs a CUDA device; on the CPU use fp32 or bf16")
         return Placement(device=device, precision="fp32" if precision == "auto" else precision)

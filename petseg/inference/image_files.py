@@ -69,7 +69,9 @@ def _walk(folder: Path, *, skip: Path | None) -> Iterator[Path]:
     skipped = None if skip is None else os.path.realpath(skip)
     for where, subfolders, files in os.walk(folder):
         subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and os.path.realpath(os.path.join(where, name)) != skipped  # noqa: PTH118
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(os.path.join(where, name)) != skipped  # noqa: PTH118
         ]
         yield from (path for name in files if _is_shown(path := Path(where, name)))
 

@@ -34,7 +34,10 @@ REFUSALS = {
     "lustre without locks": ({"flock": "ENOSYS"}, "has no locks (Function not implemented)"),
     "nfs lock daemon gone": ({"flock": "ENOLCK"}, "has no locks (No locks available)"),
     "nfs lock of a folder": ({"flock": "EBADF"}, "has no locks (Bad file descriptor)"),
-    "overlay": ({"rename_folder": "EXDEV", "renameat2": "EXDEV"}, "does not rename folders (Invalid cross-device link)"),
+    "overlay": (
+        {"rename_folder": "EXDEV", "renameat2": "EXDEV"},
+        "does not rename folders (Invalid cross-device link)",
+    ),
     "no exchange": ({"renameat2": "EINVAL"}, ""),
     "no hard links": ({"link": "EPERM"}, ""),
     "no renaming of files": ({"rename_file": "EXDEV"}, "does not rename files (Invalid cross-device link)"),
@@ -43,6 +46,7 @@ REFUSALS = {
         "does not rename f",
     ),
 }
+
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

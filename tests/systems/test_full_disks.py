@@ -129,7 +129,9 @@ def test_what_commands_write(
     done = call(f"petseg-{arguments[0]}", *(places.get(each, each) for each in arguments[1:]))
     assert done.code == 1
     assert disk.hits
-    assert done.err.splitlines()[-1].startswith("Error: the disk is full; free some space and run the same command again")
+    assert done.err.splitlines()[-1].startswith(
+        "Error: the disk is full; free some space and run the same command again"
+    )
     assert name in done.err.splitlines()[-1]
     assert not [path for path in tmp_path.rglob("*") if path.name == name or path.name.startswith(".partial-")]
 

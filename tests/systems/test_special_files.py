@@ -123,7 +123,9 @@ def test_images_to_predict(kind: str, small_run: Path, few_pets: Path, call: Any
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_place_to_write(kind: str, small_run: Path, few_pets: Path, few_shards: Path, call: Any, tmp_path: Path) -> None:
+def test_a_place_to_write(
+    kind: str, small_run: Path, few_pets: Path, few_shards: Path, call: Any, tmp_path: Path
+) -> None:
     place = make(kind, tmp_path / "place")
     before = place.lstat()
     image = next((few_pets / "images").iterdir())
