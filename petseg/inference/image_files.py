@@ -68,11 +68,8 @@ def _walk(folder: Path, *, skip: Path | None) -> Iterator[Path]:
     """Yield the files of a folder and its subfolders, without hidden subfolders and without ``skip``."""
     skipped = None if skip is None else os.path.realpath(skip)
     for where, subfolders, files in os.walk(folder):
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(os.path.join(where, name)) != skipped  # noqa: PTH118
-        ]
+        visible = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in visible if os.path.realpath(Path(where, name)) != skipped]
         yield from (path for name in files if _is_shown(path := Path(where, name)))
 
 

@@ -96,7 +96,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def valid_utf8(text: str) -> bytes:
-    """Return a text as UTF-8; surrogates that stand for bytes become those bytes, or ``\\xNN`` if they are not UTF-8."""
+    """Return a text as UTF-8; surrogates become the bytes they stand for, or ``\\xNN`` if they are not UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode()
 
 

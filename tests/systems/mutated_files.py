@@ -167,9 +167,10 @@ class Subjects:
     def _plan(source: Path) -> None:
         from shards.build.options import PackOptions
         from shards.build.plan import make_plan
+        from shards.format.builtin_labels import PETS
         from shards.sources.choose_layout import scan
 
-        make_plan(scan(source), PackOptions(split="random"))
+        make_plan(scan(source), PackOptions(split="random", labels=PETS))
 
     def _checkpoint(self, data: bytes) -> None:
         from petseg.inference.trained_network import load
