@@ -61,7 +61,7 @@ class Subjects:
             "tar": self.folder / "shards" / "train-000000.tar",
             "index": self.folder / "shards" / "train-000000.idx",
             "manifest": self.folder / "shards" / "manifest.json",
-            "table": next(iter(sorted(self.folder.glob("shards/train*.npy")), ), self.folder / "shards" / "train.table"),
+            "table": min(self.folder.glob("shards/train*.npy")),
             "labels": self.folder / "labels.toml",
             "list": self.folder / "pets" / "annotations" / "trainval.txt",
             "csv": self.folder / "table.csv",
@@ -207,7 +207,7 @@ def main() -> None:
     for seed in range(first, last):
         changed = mutate(data, random.Random(f"{kind} {seed}"))
         start = time.monotonic()
-        print(json.dumps({"seed": seed, "start": True}), flush=True)
+        print(json.dumps({"seed": seed, "start": True}), flush=True)  # noqa: T201
         try:
             outcome = subjects.read(kind, changed)
         except BaseException as error:  # noqa: BLE001 - what is not refused is what this looks for
@@ -217,7 +217,7 @@ def main() -> None:
             outcome = f"{type(error).__name__}: {error}\n{''.join(lines[-3:])}"
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024
         line = {"seed": seed, "outcome": outcome, "seconds": time.monotonic() - start, "grown": grown}
-        print(json.dumps(line), flush=True)
+        print(json.dumps(line), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
