@@ -1,4 +1,4 @@
-"""File systems that refuse permissions, flushing, renaming or locks: nothing stops, and one line says what is missing."""
+"""File systems that refuse permissions, flushing, renaming or locks: nothing stops, and one line says so."""
 
 from __future__ import annotations
 

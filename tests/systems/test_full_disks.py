@@ -1,4 +1,4 @@
-"""A disk that becomes full in the middle of any file that is written: the old file stays, one line names the new one."""
+"""A disk that becomes full in the middle of any file that is written: the old file stays, one line names it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,8 @@ class FullDisk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FullDisk]:
-    yield FullDisk(monkeypatch)
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
 
 
 TINY = ("--size", 32, "--widths", "8,16", "--epochs", 1, "--batch-size", 2, "--augment", "none", "--threads", 1)
