@@ -2,7 +2,7 @@
 
 Python imports a module of this name at its start where its folder is on PYTHONPATH. PETSEG_ODD_SYSTEM is JSON:
 ``{"fail": {"fchmod": "EPERM"}}``. A name in ``fail`` is a function of os or fcntl, which then raises this error;
-``fsync_folder`` and ``fsync_file`` are os.fsync by what it is called with, ``rename_folder`` is os.rename and os.replace
+``fsync_folder`` and ``fsync_file`` are os.fsync by what it is called with, ``rename_folder`` is os.rename or replace
 of a folder. PETSEG_ODD_SYSTEM_LOG is a file that gets a line for each refusal.
 """
 
