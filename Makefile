@@ -4,6 +4,7 @@
 #   make demo PETS=DIR     the same with a dataset in the official layout
 #   make test              the tests              make check          ruff, formatting, types
 #   make test-faults       the fault tests as long campaigns (kills, flipped bits)
+#   make check-versions    the fast tests with the lowest and with the highest versions that pyproject.toml allows
 #   make bench             all benchmarks         make bench-figures  their figures go into README.md and docs/
 #   make bench-compare     ten trials: does compare find a planted handicap, and no change between equal runs?
 #   make gpu-proof         everything that needs a GPU, on one GPU in nine minutes: tests, trainings, benchmarks
@@ -26,10 +27,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults check format bench bench-figures bench-compare gpu-proof gpu-figures clean
+.PHONY: help install peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
-	@sed -n '3,12p' Makefile | sed 's/^# *//'
+	@sed -n '3,13p' Makefile | sed 's/^# *//'
 
 # With the stamp files, installation runs once, and again when the dependencies change. The tests' environment contains
 # the users', so that it is one installation. Byte code is written when a module is first imported: of the ten thousand
@@ -72,6 +73,24 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Half an hour, and 8 GB of packages. Only wheels: DALI's older versions are on PyPI as a program that fails.
+VERSIONS := .versions
+UV       := $(VERSIONS)/uv/bin/uv
+
+check-versions: $(VERSIONS)/lowest-direct $(VERSIONS)/highest
+
+$(UV):
+	$(PYTHON) -m venv $(VERSIONS)/uv
+	$(VERSIONS)/uv/bin/python -m pip install --quiet uv
+
+$(VERSIONS)/%: FORCE | $(UV)
+	$(UV) pip compile --quiet --no-build --resolution $* --extra dev --python $(PYTHON) pyproject.toml -o $@.txt
+	$(UV) venv --quiet --clear --python $(PYTHON) $@
+	$(UV) pip install --quiet --no-build --python $@/bin/python -r $@.txt
+	$(UV) pip install --quiet --no-deps --python $@/bin/python -e .
+	$@/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not faults and not gpu" \
+	    tests/shards tests/pipeline tests/petseg tests/systems
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -133,4 +152,4 @@ CLASSES = 21 150
 OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VERSIONS) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

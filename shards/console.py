@@ -16,6 +16,8 @@ import click
 
 from shards.errors import PetsegError, printable
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LONGEST_PATH = 160  # characters of a path in a message
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -23,6 +25,7 @@ _ADVICE = {
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
     errno.EROFS: "the file system is read-only; choose a folder that you may write to",
+    errno.EEXIST: "exists already; choose another name",
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
     errno.EISDIR: "is a folder, a file was expected",
@@ -73,7 +76,9 @@ class FriendlyMixin:
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; never show a traceback for an error that the user can act on."""
         kwargs["standalone_mode"] = False
+        open_streams()
         try:
+            expect_current_folder()
             result = super().main(*args, **kwargs)  # type: ignore[misc]
         except click.ClickException as error:
             show(error)
@@ -86,7 +91,7 @@ class FriendlyMixin:
             fail(str(error), error.exit_code)
         except BrokenPipeError:
             # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             sys.exit(1)
         except OSError as error:
             fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
@@ -101,6 +106,44 @@ class FriendlyCommand(FriendlyMixin, click.Command):
 
 class FriendlyGroup(FriendlyMixin, click.Group):
     """A command with subcommands (``petseg-shard build``)."""
+
+
+def open_streams() -> None:
+    """Make stdin, stdout and stderr usable: one that the caller has closed is /dev/null; no character is an error.
+
+    Were the numbers 0 to 2 free, the next file to be opened would get one, and with it what libraries print.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif mode == "w" and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")  # locale C, or bytes in a file's name that are not UTF-8
+
+
+def expect_current_folder() -> None:
+    """Raise ``PetsegError`` if the current folder was removed: paths mean nothing then, and torch does not load."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise PetsegError(
+            f"the current folder is not there any more ({error.strerror}); change to another one"
+        ) from None
+
+
+def drop_output() -> None:
+    """Send what stdout still holds, and all that follows, nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
 
 
 def fail(message: str, exit_code: int) -> None:
@@ -122,7 +165,13 @@ def show(error: click.ClickException) -> None:
 
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system refused, where, and what to do, in one line."""
-    where = f" ({error.filename})" if error.filename else ""
+    if error.filename is None and error.errno in _FULL:  # every file that is written for a user has a name
+        text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
+        return f"{text}; free some space and run the same command again"
+    name = str(error.filename or "")
+    if len(name) > _LONGEST_PATH:
+        name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
+    where = f" ({name})" if name else ""
     return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
 
 

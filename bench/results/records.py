@@ -9,6 +9,7 @@ import msgspec
 
 from shards.errors import FormatError
 from shards.store.atomic import write_atomically
+from shards.store.byte_ranges import read_regular
 
 FORMAT, VERSION = "petseg-bench", 3
 BASELINE = "tutorial"  # the peer that rates are given as multiples of
@@ -218,7 +219,7 @@ def read_results(path: Path) -> Results:
         OSError: it cannot be read.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_regular(path))
     except (ValueError, RecursionError):
         raise FormatError(f"{path} is not JSON; give a file that petseg-bench wrote with --json") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

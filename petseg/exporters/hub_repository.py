@@ -5,6 +5,7 @@ strings, which are YAML, too.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from petseg.inference.trained_network import Predictor
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.initial_weights import SAFETENSORS
 from petseg.runs.run_folder import read_config
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
 
 _TAGS = ("semantic-segmentation", "image-segmentation", "petseg", "pytorch", "u-net")
@@ -68,18 +69,18 @@ def export_hub(
     # config.json last: it is what makes the folder one that can be loaded.
     targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))
     expect_writable(*targets, overwrite=overwrite)
-    title = folder.resolve().name
+    title = printable(Path(os.path.realpath(folder)).name)
     front = _front_matter(predictor, title=title, license=license, dataset=dataset)
-    contents = (
+    contents: tuple[bytes | str, ...] = (
         weights_file(predictor),
         usage_code(predictor, SAFETENSORS).encode(),
-        (front + model_card(predictor, folder / SAFETENSORS, title=title) + _starting_from(title)).encode(),
+        front + model_card(predictor, folder / SAFETENSORS, title=title) + _starting_from(title),
         _configuration(predictor).encode(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     for target, content in zip(targets, contents, strict=True):
         write_atomically(target, content)
-    return HubExport(folder=folder, files=targets, bytes=sum(map(len, contents)))
+    return HubExport(folder=folder, files=targets, bytes=sum(target.stat().st_size for target in targets))
 
 
 def _configuration(predictor: Predictor) -> str:

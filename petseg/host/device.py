@@ -1,8 +1,10 @@
 """Device, precision and CPU threads: the one place that distinguishes CPU from GPU."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,10 +12,11 @@ import torch
 
 from petseg.host.distributed import world_from_environment
 from pipeline.arguments import resolve_device, usable_cores
-from shards.errors import UsageError
+from shards.errors import PetsegError, UsageError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+_CPU_FACTS = Path("/proc/cpuinfo")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -64,6 +67,10 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
     Raises ``UsageError`` if the device cannot compute in this precision.
     """
     if device.type == "cpu":
+        if sys.platform == "linux" and not _CPU_FACTS.exists():  # else: "Your CPU does not support FBGEMM", in a step
+            raise PetsegError(
+                f"torch cannot compute on the CPU without {_CPU_FACTS}; mount /proc, or use --device cuda"
+            )
         if precision == "fp16":
             raise UsageError("--precision fp16 needs a CUDA device; on the CPU use fp32 or bf16")
         return Placement(device=device, precision="fp32" if precision == "auto" else precision)

@@ -1,5 +1,6 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
+import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def plan_jobs(
                 )
             taken[place] = each.path
         jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
-    _expect_free({each.path.resolve() for each in images}, jobs, overwrite=overwrite)
+    _expect_free({os.path.realpath(each.path) for each in images}, jobs, overwrite=overwrite)
     return jobs
 
 
@@ -65,7 +66,7 @@ def _same_everywhere(path: Path) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
-def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
+def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
         expect_foreign_folder(folder, advice="choose another folder with -o")
@@ -73,7 +74,7 @@ def _expect_free(inputs: set[Path], jobs: Sequence[FileJob], *, overwrite: bool)
         for output in job.outputs:
             if name_too_long(output):
                 continue
-            if output.resolve() in inputs:
+            if os.path.realpath(output) in inputs:
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
             if output.is_dir() or (output.exists() and not output.is_file()):
                 what = "a folder" if output.is_dir() else "not a file"

@@ -40,21 +40,21 @@ def find_images(
     With ``recursive``, folders are searched with their subfolders, without hidden ones and without ``skip``. An
     argument that names nothing raises ``UsageError``.
     """
-    images: dict[Path, ImageFile] = {}
+    images: dict[str, ImageFile] = {}
     ignored = 0
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            below = _walk(path, skip=skip) if recursive else (entry for entry in path.iterdir() if entry.is_file())
+            below = _walk(path, skip=skip) if recursive else (entry for entry in path.iterdir() if _is_shown(entry))
             found = [ImageFile(entry, entry.parent.relative_to(path)) for entry in sorted(below)]
         elif path.is_file():
-            images.setdefault(path.resolve(), ImageFile(path))
+            images.setdefault(os.path.realpath(path), ImageFile(path))
             continue
         elif path.exists():
             raise UsageError(f"{argument} is neither a file nor a folder, but a device, pipe or socket")
         elif _GLOB_CHARACTERS & set(argument):
             names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
-            found = [ImageFile(Path(name)) for name in names if Path(name).is_file()]
+            found = [ImageFile(Path(name)) for name in names if _is_shown(Path(name))]
         else:
             raise UsageError(f"no such image or folder: {argument}")
         chosen = [each for each in found if _is_image(each.path)]
@@ -62,7 +62,7 @@ def find_images(
             raise UsageError(_nothing_found(path, argument, recursive=recursive))
         ignored += len(found) - len(chosen)
         for each in chosen:
-            images.setdefault(each.path.resolve(), each)
+            images.setdefault(os.path.realpath(each.path), each)
     return list(images.values()), ignored
 
 
@@ -79,12 +79,16 @@ def _is_image(path: Path) -> bool:
 
 def _walk(folder: Path, *, skip: Path | None) -> Iterator[Path]:
     """Yield the files of a folder and its subfolders, without hidden subfolders and without ``skip``."""
-    skipped = None if skip is None else skip.resolve()
+    skipped = None if skip is None else os.path.realpath(skip)
     for where, subfolders, files in os.walk(folder):
-        subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and Path(where, name).resolve() != skipped
-        ]
-        yield from (path for name in files if (path := Path(where, name)).is_file())
+        visible = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in visible if os.path.realpath(Path(where, name)) != skipped]
+        yield from (path for name in files if _is_shown(path := Path(where, name)))
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether an entry is a file, or has an image's suffix and is none, such as a link to nothing: then it is named."""
+    return path.is_file() or (path.suffix.lower() in KNOWN_ENDINGS and not path.is_dir())
 
 
 def _nothing_found(path: Path, argument: str, *, recursive: bool) -> str:
@@ -118,7 +122,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     try:
         audited = ImageAudit(mask_size=None, pixels=True, max_pixels=MAX_PIXELS, exif="apply").run(read_regular(path))
     except FileNotFoundError:
-        raise SampleError(f"{name}: no such file") from None
+        what = "a link that leads nowhere" if path.is_symlink() else "no such file"
+        raise SampleError(f"{name}: {what}") from None
     except OSError as error:
         raise SampleError(f"{name}: cannot be read ({error.strerror or printable(error)})") from None
     except RejectedError as error:

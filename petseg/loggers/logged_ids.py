@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from shards.store.atomic import write_atomically
+from shards.store.byte_ranges import read_regular
 
 IDS = "loggers.json"
 
@@ -31,6 +32,6 @@ def write_id(run: Path, service: str, kept: LoggedId) -> None:
 
 def _read(run: Path) -> dict[str, LoggedId]:
     try:
-        return msgspec.json.decode((run / IDS).read_bytes(), type=dict[str, LoggedId])
+        return msgspec.json.decode(read_regular(run / IDS), type=dict[str, LoggedId])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}

@@ -7,6 +7,7 @@ from petseg.inference.scoring import evaluate_predictor
 from petseg.inference.trained_network import load
 from petseg.runs.run_folder import CURVES, GALLERY, REPORT, read_metrics
 from shards import ShardSet
+from shards.errors import printable
 from shards.store.atomic import write_atomically
 
 _GALLERY_ROWS = 6
@@ -25,7 +26,7 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     predictor = load(run, device=str(placement.device), precision=placement.precision)
     write_atomically(run / CURVES, draw_curves(history, labels=predictor.labels))
     samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
-    title = f"{run.name}: images of the {split.name} split, the best epoch's weights"
+    title = f"{printable(run.name)}: images of the {split.name} split, the best epoch's weights"
     write_atomically(run / GALLERY, draw_gallery(samples, labels=predictor.labels, title=title))
     evaluation = evaluate_predictor(predictor, data, split=split.name)
     page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from shards.errors import printable
 from shards.format.labels import Labels
 from shards.format.overlays import map_colours
 
@@ -45,6 +46,7 @@ def picture_bytes(figure: Figure, kind: Kind) -> bytes:
 
 def shown_name(name: str, length: int = 28) -> str:
     """Return a class name for a figure: shortened, and without the leading underscore that hides it in a legend."""
+    name = printable(name)
     short = name if len(name) <= length else f"{name[: length - 1]}…"
     return f" {short}" if short.startswith("_") else short
 

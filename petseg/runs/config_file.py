@@ -40,7 +40,8 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path = path / CONFIG_TOML if path.is_dir() else path
     if not path.is_file():
-        raise UsageError(f"no such configuration file: {path}")
+        what = "is not a file" if path.exists() else "leads nowhere" if path.is_symlink() else ""
+        raise UsageError(f"--config {path} {what}" if what else f"no such configuration file: {path}")
     if path.suffix == ".json":
         raise UsageError(f"{path} is not TOML; a run's options are in the {CONFIG_TOML} beside its config.json")
     try:

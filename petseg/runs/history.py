@@ -44,7 +44,7 @@ def check_history(history: Any) -> None:
 def occurring(scores: Mapping[str, Any]) -> list[float | None]:
     """Return the IoU of each class that occurs in the masks, else None; of an entry's ``val`` or ``train`` scores.
 
-    A class that does not occur has no recall, and an IoU of 0 if it is predicted somewhere: it would always be the worst.
+    A class that does not occur has no recall, and an IoU of 0 if it is predicted somewhere: always the worst.
     """
     iou = scores["iou"]
     recall = scores.get("recall") or iou  # version 1 logged none

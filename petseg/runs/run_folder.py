@@ -22,6 +22,7 @@ from petseg.runs.history import check_history
 from shards.errors import UsageError, first_line
 from shards.format.layout import MANIFEST_NAME
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
+from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim
 from shards.store.refusals import lock_at_once
 
@@ -120,9 +121,11 @@ def expect_foreign_folder(folder: Path, *, advice: str) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a run's config.json; ``CheckpointError`` if it is missing or damaged."""
     try:
-        document = json.loads((path / CONFIG).read_bytes())
+        document = json.loads(read_regular(path / CONFIG))
     except FileNotFoundError:
         raise CheckpointError(f"{path} contains no run (no {CONFIG})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path / CONFIG} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path / CONFIG} is damaged: it is not JSON") from None
     if not isinstance(document, dict):
@@ -134,11 +137,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a run's metrics.jsonl, one entry per finished epoch; ``CheckpointError`` if it is missing or damaged."""
     file = path / METRICS
     try:
-        history = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+        history = [msgspec.json.decode(line) for line in read_regular(file).splitlines()]
         check_history(history)
     except FileNotFoundError:
         raise CheckpointError(f"{path} contains no metrics (no {METRICS})") from None
-    except (RecursionError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
+    except (RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {path} restores it from {LAST}"
         ) from None

@@ -1,10 +1,12 @@
 """Where a preview may be written: never over another file unasked, and never into a shard set."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from shards.errors import UsageError
 from shards.format.layout import FORMAT, MANIFEST_NAME
+from shards.store.byte_ranges import ByteRanges
 
 _LOOKED_AT = 200  # bytes of a manifest, which names its format first
 
@@ -14,7 +16,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
     ``overwrite`` allows to replace a file, but not one inside a shard set.
     """
-    for folder in path.resolve().parents:
+    for folder in Path(os.path.realpath(path)).parents:
         if _is_set(folder):
             raise UsageError(f"{path} would be inside the shard set {folder}; choose a place outside of it")
     if path.is_dir():
@@ -24,6 +26,6 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _is_set(folder: Path) -> bool:
-    with contextlib.suppress(OSError), (folder / MANIFEST_NAME).open("rb") as handle:
-        return f'"{FORMAT}"'.encode() in handle.read(_LOOKED_AT)
+    with contextlib.suppress(OSError), ByteRanges(folder / MANIFEST_NAME) as manifest:
+        return f'"{FORMAT}"'.encode() in manifest.read(0, _LOOKED_AT)
     return False

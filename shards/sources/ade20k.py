@@ -3,6 +3,7 @@
 Values are 1..150; 0 is ignored. ``sceneCategories.txt``, if it is there, gives each image's scene.
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +92,7 @@ def _files(folder: Path, endings: tuple[str, ...]) -> tuple[dict[Place, ListedFi
 
 def _read_scenes(path: Path) -> dict[str, str]:
     """Return the scene of each image, from lines ``NAME SCENE``; empty if there is no such file."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     parts = (line.split(maxsplit=1) for _, line in read_names(path))
     return {name_of(part[0].replace("\\", "/").rpartition("/")[2]): shown(part[1]) for part in parts if len(part) == 2}

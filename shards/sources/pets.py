@@ -4,6 +4,7 @@
 ``NAME CLASS SPECIES BREED``. AppleDouble files and the like are counted and ignored; others are named.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def _scan(folder: Path) -> Source:
     images, masks = ({key: file for (_, key), file in side.items()} for side in (image_files, matched))
     index = NameIndex({alias: name for name in images | masks for alias in (name, f"images/{name}")})
     paths = {name: folder / "annotations" / f"{name}.txt" for name in (*SPLIT_LISTS, "list")}
-    read = {name: _read_list(path, index) for name, path in paths.items() if path.exists()}
+    read = {name: _read_list(path, index) for name, path in paths.items() if os.path.lexists(path)}
     listed = _merged(read.values())
     findings = [finding for each in read.values() for finding in each.findings]
     findings += [differs(key, detail) for (_, key), detail in respelled.items()]

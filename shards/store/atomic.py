@@ -6,6 +6,7 @@ What a file system may refuse of this without loss is in :mod:`shards.store.refu
 import contextlib
 import errno
 import hashlib
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     the error names ``path``.
     """
     with naming(path):
+        _refuse_special(path)
         handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
             dir=path.parent,
             prefix=f"{PARTIAL_PREFIX}{path.name[:_KEPT]}-",
@@ -54,6 +56,14 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def _refuse_special(path: Path) -> None:
+    """Raise ``OSError`` for a device, pipe or socket: renaming over /dev/null would remove it for everybody."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):  # renaming refuses a folder
+            raise OSError(errno.EINVAL, "is a device, pipe or socket, which is not replaced", str(path))
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Within the block, an ``OSError`` is one of ``path``: a user knows that name, not the partial file's."""
@@ -77,9 +87,17 @@ def _naming_a_full_disk(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) as ``path`` atomically; see :func:`atomic_file`."""
+    """Write ``data`` as ``path`` atomically; see :func:`atomic_file`.
+
+    Text becomes UTF-8, also where it holds a file's name in bytes of another encoding (surrogates), as in locale C.
+    """
     with atomic_file(path) as handle:
-        handle.write(data.encode() if isinstance(data, str) else data)
+        handle.write(valid_utf8(data) if isinstance(data, str) else data)
+
+
+def valid_utf8(text: str) -> bytes:
+    """Return a text as UTF-8; surrogates become the bytes they stand for, or ``\\xNN`` if they are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode()
 
 
 def file_sha256(path: Path) -> str:

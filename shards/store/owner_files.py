@@ -37,7 +37,7 @@ class OwnedError(PetsegError):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process: the machine's name and boot, its number, when it began (clock ticks since boot), and a random token."""
+    """A process: its machine's name and boot, its number, when it began (ticks since boot), and a random token."""
 
     host: str
     boot: str
@@ -155,12 +155,12 @@ def _read(path: Path) -> Owner | None:
 def _boot() -> str:
     """Return the boot's identity and that of the container: process numbers count within both."""
     with contextlib.suppress(OSError):
-        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(_PROC / 'self/ns/pid')}"
+        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {(_PROC / 'self/ns/pid').readlink()}"
     return ""
 
 
 def _began(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot (field 22 of proc(5)'s stat); 0 where that is not known."""
+    """Return when a process began, in clock ticks since boot (field 22 of proc(5)'s stat); 0: unknown."""
     try:
         return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):

@@ -1,6 +1,7 @@
 """Where shards are built: in this process, in worker processes that never outlive the build, in a user's executor."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,7 @@ from shards.build.write_shard import ShardRecord
 from shards.cores import usable_cores
 from shards.errors import UsageError
 
+_log = logging.getLogger("petseg.files")
 _MOST_SUBMITTED: Final = 4096  # shards, to an executor of whose workers nothing is known
 _NEVER_FORKED: Final = {"torch", "obstore"}  # packages whose threads a forked process would lack
 _AHEAD: Final = 2  # times the shards that a cluster builds at once are submitted: a worker never waits for the next
@@ -110,8 +112,14 @@ def _in_processes(tasks: Mapping[int, ShardTask], make: ShardMaker, cores: int) 
     alone = threading.active_count() == 1 and not _NEVER_FORKED & sys.modules.keys()
     context = multiprocessing.get_context("fork" if alone and sys.platform == "linux" else "forkserver")
     unfinished = len(tasks)
-    stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
-    started = context.RawValue(c_int, 0)
+    try:
+        stop, threads = context.Event(), context.RawValue(c_int, -(-cores // unfinished))
+        started = context.RawValue(c_int, 0)
+    except OSError as error:  # containers without /dev/shm, or with one that is read-only or full
+        _log.warning("no worker processes: /dev/shm takes no semaphore (%s); packing in one process", error.strerror)
+        for index, task in tasks.items():
+            yield index, make(task, threads=lambda: cores)
+        return
     pool = ProcessPoolExecutor(
         min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
     )

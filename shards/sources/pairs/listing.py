@@ -4,8 +4,9 @@ Files with a usual ending count as what it says; the audit looks at their conten
 ``.JPE``, ``.jfif``, no ending at all. What counts neither way is named in the report, except for known litter.
 """
 
+import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -109,7 +110,7 @@ def list_files(folder: Path, endings: tuple[str, ...], *, nested: bool = True) -
         if is_litter(entry.name):
             litter += 1
             continue
-        stamp = FileStamp.of(entry.stat()) if entry.is_file() else None
+        stamp = FileStamp.of(entry.stat()) if leads_to(entry.is_file) else None
         file = ListedFile(path=entry.path, relative=relative, stamp=stamp)
         if split_ending(entry.name)[1] in endings:
             found.append(file)
@@ -145,7 +146,17 @@ def is_litter(name: str) -> bool:
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the visible folders in a folder, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not is_litter(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if not is_litter(entry.name) and leads_to(entry.is_dir))
+
+
+def leads_to(check: Callable[[], bool]) -> bool:
+    """Return ``entry.is_file()`` or ``entry.is_dir()``: False for links in a circle, as for links to nothing."""
+    try:
+        return check()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR):
+            return False
+        raise
 
 
 def by_key(files: Sequence[ListedFile], folder: Path) -> dict[str, ListedFile]:
@@ -167,7 +178,8 @@ def read_names(path: Path) -> list[tuple[int, str]]:
     Names are any text but line breaks, without spaces around. Raises ``SourceError`` for what is not a text file.
     """
     if not path.is_file():
-        raise SourceError(f"{shown(str(path))} is not a file; a list of images was expected")
+        what = "leads nowhere" if path.is_symlink() and not path.exists() else "is not a file"
+        raise SourceError(f"{shown(str(path))} {what}; a list of images was expected")
     # Files that were put together have byte-order marks in the middle, too.
     lines = enumerate((line.strip().lstrip("\ufeff").strip() for line in split_lines(read_text(path))), start=1)
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
@@ -194,8 +206,8 @@ def _counts(file: ListedFile, kind: str, endings: tuple[str, ...]) -> bool:
 
 
 def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
-    if split_ending(file.relative)[1] in _OTHER_FILES or not entry.is_file():
-        return "" if entry.is_file() else "a folder" if entry.is_dir() else "not a file"
+    if split_ending(file.relative)[1] in _OTHER_FILES or not leads_to(entry.is_file):
+        return "" if leads_to(entry.is_file) else "a folder" if leads_to(entry.is_dir) else "not a file"
     try:
         with open(entry.path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower; folders may be large
             # The audit says what is wrong with a file that is not what its ending says.
@@ -215,7 +227,7 @@ def _walk(
     with os.scandir(folder) as entries:
         for entry in entries:
             like_file = is_litter(entry.name) or split_ending(entry.name)[1] in IMAGE_ENDINGS
-            if not nested or like_file or not entry.is_dir():
+            if not nested or like_file or not leads_to(entry.is_dir):
                 yield entry, prefix + entry.name
             else:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))

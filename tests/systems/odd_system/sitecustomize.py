@@ -1,9 +1,9 @@
 """Makes a Python process, and the processes that it starts, see another operating system than there is.
 
 Python imports a module of this name at its start where its folder is on PYTHONPATH. PETSEG_ODD_SYSTEM is JSON:
-``{"fail": {"fchmod": "EPERM"}, "hide": ["/proc"], "cores": 1}``. A name in ``fail`` is a function of :data:`FUNCTIONS`, which then
-raises this error; ``fsync_folder`` and ``fsync_file`` are os.fsync by what it is called with, ``rename_folder`` is
-os.rename and os.replace of a folder. PETSEG_ODD_SYSTEM_LOG is a file that gets a line for each refusal.
+``{"fail": {"fchmod": "EPERM"}}``. A name in ``fail`` is a function of os or fcntl, which then raises this error;
+``fsync_folder`` and ``fsync_file`` are os.fsync by what it is called with, ``rename_folder`` is os.rename or replace
+of a folder. PETSEG_ODD_SYSTEM_LOG is a file that gets a line for each refusal.
 """
 
 import errno
@@ -41,7 +41,7 @@ def install(wanted):
         return "fsync_folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "fsync_file"
 
     def of_rename(source, target, **_):
-        return "rename_folder" if os.path.isdir(source) else "rename_file"
+        return "rename_folder" if os.path.isdir(source) else "rename_file"  # noqa: PTH112
 
     for name in ("fchmod", "chmod", "link", "symlink", "memfd_create", "posix_fallocate", "statvfs"):
         replace(os, name, lambda *_, _name=name, **__: _name)
@@ -83,7 +83,7 @@ def _refuse_renameat2(code, replaced):
 
 def _note(failure):
     if log := os.environ.get("PETSEG_ODD_SYSTEM_LOG"):
-        with open(log, "a") as file:
+        with open(log, "a") as file:  # noqa: PTH123
             file.write(f"{failure}\n")
 
 

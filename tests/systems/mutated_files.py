@@ -1,0 +1,224 @@
+"""Files made from real ones by a few random changes, and what reads each kind; run in a process of its own.
+
+``python mutated_files.py FOLDER KIND FIRST LAST``: for each seed, one line of JSON: the outcome, the memory, the time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
+TOKENS = (b"9" * 30, b"-1", b"1e999", b"NaN", b"null", b"[]", b"{}", b'"', b"\0", b"\xff\xd8\xff", b"../", b"\n", b"\r")
+
+
+def mutate(data: bytes, generator: random.Random, *, head: int = 2048) -> bytes:
+    """Change some bytes, mostly of the header: flip, insert, remove, repeat, cut, replace numbers."""
+    changed = bytearray(data)
+    for _ in range(generator.choice((1, 1, 2, 4, 16))):
+        length = max(len(changed), 1)
+        place = generator.randrange(min(length, head) if generator.random() < 0.8 else length)
+        kind = generator.randrange(7)
+        if kind == 0 and changed:
+            changed[min(place, len(changed) - 1)] ^= 1 << generator.randrange(8)
+        elif kind == 1 and changed:
+            changed[min(place, len(changed) - 1)] = generator.choice(INTERESTING)
+        elif kind == 2:
+            changed[place:place] = generator.choice(TOKENS)
+        elif kind == 3:
+            del changed[place : place + generator.randrange(1, 40)]
+        elif kind == 4:
+            part = changed[place : place + generator.randrange(1, 200)]
+            changed[place:place] = part * generator.choice((1, 2, 50))
+        elif kind == 5:
+            changed[place : place + 4] = generator.randbytes(4)
+        elif generator.random() < 0.3:
+            del changed[place:]
+    return bytes(changed)
+
+
+class Subjects:
+    """Each kind: the original file, and what reads a changed one; both below ``folder`` (see the tests' fixture)."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.work = folder, folder / f"work-{kind}"
+        self.work.mkdir()
+        self.refusal = ""
+        self._tensors: dict[int, Any] = {}
+
+    def original(self, kind: str) -> Path:
+        """Return the file that is changed."""
+        places = {
+            "jpeg": next(iter(sorted((self.folder / "pets" / "images").iterdir()))),
+            "png": next(iter(sorted((self.folder / "pets" / "annotations" / "trimaps").iterdir()))),
+            "tar": self.folder / "shards" / "train-000000.tar",
+            "index": self.folder / "shards" / "train-000000.idx",
+            "manifest": self.folder / "shards" / "manifest.json",
+            "table": min(self.folder.glob("shards/train*.npy")),
+            "labels": self.folder / "labels.toml",
+            "list": self.folder / "pets" / "annotations" / "trainval.txt",
+            "csv": self.folder / "table.csv",
+            "checkpoint": self.folder / "run" / "best.pt",
+            "config": self.folder / "run" / "config.toml",
+            "run config": self.folder / "run" / "config.json",
+            "metrics": self.folder / "run" / "metrics.jsonl",
+        }  # fmt: skip
+        return places[kind]
+
+    def read(self, kind: str, data: bytes) -> str:
+        """Read a changed file as the program would; return what came of it."""
+        from shards.audit.findings import RejectedError
+        from shards.errors import PetsegError
+
+        try:
+            getattr(self, f"_{kind.replace(' ', '_')}")(data)
+        except (PetsegError, RejectedError) as error:
+            self.refusal = str(error)
+            assert self.refusal
+            assert "\n" not in self.refusal, "of several lines"
+            return "refused"
+        return "read"
+
+    def _jpeg(self, data: bytes) -> None:
+        from petseg.inference.image_files import to_rgb
+
+        self._pair(data, self.original("png").read_bytes())
+        to_rgb(self._file("image.jpg", data))
+
+    def _png(self, data: bytes) -> None:
+        self._pair(self.original("jpeg").read_bytes(), data)
+
+    def _pair(self, image: bytes, mask: bytes) -> None:
+        from shards.audit.findings import RejectedError
+        from shards.audit.image_mask_pair import audit_pair
+        from shards.format.builtin_labels import PETS
+
+        for pixels in (False, True):
+            try:
+                audit_pair(image, mask, labels=PETS, pixels=pixels, max_pixels=2**24)
+            except RejectedError:
+                continue
+
+    def _tar(self, data: bytes) -> None:
+        self._set("train-000000.tar", data)
+
+    def _index(self, data: bytes) -> None:
+        self._set("train-000000.idx", data)
+
+    def _manifest(self, data: bytes) -> None:
+        self._set("manifest.json", data)
+
+    def _table(self, data: bytes) -> None:
+        self._set(self.original("table").name, data)
+
+    def _set(self, name: str, data: bytes) -> None:
+        """Deliver every sample of train; one that is delivered is what it was."""
+        import torch
+
+        from petseg import Loader
+        from shards.verify.check_set import verify
+
+        out = self.work / "set"
+        if not out.exists():
+            shutil.copytree(self.folder / "shards", out)
+            self._tensors = dict(self._deliver(Loader, out))
+        before = (out / name).read_bytes()
+        try:
+            (out / name).write_bytes(data)
+            report = verify(out, mode="quick", workers=1)
+            assert report.text()
+            for index, tensors in self._deliver(Loader, out):
+                for found, expected in zip(tensors, self._tensors[index], strict=True):
+                    assert torch.equal(found, expected), f"sample {index} is another one"
+        finally:
+            (out / name).write_bytes(before)
+
+    @staticmethod
+    def _deliver(loader_class: Callable[..., Any], out: Path) -> Any:
+        with loader_class(out, split="train", batch_size=2, size=32, device="cpu", seed=0, prefetch=1) as loader:
+            for batch in loader:
+                for place, index in enumerate(batch.index.tolist()):
+                    if batch.valid[place]:
+                        yield index, (batch.image[place].clone(), batch.mask[place].clone())
+
+    def _labels(self, data: bytes) -> None:
+        from shards.format.label_files import find_labels
+
+        find_labels(str(self._file("labels.toml", data)))
+
+    def _list(self, data: bytes) -> None:
+        source = self.work / "pets"
+        if not source.exists():
+            shutil.copytree(self.folder / "pets", source)
+        (source / "annotations" / "trainval.txt").write_bytes(data)
+        self._plan(source)
+
+    def _csv(self, data: bytes) -> None:
+        self._plan(self._file("table.csv", data))
+
+    @staticmethod
+    def _plan(source: Path) -> None:
+        from shards.build.options import PackOptions
+        from shards.build.plan import make_plan
+        from shards.format.builtin_labels import PETS
+        from shards.sources.choose_layout import scan
+
+        make_plan(scan(source), PackOptions(split="random", labels=PETS))
+
+    def _checkpoint(self, data: bytes) -> None:
+        from petseg.inference.trained_network import load
+
+        load(self._file("best.pt", data), device="cpu", precision="fp32")
+
+    def _config(self, data: bytes) -> None:
+        from petseg.runs.config_file import read_config_file
+
+        read_config_file(self._file("config.toml", data))
+
+    def _run_config(self, data: bytes) -> None:
+        from petseg.runs.run_folder import read_config
+
+        read_config(self._file("config.json", data).parent)
+
+    def _metrics(self, data: bytes) -> None:
+        from petseg.runs.run_folder import read_metrics
+
+        read_metrics(self._file("metrics.jsonl", data).parent)
+
+    def _file(self, name: str, data: bytes) -> Path:
+        path = self.work / name
+        path.write_bytes(data)
+        return path
+
+
+def main() -> None:
+    folder, kind, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    subjects = Subjects(folder, kind)
+    data = subjects.original(kind).read_bytes()
+    assert subjects.read(kind, data) == "read", f"the original is not read: {subjects.refusal}"
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(first, last):
+        changed = mutate(data, random.Random(f"{kind} {seed}"))
+        start = time.monotonic()
+        print(json.dumps({"seed": seed, "start": True}), flush=True)  # noqa: T201
+        try:
+            outcome = subjects.read(kind, changed)
+        except BaseException as error:  # noqa: BLE001 - what is not refused is what this looks for
+            import traceback
+
+            lines = traceback.format_exception(error)
+            outcome = f"{type(error).__name__}: {error}\n{''.join(lines[-3:])}"
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024
+        line = {"seed": seed, "outcome": outcome, "seconds": time.monotonic() - start, "grown": grown}
+        print(json.dumps(line), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

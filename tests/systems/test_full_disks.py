@@ -1,0 +1,171 @@
+"""A disk that becomes full in the middle of any file that is written: the old file stays, one line names it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Call = Any
+
+
+class FullDisk:
+    """From ``limit`` bytes on, nothing can be written to files whose partial name holds ``name``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._original, self.hits = tempfile.NamedTemporaryFile, 0
+        self._patch = monkeypatch
+
+    def fill(self, name: str, limit: int) -> None:
+        original = self._original
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            handle = original(*args, **kwargs)
+            if name in str(kwargs.get("prefix", "")):
+                self._limit(handle, limit)
+            return handle
+
+        self._patch.setattr(tempfile, "NamedTemporaryFile", limited)
+
+    def _limit(self, handle: Any, limit: int) -> None:
+        outer, written = self, 0
+        file = handle.file
+
+        class Limited:
+            def write(self, data: Any) -> int:
+                nonlocal written
+                data = memoryview(data).cast("B")
+                written += len(data)
+                if written > limit:
+                    file.write(data[: max(0, limit - written + len(data))])
+                    outer.hits += 1
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return int(file.write(data))
+
+            def __getattr__(self, attribute: str) -> Any:
+                return getattr(file, attribute)
+
+        handle.file = Limited()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+TINY = ("--size", 32, "--widths", "8,16", "--epochs", 1, "--batch-size", 2, "--augment", "none", "--threads", 1)
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.parametrize("name", ["config.json", "config.toml", "last.pt", "best.pt", "metrics.jsonl"])
+def test_a_run(name: str, limit: int, disk: FullDisk, call: Call, few_shards: Path, tmp_path: Path) -> None:
+    """It says how to continue, and continuing works."""
+    run = tmp_path / "run"
+    disk.fill(name, limit)
+    done = call("petseg-train", "--shards", few_shards, "--run", run, *TINY)
+    errors = [line for line in done.err.splitlines() if not line.startswith("training ")]
+    if name == "metrics.jsonl":  # every checkpoint has the metrics; what fails to be logged ends no training
+        assert disk.hits
+        assert any("metrics.jsonl" in line for line in errors), errors
+        return
+    assert done.code == 1
+    assert disk.hits
+    assert len(errors) == 1, errors
+    assert "No space left on device" in errors[0] or "the disk is full" in errors[0]
+    assert str(run / name) in errors[0]
+    assert not list(run.glob(".partial-*"))
+    assert not (run / name).exists()
+
+
+@pytest.mark.parametrize("name", ["curves.png", "gallery.png", "report.html"])
+def test_a_report(name: str, disk: FullDisk, call: Call, small_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (run / "report.html").unlink()
+    before = (run / name).read_bytes() if (run / name).exists() else None
+    disk.fill(name, 1000)
+    done = call("petseg-train", "--resume", "--run", run)
+    assert done.code == 1
+    line = done.err.splitlines()[-1]
+    assert str(run / name) in line
+    assert f"petseg-train --run {run} --resume" in line or "--resume" in line
+    assert ((run / name).read_bytes() if (run / name).exists() else None) == before
+    assert not list(run.glob(".partial-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("export", "RUN", "net.safetensors"), "net.safetensors"),
+        (("export", "RUN", "hub", "--hub"), "config.json"),
+        (("eval", "RUN", "--shards", "SET", "--device", "cpu", "--csv", "scores.csv"), "scores.csv"),
+        (("eval", "--compare", "RUN", "OTHER", "-o", "page.html"), "page.html"),
+        (("shard", "preview", "SET", "page.html"), "page.html"),
+        (("shard", "preview", "SET", "page.png"), "page.png"),
+        (("shard", "labels", "PETS", "-o", "labels.toml"), "labels.toml"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, tuple) else value,
+)
+def test_what_commands_write(
+    arguments: tuple[str, ...],
+    name: str,
+    disk: FullDisk,
+    call: Call,
+    small_run: Path,
+    few_shards: Path,
+    few_pets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    disk.fill(name[:20], 30)
+    other = shutil.copytree(small_run, tmp_path / "other") if "OTHER" in arguments else small_run
+    places = {"RUN": small_run, "OTHER": other, "SET": few_shards, "PETS": few_pets}
+    done = call(f"petseg-{arguments[0]}", *(places.get(each, each) for each in arguments[1:]))
+    assert done.code == 1
+    assert disk.hits
+    assert done.err.splitlines()[-1].startswith(
+        "Error: the disk is full; free some space and run the same command again"
+    )
+    assert name in done.err.splitlines()[-1]
+    assert not [path for path in tmp_path.rglob("*") if path.name == name or path.name.startswith(".partial-")]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_prediction(
+    number: int, call: Call, small_run: Path, few_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mask and overlay appear together or not at all."""
+    original, calls = Path.open, []
+
+    def limited(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name.startswith(".partial-") and path.name.endswith(f"-{number}"):
+            calls.append(path)
+            original(path, *args, **kwargs).close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", limited)
+    image = next((few_pets / "images").iterdir())
+    done = call("petseg-predict", small_run, image, "-o", tmp_path / "masks", "--device", "cpu")
+    assert done.code == 1
+    assert calls
+    assert "the disk is full" in done.error
+    assert str(tmp_path / "masks" / image.stem) in done.error
+    assert not list((tmp_path / "masks").iterdir())
+
+
+def test_stdout(call: Call, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "the disk is full", without saying which: no file of the set has anything to do with it."""
+    import sys
+
+    full = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - closed by Python, as it does with stdout
+    monkeypatch.setattr(sys, "stdout", full)
+    for arguments in (("info", few_shards), ("verify", few_shards), ("info", few_shards, "--json")):
+        done = call("petseg-shard", *arguments)
+        assert done.code == 1
+        assert done.error.startswith("Error: stdout, or a temporary file, cannot be written (No space left on device)")
