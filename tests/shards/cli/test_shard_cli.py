@@ -166,9 +166,9 @@ def test_verify_in_json_names_the_place(run: Command, tiny_sets: dict[str, Path]
     data[600] ^= 4
     tar.write_bytes(data)
     (problem,) = json.loads(run("verify", out, "--json", code=1).stdout)["problems"]
-    assert (problem["file"], problem["shard"], problem["offset"]) == ("test-000000.tar", 0, 512)
+    assert (problem["file"], problem["shard"], problem["offset"]) == ("test-000000.tar", 0, 600)
     assert problem["member"] == f"{problem['key']}.jpg"
-    assert f"test-000000.tar, byte 512, {problem['member']}" in run("verify", out, code=1).stdout
+    assert f"test-000000.tar, byte 600, {problem['member']}" in run("verify", out, code=1).stdout
     run("verify", out, "--quick")
 
 
