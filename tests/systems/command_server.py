@@ -84,7 +84,7 @@ def prepare(wanted: dict[str, Any]) -> None:
 
 
 def _stream(number: int, like: Any) -> Any:
-    return open(number, "w", encoding=like.encoding, errors=like.errors, closefd=False)  # noqa: PTH123
+    return open(number, "w", encoding=like.encoding, errors=like.errors, closefd=False)
 
 
 def command(program: str) -> Any:

@@ -134,8 +134,11 @@ def test_output_that_nobody_reads(
 
 @pytest.mark.parametrize(
     ("name", "closed"),
-    [("build", (0,)), ("build", (1,)), ("build", (2,)), ("build", (0, 1, 2)), ("predict", (0, 1, 2)), ("predict", (2,))]
-    + [("preview", (0, 1, 2))],
+    [
+        *(("build", closed) for closed in ((0,), (1,), (2,), (0, 1, 2))),
+        *(("predict", closed) for closed in ((2,), (0, 1, 2))),
+        ("preview", (0, 1, 2)),
+    ],
 )
 def test_closed_streams(
     name: str, closed: tuple[int, ...], command: Command, programs: dict[str, tuple[object, ...]], tmp_path: Path
@@ -179,8 +182,13 @@ def test_a_clock_that_jumps(name: str, command: Command, programs: dict[str, tup
 
 @pytest.mark.parametrize(
     ("name", "terminal"),
-    [("build", {"TERM": "dumb"}), ("build", {"TERM": "unknown"}), ("build", {"TERM": "xterm", "NO_COLOR": "1"})]
-    + [("predict", {"TERM": "xterm", "NO_COLOR": "1"}), ("predict", {"TERM": "dumb"})],
+    [
+        ("build", {"TERM": "dumb"}),
+        ("build", {"TERM": "unknown"}),
+        ("build", {"TERM": "xterm", "NO_COLOR": "1"}),
+        ("predict", {"TERM": "dumb"}),
+        ("predict", {"TERM": "xterm", "NO_COLOR": "1"}),
+    ],
 )
 def test_terminals(
     name: str, terminal: dict[str, str], command: Command, programs: dict[str, tuple[object, ...]]
