@@ -13,3 +13,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "html_report": ["render_report"],
     },
 )
+
+import logging
+
+
+def _concerns_no_user(record: logging.LogRecord) -> bool:
+    """Without a HOME that can be written, matplotlib keeps what it knows of fonts in a temporary folder, and says so."""
+    return not record.getMessage().startswith(("mkdir -p failed", "Matplotlib created a temporary cache directory"))
+
+
+logging.getLogger("matplotlib").addFilter(_concerns_no_user)  # before matplotlib is imported

@@ -76,12 +76,12 @@ def bare_machine() -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def small_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, Path]]:
-    """Locale C, a /dev/shm of 64 kB, a read-only folder to work in, no HOME."""
+    """Locale C, a /dev/shm of 64 kB, a read-only folder to work in, no folder that is HOME."""
     if not can_mount():
         pytest.skip("nothing can be mounted here (unshare --user --mount is refused)")
     folder = tmp_path_factory.mktemp("read-only")
     mounts = f"mount -t tmpfs -o size=64k none /dev/shm; mount -t tmpfs -o ro none '{folder}'"
-    for command in serving("torch", "shards.cli", mounts=mounts, env=LOCALE_C | {"HOME": None}):
+    for command in serving("torch", "shards.cli", mounts=mounts, env=LOCALE_C | {"HOME": "/nonexistent/home"}):
         yield command, folder
 
 

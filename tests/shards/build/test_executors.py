@@ -169,7 +169,7 @@ def test_no_thread_flushes_while_processes_are_started(
     assert bool(built.resumed) == interrupted
 
 
-def fail(*_: object) -> NoReturn:
+def fail(*_: object, **__: object) -> NoReturn:
     raise OSError("no more")
 
 

@@ -92,11 +92,11 @@ AS_NOBODY = """
 import os, sys
 from shards.cli import main
 pets, out, warm = sys.argv[1:4]
-try:
-    main.main(["build", pets, warm, "--split", "random", "--workers", "2"])  # imports all that root alone may read
-except SystemExit as end:
-    assert not end.code
 if os.geteuid() == 0:
+    try:
+        main.main(["build", pets, warm, "--split", "random", "--workers", "2"])  # imports all that root alone may read
+    except SystemExit as end:
+        assert not end.code
     try:
         os.setgroups([]); os.setgid(65534); os.setuid(65534)
     except OSError:
@@ -142,8 +142,6 @@ def test_a_source_without_permission(maker: Maker, tmp_path: Path, what: str) ->
     folder.mkdir()
     folder.chmod(0o777)
     warm = tmp_path / "warm"
-    if os.geteuid():  # the first build would fail already
-        build(closed, warm, options(split="random", samples_per_shard=128))
     (closed / what).chmod(0)
     try:
         code, errors = as_nobody(closed, folder / "out", warm)
