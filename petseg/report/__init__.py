@@ -1,5 +1,7 @@
 """What people see of a run: progress on the console, and the curves, gallery and HTML report in the run's folder."""
 
+import logging
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -14,11 +16,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     },
 )
 
-import logging
-
 
 def _concerns_no_user(record: logging.LogRecord) -> bool:
-    """Without a HOME that can be written, matplotlib keeps what it knows of fonts in a temporary folder, and says so."""
+    """Where HOME cannot be written, matplotlib says that it keeps what it knows of fonts in a temporary folder."""
     return not record.getMessage().startswith(("mkdir -p failed", "Matplotlib created a temporary cache directory"))
 
 
