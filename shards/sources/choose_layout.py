@@ -66,7 +66,7 @@ def scan(
             f"no such file or folder: {shown(str(path))}; get the pets with petseg-shard download, or synthetic images "
             "with petseg-shard sample"
         )
-    if path.is_file() and path.suffix.lower() != ".csv":
+    if not (path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv")):
         raise SourceError(f"{shown(str(path))} is neither a folder nor a .csv file")
     try:
         chosen = _recognise(path, known) if layout == "auto" else next(each for each in known if each.name == layout)

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutated_files import KINDS
 
 from shards.format.builtin_labels import PETS
 from shards.format.label_files import labels_text
 
 SECONDS, GROWTH = 10.0, 2**30
-# Each kind's share of the inputs, in percent: those with more code behind them have more.
-KINDS = {
-    "jpeg": 14, "png": 14, "tar": 8, "index": 3, "manifest": 10, "table": 8, "labels": 8, "list": 8, "csv": 7,
-    "checkpoint": 8, "config": 5, "run config": 2, "metrics": 5,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +31,26 @@ def originals(few_pets: Path, few_shards: Path, small_run: Path, tmp_path_factor
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", KINDS)
-def test_mutated(kind: str, originals: Path, campaign: Callable[[int, int], int]) -> None:
-    number = campaign(3 * KINDS[kind], 100 * KINDS[kind])
-    program = [sys.executable, str(Path(__file__).parent / "mutated_files.py"), str(originals), kind, "0", str(number)]
-    log = originals / "log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        try:
-            out, _ = process.communicate(timeout=30 + SECONDS + number * 0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
-    lines = [json.loads(line) for line in out.splitlines()]
-    done = [line for line in lines if "outcome" in line]
-    found = [problem(line) for line in done if problem(line)]
-    if len(done) < number:
-        last = lines[-1]["seed"] if lines else None
-        found.append(f"seed {last}: the process ended, or hung: {process.returncode} {log.read_text()[-2000:]}")
-    assert not found, "\n".join([f"{len(found)} of {number}", *found[:5]])
-    outcomes = {line["outcome"] for line in done}
-    assert "refused" in outcomes or kind in ("jpeg", "png", "run config"), "nothing was changed"
+def test_mutated(originals: Path, campaign: Callable[[int, int], int]) -> None:
+    """In one other process, which imports torch once; it ends itself where it hangs."""
+    program = [sys.executable, str(Path(__file__).parent / "mutated_files.py"), str(originals), str(campaign(3, 100))]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    outcomes = [line for line in lines if "outcome" in line]
+    found = [problem(line) for line in outcomes if problem(line)]
+    if done.returncode:
+        last = lines[-1] if lines else None
+        found.append(f"the process ended or hung, {done.returncode}, at {last}: {done.stderr[-2000:]}")
+    assert not found, "\n".join([f"{len(found)} of {len(outcomes)}", *found[:5]])
+    refused = {line["kind"] for line in outcomes if line["outcome"] == "refused"}
+    unseen = {"jpeg", "png", "index", "run config"}  # rejected one by one; read by DALI only; of few inputs
+    assert {*KINDS} - refused <= unseen, "nothing was changed"
 
 
 def problem(line: dict[str, Any]) -> str:
     """Return what is wrong with an outcome, or nothing."""
     if line["outcome"] not in ("read", "refused"):
-        return f"seed {line['seed']}: {line['outcome']}"
+        return f"{line['kind']}, seed {line['seed']}: {line['outcome']}"
     if line["seconds"] > SECONDS:
-        return f"seed {line['seed']}: {line['seconds']:.0f} s"
-    return f"seed {line['seed']}: {line['grown']:,} bytes more" if line["grown"] > GROWTH else ""
+        return f"{line['kind']}, seed {line['seed']}: {line['seconds']:.0f} s"
+    return f"{line['kind']}, seed {line['seed']}: {line['grown']:,} bytes more" if line["grown"] > GROWTH else ""
