@@ -1,7 +1,7 @@
 """Files made from real ones by a few random changes, and what reads each kind; run in a process of its own.
 
-``python mutated_files.py FOLDER PERCENT``: this percentage of 10,000 inputs. For each, a line of JSON when it begins and
-one when it is done: the outcome, the growth of the memory, the processor time.
+``python mutated_files.py FOLDER PERCENT``: this percentage of 10,000 inputs. For each, a line of JSON when it begins
+and one when it is done: the outcome, the growth of the memory, the processor time.
 """
 
 from __future__ import annotations

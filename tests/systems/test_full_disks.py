@@ -63,8 +63,14 @@ TINY = ("--size", 32, "--widths", "8,16", "--epochs", 1, "--batch-size", 2, "--a
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("config.json", 0), ("config.json", 100), ("config.toml", 0), ("last.pt", 100), ("best.pt", 0)]
-    + [("metrics.jsonl", 100)],
+    [
+        ("config.json", 0),
+        ("config.json", 100),
+        ("config.toml", 0),
+        ("last.pt", 100),
+        ("best.pt", 0),
+        ("metrics.jsonl", 100),
+    ],
 )
 def test_a_run(name: str, limit: int, disk: FullDisk, call: Call, few_shards: Path, tmp_path: Path) -> None:
     """It says how to continue, and continuing works."""
