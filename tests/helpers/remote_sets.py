@@ -10,7 +10,7 @@ from typing import Any
 
 from store_servers import BUCKET
 
-from pipeline import Loader
+from pipeline import Batch, Loader
 from shards import ShardSet
 from shards.store.open_store import open_store
 
@@ -25,12 +25,12 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def batch_bytes(batch: Batch) -> tuple[bytes, bytes, bytes]:
+    return batch.index.numpy().tobytes(), batch.image.numpy().tobytes(), batch.mask.numpy().tobytes()
+
+
 def batches(loader: Loader, epochs: int = 1) -> Batches:
-    return [
-        (batch.index.numpy().tobytes(), batch.image.numpy().tobytes(), batch.mask.numpy().tobytes())
-        for _ in range(epochs)
-        for batch in loader
-    ]
+    return [batch_bytes(batch) for _ in range(epochs) for batch in loader]
 
 
 def replaced(folder: Path, out: str, change: Callable[[Path], None], tmp_path: Path) -> str:
