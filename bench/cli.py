@@ -78,7 +78,9 @@ add_benchmark("build", BuildSettings,
 @click.option("--size", type=int, default=128, show_default=True, help="Of the output, pixels.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Images in a batch.")
 @click.option("--delay", type=float, default=0.02, show_default=True, help="Seconds before each reply.")
+@click.option("--epochs", type=click.IntRange(min=2), default=5, show_default=True, help="Of each run.")
 @click.option("--repeats", type=int, default=3, show_default=True, help="Runs of each subject, in turns.")
+@click.option("--time-limit", type=float, default=300, show_default=True, help="Seconds for each run.")
 def remote(*, shards: Path, **options: Any) -> None:
     """Epochs of SHARDS over an object store, a server on loopback that is slow to reply, beside other libraries."""
     from bench.remote_benchmark import run_remote_benchmark

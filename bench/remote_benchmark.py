@@ -1,57 +1,64 @@
 """``petseg-bench remote``: epochs over an object store, beside the other libraries that read from one.
 
-The store is moto's S3 server on loopback, in a process of its own, which waits before each reply as a distant one
-would. Every subject gets the same images in its own format, a process of its own and an empty cache; the second epoch
-reads the cache, and that of petseg is compared with the local set.
+The store is on loopback and waits before each reply (:mod:`bench.core.slow_store`). Every subject gets the same images
+in its own format, a process of its own and an empty cache; later epochs read the cache, and those of petseg are
+compared with the local set. A subject that fails, or takes longer than its time limit, is reported as skipped.
 """
 
+import contextlib
+import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.core.slow_store import BUCKET, SlowStore, slow_store
 from bench.peers.fast_decode import Collate, decoded_rows
 from bench.peers.job import Job
 from bench.peers.litdata_streaming import LitDataPeer
 from bench.peers.mosaic_streaming import MosaicStreamingPeer
-from bench.peers.peer import Peer
+from bench.peers.peer import ConvertedPeer, Peer, files_under
 from bench.peers.petseg_loader import PetsegPeer
 from bench.peers.webdataset_library import SHUFFLE_BUFFER, DecodeMembers, WebDatasetPeer
+from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
-from shards.store.open_store import open_store
 
-BUCKET = "petseg-bench"
 PEERS: dict[str, type[Peer]] = {
     "local": PetsegPeer, "petseg": PetsegPeer, "litdata": LitDataPeer, "streaming": MosaicStreamingPeer,
     "webdataset": WebDatasetPeer,
 }  # fmt: skip
 
 
-def run_remote_benchmark(shards: Path, *, size: int, batch_size: int, delay: float, repeats: int) -> dict[str, Any]:
-    """Return images per second of each subject, by epoch (medians), and the two ratios that are goals.
+# Imported before the clock starts, besides what the peer itself needs.
+IMPORTS = ("torch.utils.data", "pipeline.loader", "obstore.store", "boto3")
+
+
+def run_remote_benchmark(
+    shards: Path, *, size: int, batch_size: int, delay: float, epochs: int, repeats: int, time_limit: float
+) -> dict[str, Any]:
+    """Return images per second of each subject, in the first epoch and in later ones (medians), and the goals' ratios.
 
     Args:
         shards: a local set; its ``train`` split is uploaded, and converted for those who need another format.
         size: of the output, pixels.
         batch_size: images in a batch.
         delay: seconds that the server waits before each reply.
-        repeats: of each subject, in turns.
+        epochs: of each run, at least 2; the first one fetches.
+        repeats: runs of each subject, in turns.
+        time_limit: seconds for a run, and for a conversion.
     """
     data = ShardSet.open(shards)
     found: dict[str, list[list[float]]] = {name: [] for name in PEERS}
     skipped: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as work, store_server(delay) as environment:
-        os.environ.update(environment)
+    with tempfile.TemporaryDirectory() as work, slow_store(delay) as store:
         for turn in range(repeats):
             for name, peer in PEERS.items():
                 job = Job(
@@ -65,85 +72,67 @@ def run_remote_benchmark(shards: Path, *, size: int, batch_size: int, delay: flo
                 if name in skipped or (reason := peer.why_not(job)):
                     skipped.setdefault(name, reason)
                     continue
-                if turn == 0:
-                    upload(peer, job)
                 try:
-                    found[name].append(in_its_own_process(job, f"{work}/cache-{name}-{turn}"))
-                except RuntimeError as error:
-                    skipped[name] = str(error)
-    rates = {name: [statistics.median(epoch) for epoch in zip(*runs, strict=True)] for name, runs in found.items()}
-    others = [rates[name][0] for name in ("litdata", "streaming", "webdataset") if rates[name]]
+                    if turn == 0 and name != "local":
+                        bring_into_store(store, job, time_limit)
+                    document = {"job": job, "cache": f"{work}/cache-{name}-{turn}", "epochs": epochs}
+                    found[name].append(json.loads(_in_its_own_process("run", document, store, time_limit)))
+                except PetsegError as error:
+                    skipped[name], found[name] = str(error), []
+    rates = {
+        name: {
+            "first": statistics.median(run[0] for run in runs),
+            "later": statistics.median(statistics.median(run[1:]) for run in runs),
+        }
+        for name, runs in found.items()
+        if runs
+    }
+    others = [rates[name]["first"] for name in ("litdata", "streaming", "webdataset") if name in rates]
+    ours, local = rates.get("petseg"), rates.get("local")
     return {
-        "images_per_second": rates, "skipped": skipped, "delay": delay, "repeats": repeats,
-        "first_epoch_over_best_other": rates["petseg"][0] / max(others) if others else None,
-        "second_epoch_over_local": rates["petseg"][1] / rates["local"][1],
+        "images_per_second": rates, "skipped": skipped, "delay": delay, "epochs": epochs, "repeats": repeats,
+        "first_epoch_over_best_other": ours["first"] / max(others) if ours and others else None,
+        "later_epochs_over_local": ours["later"] / local["later"] if ours and local else None,
     }  # fmt: skip
 
 
-@contextmanager
-def store_server(delay: float) -> Iterator[dict[str, str]]:
-    """Run the server, and provide the environment that leads to it."""
-    server = subprocess.Popen([sys.executable, "-m", __name__, "serve", str(delay)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
-        keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
-        yield {
-            **keys,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ENDPOINT_URL": url,
-            "S3_ENDPOINT_URL": url,
-        }
-    finally:
-        server.kill()
-        server.wait()
+def bring_into_store(store: SlowStore, job: Job, time_limit: float) -> None:
+    """Upload the images in the subject's own format."""
+    peer = PEERS[job.peer](job)
+    files = [path for path in Path(job.shards).iterdir() if path.is_file()]
+    if isinstance(peer, ConvertedPeer):
+        _in_its_own_process("convert", {"job": job}, store, time_limit)
+        files = files_under(peer.output)
+    store.upload(files, job.peer)
 
 
-def serve(delay: float) -> None:
-    """Be the server; prints its address and runs until it is killed."""
-    import logging
-
-    from boto3 import client
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    application = DomainDispatcherApplication(create_backend_app)
-
-    def delayed(environ: Any, start: Any) -> Any:
-        time.sleep(delay)
-        return application(environ, start)
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, delayed, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    url = f"http://127.0.0.1:{server.port}"
-    s3 = client("s3", endpoint_url=url, aws_access_key_id="bench", aws_secret_access_key="bench")
-    s3.create_bucket(Bucket=BUCKET, ACL="public-read")
-    print(url, flush=True)  # noqa: T201 - for the process that started this one
-    thread.join()
-
-
-def upload(peer: type[Peer], job: Job) -> None:
-    """Bring the images into the store, in the subject's own format."""
-    made = peer(job)
-    made.prepare()
-    folder = made.output if isinstance(made, LitDataPeer | MosaicStreamingPeer) else Path(job.shards)
-    store = open_store(f"s3://{BUCKET}/{job.peer}")
-    for path in folder.iterdir():
-        store.put(path.name, path)
-
-
-def in_its_own_process(job: Job, cache: str) -> list[float]:
-    """Return a subject's images per second in the first and the second epoch, its start included in the first."""
-    document = json.dumps({"cache": cache, "job": json.loads(msgspec.json.encode(job))})
-    command = [sys.executable, "-m", __name__, "subject"]
-    done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{job.peer} failed: {done.stderr[-900:]}")
-    rates: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return rates
+def _in_its_own_process(task: str, document: dict[str, Any], store: SlowStore, time_limit: float) -> str:
+    """Return the last line that the process prints; ``PetsegError`` if it fails or takes too long."""
+    # Files rather than pipes, which workers that outlive the process would keep open.
+    with (
+        tempfile.TemporaryFile("w+") as given,
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+    ):
+        given.write(msgspec.json.encode(document).decode())
+        given.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, task], env={**os.environ, **store.environment},
+            stdin=given, stdout=output, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(time_limit)
+        except subprocess.TimeoutExpired:
+            raise PetsegError(f"took longer than {time_limit:g} s ({task})") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers that it may have left behind
+            process.wait()
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise PetsegError(f"failed ({task}): {errors.read().strip()[-600:]}")
+        return output.read().strip().rpartition("\n")[2]
 
 
 def open_remote(job: Job, cache: str) -> Peer:
@@ -159,7 +148,9 @@ def open_remote(job: Job, cache: str) -> Peer:
         peer._loader = Loader(address, cache=cache, seed=job.seed, device="cpu", **common)
     elif job.peer == "litdata":
         from litdata import StreamingDataLoader, StreamingDataset
+        from litdata.streaming import downloader
 
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # for which it has no option
         keys = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "aws_access_key_id": "bench"}
         where = {"storage_options": {**keys, "aws_secret_access_key": "bench"}, "cache_dir": cache, "shuffle": True}
         dataset = decoded_rows(StreamingDataset, job, input_dir=address, seed=job.seed, **where)
@@ -188,15 +179,21 @@ def open_remote(job: Job, cache: str) -> Peer:
     return peer
 
 
-def be_subject() -> None:
-    """Run two epochs and print images per second of each."""
+def be_subject(task: str) -> None:
+    """Convert the images, or run epochs and print images per second of each, the opening of the set in the first."""
     document = json.load(sys.stdin)
     job, rates = msgspec.convert(document["job"], Job), []
+    if task == "convert":
+        PEERS[job.peer](job).prepare()
+        return
+    for module in (*IMPORTS, PEERS[job.peer].needs or "msgspec"):
+        importlib.import_module(module)
     start = time.perf_counter()
     peer = open_remote(job, document["cache"])
-    for number in range(2):
+    for number in range(document["epochs"]):
         seen = sum(int((delivered.index >= 0).sum()) for delivered in peer.epoch(number))
-        assert seen == job.samples, (seen, job.samples)
+        if seen != job.samples:
+            raise PetsegError(f"{seen} of {job.samples} samples were delivered")
         rates.append(seen / (time.perf_counter() - start))
         start = time.perf_counter()
     print(json.dumps(rates), flush=True)  # noqa: T201 - for the process that started this one
@@ -204,4 +201,4 @@ def be_subject() -> None:
 
 
 if __name__ == "__main__":
-    be_subject() if sys.argv[1] == "subject" else serve(float(sys.argv[2]))
+    be_subject(sys.argv[1])

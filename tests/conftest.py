@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))  # for helpers such as store_servers; pytest's importlib mode does not
+sys.path.append(str(ROOT / "tests" / "helpers"))  # of several folders; pytest's importlib mode does not
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

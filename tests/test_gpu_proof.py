@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench import gpu_scaling
-from bench.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
-from bench.gpu_scaling import LOADS, plan_loaders
+from bench.gpu import gpu_scaling
+from bench.gpu.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
+from bench.gpu.gpu_scaling import LOADS, plan_loaders
 from petseg.cli import train
 from shards.cores import usable_cores
 
@@ -83,7 +83,7 @@ def test_scaling_on_a_gpu_adds_copies_and_decoder_options() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_proof", "--out", tmp_path / "proof"],
+        [sys.executable, "-m", "bench.gpu.gpu_proof", "--out", tmp_path / "proof"],
         capture_output=True,
         text=True,
         check=False,

@@ -95,6 +95,7 @@ def evaluate(
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, expect_free_table, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
+    from shards.store.store_protocol import repeated_text
 
     if table is not None:
         expect_free_table(table, overwrite=overwrite)
@@ -109,6 +110,8 @@ def evaluate(
         print_json(summary(evaluation, split=options["split"], compared_at=place))
     else:
         _print_scores(evaluation, split=options["split"], compared_at=place)
+    if repeated := repeated_text(data.store.failures):
+        click.echo(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 

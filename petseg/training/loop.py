@@ -13,7 +13,7 @@ from petseg.host.stop_signals import InterruptedRunError, StopRequest
 from petseg.inference.evaluation import Evaluation, evaluate
 from petseg.inference.metrics import score
 from petseg.loggers.run_loggers import RunLoggers
-from petseg.report.console_reporter import Reporter, counted, some_names
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, save_checkpoint
 from petseg.runs.command_line import resume_command
 from petseg.runs.run_config import RunConfig
@@ -21,7 +21,7 @@ from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.guard import DivergenceGuard
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
-from petseg.training.run_data import open_train_loader, open_validation_loader, replaced_samples, size_of_epoch
+from petseg.training.run_data import note_reading, open_train_loader, open_validation_loader, size_of_epoch
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader
@@ -219,10 +219,8 @@ class TrainingLoop:
             best = progress.update_best(validation.scores.mean_iou)
         else:  # an epoch without its validation cannot be the best, unless there is nothing to validate on
             best = self._validation is None and progress.update_best(train.mean_iou)
-        replaced = replaced_samples([self._loader, self._validation], self.world)
-        self.history.append({**entry, "best": best, "replaced": len(replaced)})
-        if replaced:
-            self.reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {some_names(replaced)}")
+        replaced = note_reading(self.reporter, [self._loader, self._validation], self.world)
+        self.history.append({**entry, "best": best, "replaced": replaced})
         self._next_epoch()
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)

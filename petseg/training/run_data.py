@@ -4,16 +4,19 @@ Progressive resizing: small images in the first epochs, full size in the last. H
 Howard's fast.ai entries to DAWNBench (2018); Tan and Le, EfficientNetV2 (2021).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from petseg.host.distributed import World
 from petseg.nets.model_config import MIN_SIZE
+from petseg.report.console_reporter import Reporter, counted, some_names
 from petseg.runs.recipe import Recipe
 from petseg.runs.run_config import RunConfig
 from pipeline import Augmentation, Loader
 from pipeline.order.augmentation import NO_AUGMENTATION
 from shards.format.geometry import Size
+from shards.store.store_protocol import repeated_text
 
 _EVALUATION_BATCH = 2  # times the training batch: evaluation needs no memory for gradients
 # (share of the epochs at which the stage ends, share of the full size)
@@ -67,10 +70,22 @@ def open_validation_loader(config: RunConfig) -> Loader | None:
     return _open(config, split="val", batch_size=batch_size, size=config.recipe.size)
 
 
-def replaced_samples(loaders: Sequence[Loader | None], world: World) -> list[str]:
-    """Return the keys of the damaged samples that the loaders of all ranks have replaced so far; all must call this."""
-    own = [loader.key(index) for loader in loaders if loader is not None for index in loader.damaged]
-    return sorted({key for part in world.gather(own) for key in part})
+def note_reading(reporter: Reporter, loaders: Sequence[Loader | None], world: World) -> int:
+    """Say what the loaders of all ranks have replaced and repeated so far; return how many samples. All must call this.
+
+    The loaders of a run have its set in common, whose requests to an object store are counted together.
+    """
+    own = [loader for loader in loaders if loader is not None]
+    keys = [loader.key(index) for loader in own for index in loader.damaged]
+    replaced, repeated = set[str](), Counter[str]()
+    for rank_keys, requests in world.gather((keys, dict(own[0].retries) if own else {})):
+        replaced.update(rank_keys)
+        repeated.update(requests)
+    if replaced:
+        reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {some_names(sorted(replaced))}")
+    if repeated:
+        reporter.note(f"{repeated_text(repeated)} (so far)")
+    return len(replaced)
 
 
 def _open(config: RunConfig, **arguments: Any) -> Loader:

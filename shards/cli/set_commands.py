@@ -44,6 +44,7 @@ def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
     If it is not, exit with 1 and name shard, key, member and byte offset.
     """
     from shards.cores import usable_cores
+    from shards.store.store_protocol import repeated_text
     from shards.verify.check_address import verify_address
     from shards.verify.check_set import verify as check
     from shards.verify.problems import Mode
@@ -62,6 +63,8 @@ def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
         print_json(report.as_json())
     else:
         click.echo(report.text())
+        if repeated := repeated_text(report.repeated):
+            click.echo(repeated)
     return 0 if report.ok else 1
 
 

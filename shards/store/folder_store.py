@@ -4,9 +4,11 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 from shards.store.atomic import PARTIAL_PREFIX, atomic_file, sync_folder
 from shards.store.byte_ranges import check_shortage, open_regular
@@ -26,6 +28,7 @@ class FolderStore:
     folder: Path
     read_only = False
     retries = 0
+    failures: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @property
     def address(self) -> str:

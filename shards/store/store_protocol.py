@@ -1,6 +1,6 @@
 """Where the files of a set are: the interface of a local folder and of an object store, and their errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,14 @@ class ObjectStatus:
 
     size: int
     stamp: str
+
+
+def repeated_text(failures: Mapping[str, int]) -> str:
+    """Return a line that says how many requests to a store were repeated and why; an empty text if none were."""
+    if not (total := sum(failures.values())):
+        return ""
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(failures.items(), key=lambda each: -each[1]))
+    return f"{total} failed request{'s' * (total > 1)} to the object store repeated: {reasons}"
 
 
 class Store(Protocol):
@@ -70,6 +78,11 @@ class Store(Protocol):
     @property
     def retries(self) -> int:
         """How many requests failed and were repeated so far, in this process."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """The same by reason."""
         ...
 
     def describe(self, name: str) -> str:

@@ -59,7 +59,7 @@ def verify_address(
                     (folder / name).unlink(missing_ok=True)
 
         report = verify(folder, mode=mode, workers=workers, progress=progress, around=fetched)
-    report.path = address
+    report.path, report.repeated = address, store.failures
     return report
 
 

@@ -1,7 +1,7 @@
 """The result of ``verify``: problems, each with its place, and a report of them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -62,6 +62,7 @@ class Report:
     files: int = 1  # number checked, the manifest included
     samples: int = 0  # number checked
     bytes: int = 0  # number read
+    repeated: Mapping[str, int] = field(default_factory=dict)  # failed requests to an object store, by reason
     _seen: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -87,6 +88,7 @@ class Report:
             "files": self.files,
             "samples": self.samples,
             "bytes": self.bytes,
+            "repeated_requests": dict(self.repeated),
             "problems": [asdict(problem) for problem in self.problems],
             "problems_not_listed": self.dropped,
         }

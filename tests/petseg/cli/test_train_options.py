@@ -20,7 +20,7 @@ from petseg.runs.encoder_options import LR_OF_ENCODER
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
-from petseg.training import start
+from petseg.training import start, start_checks
 from petseg.training.loop import TrainingLoop
 
 # Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
@@ -84,6 +84,10 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
     "on_error": (["--on-error", "replace"], "replace", {}),
     "max_damaged": (["--max-damaged", "3"], 3, {}),
+    "fetch": (["--fetch", "range"], "range", {}),
+    "cache": (["--cache", "/tmp/cached"], "/tmp/cached", {}),
+    "cache_bytes": (["--cache-bytes", "1.5GB"], "1.5GB", {}),
+    "rank_timeout": (["--rank-timeout", "77"], 77.0, {}),
 }
 # Tested where commands are run.
 OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from"}
@@ -106,7 +110,7 @@ def configure(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(start, "_train", start_loop)
     monkeypatch.setattr("petseg.training.encoder_start.read_encoder_weights", lambda name, weights: None)
     monkeypatch.setenv("CXX", "true")  # --compile looks for a compiler; any program will do
-    monkeypatch.setattr(start, "check_graph", lambda placement, world: None)  # --cuda-graph needs a GPU
+    monkeypatch.setattr(start_checks, "check_graph", lambda placement, world: None)  # --cuda-graph needs a GPU
 
     def configure(*arguments: str) -> Started:
         with pytest.raises(Started) as started:
@@ -131,7 +135,7 @@ def test_the_table_names_every_option() -> None:
 def test_every_option_arrives(configure, synthetic_set: Path, tmp_path: Path, field: str) -> None:
     arguments, value, others = VALUES[field]
     runtime = RuntimeOptions(shards=str(synthetic_set))
-    placement = start._check(default_recipe("unet"), runtime, World())
+    placement = start_checks.check_options(default_recipe("unet"), runtime, World())
     before = fields(
         RunConfig(recipe=default_recipe("unet"), runtime=runtime, data=None, placement=placement, world=None)
     )
@@ -185,7 +189,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
 
     options = {"size": 32, "widths": (8, 16), "epochs": 1, "optimizer": "adamw", "threads": 1}
     recipe, runtime = apply_options(default_recipe("unet"), RuntimeOptions(shards=str(synthetic_set)), options)
-    placement = start._check(recipe, runtime, World())
+    placement = start_checks.check_options(recipe, runtime, World())
     config = RunConfig(
         recipe=ReadRecipe(**msgspec.structs.asdict(recipe)),
         runtime=ReadRuntime(**msgspec.structs.asdict(runtime)),
@@ -200,6 +204,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     TrainingLoop(config, folder=folder, loggers=loggers, **arguments).run()
     folder.close()
     at_the_start = {"precision", "shards", "device", "threads", "stop_signal", "init_from"}  # tested elsewhere
+    at_the_start |= {"fetch", "cache", "cache_bytes", "rank_timeout"}  # likewise
     at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
 

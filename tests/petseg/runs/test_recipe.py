@@ -192,6 +192,10 @@ def test_the_files_of_version_1_are_read() -> None:
         "logger": (),
         "on_error": "stop",
         "max_damaged": 10,
+        "fetch": "auto",
+        "cache": "",
+        "cache_bytes": "",
+        "rank_timeout": 10.0,
     }
     assert msgspec.to_builtins(msgspec.convert(position, Progress)) == {**position, "skipped": 0}
     assert msgspec.convert(position, Progress).images == 80

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.scale_benchmark import READ_TABLES, probe
-from bench.scale_set import write_scale_set
+from bench.scale.scale_benchmark import READ_TABLES, probe
+from bench.scale.scale_set import write_scale_set
 from pipeline import Loader
 from shards.format.dataset import ShardSet
 from shards.format.manifest import FileEntry, Manifest, SplitEntry

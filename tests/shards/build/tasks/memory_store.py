@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
@@ -46,6 +47,7 @@ class MemoryStore:
     prefix: str = ""
     read_only = False
     retries = 0
+    failures = MappingProxyType[str, int]({})
 
     def at(self, place: str | Path) -> Store:
         """What replaces ``open_store``: addresses are in this bucket, paths are folders."""

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,7 @@ from pathlib import Path
 
 BUCKET = "bucket"
 FAULTS = ("503", "reset", "cut body", "slow start", "changed etag", "wrong length", "wrong range")
+_NOTICED_BY = {"changed etag": "If-Match", "wrong range": "Range"}  # a header of the request
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "key-of-the-tests",
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
@@ -58,13 +59,16 @@ class FaultPlan:
             with self._lock:
                 self.at_once -= 1
 
-    def draw(self, method: str, path: str) -> str | None:
+    def draw(self, method: str, path: str, headers: Mapping[str, str]) -> str | None:
+        """Decide about a request; a fault that it could not notice is none."""
         with self._lock:
             self.requests[method] += 1
             self.paths.append(path)
             if not self.only(method, path) or self._random.random() >= self.rate:
                 return None
             fault = self._random.choice(self.faults)
+            if _NOTICED_BY.get(fault, "Host") not in headers:
+                return None
             self.injected[fault] += 1
             return fault
 
@@ -84,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, plan: FaultPlan) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
-        fault = plan.draw(self.command, self.path)
+        fault = plan.draw(self.command, self.path, self.headers)
         time.sleep(plan.delay)
         if fault == "slow start":
             time.sleep(plan.slow)

@@ -1,0 +1,160 @@
+"""The cache of a loader: damaged, too small, on a full disk, used by processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from remote_sets import OPTIONS, batches
+from store_servers import FaultProxy
+
+from pipeline import Loader
+from shards.errors import PetsegError, UsageError
+from shards.store.remote.content_cache import ContentCache, open_cache
+
+
+def files_in(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("fetch", ["range", "shard"])
+def test_damage_in_the_cache_is_repaired(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, fetch: Any
+) -> None:
+    for damage in ("flip", "truncate", "remove"):
+        with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
+            assert batches(loader) == local("source")
+        tars = [path for path in files_in(tmp_path) if path.stat().st_size > 20_000]
+        assert tars
+        for path in tars:
+            content = bytearray(path.read_bytes())
+            content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+            path.write_bytes(content if damage == "flip" else content[:1000])
+            if damage == "remove":
+                path.unlink()
+    with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
+        assert batches(loader) == local("source")
+        assert not loader.damaged
+
+
+def test_a_small_cache_is_enough(server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any,
+                                 tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """What is not in use makes room for what is; other people's files are left alone."""
+    monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
+    largest = max(path.stat().st_size for path in sets["source"].glob("*.tar"))
+    total = sum(path.stat().st_size for path in sets["source"].glob("train*"))
+    bound = total * 3 // 4
+    assert largest < bound
+    options = {**OPTIONS, "batch_size": 1, "prefetch": 1, "threads": 1}
+    foreign = tmp_path / "ab/notes.txt"
+    foreign.parent.mkdir()
+    foreign.write_bytes(bytes(bound))
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, cache_bytes=bound, **options) as loader:
+        assert batches(loader, 3) == local("source", 3, batch_size=1)
+        assert ContentCache(tmp_path, 0).used_bytes() <= bound + largest
+    assert foreign.exists()
+    assert server.plan.requests["GET"] > 40
+
+
+def test_a_shard_that_does_not_fit(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
+    with (
+        Loader(uploaded["source"], fetch="shard", cache=tmp_path, cache_bytes=9_000, **OPTIONS) as loader,
+        pytest.raises(
+            PetsegError, match=r"more than the 9000 that the cache .* may hold: give more with --cache-bytes"
+        ),
+    ):
+        batches(loader)
+
+
+def test_a_full_disk(server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path,
+                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    real, full = os.pwrite, [True]
+
+    def pwrite(descriptor: int, data: Any, offset: int) -> int:
+        if full[0] and len(data) > 1000:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data, offset)
+
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        with pytest.raises(PetsegError, match=r"the cache .* cannot be used: No space left.*free some space"):
+            batches(loader)
+        full[0] = False
+        loader.set_epoch(0)
+        assert batches(loader) == local("source")
+
+
+PROGRAM = """
+import os, sys, threading
+from pipeline import Loader
+from shards.store.remote import content_cache
+address, cache, fetch, die = sys.argv[1:]
+count, real = [0], os.pwrite
+def pwrite(*arguments):
+    count[0] += 1
+    if count[0] == int(die):
+        os.kill(os.getpid(), 9)
+    return real(*arguments)
+os.pwrite = pwrite
+with Loader(address, split="train", batch_size=4, size=32, device="cpu", seed=5, cache=cache, fetch=fetch) as loader:
+    print(sum(int(batch.image.sum()) for batch in loader))
+"""
+
+
+@pytest.mark.faults
+def test_killed_processes_and_two_loaders_lose_nothing(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, campaign: Callable[[int, int], int]
+) -> None:
+    """Two processes on one cache at a time, one of which is killed while it writes."""
+    for number in range(campaign(1, 20)):
+        for fetch in ("range", "shard"):
+            arguments = [sys.executable, "-c", PROGRAM, uploaded["source"], str(tmp_path / f"{number}"), fetch]
+            running = [
+                subprocess.Popen([*arguments, str(die)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for die in (1 + 3 * number, 0)
+            ]
+            outputs = [process.communicate(timeout=120) for process in running]
+            assert [process.returncode for process in running] == [-9, 0], outputs
+            with Loader(uploaded["source"], fetch="range", cache=tmp_path / f"{number}", **OPTIONS) as loader:
+                assert batches(loader) == local("source")
+                assert not loader.damaged
+
+
+def test_more_shards_than_may_be_open(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.io.tar_files.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("shards.store.remote.cached_tars.MOST_OPEN", 2)
+    with Loader(uploaded["raw"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
+        assert batches(loader, 2) == local("raw", 2)
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert open_cache(None, None).folder == tmp_path / "x/petseg"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert open_cache(None, "2GB") == ContentCache(tmp_path / "home/.cache/petseg", 2_000_000_000)
+    free = shutil.disk_usage(tmp_path).free
+    assert free // 3 < open_cache(tmp_path, None).most_bytes <= free * 2 // 3
+
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(PetsegError, match="no home folder to cache a remote set in; give one with --cache DIR"):
+        open_cache(None, None)
+    (tmp_path / "file").touch()
+    with pytest.raises(PetsegError, match="cannot be used: Not a directory"):
+        open_cache(tmp_path / "file/cache", None)
+    with pytest.raises(UsageError, match="--cache-bytes 7 is too small"):
+        open_cache(tmp_path, 7)

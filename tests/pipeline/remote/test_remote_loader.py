@@ -1,0 +1,82 @@
+"""Sets in an object store: the same batches as from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from remote_sets import OPTIONS, batches
+from store_servers import BUCKET, FaultPlan, FaultProxy, range_server
+
+from pipeline import Loader
+from shards import ShardSet
+from shards.errors import FormatError, UsageError
+
+
+@pytest.mark.parametrize("fetch", ["auto", "range", "shard"])
+@pytest.mark.parametrize("storage", ["source", "raw"])
+def test_the_same_batches(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, storage: str, fetch: Any
+) -> None:
+    with Loader(uploaded[storage], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
+        assert batches(loader, 2) == local(storage, 2)
+        split = ShardSet.open(uploaded[storage], cache=tmp_path).split("train")
+        with Loader(split.store.address, cache=tmp_path, **OPTIONS) as other:
+            assert [other.key(index) for index in (0, 1)] == [split.key(index) for index in (0, 1)]
+    before = server.plan.requests.total()
+    with Loader(uploaded[storage], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
+        assert batches(loader, 2) == local(storage, 2)
+    assert server.plan.requests.total() == before + 2, "all but the manifest comes from the cache"
+
+
+@pytest.mark.parametrize("options", [{"engine": "dali"}, {"processes": 2}], ids=["dali", "processes"])
+def test_other_engines(server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, options: Any) -> None:
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS, **options) as loader:
+        assert batches(loader, 2) == local("source", 2, **options)
+
+
+def test_an_epoch_goes_on_where_it_stopped(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path
+) -> None:
+    with Loader(uploaded["source"], cache=tmp_path / "a", **OPTIONS) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    with Loader(uploaded["source"], cache=tmp_path / "b", fetch="range", **OPTIONS) as loader:
+        loader.load_state_dict(state)
+        assert batches(loader) == local("source")[1:]
+
+
+def test_many_requests_are_in_flight(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:
+    server.plan = FaultPlan(delay=0.1)
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
+        batches(loader)
+    assert server.plan.most_at_once > 4
+
+
+def test_a_web_server(sets: dict[str, Path], local: Any, tmp_path: Path) -> None:
+    with range_server(sets["source"].parent) as url:
+        address = f"{url}/{sets['source'].name}"
+        for fetch in ("range", "shard"):
+            options: dict[str, Any] = {**OPTIONS, "fetch": fetch}
+            with Loader(address, cache=tmp_path / fetch, **options) as loader:
+                assert batches(loader) == local("source")
+
+
+def test_what_needs_a_folder_says_so(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"{uploaded['source']} is not in a local folder.*petseg-shard copy"):
+        ShardSet.open(uploaded["source"], cache=tmp_path).webdataset("train")
+    with pytest.raises(FormatError, match=r"s3://bucket/none holds no finished shard set"):
+        ShardSet.open(f"s3://{BUCKET}/none", cache=tmp_path)
+
+
+def test_a_split_is_read_by_sample(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], tmp_path: Path
+) -> None:
+    here = ShardSet.open(sets["source"]).split("train")
+    there = ShardSet.open(uploaded["source"], cache=tmp_path).split("train")
+    for index in range(len(here)):
+        assert there.read(index, "image") == here.read(index, "image")
+        assert there.meta(index) == here.meta(index)
+        assert there.key(index) == here.key(index)
+    assert there.find(here.key(2)) == 2
