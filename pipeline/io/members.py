@@ -12,7 +12,7 @@ from zlib_ng import zlib_ng
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.io_uring import thread_ring
 from pipeline.io.scratch import Bytes, Scratch
-from pipeline.io.tar_files import MAX_OPEN_FILES, TarFiles
+from pipeline.io.tar_files import TarFiles
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows, extensions_of, member_span
@@ -66,7 +66,7 @@ class MemberReader:
         The arrays have the shape (N,).
         """
         ring, numbers = thread_ring(), set(shards.tolist())
-        if ring is None or len(numbers) > MAX_OPEN_FILES:  # all of them are open at once
+        if ring is None or len(numbers) > self.files.most_open:  # all of them are open at once
             return False
         try:
             files = {shard: self.files.open(shard) for shard in numbers}

@@ -16,7 +16,7 @@ from shards.errors import FormatError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows
 from shards.format.readers.set_files import check_size
-from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
+from shards.store.byte_ranges import SHORTAGES, ByteRanges, OpenFiles, check_shortage, share_of_files
 
 Indices = npt.NDArray[np.int64]
 
@@ -35,7 +35,8 @@ class TarFiles:
 
     def __init__(self, split: SplitReader) -> None:
         self._split = split
-        self._files = OpenFiles(MAX_OPEN_FILES)
+        self.most_open = max(2, share_of_files(MAX_OPEN_FILES))
+        self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
         self._lock = Lock()
@@ -55,11 +56,7 @@ class TarFiles:
         if file is not None:
             return file
         check_size(self._split.folder, self._split.shards[shard])
-        try:
-            file = ByteRanges(self._split.shard_path(shard))  # not under the lock: other threads go on meanwhile
-        except OSError as error:
-            check_shortage(error)
-            raise
+        file = self._open_tar(shard)  # not under the lock: other threads go on meanwhile
         with self._lock:
             stamp = _stamp(file.status)
             if self._stamps.setdefault(shard, stamp) != stamp:
@@ -69,6 +66,20 @@ class TarFiles:
                 self._verified[first:end] = False
         self._files.keep(shard, file)  # from here on other threads find it
         return file
+
+    def _open_tar(self, shard: int) -> ByteRanges:
+        path = self._split.shard_path(shard)
+        try:
+            return ByteRanges(path)
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+        self._files.drop(self._files.numbers())  # those that nobody reads are closed
+        try:
+            return ByteRanges(path)
+        except OSError as error:
+            check_shortage(error)
+            raise
 
     def read(self, shard: int, start: int, buffers: Sequence[bytearray | memoryview]) -> str | None:
         """Fill buffers one after the other with the bytes of a tar from ``start`` on; return what is wrong."""
@@ -94,11 +105,11 @@ class TarFiles:
             return
         wanted, shards = indices.tolist(), rows["shard"].tolist()
         self._held.files, self._held.later = {}, {}
-        if len(set(shards)) <= MAX_OPEN_FILES // 2:
+        if len(set(shards)) <= self.most_open // 2:
             self._held.files = self.remote.hold(shards, wanted)
         else:  # too many to be open at once: :meth:`open` holds one at a time
-            for start in range(0, len(wanted), MAX_OPEN_FILES // 2):
-                part = slice(start, start + MAX_OPEN_FILES // 2)
+            for start in range(0, len(wanted), self.most_open // 2):
+                part = slice(start, start + self.most_open // 2)
                 self.remote.hold(shards[part], wanted[part])
             for shard, index in zip(shards, wanted, strict=True):
                 self._held.later.setdefault(shard, []).append(index)

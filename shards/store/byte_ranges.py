@@ -6,6 +6,7 @@ mapped page would kill the process (SIGBUS). Only regular files are opened: a FI
 
 import errno
 import os
+import resource
 import stat
 import threading
 import weakref
@@ -17,7 +18,7 @@ from typing import Self
 
 from shards.errors import PetsegError
 
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -33,9 +34,15 @@ def open_regular(path: Path) -> int:
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def share_of_files(most: int) -> int:
+    """Return how many files one user may keep open: ``most``, or a quarter of what the process may open (ulimit -n)."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most if limit == resource.RLIM_INFINITY else max(1, min(most, limit // 4))
+
+
 def check_shortage(error: OSError) -> None:
     """Raise ``PetsegError`` if a read failed for lack of descriptors or memory: no file is damaged then."""
-    if error.errno in _SHORTAGES:
+    if error.errno in SHORTAGES:
         raise PetsegError(
             f"{error.filename or 'a file'} cannot be read: {error.strerror}; nothing is damaged: raise the limit of "
             "open files (ulimit -n), or use fewer processes"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, PetsegError, SampleError
-from shards.store.byte_ranges import OpenFiles
+from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.content_cache import CachedFile
 from shards.store.remote.remote_files import PART, Fetch, FileSpec, RemoteFiles
@@ -73,7 +73,7 @@ class CachedTars:
 
     def __post_init__(self) -> None:
         fits = self.total <= self.files.cache.most_bytes
-        self._open.append(OpenFiles(MOST_OPEN if fits else 0))
+        self._open.append(OpenFiles(max(1, share_of_files(MOST_OPEN) // 2) if fits else 0))
 
     @property
     def fetch(self) -> Fetch:
@@ -213,7 +213,7 @@ class CachedTars:
         return tasks
 
     def _new_task(self, shard: int, keys: list[int], work: Any) -> "asyncio.Task[CachedFile]":
-        task: asyncio.Task[CachedFile] = asyncio.ensure_future(work)
+        task: asyncio.Task[CachedFile] = asyncio.ensure_future(self.files.in_turn(work))
         self._tasks.update(dict.fromkeys(((shard, key) for key in keys), task))
 
         def finished(_: object) -> None:

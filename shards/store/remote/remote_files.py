@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from shards.errors import FormatError, PetsegError
+from shards.store.byte_ranges import share_of_files
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
 from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
@@ -45,13 +46,14 @@ class RemoteFiles:
     fetch: Fetch
     _pinned: dict[str, "asyncio.Task[ObjectStatus]"] = field(default_factory=dict, compare=False, repr=False)
     _limits: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
+    _turns: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _kept: dict[str, CachedFile] = field(default_factory=dict, compare=False, repr=False)  # open, so not removed
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "cache": self.cache, "fetch": self.fetch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _pinned={}, _limits=[], _kept={})
+        self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={})
 
     def local_file(self, spec: FileSpec) -> CachedFile:
         """Return a file, fetched if it is not in the cache; it stays there as long as this object exists.
@@ -120,6 +122,16 @@ class RemoteFiles:
                 )
             if descriptor is None:
                 await asyncio.sleep(_POLL)
+
+    async def in_turn(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run what fetches a sample or a tar when few others run: each has files open."""
+        if not self._turns:
+            self._turns.append(asyncio.Semaphore(max(1, share_of_files(4 * IN_FLIGHT) // 4)))
+        try:
+            async with self._turns[0]:
+                return await work
+        finally:
+            work.close()  # where it was cancelled before its turn
 
     async def making_room(self, needed: int, release: Callable[[], None], *, fresh: bool = False) -> None:
         """See :meth:`ContentCache.make_room`; in another thread, since it may look at every file."""

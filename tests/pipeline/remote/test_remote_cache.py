@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from remote_sets import OPTIONS, batches
-from store_servers import FaultProxy
+from store_servers import FaultProxy, range_server
 
 from pipeline import Loader
 from shards.errors import PetsegError, UsageError
@@ -158,3 +158,28 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         open_cache(tmp_path / "file/cache", None)
     with pytest.raises(UsageError, match="--cache-bytes 7 is too small"):
         open_cache(tmp_path, 7)
+
+
+ONE_SAMPLE_SHARDS = """
+import resource, sys
+from pipeline import Loader
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for address in sys.argv[2:]:
+    options = {} if "://" not in address else {"cache": sys.argv[1]}
+    with Loader(address, batch_size=100, size=16, device="cpu", seed=5, threads=2, **options) as loader:
+        print([sum(int(batch.image.sum()) for batch in loader) for epoch in range(2)], dict(loader.damaged))
+"""
+
+
+def test_more_shards_than_the_limit_of_open_files(
+    server: FaultProxy, writer: Callable[..., Path], drawn_pair: Callable[..., Any], tmp_path: Path
+) -> None:
+    pair = drawn_pair("source", 16, 16, 1)
+    folder = writer(tmp_path / "many", [pair] * 1300, samples_per_shard=1)
+    with range_server(tmp_path) as url:
+        command = [sys.executable, "-c", ONE_SAMPLE_SHARDS, str(tmp_path / "cache"), str(folder), f"{url}/many"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert not done.returncode, done.stderr[-2000:]
+    local, remote = done.stdout.splitlines()
+    assert local == remote
+    assert local.endswith("{}")

@@ -169,7 +169,6 @@ def test_more_shards_than_a_process_may_open(
     many_shards: Path, few_descriptors: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, on_error: str
 ) -> None:
     monkeypatch.setattr("pipeline.io.tar_files.MAX_OPEN_FILES", 6)
-    monkeypatch.setattr("pipeline.io.members.MAX_OPEN_FILES", 6)
     with Loader(many_shards, batch_size=10, size=24, device="cpu", engine="torch", threads=1, prefetch=1) as loader:
         expected = [batch.image.clone() for batch in loader]
     with Loader(
