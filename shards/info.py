@@ -87,7 +87,7 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"steps: batches per epoch with {training['batch_size']} images per batch, "
-        f"{training['batch_per_rank']} of them on each of {training['world_size']} ranks\n"
+        f"{training['batch_per_rank']} of them on {_ranks(training['world_size'])}\n"
         "last: images in the last batch",
         soft_wrap=True,
     )
@@ -112,13 +112,14 @@ def _print_classes(document: dict[str, Any], console: Console) -> None:
         source = ", ".join(map(str, each["values"] or each["source_colors"]))
         table.add_row(str(index), _cell(each["name"]), color, _cell(source), *shares)
     ignored = ", ".join(map(str, labels["ignore"] or labels["ignore_colors"]))
-    if ignored or any(split["ignored_pixels"] for split in splits.values()):
+    has_ignored = bool(ignored) or any(split["ignored_pixels"] for split in splits.values())
+    if has_ignored:
         shares = (_percent(split["ignored_share"]) for split in splits.values())
         table.add_row("255", "(ignored)", "", _cell(ignored), *shares)
     console.print(table)
     console.print(
-        f"{source_name}: in the source's masks; {', '.join(splits)}: share of the masks' pixels that are not ignored\n"
-        "(ignored): share of all pixels",
+        f"{source_name}: in the source's masks; {', '.join(splits)}: share of the masks' pixels that are not ignored"
+        + ("\n(ignored): share of all pixels" if has_ignored else ""),
         soft_wrap=True,
     )
     for what in ("foreground", "boundary"):
@@ -139,8 +140,13 @@ def _print_attribute(attribute: str, splits: dict[str, Any], console: Console) -
         table.add_row(_cell(value), *(str(each.get(value, 0)) for each in counts.values()))
     if len(totals) > len(frequent):
         others = [sum(each.values()) - sum(each.get(value, 0) for value in frequent) for each in counts.values()]
-        table.add_row(f"({len(totals) - len(frequent)} other values)", *map(str, others))
+        more = len(totals) - len(frequent)
+        table.add_row(f"({more} other value{'' if more == 1 else 's'})", *map(str, others))
     console.print(table)
+
+
+def _ranks(count: int) -> str:
+    return "the only rank" if count == 1 else f"each of {count} ranks"
 
 
 def _percent(share: float) -> str:

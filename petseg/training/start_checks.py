@@ -67,7 +67,7 @@ def agree_on_options(start: JointStart, recipe: Recipe, data: ShardSet) -> None:
         text = f"was started with {option_name(name)} {value}"
         start.must_agree(name, value, text=text, advice="give every machine the same command")
     fingerprint = data.manifest.fingerprint
-    text = f"has a set with fingerprint {fingerprint[:12]} in {data.path}"
+    text = f"has a set with fingerprint {fingerprint[:12]} in {data.address}"
     start.must_agree("data", fingerprint, text=text, advice="every machine needs the same shards")
 
 

@@ -1,5 +1,6 @@
 """``petseg-shard sample``, ``download`` and ``labels``: where a source comes from, and what its masks hold."""
 
+import re
 from pathlib import Path
 
 import click
@@ -79,6 +80,8 @@ def labels(
         raise UsageError("--overwrite needs -o FILE.toml")
     if output is not None and output.exists() and not overwrite:  # before anything is counted
         raise UsageError(f"{output} exists already; use --overwrite to replace it, or choose another name")
+    if re.match(r"[a-z0-9]+:/", str(source)):  # what a Path leaves of s3://bucket/folder
+        raise UsageError("petseg-shard labels reads folders only; copy the masks to one, and list their values there")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
     with progress_bar("reading masks") as progress:
         survey = survey_masks(found, workers=workers, progress=progress)

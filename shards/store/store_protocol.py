@@ -100,7 +100,8 @@ class Store(Protocol):
     def read(self, name: str, *, match: ObjectStatus | None = None) -> bytes:
         """Return the content of a file, all of it.
 
-        Raises :class:`ObjectMissingError`; with ``match``, :class:`ObjectChangedError` for any other version.
+        Raises :class:`ObjectMissingError`; with ``match``, :class:`ObjectChangedError` for any other version; from a
+        store, :class:`StoreError` for more than 1 GiB.
         """
         ...
 

@@ -121,7 +121,7 @@ class ObjectStore:
         async def request(client: Any) -> bytes:
             reply = await client.get_async(name, options=_conditions(match))
             self._check(name, _status(reply.meta), match)
-            return self._whole(await reply.bytes_async(), reply.meta["size"])
+            return await self._whole(name, reply, reply.meta["size"])
 
         return await self._try(name, request, match=match)
 
@@ -148,9 +148,7 @@ class ObjectStore:
     ) -> ObjectStatus:
         """Write a file atomically."""
         self._check_writable(name)
-        mode: Any = "create" if if_absent else "overwrite"
-        if if_match is not None:
-            mode = {"e_tag": if_match.stamp}
+        mode: Any = {"e_tag": if_match.stamp} if if_match is not None else "create" if if_absent else "overwrite"
         if mode != "overwrite" and isinstance(data, Path):
             data = data.read_bytes()
         size = data.stat().st_size if isinstance(data, Path) else len(data)
@@ -162,11 +160,10 @@ class ObjectStore:
 
         try:
             return run(self._try(name, request, match=if_match))
-        except (ObjectExistsError, ObjectChangedError):
-            # The reply to a first attempt that had succeeded may have been lost.
-            if self.retries > before and isinstance(data, bytes) and (found := self.status(name)).size == size:
-                with_same = self.read(name, match=found)
-                if with_same == data:
+        except (ObjectExistsError, ObjectChangedError):  # the reply to an attempt that succeeded may have been lost
+            if self.retries > before and isinstance(data, bytes):
+                found = self.status(name)
+                if found.size == size and self.read(name, match=found) == data:
                     return found
             raise
 
@@ -270,7 +267,10 @@ class ObjectStore:
             found = ObjectStatus(0, "none")
         return self._difference(name, found, expected or ObjectStatus(0, "none"))
 
-    def _whole(self, body: Any, size: int) -> bytes:
+    async def _whole(self, name: str, reply: Any, size: int) -> bytes:
+        if size > 1 << 30:  # before memory is asked for: obstore aborts the process where there is none
+            raise StoreError(f"{self.describe(name)} has {size} bytes, more than such a file of a set has")
+        body = await reply.bytes_async()
         if len(body) != size:
             raise Passing("a body of another length")
         return bytes(body)

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from shards.store.byte_sizes import parse_bytes
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _TAKEN: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+# Never through a link, which may lead to a file that is not the cache's, and without waiting for the writer of a FIFO.
+_OWN: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES: Final = 1 << 20
 
@@ -186,7 +189,7 @@ class ContentCache:
 
     def _remove_unused(self, path: Path) -> bool:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | _OWN)
         except OSError:
             return False
         try:
@@ -209,7 +212,7 @@ class ContentCache:
                 for path in folder.iterdir():
                     if _NAME.fullmatch(path.name):
                         with contextlib.suppress(OSError):
-                            yield _Entry(path, path.stat())
+                            yield _Entry(path, path.lstat())
 
     def _open(self, path: Path, flags: int, *, exclusive: bool = False) -> int | None:
         """Open and lock a file; None if there is none, or if another process has the exclusive lock."""
@@ -217,12 +220,19 @@ class ContentCache:
             try:
                 if flags & os.O_CREAT:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(path, flags | _OWN, 0o644)
             except FileNotFoundError:
                 return None
             except OSError as error:
                 check_shortage(error)
+                if path.is_symlink() or path.is_fifo():
+                    path.unlink(missing_ok=True)
+                    continue
                 raise self.failure(error) from None
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+                continue
             if not _locked(descriptor, exclusive=exclusive):
                 os.close(descriptor)
                 return None

@@ -18,6 +18,7 @@ from shards.store.store_protocol import ObjectStatus
 Fetch = Literal["auto", "range", "shard"]
 FETCHES: Final = get_args(Fetch)
 PART: Final = 8 << 20  # bytes of a large file that are requested at once
+COMPARED: Final = 64 << 20  # bytes of a cached file that is compared with its SHA-256 again; some 0.1 s
 IN_FLIGHT: Final = 32  # requests at once, of all splits
 _ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256
 _POLL = 0.05  # seconds between looks at what another process fetches
@@ -58,13 +59,18 @@ class RemoteFiles:
     def local_file(self, spec: FileSpec) -> CachedFile:
         """Return a file, fetched if it is not in the cache; it stays there as long as this object exists.
 
+        One that the cache has is compared with its SHA-256 up to :data:`COMPARED` bytes, and fetched again if damaged.
+        The records of a larger table have checksums of their own.
+
         Raises ``FormatError`` if it is not the file that the manifest describes, ``StoreError`` if the store fails.
         """
         kept = self._kept.get(spec.sha256)
         if kept is None:
-            kept = self._kept[spec.sha256] = self.cache.open(spec.sha256, size=spec.bytes) or run(
-                self.whole_async(spec, release=lambda: None)
-            )
+            found = self.cache.open(spec.sha256, size=spec.bytes)
+            if found is not None and spec.bytes <= COMPARED and hashlib.sha256(found[:]).hexdigest() != spec.sha256:
+                self.cache.forget(spec.sha256)
+                found = None
+            kept = self._kept[spec.sha256] = found or run(self.whole_async(spec, release=lambda: None))
         return kept
 
     async def status_async(self, spec: FileSpec) -> ObjectStatus:

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
+from store_servers import BUCKET, s3_server
 
 import petseg
+from petseg.cli import evaluate as score
 from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.host.stop_signals import InterruptedRunError
@@ -28,6 +30,7 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
 from petseg.runs.run_folder import read_config
 from pipeline import Loader
+from shards.build.tasks.set_copy import copy_set
 from shards.errors import PetsegError, UsageError
 
 TINY = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 8, "threads": 1, "ema_decay": 0.5}
@@ -331,3 +334,16 @@ def test_the_mean_loss_is_that_of_valid_images(damaged_set: Path) -> None:
         result = evaluate(model, loader, placement=placement, loss_sum=lambda logits, batch: batch.valid.sum() * 3.0)
         assert len(loader.damaged) == 2
     assert result.loss == 3.0
+
+
+def test_a_set_in_an_object_store_is_trained_on(call, synthetic_set: Path, started: Path, tmp_path: Path) -> None:
+    with s3_server():
+        address = f"s3://{BUCKET}/set"
+        copy_set(synthetic_set, address)
+        place = ["--shards", address, "--cache", tmp_path / "cache"]
+        result = call(train, *place, "--run", tmp_path / "run", *ARGUMENTS)
+        assert result.code == 0, result.err
+        result = call(score, tmp_path / "run", *place, "--split", "val")
+        assert result.code == 0, result.err
+    assert same_weights(started, tmp_path / "run")
+    assert "secret" not in (tmp_path / "run" / "config.json").read_text()
