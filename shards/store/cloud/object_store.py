@@ -223,9 +223,8 @@ class ObjectStore:
 
     def _client(self) -> Any:
         if not self._clients:
-            limits = self.patience
-            client = make_client(self.place, connect_seconds=limits.connect_seconds, read_seconds=limits.read_seconds)
-            self._clients.append(client)
+            seconds = {"connect_seconds": self.patience.connect_seconds, "read_seconds": self.patience.read_seconds}
+            self._clients.append(make_client(self.place, **seconds))
         return self._clients[0]
 
     def _judge(self, name: str, error: Exception) -> str:
@@ -240,8 +239,8 @@ class ObjectStore:
             case "PermissionDeniedError" | "UnauthenticatedError":
                 raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
         found = _STATUS.search(text)
-        code = found[1] if found else None
-        if code is not None and code < "500" and code not in _PASSING:
+        code = found[1] if found else ""
+        if code and code < "500" and code not in _PASSING:
             raise StoreError(f"{place}: the server refused the request: status {code}{_said(text)}") from None
         return f"status {code}" if code else _short(text)
 

@@ -115,6 +115,7 @@ def test_killed_processes_and_two_loaders_lose_nothing(
     server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, campaign: Callable[[int, int], int]
 ) -> None:
     """Two processes on one cache at a time, one of which is killed while it writes."""
+    killed: list[int] = []
     for number in range(campaign(1, 20)):
         for fetch in ("range", "shard"):
             arguments = [sys.executable, "-c", PROGRAM, uploaded["source"], str(tmp_path / f"{number}"), fetch]
@@ -123,10 +124,14 @@ def test_killed_processes_and_two_loaders_lose_nothing(
                 for die in (1 + 3 * number, 0)
             ]
             outputs = [process.communicate(timeout=120) for process in running]
-            assert [process.returncode for process in running] == [-9, 0], outputs
+            # The one that was to be killed has nothing to write where the other one was faster.
+            assert running[0].returncode in (-9, 0), outputs
+            assert running[1].returncode == 0, outputs
+            killed.append(running[0].returncode)
             with Loader(uploaded["source"], fetch="range", cache=tmp_path / f"{number}", **OPTIONS) as loader:
                 assert batches(loader) == local("source")
                 assert not loader.damaged
+    assert -9 in killed
 
 
 def test_more_shards_than_may_be_open(
