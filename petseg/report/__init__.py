@@ -19,7 +19,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 
 def _concerns_no_user(record: logging.LogRecord) -> bool:
     """Where HOME cannot be written, matplotlib says that it keeps what it knows of fonts in a temporary folder."""
-    return not record.getMessage().startswith(("mkdir -p failed", "Matplotlib created a temporary cache directory"))
+    said = ("mkdir -p failed", "is not a writable directory", "created a temporary cache directory")
+    return not any(each in record.getMessage() for each in said)
 
 
 logging.getLogger("matplotlib").addFilter(_concerns_no_user)  # before matplotlib is imported

@@ -150,7 +150,8 @@ def test_a_source_without_permission(maker: Maker, tmp_path: Path, what: str) ->
     assert code == 1
     assert errors.startswith("Error: ")
     assert len(errors.splitlines()) == 1
-    assert f"{closed / what} cannot be read (Permission denied)" in errors
+    assert str(closed / what) in errors  # or what was looked for in it
+    assert " cannot be read (Permission denied)" in errors
     assert not (folder / "out").exists()
     if not what.endswith(".jpg"):  # else shards of other images are kept
         assert not list(folder.iterdir())
