@@ -23,6 +23,7 @@ from shards.store.store_protocol import (
     ObjectStatus,
     Store,
     StoreError,
+    repeated_text,
 )
 
 NAME = "parts/a b ä.bin"  # percent-encoded in URLs
@@ -262,3 +263,9 @@ def test_a_stamp_differs_after_a_change(store: Store) -> None:
     before = found()
     store.put("x", b"2")
     assert found() != before
+
+
+def test_repeated_requests_are_said_by_reason() -> None:
+    assert repeated_text({}) == ""
+    assert repeated_text({"status 503": 1}) == "1 failed request to the object store repeated: 1 x status 503"
+    assert repeated_text({"a": 1, "b": 2}) == "3 failed requests to the object store repeated: 2 x b, 1 x a"
