@@ -148,7 +148,8 @@ def few_descriptors() -> Iterator[Callable[[int], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def allow(more: int) -> None:
-        used = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+        listed = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+        used = {number for number in listed if Path(f"/proc/self/fd/{number}").exists()}  # not that of the listing
         free = [number for number in range(max(used) + more + 2) if number not in used]
         resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], before[1]))
 
