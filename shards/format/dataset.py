@@ -30,7 +30,7 @@ from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers.remote_split import open_remote_set, remote_tars
 from shards.format.readers.set_files import check_size, local_file, local_folder, open_shard_table
 from shards.format.tar import image_header, sample_key
-from shards.store.byte_ranges import ByteRanges, OpenFiles
+from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
 from shards.store.open_store import open_store
 from shards.store.remote.cached_tars import CachedTars
@@ -120,9 +120,8 @@ class SplitReader:
         return self.store.describe(shard_name(self.name, shard))
 
     def open_tar(self, shard: int) -> ByteRanges:
-        """Return a tar of a local set, opened for reading.
+        """Return a tar of a local set, opened; the names in its first and last header are compared with the table.
 
-        The names in its first and last header are compared with the table, so that a swapped file is noticed at once.
         Raises ``FormatError`` if the file was removed, has changed its size, is another shard's, or cannot be read.
         """
         tar = self._tars.get(shard)
@@ -133,6 +132,7 @@ class SplitReader:
             tar = ByteRanges(self.shard_path(shard))
             self._check_identity(shard, tar)
         except OSError as error:
+            check_shortage(error)
             raise FormatError(f"{self.shard_path(shard)} cannot be read: {error.strerror}") from None
         self._tars.keep(shard, tar)
         return tar

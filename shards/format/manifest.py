@@ -31,7 +31,7 @@ from shards.format.layout import (
     table_name,
     table_offset,
 )
-from shards.store.byte_ranges import read_regular
+from shards.store.byte_ranges import check_shortage, read_regular
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -169,6 +169,7 @@ def load_manifest(folder: Path) -> Manifest:
     except IsADirectoryError:
         raise FormatError(f"{path} is a folder, a file was expected; build the set again") from None
     except OSError as error:
+        check_shortage(error)
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     return parse_manifest(data, path)
 

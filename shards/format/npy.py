@@ -28,7 +28,7 @@ from shards.format.layout import (
     table_offset,
 )
 from shards.format.manifest import FileEntry, SplitEntry
-from shards.store.byte_ranges import ByteRanges, read_regular
+from shards.store.byte_ranges import ByteRanges, check_shortage, read_regular
 
 IN_MEMORY: Final = 1 << 26  # bytes of the largest table that is read whole: 800,000 samples
 _CHUNK = 1 << 16
@@ -60,6 +60,7 @@ class SampleTable:
             if self._file.read(0, len(header)) != header or len(self._file) != table_offset(samples):
                 raise self._damage(f"expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")
         except OSError as error:
+            check_shortage(error)
             raise FormatError(f"{path} cannot be read: {error.strerror}") from None
         self._records = self._read(0, samples) if len(self._file) <= IN_MEMORY else None
         if self._records is not None:
@@ -99,6 +100,7 @@ class SampleTable:
         try:
             data = self._file.read(table_offset(start), (stop - start) * SAMPLE_DTYPE.itemsize)
         except OSError as error:
+            check_shortage(error)
             raise FormatError(f"{self.path} cannot be read: {error.strerror}") from None
         if len(data) != (stop - start) * SAMPLE_DTYPE.itemsize:
             raise self._damage(f"it ends before the record of sample {start + len(data) // SAMPLE_DTYPE.itemsize}")
@@ -138,6 +140,7 @@ class ShardTable:
         try:
             data = read_regular(path)
         except OSError as error:
+            check_shortage(error)
             raise FormatError(f"{path} cannot be read: {error.strerror}") from None
         return cls.parse(data, path, split, entry)
 

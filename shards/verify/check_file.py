@@ -6,6 +6,7 @@ import numpy as np
 
 from shards.format.manifest import FileEntry
 from shards.store.atomic import file_sha256
+from shards.store.byte_ranges import check_shortage
 from shards.verify.problems import Kind, Problem
 
 
@@ -25,6 +26,7 @@ def check_file(folder: Path, entry: FileEntry, *, quick: bool, shard: int | None
         if not quick and file_sha256(path) != entry.sha256:
             return problem("checksum", "its SHA-256 is not the manifest's")
     except OSError as error:
+        check_shortage(error)
         return problem("missing", f"cannot be read: {error.strerror}")
     return []
 

@@ -28,7 +28,7 @@ from shards.format.manifest import Manifest, RawLayout, SplitEntry
 from shards.format.npy import SampleTable, ShardTable, npy_header, table_header
 from shards.format.tar import padded
 from shards.store.atomic import file_sha256
-from shards.store.byte_ranges import open_regular, read_regular
+from shards.store.byte_ranges import check_shortage, open_regular, read_regular
 from shards.verify.check_file import check_file, first_difference
 from shards.verify.locate import wrong_byte_of_record
 from shards.verify.problems import Problem
@@ -80,6 +80,7 @@ def check_shard_table(
             return ShardTable.parse(right, path, split, entry), problems
         table = ShardTable.parse(data, path, split, entry, checked=not problems)
     except OSError as error:
+        check_shortage(error)
         return None, problems or [Problem(kind="missing", file=file, message=f"cannot be read: {error.strerror}")]
     except FormatError as error:
         return None, problems or [Problem(kind="table", file=file, message=str(error))]

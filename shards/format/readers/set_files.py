@@ -6,7 +6,7 @@ from shards.errors import FormatError, UsageError
 from shards.format.layout import Split
 from shards.format.manifest import FileEntry, SplitEntry
 from shards.format.npy import ShardTable
-from shards.store.byte_ranges import read_regular
+from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.folder_store import FolderStore
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
 from shards.store.store_protocol import Store
@@ -44,6 +44,7 @@ def check_size(folder: Path, entry: FileEntry) -> None:
     except FileNotFoundError:
         raise FormatError(f"{path} is missing; run petseg-shard verify, then build the set again") from None
     except OSError as error:
+        check_shortage(error)
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if size != entry.bytes:
         raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from shard_sources import options
 
 from pipeline import Loader
 from shards.build.build_set import build
-from shards.errors import FormatError, PetsegError
+from shards.errors import FormatError, PetsegError, SampleError
 from shards.format import npy
 from shards.format.dataset import MAX_OPEN, ShardSet
 from shards.format.layout import SAMPLE_DTYPE
@@ -179,16 +181,32 @@ def test_more_shards_than_a_process_may_open(
         assert all((batch.image == image).all() for batch, image in zip(loader, expected, strict=True))
 
 
-@pytest.mark.parametrize("on_error", ["stop", "replace"])
-def test_a_lack_of_descriptors_is_no_damage(
-    many_shards: Path, few_descriptors: Callable[[int], None], on_error: str
-) -> None:
-    with Loader(
-        many_shards, batch_size=10, size=24, device="cpu", engine="torch", threads=1, prefetch=1, on_error=on_error
-    ) as loader:
-        few_descriptors(0)  # with one, the tars would be opened one after the other
-        with pytest.raises(PetsegError, match="Too many open files; nothing is damaged"):
-            list(loader)
+READS: dict[str, Callable[[Path], object]] = {
+    "manifest": ShardSet.open,
+    "table": lambda folder: ShardSet.open(folder).split("train").table,
+    "table of shards": lambda folder: ShardSet.open(folder).split("train").shards,
+    "tar": lambda folder: ShardSet.open(folder).split("train").read(0, "mask"),
+    "stop": lambda folder: list(Loader(folder, batch_size=10, size=24, device="cpu", threads=1)),
+    "replace": lambda folder: list(Loader(folder, batch_size=10, device="cpu", threads=1, on_error="replace")),
+    "verify": verify,
+}
+FILE_OF = {"manifest": "manifest.json", "table": "train.samples.npy", "table of shards": "train.shards.npy"}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_lack_of_descriptors_is_no_damage(many_shards: Path, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+    opened = os.open
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).startswith(str(many_shards)) and str(path).endswith(FILE_OF.get(read, ".tar")):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", fail)
+    monkeypatch.setattr("shards.verify.check_file.file_sha256", lambda path: fail(path, os.O_RDONLY))
+    with pytest.raises(PetsegError, match="Too many open files; nothing is damaged") as caught:
+        READS[read](many_shards)
+    assert not isinstance(caught.value, FormatError | SampleError)
 
 
 def test_a_reader_keeps_a_limited_number_of_tars_open(many_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
