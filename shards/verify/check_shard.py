@@ -14,6 +14,7 @@ from zlib_ng import zlib_ng
 from shards.audit.findings import MOST_PIXELS, RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import Counts, map_values
+from shards.errors import PetsegError
 from shards.format.geometry import Size, size_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
 from shards.format.layout import (
@@ -29,7 +30,7 @@ from shards.format.layout import (
 from shards.format.manifest import Manifest
 from shards.format.npy import SampleTable, ShardEntry, npy_header
 from shards.format.tar import END, INDEX_VERSION, header, image_header, index_line, index_text, padded
-from shards.store.byte_ranges import ByteRanges
+from shards.store.byte_ranges import ByteRanges, check_shortage
 from shards.verify.check_file import check_file, first_difference
 from shards.verify.locate import wrong_byte
 from shards.verify.problems import MAX_PER_FILE, Kind, Mode, Problem
@@ -68,7 +69,11 @@ class ShardCheck:
                 self._check_structure()
             else:
                 self._check_contents(decode=mode == "full")
-        except Exception as error:  # noqa: BLE001 - a check that fails on damaged data is a problem to report
+        except Exception as error:
+            if isinstance(error, OSError):
+                check_shortage(error)
+            if type(error) is PetsegError:  # no file is damaged
+                raise
             self._problem("missing", f"cannot be checked: {type(error).__name__}: {error}")
         finally:
             self.rows = None

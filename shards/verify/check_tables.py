@@ -102,7 +102,8 @@ def _table_of_tars(folder: Path, split: Split, entry: SplitEntry, samples: Sampl
                     return None
                 record[f"{prefix}bytes"] = (folder / name).stat().st_size
                 record[f"{prefix}sha256"] = np.frombuffer(bytes.fromhex(file_sha256(folder / name)), np.uint8)
-    except OSError:
+    except OSError as error:
+        check_shortage(error)
         return None
     data = table_header(entry.shards, SHARD_DTYPE) + records.tobytes()
     return data if hashlib.sha256(data).hexdigest() == entry.shard_table.sha256 else None
@@ -149,6 +150,8 @@ def check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[P
                 images[found.action] += found.name != last[found.action]
                 last[found.action] = found.name
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            check_shortage(error)
         return [Problem(kind="count", file=entry.file, message=f"cannot be read: {error}")]
     audit = manifest.audit
     pairs: list[tuple[str, Any, Any]] = [
