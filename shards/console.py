@@ -14,9 +14,8 @@ from typing import Any
 
 import click
 
-from shards.errors import PetsegError, printable
+from shards.errors import FULL_DISK, PetsegError, printable
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LONGEST_PATH = 160  # characters of a path in a message
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _ADVICE = {
@@ -165,7 +164,7 @@ def show(error: click.ClickException) -> None:
 
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system refused, where, and what to do, in one line."""
-    if error.filename is None and error.errno in _FULL:  # every file that is written for a user has a name
+    if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
         text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
         return f"{text}; free some space and run the same command again"
     name = str(error.filename or "")

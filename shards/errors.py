@@ -1,7 +1,12 @@
 """Errors for users: what is wrong, where, and what to do about it.
 
-This is the lowest module of the project: every other package may use it, and it imports nothing.
+This is the lowest module of the project: every other package may use it, and it imports none of the project.
 """
+
+import errno
+from typing import Final
+
+FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
 
 
 class PetsegError(Exception):
@@ -31,13 +36,18 @@ class SampleError(PetsegError):
     """One sample cannot be read; the message names shard, key, member and offset."""
 
 
+def valid_text(text: str) -> str:
+    """Return a text as valid Unicode: bytes of a file name that are not UTF-8 (surrogates) appear as ``\\xNN``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def printable(text: object) -> str:
     """Return a text, such as a file's name, as it is shown: on one line, and without anything a terminal would obey.
 
     What cannot be printed, from line breaks to escape sequences, appears as an escape such as ``\\x1b``; bytes of a
     file name that are not UTF-8 (surrogates, see :func:`os.fsdecode`) appear as ``\\xNN``.
     """
-    line = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    line = valid_text(str(text))
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from shards.format.labels import IGNORE
 from shards.format.layout import (
     AUDIT_NAME,
     FORMAT,
+    MANIFEST_NAME,
     SAMPLE_DTYPE,
     SPLITS,
     VERSION,
@@ -28,8 +29,16 @@ from shards.format.layout import (
     shard_table_name,
     table_name,
 )
-from shards.format.manifest import AuditEntry, BuildOptions, Manifest, SplitEntry, content_fingerprint
+from shards.format.manifest import (
+    AuditEntry,
+    BuildOptions,
+    Manifest,
+    SplitEntry,
+    content_fingerprint,
+    dump_manifest,
+)
 from shards.format.npy import ShardEntry, shard_table_bytes, table_header
+from shards.store.atomic import sync_file, sync_folder, write_atomically
 
 MAX_COUNTED = 256  # values of an attribute, such as breeds; one with more (a date) is not counted
 
@@ -102,11 +111,19 @@ def assemble(
     return manifest, findings
 
 
-def tar_reader(folder: Path) -> ReadTar:
-    """Return what reads the tars in a folder where they have their final names."""
+def write_manifest_last(folder: Path, manifest: Manifest) -> None:
+    """Flush what :func:`assemble` has written into ``folder``, then write the manifest, which makes it a set."""
+    for entry in manifest.files():
+        sync_file(folder / entry.file)
+    sync_folder(folder)
+    write_atomically(folder / MANIFEST_NAME, dump_manifest(manifest))
+
+
+def tar_reader(place: Callable[[str], Path]) -> ReadTar:
+    """Return what reads local tars; ``place`` returns the path of the one that has a name in the set."""
 
     def read(split: Split, number: int, offset: int, length: int) -> bytes:
-        with (folder / shard_name(split, number)).open("rb") as handle:
+        with place(shard_name(split, number)).open("rb") as handle:
             handle.seek(offset)
             return handle.read(length)
 

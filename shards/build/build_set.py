@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from shards.audit.findings import SampleFinding
-from shards.build.assemble import assemble, tar_reader
+from shards.build.assemble import assemble, tar_reader, write_manifest_last
 from shards.build.engines.executors import build_in_order, refuse_nested_build
 from shards.build.engines.open_executor import open_executor
 from shards.build.engines.shard_maker import IntoFolder
@@ -27,13 +28,13 @@ from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
 from shards.build.tasks.build_in_store import build_in_store
 from shards.build.write_shard import ShardRecord
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import FULL_DISK, FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
-from shards.format.manifest import Manifest, dump_manifest, load_manifest
+from shards.format.manifest import Manifest, load_manifest
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 from shards.store.addresses import is_remote
-from shards.store.atomic import sync_file, sync_folder, write_atomically
+from shards.store.atomic import sync_file, sync_folder
 from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
@@ -94,21 +95,13 @@ def build(
     found = source if isinstance(source, Source) else scan(source)
     plan = make_plan(found if executor is None else with_absolute_paths(found), options)
     staging = Staging.beside(out)
+    result = partial(BuildResult, out, ignored=found.ignored, unread=found.unread, reason=found.reason)
 
     with staging.locked(), _explained(staging):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)
         if manifest is not None:
             remove_set(staging.folder)
-            elapsed = time.perf_counter() - start
-            return BuildResult(
-                out,
-                manifest,
-                already_complete=True,
-                ignored=found.ignored,
-                unread=found.unread,
-                seconds=elapsed,
-                reason=found.reason,
-            )
+            return result(manifest, already_complete=True, seconds=time.perf_counter() - start)
         discarded = staging.prepare(plan.digest)
         findings: list[SampleFinding] = []
         records: dict[int, ShardRecord] = {}
@@ -130,16 +123,12 @@ def build(
             raise
         staging.publish()
         staging.clean_up()
-    return BuildResult(
-        out,
+    return result(
         manifest,
         resumed=resumed,
-        ignored=found.ignored,
-        unread=found.unread,
         discarded=discarded,
         audited=audited,
         seconds=time.perf_counter() - start,
-        reason=found.reason,
         unclaimed=unclaimed_values(records.values()),
         palettes=merged_palettes(records.values()),
     )
@@ -213,16 +202,13 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     ordered = [records[index] for index in sorted(records)]
     for source, target in moves(staging, ordered):
         rename_file(source, target)
-    manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder))
+    manifest, findings = assemble(staging.folder, plan.outline, ordered, read=tar_reader(staging.folder.joinpath))
     try:
         check_outcome(manifest, strict=False, findings=findings)
     except UsageError:
         remove_set(staging.folder)
         raise
-    for entry in manifest.files():
-        sync_file(staging.folder / entry.file)  # the shards are flushed already
-    sync_folder(staging.folder)
-    write_atomically(staging.folder / MANIFEST_NAME, dump_manifest(manifest))
+    write_manifest_last(staging.folder, manifest)  # the shards are flushed already
     return findings
 
 
@@ -242,7 +228,7 @@ def _explained(staging: Staging) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"{kept}; run the same command again to resume" if kept else "nothing was finished yet")
         elif isinstance(error, OSError):
-            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            if error.filename is None and error.errno in FULL_DISK | {errno.EIO}:
                 error.filename = str(staging.folder)
             if kept:
                 error.add_note(kept)

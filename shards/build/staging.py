@@ -137,12 +137,16 @@ class Staging:
             with self.locked():
                 self.clean_up()
 
+    def remove_partials(self) -> None:
+        """Remove what a process has left that was killed while it wrote."""
+        for partial in [*self.work.glob(f"{PARTIAL_PREFIX}*"), *self.folder.glob(f"{PARTIAL_PREFIX}*")]:
+            partial.unlink(missing_ok=True)
+
     def keep_finished(self) -> str:
         """Remove partial files, and the folder if no shard was finished; return a message about what is kept."""
         if not self.folder.is_dir():
             return ""
-        for partial in [*self.work.glob(f"{PARTIAL_PREFIX}*"), *self.folder.glob(f"{PARTIAL_PREFIX}*")]:
-            partial.unlink(missing_ok=True)
+        self.remove_partials()
         finished = len(list(self.work.glob(f"*{RECORD_ENDING}")))
         if finished or (self.folder / MANIFEST_NAME).exists():
             return f"{finished} finished shards are kept in {self.folder}"

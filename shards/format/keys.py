@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from shards.errors import valid_text
 from shards.format.layout import MAX_KEY_LENGTH
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -53,4 +54,4 @@ def shown(name: str) -> str:
 
     It may still hold control characters; :func:`shards.errors.printable` escapes those where a text is shown.
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return valid_text(name)

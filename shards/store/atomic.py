@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.errors import FULL_DISK, valid_text
 from shards.store.refusals import flush_file, flush_folder, rename_file, set_mode
 
 FILE_MODE = 0o644  # fixed, not inherited: the same set on every machine, whatever the umask
 PARTIAL_PREFIX = ".partial-"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _KEPT = 20  # characters of a name that its partial file's shows; in all under 143 bytes, the shortest limit there is
 
 
@@ -81,7 +81,7 @@ def _naming_a_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno in _FULL:
+        if error.filename is None and error.errno in FULL_DISK:
             error.filename = str(path)
         raise
 
@@ -92,12 +92,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Text becomes UTF-8, also where it holds a file's name in bytes of another encoding (surrogates), as in locale C.
     """
     with atomic_file(path) as handle:
-        handle.write(valid_utf8(data) if isinstance(data, str) else data)
-
-
-def valid_utf8(text: str) -> bytes:
-    """Return a text as UTF-8; surrogates become the bytes they stand for, or ``\\xNN`` if they are not UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode()
+        handle.write(valid_text(data).encode() if isinstance(data, str) else data)
 
 
 def file_sha256(path: Path) -> str:

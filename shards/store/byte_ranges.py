@@ -55,6 +55,13 @@ def read_regular(path: Path) -> bytes:
         return handle.read()
 
 
+def write_at(descriptor: int, data: memoryview, start: int) -> None:
+    """Write all of some bytes into an open file, from ``start`` on."""
+    while data:
+        count = os.pwrite(descriptor, data, start)
+        data, start = data[count:], start + count
+
+
 class ByteRanges:
     """An open regular file; ``ranges[start:stop]`` are bytes of it, ``len(ranges)`` its size when it was opened.
 

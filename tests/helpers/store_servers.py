@@ -17,6 +17,8 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 BUCKET = "bucket"
 FAULTS = ("503", "reset", "cut body", "slow start", "changed etag", "wrong length", "wrong range")
 _NOTICED_BY = {"changed etag": "If-Match", "wrong range": "Range"}  # a header of the request
@@ -231,3 +233,17 @@ def range_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
+
+
+@pytest.fixture(scope="package")
+def running_server() -> Iterator[FaultProxy]:
+    """One server of S3 for the tests of a folder whose conftest imports this."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: FaultProxy) -> FaultProxy:
+    """The same, without faults."""
+    running_server.plan = FaultPlan()
+    return running_server

@@ -1,12 +1,11 @@
 """Making a set of the shards that tasks have built: tables, audit file and manifest; the manifest is written last."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from shards.audit.duplicates import ReadTar
-from shards.build.assemble import assemble
+from shards.build.assemble import assemble, tar_reader, write_manifest_last
 from shards.build.outcome.build_result import BuildResult, check_finished_set, check_outcome, merged_palettes
 from shards.build.outcome.unclaimed import check_unclaimed, unclaimed_values
 from shards.build.plan import PlanOutline
@@ -16,9 +15,8 @@ from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.publish_in_store import publish_in_store
 from shards.build.write_shard import ShardRecord
 from shards.errors import FormatError, PetsegError, UsageError
-from shards.format.layout import MANIFEST_NAME, Split, shard_name
-from shards.format.manifest import Manifest, dump_manifest, load_manifest
-from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder, write_atomically
+from shards.format.layout import MANIFEST_NAME, shard_name
+from shards.format.manifest import Manifest, load_manifest
 from shards.store.refusals import rename_file
 
 Progress = Callable[[int, int], None]
@@ -158,14 +156,13 @@ def _publish_folder(
             raise FileNotFoundError(parts.address)
         staging.prepare(digest)
         folder = staging.folder
-        for partial in folder.glob(f"{PARTIAL_PREFIX}*"):  # of a join that was killed
-            partial.unlink(missing_ok=True)
+        staging.remove_partials()  # of a join that was killed
         if not (folder / MANIFEST_NAME).exists():
             moves = [(shards / entry.file, folder / name) for entry, name in final_names(records)]
             places = {target.name: source if source.exists() else target for source, target in moves}
             try:
                 manifest, findings = assemble(
-                    folder, claimed.outline, records, read=_reader(places), versions=claimed.versions
+                    folder, claimed.outline, records, read=tar_reader(places.__getitem__), versions=claimed.versions
                 )
                 check_outcome(manifest, strict=strict, findings=findings)
             except PetsegError:
@@ -177,10 +174,7 @@ def _publish_folder(
                     rename_file(source, target)
                 if progress is not None:
                     progress(done, len(moves))
-            for entry in manifest.files():
-                sync_file(folder / entry.file)
-            sync_folder(folder)
-            write_atomically(folder / MANIFEST_NAME, dump_manifest(manifest))
+            write_manifest_last(folder, manifest)
         manifest = load_manifest(folder)
         staging.publish()
         staging.clean_up()
@@ -196,15 +190,6 @@ def _clean_up(parts: Parts, digest: str, *, claimed: bool) -> None:
         parts.clear()
     else:
         parts.clear_plan(digest)
-
-
-def _reader(places: Mapping[str, Path]) -> ReadTar:
-    def read(split: Split, number: int, offset: int, length: int) -> bytes:
-        with places[shard_name(split, number)].open("rb") as handle:
-            handle.seek(offset)
-            return handle.read(length)
-
-    return read
 
 
 def _few(names: Sequence[str]) -> str:

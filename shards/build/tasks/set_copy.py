@@ -16,7 +16,7 @@ from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import FileEntry, Manifest, parse_manifest
 from shards.format.npy import ShardTable
-from shards.store.atomic import PARTIAL_PREFIX, atomic_file, file_sha256, sync_folder, write_atomically
+from shards.store.atomic import atomic_file, file_sha256, sync_folder, write_atomically
 from shards.store.open_store import open_store
 from shards.store.store_protocol import ObjectMissingError, Store, StoreError
 
@@ -137,8 +137,7 @@ class _Copy:
 
         with staging.locked():
             staging.prepare(self.digest)
-            for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
-                partial.unlink(missing_ok=True)
+            staging.remove_partials()
             skipped = self.all(bring)
             sync_folder(folder)
             write_atomically(folder / MANIFEST_NAME, self.data)

@@ -21,7 +21,7 @@ from shards.build.tasks.into_parts import IntoParts
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import FULL_DISK, FormatError, PetsegError, UsageError
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 
@@ -208,7 +208,7 @@ def _explained(parts: Parts, done: _Done) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"{kept}; run the same command again to go on")
         elif isinstance(error, OSError):
-            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            if error.filename is None and error.errno in FULL_DISK | {errno.EIO}:
                 error.filename = parts.address
             error.add_note(kept)
         raise

@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from shards.errors import PetsegError, UsageError
-from shards.store.byte_ranges import ByteRanges, check_shortage
+from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
 from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
@@ -56,10 +56,7 @@ class CachedFile(ByteRanges):
 
     def add(self, place: int, start: int, data: Any) -> None:
         """Write a sample's bytes, which have been verified, then that they are there; ``OSError`` on a full disk."""
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self.descriptor, view, start)
-            view, start = view[count:], start + count
+        write_at(self.descriptor, memoryview(data), start)
         self.mark(place, 1)
 
     def mark(self, place: int, value: int) -> None:

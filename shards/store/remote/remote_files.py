@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from shards.errors import FormatError, PetsegError
-from shards.store.byte_ranges import share_of_files
+from shards.store.byte_ranges import share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
 from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
@@ -162,7 +162,7 @@ class RemoteFiles:
 
         async def part(start: int) -> None:
             data = await self.range_async(spec, start, min(PART, spec.bytes - start))
-            await self.writing(lambda: _write(descriptor, data, start), len(data), release)
+            await self.writing(lambda: write_at(descriptor, data, start), len(data), release)
 
         tasks = [asyncio.ensure_future(part(start)) for start in range(0, spec.bytes, PART)]
         try:
@@ -179,9 +179,3 @@ class RemoteFiles:
                 return hashlib.file_digest(file, "sha256").hexdigest()
 
         return await asyncio.to_thread(digest) == spec.sha256
-
-
-def _write(descriptor: int, data: memoryview, start: int) -> None:
-    while len(data):
-        count = os.pwrite(descriptor, data, start)
-        data, start = data[count:], start + count

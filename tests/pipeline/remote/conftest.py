@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import store_servers
 from remote_sets import OPTIONS, Batches, batches
-from store_servers import BUCKET, FaultPlan, FaultProxy, s3_server
+from store_servers import BUCKET, FaultPlan, FaultProxy
 
 from pipeline import Loader
 from shards.store.cloud.object_store import Patience
 from shards.store.open_store import open_store
 
-
-@pytest.fixture(scope="package")
-def running_server() -> Iterator[FaultProxy]:
-    with s3_server() as server:
-        yield server
+running_server = store_servers.running_server
 
 
 @pytest.fixture(scope="package")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import store_servers
 from shard_sources import Maker, options, tree
-from store_servers import FaultPlan, FaultProxy, s3_server
 
 from shards.build.build_set import build
 from shards.build.options import PackOptions
@@ -22,6 +21,10 @@ class Files(dict[str, bytes]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} files>"
+
+
+running_server = store_servers.running_server
+server = store_servers.server
 
 
 @pytest.fixture(scope="session")
@@ -65,15 +68,3 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill loses nothing that was written, so nothing is flushed."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-
-@pytest.fixture(scope="package")
-def running_server() -> Iterator[FaultProxy]:
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server: FaultProxy) -> FaultProxy:
-    running_server.plan = FaultPlan()
-    return running_server
