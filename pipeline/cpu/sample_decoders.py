@@ -88,9 +88,11 @@ class TurboDecoder:
         sides = stored_sizes(work.rows[positions], self._stored_size)
         heights, widths = (each.tolist() for each in sides)
         formats = work.rows["image_format"][positions].tolist()
-        eighths = jpeg_scales(work.parameters.boxes[positions], work.parameters.places[positions], sides)
-        for number, (form, height, width) in enumerate(zip(formats, heights, widths, strict=True)):
-            place, scale = positions.start + number, int(eighths[number]) if self._scaled else 8
+        scales = [8] * len(formats)
+        if self._scaled:
+            scales = jpeg_scales(work.parameters.boxes[positions], work.parameters.places[positions], sides).tolist()
+        places = range(len(work))[positions]
+        for place, form, scale, height, width in zip(places, formats, scales, heights, widths, strict=True):
             if form == _PNG:
                 image = decode_png_image(images[place], height, width)
             elif scale < 8:

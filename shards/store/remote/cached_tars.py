@@ -1,6 +1,8 @@
 """The samples of a split in an object store: fetched into the cache, one by one or with their whole tar."""
 
 import asyncio
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from zlib_ng import zlib_ng
 
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.content_cache import CachedFile
-from shards.store.remote.remote_files import PART, Fetch, FileSpec, RemoteFiles
+from shards.store.remote.remote_files import PART, Fetch, RemoteFiles, SampleSpan, TarSpec
 
 MOST_OPEN: Final = 256  # tars that are kept open
 MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
@@ -22,33 +23,6 @@ WHOLE_FROM: Final = 0.25  # of a tar's bytes: where more is needed soon, `auto` 
 _ATTEMPTS = 3  # to fetch a sample whose bytes arrive with a wrong checksum
 
 Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TarSpec(FileSpec):
-    """A tar that the manifest describes, with the number of its samples and the index of the first one."""
-
-    samples: int
-    first: int
-
-
-@dataclass(frozen=True)
-class SampleSpan:
-    """Where a sample is in its tar: ``place`` among its samples, bytes ``start`` to ``stop``.
-
-    ``members`` are (offset, length, CRC-32) of image, mask and meta, within the span.
-    """
-
-    place: int
-    start: int
-    stop: int
-    members: tuple[tuple[int, int, int], ...]
-
-    def matches(self, data: memoryview, *, members: int = 3) -> bool:
-        """Whether the bytes of the span are those that the table describes, those of the first members at least."""
-        spans = self.members[:members]
-        parts = ((data[at - self.start : at - self.start + length], crc) for at, length, crc in spans)
-        return all(zlib_ng.crc32(part) == crc for part, crc in parts)
 
 
 @dataclass(frozen=True)
@@ -70,6 +44,7 @@ class CachedTars:
     _tasks: dict[Any, "asyncio.Task[CachedFile]"] = field(default_factory=dict)  # by (shard, index); whole: (shard, -1)
     _ahead: "set[asyncio.Future[Any]]" = field(default_factory=set)
     _open: list[OpenFiles] = field(default_factory=list)
+    _lock: Any = field(default_factory=threading.Lock)  # of what is kept open, against tars that are being removed
 
     def __post_init__(self) -> None:
         fits = self.total <= self.files.cache.most_bytes
@@ -98,9 +73,7 @@ class CachedTars:
                     file.refresh()
             if missing := self._missing(held, shards, indices):
                 held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
-        for shard, file in held.items():
-            if file is not None:
-                self._open[0].keep(shard, file)
+        self._keep(held)
         return {shard: file for shard, file in held.items() if file is not None}
 
     def hold_one(self, shard: int, index: int) -> CachedFile:
@@ -136,9 +109,18 @@ class CachedTars:
             if file is not None and not file.complete:
                 file.mark(index - spec.first, 0)
             elif file is not None:
-                self.files.cache.forget(spec.sha256)
-                self._open[0].drop([shard])
+                with self._lock:
+                    self.files.cache.forget(spec.sha256)
+                    self._open[0].drop([shard])
             self.damaged.discard(index)
+
+    def _keep(self, held: dict[int, CachedFile | None]) -> None:
+        """Keep tars open, except those that another thread has found damaged, and removed, since they were opened."""
+        for shard, file in held.items():
+            if file is not None and self._open[0].get(shard) is not file:
+                with self._lock:
+                    if _is_current(file):
+                        self._open[0].keep(shard, file)
 
     def _find(self, shard: int) -> CachedFile | None:
         """Return a tar that is in the cache, complete or not."""
@@ -285,6 +267,13 @@ class CachedTars:
             self.files.store.failures["wrong bytes"] += 1
         self.damaged.update(spans)
         return file
+
+
+def _is_current(file: CachedFile) -> bool:
+    """Whether the cache still has this file under its name."""
+    with contextlib.suppress(OSError):
+        return file.path.stat().st_ino == file.status.st_ino
+    return False
 
 
 def _writer(file: CachedFile, span: SampleSpan, part: memoryview) -> Callable[[], None]:

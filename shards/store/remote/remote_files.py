@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
+from zlib_ng import zlib_ng
+
 from shards.errors import FormatError, PetsegError
 from shards.store.byte_ranges import share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
@@ -33,6 +35,33 @@ class FileSpec:
     name: str
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class TarSpec(FileSpec):
+    """A tar that the manifest describes, with the number of its samples and the index of the first one."""
+
+    samples: int
+    first: int
+
+
+@dataclass(frozen=True)
+class SampleSpan:
+    """Where a sample is in its tar: ``place`` among its samples, bytes ``start`` to ``stop``.
+
+    ``members`` are (offset, length, CRC-32) of image, mask and meta, within the span.
+    """
+
+    place: int
+    start: int
+    stop: int
+    members: tuple[tuple[int, int, int], ...]
+
+    def matches(self, data: memoryview, *, members: int = 3) -> bool:
+        """Whether the bytes of the span are those that the table describes, those of the first members at least."""
+        spans = self.members[:members]
+        parts = ((data[at - self.start : at - self.start + length], crc) for at, length, crc in spans)
+        return all(zlib_ng.crc32(part) == crc for part, crc in parts)
 
 
 @dataclass(frozen=True)

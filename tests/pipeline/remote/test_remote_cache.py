@@ -17,6 +17,7 @@ from store_servers import FaultProxy, range_server
 
 from pipeline import Loader
 from shards.errors import PetsegError, UsageError
+from shards.format.dataset import ShardSet
 from shards.store.remote.content_cache import ContentCache, open_cache
 
 
@@ -42,6 +43,22 @@ def test_damage_in_the_cache_is_repaired(
     with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
         assert batches(loader) == local("source")
         assert not loader.damaged
+
+
+def test_a_tar_that_was_found_damaged_meanwhile_is_not_kept_open(
+    server: FaultProxy, uploaded: dict[str, str], tmp_path: Path
+) -> None:
+    """One thread opens a tar of the cache, another one finds it damaged and has it fetched again."""
+    tars = ShardSet.open(uploaded["source"], fetch="shard", cache=tmp_path).split("train").remote
+    assert tars is not None
+    tars.hold([0], [0])
+    tars.close()
+    damaged = tars._find(0)
+    tars.forget([0], [0])
+    tars._keep({0: damaged})
+    fresh = tars.hold([0], [0])[0]
+    assert fresh is not damaged
+    assert fresh is tars.hold([0], [0])[0]  # which is kept
 
 
 def test_a_small_cache_is_enough(server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any,
