@@ -129,17 +129,21 @@ def build_shards(
     if number is not None and strict:
         raise UsageError("strict is for the whole set: give it to join_shards()")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
-    place = out if is_remote(out) else Path(out)
+    place = _place(out)
     if number is None:
         return build(found, place, options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
     return build_task(found, place, options, number=number, workers=workers, executor=executor, overwrite=overwrite)
+
+
+def _place(out: str | Path) -> str | Path:
+    return out if is_remote(out) else Path(out)
 
 
 def join_shards(out: str | Path, *, overwrite: bool = False, strict: bool = False) -> "BuildResult":
     """Make a set of the shards that all tasks have built, as ``petseg-shard join``; see shards.build.tasks.join."""
     from shards.build.tasks.join_set import join
 
-    return join(out if is_remote(out) else Path(out), overwrite=overwrite, strict=strict)
+    return join(_place(out), overwrite=overwrite, strict=strict)
 
 
 def copy_shards(source: str | Path, target: str | Path, *, overwrite: bool = False) -> "CopyResult":

@@ -75,7 +75,7 @@ def build(
         BusyError: another build is using the same OUT.
         OSError: the disk is full, or OUT cannot be written. Finished shards are kept; the same call resumes.
     """
-    if isinstance(out, str) and is_remote(out):
+    if is_remote(out):
         return build_in_store(
             source,
             out,

@@ -36,7 +36,8 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry
 from shards.format.tar import END, header, index_line, index_text, padded
 from shards.sources.layout_protocol import FileStamp
-from shards.sources.pairs.store_mirror import is_address, read_object
+from shards.sources.pairs.store_mirror import read_object
+from shards.store.addresses import is_remote
 from shards.store.atomic import atomic_file
 
 RECORD_ENDING = ".done"
@@ -122,7 +123,7 @@ def build_shard(
     target = Path(folder)
     with atomic_file(target / shard_name(task.split, task.number), sync=sync) as handle:
         writer = _ShardWriter(handle=handle, task=task)
-        waits = is_address(task.samples[0].pair.image)  # for replies of a store, most of the time
+        waits = is_remote(task.samples[0].pair.image)  # for replies of a store, most of the time
         with closing(prepared_samples(task, threads=(lambda: MAX_THREADS) if waits else threads)) as samples:
             for prepared in samples:
                 pause()
@@ -187,7 +188,7 @@ def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
 
 def read_unchanged(path: str, stamp: FileStamp) -> bytes:
     """Read a source file; raises ``SourceError`` if it vanished, cannot be read, or has changed since the plan."""
-    if is_address(path):
+    if is_remote(path):
         return read_object(path, stamp)
     try:
         with open(path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower, and this is the hot path

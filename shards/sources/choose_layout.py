@@ -14,9 +14,10 @@ from shards.sources.csv_table import CsvLayout
 from shards.sources.folders import FoldersLayout
 from shards.sources.layout_protocol import Layout, Source
 from shards.sources.pairs.spelling import case_collisions
-from shards.sources.pairs.store_mirror import is_address, scan_store
+from shards.sources.pairs.store_mirror import scan_store
 from shards.sources.pets import PetsLayout
 from shards.sources.voc import VocLayout
+from shards.store.addresses import is_remote
 
 # What each looks for. `folders` is taken where no other fits: it would fit most of them, too.
 _LOOKED_FOR: Final = {
@@ -47,7 +48,7 @@ def scan(
         SourceError: there is nothing at ``path``, no layout or several fit, or the dataset cannot be used.
         StoreError: the store cannot be read.
     """
-    if is_address(path):
+    if is_remote(path):
         found = partial(scan, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
         return scan_store(str(path), found)
     path = Path(path)

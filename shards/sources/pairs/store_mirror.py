@@ -30,11 +30,6 @@ _DUMMIES: Final = "gtFine/test/"  # of Cityscapes, whose first masks are looked 
 _MOST_DUMMIES: Final = 24
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether a source, or a file of one, is in a store."""
-    return isinstance(place, str) and "://" in place
-
-
 def read_object(address: str, stamp: FileStamp) -> bytes:
     """Return a file of a store; raise ``SourceError`` if it vanished or has changed since it was listed."""
     store, name = _bucket(address)
