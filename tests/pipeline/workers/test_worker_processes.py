@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from forked_programs import ForkedPopen
 
 if not hasattr(os, "memfd_create"):
     pytest.skip("workers need Linux", allow_module_level=True)
@@ -55,6 +56,11 @@ def is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+@pytest.fixture(autouse=True)
+def forked_workers() -> None:
+    """Here they are processes of their own."""
 
 
 @pytest.fixture
@@ -150,7 +156,7 @@ PARENT = """
 
 @contextlib.contextmanager
 def parent(folder: Path, how: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    process = subprocess.Popen(
+    process = ForkedPopen(
         [sys.executable, "-c", textwrap.dedent(PARENT), str(folder), how],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
