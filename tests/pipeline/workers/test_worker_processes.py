@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import psutil
 import pytest
 from forked_programs import ForkedPopen
@@ -88,7 +89,7 @@ def test_the_batches_are_those_of_threads(
     sets: dict[str, Path], storage: str, augment: Any, mask: Any, size: int
 ) -> None:
     runs = []
-    for processes in (0, 2):
+    for processes in (0, 2 if size == 96 else 1):  # to shrink images, each imports torch
         with make(sets[storage], augment=augment, mask=mask, size=size, processes=processes) as loader:
             runs.append([digest(batch) for _ in range(2) for batch in loader])
     assert runs[0] == runs[1]
@@ -260,13 +261,12 @@ def test_workers_find_this_package_and_no_module_of_the_users(folder: Path, tmp_
     root = Path(__file__).resolve().parents[3]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for extra in ({}, {"PYTHONPATH": "."}):
-        process = subprocess.run(
+        process = forked_programs.run(
             [sys.executable, "-P", "-c", textwrap.dedent(program), str(folder), str(root)],
             capture_output=True,
             text=True,
             cwd=tmp_path,
             env=environment | extra,
-            check=False,
         )
         assert (process.returncode, process.stdout, process.stderr) == (0, "4\n", "")
 
