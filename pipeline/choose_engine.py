@@ -68,7 +68,7 @@ def dali_problem() -> str | None:
 
 def dali_distributions() -> dict[str, str]:
     """Return the installed packages that contain DALI, one for each CUDA, such as nvidia-dali-cuda130, and versions."""
-    found = {}
+    found = dict[str, str]()
     for name in _DALI_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
