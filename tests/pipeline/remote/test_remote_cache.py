@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import pytest
+from forked_programs import ForkedPopen
 from remote_sets import OPTIONS, batches
 from store_servers import FaultProxy, range_server
 
@@ -140,7 +142,7 @@ def test_killed_processes_and_two_loaders_lose_nothing(
 
             def start(die: int, fetch: str = fetch, cache: Path = cache) -> subprocess.Popen[str]:
                 command = [sys.executable, "-c", PROGRAM, uploaded["source"], str(cache), fetch, str(die)]
-                return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                return ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
             killed = start(1 + number % 5)
             while killed.poll() is None and not files_in(cache):
@@ -202,7 +204,7 @@ def test_more_shards_than_the_limit_of_open_files(
     folder = writer(tmp_path / "many", [pair] * 1300, samples_per_shard=1)
     with range_server(tmp_path) as url:
         command = [sys.executable, "-c", ONE_SAMPLE_SHARDS, str(tmp_path / "cache"), str(folder), f"{url}/many"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = forked_programs.run(command, capture_output=True, text=True, timeout=300)
     assert not done.returncode, done.stderr[-2000:]
     local, remote = done.stdout.splitlines()
     assert local == remote
