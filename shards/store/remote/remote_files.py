@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from zlib_ng import zlib_ng
@@ -14,12 +15,13 @@ from shards.errors import FormatError, PetsegError
 from shards.store.byte_ranges import share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
-from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
+from shards.store.remote.content_cache import FULL, CachedFile, CacheTooSmallError, ContentCache
 from shards.store.store_protocol import ObjectEndsError, ObjectStatus
 
 Fetch = Literal["auto", "range", "shard"]
 FETCHES: Final = get_args(Fetch)
 PART: Final = 8 << 20  # bytes of a large file that are requested at once
+MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
 COMPARED: Final = 64 << 20  # bytes of a cached file that is compared with its SHA-256 again; some 0.1 s
 IN_FLIGHT: Final = 32  # requests at once, of all splits
 _ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256
@@ -62,6 +64,26 @@ class SampleSpan:
         spans = self.members[:members]
         parts = ((data[at - self.start : at - self.start + length], crc) for at, length, crc in spans)
         return all(zlib_ng.crc32(part) == crc for part, crc in parts)
+
+
+def neighbours(spans: dict[int, SampleSpan]) -> list[dict[int, SampleSpan]]:
+    """Return samples of a tar, by index, in groups that are each fetched by one request, of up to about PART bytes."""
+    groups: list[dict[int, SampleSpan]] = []
+    start = stop = 0
+    for index, span in sorted(spans.items(), key=lambda pair: pair[1].start):
+        if not groups or span.start - stop > MOST_GAP or span.stop - start > PART:
+            groups.append({})
+            start = span.start
+        groups[-1][index] = span
+        stop = span.stop
+    return groups
+
+
+def memory_file(spec: TarSpec) -> CachedFile:
+    """Return a file in memory for samples of a tar that the cache has no room for; it takes what is written to it."""
+    descriptor = os.memfd_create("petseg-samples")
+    os.ftruncate(descriptor, spec.bytes + spec.samples)
+    return CachedFile(Path(spec.name), descriptor, size=spec.bytes, samples=spec.samples, complete=False)
 
 
 @dataclass(frozen=True)
@@ -147,10 +169,9 @@ class RemoteFiles:
         Raises ``FormatError`` if what arrives has another SHA-256 each time.
         """
         if spec.bytes > self.cache.most_bytes:
-            raise PetsegError(
+            raise CacheTooSmallError(
                 f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
-                f"the cache {self.cache.folder} may hold: give more with --cache-bytes, or fetch samples alone with "
-                "--fetch range"
+                f"the cache {self.cache.folder} may hold: give more with --cache-bytes"
             )
         attempts = 0
         while True:
