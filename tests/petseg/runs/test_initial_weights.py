@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from labelled_sets import many_labels, write_untrained
 
 import petseg
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.checkpoint import CheckpointError, load_checkpoint
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from petseg.runs.initial_weights import SAFETENSORS, fit_weights, read_initial_weights
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
@@ -53,6 +54,21 @@ def test_every_kind_of_source(run: Path, exported: Path, kind: str) -> None:
     assert fitting.same_classes
     assert f"starting from {initial.file}: {len(expected.weights)} of the network's" in fitting.summary
     assert ";" not in fitting.summary
+
+
+def test_of_a_run_s_last_checkpoint_the_average_is_taken(run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(run / "best.pt")
+    average = {name: value * 2 for name, value in checkpoint.model.items()}
+    save_checkpoint(tmp_path / "last.pt", msgspec.structs.replace(checkpoint, average=average))
+    initial = read_initial_weights(tmp_path / "last.pt")
+    assert all(torch.equal(value, average[name]) for name, value in initial.weights.items())
+
+
+def test_a_tensor_of_another_type_is_left_out(run: Path) -> None:
+    initial = read_initial_weights(run)
+    double = {**initial.weights, "head.bias": initial.weights["head.bias"].double()}
+    fitting = fit_weights(dataclasses.replace(initial, weights=double), initial.model, PETS)
+    assert set(fitting.other_shape) == {"head.bias"}
 
 
 def test_a_head_of_another_class_count_is_left_out_and_named(run: Path) -> None:

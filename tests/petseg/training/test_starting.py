@@ -144,10 +144,11 @@ def test_a_run_that_was_killed_starts_from_the_same_weights(synthetic_set: Path,
     with pytest.raises(UsageError, match="has changed since"):
         petseg.train(run=run, resume=True)
     source.write_bytes(data)
+    with pytest.raises(InterruptedRunError):
+        petseg.train(run=run, resume=True, make_reporter=lambda: Stopping(signal.SIGUSR1))
+    source.unlink()  # not needed any more: the run has a checkpoint
     petseg.train(run=run, resume=True)
     assert same_weights(run, whole)
-    source.unlink()
-    petseg.train(run=run, resume=True)  # finished; what it started from is not needed any more
 
 
 def test_resume_auto_starts_continues_and_ends(call, synthetic_set: Path, started: Path, tmp_path: Path) -> None:
