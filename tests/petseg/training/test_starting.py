@@ -24,6 +24,7 @@ from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.inference.evaluation import evaluate
+from petseg.loggers.run_loggers import RunLoggers
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.report.console_reporter import Reporter
@@ -151,8 +152,14 @@ def test_a_run_that_was_killed_starts_from_the_same_weights(synthetic_set: Path,
     assert same_weights(run, whole)
 
 
-def test_resume_auto_starts_continues_and_ends(call, synthetic_set: Path, started: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_resume_auto_starts_continues_and_ends(
+    call, synthetic_set: Path, started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each time the loggers learn whether the run has ended."""
+    run, closed, close = tmp_path / "run", list[bool](), RunLoggers.close
+    monkeypatch.setattr(
+        RunLoggers, "close", lambda self, *, finished: (closed.append(finished), close(self, finished=finished))
+    )
     again = {"run": run, "resume": "auto", "options": TINY}
     with pytest.raises(KeyboardInterrupt):  # before any checkpoint: starts again
         petseg.train(synthetic_set, make_reporter=Stopping, **again)
@@ -164,6 +171,7 @@ def test_resume_auto_starts_continues_and_ends(call, synthetic_set: Path, starte
     petseg.train(synthetic_set, make_reporter=lambda: reporter, **again)
     assert f"continuing in epoch 1, after step {step}" in reporter.notes
     assert same_weights(run, started)
+    assert closed == [False, False, True]
     result = call(train, "--shards", synthetic_set, "--run", run, "--resume", "auto", *ARGUMENTS)
     assert result.code == 0
     assert "already finished" in result.err
