@@ -225,7 +225,7 @@ def test_help_states_the_defaults() -> None:
         "widths": "24,48,96,192,256",
         "stem": "half",
         "encoder_lr": "0.001; without weights that of the rest",
-        "encoder_freeze_stride": "8; without weights 0",
+        "encoder_freeze_stride": "4; without weights 0",
         "join": "sum",
         "threads": "all cores",
         "checkpoint_minutes": "5",

@@ -58,12 +58,13 @@ def test_every_kind_of_source(run: Path, exported: Path, kind: str) -> None:
     assert ";" not in fitting.summary
 
 
-def test_of_a_run_s_last_checkpoint_the_average_is_taken(run: Path, tmp_path: Path) -> None:
+def test_of_a_last_checkpoint_the_average_is_taken(run: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(run / "best.pt")
     average = {name: value * 2 for name, value in checkpoint.model.items()}
     save_checkpoint(tmp_path / "last.pt", msgspec.structs.replace(checkpoint, average=average))
-    initial = read_initial_weights(tmp_path / "last.pt")
-    assert all(torch.equal(value, average[name]) for name, value in initial.weights.items())
+    initial, network = read_initial_weights(tmp_path / "last.pt"), petseg.load(tmp_path / "last.pt", device="cpu")
+    for weights in (initial.weights, network.model.state_dict()):
+        assert all(torch.equal(value, average[name]) for name, value in weights.items())
 
 
 def test_a_tensor_of_another_type_is_left_out(run: Path) -> None:
