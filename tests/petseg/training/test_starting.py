@@ -161,8 +161,8 @@ def test_resume_auto_starts_continues_and_ends(
         RunLoggers, "close", lambda self, *, finished: (closed.append(finished), close(self, finished=finished))
     )
     again = {"run": run, "resume": "auto", "options": TINY}
-    with pytest.raises(KeyboardInterrupt):  # before any checkpoint: starts again
-        petseg.train(synthetic_set, make_reporter=Stopping, **again)
+    with pytest.raises(KeyboardInterrupt):  # before any checkpoint: starts again, also with other options
+        petseg.train(synthetic_set, make_reporter=Stopping, **{**again, "options": {**TINY, "seed": 5}})
     with pytest.raises(InterruptedRunError):
         petseg.train(synthetic_set, make_reporter=lambda: Stopping(signal.SIGUSR1), **again)
     step = load_checkpoint(run / "last.pt").position["step"]
