@@ -22,9 +22,11 @@ from shards.format.geometry import Scales, Size, size_text
 _UNET, _TUTORIAL = default_recipe("unet"), default_recipe("tutorial")
 # Defaults that are not one value per model.
 _DEFAULTS = {
-    "epochs": f"unet {_UNET.epochs}, with an encoder's weights {WITH_WEIGHTS['epochs']}; tutorial {_TUTORIAL.epochs}",
-    "batch_size": f"unet {_UNET.batch_size}, with an encoder's weights {WITH_WEIGHTS['batch_size']}; "
-    f"tutorial {_TUTORIAL.batch_size}",
+    **{
+        name: f"unet {getattr(_UNET, name)}, with an encoder's weights {WITH_WEIGHTS[name]}; "
+        f"tutorial {getattr(_TUTORIAL, name)}"
+        for name in ("epochs", "batch_size", "augment")
+    },
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {_UNET.lr:g}, {LR_OF_ADAM:g} with adam and adamw; tutorial {_TUTORIAL.lr:g}",
     "encoder_lr": f"{WITH_WEIGHTS['encoder_lr']:g}; without weights that of the rest",

@@ -9,7 +9,13 @@ from petseg.runs.option_fields import convert_field, option_name
 from shards.errors import UsageError
 
 # What a training is started with, unless it is said otherwise, where the encoder starts from weights (docs/recipe.md).
-WITH_WEIGHTS: Final[Mapping[str, Any]] = {"encoder_lr": 1e-3, "encoder_freeze_stride": 4, "batch_size": 8, "epochs": 24}
+WITH_WEIGHTS: Final[Mapping[str, Any]] = {
+    "encoder_lr": 1e-3,
+    "encoder_freeze_stride": 4,
+    "batch_size": 8,
+    "epochs": 24,
+    "augment": "train",
+}
 
 
 def is_of_timm(encoder: str) -> bool:

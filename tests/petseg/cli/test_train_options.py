@@ -220,7 +220,7 @@ def test_help_states_the_defaults() -> None:
         "optimizer": "unet muon, tutorial adam",
         "lr": "unet 0.008, 0.004 with adam and adamw; tutorial 0.001",
         "dice_weight": "unet 1, tutorial 0",
-        "augment": "unet strong, tutorial none",
+        "augment": "unet strong, with an encoder's weights train; tutorial none",
         "clip_norm": "unet 1, tutorial 0",
         "widths": "24,48,96,192,256",
         "stem": "half",

@@ -40,7 +40,7 @@ def test_an_encoder_with_weights_has_a_recipe_of_its_own() -> None:
         for run in (recipe, older):
             assert apply_options(run, RUNTIME, {"encoder": "resnet18", **options})[0] == run
             assert apply_options(run, RUNTIME, {})[0] == run
-        own = {"encoder_lr": 0.5, "encoder_freeze_stride": 0, "batch_size": 16, "epochs": 3}
+        own = {"encoder_lr": 0.5, "encoder_freeze_stride": 0, "batch_size": 16, "epochs": 3, "augment": "none"}
         given, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", **options, **own})
         assert {name: getattr(given, name) for name in own} == own
     assert Path(recipe.encoder_weights) == Path.cwd() / "w.pth"
