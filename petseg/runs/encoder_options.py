@@ -57,7 +57,7 @@ def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str
     if options["encoder"].startswith(TORCHVISION):
         options.setdefault("stem", "full")
     if is_of_timm(options["encoder"]) and options.get("encoder_weights", weights) != NO_WEIGHTS:
-        options.update(WITH_WEIGHTS | options)
+        options.update({**WITH_WEIGHTS, **options})
 
 
 def current_document(document: dict[str, Any]) -> dict[str, Any]:
