@@ -13,6 +13,7 @@ from msgspec import Meta
 from petseg.nets.model_config import (
     MAX_SIZE,
     MIN_SIZE,
+    NO_ENCODER,
     NO_WEIGHTS,
     ModelConfig,
     Name,
@@ -98,6 +99,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     encoder_freeze_stride: Annotated[int, Meta(ge=0, le=64, description="Never train levels up to this stride.")] = 0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Of weights, order, augmentation, dropout.")] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Meta(description="Of convolutions.")] = "auto"
+
+    @property
+    def network_text(self) -> str:
+        """The network, and what its encoder starts from, for messages: ``unet with resnet34 from noise``."""
+        if self.model.encoder == NO_ENCODER:
+            return self.model.name
+        start = Path(self.encoder_weights).name if self.encoder_weights != NO_WEIGHTS else self.init_from or "noise"
+        return f"{self.model.name} with {self.model.encoder} from {start}"
 
     def validates(self, epoch: int) -> bool:
         """Whether an epoch (from 0) ends with a validation."""
