@@ -22,11 +22,14 @@ _T = TypeVar("_T")
 
 
 class MemberReader:
-    """Reads members of a split's samples. Thread-safe."""
+    """Reads members of a split's samples. Thread-safe.
 
-    def __init__(self, split: SplitReader) -> None:
+    In an ``expendable`` process, tars that were verified may be mapped: see :class:`pipeline.io.tar_files.TarFiles`.
+    """
+
+    def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
         self.split = split
-        self.files = TarFiles(split)
+        self.files = TarFiles(split, expendable=expendable)
         self._sizes = split.shards.bytes
 
     def encoded(

@@ -1,17 +1,21 @@
 """Open tars of a split, and which of their samples have been verified.
 
 Files are read with ``pread`` rather than through a memory map: when a file shrinks or a disk fails underneath, a read
-returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
+returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS). Only a worker
+process, which is there to be lost, maps the tars of ``raw`` storage, and only what it has read and verified before.
 """
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from threading import Lock, local
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.io.scratch import Bytes
 from shards.errors import FormatError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows
@@ -21,6 +25,7 @@ from shards.store.byte_ranges import SHORTAGES, ByteRanges, OpenFiles, check_sho
 Indices = npt.NDArray[np.int64]
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
+MAPPED_SHARE = 2  # tars are mapped where all of them take at most this part (1 / 2) of the machine's memory
 
 
 class TarFiles:
@@ -33,8 +38,12 @@ class TarFiles:
     size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
     """
 
-    def __init__(self, split: SplitReader) -> None:
+    def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
         self._split = split
+        self._maps: WeakKeyDictionary[ByteRanges, Bytes] = WeakKeyDictionary()
+        # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
+        fits = MAPPED_SHARE * int(split.shards.bytes.sum()) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.maps = expendable and split.remote is None and fits  # whether :meth:`mapped` may be called
         self.most_open = max(2, share_of_files(MAX_OPEN_FILES))
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
@@ -95,6 +104,18 @@ class TarFiles:
             check_shortage(error)
             return f"cannot be read: {error.strerror}"
         return None if count == total else f"the tar ends after {count} of {total} bytes"
+
+    def mapped(self, shard: int) -> Bytes:
+        """Return the bytes of a tar, in whose memory it is mapped, not read; raises what :meth:`open` does.
+
+        Touching them kills the process if the file was truncated since it was opened, or its disk fails.
+        """
+        file = self.open(shard)
+        found = self._maps.get(file)
+        if found is None:
+            found = np.frombuffer(mmap.mmap(file.descriptor, len(file), prot=mmap.PROT_READ), dtype=np.uint8)
+            self._maps[file] = found
+        return found
 
     def need(self, indices: Indices, rows: Rows) -> None:
         """Have the bytes of samples in local tars, for the calling thread, until it calls this again.

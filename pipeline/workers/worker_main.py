@@ -27,7 +27,7 @@ class BatchWorker:
     """Makes batches, one after the other."""
 
     def __init__(self, setup: WorkerSetup, memory: int) -> None:
-        self._reader = MemberReader(setup.split)
+        self._reader = MemberReader(setup.split, expendable=True)
         self._engine = CpuEngine(replace(setup.options, threads=1), self._reader)
         self._slots = SlotMap(memory, slot_shapes(setup.options))
         self._generation = 0

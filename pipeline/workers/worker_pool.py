@@ -89,16 +89,20 @@ class WorkerPool:
         deadline = time.monotonic() + timeout
         while not condition():
             with self._end_on_error():
+                if self._receive():
+                    continue
                 while not self._poll.poll(1000 * max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))):
                     if any(worker.has_ended() for worker in self._workers):
                         raise EOFError
                     if time.monotonic() >= deadline:
                         raise batch_timeout_error(timeout)
-                self._receive()
 
-    def _receive(self) -> None:
-        """Receive a message of any pending batch, possibly one that nobody waits for any more."""
-        length = self._socket.recv_into(self._message)
+    def _receive(self) -> bool:
+        """Receive a message of any pending batch, possibly one that nobody waits for any more; False: none is there."""
+        try:
+            length = self._socket.recv_into(self._message, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         if not length:
             raise EOFError
         slot, more = REPLY.unpack_from(self._message)
@@ -108,6 +112,7 @@ class WorkerPool:
         if not more:
             batch.done = True
             del self._pending[slot]
+        return True
 
     @contextlib.contextmanager
     def _end_on_error(self) -> Iterator[None]:
