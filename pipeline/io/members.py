@@ -37,9 +37,17 @@ class MemberReader:
     ) -> tuple[list[Bytes], list[Bytes]]:
         """Return the encoded images and masks of samples; with ``scratch``, valid until the thread's next call.
 
+        Where tars may be mapped, those of samples that were verified are not read at all.
+
         Raises ``DamagedSamples`` for those that cannot be read in full, are empty, or do not match their checksums.
         """
         self.files.need(indices, rows)
+        if self.files.maps and (tars := self.files.mapped(indices, rows)) is not None:
+            spans = ((rows["shard"].tolist(), *_spans(rows, role)) for role in ("image", "mask"))
+            images, masks = (
+                [tars[shard][start:end] for shard, start, end in zip(*each, strict=True)] for each in spans
+            )
+            return images, masks
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):
             return members[: len(rows)], members[len(rows) :]
@@ -180,3 +188,9 @@ class MemberReader:
         if problem is None and not verified and zlib_ng.crc32(data.data) != crc32:
             problem = "the bytes do not match their checksum"
         return data, problem
+
+
+def _mapped_members(rows: Rows, role: str, tars: dict[int, Bytes]) -> list[Bytes]:
+    starts = rows[f"{role}_offset"]
+    spans = zip(rows["shard"].tolist(), starts.tolist(), (starts + rows[f"{role}_length"]).tolist(), strict=True)
+    return [tars[shard][start:end] for shard, start, end in spans]

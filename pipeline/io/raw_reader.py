@@ -12,7 +12,6 @@ from zlib_ng import zlib_ng
 
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
-from shards.errors import FormatError
 from shards.format.geometry import Size
 from shards.format.layout import Rows
 from shards.format.npy import npy_header
@@ -50,12 +49,8 @@ class RawReader:
 
         The headers and lengths of what is verified are as expected, so that all pieces are of one length.
         """
-        if not self._reader.files.verified(indices, rows).all():
-            return False
-        try:
-            shards = rows["shard"].tolist()
-            tars = {shard: self._reader.files.mapped(shard) for shard in set(shards)}
-        except (FormatError, OSError):
+        tars, shards = self._reader.files.mapped(indices, rows), rows["shard"].tolist()
+        if tars is None:
             return False
         for role, header, length, into in zip(_ROLES, self._headers, self._lengths, (images, masks), strict=True):
             starts, head = rows[f"{role}_offset"].tolist(), len(header)

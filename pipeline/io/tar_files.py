@@ -44,7 +44,7 @@ class TarFiles:
         # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
         fits = MAPPED_SHARE * int(split.shards.bytes.sum()) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.maps = expendable and split.remote is None and fits  # whether :meth:`mapped` may be called
-        self.most_open = max(2, share_of_files(MAX_OPEN_FILES))
+        self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self.maps else 1))  # a map has one of its own
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(len(split), dtype=bool)
@@ -105,12 +105,19 @@ class TarFiles:
             return f"cannot be read: {error.strerror}"
         return None if count == total else f"the tar ends after {count} of {total} bytes"
 
-    def mapped(self, shard: int) -> Bytes:
-        """Return the bytes of a tar, in whose memory it is mapped, not read; raises what :meth:`open` does.
+    def mapped(self, indices: Indices, rows: Rows) -> dict[int, Bytes] | None:
+        """Return the bytes of the tars of samples, by number, mapped, not read; None if one cannot be opened or is of a
+        sample that was not verified.
 
         Touching them kills the process if the file was truncated since it was opened, or its disk fails.
         """
-        file = self.open(shard)
+        try:
+            tars = {shard: self._map(self.open(shard)) for shard in set(rows["shard"].tolist())}
+        except (FormatError, OSError):
+            return None
+        return tars if self.verified(indices, rows).all() else None
+
+    def _map(self, file: ByteRanges) -> Bytes:
         found = self._maps.get(file)
         if found is None:
             found = np.frombuffer(mmap.mmap(file.descriptor, len(file), prot=mmap.PROT_READ), dtype=np.uint8)
