@@ -43,11 +43,7 @@ class MemberReader:
         """
         self.files.need(indices, rows)
         if self.files.maps and (tars := self.files.mapped(indices, rows)) is not None:
-            spans = ((rows["shard"].tolist(), *_spans(rows, role)) for role in ("image", "mask"))
-            images, masks = (
-                [tars[shard][start:end] for shard, start, end in zip(*each, strict=True)] for each in spans
-            )
-            return images, masks
+            return _mapped_members(rows, "image", tars), _mapped_members(rows, "mask", tars)
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):
             return members[: len(rows)], members[len(rows) :]
