@@ -25,7 +25,7 @@ from shards.store.byte_ranges import SHORTAGES, ByteRanges, OpenFiles, check_sho
 Indices = npt.NDArray[np.int64]
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
-MAPPED_SHARE = 2  # tars are mapped where all of them take at most this part (1 / 2) of the machine's memory
+MEMORY_SHARE = 2  # all tars fit into the page cache if they take at most this part (1 / 2) of the machine's memory
 
 
 class TarFiles:
@@ -42,8 +42,9 @@ class TarFiles:
         self._split = split
         self._maps: WeakKeyDictionary[ByteRanges, Bytes] = WeakKeyDictionary()
         # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
-        fits = MAPPED_SHARE * int(split.shards.bytes.sum()) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.maps = expendable and split.remote is None and fits  # whether :meth:`mapped` may be called
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.fit_memory = MEMORY_SHARE * int(split.shards.bytes.sum()) <= memory
+        self.maps = expendable and split.remote is None and self.fit_memory  # whether :meth:`mapped` may be called
         self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self.maps else 1))  # a map has one of its own
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}

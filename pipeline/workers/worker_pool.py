@@ -122,12 +122,16 @@ class WorkerPool:
                 raise PetsegError(self._reason)
             yield
         except (EOFError, OSError):
-            reports = [worker.exit_report() for worker in self._workers if worker.has_ended(within=0.1)]
+            ended = [worker for worker in self._workers if worker.has_ended(within=0.1)]
+            report = ended[0].exit_report() if ended else "without a message"
+            advice = "if memory ran out, use fewer processes or a smaller batch"
+            if ended and ended[0].process.returncode == -signal.SIGBUS:
+                advice = (
+                    "a tar has become shorter, or its disk failed, while it was read: run petseg-shard verify; a new "
+                    "iteration names the sample"
+                )
             self.end()
-            self._reason = (
-                f"a worker process of the loader ended ({reports[0] if reports else 'without a message'}); "
-                "if memory ran out, use fewer processes or a smaller batch"
-            )
+            self._reason = f"a worker process of the loader ended ({report}); {advice}"
             raise PetsegError(self._reason) from None
         except PetsegError as error:
             self.end()
