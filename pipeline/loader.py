@@ -72,8 +72,8 @@ class Loader(LoaderFacts):
             :attr:`threads` is their number. Engine ``dali`` has one more, which reads.
         processes: how many worker processes make batches instead of threads (Linux; engine ``torch``), where threads of
             one interpreter are too slow. At least twice as many batches are prefetched. None: one per usable core, at
-            most 8 for ``raw`` and 16 for ``jpeg`` storage, on the CPU, for shuffled epochs of 4,096 samples or more of a
-            local set that are stored at no more than ``size``; else, and with ``threads``, none. :attr:`processes` is
+            most 8 for ``raw`` and 16 for ``jpeg`` storage, on the CPU, for shuffled epochs of 4,096 samples or more of
+            a local set that are stored at no more than ``size``; else, and with ``threads``, none. :attr:`processes` is
             their number.
         engine: ``dali``, ``torch``, or ``auto``; :attr:`engine` and :attr:`engine_reason` say which was chosen and why.
             For a GPU, ``torch`` decodes on the CPU and copies from page-locked memory, on a stream of its own.
