@@ -1,6 +1,6 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -142,8 +142,7 @@ class BatchWork:
 
     def part(self, positions: slice) -> "BatchWork":
         """Return the work of some of the samples."""
-        values = {name: value[positions] for name, value in vars(self.parameters).items()}
-        parameters = replace(self.parameters, **values)
+        parameters = Parameters(**{name: value[positions] for name, value in vars(self.parameters).items()})
         return BatchWork(indices=self.indices[positions], rows=self.rows[positions], parameters=parameters)
 
 

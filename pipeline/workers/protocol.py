@@ -67,10 +67,10 @@ def write_work(work: BatchWork, memory: npt.NDArray[np.uint8]) -> None:
 
 
 def read_work(memory: npt.NDArray[np.uint8], count: int) -> BatchWork:
-    """Return the work of ``count`` samples from a slot's records."""
+    """Return the work of ``count`` samples from a slot's records, whose memory it refers to."""
     records = memory[: count * RECORD.itemsize].view(RECORD)
-    parameters = Parameters(**{name: np.ascontiguousarray(records[name]) for name in _PARAMETERS})
-    return BatchWork(indices=np.ascontiguousarray(records["index"]), rows=records["row"], parameters=parameters)
+    parameters = Parameters(**{name: records[name] for name in _PARAMETERS})
+    return BatchWork(indices=records["index"], rows=records["row"], parameters=parameters)
 
 
 def reply_messages(slot: int, report: BatchReport) -> list[bytes]:

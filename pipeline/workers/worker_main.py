@@ -28,7 +28,8 @@ class BatchWorker:
     """Makes batches, one after the other."""
 
     def __init__(self, setup: WorkerSetup, memory: int) -> None:
-        self._reader = MemberReader(setup.split)
+        # Of small images, and no others, reading costs enough to be worth a map.
+        self._reader = MemberReader(setup.split, expendable=setup.options.stored_size is not None)
         self._engine = CpuEngine(replace(setup.options, threads=1), self._reader)
         self._slots = SlotMap(memory, slot_shapes(setup.options))
         self._generation = 0

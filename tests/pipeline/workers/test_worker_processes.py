@@ -218,6 +218,23 @@ def test_a_tar_that_was_replaced_is_checked_from_its_first_sample_on(
             list(loader)
 
 
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_a_tar_that_is_cut_off_while_it_is_mapped_is_reported_then_named(
+    make_set: Callable[..., Path], storage: str
+) -> None:
+    folder = make_set(40, storage=storage, size=48)
+    with Loader(folder, batch_size=2, size=48, processes=1) as loader:
+        list(loader)  # read and verified: from now on mapped
+        batches = iter(loader)
+        next(batches)
+        for tar in folder.glob("train-*.tar"):
+            os.truncate(tar, 512)
+        with pytest.raises(PetsegError, match=r"killed by SIGBUS\); a tar has become shorter.* petseg-shard verify"):
+            list(batches)
+        with pytest.raises(PetsegError, match=r"train-00000\d\.tar.* has 512 bytes"):
+            list(loader)
+
+
 def test_a_tar_that_is_cut_off_is_named(make_set: Callable[..., Path]) -> None:
     folder = make_set(100, storage="raw", size=48)
     with make(folder, batch_size=2, size=48, shuffle=False) as loader:
