@@ -28,7 +28,7 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers.remote_split import open_remote_set, remote_tars
-from shards.format.readers.set_files import check_size, local_file, local_folder, open_shard_table
+from shards.format.readers.set_files import cached_damage, check_size, local_file, local_folder, open_shard_table
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
@@ -96,19 +96,17 @@ class SplitReader:
         return np.concatenate([[0], np.cumsum(self.shards.samples)])
 
     def rows(self, indices: Any) -> Rows:
-        """Return the records of some samples (integers in 0..len - 1, shape (n,)), each checked by its checksum.
-
-        Raises ``FormatError`` if a record is damaged.
-        """
-        rows = self.table[np.asarray(indices)]
-        bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
-        if len(bad):
-            index = int(np.asarray(indices)[bad[0]])
-            table = self.store.describe(self.entry.table.file)
-            raise FormatError(
-                f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
-                "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
-            )
+        """Return the records of some samples (integers, shape (n,)); ``FormatError`` for a damaged one."""
+        with cached_damage(self.files, self.entry.table):
+            rows = self.table[np.asarray(indices)]
+            bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
+            if len(bad):
+                index = int(np.asarray(indices)[bad[0]])
+                table = self.store.describe(self.entry.table.file)
+                raise FormatError(
+                    f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
+                    "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
+                )
         return np.asarray(rows)
 
     def shard_path(self, shard: int) -> Path:

@@ -28,6 +28,7 @@ from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, parse_manifest
+from shards.format.readers.output_places import LOOKED_AT, is_manifest
 from shards.store.atomic import PARTIAL_PREFIX
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
@@ -36,6 +37,7 @@ from shards.store.store_protocol import (
     ObjectMissingError,
     ObjectStatus,
     Store,
+    StoreError,
 )
 
 PLAN: Final = "plan"
@@ -110,6 +112,19 @@ class Parts:
     def folder(self, digest: str) -> str:
         """Return the folder of a plan's shards, with ``/`` at its end."""
         return f"{self.prefix}{digest[:16]}/"
+
+    def expect_outside(self) -> None:
+        """Raise ``UsageError`` if the set would be inside another one in a store; folders: :func:`check_target`."""
+        scheme, _, path = self.target.address.partition("://")
+        names = [] if self.is_local else path.split("/")
+        for end in range(1, len(names)):  # the bucket, and each folder in it
+            store = open_store(f"{scheme}://{'/'.join(names[:end])}")
+            with contextlib.suppress(StoreError):  # nothing is there, or it is another's
+                size = store.status(MANIFEST_NAME).size
+                if is_manifest(store.read_range(MANIFEST_NAME, 0, min(size, LOOKED_AT))):
+                    raise UsageError(
+                        f"{store.address} is a shard set, which keeps its folder to itself; choose another address"
+                    )
 
     def published(self) -> Manifest | None:
         """Return the manifest of the finished set at the target; None if there is none."""

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import FormatError, UsageError
+from shards.errors import UsageError
 from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
-from shards.format.manifest import Manifest, parse_manifest
+from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.remote.cached_tars import CachedTars
 from shards.store.remote.content_cache import open_cache
 from shards.store.remote.remote_files import FETCHES, Fetch, RemoteFiles, SampleSpan, TarSpec
-from shards.store.store_protocol import ObjectMissingError, Store
+from shards.store.store_protocol import Store
 
 Indices = npt.NDArray[np.int64]
 _ROLES = ("image", "mask", "meta")
@@ -30,12 +30,7 @@ def open_remote_set(
         raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
     assert isinstance(store, ObjectStore)
     files = RemoteFiles(store, open_cache(cache, cache_bytes), fetch)
-    try:
-        # Its size is in no other file: a reply that is cut is noticed by the server's own figure.
-        data = store.read(MANIFEST_NAME, match=store.status(MANIFEST_NAME))
-    except ObjectMissingError as error:
-        raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
-    return parse_manifest(data, store.describe(MANIFEST_NAME)), files
+    return parse_manifest(read_manifest(store), store.describe(MANIFEST_NAME)), files
 
 
 def remote_tars(

@@ -102,6 +102,15 @@ class RemoteFiles:
             kept = self._kept[spec.sha256] = found or run(self.whole_async(spec, release=lambda: None))
         return kept
 
+    def forget_damaged(self, spec: FileSpec) -> bool:
+        """Remove a file from the cache if it is damaged there; return whether it was."""
+        found = self._kept.get(spec.sha256)
+        if found is None or hashlib.sha256(found[:]).hexdigest() == spec.sha256:
+            return False
+        self.cache.forget(spec.sha256)
+        del self._kept[spec.sha256]
+        return True
+
     async def status_async(self, spec: FileSpec) -> ObjectStatus:
         """Return the version of a file that is read from now on; ``FormatError`` unless it has the right size."""
         if spec.name not in self._pinned:
@@ -134,8 +143,9 @@ class RemoteFiles:
         if spec.bytes > self.cache.most_bytes:
             raise PetsegError(
                 f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
-                f"the cache {self.cache.folder} may hold: give more with --cache-bytes, or fetch samples alone with "
-                "--fetch range"
+                f"the cache {self.cache.folder} may hold: give more with --cache-bytes"
+                + ", or fetch samples alone with --fetch range"
+                * isinstance(spec, TarSpec)
             )
         attempts = 0
         while True:

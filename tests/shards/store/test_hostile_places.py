@@ -77,6 +77,7 @@ PLANTED = {
     "link": link,
     "link to nothing": lambda path: path.symlink_to(path.parent / "nothing"),
     "FIFO": os.mkfifo,
+    "folder": Path.mkdir,
 }
 
 
