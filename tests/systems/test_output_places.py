@@ -31,7 +31,7 @@ COMMANDS = {
     "onnx": ("petseg-export", "RUN", "OUT.onnx", "--overwrite"),
     "weights": ("petseg-export", "RUN", "OUT.safetensors", "--overwrite"),
     "hub": ("petseg-export", "RUN", "OUT", "--hub", "--overwrite"),
-    "bench": ("petseg-bench", "loader", "--json", "OUT"),
+    "bench": ("petseg-bench", "loader", "--shards", "SET", "--json", "OUT"),
 }
 
 

@@ -251,9 +251,8 @@ class ContentCache:
 
 def _discard(path: Path) -> None:
     """Remove what has the name of a file of the cache, but is none, or damaged; ``PetsegError`` if that fails."""
-    folder = path.is_dir() and not path.is_symlink()
     try:
-        path.rmdir() if folder else path.unlink(missing_ok=True)
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     except OSError as error:
         what = f"{path}, which has the name of a file of the cache, cannot be removed ({error.strerror})"
         raise PetsegError(f"{what}; remove it, or choose another folder with --cache") from None

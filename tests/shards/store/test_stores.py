@@ -150,13 +150,25 @@ def test_messages(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(StoreError, match="read only"):
             refused()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match=r"cannot be reached.*check the network"):
+    with pytest.raises(StoreError, match=r"cannot be reached.*\(Connection refused\); check the network"):
         ObjectStore(StoreAddress("s3", BUCKET, ""), patience).read("x")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(PetsegError, match=r"no credentials were found; .*aws configure"):
         open_store(f"s3://{BUCKET}").read("x")
+
+
+def test_why_there_was_no_answer(server: FaultProxy) -> None:
+    port = server.server_address[1]
+    patience = Patience(attempts=1, connect_seconds=1, read_seconds=1)
+    for scheme, host, cause in (
+        ("http", "127.0.0.1:9", "Connection refused"),
+        ("https", f"127.0.0.1:{port}", "the server does not speak TLS"),
+        ("https", "no-such-host.invalid", "(failed to lookup address|dns error)"),
+    ):
+        with pytest.raises(StoreError, match=rf"1 attempts failed, the last one with .*{cause}"):
+            ObjectStore(StoreAddress(scheme, host, "set"), patience).read("x")
 
 
 def test_a_profile_is_read(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

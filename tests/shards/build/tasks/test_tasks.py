@@ -22,7 +22,7 @@ from shard_sources import Maker, options, tree
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import StrictError
-from shards.build.tasks import IncompleteError, TaskNumber, TaskResult, build_task, join
+from shards.build.tasks import IncompleteError, TaskNumber, TaskResult, build_task, copy_set, join
 from shards.build.tasks.parts import Parts
 from shards.cli.task_summary import task_text
 from shards.errors import PetsegError, SourceError, UsageError
@@ -317,3 +317,20 @@ def test_the_manifest_of_joined_tasks_has_their_versions(gappy: Path, chosen: Pa
     build_task(gappy, out, chosen, number=number(0, 1), workers=1)
     join(out)
     assert load_manifest(out).versions == _versions()
+
+
+@pytest.mark.parametrize("inside", ["x", "deep/er/x"])
+def test_no_set_is_written_into_another_one(
+    tiny_sets: dict[str, Path], gappy: Path, chosen: PackOptions, memory: MemoryStore, inside: str
+) -> None:
+    copy_set(tiny_sets["jpeg"], ADDRESS)
+    before = memory.tree(ADDRESS)
+    out = f"{ADDRESS}/{inside}"
+    for write in (
+        lambda: copy_set(tiny_sets["raw"], out),
+        lambda: build(gappy, out, chosen, workers=1),
+        lambda: build_task(gappy, out, chosen, number=number(0, 2), workers=1),
+    ):
+        with pytest.raises(UsageError, match=f"{ADDRESS} is a shard set, which keeps its folder to itself"):
+            write()
+    assert memory.tree(ADDRESS) == before
