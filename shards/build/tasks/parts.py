@@ -23,6 +23,7 @@ from typing import Final, Self, TypeAlias
 import msgspec
 
 from shards.build.outcome.library_versions import which_differ
+from shards.build.outcome.shard_records import read_record
 from shards.build.plan import PlannedShard, PlanOutline
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, UsageError
@@ -143,8 +144,11 @@ class Parts:
         except (ObjectMissingError, ObjectChangedError):
             return None
         try:
-            return msgspec.msgpack.decode(data, type=Claim), status
-        except (msgspec.DecodeError, UsageError):
+            claimed: Claim = msgspec.msgpack.decode(data, type=Claim)
+            if not isinstance(claimed, ClaimedPlan) or claimed.outline.is_sound():
+                return claimed, status
+            raise UsageError("it contradicts itself")
+        except (msgspec.DecodeError, RecursionError, UsageError):
             raise FormatError(
                 f"{self.store.describe(name)} is damaged, or of another version of petseg; remove {self.address} and "
                 "build again"
@@ -206,7 +210,7 @@ class Parts:
         names = {index: record_name(shard.split, shard.number) for index, shard in shards.items()}
         found = {index: name for index, name in names.items() if name in listed}
         with ThreadPoolExecutor(CONCURRENT, "records") as readers:
-            read = readers.map(lambda name: self._record(self.folder(digest) + name), found.values())
+            read = readers.map(lambda item: self._record(self.folder(digest) + item[1], shards[item[0]]), found.items())
             return {index: record for index, record in zip(found, read, strict=True) if record is not None}
 
     def clear(self) -> None:
@@ -235,9 +239,10 @@ class Parts:
         first, _, rest = name.removeprefix(self.prefix).partition("/")
         return first == PLAN if not rest else _OWN_FOLDER.fullmatch(first) is not None
 
-    def _record(self, name: str) -> ShardRecord | None:
-        with contextlib.suppress(ObjectMissingError, msgspec.DecodeError):
-            return msgspec.msgpack.decode(self.store.read(name), type=ShardRecord)
+    def _record(self, name: str, shard: PlannedShard) -> ShardRecord | None:
+        with contextlib.suppress(ObjectMissingError):
+            data = self.store.read(name)
+            return read_record(data, split=shard.split, number=shard.number, planned=shard.samples)
         return None
 
     def _files(self, folder: str) -> Iterator[tuple[str, ObjectStatus]]:
