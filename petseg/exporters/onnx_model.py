@@ -81,7 +81,7 @@ def export_onnx(
     require("onnx", "onnxruntime", "onnxscript")
     fit, stride = predictor.recipe.fit, stride_of(predictor)
     # The exporter follows strides: with kernels in channels_last it takes odd sides for even ones, and crops nothing.
-    plain = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format)
     network = OnnxNetwork(plain, options, size=predictor.size, fit=fit, stride=stride).eval()
     data = _to_onnx(predictor, network)
     difference = _largest_difference(predictor, network, data)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
@@ -92,7 +92,10 @@ class _Mirror:
             raise UsageError(
                 f"{self.store.address} cannot be listed; give an s3://, gs:// or az:// address, or a folder"
             )
-        self.files = {name: status for name, status in self.store.list() if _is_plain(name)}
+        listed = {name: status for name, status in self.store.list() if _is_plain(name)}
+        # Consoles make an object for each folder.
+        folders = {str(folder) for name in listed for folder in PurePosixPath(name).parents}
+        self.files = {name: status for name, status in listed.items() if name not in folders}
         if not self.files:
             raise SourceError(f"there is nothing at {shown(self.store.address)}; check the address")
         for name, status in self.files.items():

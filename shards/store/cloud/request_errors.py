@@ -13,6 +13,7 @@ from shards.store.store_protocol import ObjectExistsError, ObjectMissingError, S
 _STATUS = re.compile(r"status code: (\d{3})")
 _XML_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist", re.IGNORECASE)
+_BAD_NAME = re.compile(r"invalid path: (.*?(?:empty path segment|path segment \"[^\"]*\"))")
 _PASSING: Final = {"408", "429"}  # and those from 500 on: worth another try
 # The innermost error of a request that got no reply.
 _CAUSES: Final = (
@@ -38,6 +39,9 @@ def passing_reason(error: Exception, place: str) -> str:
     text, place = str(error), printable(place)
     if _NO_BUCKET.search(text):
         raise StoreError(f"{place}: there is no such bucket or container; check the address and the endpoint") from None
+    if bad := _BAD_NAME.search(text):
+        what = printable(without_secrets(bad[1]))[:300]
+        raise StoreError(f"{place}: there is an object whose name is no path ({what}); rename or remove it") from None
     match type(error).__name__:
         case "FileNotFoundError" | "NotFoundError":
             raise ObjectMissingError(f"{place}: it does not exist; check the address and the endpoint") from None

@@ -206,6 +206,27 @@ def test_files_in_a_bucket_count_by_their_first_bytes(
     assert server.plan.requests["GET"] <= 1 + 16  # of the first bytes
 
 
+def test_odd_names_in_a_bucket(tiny_scenes: Path, place: str, server: FaultProxy) -> None:
+    """An object that a console makes for a folder is none of the files; one whose name is no path is named at once."""
+    from boto3 import client
+
+    upload(tiny_scenes, f"{place}/scenes")
+    expected, bucket = len(scan(tiny_scenes).pairs), client("s3", region_name="us-east-1")
+    prefix = f"{place.removeprefix(f's3://{BUCKET}/')}/scenes"
+    bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/images/", Body=b"")
+    assert len(scan(f"{place}/scenes").pairs) == expected
+    for name in ("images/../../evil.jpg", "/double.jpg", "images/a\x1b[31m.jpg"):
+        bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"x")
+        server.plan = plan = FaultPlan()
+        with pytest.raises(
+            StoreError, match=r"there is an object whose name is no path .*; rename or remove it"
+        ) as caught:
+            scan(f"{place}/scenes")
+        assert str(caught.value).isprintable()
+        assert plan.requests.total() == 1
+        bucket.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+
+
 def test_a_file_that_is_too_large_is_rejected_unread(
     tiny_scenes: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
