@@ -20,6 +20,7 @@ from shards.format.geometry import Scales, Size, size_text
 
 # Defaults that are not one value per model.
 _DEFAULTS = {
+    "cuda_graph": "yes where possible",
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
     f"tutorial {default_recipe('tutorial').lr:g}",

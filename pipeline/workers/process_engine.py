@@ -28,7 +28,7 @@ class ProcessEngine:
 
     name = "torch"
     makers = 0
-    has_device_part = False
+    ahead = 0
 
     def __init__(self, options: EngineOptions, reader: MemberReader, *, processes: int, timeout: float) -> None:
         self._reader = reader
