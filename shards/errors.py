@@ -32,6 +32,10 @@ class FormatError(PetsegError):
     """A shard set is damaged, incomplete, or of another version."""
 
 
+class CacheTooSmallError(PetsegError):
+    """What is needed at once of a set in an object store does not fit into the cache."""
+
+
 class SampleError(PetsegError):
     """One sample cannot be read; the message names shard, key, member and offset."""
 

@@ -1,5 +1,6 @@
 """A summary of a shard set and of the epochs that training makes of it (``petseg-shard info``)."""
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,7 @@ from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
 from shards.format.manifest import SplitEntry
+from shards.store.byte_sizes import bytes_text
 
 MAX_VALUES: Final = 12  # of an attribute in the text; JSON has all
 MAX_CELL: Final = 40  # characters of a value
@@ -76,13 +78,13 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     splits = document["splits"]
     console.print(
         f"{document['path']}: {document['samples']} samples, layout {document['layout']}, {document['storage']} "
-        f"storage{size}, {document['bytes'] / 1e6:.1f} MB, largest image {largest['height']} x {largest['width']} "
+        f"storage{size}, {bytes_text(document['bytes'])}, largest image {largest['height']} x {largest['width']} "
         "(height x width)",
         soft_wrap=True,
     )
-    table = _table(["split"], ["samples", "shards", "MB", "steps", "last"])
+    table = _table(["split"], ["samples", "shards", "size", "steps", "last"])
     for name, split in splits.items():
-        numbers = (split["samples"], split["shards"], f"{split['bytes'] / 1e6:.1f}", split["steps_per_epoch"])
+        numbers = (split["samples"], split["shards"], bytes_text(split["bytes"]), split["steps_per_epoch"])
         table.add_row(name, *map(str, numbers), str(split["last_batch"]))
     console.print(table)
     console.print(
@@ -136,13 +138,19 @@ def _print_attribute(attribute: str, splits: dict[str, Any], console: Console) -
             totals[value] = totals.get(value, 0) + count
     frequent = sorted(totals, key=lambda value: (-totals[value], value))[:MAX_VALUES]
     table = _table([_cell(attribute)], list(splits))
-    for value in sorted(frequent):
+    for value in sorted(frequent, key=_natural):
         table.add_row(_cell(value), *(str(each.get(value, 0)) for each in counts.values()))
     if len(totals) > len(frequent):
         others = [sum(each.values()) - sum(each.get(value, 0) for value in frequent) for each in counts.values()]
         more = len(totals) - len(frequent)
         table.add_row(f"({more} other value{'' if more == 1 else 's'})", *map(str, others))
     console.print(table)
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """Return what texts are sorted by, so that numbers in them, of any length, count as numbers: 2, 10, 10a."""
+    parts = [part.lstrip("0") if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+    return [(number % 2 == 0, len(part) * (number % 2), part) for number, part in enumerate(parts) if part or number]
 
 
 def _ranks(count: int) -> str:

@@ -9,6 +9,7 @@ from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
 from bench.results.result_page import print_results
 from shards.errors import PetsegError, UsageError
+from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import write_atomically
 
 
@@ -27,6 +28,7 @@ class Outputs:
         for option, path in self._files():
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
+            expect_outside(path)
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shards.format.dataset import ShardSet
     from shards.store.remote.remote_files import Fetch
 
+CACHE = "Folder to cache a set of an object store in.  [default: petseg in the user's cache folder]"
 FETCH = "From an object store: single samples (range) or whole shards."
 
 
@@ -31,7 +32,7 @@ FETCH = "From an object store: single samples (range) or whole shards."
 @click.argument("runs", metavar="RUN", type=PathArgument(), nargs=-1, required=True)
 @click.option("--shards", type=PlaceArgument(), help="The shard set: a folder, or an address such as s3://bucket/set.")
 @click.option("--fetch", type=click.Choice(["auto", "range", "shard"]), default="auto", show_default=True, help=FETCH)
-@click.option("--cache", type=PathArgument(), help="Folder to cache a set of an object store in.")
+@click.option("--cache", type=PathArgument(), help=CACHE)
 @click.option("--cache-bytes", help="Most that --cache may hold, such as 200GB.  [default: half of what is free]")
 @click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
@@ -93,12 +94,13 @@ def evaluate(
     if table is not None:
         expect_folder_of(table, option="--csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, expect_free_table, score_run, summary, write_table
+    from petseg.inference.scoring import compared_at, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
+    from shards.format.readers.output_places import expect_free
     from shards.store.store_protocol import repeated_text
 
     if table is not None:
-        expect_free_table(table, overwrite=overwrite)
+        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
     world = world_from_environment()
     data = ShardSet.open(shards, **stored)
     with progress_count("images scored", quiet=not world.first) as advance:

@@ -11,7 +11,15 @@ from shards.errors import UsageError
 from shards.format.geometry import Size, parse_size
 
 
-class SizeOption(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class NamedType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A type that help shows by its name as it is written: ``N|HxW``; click would write it in capitals."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the name."""
+        return self.name
+
+
+class SizeOption(NamedType):
     """N or HxW in pixels as (height, width); which sizes are possible is checked where they are used."""
 
     name = "N|HxW"
@@ -47,7 +55,7 @@ class WindowOption(SizeOption):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
-class FactorsOption(click.ParamType):  # type: ignore[type-arg]
+class FactorsOption(NamedType):
     """Numbers separated by commas; which are possible is checked where they are used."""
 
     name = "F,F,..."

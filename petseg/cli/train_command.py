@@ -1,6 +1,5 @@
 """``petseg-train``: parses the options, calls :func:`petseg.train`, prints the result."""
 
-import contextlib
 import shlex
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
-from petseg.cli.shared_options import HELP, SizeOption
+from petseg.cli.shared_options import HELP, NamedType, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
@@ -37,20 +36,28 @@ _DEFAULTS = {
     "threads": "all cores",
     "logger": "metrics.jsonl alone",
     "init_from": "noise",
+    "cache": "petseg in the user's cache folder",
+    "cache_bytes": "half of what is free",
     "stop_signal": "INT, TERM and USR1 alone",
     "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 24,48,96,192,256") from None
+class Widths(NamedType):
+    """Whole numbers separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the numbers; fail if one is none."""
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 24,48,96,192,256", param, ctx)
 
 
-class NameList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class NameList(NamedType):
     """Names separated by commas, of which ``none`` stands for no name."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -69,24 +76,30 @@ def _joined(ctx: click.Context, param: click.Parameter, values: tuple[tuple[str,
     return tuple(dict.fromkeys(name for part in values for name in part)) if values else None
 
 
-class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class NumberOrAuto(NamedType):
     """A number, or ``auto``, where the program can choose one."""
 
     def __init__(self, kind: type[int] | type[float]) -> None:
         self._number = click.types.convert_type(kind)
-        self.name = f"{self._number.name}|auto"
+        self.name = f"{self._number.name.upper()}|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number, or ``auto``."""
         return value if value == AUTO else self._number.convert(value, param, ctx)
 
 
-def _scales(text: str) -> tuple[float, ...]:
-    try:
-        least, most = (float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not MIN,MAX, two numbers such as 0.5,2") from None
-    return least, most
+class ScaleRange(NamedType):
+    """Two numbers separated by a comma."""
+
+    name = "MIN,MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Return the numbers; fail if they are not two."""
+        try:
+            least, most = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not MIN,MAX, two numbers such as 0.5,2", param, ctx)
+        return least, most
 
 
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
@@ -104,9 +117,9 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
             names = NameList([*get_args(get_args(kind)[0]), "none"])
             options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
             continue
-        special = {Size: SizeOption(), Scales: _scales}
+        special = {Size: SizeOption(), Scales: ScaleRange()}
         type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
-        type_ = PATH if name == "init_from" else NumberOrAuto(kind) if takes_auto(struct, name) else type_
+        type_ = PATH if name in ("init_from", "cache") else NumberOrAuto(kind) if takes_auto(struct, name) else type_
         options.append(click.Option([option, name], type=type_, default=None, help=text))
     return options
 
@@ -141,7 +154,7 @@ _RUN_OPTIONS = [
 _STEM = "Resolution of unet's finest level.  [default: half]"
 _SKIPS = click.Choice(["concat", "sum", "add"])
 _MODEL_OPTIONS = [
-    click.Option(["--widths"], type=_widths, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
+    click.Option(["--widths"], type=Widths(), help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
     click.Option(["--stem"], type=click.Choice(get_args(Stem)), help=_STEM),
     click.Option(["--blocks"], type=int, help="Residual blocks per level of unet.  [default: 1]"),
     click.Option(["--norm"], type=click.Choice(get_args(Norm)), help="Normalisation in unet.  [default: batch]"),
@@ -152,7 +165,7 @@ _MODEL_OPTIONS = [
     click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
     click.Option(
         ["--decoder-widths"],
-        type=_widths,
+        type=Widths(),
         help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
 ]
@@ -211,18 +224,17 @@ def train(
         if as_json:
             print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
-            command = _scoring_command(path, shards or read_config(path)["running"]["shards"])
+            command = _scoring_command(path, shards, read_config(path))
             click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
 
 
-def _scoring_command(run: Path, shards: str | Path) -> str:
-    """Return the petseg-eval command for a run: on the test split, or on another one if the set has no such split."""
+def _scoring_command(run: Path, shards: str | Path | None, config: dict[str, Any]) -> str:
+    """Return the petseg-eval command for a run: on the test split, or on another one if its set has no such split."""
     from petseg.inference.scoring import split_to_score
-    from shards.errors import PetsegError
-    from shards.format.dataset import ShardSet
+    from shards.format.layout import SPLITS
 
-    split = "test"
-    with contextlib.suppress(PetsegError):  # the set of a run that was finished before may be gone
-        split = split_to_score(ShardSet.open(shards).manifest.splits)
+    data = config.get("data")
+    samples = data.get("samples") if isinstance(data, dict) else None
+    split = split_to_score(samples) if isinstance(samples, dict) and samples.keys() & {*SPLITS} else "test"
     choice = [] if split == "test" else ["--split", split]
-    return shlex.join(["petseg-eval", str(run), "--shards", str(shards), *choice])
+    return shlex.join(["petseg-eval", str(run), "--shards", str(shards or config["running"]["shards"]), *choice])

@@ -6,14 +6,11 @@ model.safetensors    the (averaged) weights; its metadata say what ``--init-from
 use.py               a program that predicts one image with these files alone
 """
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.initial_weights import SAFETENSORS
-from petseg.runs.run_folder import BEST, LAST
 from shards.format.geometry import Fit, Size
 from shards.format.labels import Labels
 
@@ -36,10 +33,3 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     size: Size
     fit: Fit
     recipe: dict[str, Any] = {}
-
-
-def is_hub_folder(path: Path) -> bool:
-    """Whether a folder looks like one that ``petseg-export --hub`` wrote, and not like a run."""
-    return all((path / name).is_file() for name in (HUB_CONFIG, SAFETENSORS)) and not any(
-        (path / name).exists() for name in (BEST, LAST)
-    )

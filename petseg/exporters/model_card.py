@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from petseg.exporters.hub_layout import is_hub_folder
 from petseg.exporters.onnx_network import OPSET, OnnxOptions
 from petseg.exporters.plain_torch import module_of_encoder
 from petseg.exporters.usage_program import side_multiple, usage_code
@@ -18,10 +17,9 @@ from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
-from petseg.runs.run_folder import expect_foreign_folder
-from shards.errors import UsageError
 from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
+from shards.format.readers.output_places import expect_free
 
 _FITS = {
     "stretch": "The whole image is stretched to {size} pixels (height x width) with an antialiasing bilinear filter.",
@@ -150,12 +148,9 @@ def shown_recipe(predictor: Predictor) -> dict[str, Any]:
 
 
 def expect_writable(*paths: Path, overwrite: bool) -> None:
-    """Raise ``UsageError`` if a file exists and may not be replaced, or if its folder is a shard set's or a run's."""
+    """Raise ``UsageError`` if a file exists and may not be replaced, or would be inside a shard set or a run."""
     for path in paths:
-        if not is_hub_folder(path.parent):
-            expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists already; choose another name, or add --overwrite")
+        expect_free(path, overwrite=overwrite)
 
 
 def _class_table(labels: Labels, scores: CardScores | None) -> str:

@@ -12,8 +12,8 @@ from petseg.inference.image_files import ImageFile, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
-from petseg.runs.run_folder import expect_foreign_folder
 from shards.errors import PetsegError, SampleError, UsageError, printable
+from shards.format.readers.output_places import expect_outside, expect_replaceable
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
@@ -69,18 +69,14 @@ def _same_everywhere(path: Path) -> str:
 def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
-        expect_foreign_folder(folder, advice="choose another folder with -o")
+        expect_outside(folder, itself=True, advice="choose another folder with -o")
     for job in jobs:
         for output in job.outputs:
             if name_too_long(output):
                 continue
             if os.path.realpath(output) in inputs:
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
-            if output.is_dir() or (output.exists() and not output.is_file()):
-                what = "a folder" if output.is_dir() else "not a file"
-                raise UsageError(f"{output} is {what}; choose another folder with -o")
-            if output.exists() and not overwrite:
-                raise UsageError(f"{output} exists already; choose another folder with -o, or add --overwrite")
+            expect_replaceable(output, overwrite=overwrite, advice="choose another folder with -o")
 
 
 def predict_files(

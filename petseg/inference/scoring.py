@@ -15,11 +15,11 @@ from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
-from petseg.runs.run_folder import expect_foreign_folder
 from pipeline import Loader
 from shards import ShardSet, UsageError
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
+from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 
@@ -181,27 +181,15 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str
     }
 
 
-def expect_free_table(path: Path, *, overwrite: bool) -> None:
-    """Raise ``UsageError`` if a table must not be written.
-
-    Its folder is a set's or a run's, or it exists already; a device or a pipe is never replaced.
-    """
-    expect_foreign_folder(path.parent, advice=f"choose another folder for {path.name}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a file; choose another name for --csv")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists already; choose another name for --csv, or add --overwrite")
-
-
 def write_table(
     evaluation: Evaluation, shards: str | Path | ShardSet, split: str, path: Path, *, overwrite: bool = False
 ) -> None:
     """Write a CSV with one line per sample: index, key, original name, and scores.
 
     These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell.
-    Raises ``UsageError`` as :func:`expect_free_table` does.
+    Raises ``UsageError`` as :func:`expect_free` does.
     """
-    expect_free_table(path, overwrite=overwrite)
+    expect_free(path, overwrite=overwrite)
     reader = (shards if isinstance(shards, ShardSet) else ShardSet.open(shards)).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -19,11 +19,13 @@ from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
 from petseg.report.thumbnails import SIDE, data_url, shrunk
 from petseg.runs.history import History, judged_part
-from petseg.runs.run_folder import expect_foreign_folder, read_config, read_metrics
+from petseg.runs.option_fields import shown_value
+from petseg.runs.run_folder import read_config, read_metrics
 from shards import ShardSet
 from shards.errors import UsageError
 from shards.format.labels import Labels
 from shards.format.overlays import IGNORED_COLOUR, colour_map, map_colours
+from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 MOST_RUNS = 8
@@ -75,9 +77,7 @@ def expect_comparable(runs: Sequence[Path], out: Path, *, overwrite: bool) -> No
     for run in runs:
         if not run.is_dir():
             raise UsageError(f"{run} is not the folder of a run, which --compare needs: its options and metrics")
-    expect_foreign_folder(out.parent, advice=f"choose another folder for {out.name}")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists already; choose another name with -o, or add --overwrite")
+    expect_free(out, overwrite=overwrite, advice="choose another name with -o")
 
 
 def compare_runs(
@@ -277,7 +277,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
     recipe = dict(config.get("recipe", {}))
     model = recipe.pop("model", {})
     data = config.get("data", {})
-    values = {**{f"model.{name}": value for name, value in model.items()}, **recipe}
+    values = {**{f"model.{name}": shown_value(name, value) for name, value in model.items()}, **recipe}
     values |= {"shard set": Path(str(data.get("path", "-"))).name, "its fingerprint": str(data.get("fingerprint"))[:12]}
     values |= {"processes": config.get("world_size"), "device": config.get("device")}
     values |= {"precision used": config.get("precision")}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from petseg.host.distributed import World
-from petseg.runs.option_fields import option_name
+from petseg.runs.option_fields import option_name, shown_value
 
 
 def equivalent_command(
@@ -34,7 +34,7 @@ def equivalent_command(
 def _text(name: str, value: Any) -> str:
     if isinstance(value, tuple | list):
         return ("x" if name == "size" else ",").join(map(str, value)) or "none"
-    return str(value)
+    return str(shown_value(name, value))
 
 
 def with_torchrun(command: str, world: World) -> str:

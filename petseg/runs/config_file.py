@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, takes_auto
+from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, shown_value, takes_auto
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
 from shards.errors import UsageError
@@ -86,7 +86,7 @@ def write_config_text(recipe: Recipe, runtime: RuntimeOptions) -> str:
                 continue
             if value is None and not takes_auto(type(struct), field):
                 continue
-            lines.append(f"{option_name(field)[2:]} = {_toml(AUTO if value is None else value)}")
+            lines.append(f"{option_name(field)[2:]} = {_toml(AUTO if value is None else shown_value(field, value))}")
     return "\n".join(lines) + "\n"
 
 

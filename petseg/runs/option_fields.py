@@ -24,6 +24,11 @@ def field_of_option(name: str) -> str:
     return "join" if field == "skip" else field
 
 
+def shown_value(field: str, value: Any) -> Any:
+    """Return a field's value as its option spells it: a skip connection that adds is a ``sum``."""
+    return "sum" if (field, value) == ("join", "add") else value
+
+
 @functools.cache
 def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return get_type_hints(struct, include_extras=True)

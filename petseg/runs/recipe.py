@@ -21,7 +21,7 @@ from petseg.nets.model_config import (
 )
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.encoder_options import check_encoder_options, complete_encoder_options, current_document
-from petseg.runs.option_fields import check_fields, convert_field, option_name
+from petseg.runs.option_fields import check_fields, convert_field, option_name, shown_value
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 from shards.store.remote.remote_files import Fetch
@@ -292,4 +292,6 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
 def _shown(field: str, value: Any) -> str:
     if field == "size":
         return size_text(value)
-    return ",".join(f"{each:g}" for each in value) if field == "crop_scale" and value is not None else str(value)
+    if field == "crop_scale" and value is not None:
+        return ",".join(f"{each:g}" for each in value)
+    return str(shown_value(field, value))

@@ -20,7 +20,7 @@ import msgspec
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
 from shards.errors import UsageError, first_line
-from shards.format.layout import MANIFEST_NAME
+from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim
@@ -80,6 +80,7 @@ def create_run(path: Path | None, *, model: str) -> RunFolder:
         return RunFolder(_next_free(Path("runs"), model))
     if path.exists() and not path.is_dir():
         raise UsageError(f"--run {path} is a file; name a folder")
+    expect_outside(path, advice="choose another --run")
     if path.is_dir():
         _expect_unused(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -109,13 +110,6 @@ def reopen_run(path: Path) -> RunFolder:
     if not (path / CONFIG).is_file():
         raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without --resume")
     return RunFolder(path)
-
-
-def expect_foreign_folder(folder: Path, *, advice: str) -> None:
-    """Raise ``UsageError`` if a folder is a shard set's or a run's: nothing else is written into these."""
-    if any((folder / name).exists() for name in (MANIFEST_NAME, CONFIG, BEST, LAST)):
-        what = "a shard set" if (folder / MANIFEST_NAME).exists() else "a run"
-        raise UsageError(f"{folder} is {what}, which keeps its folder to itself; {advice}")
 
 
 def read_config(path: Path) -> dict[str, Any]:

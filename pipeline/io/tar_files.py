@@ -36,7 +36,8 @@ class VerifiedSamples:
         self._lock = Lock()
 
     def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
-        return (self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1).astype(bool)
+        found: npt.NDArray[np.bool_] = (self._bits[indices >> 3] & _bit(indices)) != 0
+        return found
 
     def add(self, indices: Indices) -> None:
         """Add samples, (B,)."""
@@ -241,7 +242,8 @@ class TarFiles:
 
 
 def _bit(indices: Indices) -> npt.NDArray[np.uint8]:
-    return np.left_shift(1, indices & 7).astype(np.uint8)
+    bits: npt.NDArray[np.uint8] = np.left_shift(1, indices & 7).astype(np.uint8)
+    return bits
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

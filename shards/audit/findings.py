@@ -12,6 +12,7 @@ ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 MAX_PIXELS = 2**28  # 268 million, by default: above the 200 million of telephones, below what exhausts memory
 MOST_PIXELS = 2**29  # that --max-pixels can allow
+MAX_FILE_BYTES = 2**30  # of an image's or a mask's file
 MAX_SIDE = 2**20  # pixels; OpenCV, which loads what is packed, decodes no longer ones
 
 REASONS: Final[dict[str, str]] = {
@@ -28,7 +29,7 @@ REASONS: Final[dict[str, str]] = {
     "image-unknown-format": "the image file has no known format",
     "image-corrupt": "the image data is damaged",
     "image-truncated": "the image data ends too early",
-    "image-too-large": "the image has more pixels than is safe to decode",
+    "image-too-large": "the image has more pixels or bytes than is safe to decode",
     "image-depth": "the image has more than 8 bits per channel; how to reduce it depends on what it shows",
     "image-channels": "the image has other than 1, 3 or 4 channels",
     "image-transcoded": "the image is neither a JPEG nor a PNG; stored as PNG without loss",
@@ -47,7 +48,7 @@ REASONS: Final[dict[str, str]] = {
     "mask-unknown-format": "the mask file has no known format",
     "mask-corrupt": "the mask data is damaged",
     "mask-truncated": "the mask data ends too early",
-    "mask-too-large": "the mask has more pixels than is safe to decode",
+    "mask-too-large": "the mask has more pixels or bytes than is safe to decode",
     "mask-lossy": "the mask is a JPEG or lossy WebP, which changes values; save masks as PNG",
     "mask-depth": "the mask has more than 8 bits per channel",
     "mask-channels": "the mask does not have one channel of values",
@@ -100,6 +101,12 @@ def damaged(what: str, error: Exception, *, truncated: bool) -> RejectedError:
 def repaired(reason: str, detail: str = "") -> Finding:
     """Return a finding for something that was changed safely."""
     return Finding("repaired", reason, detail)
+
+
+def check_file_size(size: int, what: str) -> None:
+    """Reject a file of so many bytes, before it is read, if that is too many; ``what`` is "image" or "mask"."""
+    if size > MAX_FILE_BYTES:
+        raise RejectedError(f"{what}-too-large", f"a file of {size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
 
 
 def check_pixels(width: int, height: int, what: str, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -1,11 +1,9 @@
 """Building a shard set: plan, build the shards in parallel, assemble, publish; and resuming an interrupted build."""
 
-import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +20,14 @@ from shards.build.outcome.build_result import (
     check_outcome,
     merged_palettes,
 )
+from shards.build.outcome.interruptions import interruptions_explained
 from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
 from shards.build.tasks.build_in_store import build_in_store
 from shards.build.write_shard import ShardRecord
-from shards.errors import FULL_DISK, FormatError, PetsegError, UsageError
+from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, load_manifest
 from shards.sources.choose_layout import scan
@@ -97,7 +96,7 @@ def build(
     staging = Staging.beside(out)
     result = partial(BuildResult, out, ignored=found.ignored, unread=found.unread, reason=found.reason)
 
-    with staging.locked(), _explained(staging):
+    with staging.locked(), interruptions_explained(str(staging.folder), partial(_kept, staging)):
         manifest = _finished_set(staging, plan, overwrite=overwrite, strict=strict)
         if manifest is not None:
             remove_set(staging.folder)
@@ -212,24 +211,8 @@ def _complete(plan: BuildPlan, staging: Staging, records: dict[int, ShardRecord]
     return findings
 
 
-@contextmanager
-def _explained(staging: Staging) -> Iterator[None]:
-    """Say what an interrupted build keeps and how to resume; leave no files where nothing was finished."""
-    try:
-        yield
-    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
-        if isinstance(error, LabelsMismatchError) and staging.folder.is_dir():
-            remove_set(staging.folder)  # with other labels every shard is another one
-        kept = staging.keep_finished()
-        if isinstance(error, BrokenProcessPool):
-            what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(kept)}{kept}"
-            advice = "run the same command again, with a smaller --workers if it happens again"
-            raise PetsegError(f"{what}; {advice}") from None
-        if isinstance(error, KeyboardInterrupt):
-            error.add_note(f"{kept}; run the same command again to resume" if kept else "nothing was finished yet")
-        elif isinstance(error, OSError):
-            if error.filename is None and error.errno in FULL_DISK | {errno.EIO}:
-                error.filename = str(staging.folder)
-            if kept:
-                error.add_note(kept)
-        raise
+def _kept(staging: Staging, error: BaseException) -> str:
+    """Return what an interrupted build keeps, for people; leave no files where nothing was finished."""
+    if isinstance(error, LabelsMismatchError) and staging.folder.is_dir():
+        remove_set(staging.folder)  # with other labels every shard is another one
+    return staging.keep_finished()

@@ -4,13 +4,14 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MOST_PIXELS, SampleFinding
+from shards.audit.findings import MOST_PIXELS, REASONS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shard_starts, shuffled
 from shards.errors import UsageError
@@ -83,6 +84,18 @@ class PlanOutline(msgspec.Struct, frozen=True, kw_only=True):
     def samples(self) -> int:
         """The number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
+
+    def is_sound(self) -> bool:
+        """Return whether an outline that was read may be one that :func:`make_plan` has made."""
+        numbers = {(shard.split, shard.number) for shard in self.shards}
+        return (
+            0 < len(numbers) == len(self.shards)
+            and all(shard.number >= 0 and shard.samples > 0 for shard in self.shards)
+            and all(finding.reason in REASONS for finding in self.findings)
+            and self.found >= self.samples
+            and re.fullmatch("[0-9a-f]{64}", self.digest) is not None
+            and (self.raw is not None) == (self.options.storage == "raw")
+        )
 
 
 class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):

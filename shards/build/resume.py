@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
-
+from shards.build.outcome.shard_records import read_record
 from shards.build.plan import BuildPlan
 from shards.build.staging import PLAN, Staging, remove
 from shards.build.write_shard import ShardRecord, record_name
@@ -21,9 +20,11 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
     """Return the records of shards that are finished and complete, by task index; remove everything else."""
     records: dict[int, ShardRecord] = {}
     for index, task in enumerate(plan.tasks):
-        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        with contextlib.suppress(FileNotFoundError):
             data = (staging.work / record_name(task.split, task.number)).read_bytes()
-            records[index] = msgspec.msgpack.decode(data, type=ShardRecord)
+            record = read_record(data, split=task.split, number=task.number, planned=len(task.samples))
+            if record is not None:
+                records[index] = record
     if len(records) == len(plan.tasks):  # the build may have been killed while it gave the files their final names
         for source, target in moves(staging, records.values()):
             if target.exists() and not source.exists():

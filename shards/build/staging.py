@@ -25,6 +25,7 @@ from typing import Self
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
+from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 from shards.store.owner_files import OwnedError, claim, folder_activity
 from shards.store.refusals import lock_at_once, rename_folder, set_mode
@@ -149,7 +150,7 @@ class Staging:
         self.remove_partials()
         finished = len(list(self.work.glob(f"*{RECORD_ENDING}")))
         if finished or (self.folder / MANIFEST_NAME).exists():
-            return f"{finished} finished shards are kept in {self.folder}"
+            return f"{finished} finished shard{' is' if finished == 1 else 's are'} kept in {self.folder}"
         if self.plan or not any(self.folder.iterdir()):
             remove_set(self.folder)
         return ""
@@ -162,9 +163,10 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def check_target(out: Path) -> None:
-    """Raise ``UsageError`` for an OUT that is a file or holds something other than a shard set."""
+    """Raise ``UsageError`` for an OUT that is a file, holds something other than a shard set, or is inside one."""
     if Path(os.path.realpath(out)).is_symlink():
         raise UsageError(f"{out} is a link that leads in a circle; name a folder that does not exist yet")
+    expect_outside(out, advice="choose another folder")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):

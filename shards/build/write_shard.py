@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import Finding, RejectedError, SampleFinding
+from shards.audit.findings import Finding, RejectedError, SampleFinding, check_file_size
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import Counts
 from shards.audit.palettes import PaletteTally
@@ -169,10 +169,12 @@ def prepared_samples(task: ShardTask, *, threads: Callable[[], int]) -> Generato
 
 def prepare(task: ShardTask, sample: PlannedSample) -> PreparedSample:
     """Read, audit and encode a sample; raises ``SourceError`` like :func:`read_unchanged`."""
-    image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
-    mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
     options = task.options
     try:
+        for what, stamp in (("image", sample.pair.image_stamp), ("mask", sample.pair.mask_stamp)):
+            check_file_size(stamp.bytes, what)
+        image = read_unchanged(sample.pair.image, sample.pair.image_stamp)
+        mask = read_unchanged(sample.pair.mask, sample.pair.mask_stamp)
         pixels = options.storage != "source"
         pair = audit_pair(
             image, mask, labels=task.labels, pixels=pixels, max_pixels=options.max_pixels, exif=options.exif

@@ -9,6 +9,7 @@ from shards.build.outcome.unclaimed import values_text
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
+from shards.store.byte_sizes import bytes_text
 
 SHOWN_FINDINGS = 50
 SHOWN_CLASSES = 12
@@ -49,8 +50,8 @@ def build_json(built: BuildResult) -> dict[str, Any]:
     }
 
 
-def build_text(built: BuildResult) -> str:
-    """Return the outcome of a build for people."""
+def build_text(built: BuildResult, *, joined: bool = False) -> str:
+    """Return the outcome of a build, or of a join, for people."""
     document = build_json(built)
     splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
     manifest, audit = built.manifest, built.manifest.audit
@@ -61,15 +62,13 @@ def build_text(built: BuildResult) -> str:
         f"layout {manifest.options.layout}{because}; "
         f"{plural(len(names), 'class', 'classes')}: {', '.join(names[:SHOWN_CLASSES])}{more}"
     ]
-    if built.already_complete:
-        lines.append(f"{built.path} is already complete: same names, lists, sizes and options; nothing was done")
-        lines.append("(--overwrite builds it again)")
+    lines += _nothing_done(built, joined=joined)
     if built.discarded:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
         finished = "that was" if built.resumed == 1 else "that were"
         lines.append(f"resumed with {plural(built.resumed, 'shard')} {finished} already finished")
-    size = f"{plural(document['shards'], 'shard')} ({document['bytes'] / 1e6:.1f} MB)"
+    size = f"{plural(document['shards'], 'shard')} ({bytes_text(document['bytes'])})"
     lines.append(f"{document['samples']:,} of {plural(document['found'], 'image')} in {size}: {splits}")
     if built.audited:
         rate = built.audited / built.seconds
@@ -98,6 +97,16 @@ def build_text(built: BuildResult) -> str:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
     return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} page.html"])
+
+
+def _nothing_done(built: BuildResult, *, joined: bool) -> list[str]:
+    """Return why nothing was done, if nothing was."""
+    if not built.already_complete:
+        return []
+    if joined:
+        return [f"{built.path} is a finished set; there are no shards of tasks to join: nothing was done"]
+    what = f"{built.path} is already complete: same names, lists, sizes and options; nothing was done"
+    return [what, "(--overwrite builds it again)"]
 
 
 def missing_classes(manifest: Manifest) -> dict[Split, list[str]]:

@@ -36,7 +36,7 @@ def join(*, out: Path | str, strict: bool, overwrite: bool, as_json: bool) -> No
     if as_json:
         print_json(build_json(joined))
     else:
-        click.echo(build_text(joined))
+        click.echo(build_text(joined, joined=True))
 
 
 @click.command()

@@ -72,14 +72,15 @@ def labels(
     With -o it writes a labels file for petseg-shard build --labels. Which class a value stands for is not guessed: the
     classes have placeholders for names, to be edited.
     """
+    from shards.format.readers.output_places import expect_free
     from shards.sources import scan
     from shards.sources.survey import labels_template, survey_json, survey_masks, survey_text
     from shards.store.atomic import write_atomically
 
     if overwrite and output is None:
         raise UsageError("--overwrite needs -o FILE.toml")
-    if output is not None and output.exists() and not overwrite:  # before anything is counted
-        raise UsageError(f"{output} exists already; use --overwrite to replace it, or choose another name")
+    if output is not None:  # before anything is counted
+        expect_free(output, overwrite=overwrite)
     if re.match(r"[a-z0-9]+:/", str(source)):  # what a Path leaves of s3://bucket/folder
         raise UsageError("petseg-shard labels reads folders only; copy the masks to one, and list their values there")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)

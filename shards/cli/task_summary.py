@@ -5,6 +5,7 @@ from typing import Any
 from shards.build.tasks.set_copy import CopyResult
 from shards.build.tasks.task_build import TaskResult
 from shards.cli.build_summary import plural
+from shards.store.byte_sizes import bytes_text
 
 
 def task_json(done: TaskResult) -> dict[str, Any]:
@@ -60,5 +61,5 @@ def copy_text(copied: CopyResult) -> str:
     if copied.already_complete:
         return f"{copied.target} is already the same set; nothing was copied (petseg-shard verify checks its bytes)"
     kept = f", {copied.skipped} of them were there already" if copied.skipped else ""
-    size = f"{plural(copied.files, 'file')} ({copied.bytes / 1e6:.1f} MB)"
+    size = f"{plural(copied.files, 'file')} ({bytes_text(copied.bytes)})"
     return f"{copied.manifest.samples:,} samples in {size}{kept}: {copied.target}"

@@ -27,8 +27,8 @@ from shards.format.layout import (
 )
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
+from shards.format.readers import set_files
 from shards.format.readers.remote_split import open_remote_set, remote_tars
-from shards.format.readers.set_files import check_size, fetch_tables, local_file, local_folder, open_shard_table
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
@@ -71,26 +71,26 @@ class SplitReader:
     @property
     def folder(self) -> Path:
         """The set's folder; ``UsageError`` for a set in an object store."""
-        return local_folder(self.store)
+        return set_files.local_folder(self.store)
 
     @cached_property
     def remote(self) -> CachedTars | None:
         """The split's tars in an object store, as far as they are in the cache; None for a local set."""
         if self.files is None:
             return None
-        fetch_tables(self.files, self.entry)
+        set_files.fetch_tables(self.files, self.entry)
         self.table  # noqa: B018 - opened now, not by the thread of the requests
         return remote_tars(self.files, self.shards, self.starts, self.rows, total=self.manifest.bytes)
 
     @cached_property
     def table(self) -> SampleTable:
         """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return SampleTable(local_file(self.store, self.files, self.entry.table), samples=self.entry.samples)
+        return SampleTable(set_files.local_file(self.store, self.files, self.entry.table), samples=self.entry.samples)
 
     @cached_property
     def shards(self) -> ShardTable:
         """The split's shards in order: sizes, checksums, numbers of samples; read and checked when first needed."""
-        return open_shard_table(self.store, self.files, self.name, self.entry)
+        return set_files.open_shard_table(self.store, self.files, self.name, self.entry)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -98,19 +98,17 @@ class SplitReader:
         return np.concatenate([[0], np.cumsum(self.shards.samples)])
 
     def rows(self, indices: Any) -> Rows:
-        """Return the records of some samples (integers in 0..len - 1, shape (n,)), each checked by its checksum.
-
-        Raises ``FormatError`` if a record is damaged.
-        """
-        rows = self.table[np.asarray(indices)]
-        bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
-        if len(bad):
-            index = int(np.asarray(indices)[bad[0]])
-            table = self.store.describe(self.entry.table.file)
-            raise FormatError(
-                f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
-                "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
-            )
+        """Return the records of some samples (integers, shape (n,)); ``FormatError`` for a damaged one."""
+        with set_files.cached_damage(self.files, self.entry.table):
+            rows = self.table[np.asarray(indices)]
+            bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
+            if len(bad):
+                index = int(np.asarray(indices)[bad[0]])
+                table = self.store.describe(self.entry.table.file)
+                raise FormatError(
+                    f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
+                    "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
+                )
         return np.asarray(rows)
 
     def shard_path(self, shard: int) -> Path:
@@ -129,7 +127,7 @@ class SplitReader:
         tar = self._tars.get(shard)
         if tar is not None:
             return tar
-        check_size(self.folder, self.shards[shard])
+        set_files.check_size(self.folder, self.shards[shard])
         try:
             tar = ByteRanges(self.shard_path(shard))
             self._check_identity(shard, tar)
@@ -255,7 +253,7 @@ class ShardSet:
         if isinstance(store, FolderStore):
             manifest = load_manifest(store.folder)
             for entry in manifest.files():
-                check_size(store.folder, entry)
+                set_files.check_size(store.folder, entry)
             return cls(store=store, manifest=manifest)
         manifest, files = open_remote_set(store, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
         return cls(store=store, manifest=manifest, files=files)
@@ -268,11 +266,11 @@ class ShardSet:
     @property
     def path(self) -> Path:
         """The set's folder; ``UsageError`` for a set in an object store."""
-        return local_folder(self.store)
+        return set_files.local_folder(self.store)
 
     def local_file(self, entry: FileEntry) -> Path:
         """Return the path of one of the manifest's files, fetched where the set is in an object store."""
-        return local_file(self.store, self.files, entry)
+        return set_files.local_file(self.store, self.files, entry)
 
     def split(self, name: str) -> SplitReader:
         """Return the reader of one split; raise ``UsageError`` if the set has no such split."""

@@ -8,11 +8,13 @@ from typing import Any, Final
 from shards.errors import UsageError
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
+from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, is_utf8, split_lines
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
 _SINGLE: Final = re.compile(r"^[ \t]*\[[ \t]*class[ \t]*\]", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile("class_[0-9]+")
+_MOST_BYTES: Final = 1 << 24  # of a labels file
 _CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
 
 
@@ -41,7 +43,7 @@ def find_labels(name: str) -> Labels:
 def _read(path: Path) -> str:
     """Return the text of a labels file; it has no file names, so other encodings are no use."""
     try:
-        text = decode_text(path.read_bytes())
+        text = decode_text(read_regular(path, most=_MOST_BYTES))
     except TextError as error:
         raise UsageError(f"line {error.line}: {error}") from None
     for number, line in enumerate(split_lines(text), start=1):

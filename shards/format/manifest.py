@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -32,6 +32,9 @@ from shards.format.layout import (
     table_offset,
 )
 from shards.store.byte_ranges import check_shortage, read_regular
+from shards.store.store_protocol import ObjectMissingError, Store
+
+MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -163,7 +166,7 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check a set's manifest; raise ``FormatError`` if it is missing, of another version, or damaged."""
     path = folder / MANIFEST_NAME
     try:
-        data = read_regular(path)
+        data = read_regular(path, most=MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise FormatError(why_missing(folder)) from None
     except IsADirectoryError:
@@ -172,6 +175,25 @@ def load_manifest(folder: Path) -> Manifest:
         check_shortage(error)
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     return parse_manifest(data, path)
+
+
+def read_manifest(store: Store) -> bytes:
+    """Return the bytes of the manifest of a set in any store, unchecked.
+
+    Raises ``FormatError`` if there is none, or one that is too large, and ``StoreError`` if the store cannot be read.
+    """
+    where = store.describe(MANIFEST_NAME)
+    try:
+        # Its size is in no other file: a reply that is cut is noticed by the server's own figure.
+        status = store.status(MANIFEST_NAME)
+        if status.size > MAX_MANIFEST_BYTES:
+            raise FormatError(f"{where} has {status.size} bytes, more than a manifest has; it is damaged, or none")
+        return store.read(MANIFEST_NAME, match=status)
+    except ObjectMissingError as error:
+        folder = store.local_path("")
+        if folder is not None:
+            raise FormatError(why_missing(folder)) from None
+        raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
 
 
 def parse_manifest(data: bytes, path: Path | str) -> Manifest:

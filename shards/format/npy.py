@@ -131,12 +131,11 @@ class ShardTable:
         self.bytes: npt.NDArray[np.int64] = records["bytes"].astype(np.int64)
 
     @classmethod
-    def open(cls, folder: Path, split: Split, entry: SplitEntry) -> Self:
-        """Read and check the table of a split that the manifest describes by ``entry``.
+    def open(cls, path: Path, split: Split, entry: SplitEntry) -> Self:
+        """Read and check the table of a split, the file ``path``, that the manifest describes by ``entry``.
 
         Raises ``FormatError`` if it cannot be read, is not the file that the manifest describes, or contradicts it.
         """
-        path = folder / entry.shard_table.file
         try:
             data = read_regular(path)
         except OSError as error:

@@ -21,8 +21,8 @@ from shards.format.geometry import size_text
 from shards.format.labels import Labels, colour_text
 from shards.format.layout import SPLITS
 from shards.format.overlays import DARK, IGNORED_COLOUR
+from shards.format.readers.output_places import expect_free
 from shards.preview.page_samples import PageSample, choose, page_samples, read_findings
-from shards.preview.target import check_target
 from shards.store.atomic import write_atomically
 
 DEFAULT_COUNT: Final = 2_000
@@ -47,13 +47,13 @@ def write_page(
     are preferred; see :func:`shards.preview.page_samples.choose`. The same set and options give the same bytes.
 
     Raises ``UsageError`` for no such split, a count out of range, a path that does not end in .html, or one that
-    :func:`shards.preview.target.check_target` refuses, and ``SampleError`` if a sample is damaged.
+    :func:`expect_free` refuses, and ``SampleError`` if a sample is damaged.
     """
     if path.suffix.lower() != ".html":
         raise UsageError(f"{path} does not end in .html")
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"--count {count}: a page holds 1 to {MAX_COUNT:,} samples")
-    check_target(path, overwrite=overwrite)
+    expect_free(path, overwrite=overwrite)
     chosen_splits = [shards.split(split)] if split else [shards.split(s) for s in SPLITS if s in shards.manifest.splits]
     findings = read_findings(shards)
     chosen = choose(chosen_splits, findings, count=count)

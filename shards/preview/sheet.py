@@ -10,8 +10,8 @@ from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import size_text
 from shards.format.overlays import legend, overlay, shortened
+from shards.format.readers.output_places import expect_free
 from shards.preview.small_sample import small_sample
-from shards.preview.target import check_target
 from shards.store.atomic import atomic_file
 
 MAX_COUNT: Final = 1_000  # a sheet of about 70 million pixels, 200 MB while it is drawn
@@ -31,14 +31,14 @@ def contact_sheet(
 
     They are at most ``count``, 1..:data:`MAX_COUNT`; the order of samples is pseudo-random already. The legend names
     the classes that occur in them. Raises ``UsageError`` for no such split, a count out of range, a path that does not
-    end in .png, or one that :func:`shards.preview.target.check_target` refuses, and ``SampleError`` if a sample is
+    end in .png, or one that :func:`expect_free` refuses, and ``SampleError`` if a sample is
     damaged.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png")
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"--count {count}: a sheet holds 1 to {MAX_COUNT:,} samples")
-    check_target(path, overwrite=overwrite)
+    expect_free(path, overwrite=overwrite)
     reader = shards.split(split or next(iter(shards.manifest.splits)))
     number = min(count, len(reader))
     tile_height = _tile_height(reader, number)

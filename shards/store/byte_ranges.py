@@ -14,10 +14,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from shards.errors import PetsegError
 
+MOST_READ: Final = 1 << 30  # bytes of a file that is read whole; tars and large tables are read by ranges
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -49,10 +50,10 @@ def check_shortage(error: OSError) -> None:
         ) from None
 
 
-def read_regular(path: Path) -> bytes:
-    """Return the content of a regular file; raise ``OSError`` for anything else."""
-    with os.fdopen(open_regular(path), "rb") as handle:
-        return handle.read()
+def read_regular(path: Path, *, most: int = MOST_READ) -> bytes:
+    """Return the content of a regular file; raise ``OSError`` for anything else, and for more than ``most`` bytes."""
+    with ByteRanges(path) as file:
+        return file.whole(most=most)
 
 
 def write_at(descriptor: int, data: memoryview, start: int) -> None:
@@ -90,6 +91,13 @@ class ByteRanges:
             parts.append(part)
             start, length = start + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def whole(self, *, most: int = MOST_READ) -> bytes:
+        """Return the content; raise ``OSError`` for more than ``most`` bytes, before memory is asked for."""
+        size = len(self)
+        if size > most:
+            raise OSError(errno.EINVAL, f"it has {size} bytes, more than the {most} that such a file may have")
+        return self.read(0, size)
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""

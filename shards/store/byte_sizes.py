@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them: ``256MB``, ``1.5 GiB``, ``4096``."""
+"""Numbers of bytes as people write and read them: ``256MB``, ``1.5 GiB``, ``4096``."""
 
 import re
 from typing import Any, Final
@@ -25,3 +25,13 @@ def parse_bytes(value: Any, *, name: str) -> int:
         raise UsageError(f"{name} {str(value)[:40]!r}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
     whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
     return int(whole) * unit + int(int(fraction or 0) * unit // 10 ** len(fraction))
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes for people, with three digits at least: ``812 bytes``, ``45.1 kB``, ``1,203 GB``."""
+    if count < 1000:
+        return f"{count} byte{'' if count == 1 else 's'}"
+    units = ("kB", "MB", "GB", "TB")
+    power = min((len(str(count)) - 1) // 3, len(units))
+    value = count / 1000**power
+    return f"{value:,.1f} {units[power - 1]}" if value < 1000 else f"{value:,.0f} {units[power - 1]}"

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from shards.store.atomic import PARTIAL_PREFIX, atomic_file, sync_folder
-from shards.store.byte_ranges import check_shortage, open_regular
+from shards.store.byte_ranges import ByteRanges, check_shortage, open_regular
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -27,7 +27,6 @@ class FolderStore:
 
     folder: Path
     read_only = False
-    retries = 0
     failures: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @property
@@ -60,9 +59,9 @@ class FolderStore:
 
     def read(self, name: str, *, match: ObjectStatus | None = None) -> bytes:
         """Return the content of a regular file."""
-        with self._errors(name), os.fdopen(open_regular(self.folder / name), "rb") as file:
-            self._check(name, _status(os.fstat(file.fileno())), match)
-            return file.read()
+        with self._errors(name), ByteRanges(self.folder / name) as file:
+            self._check(name, _status(file.status), match)
+            return file.whole()
 
     def read_range(self, name: str, start: int, length: int, *, match: ObjectStatus | None = None) -> bytes:
         """Return exactly ``length`` bytes from ``start`` on."""

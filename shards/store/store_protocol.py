@@ -13,7 +13,7 @@ class StoreError(PetsegError):
 
 
 class ObjectMissingError(StoreError):
-    """There is no file of this name, or no such bucket."""
+    """There is no file of this name."""
 
 
 class ObjectExistsError(StoreError):
@@ -56,7 +56,7 @@ class Store(Protocol):
 
     Every operation may raise :class:`StoreError`, after bounded retries of what may pass (503, a reset connection, a
     cut or short body, a time limit), with the file's address and what to do. Failed requests are counted in
-    ``retries``.
+    ``failures``.
     """
 
     @property
@@ -80,13 +80,8 @@ class Store(Protocol):
         ...
 
     @property
-    def retries(self) -> int:
-        """How many requests failed and were repeated so far, in this process."""
-        ...
-
-    @property
     def failures(self) -> Mapping[str, int]:
-        """The same by reason."""
+        """How many requests failed and were repeated so far, in this process, by reason."""
         ...
 
     def describe(self, name: str) -> str:
@@ -104,8 +99,8 @@ class Store(Protocol):
     def read(self, name: str, *, match: ObjectStatus | None = None) -> bytes:
         """Return the content of a file, all of it.
 
-        Raises :class:`ObjectMissingError`; with ``match``, :class:`ObjectChangedError` for any other version; from a
-        store, :class:`StoreError` for more than 1 GiB.
+        Raises :class:`ObjectMissingError`; with ``match``, :class:`ObjectChangedError` for any other version;
+        :class:`StoreError` for more than :data:`shards.store.byte_ranges.MOST_READ` bytes.
         """
         ...
 

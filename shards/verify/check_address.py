@@ -8,7 +8,7 @@ from typing import Final
 
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME, is_set_file
-from shards.format.manifest import parse_manifest
+from shards.format.manifest import parse_manifest, read_manifest
 from shards.store.open_store import open_store
 from shards.store.store_protocol import ObjectMissingError, Store
 from shards.verify.check_set import verify
@@ -31,10 +31,7 @@ def verify_address(
     if mode == "quick":
         raise UsageError(f"--quick is for folders; in a store, petseg-shard info {address} checks the manifest")
     store = open_store(address)
-    try:
-        manifest = store.read(MANIFEST_NAME)
-    except ObjectMissingError:
-        raise FormatError(f"{address} holds no finished shard set (no {MANIFEST_NAME})") from None
+    manifest = read_manifest(store)
     with tempfile.TemporaryDirectory(prefix="petseg-verify-") as scratch:
         folder = Path(scratch)
         (folder / MANIFEST_NAME).write_bytes(manifest)

@@ -77,6 +77,7 @@ class FaultPlan:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits 40 ms for the acknowledgement of its headers
     server: FaultProxy
 
     def log_message(self, *args: object) -> None:

@@ -23,11 +23,13 @@ from typing import Final, Self, TypeAlias
 import msgspec
 
 from shards.build.outcome.library_versions import which_differ
+from shards.build.outcome.shard_records import read_record
 from shards.build.plan import PlannedShard, PlanOutline
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, parse_manifest
+from shards.format.readers.output_places import LOOKED_AT, is_manifest
 from shards.store.atomic import PARTIAL_PREFIX
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
@@ -36,6 +38,7 @@ from shards.store.store_protocol import (
     ObjectMissingError,
     ObjectStatus,
     Store,
+    StoreError,
 )
 
 PLAN: Final = "plan"
@@ -111,6 +114,19 @@ class Parts:
         """Return the folder of a plan's shards, with ``/`` at its end."""
         return f"{self.prefix}{digest[:16]}/"
 
+    def expect_outside(self) -> None:
+        """Raise ``UsageError`` if the set would be inside another one in a store; folders: :func:`check_target`."""
+        scheme, _, path = self.target.address.partition("://")
+        names = [] if self.is_local else path.split("/")
+        for end in range(1, len(names)):  # the bucket, and each folder in it
+            store = open_store(f"{scheme}://{'/'.join(names[:end])}")
+            with contextlib.suppress(StoreError):  # nothing is there, or it is another's
+                size = store.status(MANIFEST_NAME).size
+                if is_manifest(store.read_range(MANIFEST_NAME, 0, min(size, LOOKED_AT))):
+                    raise UsageError(
+                        f"{store.address} is a shard set, which keeps its folder to itself; choose another address"
+                    )
+
     def published(self) -> Manifest | None:
         """Return the manifest of the finished set at the target; None if there is none."""
         try:
@@ -128,8 +144,11 @@ class Parts:
         except (ObjectMissingError, ObjectChangedError):
             return None
         try:
-            return msgspec.msgpack.decode(data, type=Claim), status
-        except (msgspec.DecodeError, UsageError):
+            claimed: Claim = msgspec.msgpack.decode(data, type=Claim)
+            if not isinstance(claimed, ClaimedPlan) or claimed.outline.is_sound():
+                return claimed, status
+            raise UsageError("it contradicts itself")
+        except (msgspec.DecodeError, RecursionError, UsageError):
             raise FormatError(
                 f"{self.store.describe(name)} is damaged, or of another version of petseg; remove {self.address} and "
                 "build again"
@@ -191,7 +210,7 @@ class Parts:
         names = {index: record_name(shard.split, shard.number) for index, shard in shards.items()}
         found = {index: name for index, name in names.items() if name in listed}
         with ThreadPoolExecutor(CONCURRENT, "records") as readers:
-            read = readers.map(lambda name: self._record(self.folder(digest) + name), found.values())
+            read = readers.map(lambda item: self._record(self.folder(digest) + item[1], shards[item[0]]), found.items())
             return {index: record for index, record in zip(found, read, strict=True) if record is not None}
 
     def clear(self) -> None:
@@ -220,9 +239,10 @@ class Parts:
         first, _, rest = name.removeprefix(self.prefix).partition("/")
         return first == PLAN if not rest else _OWN_FOLDER.fullmatch(first) is not None
 
-    def _record(self, name: str) -> ShardRecord | None:
-        with contextlib.suppress(ObjectMissingError, msgspec.DecodeError):
-            return msgspec.msgpack.decode(self.store.read(name), type=ShardRecord)
+    def _record(self, name: str, shard: PlannedShard) -> ShardRecord | None:
+        with contextlib.suppress(ObjectMissingError):
+            data = self.store.read(name)
+            return read_record(data, split=shard.split, number=shard.number, planned=shard.samples)
         return None
 
     def _files(self, folder: str) -> Iterator[tuple[str, ObjectStatus]]:

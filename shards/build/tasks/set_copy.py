@@ -14,7 +14,7 @@ from shards.build.tasks.parts import ClaimedCopy, Parts
 from shards.build.tasks.publish_in_store import put_manifest, remove_strays
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME
-from shards.format.manifest import FileEntry, Manifest, parse_manifest
+from shards.format.manifest import FileEntry, Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.atomic import atomic_file, file_sha256, sync_folder, write_atomically
 from shards.store.open_store import open_store
@@ -91,15 +91,13 @@ def copy_set(
         replace = True
     if parts.is_local:
         return result(skipped=copy.to_folder(parts.folder_path))
+    parts.expect_outside()
     return result(skipped=copy.to_store(parts, overwrite=overwrite, replace=replace))
 
 
 def _contents(store: Store) -> tuple[bytes, Manifest, list[FileEntry]]:
     """Return a set's manifest, as bytes and read, and all files that it describes."""
-    try:
-        data = store.read(MANIFEST_NAME)
-    except ObjectMissingError:
-        raise FormatError(f"{store.address} holds no finished shard set (no {MANIFEST_NAME})") from None
+    data = read_manifest(store)
     manifest = parse_manifest(data, store.describe(MANIFEST_NAME))
     entries = manifest.files()
     for name, split in manifest.splits.items():

@@ -1,11 +1,9 @@
 """One of several tasks that build a set together: its share of the shards, in any order, on any machine."""
 
-import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from shards.build.engines.executors import build_in_order, refuse_nested_build
 from shards.build.engines.open_executor import open_executor
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import check_finished_set
+from shards.build.outcome.interruptions import interruptions_explained
 from shards.build.outcome.library_versions import library_versions
 from shards.build.outcome.unclaimed import check_unclaimed
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
@@ -21,7 +20,7 @@ from shards.build.tasks.into_parts import IntoParts
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
-from shards.errors import FULL_DISK, FormatError, PetsegError, UsageError
+from shards.errors import FormatError, PetsegError, UsageError
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 
@@ -52,6 +51,11 @@ class _Done:
 
     records: dict[int, ShardRecord] = field(default_factory=dict)
     samples: int = 0
+
+    def kept(self, place: str) -> str:
+        """Return what stays when the task is interrupted, for people."""
+        count = len(self.records)
+        return f"{count} finished shard{' of this task is' if count == 1 else 's of this task are'} kept in {place}"
 
 
 def build_task(
@@ -112,12 +116,13 @@ def build_task(
 
     if not overwrite and _is_complete(parts, plan.digest, out):
         return result(complete=True)
+    parts.expect_outside()
     claim = ClaimedPlan(outline=plan.outline, versions=library_versions())
     discarded = parts.claim(claim, overwrite=overwrite)
     parts.announce(plan.digest, number.tasks)
     done = _Done()
     try:
-        with _explained(parts, done):
+        with interruptions_explained(parts.address, lambda _: done.kept(parts.address)):
             done.records = _finished(parts, plan, mine)
             resumed = len(done.records)
             _build_missing(parts, plan, mine, done, workers=workers, executor=executor, progress=progress)
@@ -191,24 +196,3 @@ def _build_missing(
             if record.rejected:
                 check_unclaimed(done.records.values(), plan.outline)
             report(done.samples, total)
-
-
-@contextmanager
-def _explained(parts: Parts, done: _Done) -> Iterator[None]:
-    """Say what an interrupted task keeps, and how it goes on."""
-    try:
-        yield
-    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
-        kept = f"{len(done.records)} finished shards of this task are kept in {parts.address}"
-        if isinstance(error, BrokenProcessPool):
-            raise PetsegError(
-                f"a worker process was killed, perhaps for lack of memory; {kept}; run the same command again, with a "
-                "smaller --workers if it happens again"
-            ) from None
-        if isinstance(error, KeyboardInterrupt):
-            error.add_note(f"{kept}; run the same command again to go on")
-        elif isinstance(error, OSError):
-            if error.filename is None and error.errno in FULL_DISK | {errno.EIO}:
-                error.filename = parts.address
-            error.add_note(kept)
-        raise

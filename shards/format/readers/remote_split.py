@@ -1,5 +1,6 @@
 """Sets in an object store: the manifest is read there, the tables and samples through the cache."""
 
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
-from shards.format.manifest import Manifest, parse_manifest
+from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.remote.cached_tars import CachedTars
@@ -30,13 +31,9 @@ def open_remote_set(
         raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
     assert isinstance(store, ObjectStore)
     files, place = RemoteFiles(store, open_cache(cache, cache_bytes), fetch), store.describe(MANIFEST_NAME)
-    try:
-        try:
-            return parse_manifest(store.read(MANIFEST_NAME), place), files
-        except FormatError:  # its size is in no other file: now a reply that is cut is noticed by the server's figure
-            return parse_manifest(store.read(MANIFEST_NAME, match=store.status(MANIFEST_NAME)), place), files
-    except ObjectMissingError as error:
-        raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
+    with contextlib.suppress(FormatError, ObjectMissingError):
+        return parse_manifest(store.read(MANIFEST_NAME), place), files
+    return parse_manifest(read_manifest(store), place), files  # by the server's own figure of its size
 
 
 def remote_tars(

@@ -1,12 +1,14 @@
 """Files of a set as local ones: those of its folder, or those that the cache has of an object store."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from shards.errors import FormatError, UsageError
 from shards.format.layout import Split
 from shards.format.manifest import FileEntry, SplitEntry
 from shards.format.npy import ShardTable
-from shards.store.byte_ranges import check_shortage, read_regular
+from shards.store.byte_ranges import check_shortage
 from shards.store.folder_store import FolderStore
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
 from shards.store.store_protocol import Store
@@ -25,20 +27,39 @@ def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry) -> Pat
     """Return the local path of a file that the manifest describes, fetched and checked where it is remote."""
     if files is None:
         return local_folder(store) / entry.file
-    return files.local_files(FileSpec(entry.file, entry.bytes, entry.sha256))[0].path
+    return files.local_files(file_spec(entry))[0].path
 
 
 def fetch_tables(files: RemoteFiles, entry: SplitEntry) -> None:
     """Fetch both tables of a split at once, so that opening them waits for no second reply."""
-    files.local_files(*(FileSpec(each.file, each.bytes, each.sha256) for each in (entry.table, entry.shard_table)))
+    files.local_files(*(file_spec(each) for each in (entry.table, entry.shard_table)))
 
 
 def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, entry: SplitEntry) -> ShardTable:
     """Return a split's table of shards; raises ``FormatError`` as :meth:`ShardTable.open` does."""
     if files is None:
-        return ShardTable.open(local_folder(store), split, entry)
-    path = local_file(store, files, entry.shard_table)
-    return ShardTable.parse(read_regular(path), path, split, entry)
+        return ShardTable.open(local_folder(store) / entry.shard_table.file, split, entry)
+    with cached_damage(files, entry.shard_table):
+        return ShardTable.open(local_file(store, files, entry.shard_table), split, entry)
+
+
+@contextlib.contextmanager
+def cached_damage(files: RemoteFiles | None, entry: FileEntry) -> Iterator[None]:
+    """Within the block, an error of a file that is damaged in the cache says so: the set in the store is not."""
+    try:
+        yield
+    except FormatError:
+        if files is None or not files.forget_damaged(file_spec(entry)):
+            raise
+        raise FormatError(
+            f"{entry.file} was damaged in the cache {files.cache.folder} and has been removed there; start again, and "
+            "it is fetched anew"
+        ) from None
+
+
+def file_spec(entry: FileEntry) -> FileSpec:
+    """Return the description of a file as the cache has it."""
+    return FileSpec(entry.file, entry.bytes, entry.sha256)
 
 
 def check_size(folder: Path, entry: FileEntry) -> None:

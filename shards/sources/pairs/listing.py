@@ -7,6 +7,7 @@ Files with a usual ending count as what it says; the audit looks at their conten
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from shards.errors import SourceError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp
 from shards.sources.pairs.spelling import composed
+from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, split_lines
 
 JPEG_ENDINGS: Final = (".jpg", ".jpeg")
@@ -36,6 +38,8 @@ _KINDS: Final = {
     JPEG_ENDINGS: {"JPEG"},
 }
 _OTHER_FILES: Final = (".txt", ".xml", ".json", ".csv", ".md", ".mat", ".npy", ".npz", ".yaml", ".yml", ".py", ".html")
+# Called with the path of a file whose first bytes are looked at; they may have to be fetched (store_mirror).
+LOOKING_INTO: Final[ContextVar[Callable[[str], object]]] = ContextVar("LOOKING_INTO", default=lambda _: None)
 _LITTER: Final = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin"}
 
 
@@ -188,7 +192,7 @@ def read_names(path: Path) -> list[tuple[int, str]]:
 def read_text(path: Path) -> str:
     """Return a text file's content; raise ``SourceError`` with file and line if it is in another encoding."""
     try:
-        return decode_text(path.read_bytes())
+        return decode_text(read_regular(path))
     except TextError as error:
         raise SourceError(f"{shown(str(path))}:{error.line}: {error}") from None
 
@@ -208,6 +212,7 @@ def _counts(file: ListedFile, kind: str, endings: tuple[str, ...]) -> bool:
 def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
     if split_ending(file.relative)[1] in _OTHER_FILES or not leads_to(entry.is_file):
         return "" if leads_to(entry.is_file) else "a folder" if leads_to(entry.is_dir) else "not a file"
+    LOOKING_INTO.get()(entry.path)
     try:
         with open(entry.path, "rb", buffering=0) as handle:  # noqa: PTH123 - Path.open is slower; folders may be large
             # The audit says what is wrong with a file that is not what its ending says.

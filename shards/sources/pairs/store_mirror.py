@@ -1,7 +1,8 @@
 """A dataset in an object store: its names are listed once, its images are fetched one by one when they are packed.
 
 So that every layout is recognised as it is on a disk, the names are laid out in a temporary folder: lists and tables
-with their content, images and masks as empty (sparse) files of the right size. No image is read from there.
+with their content, images and masks as empty (sparse) files of the right size, those that count by them with
+their first bytes. No image is read from there.
 """
 
 import contextlib
@@ -12,14 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
+from shards.audit.file_kinds.signatures import START
 from shards.errors import PetsegError, SourceError, UsageError
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp, Pair, Source
+from shards.sources.pairs.listing import LOOKING_INTO
 from shards.store.open_store import open_store
 from shards.store.store_protocol import ObjectMissingError, ObjectStatus, Store
 
@@ -67,7 +70,7 @@ def scan_store(address: str, scan_folder: Callable[[Path], Source]) -> Source:
         if table and table not in mirror.files:
             raise SourceError(f"there is no file {shown(address)}")
         with mirror.addresses_in_errors():
-            source = scan_folder(mirror.root / table)
+            source = mirror.scan(scan_folder, table)
         return replace(
             source,
             pairs=tuple(mirror.stored(pair) for pair in source.pairs),
@@ -89,7 +92,10 @@ class _Mirror:
             raise UsageError(
                 f"{self.store.address} cannot be listed; give an s3://, gs:// or az:// address, or a folder"
             )
-        self.files = {name: status for name, status in self.store.list() if _is_plain(name)}
+        listed = {name: status for name, status in self.store.list() if _is_plain(name)}
+        # Consoles make an object for each folder.
+        folders = {str(folder) for name in listed for folder in PurePosixPath(name).parents}
+        self.files = {name: status for name, status in listed.items() if name not in folders}
         if not self.files:
             raise SourceError(f"there is nothing at {shown(self.store.address)}; check the address")
         for name, status in self.files.items():
@@ -110,6 +116,32 @@ class _Mirror:
 
     def _fetch(self, name: str) -> None:
         (self.root / name).write_bytes(self.store.read(name, match=self.files[name]))
+
+    def scan(self, scan_folder: Callable[[Path], Source], table: str) -> Source:
+        """Return what is found; anew, as long as first bytes were looked at that had not been fetched."""
+        fetched: set[str] = set()
+        while True:
+            looked_at: set[str] = set()
+            token = LOOKING_INTO.set(looked_at.add)
+            try:
+                source: Source | PetsegError = scan_folder(self.root / table)
+            except (SourceError, UsageError) as error:
+                source = error
+            finally:
+                LOOKING_INTO.reset(token)
+            names = {Path(path).relative_to(self.root).as_posix() for path in looked_at}
+            if not (missing := names - fetched):
+                if isinstance(source, PetsegError):
+                    raise source
+                return source
+            with ThreadPoolExecutor(CONCURRENT, "starts") as readers:
+                list(readers.map(self._fetch_start, missing))
+            fetched |= missing
+
+    def _fetch_start(self, name: str) -> None:
+        status = self.files[name]
+        with (self.root / name).open("r+b") as file:
+            file.write(self.store.read_range(name, 0, min(START, status.size), match=status))
 
     def stored(self, pair: Pair) -> Pair:
         """Return a pair of the temporary folder as one of the store."""

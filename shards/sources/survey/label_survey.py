@@ -18,6 +18,7 @@ from shards.cores import usable_cores
 from shards.errors import SourceError, UsageError, printable
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Pair, Source
+from shards.store.byte_ranges import read_regular
 
 MAX_COLOURS: Final = 4096  # in all masks; what holds more is a photograph, not a mask
 
@@ -148,7 +149,7 @@ def survey_masks(
 
 def _count(pair: Pair, max_pixels: int) -> _MaskCounts:
     try:
-        data = Path(pair.mask).read_bytes()
+        data = read_regular(Path(pair.mask))
     except OSError as error:
         return _MaskCounts(problem=f"cannot be read ({error.strerror})")
     try:

@@ -1,17 +1,19 @@
 """A folder in an object store (S3, Google Cloud Storage, Azure Blob) or on a web server, by obstore."""
 
 import asyncio
-import random
-import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shards.errors import PetsegError, printable
-from shards.store.addresses import WEB_SCHEMES, StoreAddress, without_secrets
+from shards.store.addresses import WEB_SCHEMES, StoreAddress
+from shards.store.byte_ranges import MOST_READ
 from shards.store.cloud.cloud_clients import make_client
+from shards.store.cloud.patience import DEFAULT_PATIENCE, Patience
+from shards.store.cloud.request_errors import passing_reason
 from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
@@ -23,29 +25,11 @@ from shards.store.store_protocol import (
 )
 
 _T = TypeVar("_T")
-_STATUS = re.compile(r"status code: (\d{3})")
-_XML_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
-_PASSING: Final = {"408", "429"}  # and those from 500 on: worth another try
 _PUT_PART = 8 << 20  # bytes of each part of a large file
+_CHUNK: Final = 1 << 20  # bytes of a reply, each of which must arrive in time
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How often, and after which waits, a failed request is repeated.
-
-    The waits double from ``first_wait`` to ``longest_wait`` seconds, each multiplied by a random number from 0.5 to 1
-    (so that many clients do not come back at once); by default 20 seconds in all, besides the requests' own time.
-    """
-
-    attempts: int = 8
-    first_wait: float = 0.1
-    longest_wait: float = 15.0
-    connect_seconds: float = 5.0
-    read_seconds: float = 20.0  # without a byte
-
-    def wait(self, attempt: int) -> float:
-        """Return the seconds to wait after a failed attempt, counted from 0."""
-        return float(min(self.longest_wait, self.first_wait * 2**attempt)) * random.uniform(0.5, 1)
+_SLOW: Final = "a reply that is too slow"
 
 
 class Passing(Exception):  # noqa: N818 - never shown as such
@@ -57,7 +41,7 @@ class ObjectStore:
     """See :class:`shards.store.store_protocol.Store`; the methods ``*_async`` are for :mod:`request_loop`'s thread."""
 
     place: StoreAddress
-    patience: Patience = Patience()
+    patience: Patience = DEFAULT_PATIENCE
     failures: Counter[str] = field(default_factory=Counter, compare=False, repr=False)  # repeated requests, by reason
     _clients: list[Any] = field(default_factory=list, compare=False, repr=False)  # one, when it has been used
 
@@ -87,11 +71,6 @@ class ObjectStore:
         """Whether nothing can be written, listed or deleted: over https."""
         return self.place.scheme in WEB_SCHEMES
 
-    @property
-    def retries(self) -> int:
-        """How many requests failed and were repeated so far, in this process; :attr:`failures` says why."""
-        return self.failures.total()
-
     def describe(self, name: str) -> str:
         """Return the address of a file, for messages."""
         return f"{self.address}/{name}"
@@ -114,15 +93,28 @@ class ObjectStore:
 
     async def status_async(self, name: str) -> ObjectStatus:
         """See :meth:`status`."""
-        return _status(await self._try(name, lambda client: client.head_async(name)))
+
+        async def request(client: Any) -> ObjectStatus:
+            async with self._in_time(0):
+                return _status(await client.head_async(name))
+
+        try:
+            return await self._try(name, request)
+        except ObjectMissingError:  # the reply to such a request has no text: is there a bucket?
+            await self.read_range_async(name, 0, 1)
+            raise
 
     async def read_async(self, name: str, *, match: ObjectStatus | None = None) -> bytes:
         """See :meth:`read`."""
 
         async def request(client: Any) -> bytes:
-            reply = await client.get_async(name, options=_conditions(match))
+            async with self._in_time(0):
+                reply = await client.get_async(name, options=_conditions(match))
             self._check(name, _status(reply.meta), match)
-            return await self._whole(name, reply, reply.meta["size"])
+            size = reply.meta["size"]
+            if size > MOST_READ:  # before memory is asked for
+                raise StoreError(f"{self.describe(name)} has {size} bytes, more than such a file of a set has")
+            return bytes(await self._body(reply, size))
 
         return await self._try(name, request, match=match)
 
@@ -132,17 +124,15 @@ class ObjectStore:
         """Return a file's version, and the bytes of :meth:`read_range`, at least one; the memory is the reply's own."""
 
         async def request(client: Any) -> tuple[ObjectStatus, memoryview]:
-            reply = await client.get_async(name, options={"range": (start, start + length), **_conditions(match)})
+            async with self._in_time(0):
+                reply = await client.get_async(name, options={"range": (start, start + length), **_conditions(match)})
             found = _status(reply.meta)
             self._check(name, found, match)
             if tuple(reply.range) != (start, start + length):
                 if found.size < start + length:
                     raise ObjectEndsError(f"{self.describe(name)} ends before byte {start + length}")
                 raise Passing("a wrong range")
-            body = await reply.bytes_async()
-            if len(body) != length:
-                raise Passing("a body of another length")
-            return found, memoryview(body)
+            return found, await self._body(reply, length)
 
         return await self._try(name, request, match=match)
 
@@ -155,16 +145,17 @@ class ObjectStore:
         if mode != "overwrite" and isinstance(data, Path):
             data = data.read_bytes()
         size = data.stat().st_size if isinstance(data, Path) else len(data)
-        before = self.retries
+        before = self.failures.total()
 
         async def request(client: Any) -> ObjectStatus:
-            written = await client.put_async(name, data, mode=mode, chunk_size=_PUT_PART)
+            async with self._in_time(size):
+                written = await client.put_async(name, data, mode=mode, chunk_size=_PUT_PART)
             return _status({"size": size, **written})
 
         try:
             return run(self._try(name, request, match=if_match))
         except (ObjectExistsError, ObjectChangedError):  # the reply to an attempt that succeeded may have been lost
-            if self.retries > before and isinstance(data, bytes):
+            if self.failures.total() > before and isinstance(data, bytes):
                 found = self.status(name)
                 if found.size == size and self.read(name, match=found) == data:
                     return found
@@ -175,7 +166,14 @@ class ObjectStore:
         self._check_writable(folder)
 
         async def request(client: Any) -> list[Any]:
-            return list(await client.list(folder or None).collect_async())
+            found: list[Any] = []
+            pages = client.list(folder or None)
+            while True:
+                async with self._in_time(_CHUNK):
+                    page = await anext(pages, None)
+                if page is None:
+                    return found
+                found += page
 
         for found in run(self._try(folder, request)):
             yield found["path"], _status(found)
@@ -183,13 +181,18 @@ class ObjectStore:
     def copy(self, name: str, new_name: str) -> None:
         """Have the server copy a file."""
         self._check_writable(new_name)
-        run(self._try(name, lambda client: client.copy_async(name, new_name)))
+        run(self._try(name, lambda client: client.copy_async(name, new_name)))  # the server may take its time
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
         self._check_writable(name)
+
+        async def request(client: Any) -> None:
+            async with self._in_time(0):
+                await client.delete_async(name)
+
         try:
-            run(self._try(name, lambda client: client.delete_async(name)))
+            run(self._try(name, request))
         except ObjectMissingError:
             return
 
@@ -201,49 +204,33 @@ class ObjectStore:
         match: ObjectStatus | None = None,
     ) -> _T:
         """Make a request, again and again where it fails in a way that may pass."""
-        for attempt in range(self.patience.attempts):
+        slow = 0
+        for attempt in range(1, self.patience.attempts + 1):
             try:
                 return await request(self._client())
             except Passing as error:
                 reason = str(error)
+                slow += reason == _SLOW
             except PetsegError:
                 raise
             except Exception as error:  # noqa: BLE001 - obstore's errors; what they mean is decided there
                 if type(error).__name__ in ("PreconditionError", "NotModifiedError"):
                     raise await self._changed(name, match) from None
-                reason = self._judge(name, error)
-            if attempt + 1 < self.patience.attempts:
-                self.failures[reason] += 1
-                await asyncio.sleep(self.patience.wait(attempt))
-        raise StoreError(
-            f"{self.describe(name)} cannot be reached: {self.patience.attempts} attempts failed, the last one with "
-            f"{reason}; check the network and the endpoint, and start again: nothing is damaged"
-        )
+                reason = passing_reason(error, self.describe(name))
+            if attempt == self.patience.attempts or slow == self.patience.slow_attempts:
+                raise StoreError(
+                    f"{self.describe(name)} cannot be reached: {attempt} attempts failed, the last one with {reason}; "
+                    "check the network and the endpoint, and start again: nothing is damaged"
+                )
+            self.failures[reason] += 1
+            await asyncio.sleep(self.patience.wait(attempt - 1))
+        raise AssertionError
 
     def _client(self) -> Any:
         if not self._clients:
             seconds = {"connect_seconds": self.patience.connect_seconds, "read_seconds": self.patience.read_seconds}
             self._clients.append(make_client(self.place, **seconds))
         return self._clients[0]
-
-    def _judge(self, name: str, error: Exception) -> str:
-        """Return why a request failed if that may pass; else raise what it means."""
-        text, place = str(error), printable(self.describe(name))
-        match type(error).__name__:
-            case "FileNotFoundError" | "NotFoundError":
-                missing = "there is no such bucket or container" if "NoSuchBucket" in text else "it does not exist"
-                raise ObjectMissingError(f"{place}: {missing}; check the address and the endpoint") from None
-            case "AlreadyExistsError":
-                raise ObjectExistsError(f"{place} exists already") from None
-            case "PermissionDeniedError" | "UnauthenticatedError":
-                raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
-        found = _STATUS.search(text)
-        code = found[1] if found else ""
-        if code == "416":
-            raise ObjectEndsError(f"{place} ends before the bytes that were asked for") from None
-        if code and code < "500" and code not in _PASSING:
-            raise StoreError(f"{place}: the server refused the request: status {code}{_said(text)}") from None
-        return f"status {code}" if code else _short(text)
 
     def _check(self, name: str, found: ObjectStatus, expected: ObjectStatus | None) -> None:
         if expected is None or found == expected:
@@ -267,13 +254,28 @@ class ObjectStore:
             found = ObjectStatus(0, "none")
         return self._difference(name, found, expected or ObjectStatus(0, "none"))
 
-    async def _whole(self, name: str, reply: Any, size: int) -> bytes:
-        if size > 1 << 30:  # before memory is asked for: obstore aborts the process where there is none
-            raise StoreError(f"{self.describe(name)} has {size} bytes, more than such a file of a set has")
-        body = await reply.bytes_async()
-        if len(body) != size:
+    @asynccontextmanager
+    async def _in_time(self, size: int) -> AsyncIterator[None]:
+        """Within the block, so many bytes are sent or received; ``Passing`` if that takes too long."""
+        try:
+            async with asyncio.timeout(self.patience.limit(size)):
+                yield
+        except TimeoutError:
+            raise Passing(_SLOW) from None
+
+    async def _body(self, reply: Any, size: int) -> memoryview:
+        """Return the body of a reply; ``Passing`` unless it has this size. No more is read, whatever is sent."""
+        chunks, received, stream = [], 0, aiter(reply.stream(min_chunk_size=_CHUNK))
+        while received <= size:
+            async with self._in_time(min(size - received, _CHUNK)):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                break
+            chunks.append(chunk)
+            received += len(chunk)
+        if received != size:
             raise Passing("a body of another length")
-        return bytes(body)
+        return memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def _check_writable(self, name: str) -> None:
         if self.read_only:
@@ -291,14 +293,3 @@ def _conditions(match: ObjectStatus | None) -> dict[str, Any]:
     """Return the condition of a request; a weak ETag matches none, and is compared with the reply's instead."""
     strong = match is not None and match.stamp.startswith('"')
     return {"if_match": match.stamp} if match is not None and strong else {}
-
-
-def _said(text: str) -> str:
-    found = _XML_MESSAGE.search(text)
-    return f" ({printable(without_secrets(found[1]))})" if found else ""
-
-
-def _short(text: str) -> str:
-    """Return the reason that obstore's text gives, without addresses, numbers and times: failures are counted by it."""
-    line = without_secrets(text.split("\n", 1)[0])
-    return re.sub(r"\d+", "N", printable(line.rsplit(" - ", 1)[-1]).removeprefix("Generic S3 error: "))[:120]

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shards.errors import PetsegError, UsageError
+from shards.errors import CacheTooSmallError, PetsegError, UsageError
 from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
 from shards.store.byte_sizes import parse_bytes
 
@@ -34,10 +34,6 @@ _TAKEN: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _OWN: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES: Final = 1 << 20
-
-
-class CacheTooSmallError(PetsegError):
-    """What is needed at once does not fit into the cache."""
 
 
 class CachedFile(ByteRanges):
@@ -96,7 +92,7 @@ class ContentCache:
             return None
         if os.fstat(descriptor).st_size != size:
             os.close(descriptor)
-            path.unlink(missing_ok=True)
+            _discard(path)
             return None
         return CachedFile(path, descriptor, size=size, samples=samples)
 
@@ -114,7 +110,7 @@ class ContentCache:
             if length == size + samples:
                 return CachedFile(path, descriptor, size=size, samples=samples, complete=False)
             os.close(descriptor)
-            path.unlink(missing_ok=True)  # of something else, or damaged
+            _discard(path)  # of something else, or damaged
         return None
 
     @contextlib.contextmanager
@@ -140,12 +136,12 @@ class ContentCache:
     def publish(self, sha256: str) -> None:
         """Make the file that was fetched the complete one; its samples alone are not needed any more."""
         self.path(sha256, ".fetch").replace(self.path(sha256))
-        self.path(sha256, ".ranges").unlink(missing_ok=True)
+        _discard(self.path(sha256, ".ranges"))
 
     def forget(self, sha256: str) -> None:
         """Remove a file, complete or not, because it has been damaged on the disk."""
         for kind in ("", ".ranges"):
-            self.path(sha256, kind).unlink(missing_ok=True)
+            _discard(self.path(sha256, kind))
 
     def make_room(self, needed: int, *, release: Callable[[], None], fresh: bool = False) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
@@ -170,22 +166,22 @@ class ContentCache:
 
     def used_bytes(self) -> int:
         """Return the space that the cache's files take on the disk."""
-        return sum(entry.stat.st_blocks * 512 for entry in self._entries())
+        return sum(status.st_blocks * 512 for _, status in self._entries())
 
     def _remove_until(self, most: int, release: Callable[[], None]) -> int:
         """Remove unused files, the least recently used first, until they take at most so many bytes; return how many.
 
         Files that are being fetched count, and are removed only where their process has ended.
         """
-        entries = sorted(self._entries(), key=lambda entry: entry.stat.st_mtime_ns)
-        used = sum(entry.stat.st_blocks * 512 for entry in entries)
+        entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime_ns)
+        used = sum(status.st_blocks * 512 for _, status in entries)
         if used > most:
             release()
-        for entry in entries:
+        for path, status in entries:
             if used <= most:
                 break
-            if self._remove_unused(entry.path):
-                used -= entry.stat.st_blocks * 512
+            if self._remove_unused(path):
+                used -= status.st_blocks * 512
         return used
 
     def _remove_unused(self, path: Path) -> bool:
@@ -205,7 +201,7 @@ class ContentCache:
             os.close(descriptor)
         return True
 
-    def _entries(self) -> Iterator["_Entry"]:
+    def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError):
             for folder in self.folder.iterdir():
                 if len(folder.name) != 2 or not folder.is_dir():
@@ -213,7 +209,7 @@ class ContentCache:
                 for path in folder.iterdir():
                     if _NAME.fullmatch(path.name):
                         with contextlib.suppress(OSError):
-                            yield _Entry(path, path.lstat())
+                            yield path, path.lstat()
 
     def _open(self, path: Path, flags: int, *, exclusive: bool = False) -> int | None:
         """Open and lock a file; None if there is none, or if another process has the exclusive lock."""
@@ -226,13 +222,13 @@ class ContentCache:
                 return None
             except OSError as error:
                 check_shortage(error)
-                if path.is_symlink() or path.is_fifo():
-                    path.unlink(missing_ok=True)
+                if path.is_symlink() or path.is_fifo() or path.is_dir():
+                    _discard(path)
                     continue
                 raise self.failure(error) from None
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                path.unlink(missing_ok=True)
+                _discard(path)
                 continue
             if not _locked(descriptor, exclusive=exclusive):
                 os.close(descriptor)
@@ -253,10 +249,13 @@ class ContentCache:
         return PetsegError(f"the cache {self.folder} cannot be used: {error.strerror}; {advice}")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    path: Path
-    stat: os.stat_result
+def _discard(path: Path) -> None:
+    """Remove what has the name of a file of the cache, but is none, or damaged; ``PetsegError`` if that fails."""
+    try:
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    except OSError as error:
+        what = f"{path}, which has the name of a file of the cache, cannot be removed ({error.strerror})"
+        raise PetsegError(f"{what}; remove it, or choose another folder with --cache") from None
 
 
 def _locked(descriptor: int, *, exclusive: bool) -> bool:

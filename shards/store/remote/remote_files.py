@@ -11,11 +11,11 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from zlib_ng import zlib_ng
 
-from shards.errors import FormatError, PetsegError
+from shards.errors import CacheTooSmallError, FormatError, PetsegError
 from shards.store.byte_ranges import share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
-from shards.store.remote.content_cache import FULL, CachedFile, CacheTooSmallError, ContentCache
+from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
 from shards.store.store_protocol import ObjectEndsError, ObjectStatus
 
 Fetch = Literal["auto", "range", "shard"]
@@ -130,6 +130,15 @@ class RemoteFiles:
     async def _together(self, specs: list[FileSpec]) -> list[CachedFile]:
         return await asyncio.gather(*(self.whole_async(spec, release=lambda: None) for spec in specs))
 
+    def forget_damaged(self, spec: FileSpec) -> bool:
+        """Remove a file from the cache if it is damaged there; return whether it was."""
+        found = self._kept.get(spec.sha256)
+        if found is None or hashlib.sha256(found[:]).hexdigest() == spec.sha256:
+            return False
+        self.cache.forget(spec.sha256)
+        del self._kept[spec.sha256]
+        return True
+
     async def status_async(self, spec: FileSpec) -> ObjectStatus:
         """Return the version of a file that is read from now on; ``FormatError`` unless it has the right size."""
         if spec.name not in self._pinned:
@@ -172,6 +181,8 @@ class RemoteFiles:
             raise CacheTooSmallError(
                 f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
                 f"the cache {self.cache.folder} may hold: give more with --cache-bytes"
+                + ", or fetch samples alone with --fetch range"
+                * isinstance(spec, TarSpec)
             )
         attempts = 0
         while True:

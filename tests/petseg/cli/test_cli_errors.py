@@ -1,6 +1,7 @@
 """Bad input through the command line: one clear line, a non-zero exit, nothing harmed."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -193,3 +194,23 @@ def test_the_short_spelling_of_help(call, program) -> None:
     short, long = call(program, "-h"), call(program, "--help")
     assert (short.code, short.out) == (0, long.out)
     assert "-h, --help" in short.out
+
+
+@pytest.mark.parametrize("program", [train, evaluate, predict, export], ids=lambda program: program.name)
+def test_help_has_no_empty_default_and_no_name_of_the_code(call, program) -> None:
+    text = call(program, "--help").out
+    assert "[default: ]" not in " ".join(text.split())
+    assert not re.search(r"--[a-z-]+ (_[A-Z]|N\|HXW)", text)
+    options = {name for each in program.params for name in each.opts if name.startswith("--")}
+    assert options <= set(re.findall(r"--[a-z-]+", text))
+
+
+def test_a_finished_run_is_told_how_to_score_it_without_its_set(
+    call, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("the set was opened")
+
+    monkeypatch.setattr("shards.format.dataset.ShardSet.open", opened)
+    result = call(train, "--resume", "--run", tiny_run)
+    assert (result.code, f"score it with: petseg-eval {tiny_run} --shards" in result.out) == (0, True)

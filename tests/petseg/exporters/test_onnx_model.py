@@ -58,6 +58,14 @@ def test_takes_uint8_images_in_any_number_and_of_any_size(call, tiny_run: Path, 
     assert [each.version for each in onnx.load(path).opset_import if each.domain == ""] == [OPSET]
 
 
+def test_the_default_network_s_five_levels_take_odd_sides(call, tmp_path: Path) -> None:
+    """A loaded network has kernels in channels_last, with which torch's exporter takes sides for multiples of 32."""
+    run = write_untrained(tmp_path / "run", many_labels(3), size=(64, 64), widths=(8,) * 5, stem="half", join="add")
+    assert call(export, run, tmp_path / "net.onnx").code == 0
+    network = petseg.load(run, device="cpu", precision="fp32").model
+    compare(open_session(tmp_path / "net.onnx"), network, [(64, 64), (64, 87), (33, 97)])
+
+
 def test_twenty_one_classes_and_one_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     assert call(export, many_class_run, path, "--input-size", "fixed").code == 0
@@ -166,9 +174,9 @@ def test_a_file_that_computes_something_else_is_not_written(
 
     def other(predictor: Predictor, network: OnnxNetwork) -> bytes:
         with torch.no_grad():
-            predictor.model.head.bias[1] += 0.01
+            network.network.head.bias[1] += 0.01
             data = original(predictor, network)
-            predictor.model.head.bias[1] -= 0.01
+            network.network.head.bias[1] -= 0.01
         return data
 
     monkeypatch.setattr(onnx_model, "_to_onnx", other)

@@ -160,7 +160,7 @@ def test_differences_name_the_options() -> None:
         UNET, RUNTIME, {"epochs": 7, "join": "concat", "ema_decay": 0.5, "size": "96x160", "fit": "cover"}
     )
     assert differences(UNET, other) == [
-        "--skip is add, not concat",
+        "--skip is sum, not concat",
         "--size is 128, not 96x160",
         "--fit is stretch, not cover",
         "--epochs is 80, not 7",

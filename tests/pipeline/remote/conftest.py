@@ -12,7 +12,7 @@ from remote_sets import OPTIONS, Batches, batches
 from store_servers import BUCKET, FaultPlan, FaultProxy
 
 from pipeline import Loader
-from shards.store.cloud.object_store import Patience
+from shards.store.cloud.patience import Patience
 from shards.store.open_store import open_store
 
 running_server = store_servers.running_server

@@ -18,7 +18,7 @@ from remote_sets import OPTIONS, batches
 from store_servers import FaultProxy, range_server
 
 from pipeline import Loader
-from shards.errors import PetsegError, UsageError
+from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.dataset import ShardSet
 from shards.store.remote.content_cache import ContentCache, open_cache
 
@@ -45,6 +45,32 @@ def test_damage_in_the_cache_is_repaired(
     with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
         assert batches(loader) == local("source")
         assert not loader.damaged
+
+
+@pytest.mark.parametrize("table", ["table", "shard_table"])
+def test_a_large_table_that_was_damaged_in_the_cache(
+    server: FaultProxy,
+    uploaded: dict[str, str],
+    local: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+) -> None:
+    """It is not compared with its SHA-256 each time; the set is not to be built again, but the table fetched."""
+    monkeypatch.setattr("shards.store.remote.remote_files.COMPARED", 0)
+    with Loader(uploaded["source"], cache=tmp_path, **OPTIONS) as loader:
+        batches(loader)
+    entry = getattr(ShardSet.open(uploaded["source"], cache=tmp_path).split("train").entry, table)
+    path = ContentCache(tmp_path, 1 << 30).path(entry.sha256)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    damaged = pytest.raises(FormatError, match=rf"{entry.file} was damaged in the cache .* start again")
+    with damaged as caught, Loader(uploaded["source"], cache=tmp_path, **OPTIONS) as loader:
+        batches(loader)
+    assert "build" not in str(caught.value)
+    with Loader(uploaded["source"], cache=tmp_path, **OPTIONS) as loader:
+        assert batches(loader) == local("source")
 
 
 def test_a_tar_that_was_found_damaged_meanwhile_is_not_kept_open(

@@ -159,6 +159,15 @@ def test_info_of_many_classes_and_values(run: Command, maker: Maker, tmp_path: P
     assert document["splits"]["train"]["ignored_share"] == 0.25
 
 
+def test_numbers_are_sorted_as_numbers(run: Command, maker: Maker, tmp_path: Path) -> None:
+    for number in (9, 10, 100, 2, 12, 3):
+        maker.add(f"breed-{number}_1")
+    build(maker.folder, tmp_path / "set", options(split="random", fractions=(1, 0, 0)), workers=1)
+    text = run("info", tmp_path / "set").stdout
+    assert re.findall(r"breed-(\d+)", text) == ["2", "3", "9", "10", "12", "100"]
+    assert re.search(r"set: 6 samples, .*, \d+\.\d kB, largest", text)
+
+
 def test_verify_in_json_names_the_place(run: Command, tiny_sets: dict[str, Path], tmp_path: Path) -> None:
     out = Path(shutil.copytree(tiny_sets["source"], tmp_path / "out"))
     tar = out / "test-000000.tar"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shards.errors import UsageError
-from shards.store.byte_sizes import parse_bytes
+from shards.store.byte_sizes import bytes_text, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,14 @@ def test_texts(text: Any, expected: int) -> None:
 def test_what_is_no_number_of_bytes(text: Any) -> None:
     with pytest.raises(UsageError, match=r"--x .*give a number of bytes"):
         parse_bytes(text, name="--x")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1.0 kB"), (45_149, "45.1 kB"),
+        (999_000, "999.0 kB"), (10**6, "1.0 MB"), (813_000_000, "813.0 MB"), (1_203 * 10**12, "1,203 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_for_people(count: int, text: str) -> None:
+    assert bytes_text(count) == text

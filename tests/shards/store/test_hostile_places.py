@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +14,15 @@ from pathlib import Path
 import pytest
 from store_servers import BUCKET, FaultProxy
 
+from shards.build.tasks import copy_set, join
+from shards.errors import PetsegError
+from shards.format.dataset import ShardSet
+from shards.format.label_files import find_labels
+from shards.sources.pairs.listing import read_text
+from shards.store.addresses import StoreAddress
+from shards.store.byte_ranges import read_regular
 from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.patience import Patience
 from shards.store.open_store import open_store
 from shards.store.remote.content_cache import ContentCache
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
@@ -22,36 +32,60 @@ CONTENT = b"a table of samples" * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class _Announces(BaseHTTPRequestHandler):
-    """Announces 50 GB, and goes on sending."""
+class _Hostile(BaseHTTPRequestHandler):
+    """Announces 50 GB and goes on sending; sends more than was asked for; or a byte at a time."""
 
     def log_message(self, *args: object) -> None:
         pass
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        ranged = "Range" in self.headers and "huge" not in self.path
+        self.send_response(206 if ranged else 200)
         self.send_header("Content-Length", str(50 << 30))
         self.send_header("Last-Modified", "Fri, 27 Nov 2026 00:00:00 GMT")
+        if ranged:
+            self.send_header("Content-Range", "bytes 0-999/100000")
         self.end_headers()
-        try:
+        with contextlib.suppress(OSError):
             while True:
-                self.wfile.write(bytes(1 << 16))
-        except OSError:
-            return
+                if "slow" in self.path:
+                    time.sleep(0.05)
+                self.wfile.write(bytes(1 if "slow" in self.path else 1 << 16))
+                self.server.sent += 1  # type: ignore[attr-defined]
 
 
 @pytest.fixture
-def endless() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Announces)
+def hostile() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hostile)
     server.daemon_threads = True
+    server.sent = 0  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/set"
+    yield server
     server.shutdown()
 
 
-def test_a_size_that_no_memory_holds_is_refused(endless: str) -> None:
+def at(server: ThreadingHTTPServer, **patience: float) -> ObjectStore:
+    quick = {"first_wait": 0.001, "connect_seconds": 0.1, "read_seconds": 0.2, "least_rate": 1e6, **patience}
+    return ObjectStore(StoreAddress("http", f"127.0.0.1:{server.server_address[1]}", "set"), Patience(**quick))  # type: ignore[arg-type]
+
+
+def test_a_size_that_no_memory_holds_is_refused(hostile: ThreadingHTTPServer) -> None:
     with pytest.raises(StoreError, match="has 53687091200 bytes, more than such a file of a set has"):
-        open_store(endless).read("manifest.json")
+        at(hostile).read("huge/manifest.json")
+
+
+def test_more_than_was_asked_for_is_not_read(hostile: ThreadingHTTPServer) -> None:
+    with pytest.raises(StoreError, match="2 attempts failed, the last one with a body of another length"):
+        at(hostile, attempts=2).read_range("table", 0, 1000)
+    assert hostile.sent < 2 * 200  # type: ignore[attr-defined] # times 64 KiB: what sockets and a chunk hold
+
+
+def test_a_byte_at_a_time_is_given_up(hostile: ThreadingHTTPServer) -> None:
+    """Each one arrives long before a time limit for the next."""
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="3 attempts failed, the last one with a reply that is too slow"):
+        at(hostile).read_range("slow", 0, 1000)
+    assert time.monotonic() - began < 5
 
 
 @pytest.fixture
@@ -77,6 +111,7 @@ PLANTED = {
     "link": link,
     "link to nothing": lambda path: path.symlink_to(path.parent / "nothing"),
     "FIFO": os.mkfifo,
+    "folder": Path.mkdir,
 }
 
 
@@ -93,3 +128,36 @@ def test_what_others_put_into_a_cache(files: RemoteFiles, planted: str, kind: st
     assert not (path.parent / "nothing").exists()
     if planted == "link":
         assert (files.cache.folder / "precious").read_bytes() == b"x" * len(CONTENT)
+
+
+def test_a_folder_with_files_in_place_of_one_is_named(files: RemoteFiles) -> None:
+    path = files.cache.path(SHA256)
+    (path / "mine").mkdir(parents=True)
+    with pytest.raises(PetsegError, match=r"cannot be removed .*; remove it, or choose another folder with --cache"):
+        content(files)
+    assert (path / "mine").is_dir()
+
+
+def sparse(path: Path, size: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "manifest": ("manifest.json", lambda path: ShardSet.open(path.parent)),
+    "manifest that is copied": ("manifest.json", lambda path: copy_set(path.parent, path.parent.with_name("copy"))),
+    "plan of tasks": ("set.tasks/plan", lambda path: join(path.parent.with_name("set"))),
+    "labels": ("labels.toml", lambda path: find_labels(str(path))),
+    "list": ("list.txt", read_text),
+    "any": ("any", read_regular),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_local_file_of_any_size_is_not_read_whole(tmp_path: Path, name: str) -> None:
+    file, read = READERS[name]
+    path = sparse(tmp_path / file, 1 << 40)
+    with pytest.raises((PetsegError, OSError), match=r"1099511627776 bytes"):
+        read(path)

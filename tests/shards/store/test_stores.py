@@ -14,7 +14,8 @@ from store_servers import BUCKET, ENVIRONMENT, FaultPlan, FaultProxy
 
 from shards.errors import PetsegError, UsageError
 from shards.store.addresses import StoreAddress, parse_address, without_secrets
-from shards.store.cloud.object_store import ObjectStore, Patience
+from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.patience import Patience
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
     ObjectChangedError,
@@ -108,7 +109,7 @@ def test_faults_are_repeated_and_counted(server: FaultProxy, tmp_path: Path) -> 
     for start in range(0, 50_000, 1000):
         assert store.read_range("x", start, 999, match=status) == content[start : start + 999]
     assert set(plan.injected) == set(faults)
-    assert store.retries == plan.injected.total()
+    assert store.failures.total() == plan.injected.total()
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "cut body", "wrong length", "slow start"])
@@ -128,7 +129,7 @@ def test_a_repeated_put_recognises_its_own_file(server: FaultProxy, tmp_path: Pa
     server.plan = FaultPlan(rate=0.4, faults=("lost reply",), only=lambda method, path: method == "PUT", seed=3)
     for number in range(8):
         store.put(f"x{number}", b"mine", if_absent=True)
-    assert store.retries == server.plan.injected.total() > 0
+    assert store.failures.total() == server.plan.injected.total() > 0
     server.plan = FaultPlan()
     with pytest.raises(ObjectExistsError):
         store.put("x1", b"mine", if_absent=True)
@@ -136,8 +137,11 @@ def test_a_repeated_put_recognises_its_own_file(server: FaultProxy, tmp_path: Pa
 
 def test_messages(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patience = Patience(attempts=2, first_wait=0.001, connect_seconds=1)
-    with pytest.raises(ObjectMissingError, match="no such bucket"):
-        ObjectStore(StoreAddress("s3", "missing", ""), patience).read("x")
+    missing = ObjectStore(StoreAddress("s3", "missing", ""), patience)
+    for request in (missing.read, missing.status, missing.list, lambda name: missing.put(name, b"x")):
+        with pytest.raises(StoreError, match="no such bucket") as caught:
+            list(request("x"))  # type: ignore[operator]
+        assert not isinstance(caught.value, ObjectMissingError)  # nothing is known of the file
     bucket(tmp_path).put("x", b"private")
     web = open_store(f"{server.url}/{BUCKET}/{tmp_path.name}")
     with pytest.raises(StoreError, match="permission denied"):
@@ -146,13 +150,25 @@ def test_messages(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(StoreError, match="read only"):
             refused()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match=r"cannot be reached.*check the network"):
+    with pytest.raises(StoreError, match=r"cannot be reached.*\(Connection refused\); check the network"):
         ObjectStore(StoreAddress("s3", BUCKET, ""), patience).read("x")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(PetsegError, match=r"no credentials were found; .*aws configure"):
         open_store(f"s3://{BUCKET}").read("x")
+
+
+def test_why_there_was_no_answer(server: FaultProxy) -> None:
+    port = server.server_address[1]
+    patience = Patience(attempts=1, connect_seconds=1, read_seconds=1)
+    for scheme, host, cause in (
+        ("http", "127.0.0.1:9", "Connection refused"),
+        ("https", f"127.0.0.1:{port}", "the server does not speak TLS"),
+        ("https", "no-such-host.invalid", "(failed to lookup address|dns error)"),
+    ):
+        with pytest.raises(StoreError, match=rf"1 attempts failed, the last one with .*{cause}"):
+            ObjectStore(StoreAddress(scheme, host, "set"), patience).read("x")
 
 
 def test_a_profile_is_read(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

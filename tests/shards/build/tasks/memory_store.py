@@ -46,7 +46,6 @@ class MemoryStore:
     bucket: Bucket = field(default_factory=Bucket, repr=False)
     prefix: str = ""
     read_only = False
-    retries = 0
     failures = MappingProxyType[str, int]({})
 
     def at(self, place: str | Path) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from shards.build.tasks import TaskNumber, build_task, copy_set, join
 from shards.build.tasks.publish_in_store import PublishedError, put_manifest
 from shards.cli import main
 from shards.errors import FormatError, SourceError, UsageError
+from shards.format.dataset import ShardSet
+from shards.sources import scan
 from shards.store.open_store import open_store
 from shards.store.store_protocol import StoreError
 from shards.verify.check_address import verify_address
@@ -174,8 +177,6 @@ def test_sources_in_a_bucket(tiny_scenes: Path, place: str, tmp_path: Path, serv
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")
     with pytest.raises(UsageError, match=f"which classes do the masks of {place}/scenes have"):
         build(f"{place}/scenes", tmp_path / "none", options(split="random"), workers=1)
-    from shards.sources import scan
-
     found = scan(f"{place}/scenes/list.csv")
     victim = found.pairs[1].image
     assert victim.startswith(f"{place}/scenes/files/")
@@ -184,9 +185,79 @@ def test_sources_in_a_bucket(tiny_scenes: Path, place: str, tmp_path: Path, serv
         build(found, tmp_path / "none", chosen, workers=1)
 
 
+def test_files_in_a_bucket_count_by_their_first_bytes(
+    tiny_scenes: Path, place: str, tmp_path: Path, server: FaultProxy
+) -> None:
+    """As those of a folder do: without an ending, with a rare or a wrong one; no image is fetched for that."""
+    source = tmp_path / "source"
+    endings = ("", ".jpe", ".webp", ".d")
+    for number, mask in enumerate(sorted((tiny_scenes / "masks").iterdir())[:8]):
+        image = next((tiny_scenes / "images").glob(f"{mask.stem}.*"))
+        for folder, file in (("images", image), ("masks", mask)):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            (source / folder / f"{mask.stem}{endings[number % 4]}").write_bytes(file.read_bytes())
+    upload(source, f"{place}/scenes")
+    here = scan(source)
+    server.plan = FaultPlan()
+    there = scan(f"{place}/scenes")
+    assert len(there.pairs) == 7  # a BMP with another ending may be anything
+    assert [pair.name for pair in there.pairs] == [pair.name for pair in here.pairs]
+    assert (there.unread, there.ignored, there.reason) == (here.unread, here.ignored, here.reason)
+    assert server.plan.requests["GET"] <= 1 + 16  # of the first bytes
+
+
+def test_odd_names_in_a_bucket(tiny_scenes: Path, place: str, server: FaultProxy) -> None:
+    """An object that a console makes for a folder is none of the files; one whose name is no path is named at once."""
+    from boto3 import client
+
+    upload(tiny_scenes, f"{place}/scenes")
+    expected, bucket = len(scan(tiny_scenes).pairs), client("s3", region_name="us-east-1")
+    prefix = f"{place.removeprefix(f's3://{BUCKET}/')}/scenes"
+    bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/images/", Body=b"")
+    assert len(scan(f"{place}/scenes").pairs) == expected
+    for name in ("images/../../evil.jpg", "/double.jpg", "images/a\x1b[31m.jpg"):
+        bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"x")
+        server.plan = plan = FaultPlan()
+        with pytest.raises(
+            StoreError, match=r"there is an object whose name is no path .*; rename or remove it"
+        ) as caught:
+            scan(f"{place}/scenes")
+        assert str(caught.value).isprintable()
+        assert plan.requests.total() == 1
+        bucket.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+
+
+def test_a_file_that_is_too_large_is_rejected_unread(
+    tiny_scenes: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shard_sources import SCENE_LABELS
+
+    monkeypatch.setattr("shards.audit.findings.MAX_FILE_BYTES", 10_000)
+    source = tmp_path / "source"
+    shutil.copytree(tiny_scenes, source)
+    victims = sorted((source / "images").iterdir())[:1] + sorted((source / "masks").iterdir())[1:2]
+    for path in victims:
+        path.write_bytes(path.read_bytes() + bytes(1 << 20))
+    upload(source, f"{place}/scenes")
+    chosen = options(split="random", labels=SCENE_LABELS)
+    for address in (source, f"{place}/scenes"):
+        built = build(address, tmp_path / "out", chosen, workers=1, overwrite=True)
+        assert built.manifest.audit.reasons.items() >= {"image-too-large": 1, "mask-too-large": 1}.items()
+        assert built.manifest.audit.rejected == 2
+
+
 def test_a_bucket_that_is_not_there(gappy: Path, chosen: PackOptions, server: FaultProxy) -> None:
-    with pytest.raises(StoreError, match="no such bucket"):
-        build(gappy, "s3://no-such-bucket/set", chosen, workers=1)
+    address = "s3://no-such-bucket/set"
+    for use in (
+        lambda: build(gappy, address, chosen, workers=1),
+        lambda: copy_set(address, "nowhere"),
+        lambda: join(address),
+        lambda: ShardSet.open(address),
+        lambda: verify_address(address),
+        lambda: scan(address),
+    ):
+        with pytest.raises(StoreError, match="no such bucket"):
+            use()
 
 
 def test_commands_take_addresses(

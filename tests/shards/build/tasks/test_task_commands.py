@@ -88,7 +88,10 @@ def test_reports_and_errors(
     assert joined["samples"] == 30
     assert joined["already_complete"] is False
     assert "is already complete" in run(*build, "--task", "0", "--tasks", "2")
-    assert "already complete" in run("join", out)
+    for overwrite in ([], ["--overwrite"]):
+        text = run("join", out, *overwrite)
+        assert "is a finished set; there are no shards of tasks to join: nothing was done" in text
+        assert "--overwrite" not in text
     assert "there is nothing to join" in run("join", tmp_path / "none", code=2)
 
 

@@ -22,10 +22,10 @@ from shard_sources import Maker, options, tree
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import StrictError
-from shards.build.tasks import IncompleteError, TaskNumber, TaskResult, build_task, join
+from shards.build.tasks import IncompleteError, TaskNumber, TaskResult, build_task, copy_set, join
 from shards.build.tasks.parts import Parts
 from shards.cli.task_summary import task_text
-from shards.errors import PetsegError, SourceError, UsageError
+from shards.errors import FormatError, PetsegError, SourceError, UsageError
 from shards.format.manifest import load_manifest
 
 SHARDS = 6
@@ -317,3 +317,82 @@ def test_the_manifest_of_joined_tasks_has_their_versions(gappy: Path, chosen: Pa
     build_task(gappy, out, chosen, number=number(0, 1), workers=1)
     join(out)
     assert load_manifest(out).versions == _versions()
+
+
+@pytest.mark.parametrize("inside", ["x", "deep/er/x"])
+def test_no_set_is_written_into_another_one(
+    tiny_sets: dict[str, Path], gappy: Path, chosen: PackOptions, memory: MemoryStore, inside: str
+) -> None:
+    copy_set(tiny_sets["jpeg"], ADDRESS)
+    before = memory.tree(ADDRESS)
+    out = f"{ADDRESS}/{inside}"
+    for write in (
+        lambda: copy_set(tiny_sets["raw"], out),
+        lambda: build(gappy, out, chosen, workers=1),
+        lambda: build_task(gappy, out, chosen, number=number(0, 2), workers=1),
+    ):
+        with pytest.raises(UsageError, match=f"{ADDRESS} is a shard set, which keeps its folder to itself"):
+            write()
+    assert memory.tree(ADDRESS) == before
+
+
+def at(*path: Any) -> Any:
+    """Return a function that sets a value of nested containers."""
+    *keys, last, value = path
+
+    def change(document: Any) -> None:
+        for key in keys:
+            document = document[key]
+        document[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        at("rows", b"123"), at("rows", b""), at("samples", 2**62), at("samples", -1), at("repaired", -1),
+        at("pixels", [1, 2]), at("pixels", [-5] * 256), at("unclaimed", {"\x1b[31m": [1, 1]}), at("stamps", []),
+        at("tar", "file", "../../x"), at("split", "test"), at("number", 7), at("palettes", {300: {"x": 5}}),
+        at("findings", [{"name": "x", "action": "rejected", "reason": "nonsense"}]), at("attributes", {"a": {"b": -1}}),
+        None,
+    ],
+)  # fmt: skip
+def test_a_record_that_contradicts_itself_is_none(
+    gappy: Path, chosen: PackOptions, target: Target, expected: dict[str, bytes], change: Any
+) -> None:
+    run(gappy, target, chosen, 0, 1)
+    parts = Parts.of(target.out)
+    claim = parts.claimed()
+    assert claim is not None
+    name = f"{parts.folder(claim[0].digest)}val-000000.done"
+    data = b"\x91" * 100_000
+    if change is not None:
+        document = msgspec.msgpack.decode(parts.store.read(name))
+        change(document)
+        data = msgspec.msgpack.encode(document)
+    parts.store.put(name, data)
+    with pytest.raises(IncompleteError, match=r"1 of 6 shards .* have not been built"):
+        join(target.out)
+    run(gappy, target, chosen, 0, 1)
+    join(target.out)
+    assert target.found() == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        at("outline", "shards", []), at("outline", "digest", "../../x"), at("outline", "found", -5),
+        at("outline", "shards", [["train", 0, 1], ["train", 0, 1]]), at("outline", "shards", [["train", -1, 1]]),
+    ],
+)  # fmt: skip
+def test_a_plan_that_contradicts_itself_is_damaged(
+    gappy: Path, chosen: PackOptions, target: Target, change: Any
+) -> None:
+    run(gappy, target, chosen, 0, 1)
+    parts = Parts.of(target.out)
+    document = msgspec.msgpack.decode(parts.store.read(f"{parts.prefix}plan"))
+    change(document)
+    parts.store.put(f"{parts.prefix}plan", msgspec.msgpack.encode(document))
+    with pytest.raises(FormatError, match=r"plan is damaged, or of another version .* build again"):
+        join(target.out)

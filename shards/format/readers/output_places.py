@@ -1,0 +1,75 @@
+"""Where results may be written: over no file unasked, and nowhere inside a shard set or a run.
+
+Every command that writes asks here before it computes anything. A set's and a run's folder hold nothing else, so that
+what finds files there by their names finds theirs.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from shards.errors import UsageError
+from shards.format.layout import FORMAT, MANIFEST_NAME, SPLITS, table_name
+from shards.store.byte_ranges import ByteRanges
+
+LOOKED_AT: Final = 200  # bytes of a manifest, or of a run's configuration, which name their format first
+# Of a run's folder, see petseg.runs.run_folder. Other programs, too, have a config.json, or keep a best.pt.
+_RUN_CONFIG: Final = "config.json"
+_RUN_FORMAT: Final = "petseg-run"
+_CHECKPOINTS: Final = ("last.pt", "best.pt")
+
+
+def expect_outside(place: Path, *, itself: bool = False, advice: str = "choose another place") -> None:
+    """Raise ``UsageError`` if a file or folder is, or would be, inside a shard set or a run; follows links.
+
+    ``itself``: also if it is one.
+    """
+    real = Path(os.path.realpath(place))
+    folders = (real, *real.parents) if itself else real.parents
+    for folder, what in _kept(folders):
+        raise UsageError(f"{folder} is {what}, which keeps its folder to itself; {advice}")
+
+
+def expect_replaceable(file: Path, *, overwrite: bool, advice: str = "choose another name") -> None:
+    """Raise ``UsageError`` for a folder, a device or a pipe, and without ``overwrite`` for anything that exists."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder; {advice}")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{file} is not a file; {advice}")
+    if (file.exists() or file.is_symlink()) and not overwrite:
+        raise UsageError(f"{file} exists already; {advice}, or add --overwrite")
+
+
+def expect_free(file: Path, *, overwrite: bool, advice: str = "choose another name") -> None:
+    """Raise ``UsageError`` if a result must not be written as this file, see the two functions above."""
+    expect_outside(file, advice=f"choose another folder for {file.name}")
+    expect_replaceable(file, overwrite=overwrite, advice=advice)
+
+
+def is_manifest(start: bytes) -> bool:
+    """Return whether a file that starts like this (:data:`LOOKED_AT` bytes suffice) is a set's manifest."""
+    return f'"{FORMAT}"'.encode() in start[:LOOKED_AT]
+
+
+def _kept(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the folders that are a set's or a run's; of the first one, a damaged manifest or a checkpoint says so."""
+    for number, folder in enumerate(folders):
+        first = number == 0
+        if is_manifest(_start(folder / MANIFEST_NAME)) or (first and _holds(folder, map(table_name, SPLITS))):
+            yield folder, "a shard set"
+        elif f'"{_RUN_FORMAT}"'.encode() in _start(folder / _RUN_CONFIG) or (first and _holds(folder, _CHECKPOINTS)):
+            yield folder, "a run"
+
+
+def _start(file: Path) -> bytes:
+    with contextlib.suppress(OSError), ByteRanges(file) as opened:
+        return opened.read(0, LOOKED_AT)
+    return b""
+
+
+def _holds(folder: Path, names: Iterable[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return any((folder / name).exists() for name in names)
+    return False

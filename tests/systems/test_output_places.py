@@ -1,0 +1,105 @@
+"""No command writes inside a set or a run, nor over a file unasked: one rule, asked by all of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shards.errors import UsageError
+from shards.format.readers.output_places import expect_outside
+
+if TYPE_CHECKING:
+    from conftest import Call
+
+# Program, then arguments; OUT is inside the set or the run.
+COMMANDS = {
+    "copy": ("petseg-shard", "copy", "SET", "OUT"),
+    "build": ("petseg-shard", "build", "PETS", "OUT"),
+    "task": ("petseg-shard", "build", "PETS", "OUT", "--task", "0", "--tasks", "2"),
+    "sample": ("petseg-shard", "sample", "OUT", "--count", "1"),
+    "download": ("petseg-shard", "download", "OUT", "--mirror", "file:///nowhere"),
+    "labels": ("petseg-shard", "labels", "PETS", "-o", "OUT", "--overwrite"),
+    "sheet": ("petseg-shard", "preview", "SET", "OUT.png", "--overwrite"),
+    "page": ("petseg-shard", "preview", "SET", "OUT.html", "--overwrite"),
+    "train": ("petseg-train", "--shards", "SET", "--run", "OUT"),
+    "table": ("petseg-eval", "RUN", "--shards", "SET", "--csv", "OUT", "--overwrite"),
+    "predict": ("petseg-predict", "RUN", "PETS/images", "-o", "OUT", "--overwrite"),
+    "onnx": ("petseg-export", "RUN", "OUT.onnx", "--overwrite"),
+    "weights": ("petseg-export", "RUN", "OUT.safetensors", "--overwrite"),
+    "hub": ("petseg-export", "RUN", "OUT", "--hub", "--overwrite"),
+    "bench": ("petseg-bench", "loader", "--shards", "SET", "--json", "OUT"),
+}
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def kept(few_shards: Path, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A set and a run, with a folder in each, as a program of an earlier version has left it."""
+    folder = tmp_path_factory.mktemp("kept")
+    for name, source in (("set", few_shards), ("run", small_run)):
+        shutil.copytree(source, folder / name)
+        (folder / name / "inner").mkdir()
+    return {"set": folder / "set", "run": folder / "run"}
+
+
+@pytest.mark.parametrize("where", ["set", "run"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_is_written_there(
+    call: Call, few_pets: Path, few_shards: Path, small_run: Path, kept: dict[str, Path], name: str, where: str
+) -> None:
+    before = tree(kept[where])
+    places = {"PETS": str(few_pets), "SET": str(few_shards), "RUN": str(small_run), "OUT": f"{kept[where]}/inner/x"}
+    program, *arguments = COMMANDS[name]
+    for word, place in places.items():
+        arguments = [each.replace(word, place, 1) if each.startswith(word) else each for each in arguments]
+    result = call(program, *arguments)
+    assert (result.code, result.out) == (2, "")
+    what = {"set": "a shard set", "run": "a run"}[where]
+    assert f"Error: {kept[where]} is {what}, which keeps its folder to itself" in result.err
+    assert tree(kept[where]) == before
+
+
+def other_programs_set(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"name": "a web page", "icons": []}')
+    for table in folder.glob("*.npy"):
+        table.unlink()
+
+
+def other_programs_run(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "segformer"}')
+    for name in ("last.pt", "best.pt"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "refused"),
+    [
+        ("set", lambda folder: (folder / "manifest.json").write_text("damaged"), True),
+        ("run", lambda folder: (folder / "config.json").unlink(), True),
+        ("run", lambda folder: [(folder / name).unlink() for name in ("last.pt", "best.pt")], True),
+        ("set", other_programs_set, False),
+        ("run", other_programs_run, False),
+    ],
+)
+def test_what_counts_as_a_set_or_a_run(
+    few_shards: Path, small_run: Path, tmp_path: Path, where: str, change: Callable[[Path], object], refused: bool
+) -> None:
+    """Also a damaged one; but no folder of another program."""
+    folder = shutil.copytree({"set": few_shards, "run": small_run}[where], tmp_path / "kept")
+    change(folder)
+    link = tmp_path / "link"
+    link.symlink_to(folder / "file.csv")
+    for place in (folder / "file.csv", link):
+        if refused:
+            with pytest.raises(UsageError, match="keeps its folder to itself"):
+                expect_outside(place)
+        else:
+            expect_outside(place)
+    expect_outside(folder)
