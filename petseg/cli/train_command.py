@@ -13,18 +13,25 @@ import msgspec
 
 from petseg.cli.shared_options import HELP, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
-from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
 from petseg.runs.recipe import LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
 from shards.console import PATH, FriendlyCommand, PathArgument, PlaceArgument, print_json
 from shards.format.geometry import Scales, Size, size_text
 
+_UNET, _TUTORIAL = default_recipe("unet"), default_recipe("tutorial")
 # Defaults that are not one value per model.
 _DEFAULTS = {
+    "cuda_graph": "yes where possible",
+    **{
+        name: f"unet {getattr(_UNET, name)}, with an encoder's weights {WITH_WEIGHTS[name]}; "
+        f"tutorial {getattr(_TUTORIAL, name)}"
+        for name in ("epochs", "batch_size", "augment")
+    },
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
-    "lr": f"unet {default_recipe('unet').lr:g}, {LR_OF_ADAM:g} with adam and adamw; "
-    f"tutorial {default_recipe('tutorial').lr:g}",
-    "encoder_lr": f"{LR_OF_ENCODER:g}; without weights that of the rest",
+    "lr": f"unet {_UNET.lr:g}, {LR_OF_ADAM:g} with adam and adamw; tutorial {_TUTORIAL.lr:g}",
+    "encoder_lr": f"{WITH_WEIGHTS['encoder_lr']:g}; without weights that of the rest",
+    "encoder_freeze_stride": f"{WITH_WEIGHTS['encoder_freeze_stride']}; without weights 0",
     "ema_decay": "unet by the run's length, tutorial 0",
     "fit": "the set's where its images have one size, else stretch",
     "threads": "all cores",
@@ -149,7 +156,7 @@ _MODEL_OPTIONS = [
         help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
 ]
-_RECIPE_OPTIONS = _field_options(Recipe, default_recipe("unet"), default_recipe("tutorial"), skip="model")
+_RECIPE_OPTIONS = _field_options(Recipe, _UNET, _TUTORIAL, skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")
 
 

@@ -1,13 +1,26 @@
 """The options of an encoder: what goes with what, version 1's words for them, and its runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION, ModelConfig
 from petseg.runs.option_fields import convert_field, option_name
 from shards.errors import UsageError
 
-LR_OF_ENCODER = 1e-3  # for one that starts from weights
+# What a training is started with, unless it is said otherwise, where the encoder starts from weights (docs/recipe.md).
+WITH_WEIGHTS: Final[Mapping[str, Any]] = {
+    "encoder_lr": 1e-3,
+    "encoder_freeze_stride": 4,
+    "batch_size": 8,
+    "epochs": 24,
+    "augment": "train",
+}
+
+
+def is_of_timm(encoder: str) -> bool:
+    """Whether this is one of timm's networks, not ``none`` nor version 1's."""
+    return encoder != NO_ENCODER and not encoder.startswith(TORCHVISION)
 
 
 def check_encoder_options(encoder: str, given: dict[str, bool]) -> None:
@@ -22,7 +35,8 @@ def check_encoder_options(encoder: str, given: dict[str, bool]) -> None:
 def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str, Any]) -> None:
     """Complete the options of an encoder in place, for a network and the weights that it has without them.
 
-    ``pretrained`` is version 1's word for its weights. Raises ``UsageError`` for values of a wrong type.
+    A run that has this encoder already, as one that is resumed, keeps what it has. ``pretrained`` is version 1's word
+    for its weights. Raises ``UsageError`` for values of a wrong type.
     """
     if "encoder" in options:
         options["encoder"] = convert_field(ModelConfig, "encoder", options["encoder"])
@@ -42,8 +56,8 @@ def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str
         return
     if options["encoder"].startswith(TORCHVISION):
         options.setdefault("stem", "full")
-    if options.get("encoder_weights", weights) != NO_WEIGHTS:
-        options.setdefault("encoder_lr", LR_OF_ENCODER)
+    if is_of_timm(options["encoder"]) and options.get("encoder_weights", weights) != NO_WEIGHTS:
+        options.update({**WITH_WEIGHTS, **options})
 
 
 def current_document(document: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from msgspec import Meta
 from petseg.nets.model_config import (
     MAX_SIZE,
     MIN_SIZE,
+    NO_ENCODER,
     NO_WEIGHTS,
     ModelConfig,
     Name,
@@ -99,6 +100,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Of weights, order, augmentation, dropout.")] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Meta(description="Of convolutions.")] = "auto"
 
+    @property
+    def network_text(self) -> str:
+        """The network, and what its encoder starts from, for messages: ``unet with resnet34 from noise``."""
+        if self.model.encoder == NO_ENCODER:
+            return self.model.name
+        start = Path(self.encoder_weights).name if self.encoder_weights != NO_WEIGHTS else self.init_from or "noise"
+        return f"{self.model.name} with {self.model.encoder} from {start}"
+
     def validates(self, epoch: int) -> bool:
         """Whether an epoch (from 0) ends with a validation."""
         return (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
@@ -135,7 +144,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the set's absolute path or address; it may be moved, not changed. ``threads`` None is all cores.
     ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
-    ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
+    ``cuda_graph`` None is yes where a step can be one. ``log_every`` None is 1 on a CPU and 25 on a GPU, where results
+    are read one such block of steps late.
     """
 
     shards: str
@@ -144,7 +154,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prefetch: Annotated[int, Meta(ge=1, le=64, description="Batches that the loader prepares in advance.")] = 2
     engine: Annotated[Literal["auto", "dali", "torch"], Meta(description="The loader's engine.")] = "auto"
     compile: Annotated[bool, Meta(description="Use torch.compile; not worthwhile on a CPU.")] = False
-    cuda_graph: Annotated[bool, Meta(description="Capture a step as one CUDA graph; one GPU only.")] = False
+    cuda_graph: Annotated[bool, Meta(description="Launch a step as one CUDA graph; one GPU, not fp16.")] | None = None
     log_every: (
         Annotated[int, Meta(ge=1, le=100_000, description="Look at losses and stop requests every N steps.")] | None
     ) = None

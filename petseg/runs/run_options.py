@@ -9,7 +9,7 @@ import msgspec
 
 from petseg.nets.model_config import NO_ENCODER, ModelConfig
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_recipe
-from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.encoder_options import WITH_WEIGHTS, is_of_timm
 from petseg.runs.initial_weights import InitialWeights, read_initial_weights
 from petseg.runs.recipe import (
     Recipe,
@@ -42,8 +42,9 @@ def new_options(
         recipe = default_recipe(options.get("model", "unet"))
     else:
         recipe = msgspec.structs.replace(default_recipe(initial.model.name), model=initial.model)
-    if initial is not None and NO_ENCODER != initial.model.encoder == options.get("encoder", recipe.model.encoder):
-        options = {"encoder_lr": LR_OF_ENCODER, **options}  # as for an encoder with weights of its own
+    encoder = NO_ENCODER if initial is None else initial.model.encoder
+    if encoder == options.get("encoder", recipe.model.encoder) and is_of_timm(encoder):
+        options = {**WITH_WEIGHTS, **options}  # as for an encoder with weights of its own
     return *apply_options(recipe, runtime, options), initial
 
 

@@ -204,7 +204,7 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
     split = config.data.manifest.splits["train"]
     reporter.note(
-        f"training {recipe.model.name} on {counted(split.samples, 'image')} of {config.data.address}, "
+        f"training {recipe.network_text} on {counted(split.samples, 'image')} of {config.data.address}, "
         f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"

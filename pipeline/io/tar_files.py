@@ -28,6 +28,27 @@ MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
 MEMORY_SHARE = 2  # all tars fit into the page cache if they take at most this part (1 / 2) of the machine's memory
 
 
+class VerifiedSamples:
+    """Which of ``count`` samples match their checksums: a bit for each. Thread-safe."""
+
+    def __init__(self, count: int) -> None:
+        self._bits = np.zeros(-(-count // 8), dtype=np.uint8)
+        self._lock = Lock()
+
+    def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
+        return (self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1).astype(bool)
+
+    def add(self, indices: Indices) -> None:
+        """Add samples, (B,)."""
+        with self._lock:
+            np.bitwise_or.at(self._bits, indices >> 3, _bit(indices))
+
+    def remove(self, indices: Indices) -> None:
+        """Remove samples, (B,)."""
+        with self._lock:
+            np.bitwise_and.at(self._bits, indices >> 3, ~_bit(indices))
+
+
 class TarFiles:
     """Opens each tar once and keeps the most recently used ones open. Thread-safe.
 
@@ -48,7 +69,7 @@ class TarFiles:
         self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self.maps else 1))  # a map has one of its own
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
-        self._verified = np.zeros(len(split), dtype=bool)
+        self._verified = VerifiedSamples(len(split))
         self._lock = Lock()
         self.remote = split.remote  # None for a local set
         self._held = local()  # .files: the calling thread's tars of the cache, which are not removed meanwhile
@@ -73,7 +94,7 @@ class TarFiles:
                 self._stamps[shard] = stamp
                 self.generation += 1
                 first, end = self._split.starts[shard : shard + 2]
-                self._verified[first:end] = False
+                self._verified.remove(np.arange(first, end))
         self._files.keep(shard, file)  # from here on other threads find it
         return file
 
@@ -144,7 +165,7 @@ class TarFiles:
                 self._held.later.setdefault(shard, []).append(index)
         if self.remote.damaged:
             bad = [index for index in wanted if index in self.remote.damaged]
-            self._verified[bad] = False  # so that it is found out by whoever reads them
+            self._verified.remove(np.array(bad, dtype=np.int64))  # so that it is found out by whoever reads them
 
     @contextlib.contextmanager
     def needed(self, indices: Indices, rows: Rows) -> Iterator[None]:
@@ -201,7 +222,7 @@ class TarFiles:
 
     def mark_verified(self, indices: Indices) -> None:
         """Record that these samples match their checksums."""
-        self._verified[indices] = True
+        self._verified.add(indices)
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
@@ -217,6 +238,10 @@ class TarFiles:
             return _stamp(self._split.shard_path(shard).stat())
         except OSError:
             return None
+
+
+def _bit(indices: Indices) -> npt.NDArray[np.uint8]:
+    return np.left_shift(1, indices & 7).astype(np.uint8)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

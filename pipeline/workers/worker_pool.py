@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from pipeline.io.scratch import Bytes
 from pipeline.runtime.request_queue import batch_timeout_error
-from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchFailure
+from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchReport
 from shards.errors import PetsegError
 
 KILL_SECONDS = 5.0  # for a process that was killed to be gone
@@ -70,10 +70,10 @@ class WorkerPool:
             self._pending[slot] = batch
         return batch
 
-    def wait_for(self, batch: PendingBatch, timeout: float) -> BatchFailure | None:
-        """Return what is wrong with a batch once the reply is there; None: nothing."""
+    def wait_for(self, batch: PendingBatch, timeout: float) -> BatchReport:
+        """Return what there is to say of a batch once the reply is there."""
         self._receive_until(lambda: batch.done, timeout)
-        return cast(BatchFailure, pickle.loads(b"".join(batch.parts))) if batch.parts else None
+        return cast(BatchReport, pickle.loads(b"".join(batch.parts))) if batch.parts else BatchReport()
 
     def wait_for_room(self, most: int, timeout: float) -> None:
         """Return once at most ``most`` requests are pending, including those of a stream that was dropped."""

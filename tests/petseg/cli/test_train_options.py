@@ -16,7 +16,7 @@ from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
 from petseg.loggers.run_loggers import make_loggers
 from petseg.report.console_reporter import Reporter
-from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
@@ -65,7 +65,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "encoder_weights": (
         ["--encoder", *RESNET.values(), "--pretrained"],
         "imagenet",
-        {**RESNET, "encoder_lr": LR_OF_ENCODER},
+        {**RESNET, **WITH_WEIGHTS},
     ),
     "encoder_lr": (["--encoder", *RESNET.values(), "--encoder-lr", "0.25"], 0.25, RESNET),
     "encoder_freeze": (["--encoder", *RESNET.values(), "--encoder-freeze", "2"], 2, RESNET),
@@ -214,17 +214,18 @@ def test_help_states_the_defaults() -> None:
     for name, default in {
         "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
         "progressive": "unet yes, tutorial no",
-        "epochs": "unet 80, tutorial 5",
-        "batch_size": "unet 16, tutorial 32",
+        "epochs": "unet 80, with an encoder's weights 24; tutorial 5",
+        "batch_size": "unet 16, with an encoder's weights 8; tutorial 32",
         "accumulate": "1",
         "optimizer": "unet muon, tutorial adam",
         "lr": "unet 0.008, 0.004 with adam and adamw; tutorial 0.001",
         "dice_weight": "unet 1, tutorial 0",
-        "augment": "unet strong, tutorial none",
+        "augment": "unet strong, with an encoder's weights train; tutorial none",
         "clip_norm": "unet 1, tutorial 0",
         "widths": "24,48,96,192,256",
         "stem": "half",
         "encoder_lr": "0.001; without weights that of the rest",
+        "encoder_freeze_stride": "4; without weights 0",
         "join": "sum",
         "threads": "all cores",
         "checkpoint_minutes": "5",

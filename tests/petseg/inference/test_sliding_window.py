@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from petseg.host.device import choose_placement
 from petseg.inference import trained_network
 from petseg.inference.network_inputs import InferenceOptions
+from petseg.inference.probabilities import class_probabilities
 from petseg.inference.sliding_window import Axis, slide, windows_at_once
 from petseg.inference.trained_network import Predictor
 from petseg.runs.recipe import default_recipe
@@ -182,6 +183,13 @@ def test_scales_are_averaged_at_the_largest_ones_resolution(flip: bool) -> None:
     expected = resized(sum(maps) / 3, (90, 140))[0]  # type: ignore[arg-type]
     torch.testing.assert_close(torch.from_numpy(found.probabilities), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.index, found.probabilities.argmax(0))
+
+
+def test_what_an_evaluation_averages_over_scales_are_probabilities() -> None:
+    image = torch.from_numpy(np.array(photo(40, 64))).permute(2, 0, 1)[None]
+    placement = choose_placement(torch.device("cpu"), "fp32")
+    found = class_probabilities(Edges().eval(), image, placement=placement, scales=(0.5, 1.0, 1.5))
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 40, 64))
 
 
 @pytest.mark.parametrize("window", ["auto", (40, 64), (30, 20), "64"])

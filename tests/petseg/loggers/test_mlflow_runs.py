@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from histories import entry
@@ -78,6 +79,39 @@ def test_a_run_that_the_store_does_not_have_is_made_anew_with_all_epochs(
     assert kept is not None
     points = MlflowClient((tmp_path / "elsewhere").as_uri()).get_metric_history(kept.id, "train/loss")
     assert [point.value for point in points] == [1, 0.5]
+
+
+def test_no_request_is_larger_than_mlflow_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 1000 metrics and 100 parameters: 255 classes have 1540 metrics an epoch."""
+    sent = {"metrics": list[int](), "params": list[int]()}
+
+    class Counting:
+        tracking_uri = "http://mlflow"
+
+        def __init__(self, address: str | None) -> None: ...
+
+        def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(experiment_id="1")
+
+        def create_run(self, experiment: str, run_name: str) -> SimpleNamespace:
+            return SimpleNamespace(info=SimpleNamespace(run_id="2"))
+
+        def get_metric_history(self, run: str, name: str) -> list[object]:
+            return []
+
+        def log_batch(self, run: str, **items: list[object]) -> None:
+            for kind, values in items.items():
+                sent[kind].append(len(values))
+
+    monkeypatch.setattr("mlflow.MlflowClient", Counting)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", Counting.tracking_uri)
+    (tmp_path / "run").mkdir()
+    classes = tuple(f"class {number}" for number in range(255))
+    parameters = {f"option {number}": "1" for number in range(150)}
+    MlflowLogger(LoggedRun(folder=tmp_path / "run", classes=classes, parameters=parameters)).open([entry(1, 255)])
+    assert sent["params"] == [100, 50]
+    assert max(sent["metrics"]) <= 1000
+    assert sum(sent["metrics"]) > 1500
 
 
 def test_names_of_classes_are_allowed_and_distinct() -> None:

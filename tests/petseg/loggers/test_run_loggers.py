@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 import petseg
 from petseg.loggers.json_lines import JsonLinesLogger
 from petseg.loggers.logged_ids import LoggedId, read_id, write_id
-from petseg.loggers.metrics_logger import epoch_values
+from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.loggers.run_loggers import RunLoggers
+from petseg.loggers.tensorboard_events import FOLDER, TensorBoardLogger
 from petseg.runs.config_file import read_config_file
 from petseg.runs.recipe import RuntimeOptions
 from petseg.runs.run_folder import create_run
@@ -143,6 +144,26 @@ def test_lines_are_rewritten_to_agree_with_the_history(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     folder.close()
     assert lines == json.loads(json.dumps([entry(1, 3), entry(2, 3, validated=False)]))
+
+
+def test_events_of_a_killed_run_are_written_once(tmp_path: Path) -> None:
+    """It may have logged an epoch that its checkpoint does not have."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = LoggedRun(folder=tmp_path, classes=("cat", "dog", "none"), parameters={"lr": "0.01"})
+    killed, resumed = TensorBoardLogger(run), TensorBoardLogger(run)
+    killed.open([])
+    killed.log(entry(1, 3))
+    killed.log(entry(2, 3))
+    resumed.open([entry(1, 3)])
+    resumed.log(entry(2, 3, validated=False))
+    resumed.close(finished=True)
+    events = EventAccumulator(str(tmp_path / FOLDER))
+    events.Reload()
+    assert [event.step for event in events.Scalars("iou_dog/train")] == [1, 2]
+    assert [event.step for event in events.Scalars("iou_dog/val")] == [1]
+    assert "recall_none/val" not in events.Tags()["scalars"]
+    killed.close(finished=False)
 
 
 def test_values_have_the_names_of_their_classes() -> None:

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from labelled_sets import many_labels
 
 import petseg
@@ -22,6 +24,7 @@ from petseg.report.compare_runs import (
     draw_compared_curves,
     recipe_differences,
 )
+from petseg.runs.checkpoint import load_checkpoint, save_checkpoint
 from petseg.runs.run_folder import read_metrics
 from shards.errors import UsageError
 from shards.format.labels import Labels
@@ -72,19 +75,28 @@ def test_the_same_images_side_by_side(
     call, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
 ) -> None:
     """Scored on the set, not by the metrics of the runs; the order is that of the largest difference."""
+    checkpoint = load_checkpoint(other_run / "best.pt")
+    weights = {
+        **checkpoint.model,
+        "head.bias": checkpoint.model["head.bias"] + torch.tensor([0.5, 0.0, 0.0]).repeat_interleave(4),
+    }
+    save_checkpoint(other_run / "best.pt", msgspec.structs.replace(checkpoint, model=weights))
     out = tmp_path / "page.html"
     result = call(evaluate, "--compare", tiny_run, other_run, "--shards", synthetic_set, "--split", "val", "-o", out)
     assert result.code == 0, result.err
     page = out.read_text()
-    scores = petseg.evaluate(tiny_run, synthetic_set, split="val").scores
-    assert cells(page, "tiny")[0] == cells(page, html.escape("$a_b$ <i>"))[0] == f"{scores.mean_iou:.3f}"
+    for run, name in ((tiny_run, "tiny"), (other_run, html.escape("$a_b$ <i>"))):
+        assert cells(page, name)[0] == f"{petseg.evaluate(run, synthetic_set, split='val').scores.mean_iou:.3f}"
     rows = re.findall(r"<tr><td><code>.*?</tr>", page)
-    assert rows
+    differences = list[float]()
     for row in rows:
-        assert row.count('alt="prediction"') == 2
         assert row.count("data:image/") == 4
-        first, second = re.findall(r">([\d.]+)</td>", row)
-        assert first == second  # the weights are the same
+        predictions = re.findall(r'<img[^>]*alt="prediction"[^>]*>', row)
+        first, second = map(float, re.findall(r">([\d.]+)</td>", row))
+        differences.append(abs(first - second))
+        assert (predictions[0] == predictions[1]) == (first == second)
+    assert differences == sorted(differences, reverse=True)
+    assert differences[0] > differences[-1]
 
 
 def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
@@ -138,10 +150,10 @@ def compared(labels: Labels, iou: list[float | None], **facts: Any) -> ComparedR
 
 def test_classes_that_only_one_run_has_and_150_of_them() -> None:
     labels, values = many_labels(150), np.random.default_rng(0).random((2, 150)).tolist()
-    fewer = Labels(classes=labels.classes[:149])
-    rows = compared_classes([compared(labels, values[0]), compared(fewer, values[1][:149])])
+    fewer = Labels(classes=labels.classes[148::-1])  # in another order
+    rows = compared_classes([compared(labels, values[0]), compared(fewer, values[1][148::-1])])
     assert [row.name for row in rows] == list(labels.names)
-    assert rows[149].iou == (values[0][149], None)
+    assert [row.iou for row in rows] == [*zip(*(each[:149] for each in values), strict=True), (values[0][149], None)]
     assert rows[149].spread is None
     by_spread = [row.spread for row in sorted(rows, key=lambda row: row.by_spread)]
     known = [value for value in by_spread if value is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from labelled_sets import many_labels, write_untrained
 
 import petseg
-from petseg.nets.model_config import ModelConfig
-from petseg.runs.checkpoint import CheckpointError, load_checkpoint
+from petseg.nets.model_config import UNET_WIDTHS, ModelConfig
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.initial_weights import SAFETENSORS, fit_weights, read_initial_weights
+from petseg.runs.run_options import new_options
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 from shards.store.atomic import file_sha256
@@ -53,6 +56,22 @@ def test_every_kind_of_source(run: Path, exported: Path, kind: str) -> None:
     assert fitting.same_classes
     assert f"starting from {initial.file}: {len(expected.weights)} of the network's" in fitting.summary
     assert ";" not in fitting.summary
+
+
+def test_of_a_last_checkpoint_the_average_is_taken(run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(run / "best.pt")
+    average = {name: value * 2 for name, value in checkpoint.model.items()}
+    save_checkpoint(tmp_path / "last.pt", msgspec.structs.replace(checkpoint, average=average))
+    initial, network = read_initial_weights(tmp_path / "last.pt"), petseg.load(tmp_path / "last.pt", device="cpu")
+    for weights in (initial.weights, network.model.state_dict()):
+        assert all(torch.equal(value, average[name]) for name, value in weights.items())
+
+
+def test_a_tensor_of_another_type_is_left_out(run: Path) -> None:
+    initial = read_initial_weights(run)
+    double = {**initial.weights, "head.bias": initial.weights["head.bias"].double()}
+    fitting = fit_weights(dataclasses.replace(initial, weights=double), initial.model, PETS)
+    assert set(fitting.other_shape) == {"head.bias"}
 
 
 def test_a_head_of_another_class_count_is_left_out_and_named(run: Path) -> None:
@@ -109,6 +128,19 @@ def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError if harm == "metadata" else CheckpointError, match=r"a\.safetensors"):
         read_initial_weights(path)
+
+
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "torchvision/resnet18"])
+def test_an_encoder_in_the_source_is_one_with_weights(tmp_path: Path, encoder: str) -> None:
+    """It gets the defaults of such an encoder, unless it is version 1's, which has none; options win."""
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
+    run = write_untrained(tmp_path / "run", PETS, encoder=encoder, widths=UNET_WIDTHS)
+    recipe, _, _ = new_options("set", {"init_from": run, "epochs": 3})
+    recipe.check()
+    known = encoder == "test_efficientnet"
+    expected = {**(WITH_WEIGHTS if known else {"batch_size": 16, "encoder_lr": None}), "epochs": 3}
+    assert {name: getattr(recipe, name) for name in expected} == expected
+    assert recipe.network_text == f"unet with {encoder} from {run}"
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:

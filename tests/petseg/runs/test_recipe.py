@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from petseg.runs.encoder_options import LR_OF_ENCODER
+from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import check_fields
 from petseg.runs.recipe import (
     LR_OF_ADAM,
@@ -25,21 +25,26 @@ from shards.errors import UsageError
 UNET, RUNTIME = default_recipe("unet"), RuntimeOptions(shards="set")
 
 
-def test_an_encoder_with_weights_has_its_own_learning_rate() -> None:
+def test_an_encoder_with_weights_has_a_recipe_of_its_own() -> None:
+    """Also an encoder of which a file alone says that it has weights; options win, and a run keeps what it has."""
     plain, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18"})
     plain.check()
-    assert plain.encoder_lr is None
-    assert plain.encoder_weights == "none"
+    assert plain == msgspec.structs.replace(UNET, model=plain.model)  # from noise: as without an encoder
+    assert plain.network_text == "unet with resnet18 from noise"
     for options in ({"encoder_weights": "imagenet"}, {"pretrained": True}, {"encoder_weights": "w.pth"}):
         recipe, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", **options})
         recipe.check()
-        assert recipe.encoder_lr == LR_OF_ENCODER
-        # As --resume does, with options repeated or not.
-        assert apply_options(recipe, RUNTIME, {"encoder": "resnet18", **options})[0] == recipe
-        assert apply_options(recipe, RUNTIME, {})[0] == recipe
-        own, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", "encoder_lr": 0.5, **options})
-        assert own.encoder_lr == 0.5
+        assert {name: getattr(recipe, name) for name in WITH_WEIGHTS} == WITH_WEIGHTS
+        # As --resume does, with options repeated or not; also of a run that was started by other defaults.
+        older = msgspec.structs.replace(recipe, encoder_freeze_stride=0, batch_size=16, epochs=80)
+        for run in (recipe, older):
+            assert apply_options(run, RUNTIME, {"encoder": "resnet18", **options})[0] == run
+            assert apply_options(run, RUNTIME, {})[0] == run
+        own = {"encoder_lr": 0.5, "encoder_freeze_stride": 0, "batch_size": 16, "epochs": 3, "augment": "none"}
+        given, _ = apply_options(UNET, RUNTIME, {"encoder": "resnet18", **options, **own})
+        assert {name: getattr(given, name) for name in own} == own
     assert Path(recipe.encoder_weights) == Path.cwd() / "w.pth"
+    assert recipe.network_text == "unet with resnet18 from w.pth"
 
 
 def test_the_encoders_of_version_1_are_torchvisions() -> None:
@@ -186,7 +191,7 @@ def test_the_files_of_version_1_are_read() -> None:
     assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == {
         **running,
-        "cuda_graph": False,
+        "cuda_graph": None,
         "log_every": None,
         "stop_signal": "",
         "logger": (),

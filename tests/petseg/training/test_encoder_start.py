@@ -70,13 +70,13 @@ def encoder_state(step: TrainStep) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "encoder_lr"), [("muon", 0.001), ("adamw", 0.001), ("adam", None), ("muon", None), ("adam", 0.001)]
+    ("optimizer", "encoder_lr"), [("muon", 0.001), ("adamw", 0.001), ("muon", None), ("adam", None), ("adam", 0.001)]
 )
 def test_a_frozen_encoder_stays_as_it_is(
     optimizer: str, encoder_lr: float | None, campaign: Callable[[int, int], int]
 ) -> None:
     """Two epochs of two steps; then it is trained, and a run resumed in either part goes on in the same bits."""
-    if (optimizer, encoder_lr) in (("muon", None), ("adam", 0.001)) and not campaign(0, 1):
+    if optimizer == "adam" and not campaign(0, 1):
         pytest.skip("with --campaign: the same paths, combined otherwise")
     recipe = small_recipe(optimizer=optimizer, weight_decay=0.0, encoder_freeze=2, encoder_lr=encoder_lr, lr=0.01)
     step, states = make_step(recipe), []
@@ -89,7 +89,7 @@ def test_a_frozen_encoder_stays_as_it_is(
         assert not result.skipped
         same = all(torch.equal(value, start[name]) for name, value in encoder_state(step).items())
         assert same == (number < 4), number
-    assert not torch.equal(step.model.head.weight, head)
+        assert not torch.equal(step.model.head.weight, head)  # the rest is trained from the first step on
     for first in (1, 4):
         again = make_step(recipe)
         again.load(states[first])

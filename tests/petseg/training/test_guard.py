@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from petseg.runs.recipe import default_recipe
 from petseg.runs.run_folder import read_metrics
 from petseg.training.guard import DivergenceGuard
 from petseg.training.step import TrainStep
-from petseg.training.step_log import LaunchedStep, StepLog
+from petseg.training.step_log import LaunchedStep, StepFacts, StepLog
 from pipeline import Batch, Loader
 from shards import ShardSet
 
@@ -92,6 +93,17 @@ def test_a_heavy_dice_loss_is_no_divergence(synthetic_set: Path, tmp_path: Path)
     (entry,) = read_metrics(run)
     assert entry["train"]["loss"] > 100
     assert load_checkpoint(run / "last.pt").position["skipped"] == 0
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 101.5, -101.5])
+def test_a_loss_is_judged_by_itself(loss: float, tmp_path: Path) -> None:
+    """In fp16, too, where gradients that are not finite are no reason to end a run."""
+    train_step: Any = SimpleNamespace(scaler=SimpleNamespace(is_enabled=lambda: True), max_loss=101.0)
+    guard = DivergenceGuard(train_step, world=World(), checkpoint=tmp_path / "last.pt", key=str)
+    launched = LaunchedStep(torch.arange(2), 0, 2, step=1, epoch=0)
+    guard.check_step(StepFacts(launched, loss=100.5, grad_norm=float("inf"), skipped=True, scale=1.0))
+    with pytest.raises(DivergedError, match=f"the loss became {loss:g} at step 1"):
+        guard.check_step(StepFacts(launched, loss=loss, grad_norm=1.0, skipped=True, scale=1.0))
 
 
 @pytest.mark.parametrize(("overflows", "noticed"), [(lambda step: True, 26), (lambda step: step % 3 == 0, 76)])

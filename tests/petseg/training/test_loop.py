@@ -136,6 +136,16 @@ def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path,
     assert "no better epoch than 2 in 3: stopping early" in recording.notes
 
 
+@pytest.mark.parametrize(("options", "steps"), [({}, 2), ({"drop_last": False}, 3)], ids=str)
+def test_an_incomplete_last_batch_is_left_out_or_kept(
+    synthetic_set: Path, tmp_path: Path, options: dict[str, Any], steps: int
+) -> None:
+    """24 images in batches of 10."""
+    options = {**TINY, "epochs": 1, "batch_size": 10, **options}
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options=options)
+    assert load_checkpoint(run / "last.pt").position["step"] == steps
+
+
 @pytest.mark.parametrize("options", [{"checkpoint_steps": 1}, {"checkpoint_minutes": 1e-9}], ids=str)
 def test_checkpoints_within_an_epoch(synthetic_set: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     steps: list[int] = []

@@ -24,6 +24,7 @@ from petseg.cli import train
 from petseg.host.device import choose_placement
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.inference.evaluation import evaluate
+from petseg.loggers.run_loggers import RunLoggers
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.report.console_reporter import Reporter
@@ -144,17 +145,24 @@ def test_a_run_that_was_killed_starts_from_the_same_weights(synthetic_set: Path,
     with pytest.raises(UsageError, match="has changed since"):
         petseg.train(run=run, resume=True)
     source.write_bytes(data)
+    with pytest.raises(InterruptedRunError):
+        petseg.train(run=run, resume=True, make_reporter=lambda: Stopping(signal.SIGUSR1))
+    source.unlink()  # not needed any more: the run has a checkpoint
     petseg.train(run=run, resume=True)
     assert same_weights(run, whole)
-    source.unlink()
-    petseg.train(run=run, resume=True)  # finished; what it started from is not needed any more
 
 
-def test_resume_auto_starts_continues_and_ends(call, synthetic_set: Path, started: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_resume_auto_starts_continues_and_ends(
+    call, synthetic_set: Path, started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each time the loggers learn whether the run has ended."""
+    run, closed, close = tmp_path / "run", list[bool](), RunLoggers.close
+    monkeypatch.setattr(
+        RunLoggers, "close", lambda self, *, finished: (closed.append(finished), close(self, finished=finished))
+    )
     again = {"run": run, "resume": "auto", "options": TINY}
-    with pytest.raises(KeyboardInterrupt):  # before any checkpoint: starts again
-        petseg.train(synthetic_set, make_reporter=Stopping, **again)
+    with pytest.raises(KeyboardInterrupt):  # before any checkpoint: starts again, also with other options
+        petseg.train(synthetic_set, make_reporter=Stopping, **{**again, "options": {**TINY, "seed": 5}})
     with pytest.raises(InterruptedRunError):
         petseg.train(synthetic_set, make_reporter=lambda: Stopping(signal.SIGUSR1), **again)
     step = load_checkpoint(run / "last.pt").position["step"]
@@ -163,6 +171,7 @@ def test_resume_auto_starts_continues_and_ends(call, synthetic_set: Path, starte
     petseg.train(synthetic_set, make_reporter=lambda: reporter, **again)
     assert f"continuing in epoch 1, after step {step}" in reporter.notes
     assert same_weights(run, started)
+    assert closed == [False, False, True]
     result = call(train, "--shards", synthetic_set, "--run", run, "--resume", "auto", *ARGUMENTS)
     assert result.code == 0
     assert "already finished" in result.err
