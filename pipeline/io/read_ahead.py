@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.io.tar_files import Indices, TarFiles
+from pipeline.io.tar_files import Indices, TarFiles, VerifiedSamples
 from shards.errors import PetsegError
 from shards.format.layout import Rows
 
@@ -24,7 +24,7 @@ class ReadAhead:
 
     def __init__(self, files: TarFiles, samples: int) -> None:
         self._files, self._left = files, samples
-        self._announced = np.zeros(samples, dtype=bool)
+        self._announced = VerifiedSamples(samples)  # a bit for each
 
     @property
     def wanted(self) -> bool:
@@ -37,7 +37,7 @@ class ReadAhead:
         if self._files.fit_memory:
             new = ~self._announced[numbers]
             numbers, chosen = numbers[new], chosen[new]
-            self._announced[numbers] = True
+            self._announced.add(numbers)
             self._left -= len(numbers)
         records = np.concatenate(rows)[chosen]  # in the order of their numbers: that in which they are stored
         if not len(records):

@@ -36,8 +36,7 @@ class VerifiedSamples:
         self._lock = Lock()
 
     def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = (self._bits[indices >> 3] & _bit(indices)) != 0
-        return found
+        return np.asarray(self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1, dtype=bool)
 
     def add(self, indices: Indices) -> None:
         """Add samples, (B,)."""
@@ -242,8 +241,7 @@ class TarFiles:
 
 
 def _bit(indices: Indices) -> npt.NDArray[np.uint8]:
-    bits: npt.NDArray[np.uint8] = np.left_shift(1, indices & 7).astype(np.uint8)
-    return bits
+    return np.asarray(np.left_shift(1, indices & 7), dtype=np.uint8)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

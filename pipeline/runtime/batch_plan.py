@@ -85,6 +85,6 @@ class BatchPlan:
             for place, number in enumerate(numbers):
                 part = slice(place * width, (place + 1) * width)
                 # Copies, so that a batch that is kept does not keep the whole block.
-                own, good = indices[part].copy(), valid[part].copy()
-                samples = BatchIndices(epoch=epoch, number=number, order=order, indices=own, valid=good)
-                yield samples, work.part(part)
+                chosen, marks = indices[part].copy(), valid[part].copy()
+                kept = BatchIndices(epoch=epoch, number=number, order=order, indices=chosen, valid=marks)
+                yield kept, work.part(part)
