@@ -194,11 +194,7 @@ class ObjectStore:
             return
 
     async def _try(
-        self,
-        name: str,
-        request: Callable[[Any], Awaitable[_T]],
-        *,
-        match: ObjectStatus | None = None,
+        self, name: str, request: Callable[[Any], Awaitable[_T]], *, match: ObjectStatus | None = None
     ) -> _T:
         """Make a request, again and again where it fails in a way that may pass."""
         for attempt in range(self.patience.attempts):
