@@ -31,7 +31,7 @@ class VerifiedSamples:
         self._lock = Lock()
 
     def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
-        return (self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1).astype(bool)
+        return np.asarray(self._bits[indices >> 3] & _bit(indices), dtype=bool)
 
     def add(self, indices: Indices) -> None:
         """Add samples, (B,)."""
@@ -212,7 +212,7 @@ class TarFiles:
 
 
 def _bit(indices: Indices) -> npt.NDArray[np.uint8]:
-    return np.left_shift(1, indices & 7).astype(np.uint8)
+    return np.asarray(np.left_shift(1, indices & 7), dtype=np.uint8)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers.remote_split import open_remote_set, remote_tars
-from shards.format.readers.set_files import check_size, local_file, local_folder, open_shard_table
+from shards.format.readers.set_files import check_size, local_file, local_folder, local_table, open_shard_table
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
@@ -83,9 +83,7 @@ class SplitReader:
     @cached_property
     def table(self) -> SampleTable:
         """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return SampleTable(
-            local_file(self.store, self.files, self.entry.table, self.entry.shard_table), samples=self.entry.samples
-        )
+        return SampleTable(local_table(self.store, self.files, self.entry), samples=self.entry.samples)
 
     @cached_property
     def shards(self) -> ShardTable:

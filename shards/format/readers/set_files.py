@@ -31,6 +31,11 @@ def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry, *also:
     return files.local_files(*(FileSpec(each.file, each.bytes, each.sha256) for each in (entry, *also)))[0].path
 
 
+def local_table(store: Store, files: RemoteFiles | None, entry: SplitEntry) -> Path:
+    """Return the local path of a split's table of samples; both of its tables are fetched."""
+    return local_file(store, files, entry.table, entry.shard_table)
+
+
 def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, entry: SplitEntry) -> ShardTable:
     """Return a split's table of shards; raises ``FormatError`` as :meth:`ShardTable.open` does."""
     if files is None:
