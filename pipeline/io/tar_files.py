@@ -36,7 +36,7 @@ class VerifiedSamples:
         self._lock = Lock()
 
     def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
-        return np.asarray(self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1, dtype=bool)
+        return np.asarray(self._bits[indices >> 3] & _bit(indices), dtype=bool)
 
     def add(self, indices: Indices) -> None:
         """Add samples, (B,)."""

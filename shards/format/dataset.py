@@ -76,16 +76,14 @@ class SplitReader:
     @cached_property
     def remote(self) -> CachedTars | None:
         """The split's tars in an object store, as far as they are in the cache; None for a local set."""
-        if self.files is None:
+        if self.files is None or self.table is None:  # the table is fetched now, not by the thread of the requests
             return None
-        set_files.fetch_tables(self.files, self.entry)
-        self.table  # noqa: B018 - opened now, not by the thread of the requests
         return remote_tars(self.files, self.shards, self.starts, self.rows, total=self.manifest.bytes)
 
     @cached_property
     def table(self) -> SampleTable:
         """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return SampleTable(set_files.local_file(self.store, self.files, self.entry.table), samples=self.entry.samples)
+        return SampleTable(set_files.local_table(self.store, self.files, self.entry), samples=self.entry.samples)
 
     @cached_property
     def shards(self) -> ShardTable:

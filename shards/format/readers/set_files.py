@@ -23,16 +23,19 @@ def local_folder(store: Store) -> Path:
     )
 
 
-def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry) -> Path:
-    """Return the local path of a file that the manifest describes, fetched and checked where it is remote."""
+def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry, *also: FileEntry) -> Path:
+    """Return the local path of a file that the manifest describes, fetched and checked where it is remote.
+
+    Those of ``also``, which will be needed next, are fetched at the same time.
+    """
     if files is None:
         return local_folder(store) / entry.file
-    return files.local_files(file_spec(entry))[0].path
+    return files.local_files(*(file_spec(each) for each in (entry, *also)))[0].path
 
 
-def fetch_tables(files: RemoteFiles, entry: SplitEntry) -> None:
-    """Fetch both tables of a split at once, so that opening them waits for no second reply."""
-    files.local_files(*(file_spec(each) for each in (entry.table, entry.shard_table)))
+def local_table(store: Store, files: RemoteFiles | None, entry: SplitEntry) -> Path:
+    """Return the local path of a split's table of samples; both of its tables are fetched."""
+    return local_file(store, files, entry.table, entry.shard_table)
 
 
 def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, entry: SplitEntry) -> ShardTable:

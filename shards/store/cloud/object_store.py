@@ -197,11 +197,7 @@ class ObjectStore:
             return
 
     async def _try(
-        self,
-        name: str,
-        request: Callable[[Any], Awaitable[_T]],
-        *,
-        match: ObjectStatus | None = None,
+        self, name: str, request: Callable[[Any], Awaitable[_T]], *, match: ObjectStatus | None = None
     ) -> _T:
         """Make a request, again and again where it fails in a way that may pass."""
         slow = 0

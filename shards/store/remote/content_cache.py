@@ -204,9 +204,7 @@ class ContentCache:
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError):
             for folder in self.folder.iterdir():
-                if len(folder.name) != 2 or not folder.is_dir():
-                    continue
-                for path in folder.iterdir():
+                for path in folder.iterdir() if len(folder.name) == 2 and folder.is_dir() else ():
                     if _NAME.fullmatch(path.name):
                         with contextlib.suppress(OSError):
                             yield path, path.lstat()
