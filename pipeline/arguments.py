@@ -12,12 +12,16 @@ from shards import cores
 from shards.errors import PetsegError, UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
+from shards.format.layout import Storage
 
 if TYPE_CHECKING:
     import torch
 
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
+MANY_SAMPLES = 4096  # in an epoch: from here on, a tenth of a second to start worker processes does not matter
+# How many processes are started without being asked for: the thread that takes their batches keeps up with so many.
+MOST_PROCESSES: dict[Storage, int] = {"raw": 8, "jpeg": 16}
 MAX_WINDOW = 1_000_000  # shards
 DEFAULT_SIZE: Size = (128, 128)  # where the stored images have none
 
@@ -111,13 +115,13 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
     return rank, world_size
 
 
-def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, processes: int) -> None:
+def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, processes: int | None) -> None:
     """Raise ``UsageError`` unless each is a whole number within its bounds."""
     for name, value, least, most in (
         ("batch_size", batch_size, 1, MAX_BATCH),
         ("prefetch", prefetch, 1, 64),
         ("threads", 1 if threads is None else threads, 1, 1024),
-        ("processes", processes, 0, 64),
+        ("processes", 0 if processes is None else processes, 0, 64),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
@@ -135,6 +139,23 @@ def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, timeout: float)
         raise UsageError(f"decode {decode!r} is unknown; use {', '.join(get_args(Decode))}")
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+
+
+def are_small(stored_size: Size | None, size: Size) -> bool:
+    """Whether all images are stored at no more than the output's size: none takes long, and none must be shrunk."""
+    return stored_size is not None and stored_size[0] <= size[0] and stored_size[1] <= size[1]
+
+
+def default_processes(*, threads: int | None, engine: str, storage: Storage, many_small: bool) -> int:
+    """Return how many worker processes a loader has where that is not said; 0: threads make the batches.
+
+    Processes win where batches of small images take threads less time than waiting for the interpreter's lock, and an
+    epoch is long enough to make up for starting them: docs/performance.md has the figures.
+    """
+    cores = usable_cores()
+    if threads is not None or engine != "torch" or not many_small or cores < 2 or not hasattr(os, "memfd_create"):
+        return 0
+    return min(cores, MOST_PROCESSES.get(storage, 0))
 
 
 def check_processes(processes: int, *, threads: int | None, engine: str) -> None:

@@ -5,6 +5,7 @@ in threads or in worker processes, and copies the batches to a GPU where one is 
 where DALI works, else ``torch``.
 """
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from importlib import metadata
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 EngineName = Literal["auto", "dali", "torch"]
+
+# Looked up by name: listing what is installed reads every package's metadata, half a second with the extras.
+_DALI_PACKAGES = [f"nvidia-dali-{kind}cuda{major}0" for kind in ("", "nightly-", "weekly-") for major in range(11, 20)]
 
 # Why ``auto`` chooses the torch engine on a CPU, whether DALI is installed or not; DALI is not imported then.
 WHY_TORCH = {
@@ -64,8 +68,11 @@ def dali_problem() -> str | None:
 
 def dali_distributions() -> dict[str, str]:
     """Return the installed packages that contain DALI, one for each CUDA, such as nvidia-dali-cuda130, and versions."""
-    found = {(one.name or "").lower(): one.version for one in metadata.distributions()}
-    return {name: version for name, version in sorted(found.items()) if name.startswith("nvidia-dali")}
+    found = dict[str, str]()
+    for name in _DALI_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def make_engine(

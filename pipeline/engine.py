@@ -1,6 +1,6 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -23,19 +23,18 @@ Decode = Literal["full", "scaled"]
 
 MIB = 1 << 20
 MAX_PREALLOCATED = 1 << 30  # bytes of decoded pixels, for a whole batch
+SMALL_IMAGE = 256 * 256  # pixels up to which the JPEG engines are slower than nvJPEG's other decoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOptions:
     """How DALI decodes JPEGs on a GPU. The arguments are all set, so that none depends on DALI's version.
 
-    None of the defaults has been compared with others on a GPU; ``make gpu-proof`` measures ``hw_decoder_load``.
-
     Attributes:
         hw_decoder_load: the part of a batch's JPEGs that the GPU's JPEG engines decode, where it has any (A100, H100);
-            0..1. The engines take neither the processors that train the network nor a host thread; nvJPEG's
-            other decoder takes both, as it decodes the Huffman code on the host. So most go to the engines; a rest
-            does not, because otherwise the host's threads would have nothing to do.
+            0..1. The engines take neither the processors that train the network nor a host thread, but as long for
+            a small image as for a large one; nvJPEG's other decoder takes both, as it decodes the Huffman code on the
+            host. None: all, unless the set's largest image has at most 256 x 256 pixels, then none (docs/gpu.md).
         preallocate: reserve memory for the set's largest image when the pipeline is built, up to 1 GiB for a batch,
             instead of again and again as larger images come along, which makes the device wait.
         hybrid_huffman_threshold: from how many pixels on the GPU takes part in decoding the Huffman code of an image
@@ -49,14 +48,14 @@ class DecoderOptions:
         UsageError: a value is out of range.
     """
 
-    hw_decoder_load: float = 0.9
+    hw_decoder_load: float | None = None
     preallocate: bool = True
     hybrid_huffman_threshold: int = 1_000_000
     device_memory_padding: int | None = None
     host_memory_padding: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.hw_decoder_load <= 1:
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
             raise UsageError(f"hw_decoder_load must be from 0 to 1, not {self.hw_decoder_load!r}")
         for name in ("hybrid_huffman_threshold", "device_memory_padding", "host_memory_padding"):
             value = getattr(self, name)
@@ -73,8 +72,9 @@ class DecoderOptions:
         hints = largest if self.preallocate and fits else (0, 0)  # 0: none
         padding = min(max(-(-6 * height * width // MIB), 1), 256) * MIB
         device, host = self.device_memory_padding, self.host_memory_padding
+        load = 0.0 if 0 < height * width <= SMALL_IMAGE else 1.0
         return {
-            "hw_decoder_load": self.hw_decoder_load,
+            "hw_decoder_load": load if self.hw_decoder_load is None else self.hw_decoder_load,
             "preallocate_height_hint": hints[0],
             "preallocate_width_hint": hints[1],
             "hybrid_huffman_threshold": self.hybrid_huffman_threshold,
@@ -142,8 +142,7 @@ class BatchWork:
 
     def part(self, positions: slice) -> "BatchWork":
         """Return the work of some of the samples."""
-        values = {name: value[positions] for name, value in vars(self.parameters).items()}
-        parameters = replace(self.parameters, **values)
+        parameters = Parameters(**{name: value[positions] for name, value in vars(self.parameters).items()})
         return BatchWork(indices=self.indices[positions], rows=self.rows[positions], parameters=parameters)
 
 
@@ -159,14 +158,14 @@ class Engine(Protocol):
     """Turns work into tensors, in the same order.
 
     ``prepare`` runs in the loader's prefetch threads, in advance. ``start`` and ``finish`` run in the thread that
-    iterates; ``start`` is called for the next batch before the training step on the present one, so that the device
-    overlaps both. ``prepare`` and ``finish`` raise :class:`pipeline.io.damage.DamagedSamples` for samples that cannot
+    iterates; ``start`` is called for the next batches before the training step on the present one, so that the device
+    overlaps them. ``prepare`` and ``finish`` raise :class:`pipeline.io.damage.DamagedSamples` for samples that cannot
     be used; the engine stays usable.
     """
 
     name: str
     makers: int  # how many threads may be in ``prepare`` at a time, each with its own batch; 0: it returns at once
-    has_device_part: bool  # whether ``start`` does anything
+    ahead: int  # how many batches to start before the first of them is finished; 0: ``start`` does nothing
     batch_bytes: int | None  # of the memory that ``prepare`` puts a batch's tensors into; None: owned by DALI
 
     def prepare(self, work: BatchWork) -> Any:

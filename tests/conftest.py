@@ -96,10 +96,10 @@ def build_here(source: Path, out: Path, **options: Any) -> Path:
 
 def run_command(*arguments: str | Path, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run one of the project's commands in a process of its own, as a user would."""
+    import forked_programs
+
     program = Path(sys.executable).parent / str(arguments[0])
-    result = subprocess.run(
-        [program, *map(str, arguments[1:])], capture_output=True, text=True, timeout=timeout, check=False
-    )
+    result = forked_programs.run([program, *map(str, arguments[1:])], capture_output=True, text=True, timeout=timeout)
     if check and result.returncode:
         raise AssertionError(f"{' '.join(map(str, arguments))} exited {result.returncode}:\n{result.stderr}")
     return result

@@ -19,10 +19,12 @@ import msgspec
 from bench.core.machine import ROOT, RunClock, gpu_names, why_no_gpu
 from bench.results.records import Environment
 from shards.console import PATH, FriendlyCommand
+from shards.cores import usable_cores
 from shards.errors import PetsegError
 from shards.store.atomic import write_atomically
 
 MINUTES = 9.0
+_MOST_JOBS = 10  # tests at a time, each process with memory on the GPU
 _TAIL = 15  # lines of a part's output in proof.json
 _TRAIN = "--shards {shards} --device cuda --json --validate-every 5"
 _BENCH = "--shards {shards} --device cuda --batch-size 128 --repeats 3"
@@ -58,7 +60,8 @@ class Proof(msgspec.Struct, frozen=True):
 
 def plan_parts(folder: Path) -> tuple[ProofPart, ...]:
     """Return the parts in their order, whose times add up to ``MINUTES``; what they write goes into ``folder``."""
-    places = {"folder": folder, "shards": folder / "work" / "shards", "tests": ROOT / "tests" / "gpu"}
+    places = {"folder": folder, "shards": folder / "work" / "shards", "tests": ROOT / "tests" / "gpu",
+              "jobs": min(usable_cores(), _MOST_JOBS)}  # fmt: skip
 
     def words(command: str) -> list[str]:
         program, *rest = shlex.split(command.replace("{train}", _TRAIN).replace("{bench}", _BENCH))

@@ -29,7 +29,7 @@ class ScalingLine(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     engine: str
     threads: int  # for decoding, on the host
-    hw_decoder_load: float | None  # of DALI on a GPU
+    hw_decoder_load: float | None  # of DALI on a GPU; None: the default
     rate: float
 
 
@@ -51,9 +51,10 @@ def measure_loaders(
 ) -> Iterator[ScalingLine]:
     """Yield each loader's line; each is timed for at least ``seconds`` after its warm-up."""
     for arguments in planned:
-        with Loader(shards, seed=0, mask="index", augment="train", **common, **arguments) as loader:
+        split = "val" if arguments["device"] == "cpu" else "train"  # the smaller one: few threads take long
+        with Loader(shards, split=split, seed=0, mask="index", augment="train", **common, **arguments) as loader:
             kind, on_gpu = loader.device.type, loader.engine == "dali" and loader.device.type != "cpu"
-            load = arguments.get("decoder", DecoderOptions()).hw_decoder_load if on_gpu else None
+            load = arguments["decoder"].hw_decoder_load if on_gpu and "decoder" in arguments else None
             _rate(loader, epochs=WARM_EPOCHS)
             name = f"{loader.engine} to {kind}, {loader.threads} threads"
             yield ScalingLine(

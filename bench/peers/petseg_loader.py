@@ -24,7 +24,7 @@ class PetsegPeer(Peer):
     def open(self, workers: int) -> None:
         from pipeline.loader import Loader
 
-        job = self.job
+        job, self._workers = self.job, workers
         self._loader = Loader(
             job.shards, split=job.split, batch_size=job.batch_size, size=job.size, fit=job.fit, device=job.device,
             seed=job.seed, augment="train" if job.augment else None, mask=cast(Any, job.mask), shuffle=True,
@@ -34,8 +34,14 @@ class PetsegPeer(Peer):
         )  # fmt: skip
 
     def discard_prefetched(self) -> None:
-        """Drop what was read ahead for the next epoch."""
-        self._loader.set_epoch(self._loader.epoch + 1)
+        """Drop what was read ahead for the next epoch: what is timed is the first of a new loader, whose threads, but
+        not worker processes, have started before the clock does.
+        """
+        if self._in_processes:
+            self._loader.set_epoch(self._loader.epoch + 1)
+            return
+        self._loader.close()
+        self.open(self._workers)
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """Deliver one epoch; padding is marked with index -1."""

@@ -144,7 +144,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the set's absolute path or address; it may be moved, not changed. ``threads`` None is all cores.
     ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
-    ``log_every`` None is 1 on a CPU and 25 on a GPU, where results are read one such block of steps late.
+    ``cuda_graph`` None is yes where a step can be one. ``log_every`` None is 1 on a CPU and 25 on a GPU, where results
+    are read one such block of steps late.
     """
 
     shards: str
@@ -153,7 +154,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prefetch: Annotated[int, Meta(ge=1, le=64, description="Batches that the loader prepares in advance.")] = 2
     engine: Annotated[Literal["auto", "dali", "torch"], Meta(description="The loader's engine.")] = "auto"
     compile: Annotated[bool, Meta(description="Use torch.compile; not worthwhile on a CPU.")] = False
-    cuda_graph: Annotated[bool, Meta(description="Capture a step as one CUDA graph; one GPU only.")] = False
+    cuda_graph: Annotated[bool, Meta(description="Launch a step as one CUDA graph; one GPU, not fp16.")] | None = None
     log_every: (
         Annotated[int, Meta(ge=1, le=100_000, description="Look at losses and stop requests every N steps.")] | None
     ) = None

@@ -16,12 +16,17 @@ _EAGER_STEPS = 3  # of each image size, before it is captured: lazy initialisati
 
 def check_graph(placement: Placement, world: World) -> None:
     """Raise ``UsageError`` where a step cannot be captured."""
+    if reason := why_no_graph(placement, world):
+        raise UsageError(f"--cuda-graph {reason}")
+
+
+def why_no_graph(placement: Placement, world: World) -> str:
+    """Return why a step cannot be captured, and what to do; an empty text where it can."""
     if not placement.on_gpu:
-        raise UsageError("--cuda-graph needs a CUDA device: there are no graphs on a CPU; omit it")
+        return "needs a CUDA device: there are no graphs on a CPU; omit it"
     if world.size > 1:
-        raise UsageError(f"--cuda-graph works in one process, not in {world.size}: omit it, or omit torchrun")
-    if placement.precision == "fp16":
-        raise UsageError("--cuda-graph works with --precision bf16 and fp32, not with fp16")
+        return f"works in one process, not in {world.size}: omit it, or omit torchrun"
+    return "works with --precision bf16 and fp32, not with fp16" if placement.precision == "fp16" else ""
 
 
 class GraphedStep(Generic[T]):

@@ -98,6 +98,7 @@ def _open(config: RunConfig, **arguments: Any) -> Loader:
         rank=config.world.rank,
         world_size=config.world.size,
         prefetch=config.runtime.prefetch,
+        processes=0,  # on a CPU the network, not the loader, sets the pace
         engine=config.runtime.engine,
         on_error=config.runtime.on_error,
         max_damaged=config.runtime.max_damaged,

@@ -30,7 +30,7 @@ class CpuEngine:
     """
 
     name = "torch"
-    has_device_part = False
+    ahead = 0
 
     def __init__(self, options: EngineOptions, reader: MemberReader, *, allocate: Allocate = ordinary_memory) -> None:
         self._decoder: SampleDecoder

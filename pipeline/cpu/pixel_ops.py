@@ -5,12 +5,11 @@ is plain bilinear interpolation, OpenCV's. Each function processes one image in 
 interpreter lock for most of the time, and starts no threads.
 """
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.io.scratch import Scratch
 from pipeline.order.augmentation import Parameters, colour_matrices
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE
@@ -18,6 +17,8 @@ from shards.format.labels import IGNORE
 Pixels = npt.NDArray[np.uint8]
 Colour = npt.NDArray[np.float32]  # matrix and offset, (3, 4)
 Box = tuple[int, int, int, int]  # top, left, height, width in whole pixels
+
+_scratch = Scratch()
 
 FEW_CLASSES = 8  # up to here, comparing a batch with each class in turn is faster than a sample with all of them
 
@@ -29,18 +30,21 @@ def transform_image(pixels: Pixels, box: Box, *, flip: bool, colour: Colour | No
     """
     top, left, height, width = box
     out_height, out_width = out.shape[:2]
-    region = pixels[top : top + height, left : left + width]
-    if (height, width) == (out_height, out_width):
-        resized: Pixels = region
-    elif height <= out_height and width <= out_width:
-        resized = cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    resized: Pixels = pixels[top : top + height, left : left + width]
+    # All but the last step write into memory of this thread: page faults of a new array would cost more than a flip.
+    last = not flip and colour is None
+    if (height, width) != (out_height, out_width) and height <= out_height and width <= out_width:
+        into = out if last else _scratch.take("resized", out.shape)
+        resized = cv2.resize(resized, (out_width, out_height), dst=into, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     else:
-        resized = shrink(region, (out_height, out_width))
+        if (height, width) != (out_height, out_width):
+            resized = shrink(resized, (out_height, out_width))
+        if last:
+            out[:] = resized
     if flip:
-        resized = cv2.flip(resized, 1)  # type: ignore[assignment]
-    if colour is None:
-        out[:] = resized
-    else:
+        into = out if colour is None else _scratch.take("flipped", out.shape)
+        resized = cv2.flip(resized, 1, dst=into)  # type: ignore[assignment]
+    if colour is not None:
         cv2.transform(resized, colour, dst=out)
 
 
@@ -68,26 +72,13 @@ def transform_mask(mask: Pixels, box: Box, *, flip: bool, out: Pixels) -> None:
     region = mask[top : top + height, left : left + width]
     if (height, width) == (out_height, out_width):
         out[:] = region[:, ::-1] if flip else region
-    elif opencv_is_exact(height, out_height) and opencv_is_exact(width, out_width):
-        if not flip:
-            cv2.resize(region, (out_width, out_height), dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
-        else:
-            resized = cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_NEAREST_EXACT)
-            cv2.flip(resized, 1, dst=out)
     else:
-        rows, columns = nearest_places(height, out_height) + top, nearest_places(width, out_width) + left
-        mask[rows].take(columns[::-1] if flip else columns, axis=1, out=out, mode="clip")
-
-
-@lru_cache(maxsize=1 << 16)
-def opencv_is_exact(length: int, size: int) -> bool:
-    """Whether OpenCV's nearest resize takes exactly :func:`nearest_places` for these lengths; found by trying.
-
-    It uses 16-bit fixed-point arithmetic, which is exact for most lengths, not for all.
-    """
-    ramp = np.arange(length, dtype=np.float32)[None]
-    resized = cv2.resize(ramp, (size, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
-    return bool(np.array_equal(resized.astype(np.int64), nearest_places(length, size)))
+        rows, columns = nearest_places(height, out_height), nearest_places(width, out_width)
+        turned = _scratch.take("columns", (width, out_height))
+        cv2.transpose(region[rows], dst=turned)  # rows are copied faster than columns
+        taken = _scratch.take("rows", (out_width, out_height))
+        turned.take(columns[::-1] if flip else columns, axis=0, out=taken, mode="clip")
+        cv2.transpose(taken, dst=out)
 
 
 def colour_transforms(parameters: Parameters) -> Colour:

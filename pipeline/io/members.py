@@ -22,11 +22,14 @@ _T = TypeVar("_T")
 
 
 class MemberReader:
-    """Reads members of a split's samples. Thread-safe."""
+    """Reads members of a split's samples. Thread-safe.
 
-    def __init__(self, split: SplitReader) -> None:
+    In an ``expendable`` process, tars that were verified may be mapped: see :class:`pipeline.io.tar_files.TarFiles`.
+    """
+
+    def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
         self.split = split
-        self.files = TarFiles(split)
+        self.files = TarFiles(split, expendable=expendable)
         self._sizes = split.shards.bytes
 
     def encoded(
@@ -34,9 +37,13 @@ class MemberReader:
     ) -> tuple[list[Bytes], list[Bytes]]:
         """Return the encoded images and masks of samples; with ``scratch``, valid until the thread's next call.
 
+        Where tars may be mapped, those of samples that were verified are not read at all.
+
         Raises ``DamagedSamples`` for those that cannot be read in full, are empty, or do not match their checksums.
         """
         self.files.need(indices, rows)
+        if self.files.maps and (tars := self.files.mapped(indices, rows)) is not None:
+            return _mapped_members(rows, "image", tars), _mapped_members(rows, "mask", tars)
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):
             return members[: len(rows)], members[len(rows) :]
@@ -177,3 +184,9 @@ class MemberReader:
         if problem is None and not verified and zlib_ng.crc32(data.data) != crc32:
             problem = "the bytes do not match their checksum"
         return data, problem
+
+
+def _mapped_members(rows: Rows, role: str, tars: dict[int, Bytes]) -> list[Bytes]:
+    starts = rows[f"{role}_offset"]
+    spans = zip(rows["shard"].tolist(), starts.tolist(), (starts + rows[f"{role}_length"]).tolist(), strict=True)
+    return [tars[shard][start:end] for shard, start, end in spans]

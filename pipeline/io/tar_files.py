@@ -1,17 +1,21 @@
 """Open tars of a split, and which of their samples have been verified.
 
 Files are read with ``pread`` rather than through a memory map: when a file shrinks or a disk fails underneath, a read
-returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS).
+returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS). Only a worker
+process, which is there to be lost, maps the tars of ``raw`` storage, and only what it has read and verified before.
 """
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from threading import Lock, local
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.io.scratch import Bytes
 from shards.errors import FormatError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows
@@ -21,6 +25,28 @@ from shards.store.byte_ranges import SHORTAGES, ByteRanges, OpenFiles, check_sho
 Indices = npt.NDArray[np.int64]
 
 MAX_OPEN_FILES = 256  # well below the usual limit of 1024 per process
+MEMORY_SHARE = 2  # all tars fit into the page cache if they take at most this part (1 / 2) of the machine's memory
+
+
+class VerifiedSamples:
+    """Which of ``count`` samples match their checksums: a bit for each. Thread-safe."""
+
+    def __init__(self, count: int) -> None:
+        self._bits = np.zeros(-(-count // 8), dtype=np.uint8)
+        self._lock = Lock()
+
+    def __getitem__(self, indices: Indices) -> npt.NDArray[np.bool_]:
+        return (self._bits[indices >> 3] >> (indices & 7).astype(np.uint8) & 1).astype(bool)
+
+    def add(self, indices: Indices) -> None:
+        """Add samples, (B,)."""
+        with self._lock:
+            np.bitwise_or.at(self._bits, indices >> 3, _bit(indices))
+
+    def remove(self, indices: Indices) -> None:
+        """Remove samples, (B,)."""
+        with self._lock:
+            np.bitwise_and.at(self._bits, indices >> 3, ~_bit(indices))
 
 
 class TarFiles:
@@ -33,12 +59,17 @@ class TarFiles:
     size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
     """
 
-    def __init__(self, split: SplitReader) -> None:
+    def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
         self._split = split
-        self.most_open = max(2, share_of_files(MAX_OPEN_FILES))
+        self._maps: WeakKeyDictionary[ByteRanges, Bytes] = WeakKeyDictionary()
+        # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.fit_memory = MEMORY_SHARE * int(split.shards.bytes.sum()) <= memory
+        self.maps = expendable and split.remote is None and self.fit_memory  # whether :meth:`mapped` may be called
+        self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self.maps else 1))  # a map has one of its own
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
-        self._verified = np.zeros(len(split), dtype=bool)
+        self._verified = VerifiedSamples(len(split))
         self._lock = Lock()
         self.remote = split.remote  # None for a local set
         self._held = local()  # .files: the calling thread's tars of the cache, which are not removed meanwhile
@@ -63,7 +94,7 @@ class TarFiles:
                 self._stamps[shard] = stamp
                 self.generation += 1
                 first, end = self._split.starts[shard : shard + 2]
-                self._verified[first:end] = False
+                self._verified.remove(np.arange(first, end))
         self._files.keep(shard, file)  # from here on other threads find it
         return file
 
@@ -96,6 +127,25 @@ class TarFiles:
             return f"cannot be read: {error.strerror}"
         return None if count == total else f"the tar ends after {count} of {total} bytes"
 
+    def mapped(self, indices: Indices, rows: Rows) -> dict[int, Bytes] | None:
+        """Return the bytes of the tars of samples, by number, mapped, not read; None if one cannot be opened or is of a
+        sample that was not verified.
+
+        Touching them kills the process if the file was truncated since it was opened, or its disk fails.
+        """
+        try:
+            tars = {shard: self._map(self.open(shard)) for shard in set(rows["shard"].tolist())}
+        except (FormatError, OSError):
+            return None
+        return tars if self.verified(indices, rows).all() else None
+
+    def _map(self, file: ByteRanges) -> Bytes:
+        found = self._maps.get(file)
+        if found is None:
+            found = np.frombuffer(mmap.mmap(file.descriptor, len(file), prot=mmap.PROT_READ), dtype=np.uint8)
+            self._maps[file] = found
+        return found
+
     def need(self, indices: Indices, rows: Rows) -> None:
         """Have the bytes of samples in local tars, for the calling thread, until it calls this again.
 
@@ -115,7 +165,7 @@ class TarFiles:
                 self._held.later.setdefault(shard, []).append(index)
         if self.remote.damaged:
             bad = [index for index in wanted if index in self.remote.damaged]
-            self._verified[bad] = False  # so that it is found out by whoever reads them
+            self._verified.remove(np.array(bad, dtype=np.int64))  # so that it is found out by whoever reads them
 
     @contextlib.contextmanager
     def needed(self, indices: Indices, rows: Rows) -> Iterator[None]:
@@ -172,7 +222,7 @@ class TarFiles:
 
     def mark_verified(self, indices: Indices) -> None:
         """Record that these samples match their checksums."""
-        self._verified[indices] = True
+        self._verified.add(indices)
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""
@@ -188,6 +238,10 @@ class TarFiles:
             return _stamp(self._split.shard_path(shard).stat())
         except OSError:
             return None
+
+
+def _bit(indices: Indices) -> npt.NDArray[np.uint8]:
+    return np.left_shift(1, indices & 7).astype(np.uint8)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

@@ -67,13 +67,14 @@ class BatchSlices:
         left = self.samples - batch * self.batch_size - self.slice.start
         return max(0, min(len(self.slice), left))
 
-    def indices(self, order: Any, batch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    def indices(self, order: Any, batch: int, batches: int = 1) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """Return this rank's samples of a global batch, int64 (B,), and whether each is valid, bool (B,).
 
+        Of several consecutive batches, from ``batch`` on, one after the other: (batches B,).
         B is ``len(self.slice)``; ``order`` is the epoch's: an array (N,) or another
         :class:`pipeline.order.epoch_order.EpochOrder`. An incomplete last batch is padded with samples from
         the start of the same epoch; those are not valid.
         """
-        start = batch * self.batch_size
-        positions = np.arange(start + self.slice.start, start + self.slice.stop, dtype=np.int64)
+        starts = np.arange(batch, batch + batches, dtype=np.int64) * self.batch_size
+        positions = (starts[:, None] + np.arange(self.slice.start, self.slice.stop)).reshape(-1)
         return order[positions % self.samples], positions < self.samples

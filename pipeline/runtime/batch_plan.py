@@ -80,8 +80,7 @@ class BatchPlan:
         at_once = max(1, BLOCK // max(1, width))  # the width is 0 with more ranks than samples in a batch
         for start in range(first, self.slices.batches, at_once):
             numbers = range(start, min(start + at_once, self.slices.batches))
-            parts = [self.slices.indices(order, number) for number in numbers]
-            indices, valid = (np.concatenate(each) for each in zip(*parts, strict=True))
+            indices, valid = self.slices.indices(order, start, len(numbers))
             work = self.work(indices, epoch)
             for place, number in enumerate(numbers):
                 part = slice(place * width, (place + 1) * width)

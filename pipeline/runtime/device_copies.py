@@ -111,7 +111,7 @@ class CopyingEngine:
         self._host, self._stream = host, stream
         self._held = HeldMemory(most)
         self.name, self.makers, self.batch_bytes = host.name, host.makers, host.batch_bytes
-        self.has_device_part = host.makers > 0
+        self.ahead = 1 if host.makers else 0
 
     def prepare(self, work: BatchWork) -> Any:
         """Do the host's part."""
@@ -120,11 +120,11 @@ class CopyingEngine:
     def start(self, prepared: Any) -> Any:
         """Queue the copies of a batch that is made."""
         started = self._host.start(prepared)
-        return self._copy(started) if self.has_device_part else started
+        return self._copy(started) if self.ahead else started
 
     def finish(self, started: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """Hand the copies over to the caller's stream, which waits for them; the host does not."""
-        (image, mask), event = started if self.has_device_part else self._copy(started)
+        (image, mask), event = started if self.ahead else self._copy(started)
         self._stream.hand_over((image, mask), event)
         return image, mask
 

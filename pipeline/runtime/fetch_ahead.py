@@ -1,13 +1,15 @@
-"""Samples of a set in an object store are requested in the order of the epoch, well before their batches are made."""
+"""What batches to come need is requested well before they are made: of a set in an object store, and of a local one."""
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import islice
 
 from pipeline.engine import BatchWork
+from pipeline.io.read_ahead import MOST_AHEAD, ReadAhead
 from pipeline.runtime.batch_plan import BatchIndices, BatchPlan
 from shards.store.remote.cached_tars import WHOLE_FROM, CachedTars
 
-MOST_AHEAD = 1 << 27  # bytes of samples that are requested in advance, and no more than a quarter of the cache
+MOST_FETCHED = 1 << 27  # bytes of samples that are requested in advance, and no more than a quarter of the cache
 
 Planned = tuple[BatchIndices, BatchWork]
 
@@ -20,9 +22,9 @@ def fetched_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Plann
     """
     remote = plan.reader.files.remote
     if remote is None:
-        yield from batches
+        yield from _read_ahead(plan, batches)
         return
-    most_bytes = min(MOST_AHEAD, remote.files.cache.most_bytes // 4)
+    most_bytes = min(MOST_FETCHED, remote.files.cache.most_bytes // 4)
     window = _Window(remote)
     for planned in batches:
         window.append(planned)
@@ -32,6 +34,37 @@ def fetched_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Plann
             yield window.pop()
     while window:
         yield window.pop()
+
+
+def _read_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Planned]:
+    """Yield batches of a local set, announcing each part of them before the part before it is yielded."""
+    ahead = ReadAhead(plan.reader.files, len(plan.reader.split))
+    part: list[Planned] = []
+    while ahead.wanted:
+        following: list[Planned] = []
+        try:
+            following.extend(_part(batches, most=plan.slices.batches))
+        except Exception:  # of a damaged record: raised in its turn
+            yield from [*part, *following]
+            raise
+        if not following:
+            break
+        ahead.announce([work.indices for _, work in following], [work.rows for _, work in following])
+        yield from part
+        part = following
+    yield from part
+    yield from batches
+
+
+def _part(batches: Iterator[Planned], *, most: int) -> Iterator[Planned]:
+    """Take the next batches: at most so many, and until they have half of the bytes that may be announced."""
+    left = MOST_AHEAD // 2
+    for planned in islice(batches, most):
+        yield planned
+        rows = planned[1].rows
+        left -= int(rows["image_length"].sum() + rows["mask_length"].sum())
+        if left <= 0:
+            return
 
 
 class _Window:

@@ -4,6 +4,7 @@ Which samples a batch holds is decided by :mod:`pipeline.runtime.batch_plan`.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -45,10 +46,10 @@ class BatchStream:
     ) -> None:
         self._plan, self._engine, self._policy, self._timeout = plan, engine, policy, timeout
         self._epoch, self._number, self._endless = epoch, first, endless
-        self._started: PreparedBatch | Exception | None = None
+        self._started: deque[PreparedBatch | Exception] = deque()
         self._maker = BatchMaker(plan, engine, policy)
         batches = fetched_ahead(plan, plan.batches(epoch, first, endless=endless))
-        depth = plan.options.prefetch + (0 if engine.has_device_part else 1)
+        depth = plan.options.prefetch + (0 if engine.ahead else 1)
         make = self._maker.make
         self.queue: PrefetchQueue[Any, PreparedBatch] | RequestQueue[Any, PreparedBatch]
         if engine.makers:
@@ -64,13 +65,11 @@ class BatchStream:
 
     def take(self) -> "tuple[BatchIndices, torch.Tensor, torch.Tensor]":
         """Return samples, image and mask of the next batch. After an exception the stream cannot be used any more."""
-        started, self._started = self._started, None
-        batch = started or self._next()
+        batch = self._started.popleft() if self._started else self._next()
         if isinstance(batch, Exception):
             raise batch
         samples, image, mask = self._finish(batch)
-        if self._engine.has_device_part:
-            self._start_next()
+        self._start_next()
         self._number += 1
         if self._number == self._plan.slices.batches and self._endless:
             self._epoch, self._number = self._epoch + 1, 0
@@ -82,10 +81,11 @@ class BatchStream:
         if (remote := self._plan.reader.files.remote) is not None:
             remote.stop()
         self._policy.forget()
-        started, self._started = self._started, None
-        if isinstance(started, PreparedBatch) and started.prepared is not None:
-            with contextlib.suppress(DamagedSamples):  # finished, so that it is not taken for the next one
-                self._engine.finish(started.prepared)
+        while self._started:
+            started = self._started.popleft()
+            if isinstance(started, PreparedBatch) and started.prepared is not None:
+                with contextlib.suppress(DamagedSamples):  # finished, so that it is not taken for the next one
+                    self._engine.finish(started.prepared)
 
     def _next(self) -> PreparedBatch:
         try:
@@ -95,12 +95,16 @@ class BatchStream:
         return self._start(batch)
 
     def _start_next(self) -> None:
-        """Start the device's part of the next batch if that is ready; an error is raised in its turn."""
+        """Start the device's part of the next batches that are ready; an error is raised in its turn."""
         try:
-            batch = self.queue.take_ready()
-            self._started = None if batch is None else self._start(batch)
+            while len(self._started) < self._engine.ahead:
+                if self._started and isinstance(self._started[-1], Exception):
+                    return  # after which there is nothing
+                if (batch := self.queue.take_ready()) is None:
+                    return
+                self._started.append(self._start(batch))
         except Exception as error:  # noqa: BLE001 - raised in its turn
-            self._started = error
+            self._started.append(error)
 
     def _start(self, batch: PreparedBatch) -> PreparedBatch:
         if batch.prepared is None:

@@ -28,7 +28,7 @@ class ProcessEngine:
 
     name = "torch"
     makers = 0
-    has_device_part = False
+    ahead = 0
 
     def __init__(self, options: EngineOptions, reader: MemberReader, *, processes: int, timeout: float) -> None:
         self._reader = reader
@@ -58,11 +58,13 @@ class ProcessEngine:
     def finish(self, started: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Wait for the batch that was requested; raises ``PetsegError`` as ``prepare`` does."""
         batch = cast(PendingBatch, started)
-        failure = batch.pool.wait_for(batch, self._timeout)
-        if failure is not None:
-            if failure.damaged:
-                raise DamagedSamples(failure.damaged)
-            raise PetsegError(failure.error)
+        report = batch.pool.wait_for(batch, self._timeout)
+        if (remote := self._reader.files.remote) is not None:
+            remote.retries.update(report.retries)
+        if report.damaged:
+            raise DamagedSamples(report.damaged)
+        if report.error:
+            raise PetsegError(report.error)
         images, masks, _ = batch.arrays
         # The tensors must hold the arrays themselves, not views: see SharedPool.
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)

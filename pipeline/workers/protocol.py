@@ -4,7 +4,7 @@ A request names a slot of the shared memory, which holds the work as one record 
 """
 
 import pickle
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from struct import Struct
 from typing import Final
 
@@ -31,7 +31,7 @@ RECORD: Final = np.dtype(
 _PARAMETERS: Final = tuple(field.name for field in fields(Parameters))
 
 REQUEST: Final = Struct("<qqq")  # slot, number of samples, generation: how often tars were found to have changed
-REPLY: Final = Struct("<q?")  # slot, whether more follows; then part of a pickled BatchFailure, or nothing
+REPLY: Final = Struct("<q?")  # slot, whether more follows; then part of a pickled BatchReport, or nothing
 MAX_MESSAGE: Final = 1 << 15  # bytes: a socket holds many of these at once
 
 
@@ -44,11 +44,12 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFailure:
-    """Why a batch was not made."""
+class BatchReport:
+    """What there is to say of a batch: why it was not made, or which requests were repeated for it."""
 
-    damaged: dict[int, str]  # by position in the batch: what is wrong with samples
+    damaged: dict[int, str] = field(default_factory=dict)  # by position in the batch: what is wrong with samples
     error: str = ""  # any other error, in one line
+    retries: dict[str, int] = field(default_factory=dict)  # failed requests to a store, by reason
 
 
 def slot_shapes(options: EngineOptions) -> tuple[tuple[int, ...], ...]:
@@ -66,15 +67,15 @@ def write_work(work: BatchWork, memory: npt.NDArray[np.uint8]) -> None:
 
 
 def read_work(memory: npt.NDArray[np.uint8], count: int) -> BatchWork:
-    """Return the work of ``count`` samples from a slot's records."""
+    """Return the work of ``count`` samples from a slot's records, whose memory it refers to."""
     records = memory[: count * RECORD.itemsize].view(RECORD)
-    parameters = Parameters(**{name: np.ascontiguousarray(records[name]) for name in _PARAMETERS})
-    return BatchWork(indices=np.ascontiguousarray(records["index"]), rows=records["row"], parameters=parameters)
+    parameters = Parameters(**{name: records[name] for name in _PARAMETERS})
+    return BatchWork(indices=records["index"], rows=records["row"], parameters=parameters)
 
 
-def reply_messages(slot: int, failure: BatchFailure | None) -> list[bytes]:
-    """Return the messages of a reply: one, unless the failure is long."""
-    body = b"" if failure is None else pickle.dumps(failure)
+def reply_messages(slot: int, report: BatchReport) -> list[bytes]:
+    """Return the messages of a reply: one, unless the report is long."""
+    body = b"" if report == BatchReport() else pickle.dumps(report)
     room = MAX_MESSAGE - REPLY.size
     parts = [body[start : start + room] for start in range(0, len(body), room)] or [b""]
     return [REPLY.pack(slot, part is not parts[-1]) + part for part in parts]

@@ -11,12 +11,13 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 from pipeline.cpu.cpu_engine import CpuEngine
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
-from pipeline.workers.protocol import REQUEST, BatchFailure, WorkerSetup, read_work, reply_messages, slot_shapes
+from pipeline.workers.protocol import REQUEST, BatchReport, WorkerSetup, read_work, reply_messages, slot_shapes
 from pipeline.workers.shared_memory import SlotMap
 from shards.errors import PetsegError
 
@@ -27,13 +28,22 @@ class BatchWorker:
     """Makes batches, one after the other."""
 
     def __init__(self, setup: WorkerSetup, memory: int) -> None:
-        self._reader = MemberReader(setup.split)
+        # Of small images, and no others, reading costs enough to be worth a map.
+        self._reader = MemberReader(setup.split, expendable=setup.options.stored_size is not None)
         self._engine = CpuEngine(replace(setup.options, threads=1), self._reader)
         self._slots = SlotMap(memory, slot_shapes(setup.options))
         self._generation = 0
+        self._retries = Counter[str]()  # that were reported
 
-    def make(self, *, slot: int, count: int, generation: int) -> BatchFailure | None:
-        """Make the batch whose work is in a slot, in place; return what is wrong."""
+    def make(self, *, slot: int, count: int, generation: int) -> BatchReport:
+        """Make the batch whose work is in a slot, in place; return what there is to say of it."""
+        report = self._make(slot=slot, count=count, generation=generation)
+        if (remote := self._reader.files.remote) is not None and (new := remote.retries - self._retries):
+            self._retries.update(new)
+            return replace(report, retries=dict(new))
+        return report
+
+    def _make(self, *, slot: int, count: int, generation: int) -> BatchReport:
         try:
             if generation != self._generation:
                 self._reader.files.drop_changed()
@@ -41,13 +51,13 @@ class BatchWorker:
             images, masks, records = self._slots.arrays(slot)
             self._engine.fill(read_work(records, count), images, masks)
         except DamagedSamples as error:
-            return BatchFailure(damaged=error.reasons)
+            return BatchReport(damaged=error.reasons)
         except PetsegError as error:
-            return BatchFailure(damaged={}, error=str(error))
+            return BatchReport(error=str(error))
         except Exception as error:  # noqa: BLE001 - reported to the loader, whatever it is
             text = f"a worker process of the loader failed: {type(error).__name__}: {error}"
-            return BatchFailure(damaged={}, error=text)
-        return None
+            return BatchReport(error=text)
+        return BatchReport()
 
 
 def serve(connection: socket.socket, worker: BatchWorker) -> None:

@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from pipeline.io.scratch import Bytes
 from pipeline.runtime.request_queue import batch_timeout_error
-from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchFailure
+from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchReport
 from shards.errors import PetsegError
 
 KILL_SECONDS = 5.0  # for a process that was killed to be gone
@@ -70,10 +70,10 @@ class WorkerPool:
             self._pending[slot] = batch
         return batch
 
-    def wait_for(self, batch: PendingBatch, timeout: float) -> BatchFailure | None:
-        """Return what is wrong with a batch once the reply is there; None: nothing."""
+    def wait_for(self, batch: PendingBatch, timeout: float) -> BatchReport:
+        """Return what there is to say of a batch once the reply is there."""
         self._receive_until(lambda: batch.done, timeout)
-        return cast(BatchFailure, pickle.loads(b"".join(batch.parts))) if batch.parts else None
+        return cast(BatchReport, pickle.loads(b"".join(batch.parts))) if batch.parts else BatchReport()
 
     def wait_for_room(self, most: int, timeout: float) -> None:
         """Return once at most ``most`` requests are pending, including those of a stream that was dropped."""
@@ -89,16 +89,20 @@ class WorkerPool:
         deadline = time.monotonic() + timeout
         while not condition():
             with self._end_on_error():
+                if self._receive():
+                    continue
                 while not self._poll.poll(1000 * max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))):
                     if any(worker.has_ended() for worker in self._workers):
                         raise EOFError
                     if time.monotonic() >= deadline:
                         raise batch_timeout_error(timeout)
-                self._receive()
 
-    def _receive(self) -> None:
-        """Receive a message of any pending batch, possibly one that nobody waits for any more."""
-        length = self._socket.recv_into(self._message)
+    def _receive(self) -> bool:
+        """Receive a message of any pending batch, possibly one that nobody waits for any more; False: none is there."""
+        try:
+            length = self._socket.recv_into(self._message, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         if not length:
             raise EOFError
         slot, more = REPLY.unpack_from(self._message)
@@ -108,6 +112,7 @@ class WorkerPool:
         if not more:
             batch.done = True
             del self._pending[slot]
+        return True
 
     @contextlib.contextmanager
     def _end_on_error(self) -> Iterator[None]:
@@ -117,12 +122,16 @@ class WorkerPool:
                 raise PetsegError(self._reason)
             yield
         except (EOFError, OSError):
-            reports = [worker.exit_report() for worker in self._workers if worker.has_ended(within=0.1)]
+            ended = [worker for worker in self._workers if worker.has_ended(within=0.1)]
+            report = ended[0].exit_report() if ended else "without a message"
+            advice = "if memory ran out, use fewer processes or a smaller batch"
+            if ended and ended[0].process.returncode == -signal.SIGBUS:
+                advice = (
+                    "a tar has become shorter, or its disk failed, while it was read: run petseg-shard verify; a new "
+                    "iteration names the sample"
+                )
             self.end()
-            self._reason = (
-                f"a worker process of the loader ended ({reports[0] if reports else 'without a message'}); "
-                "if memory ran out, use fewer processes or a smaller batch"
-            )
+            self._reason = f"a worker process of the loader ended ({report}); {advice}"
             raise PetsegError(self._reason) from None
         except PetsegError as error:
             self.end()

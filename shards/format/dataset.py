@@ -28,7 +28,7 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers.remote_split import open_remote_set, remote_tars
-from shards.format.readers.set_files import check_size, local_file, local_folder, open_shard_table
+from shards.format.readers.set_files import check_size, fetch_tables, local_file, local_folder, open_shard_table
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
@@ -76,8 +76,10 @@ class SplitReader:
     @cached_property
     def remote(self) -> CachedTars | None:
         """The split's tars in an object store, as far as they are in the cache; None for a local set."""
-        if self.files is None or self.table is None:  # the table is fetched now, not by the thread of the requests
+        if self.files is None:
             return None
+        fetch_tables(self.files, self.entry)
+        self.table  # noqa: B018 - opened now, not by the thread of the requests
         return remote_tars(self.files, self.shards, self.starts, self.rows, total=self.manifest.bytes)
 
     @cached_property

@@ -24,6 +24,10 @@ class ObjectChangedError(StoreError):
     """A file is not the version that was expected: another one has been written meanwhile."""
 
 
+class ObjectEndsError(StoreError):
+    """A file ends before the bytes that were asked for."""
+
+
 @dataclass(frozen=True)
 class ObjectStatus:
     """What a store says of a file: its size in bytes, and a stamp that another content would not have.

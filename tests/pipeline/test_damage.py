@@ -17,6 +17,8 @@ from PIL import Image
 
 import pipeline.runtime.batch_plan
 from pipeline import Loader
+from pipeline.dali.dali_engine import DaliEngine
+from pipeline.dali.first_read import FirstReadCheck
 from pipeline.io.damage import DamagePolicy
 from pipeline.order.permutation import permutation
 from shards.errors import PetsegError, SampleError, UsageError
@@ -109,6 +111,25 @@ def test_members_that_cannot_be_decoded(
     folder, good = forge_set(storage, engine, FORGERIES[damage], classes)
     assert_stops(folder, engine)
     assert_replaces(folder, engine, good)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("damage", ["garbage", "truncated mask"])
+def test_a_run_of_the_graph_that_fails_is_repeated_with_those_after_it(
+    forge_set: Any, monkeypatch: pytest.MonkeyPatch, ahead: int, damage: str
+) -> None:
+    """What the checks let pass and DALI cannot decode, with so many runs started at a time, as on a GPU."""
+    folder, good = forge_set("source", "dali", FORGERIES[damage], None)
+    monkeypatch.setattr(FirstReadCheck, "encoded", lambda *arguments: None)
+    created = DaliEngine.__init__
+
+    def create(self: DaliEngine, *arguments: Any, **options: Any) -> None:
+        created(self, *arguments, **options)
+        self.ahead = ahead
+
+    monkeypatch.setattr(DaliEngine, "__init__", create)
+    assert_stops(folder, "dali", match="sample 10 .*cannot be decoded")
+    assert_replaces(folder, "dali", good)
 
 
 def other_value(pair: Any) -> dict[str, bytes]:

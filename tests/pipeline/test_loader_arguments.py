@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import Loader
+from pipeline import Loader, arguments
 from pipeline.arguments import usable_cores
 from pipeline.choose_engine import choose_engine
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
@@ -170,6 +171,30 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
     for ranks, share in (("1", cores), (str(cores), 1), (str(10 * cores), 1), ("nonsense", cores)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
         assert usable_cores() == share
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="worker processes need Linux")
+@pytest.mark.parametrize(
+    ("storage", "options", "expected"),
+    [
+        ("raw", {}, 2),
+        ("jpeg", {"augment": "train"}, 2),
+        ("raw", {"processes": 0}, 0),
+        ("raw", {"threads": 2}, 0),
+        ("raw", {"shuffle": False}, 0),
+        ("raw", {"size": 64}, 0),  # images must be shrunk, for which each process would import torch
+        ("source", {}, 0),
+    ],
+)
+def test_long_epochs_of_small_images_are_made_by_processes(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, storage: str, options: dict[str, Any], expected: int
+) -> None:
+    monkeypatch.setattr(arguments, "usable_cores", lambda: 2)
+    with Loader(sets[storage], batch_size=4, device="cpu", **options) as loader:
+        assert loader.processes == 0  # the epoch is short
+    monkeypatch.setattr(arguments, "MANY_SAMPLES", 1)
+    with Loader(sets[storage], batch_size=4, device="cpu", **options) as loader:
+        assert loader.processes == expected
 
 
 def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from forked_programs import ForkedPopen
 
 from pipeline.io.io_uring import is_available
 
@@ -69,7 +70,7 @@ class Runner:
     """Runs jobs one after the other in children of one warm process."""
 
     def __init__(self, *flags: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = ForkedPopen(
             [sys.executable, "-c", RUNNER, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
@@ -199,8 +200,10 @@ def test_the_number_of_ranks_may_change_on_the_way(runner: Any) -> None:
     assert got == samples(whole)
 
 
-def python(program: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def python(
+    program: str, *arguments: str, start: type[subprocess.Popen[str]] = ForkedPopen, **options: Any
+) -> subprocess.Popen[str]:
+    return start(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -247,7 +250,7 @@ def test_leaving_a_loader_open_does_not_keep_the_process(sets: dict[str, Path]) 
             iterator = iter(loader)
             next(iterator)
     """
-    process = python(program, str(sets["source"]))
+    process = python(program, str(sets["source"]), start=subprocess.Popen)
     _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
 
@@ -345,7 +348,7 @@ def test_importing_the_package_is_cheap() -> None:
         pipeline.order.permutation if hasattr(pipeline, "order") else None
         assert not {"torch", "nvidia.dali", "cv2", "torchvision", "numpy"} & set(sys.modules), sys.modules.keys()
     """
-    process = python(program)
+    process = python(program, start=subprocess.Popen)
     assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
@@ -359,12 +362,12 @@ def test_loading_imports_no_more_than_it_needs(sets: dict[str, Path]) -> None:
         print([name for name in sys.argv[4:] if name in sys.modules])
     """
     unneeded = ("torchvision", "webdataset", "matplotlib", "PIL", "nvidia.dali")
-    process = python(program, *map(str, sets.values()), *unneeded)
+    process = python(program, *map(str, sets.values()), *unneeded, start=subprocess.Popen)
     assert process.communicate(timeout=PATIENCE)[0] == "[]\n"
 
 
-def test_memory_is_flat(sets: dict[str, Path]) -> None:
-    """Peak memory after a hundred epochs is that after five, within what an allocator may keep; of other storages, see
+def test_memory_is_flat(sets: dict[str, Path], campaign: Callable[[int, int], int]) -> None:
+    """Peak memory after forty epochs is that after five, within what an allocator may keep; of other storages, see
     ``tests/bench/test_starts_and_memory.py``.
     """
     program = """
@@ -373,11 +376,11 @@ def test_memory_is_flat(sets: dict[str, Path]) -> None:
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         with Loader(sys.argv[1], batch_size=8, size=96, device="cpu", augment="train") as loader:
             peaks = []
-            for _ in range(100):
+            for _ in range(int(sys.argv[2])):
                 for batch in loader: pass
                 peaks.append(peak())
         print(peaks[4], peaks[-1])
     """
-    process = python(program, str(sets["jpeg"]))
+    process = python(program, str(sets["jpeg"]), str(campaign(40, 100)))
     early, late = map(float, process.communicate(timeout=PATIENCE)[0].split())
     assert late - early < 24, (early, late)

@@ -29,13 +29,14 @@ def open_remote_set(
     if fetch not in FETCHES:
         raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
     assert isinstance(store, ObjectStore)
-    files = RemoteFiles(store, open_cache(cache, cache_bytes), fetch)
+    files, place = RemoteFiles(store, open_cache(cache, cache_bytes), fetch), store.describe(MANIFEST_NAME)
     try:
-        # Its size is in no other file: a reply that is cut is noticed by the server's own figure.
-        data = store.read(MANIFEST_NAME, match=store.status(MANIFEST_NAME))
+        try:
+            return parse_manifest(store.read(MANIFEST_NAME), place), files
+        except FormatError:  # its size is in no other file: now a reply that is cut is noticed by the server's figure
+            return parse_manifest(store.read(MANIFEST_NAME, match=store.status(MANIFEST_NAME)), place), files
     except ObjectMissingError as error:
         raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
-    return parse_manifest(data, store.describe(MANIFEST_NAME)), files
 
 
 def remote_tars(

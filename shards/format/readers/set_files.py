@@ -25,7 +25,12 @@ def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry) -> Pat
     """Return the local path of a file that the manifest describes, fetched and checked where it is remote."""
     if files is None:
         return local_folder(store) / entry.file
-    return files.local_file(FileSpec(entry.file, entry.bytes, entry.sha256)).path
+    return files.local_files(FileSpec(entry.file, entry.bytes, entry.sha256))[0].path
+
+
+def fetch_tables(files: RemoteFiles, entry: SplitEntry) -> None:
+    """Fetch both tables of a split at once, so that opening them waits for no second reply."""
+    files.local_files(*(FileSpec(each.file, each.bytes, each.sha256) for each in (entry.table, entry.shard_table)))
 
 
 def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, entry: SplitEntry) -> ShardTable:

@@ -15,6 +15,7 @@ from shards.store.cloud.cloud_clients import make_client
 from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
+    ObjectEndsError,
     ObjectExistsError,
     ObjectMissingError,
     ObjectStatus,
@@ -109,7 +110,7 @@ class ObjectStore:
 
     def read_range(self, name: str, start: int, length: int, *, match: ObjectStatus | None = None) -> bytes:
         """Return exactly ``length`` bytes from ``start`` on."""
-        return bytes(run(self.read_range_async(name, start, length, match=match)))
+        return bytes(run(self.read_range_async(name, start, length, match=match))[1]) if length else b""
 
     async def status_async(self, name: str) -> ObjectStatus:
         """See :meth:`status`."""
@@ -127,21 +128,23 @@ class ObjectStore:
 
     async def read_range_async(
         self, name: str, start: int, length: int, *, match: ObjectStatus | None = None
-    ) -> memoryview:
-        """See :meth:`read_range`; the memory is the reply's own."""
-        if not length:
-            return memoryview(b"")
+    ) -> tuple[ObjectStatus, memoryview]:
+        """Return a file's version, and the bytes of :meth:`read_range`, at least one; the memory is the reply's own."""
 
-        async def request(client: Any) -> memoryview:
+        async def request(client: Any) -> tuple[ObjectStatus, memoryview]:
             reply = await client.get_async(name, options={"range": (start, start + length), **_conditions(match)})
-            self._check(name, _status(reply.meta), match)
+            found = _status(reply.meta)
+            self._check(name, found, match)
             if tuple(reply.range) != (start, start + length):
-                if reply.meta["size"] < start + length:
-                    raise StoreError(f"{self.describe(name)} ends before byte {start + length}")
+                if found.size < start + length:
+                    raise ObjectEndsError(f"{self.describe(name)} ends before byte {start + length}")
                 raise Passing("a wrong range")
-            return memoryview(await reply.bytes_async())
+            body = await reply.bytes_async()
+            if len(body) != length:
+                raise Passing("a body of another length")
+            return found, memoryview(body)
 
-        return await self._try(name, request, length=length, match=match)
+        return await self._try(name, request, match=match)
 
     def put(
         self, name: str, data: bytes | Path, *, if_absent: bool = False, if_match: ObjectStatus | None = None
@@ -156,7 +159,7 @@ class ObjectStore:
 
         async def request(client: Any) -> ObjectStatus:
             written = await client.put_async(name, data, mode=mode, chunk_size=_PUT_PART)
-            return ObjectStatus(size, str(written["e_tag"]))
+            return _status({"size": size, **written})
 
         try:
             return run(self._try(name, request, match=if_match))
@@ -195,16 +198,12 @@ class ObjectStore:
         name: str,
         request: Callable[[Any], Awaitable[_T]],
         *,
-        length: int | None = None,
         match: ObjectStatus | None = None,
     ) -> _T:
         """Make a request, again and again where it fails in a way that may pass."""
         for attempt in range(self.patience.attempts):
             try:
-                result = await request(self._client())
-                if length is not None and len(result) != length:  # type: ignore[arg-type]
-                    raise Passing("a body of another length")
-                return result
+                return await request(self._client())
             except Passing as error:
                 reason = str(error)
             except PetsegError:
@@ -240,6 +239,8 @@ class ObjectStore:
                 raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
         found = _STATUS.search(text)
         code = found[1] if found else ""
+        if code == "416":
+            raise ObjectEndsError(f"{place} ends before the bytes that were asked for") from None
         if code and code < "500" and code not in _PASSING:
             raise StoreError(f"{place}: the server refused the request: status {code}{_said(text)}") from None
         return f"status {code}" if code else _short(text)
@@ -280,7 +281,10 @@ class ObjectStore:
 
 
 def _status(meta: Any) -> ObjectStatus:
-    return ObjectStatus(meta["size"], meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}")
+    stamp = meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}"
+    if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
+        stamp = f'"{stamp}"'
+    return ObjectStatus(meta["size"], stamp)
 
 
 def _conditions(match: ObjectStatus | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +15,16 @@ import numpy.typing as npt
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
-from shards.store.remote.content_cache import CachedFile
-from shards.store.remote.remote_files import PART, Fetch, RemoteFiles, SampleSpan, TarSpec
+from shards.store.remote.content_cache import CachedFile, CacheTooSmallError
+from shards.store.remote.remote_files import Fetch, RemoteFiles, SampleSpan, TarSpec, memory_file, neighbours
 
 MOST_OPEN: Final = 256  # tars that are kept open
-MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
 WHOLE_FROM: Final = 0.25  # of a tar's bytes: where more is needed soon, `auto` fetches all of it
 _ATTEMPTS = 3  # to fetch a sample whose bytes arrive with a wrong checksum
 
 Indices = npt.NDArray[np.int64]
+
+log = logging.getLogger("petseg")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class CachedTars:
     _tasks: dict[Any, "asyncio.Task[CachedFile]"] = field(default_factory=dict)  # by (shard, index); whole: (shard, -1)
     _ahead: "set[asyncio.Future[Any]]" = field(default_factory=set)
     _open: list[OpenFiles] = field(default_factory=list)
+    _unkept: list[str] = field(default_factory=list)  # why samples were not kept in the cache, once
     _lock: Any = field(default_factory=threading.Lock)  # of what is kept open, against tars that are being removed
 
     def __post_init__(self) -> None:
@@ -63,8 +66,9 @@ class CachedTars:
     def hold(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, CachedFile]:
         """Return open tars that have some samples (of the split, with the tars' numbers), fetched where necessary.
 
-        Bytes that do not match the table, time after time, are left out, and the sample is in :attr:`damaged`. Raises
-        ``StoreError`` where the store fails, ``PetsegError`` where the cache is too small or its disk is full.
+        Where the cache is too small for them, they are in memory instead. Bytes that do not match the table, time after
+        time, are left out, and the sample is in :attr:`damaged`. Raises ``StoreError`` where the store fails,
+        ``PetsegError`` where the cache's disk is full.
         """
         held = {shard: self._find(shard) for shard in set(shards)}
         if missing := self._missing(held, shards, indices):
@@ -72,7 +76,13 @@ class CachedTars:
                 if file is not None:
                     file.refresh()
             if missing := self._missing(held, shards, indices):
-                held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
+                try:
+                    held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
+                except CacheTooSmallError as error:
+                    if not self._unkept:
+                        log.warning("%s; until then samples that do not fit are fetched each time", error)
+                        self._unkept.append(str(error))
+                    return run(self._read_through(shards, indices))
         self._keep(held)
         return {shard: file for shard, file in held.items() if file is not None}
 
@@ -177,10 +187,21 @@ class CachedTars:
             if others:
                 raise others[0]
         cache = self.files.cache
-        raise PetsegError(
+        raise CacheTooSmallError(
             f"the cache {cache.folder} is too small: samples were removed before they could be used; give more than "
             f"{cache.most_bytes} bytes with --cache-bytes"
         )
+
+    async def _read_through(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, CachedFile]:
+        """Fetch samples into files in memory, one for each tar, that end when nobody uses them."""
+        files: dict[int, CachedFile] = {}
+        work = []
+        for shard, wanted in self._missing(dict.fromkeys(shards), shards, indices).items():
+            spec = self.tar(shard)
+            files[shard] = memory_file(spec)
+            work += [self._fill(files[shard], spec, run_of) for run_of in self._runs(wanted, spec.bytes)]
+        await asyncio.gather(*work)
+        return files
 
     def _tasks_for(self, shard: int, indices: list[int], *, whole: bool) -> "set[asyncio.Task[CachedFile]]":
         """Return the tasks that fetch some samples of a tar, those that run already or new ones."""
@@ -206,23 +227,10 @@ class CachedTars:
         return task
 
     def _runs(self, indices: list[int], size: int) -> list[dict[int, SampleSpan]]:
-        """Return samples of one tar in groups that are each fetched by one request: neighbours, up to PART bytes.
-
-        A sample that the table places outside its tar is damaged.
-        """
-        runs: list[dict[int, SampleSpan]] = []
-        start = stop = 0
+        """Return samples of a tar in groups for one request each; one that its table places elsewhere is damaged."""
         spans = {index: self.span(index) for index in indices}
         self.damaged.update(index for index, span in spans.items() if not 0 <= span.start < span.stop <= size)
-        for index, span in sorted(spans.items(), key=lambda pair: pair[1].start):
-            if index in self.damaged:
-                continue
-            if not runs or span.start - stop > MOST_GAP or span.stop - start > PART:
-                runs.append({})
-                start = span.start
-            runs[-1][index] = span
-            stop = span.stop
-        return runs
+        return neighbours({index: span for index, span in spans.items() if index not in self.damaged})
 
     async def _whole(self, shard: int, indices: list[int]) -> CachedFile:
         spec = self.tar(shard)
@@ -238,8 +246,7 @@ class CachedTars:
 
     async def _samples(self, shard: int, indices: list[int]) -> CachedFile:
         """Fetch neighbouring samples of a tar, in one request unless their bytes are wrong."""
-        spec, cache = self.tar(shard), self.files.cache
-        spans = {index: self.span(index) for index in indices}
+        spec, cache, spans = self.tar(shard), self.files.cache, {index: self.span(index) for index in indices}
         needed = sum(span.stop - span.start for span in spans.values())
         await self.files.making_room(needed + (spec.samples >> 3), self.close)
         file = cache.open(spec.sha256, size=spec.bytes, samples=spec.samples)
@@ -249,7 +256,10 @@ class CachedTars:
         if file is None:
             raise PetsegError(f"the cache {cache.folder} cannot be written to; choose another one with --cache")
         file.refresh()
-        spans = {index: span for index, span in spans.items() if not file.present[span.place]}
+        return await self._fill(file, spec, {i: span for i, span in spans.items() if not file.present[span.place]})
+
+    async def _fill(self, file: CachedFile, spec: TarSpec, spans: dict[int, SampleSpan]) -> CachedFile:
+        """Fetch neighbouring samples into a file."""
         if not spans:
             return file
         for left in reversed(range(_ATTEMPTS)):

@@ -36,6 +36,10 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES: Final = 1 << 20
 
 
+class CacheTooSmallError(PetsegError):
+    """What is needed at once does not fit into the cache."""
+
+
 class CachedFile(ByteRanges):
     """A file in the cache, locked against removal while it is open; ``present`` says which samples of a tar it has."""
 
@@ -159,9 +163,9 @@ class ContentCache:
             used = self._remove_until(self.most_bytes - needed, release)
             self._state.update(used=used, added=needed)
         if used + needed > self.most_bytes:
-            raise PetsegError(
+            raise CacheTooSmallError(
                 f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
-                f"{self.most_bytes} are in use; give more with --cache-bytes, or use a smaller batch"
+                f"{self.most_bytes} are in use; give more with --cache-bytes"
             )
 
     def used_bytes(self) -> int:

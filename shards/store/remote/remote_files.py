@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from zlib_ng import zlib_ng
@@ -14,12 +15,13 @@ from shards.errors import FormatError, PetsegError
 from shards.store.byte_ranges import share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
-from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
-from shards.store.store_protocol import ObjectStatus
+from shards.store.remote.content_cache import FULL, CachedFile, CacheTooSmallError, ContentCache
+from shards.store.store_protocol import ObjectEndsError, ObjectStatus
 
 Fetch = Literal["auto", "range", "shard"]
 FETCHES: Final = get_args(Fetch)
 PART: Final = 8 << 20  # bytes of a large file that are requested at once
+MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
 COMPARED: Final = 64 << 20  # bytes of a cached file that is compared with its SHA-256 again; some 0.1 s
 IN_FLIGHT: Final = 32  # requests at once, of all splits
 _ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256
@@ -64,6 +66,26 @@ class SampleSpan:
         return all(zlib_ng.crc32(part) == crc for part, crc in parts)
 
 
+def neighbours(spans: dict[int, SampleSpan]) -> list[dict[int, SampleSpan]]:
+    """Return samples of a tar, by index, in groups that are each fetched by one request, of up to about PART bytes."""
+    groups: list[dict[int, SampleSpan]] = []
+    start = stop = 0
+    for index, span in sorted(spans.items(), key=lambda pair: pair[1].start):
+        if not groups or span.start - stop > MOST_GAP or span.stop - start > PART:
+            groups.append({})
+            start = span.start
+        groups[-1][index] = span
+        stop = span.stop
+    return groups
+
+
+def memory_file(spec: TarSpec) -> CachedFile:
+    """Return a file in memory for samples of a tar that the cache has no room for; it takes what is written to it."""
+    descriptor = os.memfd_create("petseg-samples")
+    os.ftruncate(descriptor, spec.bytes + spec.samples)
+    return CachedFile(Path(spec.name), descriptor, size=spec.bytes, samples=spec.samples, complete=False)
+
+
 @dataclass(frozen=True)
 class RemoteFiles:
     """A set's files by name. Pickles as address, cache and options; everything else is per process.
@@ -74,7 +96,7 @@ class RemoteFiles:
     store: ObjectStore
     cache: ContentCache
     fetch: Fetch
-    _pinned: dict[str, "asyncio.Task[ObjectStatus]"] = field(default_factory=dict, compare=False, repr=False)
+    _pinned: dict[str, ObjectStatus] = field(default_factory=dict, compare=False, repr=False)
     _limits: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _turns: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _kept: dict[str, CachedFile] = field(default_factory=dict, compare=False, repr=False)  # open, so not removed
@@ -85,46 +107,61 @@ class RemoteFiles:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={})
 
-    def local_file(self, spec: FileSpec) -> CachedFile:
-        """Return a file, fetched if it is not in the cache; it stays there as long as this object exists.
+    def local_files(self, *specs: FileSpec) -> list[CachedFile]:
+        """Return files, fetched at once where they are not in the cache; they stay there as long as this object exists.
 
         One that the cache has is compared with its SHA-256 up to :data:`COMPARED` bytes, and fetched again if damaged.
         The records of a larger table have checksums of their own.
 
         Raises ``FormatError`` if it is not the file that the manifest describes, ``StoreError`` if the store fails.
         """
-        kept = self._kept.get(spec.sha256)
-        if kept is None:
-            found = self.cache.open(spec.sha256, size=spec.bytes)
-            if found is not None and spec.bytes <= COMPARED and hashlib.sha256(found[:]).hexdigest() != spec.sha256:
-                self.cache.forget(spec.sha256)
-                found = None
-            kept = self._kept[spec.sha256] = found or run(self.whole_async(spec, release=lambda: None))
-        return kept
+        for spec in specs:
+            found = None if spec.sha256 in self._kept else self.cache.open(spec.sha256, size=spec.bytes)
+            if found is not None:
+                if spec.bytes <= COMPARED and hashlib.sha256(found[:]).hexdigest() != spec.sha256:
+                    self.cache.forget(spec.sha256)
+                else:
+                    self._kept[spec.sha256] = found
+        if missing := [spec for spec in specs if spec.sha256 not in self._kept]:
+            fetched = run(self._together(missing))
+            self._kept.update((spec.sha256, file) for spec, file in zip(missing, fetched, strict=True))
+        return [self._kept[spec.sha256] for spec in specs]
+
+    async def _together(self, specs: list[FileSpec]) -> list[CachedFile]:
+        return await asyncio.gather(*(self.whole_async(spec, release=lambda: None) for spec in specs))
 
     async def status_async(self, spec: FileSpec) -> ObjectStatus:
         """Return the version of a file that is read from now on; ``FormatError`` unless it has the right size."""
         if spec.name not in self._pinned:
-            self._pinned[spec.name] = asyncio.ensure_future(self.store.status_async(spec.name))
-        try:
-            status = await asyncio.shield(self._pinned[spec.name])
-        except PetsegError:
-            self._pinned.pop(spec.name, None)
-            raise
-        if status.size != spec.bytes:
-            raise FormatError(
-                f"{self.store.describe(spec.name)} has {status.size} bytes, the manifest says {spec.bytes}; run "
-                "petseg-shard verify, then build or copy the set again"
-            )
-        return status
+            status = await self.store.status_async(spec.name)
+            if status.size != spec.bytes:
+                raise FormatError(
+                    f"{self.store.describe(spec.name)} has {status.size} bytes, the manifest says {spec.bytes}; run "
+                    "petseg-shard verify, then build or copy the set again"
+                )
+            self._pinned.setdefault(spec.name, status)
+        return self._pinned[spec.name]
 
     async def range_async(self, spec: FileSpec, start: int, length: int) -> memoryview:
         """Return a part of the version that was first seen; ``ObjectChangedError`` names another one."""
-        status = await self.status_async(spec)
         if not self._limits:
             self._limits.append(asyncio.Semaphore(IN_FLIGHT))
         async with self._limits[0]:
-            return await self.store.read_range_async(spec.name, start, length, match=status)
+            if spec.name not in self._pinned:
+                # The first reply says which version is read, so that the server is not asked for that before.
+                try:
+                    found, data = await self.store.read_range_async(spec.name, start, length)
+                    if found.size == spec.bytes and self._pinned.setdefault(spec.name, found) == found:
+                        return data
+                except ObjectEndsError:
+                    found = None
+                # Of another size, or of another version than a reply that came meanwhile: once more, with conditions.
+                match = await self.status_async(spec)
+                if found is None or found.size != spec.bytes:
+                    self.store.failures["a wrong size"] += 1
+            else:
+                match = self._pinned[spec.name]
+            return (await self.store.read_range_async(spec.name, start, length, match=match))[1]
 
     async def whole_async(self, spec: FileSpec, *, release: Callable[[], None], samples: int = 0) -> CachedFile:
         """Fetch a file into the cache, unless another process does, and return it, locked.
@@ -132,10 +169,9 @@ class RemoteFiles:
         Raises ``FormatError`` if what arrives has another SHA-256 each time.
         """
         if spec.bytes > self.cache.most_bytes:
-            raise PetsegError(
+            raise CacheTooSmallError(
                 f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
-                f"the cache {self.cache.folder} may hold: give more with --cache-bytes, or fetch samples alone with "
-                "--fetch range"
+                f"the cache {self.cache.folder} may hold: give more with --cache-bytes"
             )
         attempts = 0
         while True:

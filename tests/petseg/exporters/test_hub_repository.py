@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import msgspec
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_its_program_predicts_what_petseg_predicts(call, hub: Path, tmp_path: Pa
     image = smooth_image(tmp_path / "a.png", (90, 61))
     assert call(predict, hub.parent / "run", image, "-o", tmp_path / "out", "--precision", "fp32").code == 0
     command = [sys.executable, "use.py", str(image), str(tmp_path / "mask.png")]
-    result = subprocess.run(command, cwd=hub, check=False, capture_output=True, text=True)
+    result = forked_programs.run(command, cwd=hub, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "mask.png") as found, Image.open(tmp_path / "out" / "a.png") as expected:
         assert (np.asarray(found) == np.asarray(expected)).mean() > 0.99

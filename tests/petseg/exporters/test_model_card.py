@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import forked_programs
 import numpy as np
 import pytest
 import torch
@@ -43,7 +43,7 @@ def run_card(card: Path, images: list[Path]) -> list[Image.Image]:
     """Run the first program of a card beside its file, without petseg, for each image; return the masks it writes."""
     (card.parent / "use.py").write_text(BLOCK.findall(card.read_text())[0])
     command = [sys.executable, "-c", BLOCKED + EACH, *map(str, images)]
-    result = subprocess.run(command, cwd=card.parent, check=False, capture_output=True, text=True)
+    result = forked_programs.run(command, cwd=card.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     masks = [Image.open(f"{image}.mask.png") for image in images]
     for mask in masks:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_programs import ForkedPopen
 from labelled_sets import many_labels, smooth_image, write_untrained
 from PIL import Image
 
@@ -118,7 +119,7 @@ def test_a_stopped_command_leaves_no_partial_file(
     program = Path(sys.executable).parent / "petseg-predict"
     out = tmp_path / "out"
     arguments = [program, run, tmp_path / "in", "-o", out, "--batch-size", "1"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with ForkedPopen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while len(list(out.glob("*.png")) if out.is_dir() else []) < 6 and time.monotonic() < deadline:
             time.sleep(0.02)

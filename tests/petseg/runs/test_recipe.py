@@ -191,7 +191,7 @@ def test_the_files_of_version_1_are_read() -> None:
     assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == {
         **running,
-        "cuda_graph": False,
+        "cuda_graph": None,
         "log_every": None,
         "stop_signal": "",
         "logger": (),

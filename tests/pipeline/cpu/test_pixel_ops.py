@@ -97,15 +97,9 @@ def test_bars_are_filled_and_nothing_else() -> None:
             assert np.array_equal(out, expected)
 
 
-def test_opencv_is_not_always_exact_and_that_is_noticed() -> None:
-    known = [
-        (length, size)
-        for length in range(1, 1200)
-        for size in (100, 128)
-        if not pixel_ops.opencv_is_exact(length, size)
-    ]
-    assert known  # else the last branch of transform_mask would be dead code
-    length, size = known[0]
+@pytest.mark.parametrize("length", [67, 333, 1199])
+def test_masks_take_the_exact_nearest_pixels_at_any_length(length: int) -> None:
+    size = 100
     mask = np.random.default_rng(0).integers(0, 4, (length, length), dtype=np.uint8)
     out = np.empty((size, size), np.uint8)
     pixel_ops.transform_mask(mask, (0, 0, length, length), flip=False, out=out)

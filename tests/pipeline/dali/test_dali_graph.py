@@ -48,23 +48,32 @@ def specification(storage: str, source: str, **changes: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("device_id", [None, 0])
+@pytest.mark.parametrize("largest", [(0, 0), (600, 800), (30_000, 40_000)], ids=["unknown", "usual", "large"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_every_operator_is_registered_for_the_device_it_is_used_on(storage: str, device_id: int | None) -> None:
+def test_every_operator_is_registered_for_the_device_it_is_used_on(
+    storage: str, largest: tuple[int, int], device_id: int | None
+) -> None:
     registered = {kind.lower(): set(getattr(backend, f"Registered{kind}Ops")()) for kind in ("CPU", "GPU", "Mixed")}
-    used = {(name, operator._op.device) for name, operator in operators(storage, device_id=device_id)}
+    found = operators(storage, device_id=device_id, largest=largest)
+    used = {(name, operator._op.device) for name, operator in found}
     assert not [(name, device) for name, device in used if name not in registered[device]]
-    assert {name for name, _ in used} >= {
-        "ExternalSource",
-        "Slice",
-        "Resize",
-        "Flip",
-        "ColorTwist",
-        "Squeeze",
-        "OneHot",
-    }
+    apart = largest[0] > 600 or (storage == "source" and largest == (0, 0))
+    names = [name for name, _ in found]
+    assert names.count("Slice") == (4 if apart else 3)
+    assert names.count("Resize") == 2
+    assert names.count("Flip") == 0
+    assert names.count("ColorTwist") == 1
     on_device = {device for name, device in used if name not in ("ExternalSource", "_TensorSubscript")}
     decoders = {"cpu"} if device_id is None else {"gpu"} if storage == "raw" else {"gpu", "cpu", "mixed"}
     assert on_device == decoders
+
+
+@pytest.mark.parametrize("storage", ["jpeg", "raw"])
+def test_what_changes_nothing_is_left_out(storage: str) -> None:
+    plain: dict[str, Any] = {"size": (96, 96), "fit": "stretch", "augment": None, "device_id": 0}
+    assert not {name for name, _ in operators(storage, **plain)} & {"Resize", "Slice", "Flip", "ColorTwist"}
+    flips = plain | {"augment": Augmentation(area=None, brightness=0, contrast=0, saturation=0)}
+    assert [name for name, _ in operators(storage, **flips)].count("Flip") == 2
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -82,14 +91,15 @@ def test_the_host_decodes_masks_and_the_gpu_images(storage: str) -> None:
     assert specification(storage, "mask")["device"] == "cpu"
     assert specification(storage, "image")["device"] == "mixed"
     for name, operator in found:
-        if name in ("Slice", "Resize", "Flip", "ColorTwist", "Squeeze", "OneHot"):
+        if name in ("Slice", "Resize", "Flip", "ColorTwist"):
             assert operator._op.device == "gpu", name
 
 
 def test_the_options_of_the_decoder_reach_dali() -> None:
     plain = specification("source", "image", largest=(600, 800))
     assert (plain["preallocate_height_hint"], plain["preallocate_width_hint"]) == ("600", "800")
-    assert float(plain["hw_decoder_load"]) == pytest.approx(DecoderOptions().hw_decoder_load)
+    assert float(plain["hw_decoder_load"]) == 1
+    assert float(specification("source", "image", largest=(256, 256))["hw_decoder_load"]) == 0
     assert int(plain["device_memory_padding"]) == 2 * int(plain["host_memory_padding"]) >= 6 * 600 * 800
     assert plain["hybrid_huffman_threshold"] == "1000000"
     assert not {"hw_decoder_load", "device_memory_padding"} & specification("source", "mask").keys()
@@ -135,8 +145,12 @@ def test_the_graph_agrees_with_the_torch_engine(
             assert difference.max() <= 48
 
 
-def test_batches_of_the_graph_stay_intact_after_later_runs(sets: dict[str, Path]) -> None:
-    with Loader(sets["source"], batch_size=4, size=48, device="cpu", engine="dali") as loader:
+@pytest.mark.parametrize(("storage", "size"), [("source", 48), ("raw", 48), ("raw", None)])
+def test_batches_of_the_graph_stay_intact_after_later_runs(
+    sets: dict[str, Path], storage: str, size: int | None
+) -> None:
+    """Also where the graph changes nothing (raw pixels at their own size)."""
+    with Loader(sets[storage], batch_size=4, size=size, device="cpu", engine="dali", mask="index") as loader:
         batches = list(loader)
         copies = [(batch.image.clone(), batch.mask.clone()) for batch in batches]
         for _ in loader:
@@ -164,11 +178,47 @@ def test_dalis_nearest_is_exact_for_every_length() -> None:
         pipeline.build()
         nudge = np.float32(1 / (4 * size))
         pipeline.feed_input("mask", ramps)
-        pipeline.feed_input("near_start", np.full((len(lengths), 2), nudge, np.float32))
-        pipeline.feed_input("near_end", np.array([[2, n] for n in lengths], np.float32) + nudge)
+        starts, ends = np.zeros((len(lengths), 2), np.float32), np.array([[2, n] for n in lengths], np.float32)
+        for flip in (False, True):
+            first, last = (ends, starts) if flip else (starts, ends)
+            pipeline.feed_input("mask", ramps)
+            pipeline.feed_input("near_start", np.stack([starts[:, 0], first[:, 1]], axis=1) + nudge)
+            pipeline.feed_input("near_end", np.stack([ends[:, 0], last[:, 1]], axis=1) + nudge)
+            (output,) = pipeline.run()
+            for place, length in enumerate(lengths):
+                expected = nearest_places(length, size)[:: -1 if flip else 1]
+                assert np.array_equal(np.asarray(output[place])[0, :, 0], expected), (length, size, flip)
+
+
+@pytest.mark.parametrize(("side", "size"), [(8191, 128), (2047, 512), (1023, 1023), (4096, 256)])
+def test_dalis_nearest_is_exact_in_regions_of_images_of_the_largest_size(side: int, size: int) -> None:
+    """Regions anywhere in an image, flipped or not, at the product of sides up to which the graph resizes regions."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    assert side * size <= graph_module.MAX_REGION
+    random = np.random.default_rng(side)
+    starts = random.integers(0, side - 1, 200)
+    ends = np.array([random.integers(start + 1, side + 1) for start in starts])
+    ramp = np.arange(side, dtype=np.uint16)[None, :, None]
+
+    @pipeline_def(batch_size=len(starts), num_threads=2, device_id=None, prefetch_queue_depth=1)
+    def graph() -> Any:
+        return graph_module.resize_mask(
+            fn.external_source(name="mask", dtype=types.UINT16, ndim=3, layout="HWC"), (1, size)
+        )
+
+    pipeline = graph()
+    pipeline.build()
+    nudge = np.array([1 / 4, 1 / (4 * size)], np.float32)
+    for flip in (False, True):
+        first, last = (ends, starts) if flip else (starts, ends)
+        pipeline.feed_input("mask", [ramp] * len(starts))
+        pipeline.feed_input("near_start", np.stack([0 * first, first], axis=1).astype(np.float32) + nudge)
+        pipeline.feed_input("near_end", np.stack([0 * last + 1, last], axis=1).astype(np.float32) + nudge)
         (output,) = pipeline.run()
-        for place, length in enumerate(lengths):
-            assert np.array_equal(np.asarray(output[place])[0, :, 0], nearest_places(length, size)), (length, size)
+        for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            expected = (start + nearest_places(end - start, size))[:: -1 if flip else 1]
+            assert np.array_equal(np.asarray(output[place])[0, :, 0], expected), (start, end, flip)
 
 
 def test_nearest_places_are_pixel_centres() -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import pytest
+from forked_programs import ForkedPopen
 from remote_sets import OPTIONS, batches
 from store_servers import FaultProxy, range_server
 
@@ -80,17 +82,34 @@ def test_a_small_cache_is_enough(server: FaultProxy, sets: dict[str, Path], uplo
     assert server.plan.requests["GET"] > 40
 
 
-def test_a_shard_that_does_not_fit(
-    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fetch", "options"), [("shard", {}), ("range", {}), ("auto", {"engine": "dali"}), ("auto", {"processes": 1})]
+)
+def test_a_cache_that_holds_the_tables_alone(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fetch: Any, options: dict[str, Any]
+) -> None:  # fmt: skip
+    """Samples go through memory, which is said once."""
+    monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
+    bound = 9_000
+    assert bound < min(path.stat().st_size for path in sets["source"].glob("train*.tar"))
+    address = uploaded["source"]
+    with Loader(address, fetch=fetch, cache=tmp_path, cache_bytes=bound, **OPTIONS, **options) as loader:
+        assert batches(loader, 2) == local("source", 2, **options)
+    said = [record.message for record in caplog.records if "give more with --cache-bytes" in record.message]
+    assert len(said) == 1
+    assert said[0].endswith("samples that do not fit are fetched each time")
+    assert ContentCache(tmp_path, 0).used_bytes() <= 2 * bound, "whole blocks of the disk"
+
+
+def test_tables_that_do_not_fit(
+    server: FaultProxy, uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
-    with (
-        Loader(uploaded["source"], fetch="shard", cache=tmp_path, cache_bytes=9_000, **OPTIONS) as loader,
-        pytest.raises(
-            PetsegError, match=r"more than the 9000 that the cache .* may hold: give more with --cache-bytes"
-        ),
+    with pytest.raises(
+        PetsegError, match=r"samples.npy has \d+ bytes, more than the 1000 that the cache .* may hold: give more with"
     ):
-        batches(loader)
+        Loader(uploaded["source"], cache=tmp_path, cache_bytes=1000, **OPTIONS)
 
 
 def test_a_full_disk(server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path,
@@ -140,7 +159,7 @@ def test_killed_processes_and_two_loaders_lose_nothing(
 
             def start(die: int, fetch: str = fetch, cache: Path = cache) -> subprocess.Popen[str]:
                 command = [sys.executable, "-c", PROGRAM, uploaded["source"], str(cache), fetch, str(die)]
-                return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                return ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
             killed = start(1 + number % 5)
             while killed.poll() is None and not files_in(cache):
@@ -202,7 +221,7 @@ def test_more_shards_than_the_limit_of_open_files(
     folder = writer(tmp_path / "many", [pair] * 1300, samples_per_shard=1)
     with range_server(tmp_path) as url:
         command = [sys.executable, "-c", ONE_SAMPLE_SHARDS, str(tmp_path / "cache"), str(folder), f"{url}/many"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = forked_programs.run(command, capture_output=True, text=True, timeout=300)
     assert not done.returncode, done.stderr[-2000:]
     local, remote = done.stdout.splitlines()
     assert local == remote

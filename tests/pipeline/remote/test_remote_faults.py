@@ -90,6 +90,18 @@ def test_a_store_that_is_gone(server: FaultProxy, uploaded: dict[str, str], tmp_
         assert len(batches(loader)) == len(loader)
 
 
+def test_failed_requests_of_worker_processes_are_counted(
+    server: FaultProxy, uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache has no room for samples, so that the workers fetch them, too."""
+    monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
+    options = {**OPTIONS, "shuffle": False, "augment": None, "processes": 1}  # nothing is made for another epoch
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, cache_bytes=9_000, **options) as loader:
+        server.plan = FaultPlan(rate=0.3, faults=("503",))
+        assert len(batches(loader)) == len(loader)
+        assert dict(loader.retries) == {"status 503": server.plan.injected.total()}
+
+
 @pytest.mark.parametrize("fetch", ["range", "shard"])
 def test_damage_in_the_store_is_a_samples(
     server: FaultProxy, sets: dict[str, Path], tmp_path: Path, fetch: Any

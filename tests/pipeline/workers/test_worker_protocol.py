@@ -24,7 +24,7 @@ from pipeline.workers.protocol import (
     MAX_MESSAGE,
     RECORD,
     REPLY,
-    BatchFailure,
+    BatchReport,
     WorkerSetup,
     read_work,
     reply_messages,
@@ -100,13 +100,13 @@ def test_work_crosses_unchanged(count: int, seed: int) -> None:
 
 @given(st.integers(0, 2**40), st.none() | st.integers(0, 200_000))
 def test_long_answers_come_in_parts(slot: int, length: int | None) -> None:
-    failure = None if length is None else BatchFailure(damaged={7: "x" * length})
-    messages = reply_messages(slot, failure)
+    report = BatchReport() if length is None else BatchReport(damaged={7: "x" * length})
+    messages = reply_messages(slot, report)
     heads = [REPLY.unpack_from(message) for message in messages]
     assert max(map(len, messages)) <= MAX_MESSAGE
     assert heads == [(slot, True)] * (len(messages) - 1) + [(slot, False)]
     said = b"".join(message[REPLY.size :] for message in messages)
-    assert (pickle.loads(said) if said else None) == failure
+    assert (pickle.loads(said) if said else BatchReport()) == report
 
 
 def test_a_worker_answers_whatever_it_is_asked(sets: dict[str, Path]) -> None:
@@ -130,18 +130,15 @@ def test_a_worker_answers_whatever_it_is_asked(sets: dict[str, Path]) -> None:
     work.rows["image_crc32"][2] ^= 1
     write_work(work, records)
     damaged = worker.make(slot=slot, count=4, generation=0)
-    assert damaged is not None
     assert list(damaged.damaged) == [2]
     assert "pet_2" in damaged.damaged[2]
     write_work(_work(split, range(4)), records)
-    assert worker.make(slot=slot, count=4, generation=1) is None
+    assert worker.make(slot=slot, count=4, generation=1) == BatchReport()
     assert images.any()
     records[:] = 255  # no work at all
     failure = worker.make(slot=slot, count=4, generation=1)
-    assert failure is not None
     assert failure.damaged or failure.error
     failure = worker.make(slot=10**6, count=4, generation=1)  # beyond the file
-    assert failure is not None
     assert "a worker process of the loader failed: " in failure.error
 
 

@@ -63,7 +63,7 @@ def files(server: FaultProxy, tmp_path: Path) -> RemoteFiles:
 
 
 def content(files: RemoteFiles) -> bytes:
-    return files.local_file(FileSpec("table", len(CONTENT), SHA256))[:]
+    return files.local_files(FileSpec("table", len(CONTENT), SHA256))[0][:]
 
 
 def link(path: Path) -> None:

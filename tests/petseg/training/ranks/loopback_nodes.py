@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_programs import ForkedPopen
 from torch.distributed import TCPStore
 
 COMMAND = Path(__file__).with_name("undrawn_command.py")
@@ -49,7 +50,7 @@ class LoopbackNodes:
         command += ["--no-python", "--", sys.executable, str(COMMAND)]
         output = self.folder / f"{address}.{len(self.processes)}.txt"
         with output.open("w") as stream:
-            process = subprocess.Popen(
+            process = ForkedPopen(
                 [*command, *self._arguments],
                 env=environment,
                 stdout=stream,

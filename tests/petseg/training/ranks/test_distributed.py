@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import pytest
 import torch
+from forked_programs import ForkedPopen
 
 import petseg
 from petseg.cli import evaluate as evaluate_command
@@ -59,9 +62,7 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        words(*command), capture_output=True, text=True, timeout=300, check=False, env=environment()
-    )
+    result = forked_programs.run(words(*command), capture_output=True, text=True, timeout=300, env=environment())
     assert result.returncode == 0, result.stderr
     return result
 
@@ -194,13 +195,16 @@ def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
     [(signal.SIGINT, "everybody"), (signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "rank 1")],
     ids=["Ctrl-C", "SIGTERM to torchrun", "SIGUSR1 to a rank"],
 )
-def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, number: int, target: str) -> None:
+def test_one_signal_ends_two_ranks_cleanly(
+    synthetic_set: Path, tmp_path: Path, number: int, target: str, campaign: Callable[[int, int], int]
+) -> None:
     """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone, or
     some of the ranks; all of them stop after the same step."""
     run = tmp_path / "a run"
     arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS]
     command = module_words(*arguments) if target == "torchrun" else words("petseg-train", *arguments)
-    process = subprocess.Popen(
+    start = subprocess.Popen if campaign(0, 1) else ForkedPopen
+    process = start(
         command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
     )
     wait_for(run / "metrics.jsonl", process)
@@ -220,8 +224,8 @@ def test_one_signal_ends_two_ranks_cleanly(synthetic_set: Path, tmp_path: Path, 
     kept = load_checkpoint(run / "last.pt")
     assert not kept.position["finished"]
     advice = shlex.split(reported[0].split("continue with: ")[1])
-    start = ["torchrun", "--nproc-per-node", "2", "--no-python", "--"]
-    assert advice == [*start, "petseg-train", "--resume", "--run", str(run)]
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "--"]
+    assert advice == [*torchrun, "petseg-train", "--resume", "--run", str(run)]
 
 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
@@ -235,8 +239,7 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 def rank_of(process: subprocess.Popen[str], rank: int) -> int:
     """The process of a rank that torchrun has started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
-    (found,) = [pid for pid, variables in ranks.items() if f"RANK={rank}" in variables]
+    (found,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"rank {rank}\n"]
     return found
 
 
@@ -247,7 +250,7 @@ def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: TwoRanks, synthetic_s
     program = [sys.executable, "-c", UNDRAWN, "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run)]
     start = words(*program, *ARGUMENTS, "--checkpoint-steps", "1")
     start.insert(1, "--max-restarts=1")
-    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
+    process = ForkedPopen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
     wait_for(run / "last.pt", process)
     os.kill(rank_of(process, 1), signal.SIGKILL)
     _, error = process.communicate(timeout=200)
