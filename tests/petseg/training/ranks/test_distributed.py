@@ -93,6 +93,7 @@ ENCODER = [
     "10",
 ]
 ENCODER += ["--threads", "1", "--lr", "0.001", "--device", "cpu", "--no-drop-last"]
+ENCODER += ["--encoder-freeze-stride", "0", "--augment", "strong"]
 
 
 @pytest.fixture(scope="module")
