@@ -3,6 +3,7 @@
 Imports click only, so that ``--help`` answers at once.
 """
 
+import codecs
 import contextlib
 import errno
 import json
@@ -14,9 +15,10 @@ from typing import Any
 
 import click
 
-from shards.errors import FULL_DISK, PetsegError, printable
+from shards.errors import FULL_DISK, PetsegError, printable, valid_text
 
 _LONGEST_PATH = 160  # characters of a path in a message
+_ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -124,7 +126,18 @@ def open_streams() -> None:
         if stream is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
         elif mode == "w" and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="backslashreplace")  # locale C, or bytes in a file's name that are not UTF-8
+            stream.reconfigure(errors="backslashreplace")  # bytes in a file's name that are not UTF-8
+        if mode == "w" and (getattr(stream, "encoding", None) or "").lower() in _ASCII:
+            stream.reconfigure(encoding="utf-8", errors=_NAMES)  # locale C: names as their bytes are, if that is UTF-8
+
+
+def _as_valid_text(error: UnicodeError) -> tuple[bytes, int]:
+    """Handle what UTF-8 cannot hold: in locale C, names of files are surrogates, one for each byte."""
+    assert isinstance(error, UnicodeEncodeError)
+    return valid_text(error.object[error.start : error.end]).encode(), error.end
+
+
+codecs.register_error(_NAMES, _as_valid_text)
 
 
 def expect_current_folder() -> None:

@@ -41,8 +41,15 @@ class SampleError(PetsegError):
 
 
 def valid_text(text: str) -> str:
-    """Return a text as valid Unicode: bytes of a file name that are not UTF-8 (surrogates) appear as ``\\xNN``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a text as valid Unicode: bytes of a file name that are not UTF-8 (surrogates) appear as ``\\xNN``.
+
+    Surrogates that stand for no byte, which JSON may hold, appear as ``\\uNNNN``, and so do all others beside them.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def printable(text: object) -> str:

@@ -64,6 +64,6 @@ def with_fingerprint(document: dict[str, Any]) -> dict[str, Any]:
         size = document["size"] and tuple(document["size"])
         labels = msgspec.convert(document["labels"], Labels)
         found = content_fingerprint(storage=document["storage"], size=size, labels=labels, splits=splits)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError):
         return document
     return {**document, "fingerprint": found}

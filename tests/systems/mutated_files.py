@@ -1,11 +1,12 @@
 """Files made from real ones by a few random changes, and what reads each kind; run in a process of its own.
 
-``python mutated_files.py FOLDER PERCENT``: this percentage of 10,000 inputs. For each, a line of JSON when it begins
-and one when it is done: the outcome, the growth of the memory, the processor time.
+``python mutated_files.py FOLDER PERCENT [KIND...]``: this percentage of 10,000 inputs, or of those of some kinds. For
+each, a line of JSON when it begins and one when it is done: the outcome, the growth of the memory, the processor time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import random
@@ -14,14 +15,19 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# How many inputs of each kind, of 10,000: those with more code behind them have more.
+from signed_files import SIGNED_FILES, Files, SignedSet
+
+# How many inputs of each kind, of 10,000: those with more code behind them have more. The checksums of "signed" ones
+# match their changed content.
 KINDS = {
-    "jpeg": 1400, "png": 1400, "tar": 800, "index": 300, "manifest": 1000, "table": 800, "labels": 800, "list": 800,
-    "csv": 700, "checkpoint": 800, "config": 500, "run config": 200, "metrics": 500,
+    "jpeg": 1400, "png": 500, "tar": 300, "index": 200, "manifest": 500, "table": 300, "labels": 800, "list": 800,
+    "csv": 600, "checkpoint": 400, "config": 500, "run config": 200, "metrics": 300,
+    "signed png": 600, "signed checkpoint": 600, "signed manifest": 600, "signed member": 800, "signed record": 300,
+    "signed shard record": 100, "signed tar header": 100, "signed index": 100,
 }  # fmt: skip
 HUNG = 60.0  # seconds after which the process ends itself
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
@@ -81,13 +87,34 @@ class Subjects:
         }  # fmt: skip
         return places[kind]
 
-    def read(self, kind: str, data: bytes) -> str:
-        """Read a changed file as the program would; return what came of it."""
+    def change(self, kind: str, generator: random.Random) -> Files:
+        """Return the file that is changed, or those of the set that go with it."""
+        of = kind.removeprefix("signed ")
+        if of == kind or of in SIGNED_FILES:
+            path = self.original(of)
+            data = path.read_bytes()
+            return {path.name: mutate(data, generator) if of == kind else SIGNED_FILES[of](data, generator, mutate)}
+        return SignedSet(self.folder / "shards").change(of, generator, mutate)
+
+    def unchanged(self, kind: str) -> Files:
+        """Return what :meth:`change` would, without a change."""
+        of = kind.removeprefix("signed ")
+        if of == kind or of in SIGNED_FILES:
+            path = self.original(of)
+            return {path.name: path.read_bytes()}
+        return SignedSet(self.folder / "shards").unchanged()
+
+    def read(self, kind: str, files: Files) -> str:
+        """Read what was changed as the program would; return what came of it."""
         from shards.audit.findings import RejectedError
         from shards.errors import PetsegError
 
+        of = kind.removeprefix("signed ")
         try:
-            getattr(self, f"_{kind.replace(' ', '_')}")(data)
+            if of == kind or of in SIGNED_FILES:
+                getattr(self, f"_{of.replace(' ', '_')}")(*files.values())
+            else:
+                self._signed_set(files)
         except (PetsegError, RejectedError) as error:
             self.refusal = str(error)
             assert self.refusal
@@ -134,20 +161,57 @@ class Subjects:
         from petseg import Loader
         from shards.verify.check_set import verify
 
-        out = self.work / "set"
-        if not out.exists():
-            shutil.copytree(self.folder / "shards", out)
-            self._tensors = dict(self._deliver(Loader, out))
-        before = (out / name).read_bytes()
-        try:
-            (out / name).write_bytes(data)
+        with self._changed({}) as out:
+            self._tensors = self._tensors or dict(self._deliver(Loader, out))
+        with self._changed({name: data}) as out:
             report = verify(out, mode="quick", workers=1)
             assert report.text()
             for index, tensors in self._deliver(Loader, out):
                 for found, expected in zip(tensors, self._tensors[index], strict=True):
                     assert torch.equal(found, expected), f"sample {index} is another one"
+
+    def _signed_set(self, files: Files) -> None:
+        """Ask everything of a set; what is delivered has the shape and the values that it says."""
+        from petseg import Loader
+        from shards.errors import PetsegError
+        from shards.format.dataset import ShardSet
+        from shards.info import describe
+        from shards.verify.check_set import verify
+
+        with self._changed(files) as out:
+            for mode in ("quick", "full"):
+                assert verify(out, mode=mode, workers=1).text()  # type: ignore[arg-type]
+            shards = ShardSet.open(out)
+            json.dumps(describe(shards, batch_size=2, world_size=1), allow_nan=False)
+            reader = shards.split("train")
+            refused: list[PetsegError] = []
+            for index in range(len(reader)):
+                for question in (reader.key, reader.attributes, lambda index: reader.read(index, "mask")):
+                    try:
+                        question(index)
+                    except PetsegError as error:
+                        refused.append(error)
+            reader.find("A_1")
+            for _, (image, mask) in self._deliver(Loader, out):
+                assert image.shape == (3, 32, 32)
+                assert mask.shape == (len(shards.manifest.labels), 32, 32)
+                assert int(mask.sum(0).max()) <= 1
+            if refused:
+                raise refused[0]
+
+    @contextlib.contextmanager
+    def _changed(self, files: Files) -> Iterator[Path]:
+        """Yield the set's folder, with some files replaced."""
+        out = self.work / "set"
+        if not out.exists():
+            shutil.copytree(self.folder / "shards", out)
+        try:
+            for name, data in files.items():
+                (out / name).write_bytes(data)
+            yield out
         finally:
-            (out / name).write_bytes(before)
+            for name in files:
+                shutil.copyfile(self.folder / "shards" / name, out / name)
 
     @staticmethod
     def _deliver(loader_class: Callable[..., Any], out: Path) -> Any:
@@ -209,17 +273,16 @@ class Subjects:
 
 def main() -> None:
     folder, percent = Path(sys.argv[1]), int(sys.argv[2])
-    for kind, share in KINDS.items():
+    for kind in sys.argv[3:] or KINDS:
         subjects = Subjects(folder, kind)
-        data = subjects.original(kind).read_bytes()
-        assert subjects.read(kind, data) == "read", f"{kind}: the original is not read: {subjects.refusal}"
-        for seed in range(share * percent // 100):
-            run(subjects, kind, seed, data)
+        assert subjects.read(kind, subjects.unchanged(kind)) == "read", f"{kind}: {subjects.refusal}"
+        for seed in range(KINDS[kind] * percent // 100):
+            run(subjects, kind, seed)
 
 
-def run(subjects: Subjects, kind: str, seed: int, data: bytes) -> None:
+def run(subjects: Subjects, kind: str, seed: int) -> None:
     """Print what came of one input; one that takes too long ends the process, with a traceback of where it was."""
-    changed = mutate(data, random.Random(f"{kind} {seed}"))
+    changed = subjects.change(kind, random.Random(f"{kind} {seed}"))
     line: dict[str, Any] = {"kind": kind, "seed": seed}
     print(json.dumps(line), flush=True)  # noqa: T201
     faulthandler.dump_traceback_later(HUNG, exit=True)

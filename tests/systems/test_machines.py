@@ -237,6 +237,12 @@ def test_a_small_machine(small_machine: tuple[Command, Path], few_pets: Path, tm
         done = command(*step, cwd=str(folder))
         assert done["code"] == 0, done
         assert not lines_of(done), done["err"]
+        assert "?" not in done["out"] + done["err"]
+        assert "\\" not in done["out"] + done["err"]
+        if step[1] == "verify":
+            assert f"{out}: " in done["out"]
+        if step[0] == "petseg-train":
+            assert f"run in {run}" in done["err"]
     assert sorted(path.name for path in (tmp_path / "Masken").iterdir()) == ["Müsli_1.overlay.png", "Müsli_1.png"]
     assert "Läufe" in (run / "report.html").read_text("utf-8")
     for step in (("petseg-shard", "build", source, "out"), ("petseg-train", "--shards", out, *TINY)):

@@ -74,3 +74,4 @@ def test_printable_is_printable_and_keeps_what_is(text: str) -> None:
 
 def test_bytes_that_are_no_text() -> None:
     assert printable(b"caf\xe9\x00".decode("utf-8", "surrogateescape")) == r"caf\xe9\x00"
+    assert printable("a\ud800 ä") == r"a\ud800 ä"  # which stands for no byte; JSON may hold it
