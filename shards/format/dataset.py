@@ -19,9 +19,9 @@ from shards.format.layout import (
     Rows,
     Split,
     extensions_of,
+    is_unsound,
     key_hash,
     member_span,
-    row_check,
     shard_name,
     table_offset,
 )
@@ -99,13 +99,14 @@ class SplitReader:
         """Return the records of some samples (integers, shape (n,)); ``FormatError`` for a damaged one."""
         with set_files.cached_damage(self.files, self.entry.table):
             rows = self.table[np.asarray(indices)]
-            bad = np.flatnonzero((row_check(rows) != rows["check"]) | (rows["shard"] >= self.entry.shards))
+            largest = None if self.manifest.size else self.manifest.largest
+            bad = np.flatnonzero(is_unsound(rows, shards=self.entry.shards, largest=largest))
             if len(bad):
                 index = int(np.asarray(indices)[bad[0]])
                 table = self.store.describe(self.entry.table.file)
                 raise FormatError(
                     f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
-                    "checksum, or names a shard that does not exist; run petseg-shard verify, then build the set again"
+                    "checksum, or names a shard or size that the set lacks; run petseg-shard verify, then rebuild it"
                 )
         return np.asarray(rows)
 

@@ -106,6 +106,20 @@ def row_check(rows: Rows) -> npt.NDArray[np.uint64]:
         return np.asarray((words[:, :_CHECKED_WORDS] * _MULTIPLIERS).sum(axis=1, dtype=np.uint64))
 
 
+def is_unsound(rows: Rows, *, shards: int, largest: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
+    """Return which records, shape (n,), cannot be right: by their checks, or by what they say of the set.
+
+    Args:
+        rows: of :data:`SAMPLE_DTYPE`.
+        shards: the number of shards of the split.
+        largest: the largest height and width of its stored images; None where all have one size.
+    """
+    unsound: npt.NDArray[np.bool_] = (row_check(rows) != rows["check"]) | (rows["shard"] >= shards)
+    if largest is not None:
+        unsound |= (rows["height"] > largest[0]) | (rows["width"] > largest[1])
+    return unsound
+
+
 def extensions_of(row: Any) -> dict[str, str]:
     """Return the file extension of each member of a sample, by role, in tar order; ``{}`` for a damaged record."""
     number = int(row["image_format"])

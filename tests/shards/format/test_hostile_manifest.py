@@ -279,3 +279,16 @@ def test_forged_records(
             report = verify(folder, mode="default", workers=1)
             assert not report.ok, (name, value)
             assert not [problem for problem in report.problems if "cannot be checked" in problem.message], (name, value)
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_a_record_of_a_size_that_the_set_lacks_is_refused_before_memory_is_asked_for(
+    tiny_sets: dict[str, Path], tmp_path: Path, side: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    rows = np.load(folder / "train.samples.npy")
+    rows[1][side] = 2**31
+    rows["check"] = row_check(rows)
+    np.save(folder / "train.samples.npy", rows)
+    with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard or size that the set lacks"):
+        ShardSet.open(folder).split("train").rows([0, 1])
