@@ -152,7 +152,7 @@ class SignedSet:
         self.entry = self.manifest.splits["train"]
         table = (folder / table_name("train")).read_bytes()
         self.head, self.rows = table[: HEADER_BYTES[SAMPLE_DTYPE]], table[HEADER_BYTES[SAMPLE_DTYPE] :]
-        self.shards = list(ShardTable.open(folder, "train", self.entry))
+        self.shards = list(ShardTable.open(folder / self.entry.shard_table.file, "train", self.entry))
         self.name = shard_name("train", 0)
 
     def change(self, what: str, generator: random.Random, mutate: Mutate) -> Files:
@@ -180,7 +180,7 @@ class SignedSet:
 
     def _shard_record(self, generator: random.Random, _: Mutate) -> Files:
         """Change a number of a shard, in its table."""
-        records = ShardTable.open(self.folder, "train", self.entry).records.copy()
+        records = ShardTable.open(self.folder / self.entry.shard_table.file, "train", self.entry).records.copy()
         row, field = generator.randrange(len(records)), generator.choice(("samples", "bytes", "index_bytes"))
         before = int(records[field][row])
         records[field][row] = generator.choice((before + generator.choice((-512, -1, 1, 512)), *NUMBERS)) % 2**64

@@ -141,5 +141,5 @@ def test_the_figures_go_into_both_documents(tmp_path: Path, monkeypatch: pytest.
     assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
     for document in ("README.md", "docs/gpu.md"):
         text = (tmp_path / document).read_text()
-        assert text.count("A made-up card") == 2
+        assert text.count("A made-up card") == (1 if document == "README.md" else 2)
         assert "No figures yet" not in text

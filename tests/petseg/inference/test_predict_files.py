@@ -124,7 +124,7 @@ def test_no_output_overwrites_an_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "best.pt", "last.pt"])
 def test_nothing_is_written_into_a_set_or_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "gallery").mkdir()
-    (tmp_path / "gallery" / name).touch()
+    (tmp_path / "gallery" / name).write_text('{"format": "petseg-shards"' if name == "manifest.json" else "")
     image = ImageFile(tmp_path / "gallery.jpg", Path("gallery"))
     with pytest.raises(UsageError, match="a shard set" if name == "manifest.json" else "a run"):
         plan(image, out=tmp_path, overwrite=True)
