@@ -79,9 +79,11 @@ class CachedTars:
                 try:
                     held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
                 except CacheTooSmallError as error:
-                    if not self._unkept:
+                    with self._lock:  # several threads may meet it at once
+                        first = not self._unkept
+                        self._unkept[:] = [str(error)]
+                    if first:
                         log.warning("%s; until then samples that do not fit are fetched each time", error)
-                        self._unkept.append(str(error))
                     return run(self._read_through(shards, indices))
         self._keep(held)
         return {shard: file for shard, file in held.items() if file is not None}
