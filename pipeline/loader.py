@@ -69,7 +69,7 @@ class Loader(LoaderFacts):
             slice is empty gets batches of no samples, so that all ranks stay in step.
         prefetch: how many batches are prepared in advance, at least 1; across the end of an epoch, too.
         threads: for decoding, on the CPU; None: one per usable core, shared between the ranks of a machine.
-            :attr:`threads` is their number. Engine ``dali`` has one more, which reads.
+            :attr:`threads` is their number. Engine ``dali`` has two more, which read.
         processes: how many worker processes make batches instead of threads (Linux; engine ``torch``), where threads of
             one interpreter are too slow. At least twice as many batches are prefetched. None: one per usable core, at
             most 8 for ``raw`` and 16 for ``jpeg`` storage, on the CPU, for shuffled epochs of 4,096 samples or more of

@@ -15,7 +15,7 @@ from bench.results.records import Repeat
 from petseg.host.device import choose_device, choose_placement
 from petseg.host.distributed import World
 from petseg.runs.recipe import default_recipe
-from petseg.training.cuda_graph import why_no_graph
+from petseg.training.cuda_graph import chooses_graph
 from petseg.training.step import TrainStep
 from pipeline import Batch, Loader
 from shards.format.dataset import ShardSet
@@ -38,7 +38,7 @@ class TrainServer:
         )  # fmt: skip
         recipe.check()
         self.placement = choose_placement(choose_device(settings.device), cast(Any, job.precision))
-        graph = not why_no_graph(self.placement, World())
+        graph = chooses_graph(None, self.placement, World(), compiled=False)
         self.trainer = TrainStep(recipe, total_steps=NEVER, placement=self.placement, cuda_graph=graph)
         self.loader = Loader(
             shard_set, split=settings.split, batch_size=recipe.batch_size, size=recipe.size, fit=recipe.fit,

@@ -77,7 +77,7 @@ def _rate(loader: Loader, *, seconds: float = 0.0, epochs: int = 1) -> float:
 
 
 @click.command(cls=FriendlyCommand)
-@click.option("--shards", type=PathArgument(), required=True, help="A shard set of source storage.")
+@click.option("--shards", type=PathArgument(), required=True, help="A set of source storage, with a val split.")
 @click.option("--out", type=PathArgument(), required=True, help="For gpu-scaling.json and gpu-scaling.md.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)

@@ -21,7 +21,7 @@ from shards.format.geometry import Scales, Size, size_text
 _UNET, _TUTORIAL = default_recipe("unet"), default_recipe("tutorial")
 # Defaults that are not one value per model.
 _DEFAULTS = {
-    "cuda_graph": "yes where possible",
+    "cuda_graph": "yes where possible, unless --compile",
     **{
         name: f"unet {getattr(_UNET, name)}, with an encoder's weights {WITH_WEIGHTS[name]}; "
         f"tutorial {getattr(_TUTORIAL, name)}"

@@ -144,8 +144,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Only samples that are replaced because they are damaged (``on_error``) change more.
     ``shards`` is the set's absolute path or address; it may be moved, not changed. ``threads`` None is all cores.
     ``cache`` "" is in the user's cache folder, and ``cache_bytes`` "" half of what is free there.
-    ``cuda_graph`` None is yes where a step can be one. ``log_every`` None is 1 on a CPU and 25 on a GPU, where results
-    are read one such block of steps late.
+    ``cuda_graph`` None is yes where a step can be one, unless the network is compiled. ``log_every`` None is 1 on a CPU
+    and 25 on a GPU, where results are read one such block of steps late.
     """
 
     shards: str

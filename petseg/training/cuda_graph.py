@@ -29,6 +29,13 @@ def why_no_graph(placement: Placement, world: World) -> str:
     return "works with --precision bf16 and fp32, not with fp16" if placement.precision == "fp16" else ""
 
 
+def chooses_graph(asked: bool | None, placement: Placement, world: World, *, compiled: bool) -> bool:
+    """Whether steps are captured: as ``asked``, or where nothing is, wherever they can be, unless the network is
+    compiled, since both together have not been measured.
+    """
+    return not (compiled or why_no_graph(placement, world)) if asked is None else asked
+
+
 class GraphedStep(Generic[T]):
     """Calls ``compute`` with copies of its inputs, tensors on one CUDA device; first eagerly, then as a captured graph.
 

@@ -18,7 +18,7 @@ from petseg.runs.checkpoint import Checkpoint, save_checkpoint
 from petseg.runs.command_line import resume_command
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import BEST, LAST, RunFolder
-from petseg.training.cuda_graph import why_no_graph
+from petseg.training.cuda_graph import chooses_graph
 from petseg.training.guard import DivergenceGuard
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress
@@ -56,17 +56,15 @@ class TrainingLoop:
         if self._validation is None:
             reporter.note("the set has no val split: the best epoch is chosen by its training scores")
         pixels = config.data.manifest.splits["train"].class_pixels
-        cuda_graph = config.runtime.cuda_graph
-        if cuda_graph is None:
-            cuda_graph = not why_no_graph(config.placement, self.world)
+        compiled, asked = config.runtime.compile, config.runtime.cuda_graph
         self.train_step = TrainStep(
             self.recipe,
             total_steps=self.recipe.epochs * len(self._loader),
             placement=config.placement,
             world=self.world,
             class_weights=balanced_class_weights(pixels) if self.recipe.class_weights == "balanced" else None,
-            compile_model=config.runtime.compile,
-            cuda_graph=cuda_graph,
+            compile_model=compiled,
+            cuda_graph=chooses_graph(asked, config.placement, self.world, compiled=compiled),
             initialise=initialise,
             note=reporter.note,
         )

@@ -38,7 +38,7 @@ class GraphRun:
 class DaliEngine:
     """Runs the whole graph on one device. Tensors are handed over through DLPack, without a copy.
 
-    On the GPU the host reads bytes ahead, schedules a run before the training step on the previous batch, and binds
+    On the GPU the host reads bytes ahead, schedules runs before the training step on the batch before them, and binds
     the outputs to the stream that is current where the batch is taken: work queued there waits for them, the host does
     not, and the memory is reused only after that stream has finished with it.
 
@@ -64,14 +64,14 @@ class DaliEngine:
             reader, classes=options.classes, stored_size=options.stored_size, threads=options.threads
         )
         # DALI reads the inputs in place, and a device may still do so when the outputs are bound.
-        self._held = HeldMemory(options.spare + self.ahead)
+        spare = options.spare + self.ahead
+        self._held = HeldMemory(spare)
         raw = options.stored_size if options.storage == "raw" else None
         self._raw = RawReader(reader, size=raw) if raw else None
         if raw:
             allocate = ordinary_memory if device.type == "cpu" else page_locked
             self._images, self._masks = (
-                BufferPool((options.batch_size, *raw, depth), spare=2 * (options.spare + self.ahead), allocate=allocate)
-                for depth in (3, 1)
+                BufferPool((options.batch_size, *raw, depth), spare=2 * spare, allocate=allocate) for depth in (3, 1)
             )
         self._pipeline = self._build(options.batch_size)
         stop_first_at_exit()  # DALI is imported now

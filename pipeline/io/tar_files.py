@@ -2,7 +2,8 @@
 
 Files are read with ``pread`` rather than through a memory map: when a file shrinks or a disk fails underneath, a read
 returns an error that names the sample, where touching a mapped page would kill the process (SIGBUS). Only a worker
-process, which is there to be lost, maps the tars of ``raw`` storage, and only what it has read and verified before.
+process, which is there to be lost, maps tars (of images that are stored at one size), and uses of them only what it has
+read and verified before.
 """
 
 import contextlib

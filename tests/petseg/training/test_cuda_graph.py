@@ -10,7 +10,7 @@ import torch
 import petseg
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from petseg.training.cuda_graph import check_graph
+from petseg.training.cuda_graph import check_graph, chooses_graph
 from shards.errors import UsageError
 
 GPU = torch.device("cuda", 0)
@@ -27,6 +27,17 @@ GPU = torch.device("cuda", 0)
 def test_impossible_graphs_are_refused(placement: Placement, world: World, reason: str) -> None:
     with pytest.raises(UsageError, match=f"--cuda-graph .*{reason}"):
         check_graph(placement, world)
+
+
+def test_a_step_is_a_graph_where_it_can_be_unless_it_is_said_otherwise() -> None:
+    gpu, cpu, several = Placement(GPU, "bf16"), Placement(torch.device("cpu"), "fp32"), World(size=2)
+    assert chooses_graph(None, gpu, World(), compiled=False)
+    assert not chooses_graph(None, gpu, World(), compiled=True)
+    assert not chooses_graph(None, gpu, several, compiled=False)
+    assert not chooses_graph(None, Placement(GPU, "fp16"), World(), compiled=False)
+    assert not chooses_graph(None, cpu, World(), compiled=False)
+    for asked in (True, False):
+        assert chooses_graph(asked, gpu, World(), compiled=True) is asked
 
 
 def test_possible_graphs_are_not() -> None:
