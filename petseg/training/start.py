@@ -13,7 +13,7 @@ from petseg.host.distributed import LostRankError, World, process_group, world_f
 from petseg.host.stop_signals import catch_stop_signals, parse_signals
 from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
-from petseg.report.console_reporter import Reporter, counted, some_names
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.config_file import read_config_file
@@ -47,7 +47,8 @@ from petseg.training.start_checks import (
     check_options,
     expect_shared_folder,
 )
-from shards import PetsegError, SampleError, ShardSet, UsageError
+from shards import ShardSet
+from shards.errors import PetsegError, SampleError, UsageError, counted
 from shards.format.geometry import size_text
 
 
@@ -195,17 +196,16 @@ def _train(
 
 def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Reporter) -> None:
     """Say what is about to be trained, before the first epoch ends, and what is unusual about it."""
-    config, path = loop.config, loop.path
-    recipe = config.recipe
+    config, path, recipe = loop.config, loop.path, loop.config.recipe
     if loop.progress.finished:
-        reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
+        reporter.note(f"{path} is finished, after epoch {len(loop.history)}; only its report remains to be drawn")
         return
     if checkpoint is not None:
         reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
     split = config.data.manifest.splits["train"]
     reporter.note(
         f"training {recipe.network_text} on {counted(split.samples, 'image')} of {config.data.address}, "
-        f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
+        f"{counted(len(config.labels), 'class', 'classes')}, {counted(recipe.epochs, 'epoch')}, size "
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"
     )

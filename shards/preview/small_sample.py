@@ -65,7 +65,8 @@ def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
         else:
             image = _opened(data)
             if (image.height, image.width) != stored:
-                raise ValueError(f"the image has {image.width} x {image.height} pixels, the mask {stored[::-1]}")
+                sizes = f"{image.height} x {image.width} pixels, the mask {stored[0]} x {stored[1]}"
+                raise ValueError(f"the image has {sizes} (height x width)")
             image.draft("RGB", size[::-1])  # decodes a large JPEG at an eighth, a quarter or half of its size
             image = image.convert("RGB")
         return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0))
@@ -92,7 +93,7 @@ def _opened(data: bytes) -> Any:
     file = io.BytesIO(data)
     image = JpegImageFile(file) if data.startswith(b"\xff\xd8") else PngImageFile(file)
     if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than any set holds")
+        raise ValueError(f"{image.height} x {image.width} pixels are more than any set holds")
     return image
 
 
