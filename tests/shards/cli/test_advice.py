@@ -116,3 +116,12 @@ def test_numbers_have_their_nouns(photos: Path, tmp_path: Path) -> None:
     texts += [output("preview", tmp_path / "set", tmp_path / "page.html"), output("copy", tmp_path / "set", "copy")]
     assert not [line for text in texts for line in text.splitlines() if re.search(r"(?<![\d.,])1 \w+s\b(?![ /])", line)]
     assert [text for text in texts if "1 sample " in text or "1 mask," in text]
+
+
+def test_a_single_class_is_named(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text('ignore = [0, 255]\n[[class]]\nname = "cat"\nvalue = 1\n')
+    built = output("build", photos, tmp_path / "set", "--labels", "one.toml", "--split", "random")
+    assert "all labelled pixels are cat: give what is around it a class, too" in built
+    output("labels", photos, "-o", "labels.toml")
+    several = output("build", photos, tmp_path / "other", "--labels", "labels.toml", "--split", "random")
+    assert "all labelled pixels" not in several
