@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,11 @@ class Subjects:
     def _signed_set(self, files: Files) -> None:
         """Ask everything of a set; what is delivered has the shape and the values that it says."""
         from petseg import Loader
+        from petseg.inference.stored_samples import read_mask, read_rgb
         from shards.errors import PetsegError
         from shards.format.dataset import ShardSet
         from shards.info import describe
+        from shards.preview.small_sample import small_sample
         from shards.verify.check_set import verify
 
         with self._changed(files) as out:
@@ -185,8 +188,16 @@ class Subjects:
             json.dumps(describe(shards, batch_size=2, world_size=1), allow_nan=False)
             reader = shards.split("train")
             refused: list[PetsegError] = []
+            questions: list[Callable[[int], Any]] = [
+                reader.key,
+                reader.attributes,
+                lambda index: reader.read(index, "mask"),
+                partial(read_rgb, reader),
+                partial(read_mask, reader),
+                lambda index: small_sample(reader, index, (16, 16), enlarge=False),
+            ]
             for index in range(len(reader)):
-                for question in (reader.key, reader.attributes, lambda index: reader.read(index, "mask")):
+                for question in questions:
                     try:
                         question(index)
                     except PetsegError as error:
