@@ -6,6 +6,7 @@ from typing import Any
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
+from shards.errors import printable
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
@@ -75,7 +76,10 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
         lines.append(f"{plural(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
     counts = (audit.repaired, "repaired"), (audit.rejected, "rejected")
     lines += [f"{plural(count, 'image')} {word}" for count, word in counts if count]
-    lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
+    lines += [
+        f"  {count:>6}  {reason}: {REASONS.get(reason, 'of another version')}"
+        for reason, count in document["reasons"].items()
+    ]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     for split, missing in missing_classes(manifest).items():
@@ -96,7 +100,7 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
-    return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} page.html"])
+    return "\n".join(map(printable, [*lines, f"look at it: petseg-shard preview {built.path} page.html"]))
 
 
 def _nothing_done(built: BuildResult, *, joined: bool) -> list[str]:

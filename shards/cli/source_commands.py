@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from shards.cli.layout_options import layout_options
-from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.console import JSON_OPTION, PATH, print_json, progress_bar, say
 from shards.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | N
         make_pets(folder, count=count, seed=seed, layout=layout, classes=classes, masks=masks, progress=progress)
     own = folder / LABELS_FILE
     option = f" --labels {own}" if own.exists() else ""
-    click.echo(f"{count} synthetic images in {folder}; pack them with: petseg-shard build {folder} OUT{option}")
+    say(f"{count} synthetic images in {folder}; pack them with: petseg-shard build {folder} OUT{option}")
 
 
 @click.command()
@@ -44,8 +44,8 @@ def download(folder: Path, mirror: str | None) -> None:
     from shards.sources import download as downloading
 
     if not downloading.download(folder, archives=downloading.official_archives(mirror)):
-        click.echo(f"{folder} already holds the dataset")
-    click.echo(f"pack it with: petseg-shard build {folder} OUT")
+        say(f"{folder} already holds the dataset")
+    say(f"pack it with: petseg-shard build {folder} OUT")
 
 
 @click.command()
@@ -87,12 +87,12 @@ def labels(
     with progress_bar("reading masks") as progress:
         survey = survey_masks(found, workers=workers, progress=progress)
     if output is not None:
-        write_atomically(output, labels_template(survey))
+        write_atomically(output, labels_template(survey), replace=overwrite)
     if as_json:
         print_json(survey_json(survey))
         return
     click.echo(survey_text(survey))
     if output is not None:
-        click.echo(f"edit {output}, then: petseg-shard build {source} OUT --labels {output}")
+        say(f"edit {output}, then: petseg-shard build {source} OUT --labels {output}")
     elif found.labels is None or survey.unclaimed:
-        click.echo(f"write a labels file to edit with: petseg-shard labels {source} -o labels.toml")
+        say(f"write a labels file to edit with: petseg-shard labels {source} -o labels.toml")

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from shards.errors import printable
+
 Kind: TypeAlias = Literal[
     "manifest",  # manifest.json is missing, damaged, edited, or contradicts itself
     "missing",  # a file of the set does not exist or cannot be read
@@ -45,10 +47,10 @@ class Problem:
     offset: int | None = None  # byte in `file`
 
     def line(self) -> str:
-        """Return the problem as one line of text, the place first."""
+        """Return the problem as one line of text, the place first, without what a terminal would obey."""
         offset = None if self.offset is None else f"byte {self.offset}"
         place = ", ".join(part for part in (self.file, offset, self.member or self.key) if part)
-        return f"{place}: {self.message}"
+        return printable(f"{place}: {self.message}")
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Report:
     def text(self) -> str:
         """Return the report as text."""
         if self.ok:
-            return f"{self.path}: {self.samples} samples in {self.files} files, {_CONCLUSIONS[self.mode]}"
+            return f"{printable(self.path)}: {self.samples} samples in {self.files} files, {_CONCLUSIONS[self.mode]}"
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
             lines.append(f"... and {self.dropped} more places")

@@ -105,7 +105,11 @@ class ContentCache:
                 return None
             length = os.fstat(descriptor).st_size
             if length == 0 and create:
-                os.ftruncate(descriptor, size + samples)
+                try:
+                    os.ftruncate(descriptor, size + samples)
+                except OSError as error:  # no disk has so large a file, even one of holes
+                    os.close(descriptor)
+                    raise self.failure(error) from None
                 length = size + samples
             if length == size + samples:
                 return CachedFile(path, descriptor, size=size, samples=samples, complete=False)

@@ -106,7 +106,7 @@ def test_other_networks_are_reported_by_counts(run: Path) -> None:
         fit_weights(initial, ModelConfig(widths=(40, 72), classes=7, norm="group"), PETS)
 
 
-@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture"])
+@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture", "labels", "float8"])
 def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -119,6 +119,10 @@ def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
         weights["head.bias"] = torch.full((3,), float("nan"))
     if harm == "complex":
         weights["head.bias"] = torch.zeros(3, dtype=torch.complex64)
+    if harm == "float8":
+        weights["head.bias"] = torch.zeros(3, dtype=torch.float8_e4m3fn)
+    if harm == "labels":
+        facts["labels"] = facts["labels"].replace("animal", r"a\u001b[2J")
     if harm == "metadata":
         del facts["architecture"]
     if harm == "architecture":
