@@ -116,7 +116,7 @@ $(BENCH)/classes-%.json: $(VENV)/.installed FORCE
 	$(BIN)/petseg-shard sample $(BENCH)/classes-$* --layout folders --classes $* --count 240
 	$(BIN)/petseg-shard build $(BENCH)/classes-$* $(BENCH)/classes-$*-shards --labels $(BENCH)/classes-$*/labels.toml \
 	    --storage raw --split random --fractions 1,0,0 --overwrite
-	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --augment none --peers petseg --workers 2 \
+	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg --workers 2 \
 	    --repeats 3
 
 FORCE:
@@ -132,7 +132,7 @@ peers: $(VENV)/.installed
 bench-figures:
 	$(BIN)/petseg-bench figures \
 	    $(foreach name,loader cold train build $(addprefix classes-,$(CLASSES)),$(BENCH)/$(name).json) \
-	    --into README.md --into docs/performance.md --plot docs/loader.svg
+	    --into README.md --into docs/performance.md --plot docs/loader.svg --overwrite
 
 # Needs a machine that does nothing else, for a quarter of an hour.
 bench-compare: $(VENV)/.installed-dev
@@ -149,7 +149,7 @@ BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 # The tutorial reads the original files, as its users do; other loaders read what the shards hold.
 LOADER = $(BIN)/petseg-bench loader --shards $(BENCH)/shards --source $(BENCH_PETS)
 CLASSES = 21 150
-OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg
+OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg --overwrite
 
 clean:
 	rm -rf $(VENV) $(VERSIONS) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -49,6 +49,12 @@ def panels(results: Results) -> list[Panel]:
 def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     """Return the figure of a run as SVG or PNG; the same bytes each time."""
     import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "petseg", "text.parse_math": False}):
+        return _drawn(results, file_format)
+
+
+def _drawn(results: Results, file_format: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -69,8 +75,7 @@ def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
     text += f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores"
     last.set_xlabel(text, fontsize=7.5)
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "petseg"}):
-        figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
+    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
     return buffer.getvalue()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from shards.format.label_files import find_labels
 from shards.sources.pairs.listing import read_text
 from shards.store.addresses import StoreAddress
 from shards.store.byte_ranges import read_regular
+from shards.store.cloud import object_store
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.patience import Patience
 from shards.store.open_store import open_store
@@ -86,6 +88,33 @@ def test_a_byte_at_a_time_is_given_up(hostile: ThreadingHTTPServer) -> None:
     with pytest.raises(StoreError, match="3 attempts failed, the last one with a reply that is too slow"):
         at(hostile).read_range("slow", 0, 1000)
     assert time.monotonic() - began < 5
+
+
+class _Endless:
+    """A client whose listing never ends: page after page, or the same few pages again and again."""
+
+    def __init__(self, pages: int | None) -> None:
+        self._pages = pages
+
+    async def list(self, folder: str | None) -> AsyncIterator[list[dict[str, object]]]:
+        for number in itertools.count():
+            page = number if self._pages is None else number % self._pages
+            yield [{"path": f"{page:09d}/{n:02d}", "size": 1, "e_tag": '"x"'} for n in range(50)]
+
+
+@pytest.mark.parametrize("pages", [None, 1, 7])
+def test_a_listing_without_end_is_given_up(pages: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "MOST_LISTED", 10_000)
+    store = ObjectStore(StoreAddress("s3", "bucket", "set"))
+    store._clients.append(_Endless(pages))
+    with pytest.raises(StoreError, match="s3://bucket/set/parts: the server's list of files has no end"):
+        list(store.list("parts"))
+
+
+def test_a_tar_that_no_disk_can_hold_is_an_error_of_the_cache(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path, 1 << 20)
+    with pytest.raises(PetsegError, match=f"the cache {tmp_path} cannot be used"):
+        cache.open_ranges(SHA256, size=(1 << 62) - 10, samples=5, create=True)
 
 
 @pytest.fixture
