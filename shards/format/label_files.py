@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ def find_labels(name: str) -> Labels:
     if not path.is_file():
         if path.suffix == ".toml":
             what = "is not a file" if path.exists() else "there is no such file"
-            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {name} writes one")
+            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {shlex.quote(name)} writes one")
         known = ", ".join(BUILTIN)
         raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
     try:
