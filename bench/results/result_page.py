@@ -128,7 +128,7 @@ def headline(results: Results) -> str:
     ran = f"{environment.started[:10]}, commit {environment.commit or 'unknown'}."
     where = f"{environment.cpu}, {environment.cores} cores"
     if results.kind == "build":
-        return f"{where}; {ran}"
+        return printable(f"{where}; {ran}")
     settings = results.settings
     found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
     found = found or {(settings.get("size"), settings.get("batch_size"))}
@@ -136,7 +136,7 @@ def headline(results: Results) -> str:
     what = f"{results.data.samples} images of {results.data.classes} classes" + f", {sizes}" * bool(sizes)
     if settings.get("fit", "stretch") not in ("stretch", None):
         what += f", --fit {settings['fit']}"
-    return f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}"
+    return printable(f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}")
 
 
 def cache_note(results: Results) -> str:

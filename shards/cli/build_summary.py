@@ -106,8 +106,8 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
-    lines.append(f"look at it: petseg-shard preview {shlex.quote(str(built.path))} page.html")
-    return "\n".join(map(printable, lines))
+    last = f"look at it: petseg-shard preview {shlex.quote(str(built.path))} page.html"
+    return "\n".join(map(printable, [*lines, last]))
 
 
 def _nothing_done(built: BuildResult, *, joined: bool) -> list[str]:

@@ -40,8 +40,8 @@ def task_text(done: TaskResult) -> str:
     if done.audited:
         rate = done.audited / done.seconds
         lines.append(f"{counted(done.audited, 'image')} audited in {done.seconds:.1f} s, {rate:,.0f} images/s")
-    lines.append(f"when all tasks are done: petseg-shard join {shlex.quote(str(done.path))}")
-    return "\n".join(map(printable, lines))
+    last = f"when all tasks are done: petseg-shard join {shlex.quote(str(done.path))}"
+    return "\n".join(map(printable, [*lines, last]))
 
 
 def copy_json(copied: CopyResult) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_a_files_name_is_a_text_of_the_program(name: str) -> None:
 
 
 def test_a_files_name_puts_nothing_into_the_card(tmp_path: Path) -> None:
-    name = 'x"); import os; os.abort() #\n# <img src=x>\n```\x1b'
+    name = 'x"); import os; os.abort() #\n# <img src=x>\n\x1b'
     run = write_untrained(tmp_path / "run", many_labels(5))
     predictor = petseg.load(run, device="cpu", precision="fp32")
     for ending in (".onnx", ".safetensors"):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -157,6 +158,20 @@ def test_what_others_put_into_a_cache(files: RemoteFiles, planted: str, kind: st
     assert not (path.parent / "nothing").exists()
     if planted == "link":
         assert (files.cache.folder / "precious").read_bytes() == b"x" * len(CONTENT)
+
+
+def test_a_cache_that_is_removed_while_a_file_is_fetched(files: RemoteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, removed = ContentCache.publish, []
+
+    def after_removal(cache: ContentCache, sha256: str) -> None:
+        if not removed:
+            removed.append(shutil.rmtree(cache.folder))
+        publish(cache, sha256)
+
+    monkeypatch.setattr(ContentCache, "publish", after_removal)
+    assert content(files) == CONTENT
+    assert removed
+    assert files.cache.path(SHA256).read_bytes() == CONTENT
 
 
 def test_a_folder_with_files_in_place_of_one_is_named(files: RemoteFiles) -> None:
