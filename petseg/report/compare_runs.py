@@ -196,6 +196,7 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
             axes.set_xlabel("epoch")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
+            axes.set_xlim(0.5, max(2, *(run.history[-1]["epoch"] for run in runs)) + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
         return picture_bytes(figure, "svg")
