@@ -104,7 +104,7 @@ def open_stored(data: bytes) -> Image.Image:
     file = io.BytesIO(data)
     image = JpegImageFile(file) if data.startswith(b"\xff\xd8") else PngImageFile(file)
     if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than any set holds")
+        raise ValueError(f"{image.height} x {image.width} pixels are more than any set holds")
     return image
 
 

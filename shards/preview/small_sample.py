@@ -59,7 +59,8 @@ def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
         else:
             image = open_stored(data)
             if (image.height, image.width) != stored:
-                raise ValueError(f"the image has {image.width} x {image.height} pixels, the mask {stored[::-1]}")
+                sizes = f"{image.height} x {image.width} pixels, the mask {stored[0]} x {stored[1]}"
+                raise ValueError(f"the image has {sizes} (height x width)")
             image.draft("RGB", size[::-1])  # decodes a large JPEG at an eighth, a quarter or half of its size
             image = image.convert("RGB")
         return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0))
