@@ -4,6 +4,7 @@ This is the lowest module of the project: every other package may use it, and it
 """
 
 import errno
+import signal
 from typing import Final
 
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
@@ -22,6 +23,14 @@ class UsageError(PetsegError):
     """An option or argument is wrong, or does not fit another one."""
 
     exit_code = 2
+
+
+class TerminatedError(PetsegError):
+    """SIGTERM or SIGHUP arrived; the exit code is the shell's for that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 class SourceError(PetsegError):
@@ -60,6 +69,11 @@ def printable(text: object) -> str:
     """
     line = valid_text(str(text))
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: ``1 image``, ``2,000 images``, ``2 classes``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,8 @@ loggers.json     which runs of Weights & Biases and MLflow this one is
 
 import json
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,16 @@ import msgspec
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
 from shards.errors import UsageError, first_line
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim
 from shards.store.refusals import lock_at_once
 
-CONFIG = "config.json"
+CONFIG = RUN_CONFIG
 CONFIG_TOML = "config.toml"
 METRICS = "metrics.jsonl"
-LAST = "last.pt"
-BEST = "best.pt"
+LAST, BEST = RUN_CHECKPOINTS
 CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"
@@ -139,7 +140,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
     except (RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {path} restores it from {LAST}"
+            f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {shlex.quote(str(path))} restores "
+            f"it from {LAST}"
         ) from None
     return history
 
@@ -156,7 +158,9 @@ def find_checkpoint(run: Path) -> Path:
     for name in (BEST, LAST):
         if (run / name).is_file():
             return run / name
-    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {run}")
+    raise CheckpointError(
+        f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {shlex.quote(str(run))}"
+    )
 
 
 def _next_free(parent: Path, model: str) -> Path:
@@ -169,3 +173,15 @@ def _next_free(parent: Path, model: str) -> Path:
             number += 1
         else:
             return path
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        raise UsageError("--compare names a run twice")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different folders have different paths")

@@ -15,6 +15,7 @@ from petseg.host.device import Placement, choose_device, choose_placement
 from petseg.host.distributed import World
 from petseg.host.stop_signals import parse_signals
 from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint
 from petseg.runs.option_fields import check_fields, option_name
 from petseg.runs.recipe import Recipe, RuntimeOptions
@@ -22,6 +23,7 @@ from petseg.runs.run_config import versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from shards import ShardSet, UsageError
+from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
 _DIRECTORY_SECONDS = 5.0  # until a network file system shows a file that another machine has made
@@ -93,6 +95,18 @@ def expect_shared_folder(path: Path, world: World, *, resume: bool, note: Callab
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256((path / CONFIG).read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(path / CONFIG)).hexdigest()
     except OSError:
         return None
+
+
+def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
+    """Say which classes have no pixel to learn from, and where a single one has any."""
+    manifest = data.manifest
+    counts = manifest.splits["train"].class_pixels
+    present = [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if pixels]
+    if absent := [name for name in manifest.labels.names if name not in present]:
+        verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
+        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
+    if len(present) == 1:
+        reporter.note(f"all labelled pixels of train are {present[0]}: there is nothing to tell it from")
