@@ -17,7 +17,7 @@ from shards.build.outcome.build_result import check_outcome
 from shards.build.resume import final_names
 from shards.build.tasks.parts import CONCURRENT, ClaimedPlan, Parts
 from shards.build.write_shard import ShardRecord
-from shards.errors import PetsegError
+from shards.errors import PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, Split, is_set_file, shard_name
 from shards.format.manifest import WITHDRAWN, Manifest, dump_manifest
 from shards.store.store_protocol import (
@@ -97,7 +97,13 @@ def begin(parts: Parts, data: bytes, digest: str, *, replace: bool) -> ObjectSta
         with contextlib.suppress(ObjectExistsError, ObjectChangedError, ObjectMissingError):
             if found is None:
                 return store.put(MANIFEST_NAME, note, if_absent=True)
-            return store.put(MANIFEST_NAME, note, if_match=found[0])
+            written = store.put(MANIFEST_NAME, note, if_match=found[0])
+            try:
+                parts.check_claim(digest)
+            except UsageError:  # another command has just published the very set that was there
+                store.put(MANIFEST_NAME, found[1], if_match=written)
+                raise
+            return written
 
 
 def _manifest(store: Store) -> tuple[ObjectStatus, bytes] | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -225,6 +226,7 @@ class CachedTars:
         self._tasks.update(dict.fromkeys(((shard, key) for key in keys), task))
 
         def finished(_: object) -> None:
+            work.close()
             for key in keys:
                 self._tasks.pop((shard, key), None)
 
@@ -273,7 +275,7 @@ class CachedTars:
             for index, span in list(spans.items()):
                 part = data[span.start - start : span.stop - start]
                 if span.matches(part, members=3 if left else 2):  # the loader does without meta
-                    write = _writer(file, span, part)
+                    write = partial(file.add, span.place, span.start, part)
                     await self.files.writing(write, len(part), self.close)
                     del spans[index]
                     self.damaged.discard(index)
@@ -289,10 +291,6 @@ def _is_current(file: CachedFile) -> bool:
     with contextlib.suppress(OSError):
         return file.path.stat().st_ino == file.status.st_ino
     return False
-
-
-def _writer(file: CachedFile, span: SampleSpan, part: memoryview) -> Callable[[], None]:
-    return lambda: file.add(span.place, span.start, part)
 
 
 def _pairs(groups: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -206,14 +206,14 @@ class RemoteFiles:
                 await asyncio.sleep(_POLL)
 
     async def in_turn(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run what fetches a sample or a tar when few others run: each has files open."""
+        """Run what fetches a sample or a tar when few others run: each has files open.
+
+        If it is cancelled before its turn, the caller has to close ``work``.
+        """
         if not self._turns:
             self._turns.append(asyncio.Semaphore(max(1, share_of_files(4 * IN_FLIGHT) // 4)))
-        try:
-            async with self._turns[0]:
-                return await work
-        finally:
-            work.close()  # where it was cancelled before its turn
+        async with self._turns[0]:
+            return await work
 
     async def making_room(self, needed: int, release: Callable[[], None], *, fresh: bool = False) -> None:
         """See :meth:`ContentCache.make_room`; in another thread, since it may look at every file."""
