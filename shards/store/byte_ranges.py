@@ -64,7 +64,7 @@ def write_at(descriptor: int, data: memoryview, start: int) -> None:
 
 
 def stretch(descriptor: int, size: int) -> int:
-    """Give an open file this size, of holes, and return it; ``PetsegError`` where no file can have it, which closes it."""
+    """Give an open file this size, of holes, and return it; ``PetsegError`` where none can have it, which closes it."""
     try:
         os.ftruncate(descriptor, size)
     except OSError as error:
