@@ -16,7 +16,7 @@ from petseg.cli.shared_options import (
     SIZE,
     WINDOW,
 )
-from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json
+from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json, say
 from shards.errors import counted
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def evaluate(
         if as_json:
             print_json({"page": str(page or "comparison.html"), "runs": [str(run) for run in runs]})
         else:
-            click.echo(f"{page or 'comparison.html'}: {counted(len(runs), 'run')} side by side")
+            say(f"{page or 'comparison.html'}: {counted(len(runs), 'run')} side by side")
         return
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
@@ -118,7 +118,7 @@ def evaluate(
     else:
         _print_scores(evaluation, split=options["split"], compared_at=place)
     if repeated := repeated_text(data.store.failures):
-        click.echo(repeated, err=as_json)
+        say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 
@@ -147,18 +147,18 @@ def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> 
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
     how = evaluation.options.text(evaluation.window)
-    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
+    say(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
     width = max(12, 2 + max(map(len, names)))
-    click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
+    say(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):
-        click.echo(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
-    click.echo(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+        say(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
+    say(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
     if absent := evaluation.absent:
         whose = "its" if len(absent) == 1 else "their"
-        click.echo(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
-    click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
+        say(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
+    say(f"pixel accuracy {_number(scores.pixel_accuracy)}")
     if scores.binary is not None:
-        click.echo(_binary_line(evaluation))
+        say(_binary_line(evaluation))
 
 
 def _binary_line(evaluation: "Evaluation") -> str:

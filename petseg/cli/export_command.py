@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from petseg.cli.shared_options import HELP, JSON, RUN, SIZE
-from shards.console import FriendlyCommand, PathArgument, print_json
+from shards.console import FriendlyCommand, PathArgument, print_json, say
 from shards.errors import UsageError
 
 _OUTPUTS = ("logits", "probabilities", "classes")
@@ -88,4 +88,4 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
     if as_json:
         print_json({"file": str(file), "bytes": size_bytes, **facts})
     else:
-        click.echo(f"{file}: {size_bytes:,} bytes; {text}")
+        say(f"{file}: {size_bytes:,} bytes; {text}")

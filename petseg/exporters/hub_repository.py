@@ -79,7 +79,7 @@ def export_hub(
     )
     folder.mkdir(parents=True, exist_ok=True)
     for target, content in zip(targets, contents, strict=True):
-        write_atomically(target, content)
+        write_atomically(target, content, replace=overwrite)
     return HubExport(folder=folder, files=targets, bytes=sum(target.stat().st_size for target in targets))
 
 

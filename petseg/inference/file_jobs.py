@@ -24,11 +24,13 @@ class FileJob:
     """One image file and the files to write its prediction to, the mask first.
 
     ``renamed``: they carry the image's name with its ending, because another image has the name without it.
+    ``replace``: they may replace files that exist.
     """
 
     image: Path
     outputs: tuple[Path, ...]
     renamed: bool = False
+    replace: bool = False
 
 
 def plan_jobs(
@@ -56,7 +58,8 @@ def plan_jobs(
                     "or name the folder above them with --recursive, which keeps its subfolders"
                 )
             taken[place] = each.path
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
+        renamed = name != each.path.stem
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite))
     _expect_free({os.path.realpath(each.path) for each in images}, jobs, overwrite=overwrite)
     return jobs
 
@@ -118,7 +121,7 @@ def predict_files(
             while batch:  # both lists are emptied on the way: the results of huge images need the memory
                 done, image = batch.pop()
                 done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
-                write_results(done.outputs, image, predictions.pop(), predictor.labels)
+                write_results(done.outputs, image, predictions.pop(), predictor.labels, replace=done.replace)
                 on_done(done)
                 del image
             pixels = 0
