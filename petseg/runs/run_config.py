@@ -19,6 +19,7 @@ from petseg.runs.run_folder import CONFIG, CONFIG_TOML, RunFolder, read_config
 from pipeline.choose_engine import dali_distributions
 from shards import ShardSet
 from shards.format.labels import Labels
+from shards.format.readers.output_places import RUN_FORMAT
 from shards.store.atomic import write_atomically
 
 
@@ -48,7 +49,7 @@ def write_config(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = config.data.manifest
     document: dict[str, Any] = {
-        "format": "petseg-run",
+        "format": RUN_FORMAT,
         "version": 2,
         "recipe": msgspec.to_builtins(config.recipe),
         "running": msgspec.to_builtins(config.runtime),

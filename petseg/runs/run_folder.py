@@ -22,17 +22,16 @@ import msgspec
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
 from shards.errors import UsageError, first_line
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim
 from shards.store.refusals import lock_at_once
 
-CONFIG = "config.json"
+CONFIG = RUN_CONFIG
 CONFIG_TOML = "config.toml"
 METRICS = "metrics.jsonl"
-LAST = "last.pt"
-BEST = "best.pt"
+LAST, BEST = RUN_CHECKPOINTS
 CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"

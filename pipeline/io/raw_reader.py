@@ -15,11 +15,11 @@ from pipeline.io.members import MemberReader
 from shards.format.geometry import Size
 from shards.format.layout import Rows
 from shards.format.npy import npy_header
+from shards.store.byte_ranges import MOST_GAP
 
 Pixels = npt.NDArray[np.uint8]
 
 _ROLES = "image", "mask"
-_MAX_GAP = 1 << 16  # bytes between an image and its mask that are read and dropped rather than skipped
 
 
 class RawReader:
@@ -89,11 +89,11 @@ class RawReader:
 
     def _gather_one_by_one(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> None:
         head, tail = (bytearray(len(header)) for header in self._headers)
-        scrap = memoryview(bytearray(_MAX_GAP))
+        scrap = memoryview(bytearray(MOST_GAP))
         starts = rows["image_offset"].astype(np.int64)
         gaps = rows["mask_offset"].astype(np.int64) - starts - self._lengths[0]
         fits = (rows["image_length"] == self._lengths[0]) & (rows["mask_length"] == self._lengths[1])
-        fits &= (gaps >= 0) & (gaps <= _MAX_GAP)
+        fits &= (gaps >= 0) & (gaps <= MOST_GAP)
         verified = self._reader.files.verified(indices, rows)
         columns = (column.tolist() for column in (rows["shard"], starts, gaps, fits, verified))
         damaged: dict[int, str] = {}

@@ -14,9 +14,9 @@ import numpy as np
 from pipeline.io.tar_files import Indices, TarFiles, VerifiedSamples
 from shards.errors import PetsegError
 from shards.format.layout import Rows
+from shards.store.byte_ranges import MOST_GAP
 
 MOST_AHEAD = 1 << 26  # bytes of samples that are announced before the batches that need them
-MAX_GAP = 1 << 16  # bytes between samples that are read along, rather than skipped
 
 
 class ReadAhead:
@@ -44,7 +44,7 @@ class ReadAhead:
             return
         shards, starts = records["shard"].astype(np.int64), records["image_offset"].astype(np.int64)
         ends = (records["mask_offset"] + records["mask_length"]).astype(np.int64)
-        apart = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
+        apart = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MOST_GAP)
         first = np.flatnonzero(np.concatenate([[True], apart]))
         last = np.concatenate([first[1:], [len(records)]]) - 1
         for shard, start, end in zip(

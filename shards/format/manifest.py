@@ -34,6 +34,8 @@ from shards.format.layout import (
 from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.store_protocol import ObjectMissingError, Store
 
+# In the place of a manifest in a store, where a set is being replaced; what replaces it follows.
+WITHDRAWN: Final = b"the set that was here is being replaced by "
 _OF_SOURCES: Final = ("annotations", "images", "masks", "JPEGImages", "leftImg8bit")  # folders that no set has
 MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
 
@@ -202,6 +204,11 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
 
     Raises ``FormatError`` like load_manifest.
     """
+    if data.startswith(WITHDRAWN):
+        raise FormatError(
+            f"{path}: the set that was here is being replaced; if nobody is at it any more, run the command that "
+            "replaced it again"
+        )
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

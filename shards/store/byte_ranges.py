@@ -19,6 +19,7 @@ from typing import Final, Self
 from shards.errors import PetsegError
 
 MOST_READ: Final = 1 << 30  # bytes of a file that is read whole; tars and large tables are read by ranges
+MOST_GAP: Final = 1 << 16  # bytes between two pieces of a file that are read along rather than skipped
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 

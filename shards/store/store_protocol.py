@@ -1,7 +1,7 @@
 """Where the files of a set are: the interface of a local folder and of an object store, and their errors."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -33,11 +33,12 @@ class ObjectStatus:
     """What a store says of a file: its size in bytes, and a stamp that another content would not have.
 
     The stamp is the ETag; where a server has none, the time of modification; of a local file device, inode, size and
-    time of modification.
+    time of modification. ``version`` is what a server numbers contents by, if it does: Google's generation.
     """
 
     size: int
     stamp: str
+    version: str = field(default="", compare=False)  # lists of files leave it out
 
 
 def repeated_text(failures: Mapping[str, int]) -> str:
@@ -114,9 +115,9 @@ class Store(Protocol):
         """Write a file atomically, from bytes or a local file: readers see the old content or the new one.
 
         With ``if_absent``, :class:`ObjectExistsError` is raised if there is a file of this name; of several writers one
-        succeeds. With ``if_match``, :class:`ObjectChangedError` unless the file is still this version (a store decides
-        that atomically; locally, another process may come in between). Conditional writes go out in one request, so the
-        content must fit in memory (and S3 takes 5 GB at most).
+        succeeds. With ``if_match``, from :meth:`status` or :meth:`put`, :class:`ObjectChangedError` is raised unless
+        the file is still this version (a store decides that atomically; locally, another process may come in between).
+        Conditional writes go out in one request, so the content must fit in memory (and S3 takes 5 GB at most).
         """
         ...
 

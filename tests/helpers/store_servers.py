@@ -97,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(plan.slow)
         if fault == "503":
             return self._reply(503, "Slow Down", [], b"<Error><Code>SlowDown</Code></Error>")
+        if fault == "conflict":
+            return self._reply(409, "Conflict", [], b"<Error><Code>ConditionalRequestConflict</Code></Error>")
         if fault == "reset":
             # With no time to linger, closing sends a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

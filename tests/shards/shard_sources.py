@@ -13,6 +13,7 @@ from PIL import Image
 
 from shards.build.options import PackOptions, options_from
 from shards.format.labels import LabelClass, Labels, chosen_colour
+from shards.store.open_store import open_store
 
 BREEDS = (("Abyssinian", 1, 1), ("Bengal", 6, 1), ("american_bulldog", 2, 2))
 
@@ -117,6 +118,12 @@ def fill_scenes(folder: Path, count: int, *, image: bytes | None = None, **size:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stored(address: str) -> dict[str, bytes]:
+    """The same of an address in a store, each file in the version that the list names."""
+    store = open_store(address)
+    return {name: store.read(name, match=status) for name, status in sorted(store.list(), key=lambda found: found[0])}
 
 
 SCENES = {"split": "random", "labels": SCENE_LABELS}  # the options of scenes

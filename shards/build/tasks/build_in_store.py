@@ -40,9 +40,11 @@ def build_in_store(
         progress=progress,
     )
     if task.already_complete:
-        manifest = Parts.of(out).published()
+        parts = Parts.of(out)
+        manifest = parts.published()
         assert manifest is not None
         check_finished_set(manifest, manifest.plan, out, strict=strict)
+        parts.clear(manifest.plan)  # of a build that was killed while it did so
         joined = BuildResult(out, manifest, already_complete=True)
     else:
         joined = join(out, overwrite=overwrite, strict=strict)

@@ -61,8 +61,8 @@ def join(
     def complete(manifest: Manifest) -> BuildResult:
         return BuildResult(out, manifest, already_complete=True, seconds=time.perf_counter() - start)
 
+    found = parts.claimed()  # first: another join removes the claim when its manifest is there
     existing = _existing(parts, overwrite=overwrite)
-    found = parts.claimed()
     if found is None and existing is None:
         raise UsageError(
             f"there is nothing to join for {out}: no task was run; start with: petseg-shard build SOURCE "
@@ -71,7 +71,7 @@ def join(
     if existing is not None and (found is None or not overwrite):
         digest = existing.plan if found is None else found[0].digest
         check_finished_set(existing, digest, out, strict=strict)
-        _clean_up(parts, digest, claimed=found is not None)
+        _clean_up(parts, digest)
         return complete(existing)
     assert found is not None
     claimed = found[0]
@@ -85,6 +85,7 @@ def join(
     except (PetsegError, OSError):
         there = _existing(parts, overwrite=True)
         if parts.claimed() is None and there is not None and there.plan == claimed.outline.digest:
+            parts.clear_plan(there.plan)
             return complete(there)  # another join of the same shards was faster
         raise
     return BuildResult(
@@ -179,18 +180,15 @@ def _publish_folder(
         manifest = load_manifest(folder)
         staging.publish()
         staging.clean_up()
-    parts.clear()
+    parts.clear(digest)
     return manifest
 
 
-def _clean_up(parts: Parts, digest: str, *, claimed: bool) -> None:
+def _clean_up(parts: Parts, digest: str) -> None:
     """Remove what a join has left that was interrupted after it had published the set of a plan."""
     if parts.is_local:
         Staging.beside(parts.folder_path).clean_up_after_a_kill()
-    if claimed:
-        parts.clear()
-    else:
-        parts.clear_plan(digest)
+    parts.clear(digest)
 
 
 def _few(names: Sequence[str]) -> str:

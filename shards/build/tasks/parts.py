@@ -213,10 +213,14 @@ class Parts:
             read = readers.map(lambda item: self._record(self.folder(digest) + item[1], shards[item[0]]), found.items())
             return {index: record for index, record in zip(found, read, strict=True) if record is not None}
 
-    def clear(self) -> None:
-        """Remove everything, the plan first."""
-        self.store.delete(self.prefix + PLAN)
-        self._remove(lambda _: True)
+    def clear(self, digest: str) -> None:
+        """Remove everything, the plan first; only what is of this plan where it is not the one that is claimed."""
+        found = self.claimed()
+        if found is None or found[0].digest != digest:
+            self.clear_plan(digest)
+        else:
+            self.store.delete(self.prefix + PLAN)
+            self._remove(lambda _: True)
 
     def clear_plan(self, digest: str) -> None:
         """Remove what is of one plan."""

@@ -1,9 +1,11 @@
 """Publishing in an object store: files are copied or written first, the manifest last, by a conditional request.
 
 A store has no rename, so the set's address holds files before it holds a set. It is one when its manifest is there, and
-of several that publish at the same time only one can write that.
+of several that publish at the same time only one can write that. Where a set is replaced, a note comes first in the
+manifest's place: while that is there, there is no set, and nobody who has not written it can publish one.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,14 @@ from shards.build.tasks.parts import CONCURRENT, ClaimedPlan, Parts
 from shards.build.write_shard import ShardRecord
 from shards.errors import PetsegError
 from shards.format.layout import MANIFEST_NAME, Split, is_set_file, shard_name
-from shards.format.manifest import Manifest, dump_manifest
-from shards.store.store_protocol import ObjectExistsError, Store
+from shards.format.manifest import WITHDRAWN, Manifest, dump_manifest
+from shards.store.store_protocol import (
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    ObjectStatus,
+    Store,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -38,44 +46,78 @@ def publish_in_store(
 ) -> Manifest:
     """Copy the shards to their final names within the store, and write tables, audit file and manifest.
 
-    Whatever is interrupted can be repeated: each name gets the same bytes again. With ``replace``, the manifest of a
-    finished set is removed first; until the new one is written there is no set at the address.
+    Whatever is interrupted can be repeated: each name gets the same bytes again. With ``replace``, another set's
+    manifest is withdrawn first; until the new one is written there is no set at the address.
 
     Raises ``PublishedError`` if another set was published meanwhile, and what :func:`check_outcome` raises, before
     anything is changed.
     """
-    store, folder = parts.target, parts.folder(claimed.outline.digest)
+    store, digest = parts.target, claimed.outline.digest
+    folder = parts.folder(digest)
     names = {name: folder + entry.file for entry, name in final_names(records)}
     with tempfile.TemporaryDirectory(prefix="petseg-join-") as scratch:
         manifest, findings = assemble(
             Path(scratch), claimed.outline, records, read=_reader(store, names), versions=claimed.versions
         )
         check_outcome(manifest, strict=strict, findings=findings)
-        parts.check_claim(claimed.outline.digest)
-        if replace:
-            store.delete(MANIFEST_NAME)
-        with ThreadPoolExecutor(CONCURRENT, "copy") as copiers:
-            copies = copiers.map(lambda item: store.copy(item[1], item[0]), names.items())
-            for done, _ in enumerate(copies, start=1):
-                if progress is not None:
-                    progress(done, len(names))
-        for entry in manifest.files():
-            store.put(entry.file, Path(scratch, entry.file))
-    put_manifest(store, dump_manifest(manifest))
+        for entry in manifest.files():  # copied like the shards: a command that replaces these removes what is copied
+            names[entry.file] = folder + entry.file
+            store.put(names[entry.file], Path(scratch, entry.file))
+    data = dump_manifest(manifest)
+    note = begin(parts, data, digest, replace=replace)
+    with ThreadPoolExecutor(CONCURRENT, "copy") as copiers:
+        copies = copiers.map(lambda item: store.copy(item[1], item[0]), names.items())
+        for done, _ in enumerate(copies, start=1):
+            if progress is not None:
+                progress(done, len(names))
+    put_manifest(store, data, note)
     if replace:
-        remove_strays(store, {*names, *(entry.file for entry in manifest.files())})
-    parts.clear()
+        remove_strays(store, {*names})
+    parts.clear(digest)
     return manifest
 
 
-def put_manifest(store: Store, data: bytes) -> None:
-    """Write the manifest of a set whose other files are there; it succeeds too if it is there already.
+def begin(parts: Parts, data: bytes, digest: str, *, replace: bool) -> ObjectStatus | None:
+    """Begin to write the files of a set whose manifest will be ``data``, if its claim still holds.
 
-    Raises ``PublishedError`` if there is another one.
+    With ``replace``, a note takes the manifest's place, whose version is returned for :func:`put_manifest`. Of two that
+    replace a set by different ones, only one can have its note there, whatever their timing. Where ``data`` itself is
+    there already it stays, since its files get the same bytes again: None then.
+
+    Raises ``UsageError`` if another command has claimed the place, or this one's work is published already.
+    """
+    store, note = parts.target, WITHDRAWN + digest.encode()
+    while True:
+        found = _manifest(store) if replace else None  # before the claim: what comes after that makes the put fail
+        parts.check_claim(digest)
+        if not replace or (found is not None and found[1] == data):
+            return None
+        if found is not None and found[1] == note:
+            return found[0]
+        with contextlib.suppress(ObjectExistsError, ObjectChangedError, ObjectMissingError):
+            if found is None:
+                return store.put(MANIFEST_NAME, note, if_absent=True)
+            return store.put(MANIFEST_NAME, note, if_match=found[0])
+
+
+def _manifest(store: Store) -> tuple[ObjectStatus, bytes] | None:
+    while True:
+        with contextlib.suppress(ObjectChangedError):
+            try:
+                status = store.status(MANIFEST_NAME)
+                return status, store.read(MANIFEST_NAME, match=status)
+            except ObjectMissingError:
+                return None
+
+
+def put_manifest(store: Store, data: bytes, note: ObjectStatus | None = None) -> None:
+    """Write the manifest of a set whose other files are there, in the place of a note; it may be there already.
+
+    Raises ``PublishedError`` if there is another one, or another note.
     """
     try:
-        store.put(MANIFEST_NAME, data, if_absent=True)
-    except ObjectExistsError:
+        store.put(MANIFEST_NAME, data, if_absent=note is None, if_match=note)
+    except (ObjectExistsError, ObjectChangedError):
         if store.read(MANIFEST_NAME) != data:
             raise PublishedError(
                 f"another set was published at {store.address} meanwhile; run the same command with --overwrite to "

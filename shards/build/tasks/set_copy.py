@@ -11,8 +11,8 @@ from typing import IO, Final
 
 from shards.build.staging import Staging, check_target
 from shards.build.tasks.parts import ClaimedCopy, Parts
-from shards.build.tasks.publish_in_store import put_manifest, remove_strays
-from shards.errors import FormatError, UsageError
+from shards.build.tasks.publish_in_store import begin, put_manifest, remove_strays
+from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import FileEntry, Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
@@ -81,19 +81,28 @@ def copy_set(
         )
 
     copy = _Copy(origin=origin, data=data, entries=tuple(entries), progress=progress)
-    replace = False
-    with contextlib.suppress(ObjectMissingError):
-        same = parts.target.read(MANIFEST_NAME) == data
-        if same and not overwrite:  # with it, files of the same set that are damaged are replaced, too
-            copy.clean_up(parts)
-            return result(complete=True)
-        if not overwrite:
-            raise UsageError(f"{target} holds another set; use --overwrite to replace it, or choose another target")
-        replace = True
+    there = _manifest(parts.target)
+    if there == data and not overwrite:  # with it, files of the same set that are damaged are replaced, too
+        copy.clean_up(parts)
+        return result(complete=True)
+    if there is not None and not overwrite:
+        raise UsageError(f"{target} holds another set; use --overwrite to replace it, or choose another target")
     if parts.is_local:
         return result(skipped=copy.to_folder(parts.folder_path))
     parts.expect_outside()
-    return result(skipped=copy.to_store(parts, overwrite=overwrite, replace=replace))
+    try:
+        return result(skipped=copy.to_store(parts, overwrite=overwrite, replace=there is not None))
+    except PetsegError:
+        if parts.claimed() is None and _manifest(parts.target) == data:
+            parts.clear_plan(copy.digest)
+            return result(complete=True)  # another copy of the same set was faster
+        raise
+
+
+def _manifest(store: Store) -> bytes | None:
+    with contextlib.suppress(ObjectMissingError):
+        return store.read(MANIFEST_NAME)
+    return None
 
 
 def _contents(store: Store) -> tuple[bytes, Manifest, list[FileEntry]]:
@@ -153,6 +162,7 @@ class _Copy:
         parts.claim(ClaimedCopy(digest=self.digest), overwrite=overwrite)
         prefix = parts.folder(self.digest) if replace else ""
         there = {name: status.size for name, status in store.list(prefix.rstrip("/"))}
+        note = begin(parts, self.data, self.digest, replace=overwrite and not replace)
 
         def bring(entry: FileEntry) -> bool:
             name = prefix + entry.file
@@ -161,6 +171,7 @@ class _Copy:
             with tempfile.NamedTemporaryFile(prefix="petseg-copy-") as scratch:
                 self.fetch(entry, scratch.file)
                 scratch.flush()
+                parts.check_claim(self.digest)
                 store.put(name, Path(scratch.name))
             return False
 
@@ -173,24 +184,23 @@ class _Copy:
                     f"{where} has {size or 'no'} bytes instead of {entry.bytes} after it was written; run the same "
                     "command again"
                 )
-        parts.check_claim(self.digest)
         if replace:
-            store.delete(MANIFEST_NAME)
+            note = begin(parts, self.data, self.digest, replace=True)
             with ThreadPoolExecutor(CONCURRENT, "copy") as threads:
                 list(threads.map(lambda entry: store.copy(prefix + entry.file, entry.file), self.entries))
-        put_manifest(store, self.data)
+        parts.check_claim(self.digest)
+        put_manifest(store, self.data, note)
         if overwrite:
             remove_strays(store, {entry.file for entry in self.entries})
-        parts.clear()
+        parts.clear(self.digest)
         return skipped
 
     def clean_up(self, parts: Parts) -> None:
         """Remove what a copy that was killed right at its end has left."""
-        if not parts.is_local:
-            if (found := parts.claimed()) is not None and found[0].digest == self.digest:
-                parts.clear()
-        else:
+        if parts.is_local:
             Staging.beside(parts.folder_path).clean_up_after_a_kill()
+        else:
+            parts.clear(self.digest)
 
     def all(self, bring: Callable[[FileEntry], bool]) -> int:
         """Call a function for every file, several at a time; return how often it returned True."""

@@ -17,9 +17,9 @@ from shards.store.byte_ranges import ByteRanges
 LONGEST_NAME: Final = 255  # bytes, of every common file system
 LOOKED_AT: Final = 200  # bytes of a manifest, or of a run's configuration, which name their format first
 # Of a run's folder, see petseg.runs.run_folder. Other programs, too, have a config.json, or keep a best.pt.
-_RUN_CONFIG: Final = "config.json"
-_RUN_FORMAT: Final = "petseg-run"
-_CHECKPOINTS: Final = ("last.pt", "best.pt")
+RUN_CONFIG: Final = "config.json"
+RUN_FORMAT: Final = "petseg-run"
+RUN_CHECKPOINTS: Final = ("last.pt", "best.pt")
 
 
 def expect_outside(place: Path, *, itself: bool = False, advice: str = "choose another place") -> None:
@@ -75,7 +75,7 @@ def _kept(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
         first = number == 0
         if is_manifest(_start(folder / MANIFEST_NAME)) or (first and _holds(folder, map(table_name, SPLITS))):
             yield folder, "a shard set"
-        elif f'"{_RUN_FORMAT}"'.encode() in _start(folder / _RUN_CONFIG) or (first and _holds(folder, _CHECKPOINTS)):
+        elif f'"{RUN_FORMAT}"'.encode() in _start(folder / RUN_CONFIG) or (first and _holds(folder, RUN_CHECKPOINTS)):
             yield folder, "a run"
 
 

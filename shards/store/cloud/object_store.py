@@ -142,7 +142,9 @@ class ObjectStore:
     ) -> ObjectStatus:
         """Write a file atomically."""
         self._check_writable(name)
-        mode: Any = {"e_tag": if_match.stamp} if if_match is not None else "create" if if_absent else "overwrite"
+        mode: Any = "create" if if_absent else "overwrite"
+        if if_match is not None:  # Google compares versions, others ETags
+            mode = {"e_tag": if_match.stamp} | ({"version": if_match.version} if if_match.version else {})
         if mode != "overwrite" and isinstance(data, Path):
             data = data.read_bytes()
         size = data.stat().st_size if isinstance(data, Path) else len(data)
@@ -290,7 +292,7 @@ def _status(meta: Any) -> ObjectStatus:
     stamp = meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}"
     if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
         stamp = f'"{stamp}"'
-    return ObjectStatus(meta["size"], stamp)
+    return ObjectStatus(meta["size"], stamp, meta.get("version") or "")
 
 
 def _conditions(match: ObjectStatus | None) -> dict[str, Any]:

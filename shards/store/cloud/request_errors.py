@@ -13,6 +13,7 @@ from shards.store.store_protocol import ObjectEndsError, ObjectExistsError, Obje
 _STATUS = re.compile(r"status code: (\d{3})")
 _XML_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist", re.IGNORECASE)
+_CONFLICT: Final = "ConditionalRequestConflict"  # S3's, while another conditional write of the same name goes on
 _BAD_NAME = re.compile(r"invalid path: (.*?(?:empty path segment|path segment \"[^\"]*\"))")
 _PASSING: Final = {"408", "429"}  # and those from 500 on: worth another try
 # The innermost error of a request that got no reply.
@@ -45,6 +46,8 @@ def passing_reason(error: Exception, place: str) -> str:
     match type(error).__name__:
         case "FileNotFoundError" | "NotFoundError":
             raise ObjectMissingError(f"{place}: it does not exist; check the address and the endpoint") from None
+        case "AlreadyExistsError" if _CONFLICT in text:
+            return "status 409"
         case "AlreadyExistsError":
             raise ObjectExistsError(f"{place} exists already") from None
         case "PermissionDeniedError" | "UnauthenticatedError":

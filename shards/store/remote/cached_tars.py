@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class CachedTars:
     damaged: set[int] = field(default_factory=set)  # samples whose bytes do not match the table, by index
     _tasks: dict[Any, "asyncio.Task[CachedFile]"] = field(default_factory=dict)  # by (shard, index); whole: (shard, -1)
     _ahead: "set[asyncio.Future[Any]]" = field(default_factory=set)
+    _begun: "list[Future[None]]" = field(default_factory=list)  # the last call of start(), which fills these
     _open: list[OpenFiles] = field(default_factory=list)
     _unkept: list[str] = field(default_factory=list)  # why samples were not kept in the cache, once
     _lock: Any = field(default_factory=threading.Lock)  # of what is kept open, against tars that are being removed
@@ -103,11 +105,11 @@ class CachedTars:
         tars = set(whole)
         held = {shard: self._open[0].get(shard) for shard in set(shards)}
         if missing := self._missing(held, shards, indices):
-            submit(self._start(missing, tars))
+            self._begun[:] = [submit(self._start(missing, tars))]
 
     def stop(self) -> None:
         """Give up what :meth:`start` began and nobody waits for."""
-        if self._tasks or self._ahead:
+        if self._tasks or self._ahead or not all(begun.done() for begun in self._begun):
             run(self._cancel())
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from zlib_ng import zlib_ng
 
 from shards.errors import CacheTooSmallError, FormatError, PetsegError
-from shards.store.byte_ranges import share_of_files, stretch, write_at
+from shards.store.byte_ranges import MOST_GAP, share_of_files, stretch, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
 from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
@@ -21,7 +21,6 @@ from shards.store.store_protocol import ObjectEndsError, ObjectStatus
 Fetch = Literal["auto", "range", "shard"]
 FETCHES: Final = get_args(Fetch)
 PART: Final = 8 << 20  # bytes of a large file that are requested at once
-MOST_GAP: Final = 1 << 16  # bytes between two samples that one request fetches along
 COMPARED: Final = 64 << 20  # bytes of a cached file that is compared with its SHA-256 again; some 0.1 s
 IN_FLIGHT: Final = 32  # requests at once, of all splits
 _ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256

@@ -25,7 +25,7 @@ def test_each_sample_is_announced_once(
     calls: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, __: calls.append((start, start + length)))
     monkeypatch.setattr(fetch_ahead, "MOST_AHEAD", most)
-    monkeypatch.setattr(read_ahead, "MAX_GAP", -1)  # so that each sample is a call of its own
+    monkeypatch.setattr(read_ahead, "MOST_GAP", -1)  # so that each sample is a call of its own
     with Loader(folder, batch_size=4, size=32, threads=1) as loader:
         order = [batch.index.tolist() for batch in loader]
         rows = loader.split.rows(range(12))

@@ -57,7 +57,7 @@ def test_faults_lose_nothing(
     """Nothing is lost, nothing is wrong, and all is reported."""
 
     def finish(remote: CachedTars) -> None:  # rather than give up requests, faults included
-        while remote._tasks or remote._ahead:
+        while remote._tasks or remote._ahead or not all(begun.done() for begun in remote._begun):
             time.sleep(0.005)
 
     monkeypatch.setattr(CachedTars, "stop", finish)

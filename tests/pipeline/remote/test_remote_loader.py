@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from store_servers import BUCKET, FaultPlan, FaultProxy, range_server
 from pipeline import Loader
 from shards import ShardSet
 from shards.errors import FormatError, UsageError
+from shards.store.cloud.request_loop import request_loop, run
 
 
 @pytest.mark.parametrize("fetch", ["auto", "range", "shard"])
@@ -52,6 +55,18 @@ def test_many_requests_are_in_flight(server: FaultProxy, uploaded: dict[str, str
     with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
         batches(loader)
     assert server.plan.most_at_once > 4
+
+
+def test_what_has_not_begun_is_given_up(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:
+    """The thread of requests is busy while a sample is asked for in advance, and taken back."""
+    tars = ShardSet.open(uploaded["source"], cache=tmp_path).split("train").remote
+    assert tars is not None
+    before = server.plan.requests.total()
+    request_loop().call_soon_threadsafe(time.sleep, 0.1)
+    tars.start([0], [0], whole=())
+    tars.stop()
+    run(asyncio.sleep(0.02))
+    assert server.plan.requests.total() == before
 
 
 def test_a_web_server(sets: dict[str, Path], local: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import google_server
 import pytest
 from store_servers import BUCKET, ENVIRONMENT, FaultPlan, FaultProxy
 
@@ -31,9 +32,10 @@ NAME = "parts/a b ä.bin"  # percent-encoded in URLs
 FAST = Patience(attempts=8, first_wait=0.001, read_seconds=5)
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, server: FaultProxy) -> Store:
-    return open_store(tmp_path / "set" if request.param == "folder" else f"s3://{BUCKET}/{tmp_path.name}/set")
+@pytest.fixture(params=["folder", "s3", "gs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, server: FaultProxy, google: object) -> Store:
+    places = {"folder": tmp_path / "set", "s3": f"s3://{BUCKET}/{tmp_path.name}/set"}
+    return open_store(places.get(request.param, f"gs://{google_server.BUCKET}/{tmp_path.name}/set"))
 
 
 def test_what_is_put_is_read(store: Store, tmp_path: Path) -> None:
@@ -76,6 +78,21 @@ def test_conditional_writes(store: Store, tmp_path: Path) -> None:
             read(NAME, match=first)
         for part in ("a b ä", first.stamp, second.stamp):
             assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["if_absent", "if_match"])
+def test_a_conflict_is_no_file(server: FaultProxy, tmp_path: Path, change: str) -> None:
+    """S3 answers so while another conditional write of the name goes on, whatever becomes of that."""
+    store = bucket(tmp_path)
+    options = {"if_match": store.put("x", b"old")} if change == "if_match" else {"if_absent": True}
+    server.plan = FaultPlan(rate=0.6, faults=("conflict",), only=lambda method, path: method == "PUT", seed=1)
+    for number in range(4):
+        name = f"{number}" if change == "if_absent" else "x"
+        written = store.put(name, b"%d" % number, **options)  # type: ignore[arg-type]
+        options = {"if_match": written} if change == "if_match" else options
+        assert store.read(name) == b"%d" % number
+    assert store.failures == {"status 409": server.plan.injected["conflict"]}
+    assert server.plan.injected.total() > 2
 
 
 def test_one_of_many_writers_wins(store: Store) -> None:

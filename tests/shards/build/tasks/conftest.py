@@ -1,10 +1,11 @@
-"""Fixtures of builds by tasks: a source with an empty shard, its set, a store in memory, and one server of S3."""
+"""Fixtures of builds by tasks: a source with an empty shard, its set, a store in memory, servers of S3 and Google's."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import google_server
 import pytest
 import store_servers
 from shard_sources import Maker, options, tree
@@ -25,6 +26,8 @@ class Files(dict[str, bytes]):
 
 running_server = store_servers.running_server
 server = store_servers.server
+running_google = google_server.running_google
+google = google_server.google
 
 
 @pytest.fixture(scope="session")

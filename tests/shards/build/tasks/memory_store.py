@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,22 +21,28 @@ from shards.store.store_protocol import (
 
 @dataclass
 class Bucket:
-    """Contents by name; ``error`` is raised before the change after ``left`` others, once."""
+    """Contents by name; before the change after ``left`` others, ``error`` is raised, or ``action`` called, once.
+
+    An action comes before something is written, not before it is removed.
+    """
 
     contents: dict[str, bytes] = field(default_factory=dict, repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock)
     left: int | None = None
     error: BaseException | None = None
-    changes: list[tuple[str, str]] = field(default_factory=list)
+    action: Callable[[], object] = lambda: None
 
-    def change(self, what: str, name: str) -> None:
-        self.changes.append((what, name))
-        if self.left is not None:
+    def change(self, *, removes: bool = False) -> None:
+        with self.lock:
+            if self.left is None or (removes and self.error is None):
+                return
             self.left -= 1
-            if self.left < 0:
-                self.left = None
-                assert self.error is not None
-                raise self.error
+            if self.left >= 0:
+                return
+            self.left = None
+        if self.error is not None:
+            raise self.error
+        self.action()
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class MemoryStore:
         self, name: str, data: bytes | Path, *, if_absent: bool = False, if_match: ObjectStatus | None = None
     ) -> ObjectStatus:
         content = data.read_bytes() if isinstance(data, Path) else data
+        self.bucket.change()
         with self.bucket.lock:
-            self.bucket.change("put", name)
             if if_absent and self.prefix + name in self.bucket.contents:
                 raise ObjectExistsError(self.describe(name))
             if if_match is not None and self.status(name) != if_match:
@@ -100,14 +106,13 @@ class MemoryStore:
             yield relative, self.status(relative)
 
     def copy(self, name: str, new_name: str) -> None:
-        data = self.read(name)
+        self.bucket.change()
         with self.bucket.lock:
-            self.bucket.change("copy", new_name)
-            self.bucket.contents[self.prefix + new_name] = data
+            self.bucket.contents[self.prefix + new_name] = self.read(name)
 
     def delete(self, name: str) -> None:
+        self.bucket.change(removes=True)
         with self.bucket.lock:
-            self.bucket.change("delete", name)
             self.bucket.contents.pop(self.prefix + name, None)
 
     def tree(self, address: str) -> dict[str, bytes]:

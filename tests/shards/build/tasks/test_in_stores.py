@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from shard_sources import options, tree
+from shard_sources import options, stored, tree
 from store_servers import BUCKET, FaultPlan, FaultProxy
 
 from shards.build.build_set import build
@@ -22,11 +22,6 @@ from shards.sources import scan
 from shards.store.open_store import open_store
 from shards.store.store_protocol import StoreError
 from shards.verify.check_address import verify_address
-
-
-def at(address: str) -> dict[str, bytes]:
-    store = open_store(address)
-    return {name: store.read(name) for name in sorted(name for name, _ in store.list())}
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def test_from_a_bucket_to_a_bucket_by_tasks(
         number = TaskNumber(task=task, tasks=2, origin="")
         build_task(f"{place}/pets", f"{place}/set", chosen, number=number, workers=1)
     join(f"{place}/set")
-    assert at(f"{place}/set") == expected
+    assert stored(f"{place}/set") == expected
     assert server.plan.injected.total() > 3
 
 
@@ -66,7 +61,7 @@ def test_a_build_to_a_bucket_goes_on_and_is_complete(
     assert "finished shards of this task are kept in s3://" in caught.value.__notes__[0]
     built = build(gappy, f"{place}/set", chosen, workers=1)
     assert built.resumed >= 2
-    assert at(f"{place}/set") == expected
+    assert stored(f"{place}/set") == expected
     assert build(gappy, f"{place}/set", chosen, workers=1).already_complete
     with pytest.raises(UsageError, match="finished set of another source or other options"):
         build(gappy, f"{place}/set", msgspec.structs.replace(chosen, seed=1), workers=1)
@@ -74,7 +69,7 @@ def test_a_build_to_a_bucket_goes_on_and_is_complete(
 
 def test_worker_processes_upload(gappy: Path, chosen: PackOptions, expected: dict[str, bytes], place: str) -> None:
     build(gappy, f"{place}/set", chosen, workers=2)
-    assert at(f"{place}/set") == expected
+    assert stored(f"{place}/set") == expected
 
 
 def test_of_two_publishers_one_wins(place: str) -> None:
@@ -103,14 +98,14 @@ def test_copies_there_and_back(tiny_sets: dict[str, Path], place: str, tmp_path:
     assert copied.bytes == sum(len(data) for name, data in tree(here).items() if name != "manifest.json")
     copy_set(f"{place}/a", f"{place}/b")
     copy_set(f"{place}/b", tmp_path / "back")
-    assert at(f"{place}/a") == at(f"{place}/b") == tree(here) == tree(tmp_path / "back")
+    assert stored(f"{place}/a") == stored(f"{place}/b") == tree(here) == tree(tmp_path / "back")
     assert [path.name for path in tmp_path.iterdir()] == ["back"]
     assert copy_set(here, f"{place}/b").already_complete
     assert copy_set(f"{place}/a", tmp_path / "back").already_complete
     with pytest.raises(UsageError, match="holds another set; use --overwrite"):
         copy_set(tiny_sets["raw"], f"{place}/b")
     copy_set(tiny_sets["raw"], f"{place}/b", overwrite=True)
-    assert at(f"{place}/b") == tree(tiny_sets["raw"])
+    assert stored(f"{place}/b") == tree(tiny_sets["raw"])
     with pytest.raises(UsageError, match="cannot be copied to itself"):
         copy_set(here, here)
 
@@ -132,7 +127,7 @@ def test_a_copy_that_was_interrupted_goes_on(
     damaged = b"x" + (here / victim).read_bytes()[1:]
     open_store(partly).put(victim, damaged)
     assert 8 <= copy_set(here, there).skipped < len(tree(here)) - 1
-    assert (tree(there) if isinstance(there, Path) else at(there)) == tree(here)
+    assert (tree(there) if isinstance(there, Path) else stored(there)) == tree(here)
 
 
 def test_a_damaged_set_is_not_copied(tiny_sets: dict[str, Path], place: str, tmp_path: Path) -> None:
