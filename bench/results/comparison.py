@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.results.records import Results
 from bench.results.statistics import LEVEL, Difference, can_report, compare, pooled_noise
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 
 
 @dataclass(frozen=True)
@@ -132,4 +132,4 @@ def comparison_text(comparison: Comparison) -> str:
         text.append(f"the machine itself ran x{comparison.drift:.3f} as fast in B; margins are widened by that")
     text += [f"differs: {difference}" for difference in comparison.differences]
     text += [f"only in A: {name}" for name in comparison.only_a] + [f"only in B: {name}" for name in comparison.only_b]
-    return "\n".join(text)
+    return "\n".join(map(printable, text))

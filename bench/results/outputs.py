@@ -9,7 +9,7 @@ from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
 from bench.results.result_page import print_results
 from shards.errors import PetsegError, UsageError
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_outside, expect_replaceable
 from shards.store.atomic import write_atomically
 
 
@@ -18,17 +18,20 @@ class Outputs:
     """Where a run goes; None: not requested.
 
     Raises:
-        UsageError: a folder is not there or takes no file, or the figure's name has another ending.
+        UsageError: a file exists and is not to be replaced, a folder is not there or takes no file, or the figure's
+            name has another ending.
     """
 
     json_file: Path | None = None
     plot: Path | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for option, path in self._files():
+            expect_outside(path)
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
-            expect_outside(path)
+            expect_replaceable(path, overwrite=self.overwrite)
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:
@@ -43,7 +46,7 @@ class Outputs:
         for option, path in self._files():
             try:
                 write_atomically(path, results_json(results) if option == "--json" else
-                                 draw_figure(results, file_format=path.suffix[1:]))  # fmt: skip
+                                 draw_figure(results, file_format=path.suffix[1:]), replace=self.overwrite)  # fmt: skip
             except OSError as error:
                 problems[option] = f"{option} {path} could not be written: {error.strerror or error}"
         return problems

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from bench.results.goals import bound, ratio_text, share_of_limit, times_baseline, verdicts
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
 
 PIPE_WIDTH = 140  # characters, where there is no terminal to ask
@@ -65,7 +65,7 @@ def markdown(results: Results, *, full: bool, goals_only: bool = False) -> str:
     """Return a run's tables; those of limits and of what was skipped, only with ``full``."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda x: x.replace("|", "\\|") if type(x) is str else x,
+        lstrip_blocks=True, finalize=lambda x: printable(x).replace("|", "\\|") if type(x) is str else x,
         autoescape=False,
     )  # fmt: skip
     environment.filters |= {"f": format, "median": median, "mean": fmean}
@@ -87,7 +87,7 @@ def print_results(results: Results) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(Markdown(markdown(results, full=True)))
     notes = (cache_note(results), f"took {took_text(results)}")
-    console.print("\n".join(filter(None, notes)), markup=False, highlight=False)
+    console.print("\n".join(map(printable, filter(None, notes))), markup=False, highlight=False)
 
 
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
@@ -128,7 +128,7 @@ def headline(results: Results) -> str:
     ran = f"{environment.started[:10]}, commit {environment.commit or 'unknown'}."
     where = f"{environment.cpu}, {environment.cores} cores"
     if results.kind == "build":
-        return f"{where}; {ran}"
+        return printable(f"{where}; {ran}")
     settings = results.settings
     found: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
     found = found or {(settings.get("size"), settings.get("batch_size"))}
@@ -136,7 +136,7 @@ def headline(results: Results) -> str:
     what = f"{results.data.samples} images of {results.data.classes} classes" + f", {sizes}" * bool(sizes)
     if settings.get("fit", "stretch") not in ("stretch", None):
         what += f", --fit {settings['fit']}"
-    return f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}"
+    return printable(f"{what}; {where}, {'; '.join(environment.gpu) or 'no GPU'}; {ran} {cache_note(results)}")
 
 
 def cache_note(results: Results) -> str:
