@@ -80,7 +80,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Half an hour, and 8 GB of packages. Only wheels: DALI's older versions are on PyPI as a program that fails.
+# A quarter of an hour each, with two idle cores, and 7.5 GB of packages each. With another Python: PYTHON=python3.13.
+# Only wheels: DALI's older versions are on PyPI as a program that fails.
 VERSIONS := .versions
 UV       := $(VERSIONS)/uv/bin/uv
 
