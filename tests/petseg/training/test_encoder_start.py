@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
+from optional_packages import needs
 
 import petseg
 from petseg.host.device import choose_placement
@@ -25,8 +26,7 @@ from pipeline import Batch
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 
-timm = pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [needs("timm", extra="encoders"), pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 NAME = "test_efficientnet"  # 82,300 parameters, of every kind; timm has it for tests
@@ -37,6 +37,8 @@ OPTIONS |= {"engine": "torch", "progressive": False}
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights under timm's names."""
+    import timm
+
     path = tmp_path_factory.mktemp("weights") / "encoder.pth"
     torch.manual_seed(5)
     torch.save(timm.create_model(NAME, pretrained=False).state_dict(), path)
@@ -143,6 +145,8 @@ def test_the_encoder_has_its_own_learning_rate() -> None:
 @pytest.mark.usefixtures("blank_figures")
 def test_a_run_with_weights_from_a_file(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read once; resuming, predicting and exporting need only the checkpoint."""
+    import timm
+
     moved = tmp_path / "moved.pth"
     torch.save(timm.create_model("test_convnext", pretrained=False).state_dict(), moved)
     digest = hashlib.sha256(moved.read_bytes()).hexdigest()
