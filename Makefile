@@ -29,7 +29,7 @@ JOBS   ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
+.PHONY: help install install-dev peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
 	@sed -n '3,13p' Makefile | sed 's/^# *//'
@@ -38,7 +38,8 @@ help:
 # the users', so that it is one installation. uv installs in a fraction of pip's time; pip does it where uv is not to be had
 # or fails, as where a mirror is named in pip's settings alone. Byte code is written when a module is first imported: of the
 # ten thousand files that pip would compile, most are never used.
-packages = $(PIP) -c constraints.txt uv && $(BIN)/python -m uv pip install --quiet -c constraints.txt $(1) \
+packages = $(PIP) -c constraints.txt uv && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python \
+    -c constraints.txt $(1) \
     || $(PIP) --no-compile -c constraints.txt $(1)
 
 $(VENV)/bin/python:
@@ -53,6 +54,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
 
 # The demo writes everything to $(DEMO) and starts from scratch each time.
 demo: $(VENV)/.installed

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
 
 from bench.results.statistics import can_report, compare, deviation, percentile, pooled_noise, undisturbed
 
@@ -17,6 +16,8 @@ RATES = st.lists(st.floats(1, 1e6), min_size=2, max_size=8)
 
 @given(st.permutations(range(12)), st.integers(1, 11))
 def test_chance_is_the_exact_tests_over_the_undisturbed(order: list[int], cut: int) -> None:
+    from scipy.stats import mannwhitneyu
+
     a, b = [x + 1.0 for x in order[:cut]], [x + 1.0 for x in order[cut:]]
     kept = undisturbed(a), undisturbed(b)
     expected = min(mannwhitneyu(*kept, alternative=side, method="exact").pvalue for side in ("less", "greater"))
