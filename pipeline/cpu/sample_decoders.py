@@ -129,7 +129,7 @@ class RawDecoder:
         """Yield some of the samples where they are mapped, or read all of them into this thread's scratch memory."""
         indices = work.indices[positions]
         if (mapped := self.raw.mapped(indices, work.rows[positions])) is not None:
-            return zip(*mapped, strict=True)
+            return zip(mapped[0], mapped[1], strict=True)
         images = self._scratch.take("images", (len(indices), *self.raw.size, 3))
         masks = self._scratch.take("masks", (len(indices), *self.raw.size))
         self.raw.gather(indices, work.rows[positions], images=images, masks=masks)

@@ -55,8 +55,8 @@ class RawReader:
         tars = self._reader.files.mapped(indices, rows)
         if tars is None:
             return None
-        shards, found = rows["shard"].tolist(), []
-        shapes = (*self.size, 3), self.size
+        found: list[list[Pixels]] = []
+        shards, shapes = rows["shard"].tolist(), ((*self.size, 3), self.size)
         for role, shape, header, length in zip(_ROLES, shapes, self._headers, self._lengths, strict=True):
             places = zip(shards, rows[f"{role}_offset"].tolist(), strict=True)
             head = len(header)
