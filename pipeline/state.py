@@ -8,7 +8,7 @@ from pipeline.io.damage import DamagePolicy
 from pipeline.io.members import MemberReader
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Fit, Size, size_text
 from shards.format.labels import Labels
@@ -128,10 +128,9 @@ class LoaderFacts:
     def __repr__(self) -> str:
         workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
         storage, size = self.shards.manifest.storage, size_text(self.size)
-        text = (
-            f"{self.samples} samples, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
-        )
-        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {len(self.labels)} classes>"
+        samples, classes = counted(self.samples, "sample"), counted(len(self.labels), "class", "classes")
+        text = f"{samples}, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
+        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {classes}>"
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

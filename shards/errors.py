@@ -62,6 +62,11 @@ def printable(text: object) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: ``1 image``, ``2,000 images``, ``2 classes``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return an error's text, or its type where it has none, for a message of one line; at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

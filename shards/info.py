@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.audit.findings import REASONS
-from shards.errors import UsageError, printable
+from shards.errors import UsageError, counted, printable
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
@@ -77,9 +77,9 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     largest, training, audit = document["largest"], document["training"], document["audit"]
     splits = document["splits"]
     console.print(
-        f"{document['path']}: {document['samples']} samples, layout {document['layout']}, {document['storage']} "
-        f"storage{size}, {bytes_text(document['bytes'])}, largest image {largest['height']} x {largest['width']} "
-        "(height x width)",
+        f"{document['path']}: {counted(document['samples'], 'sample')}, layout {document['layout']}, "
+        f"{document['storage']} storage{size}, {bytes_text(document['bytes'])}, largest image "
+        f"{largest['height']} x {largest['width']} (height x width)",
         soft_wrap=True,
     )
     table = _table(["split"], ["samples", "shards", "size", "steps", "last"])

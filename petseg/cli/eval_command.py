@@ -18,6 +18,7 @@ from petseg.cli.shared_options import (
     expect_folder_of,
 )
 from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json
+from shards.errors import counted
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
@@ -129,7 +130,7 @@ def _compare(
             "--window, --overlap and --scales"
         )
     from petseg.report.compare_runs import compare_runs
-    from petseg.report.console_reporter import counted, progress_count
+    from petseg.report.console_reporter import progress_count
 
     chosen = {name: options[name] for name in ("split", "device", "precision")}
     with progress_count("images scored") as advance:
@@ -138,7 +139,7 @@ def _compare(
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
-    from petseg.report.console_reporter import counted, some_names
+    from petseg.report.console_reporter import some_names
 
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}

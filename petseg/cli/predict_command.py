@@ -7,7 +7,7 @@ import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
 from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.errors import PetsegError, UsageError, printable
+from shards.errors import PetsegError, UsageError, counted, printable
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -63,7 +63,7 @@ def predict(
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
-    from petseg.report.console_reporter import counted, progress_count
+    from petseg.report.console_reporter import progress_count
 
     inference = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     files, ignored = find_images(images, recursive=recursive, skip=out)

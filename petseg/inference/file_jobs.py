@@ -134,7 +134,7 @@ def _read(job: FileJob, *, values: int) -> Image.Image:
     size = 4 * values * image.width * image.height
     if size > MAX_PROBABILITIES:
         raise SampleError(
-            f"{name}: probabilities of {values} classes at {image.width} x {image.height} pixels would take "
+            f"{name}: probabilities of {values} classes at {image.height} x {image.width} pixels would take "
             f"{size / 2**30:.1f} GiB, more than {MAX_PROBABILITIES / 2**30:g}; predict it without --probabilities"
         )
     return image

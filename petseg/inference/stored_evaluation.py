@@ -1,6 +1,5 @@
 """Scoring a network on the images as they are stored: each is predicted as an image file would be."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,9 +43,7 @@ def evaluate_stored(
     def read(index: int) -> tuple[Image.Image, Pixels]:
         return read_rgb(split, index), read_mask(split, index)
 
-    # Pillow warns from half its limit on; these images were checked when the set was built.
-    quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
-    with quiet, ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(split), batch_size):
             end = min(start + batch_size, len(split))
             mine = range(start, end)[world.rank :: world.size]

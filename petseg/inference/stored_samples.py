@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from shards import SampleError, SplitReader
+from shards.audit.transcode import DAMAGE, open_stored
 
 
 def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
@@ -23,7 +24,8 @@ def read_rgb(split: SplitReader, index: int) -> Image.Image:
     """Return the same as an RGB image, without a further copy of its pixels."""
     if split.manifest.storage == "raw":
         return Image.fromarray(read_image(split, index))
-    with _decoding(split, index, "image") as data, Image.open(data) as image:
+    with _decoding(split, index, "image") as data:
+        image = open_stored(data)
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -36,16 +38,16 @@ def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
 def _decode(split: SplitReader, index: int, role: str, mode: str) -> npt.NDArray[np.uint8]:
     with _decoding(split, index, role) as data:
         if split.manifest.storage == "raw":
-            return np.asarray(np.load(data, allow_pickle=False), dtype=np.uint8)
-        with Image.open(data) as image:
-            return np.asarray(image if image.mode == mode else image.convert(mode))
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.uint8)
+        image = open_stored(data)
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 @contextlib.contextmanager
-def _decoding(split: SplitReader, index: int, role: str) -> Iterator[io.BytesIO]:
+def _decoding(split: SplitReader, index: int, role: str) -> Iterator[bytes]:
     """Provide a member's bytes; an error of decoding them in the block becomes a ``SampleError``."""
-    data = io.BytesIO(split.read(index, role))
+    data = split.read(index, role)
     try:
         yield data
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise SampleError(f"{split.place(index, role)}: cannot be decoded ({error})") from None

@@ -126,11 +126,6 @@ def _class_scores(iou: Sequence[float | None], present: Sequence[float | None], 
     return f"best {texts(order[:half])}, worst {texts(order[-half:])}"
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun: ``1 image``, ``7 images``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def some_names(names: Sequence[str]) -> str:
     """Return the names in one line, of many only the first few: ``dog, cat``, ``a, b, c, d, e and 7 more``."""
     more = len(names) - _MOST_NAMES

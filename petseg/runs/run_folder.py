@@ -12,6 +12,7 @@ loggers.json     which runs of Weights & Biases and MLflow this one is
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from None
     except (RecursionError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {path} restores it from {LAST}"
+            f"{file} is damaged ({first_line(error)}); petseg-train --resume --run {shlex.quote(str(path))} restores "
+            f"it from {LAST}"
         ) from None
     return history
 
@@ -156,7 +158,9 @@ def find_checkpoint(run: Path) -> Path:
     for name in (BEST, LAST):
         if (run / name).is_file():
             return run / name
-    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {run}")
+    raise CheckpointError(
+        f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {shlex.quote(str(run))}"
+    )
 
 
 def _next_free(parent: Path, model: str) -> Path:

@@ -10,11 +10,12 @@ from typing import Any
 
 from petseg.host.distributed import World
 from petseg.nets.model_config import MIN_SIZE
-from petseg.report.console_reporter import Reporter, counted, some_names
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.recipe import Recipe
 from petseg.runs.run_config import RunConfig
 from pipeline import Augmentation, Loader
 from pipeline.order.augmentation import NO_AUGMENTATION
+from shards.errors import counted
 from shards.format.geometry import Size
 from shards.store.store_protocol import repeated_text
 

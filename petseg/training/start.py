@@ -13,7 +13,7 @@ from petseg.host.distributed import LostRankError, World, process_group, world_f
 from petseg.host.stop_signals import catch_stop_signals, parse_signals
 from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
-from petseg.report.console_reporter import Reporter, counted, some_names
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.config_file import read_config_file
@@ -46,8 +46,10 @@ from petseg.training.start_checks import (
     agree_on_options,
     check_options,
     expect_shared_folder,
+    note_absent_classes,
 )
-from shards import PetsegError, SampleError, ShardSet, UsageError
+from shards import ShardSet
+from shards.errors import PetsegError, SampleError, UsageError, counted
 from shards.format.geometry import size_text
 
 
@@ -195,17 +197,16 @@ def _train(
 
 def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Reporter) -> None:
     """Say what is about to be trained, before the first epoch ends, and what is unusual about it."""
-    config, path = loop.config, loop.path
-    recipe = config.recipe
+    config, path, recipe = loop.config, loop.path, loop.config.recipe
     if loop.progress.finished:
-        reporter.note(f"{path} is finished ({len(loop.history)} epochs); only its report remains to be drawn")
+        reporter.note(f"{path} is finished, after epoch {len(loop.history)}; only its report remains to be drawn")
         return
     if checkpoint is not None:
         reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
     split = config.data.manifest.splits["train"]
     reporter.note(
         f"training {recipe.network_text} on {counted(split.samples, 'image')} of {config.data.address}, "
-        f"{len(config.labels)} classes, {counted(recipe.epochs, 'epoch')}, size "
+        f"{counted(len(config.labels), 'class', 'classes')}, {counted(recipe.epochs, 'epoch')}, size "
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"
     )
@@ -283,15 +284,6 @@ def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | N
     reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs")
     reporter.close()
     return path
-
-
-def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
-    """Say which classes have no pixel to learn from."""
-    manifest = data.manifest
-    counts = manifest.splits["train"].class_pixels
-    if absent := [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if not pixels]:
-        verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
-        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:

@@ -15,6 +15,7 @@ from petseg.host.device import Placement, choose_device, choose_placement
 from petseg.host.distributed import World
 from petseg.host.stop_signals import parse_signals
 from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
+from petseg.report.console_reporter import Reporter, some_names
 from petseg.runs.checkpoint import Checkpoint
 from petseg.runs.option_fields import check_fields, option_name
 from petseg.runs.recipe import Recipe, RuntimeOptions
@@ -96,3 +97,15 @@ def _digest(path: Path) -> str | None:
         return hashlib.sha256((path / CONFIG).read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
+    """Say which classes have no pixel to learn from, and where a single one has any."""
+    manifest = data.manifest
+    counts = manifest.splits["train"].class_pixels
+    present = [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if pixels]
+    if absent := [name for name in manifest.labels.names if name not in present]:
+        verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
+        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
+    if len(present) == 1:
+        reporter.note(f"all labelled pixels of train are {present[0]}: there is nothing to tell it from")

@@ -117,4 +117,4 @@ def check_pixels(width: int, height: int, what: str, *, max_pixels: int = MAX_PI
         limit = f"no side may be longer than {MAX_SIDE:,}"
     else:
         return
-    raise RejectedError(f"{what}-too-large", f"{width} x {height} pixels; {limit}")
+    raise RejectedError(f"{what}-too-large", f"{height} x {width} pixels (height x width); {limit}")

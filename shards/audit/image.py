@@ -145,7 +145,7 @@ class ImageAudit:
         if not (fits_rotated if rotate else fits_stored):
             assert self.mask_size is not None
             width, height = self.mask_size
-            detail = f"image {size[0]} x {size[1]}, mask {width} x {height} pixels"
+            detail = f"image {size[1]} x {size[0]}, mask {height} x {width} pixels (height x width)"
             if orientation >= 5 and self.exif != "auto" and (fits_stored or fits_rotated):
                 other = "with" if self.exif == "ignore" else "without"
                 detail += f"; it fits {other} the rotation that EXIF asks for, --exif {self.exif} excludes that"
@@ -204,7 +204,8 @@ def _check_kind(header: jpeg.JpegHeader) -> None:
     if len(header.sampling) not in (1, 3, 4):
         raise RejectedError("image-channels", f"a JPEG with {len(header.sampling)} channels")
     if max(header.width, header.height) > _MAX_JPEG_SIDE:
-        detail = f"{header.width} x {header.height} pixels; libjpeg decodes JPEGs up to {_MAX_JPEG_SIDE:,} a side"
+        size = f"{header.height} x {header.width} pixels (height x width)"
+        detail = f"{size}; libjpeg decodes JPEGs up to {_MAX_JPEG_SIDE:,} a side"
         raise RejectedError("image-too-large", detail)
 
 

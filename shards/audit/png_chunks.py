@@ -108,7 +108,7 @@ def read_chunks(data: bytes) -> PngChunks:
         raise PngError("no image data")
     width, height, depth, color, compression, filters, interlace = struct.unpack(">II5B", header)
     if not width or not height:
-        raise PngError(f"an image of {width} x {height} pixels")
+        raise PngError(f"an image of {height} x {width} pixels (height x width)")
     if depth not in _DEPTHS.get(color, ()) or compression or filters or interlace > 1:
         raise PngError(f"an unknown kind: {bytes(header[8:]).hex(' ')} after the size")
     return PngChunks(

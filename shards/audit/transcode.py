@@ -1,6 +1,7 @@
 """Files that are neither plain JPEGs nor plain PNGs, decoded with Pillow: slower, tolerant, and reported."""
 
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -10,13 +11,18 @@ from typing import Final
 
 import numpy as np
 from PIL import ExifTags, Image, PpmImagePlugin, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from shards.audit import png_chunks as png
 from shards.audit.file_kinds.signatures import describe_start
 from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
-from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
+from shards.audit.findings import MAX_PIXELS, MOST_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import NORMAL, Pixels, undo_orientation
 from shards.audit.png_data import check_data
+
+# What Pillow and NumPy raise for a sample that is damaged.
+DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
@@ -88,6 +94,18 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
             raise
         raise damaged(what, error, truncated=image is not None and "truncated" in str(error)) from None
     return DecodedFile(image, orientation, turned=image.format == "TIFF" and orientation != NORMAL, bits=bits)
+
+
+def open_stored(data: bytes) -> Image.Image:
+    """Open the JPEG or PNG of a sample; not by ``Image.open``, whose limit of pixels is lower than a set's.
+
+    Raises one of :data:`DAMAGE` if it is damaged, as what decodes it then does.
+    """
+    file = io.BytesIO(data)
+    image = JpegImageFile(file) if data.startswith(b"\xff\xd8") else PngImageFile(file)
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.height} x {image.width} pixels are more than any set holds")
+    return image
 
 
 def to_rgb(decoded: DecodedFile) -> tuple[Pixels, list[Finding]]:

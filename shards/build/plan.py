@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
         where = shown(str(source.path))
         raise UsageError(
             f"which classes do the masks of {where} have? List their values, and write a file to edit, with: "
-            f"petseg-shard labels {where} -o labels.toml; then build with --labels labels.toml (built in, for the "
-            f"original datasets: --labels {', '.join(BUILTIN)})"
+            f"petseg-shard labels {shlex.quote(where)} -o labels.toml; then build with --labels labels.toml (built in, "
+            f"for the original datasets: --labels {', '.join(BUILTIN)})"
         )
     options = msgspec.structs.replace(options, labels=labels)
     findings = list(source.findings)

@@ -1,11 +1,13 @@
 """The report of a build: for people, and the same as JSON."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
+from shards.errors import counted
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
@@ -60,43 +62,47 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     because = f" ({built.reason})" if built.reason else ""
     lines = [
         f"layout {manifest.options.layout}{because}; "
-        f"{plural(len(names), 'class', 'classes')}: {', '.join(names[:SHOWN_CLASSES])}{more}"
+        f"{counted(len(names), 'class', 'classes')}: {', '.join(names[:SHOWN_CLASSES])}{more}"
     ]
     lines += _nothing_done(built, joined=joined)
     if built.discarded:
         lines.append("unfinished work of another source or other options was discarded")
     if built.resumed:
         finished = "that was" if built.resumed == 1 else "that were"
-        lines.append(f"resumed with {plural(built.resumed, 'shard')} {finished} already finished")
-    size = f"{plural(document['shards'], 'shard')} ({bytes_text(document['bytes'])})"
-    lines.append(f"{document['samples']:,} of {plural(document['found'], 'image')} in {size}: {splits}")
+        lines.append(f"resumed with {counted(built.resumed, 'shard')} {finished} already finished")
+    size = f"{counted(document['shards'], 'shard')} ({bytes_text(document['bytes'])})"
+    lines.append(f"{document['samples']:,} of {counted(document['found'], 'image')} in {size}: {splits}")
     if built.audited:
         rate = built.audited / built.seconds
-        lines.append(f"{plural(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
+        lines.append(f"{counted(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
     counts = (audit.repaired, "repaired"), (audit.rejected, "rejected")
-    lines += [f"{plural(count, 'image')} {word}" for count, word in counts if count]
+    lines += [f"{counted(count, 'image')} {word}" for count, word in counts if count]
     lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     for split, missing in missing_classes(manifest).items():
         rest = f", and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
         lines.append(f"{split}: no pixel of {', '.join(missing[:SHOWN_MISSING])}{rest}")
+    absent = [set(missing) for missing in missing_classes(manifest).values()]
+    present = set(names) - (set.intersection(*absent) if len(absent) == len(manifest.splits) else set())
+    if len(present) == 1:
+        lines.append(f"all labelled pixels are {present.pop()}: give what is around it a class, too (labels.toml)")
     if has_placeholders(manifest.labels):
         lines.append("the classes still have the placeholder names of petseg-shard labels")
     if built.palettes.disagreeing:
         lines.append(f"warning: {built.palettes.text()}")
     if document["reasons"]:
-        lines.append(f"{plural(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
+        lines.append(f"{counted(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
     if built.unread:
         named = ", ".join(built.unread[:SHOWN_UNREAD]) + (", ..." if len(built.unread) > SHOWN_UNREAD else "")
         what = "is not read, being neither an image nor a mask"
         if len(built.unread) > 1:
             what = "are not read, being neither images nor masks"
-        lines.append(f"{plural(len(built.unread), 'file')} {what}: {named}")
+        lines.append(f"{counted(len(built.unread), 'file')} {what}: {named}")
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
-    return "\n".join([*lines, f"look at it: petseg-shard preview {built.path} page.html"])
+    return "\n".join([*lines, f"look at it: petseg-shard preview {shlex.quote(str(built.path))} page.html"])
 
 
 def _nothing_done(built: BuildResult, *, joined: bool) -> list[str]:
@@ -117,11 +123,6 @@ def missing_classes(manifest: Manifest) -> dict[Split, list[str]]:
         if (split := manifest.splits.get(name)) is not None
     }
     return {name: missing for name, missing in found.items() if missing}
-
-
-def plural(count: int, one: str, several: str = "") -> str:
-    """Return a number with its noun: ``1 image``, ``2,000 images``."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def finding_lines(findings: Sequence[SampleFinding]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """``petseg-shard join`` and ``copy``: a set of what tasks have built, and a set somewhere else."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def join(*, out: Path | str, strict: bool, overwrite: bool, as_json: bool) -> No
             click.echo(printable(line), err=True)
         raise
     except KeyboardInterrupt as error:
-        error.add_note(f"run petseg-shard join {out} again to go on")
+        error.add_note(f"run petseg-shard join {shlex.quote(str(out))} again to go on")
         raise
     if as_json:
         print_json(build_json(joined))
@@ -42,7 +43,7 @@ def join(*, out: Path | str, strict: bool, overwrite: bool, as_json: bool) -> No
 @click.command()
 @click.argument("source", metavar="SET", type=PLACE)
 @click.argument("target", metavar="COPY", type=PLACE)
-@click.option("--overwrite", is_flag=True, help="Replace another set, or the unfinished work of another command.")
+@click.option("--overwrite", is_flag=True, help="Replace the set COPY, or the unfinished work of another command.")
 @JSON_OPTION
 def copy(*, source: Path | str, target: Path | str, overwrite: bool, as_json: bool) -> None:
     """Copy a set between folders and object stores.

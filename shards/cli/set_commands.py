@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, counted
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
 
@@ -93,4 +93,4 @@ def preview(out: Path | str, file: Path, split: str | None, count: int | None, o
         given = page.DEFAULT_COUNT if count is None else count
         with progress_bar("drawing") as progress:
             drawn = page.write_page(opened, file, split=split, count=given, overwrite=overwrite, progress=progress)
-    click.echo(f"{drawn} samples in {file}")
+    click.echo(f"{counted(drawn, 'sample')} in {file}")

@@ -1,13 +1,14 @@
 """``petseg-shard sample``, ``download`` and ``labels``: where a source comes from, and what its masks hold."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
 
 from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 
 
 @click.command()
@@ -29,8 +30,11 @@ def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | N
     with progress_bar("generating") as progress:
         make_pets(folder, count=count, seed=seed, layout=layout, classes=classes, masks=masks, progress=progress)
     own = folder / LABELS_FILE
-    option = f" --labels {own}" if own.exists() else ""
-    click.echo(f"{count} synthetic images in {folder}; pack them with: petseg-shard build {folder} OUT{option}")
+    options = ["--labels", str(own)] if own.exists() else []
+    command = shlex.join(["petseg-shard", "build", str(folder), "OUT", *options])
+    click.echo(
+        f"{counted(count, 'synthetic image')} in {folder}; pack {'it' if count == 1 else 'them'} with: {command}"
+    )
 
 
 @click.command()
@@ -45,7 +49,7 @@ def download(folder: Path, mirror: str | None) -> None:
 
     if not downloading.download(folder, archives=downloading.official_archives(mirror)):
         click.echo(f"{folder} already holds the dataset")
-    click.echo(f"pack it with: petseg-shard build {folder} OUT")
+    click.echo(f"pack it with: petseg-shard build {shlex.quote(str(folder))} OUT")
 
 
 @click.command()
@@ -92,7 +96,12 @@ def labels(
         print_json(survey_json(survey))
         return
     click.echo(survey_text(survey))
+    suffixes = {"--layout": layout, "--image-suffix": image_suffix, "--mask-suffix": mask_suffix}
+    given = [f"{name}={value}" for name, value in suffixes.items() if value not in (None, "auto")]
     if output is not None:
-        click.echo(f"edit {output}, then: petseg-shard build {source} OUT --labels {output}")
+        split = [] if found.lists else ["--split", "random"]
+        command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
+        click.echo(f"edit {output}, then: {shlex.join(command)}")
     elif found.labels is None or survey.unclaimed:
-        click.echo(f"write a labels file to edit with: petseg-shard labels {source} -o labels.toml")
+        command = ["petseg-shard", "labels", str(source), *given, "-o", "labels.toml"]
+        click.echo(f"write a labels file to edit with: {shlex.join(command)}")

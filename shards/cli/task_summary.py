@@ -1,10 +1,11 @@
 """The reports of a task and of a copy: for people, and the same as JSON."""
 
+import shlex
 from typing import Any
 
 from shards.build.tasks.set_copy import CopyResult
 from shards.build.tasks.task_build import TaskResult
-from shards.cli.build_summary import plural
+from shards.errors import counted
 from shards.store.byte_sizes import bytes_text
 
 
@@ -35,11 +36,11 @@ def task_text(done: TaskResult) -> str:
     if done.discarded:
         lines.append("unfinished work of another source or other options was discarded")
     already = f", {done.resumed} of them already finished" if done.resumed else ""
-    lines.append(f"{plural(done.shards, 'shard')} of this task in {done.parts}{already}")
+    lines.append(f"{counted(done.shards, 'shard')} of this task in {done.parts}{already}")
     if done.audited:
         rate = done.audited / done.seconds
-        lines.append(f"{plural(done.audited, 'image')} audited in {done.seconds:.1f} s, {rate:,.0f} images/s")
-    return "\n".join([*lines, f"when all tasks are done: petseg-shard join {done.path}"])
+        lines.append(f"{counted(done.audited, 'image')} audited in {done.seconds:.1f} s, {rate:,.0f} images/s")
+    return "\n".join([*lines, f"when all tasks are done: petseg-shard join {shlex.quote(str(done.path))}"])
 
 
 def copy_json(copied: CopyResult) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def copy_json(copied: CopyResult) -> dict[str, Any]:
 def copy_text(copied: CopyResult) -> str:
     """Return the outcome of a copy for people."""
     if copied.already_complete:
-        return f"{copied.target} is already the same set; nothing was copied (petseg-shard verify checks its bytes)"
+        more = "petseg-shard verify checks its bytes, --overwrite copies them again"
+        return f"{copied.target} is already the same set; nothing was copied ({more})"
     kept = f", {copied.skipped} of them were there already" if copied.skipped else ""
-    size = f"{plural(copied.files, 'file')} ({bytes_text(copied.bytes)})"
-    return f"{copied.manifest.samples:,} samples in {size}{kept}: {copied.target}"
+    size = f"{counted(copied.files, 'file')} ({bytes_text(copied.bytes)})"
+    return f"{counted(copied.manifest.samples, 'sample')} in {size}{kept}: {copied.target}"

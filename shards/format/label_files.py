@@ -1,6 +1,7 @@
 """Labels by name (those built in) or from a TOML file; see docs/formats.md for what a labels file looks like."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,7 @@ def find_labels(name: str) -> Labels:
     if not path.is_file():
         if path.suffix == ".toml":
             what = "is not a file" if path.exists() else "there is no such file"
-            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {name} writes one")
+            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {shlex.quote(name)} writes one")
         known = ", ".join(BUILTIN)
         raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
     try:

@@ -34,6 +34,7 @@ from shards.format.layout import (
 from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.store_protocol import ObjectMissingError, Store
 
+_OF_SOURCES: Final = ("annotations", "images", "masks", "JPEGImages", "leftImg8bit")  # folders that no set has
 MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -266,13 +267,14 @@ def why_missing(folder: Path) -> str:
     """Return why a folder is not a finished shard set, and what to do."""
     if folder.is_file():
         return f"{folder} is a file; give the folder of a shard set, the one that holds {MANIFEST_NAME}"
+    quoted = shlex.quote(str(folder))
     if not folder.exists():
-        return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {folder}"
-    if (folder / "annotations").is_dir():
-        return f"{folder} holds images, not shards; pack them first: petseg-shard build {folder} OUT"
+        return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {quoted}"
+    if any((folder / name).is_dir() for name in _OF_SOURCES):
+        return f"{folder} holds images, not shards; pack them first: petseg-shard build {quoted} OUT"
     return (
         f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
-        f"make one, or finish it, with: petseg-shard build SOURCE {folder}"
+        f"make one, or finish it, with: petseg-shard build SOURCE {quoted}"
     )
 
 

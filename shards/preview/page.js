@@ -147,7 +147,7 @@ function newTile(position) {
   const photo = newPhoto(sample);
   place(photo, sample, layout.width - 2, layout.photo);
   const known = sample[ATTRIBUTES].filter((value) => value !== null).slice(0, 2);
-  const line = [data.splits[sample[SPLIT]].name, ...known, width + " × " + height].join(" · ");
+  const line = [data.splits[sample[SPLIT]].name, ...known, height + " × " + width].join(" · ");
   const caption = element("div", "caption", element("b", "", sample[KEY]), element("span", "", line));
   const tile = element("button", "tile", photo, caption);
   if (sample[FINDINGS].length) tile.append(element("span", "flag", "!"));
@@ -350,7 +350,7 @@ function view(position) {
   frame.replaceChildren(photo);
   const list = element("dl");
   const [width, height] = sample.data[SIZE];
-  const facts = [["name", sample.data[NAME]], ["split", data.splits[sample.data[SPLIT]].name], ["size", width + " × " + height]];
+  const facts = [["name", sample.data[NAME]], ["split", data.splits[sample.data[SPLIT]].name], ["height × width", height + " × " + width]];
   data.attributes.forEach((name, at) => {
     if (sample.data[ATTRIBUTES][at] !== null) facts.push([name, sample.data[ATTRIBUTES][at]]);
   });

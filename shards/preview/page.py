@@ -15,7 +15,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.labels import Labels, colour_text
@@ -113,8 +113,9 @@ def _facts(shards: ShardSet) -> str:
     manifest = shards.manifest
     size = f", {size_text(manifest.size)} pixels, {manifest.fit}" if manifest.size else ""
     ignored = " and ignored pixels" if manifest.labels.ignore or manifest.labels.ignore_colors else ""
+    classes = counted(len(manifest.labels), "class", "classes")
     return (
-        f"{manifest.storage} storage{size}; {len(manifest.labels)} classes{ignored}; layout {manifest.options.layout}; "
+        f"{manifest.storage} storage{size}; {classes}{ignored}; layout {manifest.options.layout}; "
         f"fingerprint {manifest.fingerprint[:12]}"
     )
 

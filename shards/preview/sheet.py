@@ -81,7 +81,7 @@ def _place(tiles: Image.Image, reader: SplitReader, index: int, corner: tuple[in
     tiles.paste(drawn, (x + (TILE - width) // 2, y + tile_height - height))
     row, draw = reader.rows([index])[0], ImageDraw.Draw(tiles)
     values = list(reader.attributes(index).values())[:_SHOWN_VALUES]
-    details = ", ".join([*values, f"{row['width']} x {row['height']}"])
+    details = ", ".join([*values, f"{row['height']} x {row['width']}"])
     lower = y + tile_height
     draw.text((x, lower + 3), shortened(reader.key(index), TILE, 12), fill=_INK, font_size=12)
     draw.text((x, lower + 18), shortened(details, TILE, 11), fill=_FAINT, font_size=11)

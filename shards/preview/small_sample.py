@@ -1,25 +1,19 @@
 """Decoding a sample of any storage for the eye: image and mask, made as small as they are shown."""
 
 import io
-import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
-from shards.audit.findings import MOST_PIXELS
+from shards.audit.transcode import DAMAGE, open_stored
 from shards.errors import SampleError
 from shards.format.dataset import SplitReader
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE
 from shards.format.layout import IMAGE_FORMATS
 from shards.format.overlays import Pixels
-
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow and NumPy raise for damaged files
 
 
 @dataclass(frozen=True)
@@ -63,13 +57,14 @@ def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
         if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
             image = Image.fromarray(_array(data, (*stored, 3)))
         else:
-            image = _opened(data)
+            image = open_stored(data)
             if (image.height, image.width) != stored:
-                raise ValueError(f"the image has {image.width} x {image.height} pixels, the mask {stored[::-1]}")
+                sizes = f"{image.height} x {image.width} pixels, the mask {stored[0]} x {stored[1]}"
+                raise ValueError(f"the image has {sizes} (height x width)")
             image.draft("RGB", size[::-1])  # decodes a large JPEG at an eighth, a quarter or half of its size
             image = image.convert("RGB")
         return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SampleError(f"{reader.place(index, 'image')}: cannot be decoded ({error})") from None
 
 
@@ -79,21 +74,12 @@ def _mask(reader: SplitReader, index: int) -> Pixels:
         if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
             size = reader.manifest.size or (0, 0)
             return _array(data, size)
-        mask = _opened(data)
+        mask = open_stored(data)
         if mask.mode != "L":
             raise ValueError(f"mode {mask.mode}, where L is expected")
         return np.asarray(mask)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SampleError(f"{reader.place(index, 'mask')}: cannot be decoded ({error})") from None
-
-
-def _opened(data: bytes) -> Any:
-    """Open a JPEG or PNG; not by ``Image.open``, whose limit of pixels is lower than a set's."""
-    file = io.BytesIO(data)
-    image = JpegImageFile(file) if data.startswith(b"\xff\xd8") else PngImageFile(file)
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than any set holds")
-    return image
 
 
 def _array(data: bytes, shape: tuple[int, ...]) -> Pixels:

@@ -62,14 +62,14 @@ def scan(
     )
     if layout not in LAYOUTS:
         raise UsageError(f"--layout {layout!r}: choose from {', '.join(LAYOUTS)}")
-    if not path.exists():
-        raise SourceError(
-            f"no such file or folder: {shown(str(path))}; get the pets with petseg-shard download, or synthetic images "
-            "with petseg-shard sample"
-        )
-    if not (path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv")):
-        raise SourceError(f"{shown(str(path))} is neither a folder nor a .csv file")
     try:
+        if not _exists(path):
+            raise SourceError(
+                f"no such file or folder: {shown(str(path))}; get the pets with petseg-shard download, or synthetic "
+                "images with petseg-shard sample"
+            )
+        if not (path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv")):
+            raise SourceError(f"{shown(str(path))} is neither a folder nor a .csv file")
         chosen = _recognise(path, known) if layout == "auto" else next(each for each in known if each.name == layout)
         if chosen.name != "folders" and (image_suffix, mask_suffix) != (None, None):
             raise UsageError(
@@ -79,8 +79,24 @@ def scan(
             raise SourceError(f"{shown(str(path))} is a file, and the layout {layout} is a folder")
         return _with_collisions(chosen.scan(path))
     except OSError as error:
-        what = f"{shown(str(error.filename or path))} cannot be read ({error.strerror})"
+        what = f"{shown(str(_closed(Path(error.filename or path))))} cannot be read ({error.strerror})"
         raise SourceError(f"{what}; fix this and run the same command again") from None
+
+
+def _exists(path: Path) -> bool:
+    """Return ``path.exists()``, but raise ``PermissionError`` in every version of Python where that is the reason."""
+    try:
+        path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _closed(path: Path) -> Path:
+    """Return the outermost folder around ``path`` that may not be entered, else ``path``, which may not even exist."""
+    return next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
 
 
 def _with_collisions(source: Source) -> Source:

@@ -191,6 +191,8 @@ def _files(
     if not masks:
         jpeg = any(part.masks and holds_any(part.masks, JPEG_ENDINGS) for part in parts)
         hint = "; JPEG changes the values of masks: export them as PNG" if jpeg else ""
+        if not jpeg and any(part.masks and holds_any(part.masks, (".json",)) for part in parts):
+            hint = "; polygons (COCO) are not read: draw them as PNG masks, as annToMask of pycocotools does"
         raise SourceError(
             f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}{hint}"
         )

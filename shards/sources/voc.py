@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
-from shards.errors import SourceError
+from shards.errors import SourceError, counted
 from shards.format.builtin_labels import VOC
 from shards.format.keys import shown
 from shards.sources.folders import find_lists
@@ -62,7 +62,7 @@ class VocLayout:
         known = all(_VOC_NAME.fullmatch(pair.name) for pair in everything.pairs)
         return Source(
             layout=self.name,
-            reason=f"it has {_IMAGES}/, {_MASKS}/ and {len(lists)} lists in {_LISTS}/",
+            reason=f"it has {_IMAGES}/, {_MASKS}/ and {counted(len(lists), 'list')} in {_LISTS}/",
             folder=root,
             pairs=everything.pairs,
             lists=lists,

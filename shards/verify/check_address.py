@@ -1,6 +1,7 @@
 """Checking a set in an object store: its small files are fetched, then each shard for the time of its check."""
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ def verify_address(
     and ``StoreError`` where the store cannot be read: then nothing is known.
     """
     if mode == "quick":
-        raise UsageError(f"--quick is for folders; in a store, petseg-shard info {address} checks the manifest")
+        raise UsageError(
+            f"--quick is for folders; in a store, petseg-shard info {shlex.quote(address)} checks the manifest"
+        )
     store = open_store(address)
     manifest = read_manifest(store)
     with tempfile.TemporaryDirectory(prefix="petseg-verify-") as scratch:

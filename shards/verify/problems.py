@@ -1,9 +1,12 @@
 """The result of ``verify``: problems, each with its place, and a report of them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
+
+from shards.errors import counted
 
 Kind: TypeAlias = Literal[
     "manifest",  # manifest.json is missing, damaged, edited, or contradicts itself
@@ -30,6 +33,11 @@ _CONCLUSIONS: Final[dict[Mode, str]] = {
     "default": "every byte is what was packed",
     "full": "every byte is what was packed, and every sample decodes",
 }
+_ADVICE: Final = (
+    "what to do: replace the set by an intact copy (petseg-shard copy SET {path} --overwrite), or build it again "
+    "(petseg-shard build SOURCE {path} --overwrite); until then, petseg-train --on-error replace goes on without "
+    "samples that cannot be read"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +104,9 @@ class Report:
     def text(self) -> str:
         """Return the report as text."""
         if self.ok:
-            return f"{self.path}: {self.samples} samples in {self.files} files, {_CONCLUSIONS[self.mode]}"
+            where = f"{counted(self.samples, 'sample')} in {counted(self.files, 'file')}"
+            return f"{self.path}: {where}, {_CONCLUSIONS[self.mode]}"
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
-            lines.append(f"... and {self.dropped} more places")
-        return "\n".join(lines)
+            lines.append(f"... and {counted(self.dropped, 'more place')}")
+        return "\n".join([*lines, _ADVICE.format(path=shlex.quote(self.path))])

@@ -281,7 +281,8 @@ def test_an_epoch_where_dali_is_not_installed(sets: dict[str, Path]) -> None:
 def test_a_fork_with_the_loader_of_its_parent_ends_with_a_message(sets: dict[str, Path]) -> None:
     """A loader made before ``os.fork``, iterated before and anew: an error that says what to do, not a hang."""
     program = """
-        import os, sys
+        import os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of every such fork
         from pipeline import Loader
         from shards.errors import PetsegError
         for engine in ("torch", "dali"):

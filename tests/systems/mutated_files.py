@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Subjects:
         from shards.audit.findings import RejectedError
         from shards.errors import PetsegError
 
-        of = kind.removeprefix("signed ")
+        of, self.refusal = kind.removeprefix("signed "), ""
         try:
             if of == kind or of in SIGNED_FILES:
                 getattr(self, f"_{of.replace(' ', '_')}")(*files.values())
@@ -118,15 +119,16 @@ class Subjects:
         except (PetsegError, RejectedError) as error:
             self.refusal = str(error)
             assert self.refusal
-            assert "\n" not in self.refusal, "of several lines"
-            return "refused"
-        return "read"
+        assert "\n" not in self.refusal, "of several lines"
+        return "refused" if self.refusal else "read"
 
     def _jpeg(self, data: bytes) -> None:
         from petseg.inference.image_files import to_rgb
+        from shards.errors import SampleError
 
+        with contextlib.suppress(SampleError):
+            to_rgb(self._file("image.jpg", data))
         self._pair(data, self.original("png").read_bytes())
-        to_rgb(self._file("image.jpg", data))
 
     def _png(self, data: bytes) -> None:
         self._pair(self.original("jpeg").read_bytes(), data)
@@ -136,11 +138,9 @@ class Subjects:
         from shards.audit.image_mask_pair import audit_pair
         from shards.format.builtin_labels import PETS
 
-        for pixels in (False, True):
-            try:
-                audit_pair(image, mask, labels=PETS, pixels=pixels, max_pixels=2**24)
-            except RejectedError:
-                continue
+        with contextlib.suppress(RejectedError):
+            audit_pair(image, mask, labels=PETS, pixels=False, max_pixels=2**24)
+        audit_pair(image, mask, labels=PETS, pixels=True, max_pixels=2**24)
 
     def _tar(self, data: bytes) -> None:
         self._set("train-000000.tar", data)
@@ -164,8 +164,7 @@ class Subjects:
         with self._changed({}) as out:
             self._tensors = self._tensors or dict(self._deliver(Loader, out))
         with self._changed({name: data}) as out:
-            report = verify(out, mode="quick", workers=1)
-            assert report.text()
+            self._say(verify(out, mode="quick", workers=1))
             for index, tensors in self._deliver(Loader, out):
                 for found, expected in zip(tensors, self._tensors[index], strict=True):
                     assert torch.equal(found, expected), f"sample {index} is another one"
@@ -173,20 +172,30 @@ class Subjects:
     def _signed_set(self, files: Files) -> None:
         """Ask everything of a set; what is delivered has the shape and the values that it says."""
         from petseg import Loader
+        from petseg.inference.stored_samples import read_mask, read_rgb
         from shards.errors import PetsegError
         from shards.format.dataset import ShardSet
         from shards.info import describe
+        from shards.preview.small_sample import small_sample
         from shards.verify.check_set import verify
 
         with self._changed(files) as out:
             for mode in ("quick", "full"):
-                assert verify(out, mode=mode, workers=1).text()  # type: ignore[arg-type]
+                self._say(verify(out, mode=mode, workers=1))  # type: ignore[arg-type]
             shards = ShardSet.open(out)
             json.dumps(describe(shards, batch_size=2, world_size=1), allow_nan=False)
             reader = shards.split("train")
             refused: list[PetsegError] = []
+            questions: list[Callable[[int], Any]] = [
+                reader.key,
+                reader.attributes,
+                lambda index: reader.read(index, "mask"),
+                partial(read_rgb, reader),
+                partial(read_mask, reader),
+                lambda index: small_sample(reader, index, (16, 16), enlarge=False),
+            ]
             for index in range(len(reader)):
-                for question in (reader.key, reader.attributes, lambda index: reader.read(index, "mask")):
+                for question in questions:
                     try:
                         question(index)
                     except PetsegError as error:
@@ -198,6 +207,11 @@ class Subjects:
                 assert int(mask.sum(0).max()) <= 1
             if refused:
                 raise refused[0]
+
+    def _say(self, report: Any) -> None:
+        """Note what was found."""
+        assert report.text()
+        self.refusal = self.refusal or "".join(problem.message for problem in report.problems)
 
     @contextlib.contextmanager
     def _changed(self, files: Files) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from shards.audit.findings import SampleFinding
 from shards.audit.mask import INDEXED
 from shards.build.plan import PlanOutline
 from shards.build.write_shard import ShardRecord
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 from shards.format.labels import Labels
 
 MOST_REJECTED = 0.05  # of all images
@@ -28,7 +28,7 @@ def check_unclaimed(records: Iterable[ShardRecord], plan: PlanOutline) -> None:
     )
     planned = plan.samples
     audited = sum(len(record.stamps) for record in found)
-    of = f"{audited:,} masks" if audited == planned else f"the first {audited:,} of {planned:,} masks"
+    of = counted(audited, "mask") if audited == planned else f"the first {audited:,} of {planned:,} masks"
     if rejected["mask-values"] > MOST_REJECTED * planned:
         unclaimed = unclaimed_values(found)
         what = "colours" if plan.labels.rgb else "values"

@@ -1,5 +1,6 @@
 """Making a set of the shards that tasks have built: tables, audit file and manifest; the manifest is written last."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,8 +65,8 @@ def join(
     found = parts.claimed()
     if found is None and existing is None:
         raise UsageError(
-            f"there is nothing to join for {out}: no task was run; start with: petseg-shard build SOURCE {out} "
-            "--task 0 --tasks N"
+            f"there is nothing to join for {out}: no task was run; start with: petseg-shard build SOURCE "
+            f"{shlex.quote(str(out))} --task 0 --tasks N"
         )
     if existing is not None and (found is None or not overwrite):
         digest = existing.plan if found is None else found[0].digest

@@ -51,7 +51,7 @@ def copy_set(
     Args:
         source: the folder or address of a finished set.
         target: the folder or address where it is to be.
-        overwrite: replace another set at the target, or the unfinished work of another command.
+        overwrite: replace the set at the target, also if it is the same one, or the unfinished work of another command.
         progress: called with (files done, files in all).
 
     Raises:
@@ -83,7 +83,8 @@ def copy_set(
     copy = _Copy(origin=origin, data=data, entries=tuple(entries), progress=progress)
     replace = False
     with contextlib.suppress(ObjectMissingError):
-        if parts.target.read(MANIFEST_NAME) == data:
+        same = parts.target.read(MANIFEST_NAME) == data
+        if same and not overwrite:  # with it, files of the same set that are damaged are replaced, too
             copy.clean_up(parts)
             return result(complete=True)
         if not overwrite:

@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any, Final
 
-from shards.errors import SourceError
+from shards.errors import SourceError, counted
 from shards.format.keys import shown
 from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
@@ -40,10 +40,9 @@ def survey_json(survey: Survey) -> dict[str, Any]:
 def survey_text(survey: Survey) -> str:
     """Return the survey for people: a row for each value or colour."""
     source, owners = survey.source, _owners(survey)
-    lines = [f"{len(source.pairs)} masks, layout {source.layout}: {source.reason}"]
-    if survey.rgb_masks:
-        lines.append(f"{survey.index_masks} masks hold values, {survey.rgb_masks} hold RGB colours")
+    lines = [f"{counted(len(source.pairs), 'mask')}, layout {source.layout}: {source.reason}"]
     if survey.index_masks and survey.rgb_masks:
+        lines.append(f"masks that hold values: {survey.index_masks}, RGB colours: {survey.rgb_masks}")
         lines.append("a set needs masks of one kind: convert those of the other")
     rows = [
         (
@@ -72,21 +71,25 @@ def survey_text(survey: Survey) -> str:
     if len(rows) > _SHOWN:
         lines.append(f"... and {len(rows) - _SHOWN} more (all of them with --json)")
     if source.labels is not None and not survey.unclaimed:
-        lines.append(f"the layout has {len(source.labels)} classes of its own, which claim all of these")
+        lines.append(
+            f"the layout has {counted(len(source.labels), 'class', 'classes')} of its own, which claim all of these"
+        )
     elif source.labels is not None:
         unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
-        lines.append(f"the layout has {len(source.labels)} classes of its own; none claims {unclaimed}")
+        lines.append(
+            f"the layout has {counted(len(source.labels), 'class', 'classes')} of its own; none claims {unclaimed}"
+        )
     if survey.palettes.disagreeing:
         lines.append(survey.palettes.text())
     if _is_binary(survey):
         lines.append(f"{_BINARY_HINT}: build with --labels binary")
-    if IGNORE in survey.found and IGNORE not in owners:
+    elif IGNORE in survey.found and IGNORE not in owners:
         lines.append(
             f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE} in a labels file"
         )
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
     if len(survey.unreadable) > _SHOWN_UNREADABLE:
-        lines.append(f"not readable: {len(survey.unreadable) - _SHOWN_UNREADABLE} more masks")
+        lines.append(f"not readable: {counted(len(survey.unreadable) - _SHOWN_UNREADABLE, 'more mask')}")
     return "\n".join(lines)
 
 
@@ -97,7 +100,7 @@ def labels_template(survey: Survey) -> str:
     """
     if survey.index_masks and survey.rgb_masks:
         raise SourceError(
-            f"{survey.index_masks} masks hold values and {survey.rgb_masks} hold RGB colours; labels are for one kind, "
+            f"masks that hold values: {survey.index_masks}, RGB colours: {survey.rgb_masks}; labels are for one kind, "
             "convert the other masks first"
         )
     own = survey.source.labels
@@ -179,7 +182,7 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
         lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
     if _is_binary(survey):
         lines += ["", f"{_BINARY_HINT}: build with --labels binary, without this file."]
-    if IGNORE in keys:
+    elif IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [
             "",

@@ -119,7 +119,8 @@ class CachedTars:
         for shard, index in zip(shards, indices, strict=True):
             file, spec = self._find(shard), self.tar(shard)
             if file is not None and not file.complete:
-                file.mark(index - spec.first, 0)
+                with contextlib.suppress(OSError):  # in a cache that may only be read
+                    file.mark(index - spec.first, 0)
             elif file is not None:
                 with self._lock:
                     self.files.cache.forget(spec.sha256)

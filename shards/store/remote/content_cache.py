@@ -61,8 +61,8 @@ class CachedFile(ByteRanges):
 
     def mark(self, place: int, value: int) -> None:
         """Record whether a sample is there."""
-        os.pwrite(self.descriptor, bytes([value]), self._size + place)
         self.present[place] = value
+        os.pwrite(self.descriptor, bytes([value]), self._size + place)
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,9 @@ class ContentCache:
                 return None
             except OSError as error:
                 check_shortage(error)
+                if flags == os.O_RDWR and error.errno in (errno.EROFS, errno.EACCES):
+                    flags = os.O_RDONLY  # what is there can be used
+                    continue
                 if path.is_symlink() or path.is_fifo() or path.is_dir():
                     _discard(path)
                     continue
@@ -241,9 +244,8 @@ class ContentCache:
 
     def failure(self, error: OSError) -> PetsegError:
         """Return the error for what the disk refused."""
-        advice = "choose another folder with --cache"
-        if error.errno in FULL:
-            advice = "free some space, or choose another disk with --cache; what was fetched is kept"
+        full = "free some space, or choose another disk with --cache; what was fetched is kept"
+        advice = full if error.errno in FULL else "choose another folder with --cache"
         return PetsegError(f"the cache {self.folder} cannot be used: {error.strerror}; {advice}")
 
 

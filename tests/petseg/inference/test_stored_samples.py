@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labelled_sets import build_labelled, draw_scene, many_labels
+from PIL import Image
 
-from petseg.inference.stored_samples import read_image, read_mask
+from petseg.inference.stored_samples import read_image, read_mask, read_rgb
 from shards import SampleError, ShardSet
 
 LABELS = many_labels(21)
@@ -42,3 +43,16 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(type(split), "read", lambda self, index, role: b"\x89PNG\r\n\x1a\n damaged")
     with pytest.raises(SampleError, match=r"scene_.*mask\.png.*cannot be decoded"):
         read_mask(split, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_more_pixels_than_pillow_opens_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Telephones make 108 megapixels and more; a set takes 268 by default."""
+    split = ShardSet.open(build_labelled(tmp_path, LABELS, samples=6)).split("train")
+    kinds = {"JPEG": 0, "PNG": 1}
+    index = next(i for i in range(len(split)) if int(split.table[i]["image_format"]) == kinds[kind])
+    expected = read_image(split, index), read_mask(split, index)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read, pixels in zip((read_image, read_mask), expected, strict=True):
+        np.testing.assert_array_equal(read(split, index), pixels)
+    np.testing.assert_array_equal(np.asarray(read_rgb(split, index)), expected[0])

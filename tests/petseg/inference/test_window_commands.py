@@ -160,7 +160,7 @@ def test_probabilities_that_would_not_fit_are_refused_alone(
     arguments = [predict, drawn / "run", tmp_path / "large.png", tmp_path / "small.png", "-o", tmp_path / "out"]
     result = call(*arguments, "--window", "auto", "--probabilities")
     assert result.code == 1
-    assert "probabilities of 5 classes at 61 x 50 pixels would take" in result.err
+    assert "probabilities of 5 classes at 50 x 61 pixels would take" in result.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "small.overlay.png",
         "small.png",

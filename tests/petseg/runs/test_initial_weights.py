@@ -106,6 +106,17 @@ def test_other_networks_are_reported_by_counts(run: Path) -> None:
         fit_weights(initial, ModelConfig(widths=(40, 72), classes=7, norm="group"), PETS)
 
 
+def with_complex_numbers(data: bytes, name: str) -> bytes:
+    """Return a safetensors file in which pairs of a tensor's numbers are complex ones."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    channels, inputs, *rest = header[name]["shape"]
+    header[name] |= {"dtype": "C64", "shape": [channels, inputs // 2, *rest]}
+    text = json.dumps(header).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 @pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture"])
 def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
     from safetensors import safe_open
@@ -117,16 +128,13 @@ def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
         facts = dict(file.metadata())
     if harm == "nan":
         weights["head.bias"] = torch.full((3,), float("nan"))
-    if harm == "complex":
-        weights["head.bias"] = torch.zeros(3, dtype=torch.complex64)
     if harm == "metadata":
         del facts["architecture"]
     if harm == "architecture":
         facts["architecture"] = json.dumps({"name": "unet", "widths": [1] * 99})
-    try:
-        save_file(weights, path, metadata=facts)
-    except KeyError:
-        pytest.skip("this version of safetensors writes no complex numbers")
+    save_file(weights, path, metadata=facts)
+    if harm == "complex":  # which not every version of safetensors writes
+        path.write_bytes(with_complex_numbers(path.read_bytes(), "head.weight"))
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError if harm == "metadata" else CheckpointError, match=r"a\.safetensors"):

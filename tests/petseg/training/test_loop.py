@@ -21,7 +21,7 @@ from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from petseg.runs.run_folder import read_metrics
-from petseg.training import start
+from petseg.training import start_checks
 from petseg.training.losses import balanced_class_weights
 from shards import PetsegError, ShardSet
 from shards.build.build_set import build
@@ -221,12 +221,21 @@ def test_the_command_to_score_a_run_works_without_a_test_split(
 )
 def test_classes_that_no_mask_shows_are_noted(absent, note: str | None) -> None:
     recording = Recording()
-    pixels = tuple(0 if n in absent else 5 for n in range(8))
-    names = tuple(f"class {n}" for n in range(8))
-    splits = {"train": SimpleNamespace(class_pixels=pixels), "val": SimpleNamespace(class_pixels=(0,) * 8)}
+    pixels = tuple(0 if n in absent else 5 for n in range(9))
+    names = tuple(f"class {n}" for n in range(9))
+    splits = {"train": SimpleNamespace(class_pixels=pixels), "val": SimpleNamespace(class_pixels=(0,) * 9)}
     manifest = SimpleNamespace(labels=SimpleNamespace(names=names), splits=splits)
-    start.note_absent_classes(SimpleNamespace(manifest=manifest), recording)
+    start_checks.note_absent_classes(SimpleNamespace(manifest=manifest), recording)
     assert recording.notes == ([] if note is None else [note])
+
+
+def test_a_single_class_is_noted() -> None:
+    """Every network scores 1 on it."""
+    recording = Recording()
+    splits = {"train": SimpleNamespace(class_pixels=(7,))}
+    manifest = SimpleNamespace(labels=SimpleNamespace(names=("cat",)), splits=splits)
+    start_checks.note_absent_classes(SimpleNamespace(manifest=manifest), recording)
+    assert recording.notes == ["all labelled pixels of train are cat: there is nothing to tell it from"]
 
 
 def test_the_note_of_absent_classes_precedes_the_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -154,6 +155,32 @@ def test_a_full_disk(server: FaultProxy, uploaded: dict[str, str], local: Any, t
         full[0] = False
         loader.set_epoch(0)
         assert batches(loader) == local("source")
+
+
+@pytest.mark.parametrize("kept", ["whole files", "samples", "nothing"])
+def test_a_cache_that_may_only_be_read(server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch, kept: str) -> None:  # fmt: skip
+    """As one that is part of a container's image: what is in it is used, what is not is missing."""
+    options = {**OPTIONS, "cache": tmp_path, "fetch": "shard" if kept == "whole files" else "range"}
+    if kept != "nothing":
+        with Loader(uploaded["source"], **options) as loader:
+            assert batches(loader) == local("source")
+    real = os.open
+
+    def read_only(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT) and str(path).startswith(str(tmp_path)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", read_only)
+    if kept == "nothing":
+        with pytest.raises(PetsegError, match=r"the cache .* cannot be used: Read-only file system; choose another fo"):
+            Loader(uploaded["source"], **options)
+        return
+    gets = server.plan.requests["GET"]
+    with Loader(uploaded["source"], **options) as loader:
+        assert batches(loader) == local("source")
+    assert server.plan.requests["GET"] - gets <= 1, "but for the manifest nothing is fetched"
 
 
 PROGRAM = """

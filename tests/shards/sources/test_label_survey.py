@@ -89,14 +89,14 @@ def test_palettes_give_the_colours(tmp_path: Path) -> None:
 
 
 def test_255_is_proposed_not_taken(tmp_path: Path) -> None:
-    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8))}))
+    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([[3, 255, 255]], dtype=np.uint8))}))
     text = labels_template(found)
     labels = parse_labels(text)
-    assert (labels.names, labels.ignore) == (("class_0", "class_255"), ())
+    assert (labels.names, labels.ignore) == (("class_3", "class_255"), ())
     assert "255 often stands for" in survey_text(found)
     without = text[: text.index('\n[[class]]\nname = "class_255"')]
     edited = parse_labels(without.replace("# ignore = 255", "ignore = 255"))
-    assert (edited.names, edited.ignore) == (("class_0",), (255,))
+    assert (edited.names, edited.ignore) == (("class_3",), (255,))
 
 
 def test_256_values_leave_255_to_the_reader(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_masks_of_both_kinds_and_damaged_ones(tmp_path: Path) -> None:
     assert [name for name, _ in found.unreadable] == ["c"]
     assert "a set needs masks of one kind" in survey_text(found)
     assert "not readable: c: mask-unknown-format" in survey_text(found)
-    with pytest.raises(SourceError, match="1 masks hold values and 1 hold RGB colours"):
+    with pytest.raises(SourceError, match="masks that hold values: 1, RGB colours: 1;"):
         labels_template(found)
     for name in "ab":
         (folder / "masks" / f"{name}.png").write_bytes(b"")
