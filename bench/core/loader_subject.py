@@ -210,4 +210,5 @@ class LoaderSubject(Subject):
 
 def loader_process(peer: type[Peer]) -> SubjectProcess:
     """Return a process for loaders of one peer."""
-    return SubjectProcess("bench.core.loader_subject:LoaderServer", imports=tuple(filter(None, [peer.needs])))
+    imports = ("torch.utils.data", *filter(None, [peer.needs]))
+    return SubjectProcess("bench.core.loader_subject:LoaderServer", imports=imports)

@@ -12,7 +12,7 @@ from shards.format.layout import STORAGES, table_name
 class PetsegPeer(Peer):
     """:class:`pipeline.loader.Loader` with its defaults, or with worker processes."""
 
-    name, storages, augments, ours = "petseg", STORAGES, True, True
+    name, storages, augments, needs, ours = "petseg", STORAGES, True, "pipeline.loader", True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

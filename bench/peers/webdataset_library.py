@@ -36,7 +36,8 @@ class DecodeMembers:
 class WebDatasetPeer(Peer):
     """WebDataset, shuffled by shard and in a buffer, decoded in worker processes."""
 
-    name, storages, augments, caveats = "webdataset", STORAGES, True, (SCALED, BUFFER)
+    name, storages, augments, needs = "webdataset", STORAGES, True, "webdataset"
+    caveats = (SCALED, BUFFER)
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the usual counts up to the number of shards: a worker without a shard has nothing to do."""
