@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
-from shards.console import PATH, FriendlyGroup, print_json
+from shards.console import PATH, FriendlyGroup, print_json, say
 from shards.errors import UsageError
 
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
 
 
@@ -24,19 +25,19 @@ def main() -> None:
 def add_benchmark(name: str, settings: type[Any]) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
-    def run(*, json_file: Path | None, plot: Path | None, **options: Any) -> None:
+    def run(*, json_file: Path | None, plot: Path | None, overwrite: bool, **options: Any) -> None:
         from rich.console import Console
 
         from bench.core.rounds import PartSeconds
         from bench.results.outputs import Outputs
 
-        outputs, wanted = Outputs(json_file, plot), settings(**options)
+        outputs, wanted = Outputs(json_file, plot, overwrite), settings(**options)
         benchmark = getattr(importlib.import_module(f"bench.{name}_benchmark"), f"run_{name}_benchmark")
         with Console(stderr=True).status("starting") as status:  # shows nothing where that is no terminal
             results = benchmark(wanted, parts=PartSeconds(status.update))
         outputs.finish(results)
 
-    main.command(name, help=settings.__doc__)(with_options(settings)(PLOT(JSON(run))))
+    main.command(name, help=settings.__doc__)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))
 
 
 for name, settings in (("loader", LoaderSettings), ("train", TrainSettings), ("build", BuildSettings)):
@@ -73,27 +74,29 @@ def compare(a: Path, b: Path, *, as_json: bool, fail: bool) -> int:
 @main.command()
 @click.argument("results", metavar="RESULTS.json", type=PATH)
 @PLOT
-def show(results: Path, *, plot: Path | None) -> None:
+@OVERWRITE
+def show(results: Path, *, plot: Path | None, overwrite: bool) -> None:
     """Print the tables of a run again, and write its figure."""
     from bench.results.outputs import Outputs
     from bench.results.records import read_results
 
-    Outputs(plot=plot).finish(read_results(results))
+    Outputs(plot=plot, overwrite=overwrite).finish(read_results(results))
 
 
 @main.command()
 @click.argument("results", metavar="RESULTS.json...", type=PATH, nargs=-1, required=True)
 @click.option("--into", "documents", type=PATH, multiple=True, required=True, help="A Markdown file; may be repeated.")
 @click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")
-def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None) -> None:
+@OVERWRITE
+def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None, overwrite: bool) -> None:
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
     from bench.results.outputs import Outputs
     from bench.results.records import read_results
     from bench.results.result_page import update_document
 
     runs = {path.stem: read_results(path) for path in results}
-    if problems := Outputs(plot=plot).write(next(iter(runs.values()))):
+    if problems := Outputs(plot=plot, overwrite=overwrite).write(next(iter(runs.values()))):
         raise UsageError("; ".join(problems))
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
-        click.echo(f"{document}: {', '.join(update_document(document, runs, plot=address))}")
+        say(f"{document}: {', '.join(update_document(document, runs, plot=address))}")

@@ -8,14 +8,17 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
-from shards.errors import FULL_DISK, PetsegError, printable, valid_text
+from shards.errors import FULL_DISK, PetsegError, TerminatedError, printable, valid_text
 
 _LONGEST_PATH = 160  # characters of a path in a message
 _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
@@ -72,7 +75,12 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 class FriendlyMixin:
-    """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands."""
+    """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands.
+
+    SIGTERM and SIGHUP are exceptions too, so that what is half done is removed, unless the command has its own signals.
+    """
+
+    own_signals = False
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; never show a traceback for an error that the user can act on."""
@@ -80,7 +88,8 @@ class FriendlyMixin:
         open_streams()
         try:
             expect_current_folder()
-            result = super().main(*args, **kwargs)  # type: ignore[misc]
+            with contextlib.nullcontext() if self.own_signals else raise_stop_signals():
+                result = super().main(*args, **kwargs)  # type: ignore[misc]
         except click.ClickException as error:
             show(error)
             sys.exit(error.exit_code)
@@ -89,13 +98,15 @@ class FriendlyMixin:
             notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
             fail("; ".join(["interrupted", *notes]), INTERRUPTED)
         except PetsegError as error:
-            fail(str(error), error.exit_code)
+            fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
         except BrokenPipeError:
             # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.
             drop_output()
             sys.exit(1)
         except OSError as error:
             fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
+        except RecursionError:
+            fail("folders, or values in a file, are nested too deeply", 1)
         except MemoryError:
             fail("out of memory: use a smaller --batch-size, --size or number of workers", 1)
         sys.exit(result if isinstance(result, int) else 0)
@@ -103,6 +114,12 @@ class FriendlyMixin:
 
 class FriendlyCommand(FriendlyMixin, click.Command):
     """A single command (``petseg-train``)."""
+
+
+class TrainingCommand(FriendlyCommand):
+    """A command that writes a checkpoint where a signal asks it to stop."""
+
+    own_signals = True
 
 
 class FriendlyGroup(FriendlyMixin, click.Group):
@@ -160,7 +177,7 @@ def drop_output() -> None:
 
 def fail(message: str, exit_code: int) -> None:
     """Print one line ``Error: message`` on stderr and exit with ``exit_code``."""
-    click.echo(f"Error: {printable(message)}", err=True)
+    say(f"Error: {message}", err=True)
     sys.exit(exit_code)
 
 
@@ -172,7 +189,7 @@ def show(error: click.ClickException) -> None:
         return
     sentence = message if message.endswith((".", "?", "?)")) else f"{message}."
     advice = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-    click.echo(f"Error: {printable(sentence)}{advice}", err=True)
+    say(f"Error: {sentence}{advice}", err=True)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -185,6 +202,11 @@ def describe_os_error(error: OSError) -> str:
         name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
     where = f" ({name})" if name else ""
     return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
+
+
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines on stdout (or stderr), with whatever a terminal would obey as an escape, see :func:`printable`."""
+    click.echo("\n".join(map(printable, lines)), err=err)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -205,3 +227,35 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
+
+
+@contextlib.contextmanager
+def raise_stop_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise :class:`TerminatedError`, as Ctrl-C raises KeyboardInterrupt.
+
+    So ``finally`` removes what is half done. A signal that is ignored (``nohup``) stays so.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError(number)
+
+    with signals_handled(stop, (signal.SIGTERM, signal.SIGHUP)):
+        yield
+
+
+@contextlib.contextmanager
+def signals_handled(
+    handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals]
+) -> Iterator[None]:
+    """Handle signals by ``handler`` in the block, except ignored ones; only in the main thread, which receives them."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.getsignal(number) for number in numbers}
+        previous = {number: old for number, old in previous.items() if old not in (signal.SIG_IGN, None)}
+    try:
+        for number in previous:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -4,6 +4,7 @@ This is the lowest module of the project: every other package may use it, and it
 """
 
 import errno
+import signal
 from typing import Final
 
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
@@ -22,6 +23,14 @@ class UsageError(PetsegError):
     """An option or argument is wrong, or does not fit another one."""
 
     exit_code = 2
+
+
+class TerminatedError(PetsegError):
+    """SIGTERM or SIGHUP arrived; the exit code is the shell's for that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 class SourceError(PetsegError):

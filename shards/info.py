@@ -77,9 +77,9 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     largest, training, audit = document["largest"], document["training"], document["audit"]
     splits = document["splits"]
     console.print(
-        f"{document['path']}: {counted(document['samples'], 'sample')}, layout {document['layout']}, "
-        f"{document['storage']} storage{size}, {bytes_text(document['bytes'])}, largest image "
-        f"{largest['height']} x {largest['width']} (height x width)",
+        f"{printable(document['path'])}: {counted(document['samples'], 'sample')}, "
+        f"layout {printable(document['layout'])}, {document['storage']} storage{size}, "
+        f"{bytes_text(document['bytes'])}, largest image {largest['height']} x {largest['width']} (height x width)",
         soft_wrap=True,
     )
     table = _table(["split"], ["samples", "shards", "size", "steps", "last"])
@@ -99,7 +99,7 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     packed = f"{audit['packed']} of {audit['found']} packed"
     console.print(f"audit: {packed}, {audit['repaired']} repaired, {audit['rejected']} rejected", soft_wrap=True)
     for reason, count in audit["reasons"].items():
-        console.print(f"  {count} {reason}: {REASONS.get(reason, '')}", soft_wrap=True)
+        console.print(f"  {count} {printable(reason)}: {REASONS.get(reason, 'of another version')}", soft_wrap=True)
     console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)
 
 

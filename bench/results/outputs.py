@@ -9,7 +9,7 @@ from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
 from bench.results.result_page import markdown
 from shards.errors import PetsegError, UsageError
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_outside, expect_replaceable
 from shards.store.atomic import write_atomically
 
 PIPE_WIDTH = 140  # characters, where there is no terminal to ask
@@ -20,19 +20,22 @@ class Outputs:
     """Where a run goes; None: not requested.
 
     Raises:
-        UsageError: a folder is not there or takes no file, or the figure's name has another ending.
+        UsageError: a file exists and is not to be replaced, a folder is not there or takes no file, or the figure's
+            name has another ending.
     """
 
     json_file: Path | None = None
     plot: Path | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for option, path in (("--json", self.json_file), ("--plot", self.plot)):
             if path is None:
                 continue
+            expect_outside(path)
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
-            expect_outside(path)
+            expect_replaceable(path, overwrite=self.overwrite)
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:
@@ -46,8 +49,8 @@ class Outputs:
         problems = []
         for path in filter(None, (self.json_file, self.plot)):
             try:
-                drawn = path is self.plot
-                write_atomically(path, draw_figure(results, path.suffix[1:]) if drawn else results_json(results))
+                data = draw_figure(results, path.suffix[1:]) if path is self.plot else results_json(results)
+                write_atomically(path, data, replace=self.overwrite)
             except OSError as error:
                 problems.append(f"{path} could not be written: {error.strerror or error}")
         return problems

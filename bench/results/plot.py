@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from bench.results.goals import limits_for
 from bench.results.records import Results
 from bench.results.result_page import sections
+from shards.errors import printable
 
 OURS, OTHERS, EDGE = "#c2410c", "#475569", "#94a3b8"
 ROW_INCHES = 0.3
@@ -49,6 +50,14 @@ def panels(results: Results) -> list[Panel]:
 def draw_figure(results: Results, file_format: str = "svg") -> bytes:
     """Return the figure of a run as SVG or PNG; the same bytes each time."""
     import matplotlib as mpl
+
+    from petseg.report.figures import plain_text
+
+    with plain_text(), mpl.rc_context({"svg.hashsalt": "petseg"}):
+        return _drawn(results, file_format)
+
+
+def _drawn(results: Results, file_format: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -66,16 +75,15 @@ def draw_figure(results: Results, file_format: str = "svg") -> bytes:
     last.xaxis.set_minor_formatter(NullFormatter())
     opened = "; open dot: does less or otherwise" if any(row.open for row in rows) else ""
     text = f"images/s (log scale; dot: median, bar: min to max of {len(rows[0].rates)} repeats{opened})\n"
-    text += f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores"
+    text += printable(f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores")
     last.set_xlabel(text, fontsize=7.5)
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "petseg"}):
-        figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
+    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
     return buffer.getvalue()
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
-    axis.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
+    axis.set_title(printable(panel.title), loc="left", fontsize=9, fontweight="bold")
     if panel.limit is not None:
         axis.axvline(panel.limit, color=EDGE, linestyle="--", linewidth=1, zorder=0)
         axis.annotate("decoding alone", (panel.limit, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
@@ -86,7 +94,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         axis.plot(middle, at, "o", markersize=6, markeredgecolor=colour, color="white" if row.open else colour)
         axis.annotate(f"{middle:,.0f}", (most, at), xytext=(6, 0), textcoords="offset points", va="center",
                       fontsize=7.5, color=colour, bbox=_BEHIND)  # fmt: skip
-    axis.set_yticks(range(len(panel.rows)), [row.label for row in panel.rows], fontsize=8)
+    axis.set_yticks(range(len(panel.rows)), [printable(row.label) for row in panel.rows], fontsize=8)
     axis.set_ylim(len(panel.rows) - 0.4, -0.8)
     axis.grid(axis="x", which="major", color="#e2e8f0", linewidth=0.8)
     axis.set_axisbelow(True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -59,8 +59,8 @@ class Repeat(_Record, frozen=True, kw_only=True):
     """One timed repeat, in the ``process``-th process of its subject."""
 
     process: int = 0
-    images: int  # delivered, padding not counted
-    seconds: float
+    images: Annotated[int, msgspec.Meta(ge=1)]  # delivered, padding not counted
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
     cpu_seconds: float = 0.0  # user + system, of the process and its workers
     batch_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
     wait_seconds: float = 0.0  # spent waiting for batches
@@ -71,11 +71,14 @@ class Repeat(_Record, frozen=True, kw_only=True):
         return self.images / self.seconds
 
 
+Repeats: TypeAlias = Annotated[tuple[Repeat, ...], msgspec.Meta(min_length=1)]
+
+
 class Line(_Record, frozen=True, kw_only=True):
     """A benchmark subject's repeats. ``name`` is unique within a run; ``compare`` joins two runs by it."""
 
     name: str
-    repeats: tuple[Repeat, ...]
+    repeats: Repeats
     peak_memory_bytes: int = 0  # of its processes with their workers
 
     @property
@@ -155,8 +158,8 @@ class TrainLine(Line, frozen=True, kw_only=True):
     device: str
     size: str  # as in options: 128 or 96x160
     batch_size: int
-    loader: tuple[Repeat, ...]  # the loader alone
-    compute: tuple[Repeat, ...]  # training on one batch that is kept
+    loader: Repeats  # the loader alone
+    compute: Repeats  # training on one batch that is kept
     peak_gpu_bytes: int | None = None
 
     @property

@@ -15,9 +15,8 @@ from petseg.cli.shared_options import (
     SCALES,
     SIZE,
     WINDOW,
-    expect_folder_of,
 )
-from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json
+from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json, say
 from shards.errors import counted
 
 if TYPE_CHECKING:
@@ -85,23 +84,28 @@ def evaluate(
     stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
         data = None if shards is None else ShardSet.open(shards, **stored)
+        if table is not None:
+            raise click.UsageError("--csv is for one RUN, without --compare")
         _compare(runs, page or Path("comparison.html"), shards=data, overwrite=overwrite, options=options)
+        if as_json:
+            print_json({"page": str(page or "comparison.html"), "runs": [str(run) for run in runs]})
+        else:
+            say(f"{page or 'comparison.html'}: {counted(len(runs), 'run')} side by side")
         return
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
     run = runs[0]
     if shards is None:
         raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
-    if table is not None:
-        expect_folder_of(table, option="--csv")
+    from shards.format.readers.output_places import expect_free
+
+    if table is not None:  # before torch is imported
+        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
-    from shards.format.readers.output_places import expect_free
     from shards.store.store_protocol import repeated_text
 
-    if table is not None:
-        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
     world = world_from_environment()
     data = ShardSet.open(shards, **stored)
     with progress_count("images scored", quiet=not world.first) as advance:
@@ -114,7 +118,7 @@ def evaluate(
     else:
         _print_scores(evaluation, split=options["split"], compared_at=place)
     if repeated := repeated_text(data.store.failures):
-        click.echo(repeated, err=as_json)
+        say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 
@@ -122,7 +126,6 @@ def evaluate(
 def _compare(
     runs: tuple[Path, ...], page: Path, *, shards: "ShardSet | None", overwrite: bool, options: dict[str, Any]
 ) -> None:
-    expect_folder_of(page, option="-o")
     plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
     if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
         raise click.UsageError(
@@ -135,7 +138,6 @@ def _compare(
     chosen = {name: options[name] for name in ("split", "device", "precision")}
     with progress_count("images scored") as advance:
         compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
-    click.echo(f"{page}: {counted(len(runs), 'run')} side by side")
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
@@ -145,18 +147,18 @@ def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> 
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
     how = evaluation.options.text(evaluation.window)
-    click.echo(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
+    say(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
     width = max(12, 2 + max(map(len, names)))
-    click.echo(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
+    say(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):
-        click.echo(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
-    click.echo(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
+        say(f"{name:{width}}" + "".join(f"{_number(value):>8}" for value in values))
+    say(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
     if absent := evaluation.absent:
         whose = "its" if len(absent) == 1 else "their"
-        click.echo(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
-    click.echo(f"pixel accuracy {_number(scores.pixel_accuracy)}")
+        say(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
+    say(f"pixel accuracy {_number(scores.pixel_accuracy)}")
     if scores.binary is not None:
-        click.echo(_binary_line(evaluation))
+        say(_binary_line(evaluation))
 
 
 def _binary_line(evaluation: "Evaluation") -> str:

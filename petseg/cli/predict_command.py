@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
-from shards.console import FriendlyCommand, PathArgument, print_json
-from shards.errors import PetsegError, UsageError, counted, printable
+from shards.console import FriendlyCommand, PathArgument, print_json, say
+from shards.errors import PetsegError, UsageError, counted
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -58,7 +58,6 @@ def predict(
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
-    from petseg.host.stop_signals import raise_stop_signals
     from petseg.inference.file_jobs import plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions
@@ -75,15 +74,14 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if job.renamed:
-            names = f"{printable(job.image)} becomes {printable(job.outputs[0])}"
-            click.echo(f"{names}: another image has the shorter name", err=True)
-    with raise_stop_signals(), progress_count("images predicted", total=len(jobs)) as advance:
+            say(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
+    with progress_count("images predicted", total=len(jobs)) as advance:
         failures = predict_files(
             predictor,
             jobs,
             batch_size=batch_size,
             options=inference,
-            on_error=lambda error: click.echo(f"skipped: {error}", err=True),
+            on_error=lambda error: say(f"skipped: {error}", err=True),
             on_done=lambda job: advance(1),
         )
     predicted = len(jobs) - failures
@@ -93,6 +91,6 @@ def predict(
         print_json({**facts, "folder": str(out), **inference.facts(used)})
     else:
         others = f", {counted(ignored, 'other file')} ignored" if ignored else ""
-        click.echo(f"{counted(predicted, 'image')} predicted into {printable(out)}{inference.text(used)}{others}")
+        say(f"{counted(predicted, 'image')} predicted into {out}{inference.text(used)}{others}")
     if failures:
         raise PetsegError(f"{failures} of {counted(len(jobs), 'image')} could not be predicted")

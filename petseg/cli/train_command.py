@@ -15,7 +15,7 @@ from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
 from petseg.runs.recipe import LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
-from shards.console import PATH, FriendlyCommand, PathArgument, PlaceArgument, print_json
+from shards.console import PATH, PathArgument, PlaceArgument, TrainingCommand, print_json, say
 from shards.format.geometry import Scales, Size, size_text
 
 _UNET, _TUTORIAL = default_recipe("unet"), default_recipe("tutorial")
@@ -174,7 +174,7 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
 
 
 @click.command(
-    cls=FriendlyCommand,
+    cls=TrainingCommand,
     context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )
@@ -225,7 +225,7 @@ def train(
             print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
             command = _scoring_command(path, shards, read_config(path))
-            click.echo(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+            say(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
 
 
 def _scoring_command(run: Path, shards: str | Path | None, config: dict[str, Any]) -> str:

@@ -10,13 +10,14 @@ import msgspec
 
 from petseg.exporters.onnx_network import OPSET, OnnxOptions
 from petseg.exporters.plain_torch import module_of_encoder
-from petseg.exporters.usage_program import side_multiple, usage_code
+from petseg.exporters.usage_program import quoted, side_multiple, usage_code
 from petseg.inference.network_inputs import scaled_size
 from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
+from shards.errors import printable
 from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
 from shards.format.readers.output_places import expect_free
@@ -74,7 +75,7 @@ def model_card(
     encoder = module_of_encoder(predictor.recipe.model)
     more = "" if encoder is None else f"{encoder}, "
     needs = "onnxruntime, NumPy and Pillow" if onnx else f"torch, {more}safetensors, NumPy and Pillow"
-    return f"""# {escaped(title or path.stem)}
+    return f"""# {escaped(printable(title or path.stem))}
 
 Segments an image into {classes}, in this order.
 
@@ -147,10 +148,10 @@ def shown_recipe(predictor: Predictor) -> dict[str, Any]:
     return recipe
 
 
-def expect_writable(*paths: Path, overwrite: bool) -> None:
-    """Raise ``UsageError`` if a file exists and may not be replaced, or would be inside a shard set or a run."""
+def expect_writable(*paths: Path, overwrite: bool, folder_is_made: bool = False) -> None:
+    """Raise ``UsageError`` if a file must not be written, see :func:`expect_free`."""
     for path in paths:
-        expect_free(path, overwrite=overwrite)
+        expect_free(path, overwrite=overwrite, folder_is_made=folder_is_made)
 
 
 def _class_table(labels: Labels, scores: CardScores | None) -> str:
@@ -212,10 +213,10 @@ from petseg import ModelConfig, build_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-with safe_open("{path.name}", "pt") as file:
+with safe_open({quoted(path.name)}, "pt") as file:
     architecture = json.loads(file.metadata()["architecture"])
 network = build_model(msgspec.convert(architecture, ModelConfig))
-network.load_state_dict(load_file("{path.name}"))
+network.load_state_dict(load_file({quoted(path.name)}))
 network.eval()
 ```
 """

@@ -89,8 +89,8 @@ def export_onnx(
         raise PetsegError(
             f"the exported network differs from torch's by {difference:g} in its {options.output}; nothing was written"
         )
-    write_atomically(path, data)
-    write_atomically(card, model_card(predictor, path, options=options))
+    write_atomically(path, data, replace=overwrite)
+    write_atomically(card, model_card(predictor, path, options=options), replace=overwrite)
     return OnnxExport(path=path, card=card, bytes=len(data), largest_difference=difference)
 
 

@@ -21,8 +21,8 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     path = Path(path)
     card = path.with_suffix(".md")
     expect_writable(path, card, overwrite=overwrite)
-    write_atomically(path, weights_file(predictor))
-    write_atomically(card, model_card(predictor, path))
+    write_atomically(path, weights_file(predictor), replace=overwrite)
+    write_atomically(card, model_card(predictor, path), replace=overwrite)
     return card
 
 

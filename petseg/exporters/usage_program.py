@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image, ImageOps
 """
 _LOAD_ONNX = """
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({file})
 facts = session.get_modelmeta().custom_metadata_map
 """
 _LOAD_WEIGHTS = """
-with safe_open("{file}", "pt") as file:
+with safe_open({file}, "pt") as file:
     facts, w = file.metadata(), {{name: file.get_tensor(name) for name in file.keys()}}
 """
 _READ = """
@@ -129,6 +129,11 @@ Image.fromarray(np.array(colours, np.uint8)[index]).save(sys.argv[2])
 """
 
 
+def quoted(text: str) -> str:
+    """Return a text, such as a file's name, as Python writes it, in one line; with double quotes where it may have."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else ascii(text)
+
+
 def card_facts(predictor: Predictor) -> dict[str, str]:
     """Return what an exported file says of itself in its metadata: JSON texts that the card's code reads."""
     return {
@@ -185,7 +190,7 @@ def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = No
         after = place, run, _PROBABILITIES_OF[options.output].strip("\n") + _BACK
     parts = [
         _IMPORTS.format(imports=imports),
-        (_LOAD_ONNX if onnx else _LOAD_WEIGHTS).format(file=file),
+        (_LOAD_ONNX if onnx else _LOAD_WEIGHTS).format(file=quoted(file)),
         "" if onnx else forward_code(predictor.recipe.model),
         _READ.strip("\n") + "\n" + after[0].strip("\n"),
         *after[1:],

@@ -1,12 +1,13 @@
-"""Signals that ask to stop: as a request between two steps, an exception, or delayed; errors that end a run early."""
+"""Signals that ask to stop: as a request between two steps, or delayed; errors that end a run early."""
 
 import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from shards.console import signals_handled
 from shards.errors import PetsegError, UsageError
 
 CHECKPOINTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
@@ -30,14 +31,6 @@ class InterruptedRunError(PetsegError):
 
 class DivergedError(PetsegError):
     """The loss or the gradient has become non-finite or far too large."""
-
-
-class TerminatedError(PetsegError):
-    """SIGTERM or SIGHUP arrived; the exit code is the shell's for that signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
 
 
 class StopRequest:
@@ -95,42 +88,14 @@ def catch_stop_signals(
 
 
 @contextlib.contextmanager
-def raise_stop_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise :class:`TerminatedError`, as Ctrl-C raises KeyboardInterrupt.
-
-    So ``finally`` removes what is half done. A signal that is ignored (``nohup``) stays so.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TerminatedError(number)
-
-    with _handlers(stop, (signal.SIGTERM, signal.SIGHUP)):
-        yield
-
-
-@contextlib.contextmanager
 def delay_stop_signals() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP that arrive within the block take effect at its end."""
     received: list[int] = []
     try:
-        with _handlers(lambda number, frame: received.append(number), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        with signals_handled(
+            lambda number, frame: received.append(number), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ):
             yield
     finally:
         for number in received[:1]:
             signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    """Handle signals by ``handler`` in the block, except ignored ones; only in the main thread, which receives them."""
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.getsignal(number) for number in numbers}
-        previous = {number: old for number, old in previous.items() if old not in (signal.SIG_IGN, None)}
-    try:
-        for number in previous:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

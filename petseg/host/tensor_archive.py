@@ -5,6 +5,7 @@ than the file, and advises to switch its protection off. So the archive is check
 returns is checked before anything uses it.
 """
 
+import pickle
 import pickletools
 import re
 import zipfile
@@ -16,6 +17,7 @@ import torch
 
 _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
 _MOST_VALUES = 1_000_000
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_LEVELS = 8  # dictionaries and lists within each other
 _PLAIN_OBJECTS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
 
@@ -29,7 +31,10 @@ def read_tensors(path: Path) -> Any:
     with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
         pickled = _check_archive(archive, size=path.stat().st_size)
     _check_pickle(pickled)
-    document = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to switch the protection off
+        raise ValueError("it holds values, such as huge integers, which petseg never loads") from None
     check_values(document)
     return document
 
@@ -50,6 +55,8 @@ def check_values(document: Any) -> None:
             pending += [(one, level + 1) for one in value]
         elif isinstance(value, torch.Tensor):
             _check_tensor(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python refuses to print longer ones
+            raise ValueError("it holds an integer of more than 64 bits")
         elif not isinstance(value, str | int | float | None):
             raise ValueError(f"it holds a {type(value).__name__}, where only numbers, text and tensors belong")
 
@@ -59,6 +66,8 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in weights.items():
         if tensor.is_complex():
             raise ValueError(f"{name} has complex numbers ({tensor.dtype}), which are no weights")
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+            raise ValueError(f"{name} has numbers of a kind ({tensor.dtype}) that no network here has")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
 

@@ -13,7 +13,7 @@ from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
 from shards.errors import PetsegError, SampleError, UsageError, printable
-from shards.format.readers.output_places import expect_outside, expect_replaceable
+from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
@@ -24,11 +24,13 @@ class FileJob:
     """One image file and the files to write its prediction to, the mask first.
 
     ``renamed``: they carry the image's name with its ending, because another image has the name without it.
+    ``replace``: they may replace files that exist.
     """
 
     image: Path
     outputs: tuple[Path, ...]
     renamed: bool = False
+    replace: bool = False
 
 
 def plan_jobs(
@@ -56,7 +58,8 @@ def plan_jobs(
                     "or name the folder above them with --recursive, which keeps its subfolders"
                 )
             taken[place] = each.path
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=name != each.path.stem))
+        renamed = name != each.path.stem
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite))
     _expect_free({os.path.realpath(each.path) for each in images}, jobs, overwrite=overwrite)
     return jobs
 
@@ -69,6 +72,7 @@ def _same_everywhere(path: Path) -> str:
 def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
+        expect_folder(folder, advice="choose another folder with -o")
         expect_outside(folder, itself=True, advice="choose another folder with -o")
     for job in jobs:
         for output in job.outputs:
@@ -117,7 +121,7 @@ def predict_files(
             while batch:  # both lists are emptied on the way: the results of huge images need the memory
                 done, image = batch.pop()
                 done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
-                write_results(done.outputs, image, predictions.pop(), predictor.labels)
+                write_results(done.outputs, image, predictions.pop(), predictor.labels, replace=done.replace)
                 on_done(done)
                 del image
             pixels = 0

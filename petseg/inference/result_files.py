@@ -14,26 +14,29 @@ from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
+from shards.format.readers.output_places import LONGEST_NAME
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, sync_folder
-from shards.store.refusals import flush_file, rename_file, set_mode
+from shards.store.refusals import create_file, flush_file, rename_file, set_mode
 
 MASK = ".png"
 OVERLAY = ".overlay.png"
 PROBABILITIES = ".probabilities.npz"
-_MAX_NAME = 255  # bytes, of every common file system
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
 
 
 def name_too_long(path: Path) -> bool:
     """Return whether no file can have this name."""
-    return len(os.fsencode(path.name)) > _MAX_NAME
+    return len(os.fsencode(path.name)) > LONGEST_NAME
 
 
-def write_results(outputs: Sequence[Path], image: Image.Image, prediction: Prediction, labels: Labels) -> None:
+def write_results(
+    outputs: Sequence[Path], image: Image.Image, prediction: Prediction, labels: Labels, *, replace: bool = True
+) -> None:
     """Write the files of a prediction, told apart by their endings; all appear together, or none does.
 
     They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
-    raises, the files that were there before are unchanged and no partial file stays.
+    raises, the files that were there before are unchanged and no partial file stays. Without ``replace``, one that
+    another process has made meanwhile raises ``OSError``.
     """
     token = secrets.token_hex(8)
     partials = [output.with_name(f"{PARTIAL_PREFIX}{token}-{number}") for number, output in enumerate(outputs)]
@@ -45,9 +48,16 @@ def write_results(outputs: Sequence[Path], image: Image.Image, prediction: Predi
                 set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
                 flush_file(handle.fileno(), folder=output.parent)
         with delay_stop_signals():
+            made: list[Path] = []
             for partial, output in zip(reversed(partials), reversed(outputs), strict=True):  # the mask is the last
-                with naming(output):
-                    rename_file(partial, output)
+                try:
+                    with naming(output):
+                        rename_file(partial, output) if replace else create_file(partial, output)
+                except FileExistsError:
+                    for each in made:
+                        each.unlink(missing_ok=True)
+                    raise
+                made.append(output)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from pipeline import Loader
 from shards import ShardSet, UsageError
+from shards.errors import printable
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
@@ -186,7 +187,8 @@ def write_table(
 ) -> None:
     """Write a CSV with one line per sample: index, key, original name, and scores.
 
-    These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell.
+    These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell. A
+    name that a spreadsheet would take for a formula has a ``'`` before it.
     Raises ``UsageError`` as :func:`expect_free` does.
     """
     expect_free(path, overwrite=overwrite)
@@ -199,5 +201,12 @@ def write_table(
         scores = evaluation.scores_of(index)
         row = [scores.mean_iou, *scores.iou, *scores.recall, scores.pixel_accuracy]
         cells = ("" if value is None else f"{value:.6f}" for value in row)
-        writer.writerow([index, reader.key(index), reader.meta(index)["name"], *cells])
-    write_atomically(path, text.getvalue())
+        key = reader.key(index)
+        writer.writerow([index, key, _cell(reader.meta(index).get("name", key)), *cells])
+    write_atomically(path, text.getvalue(), replace=overwrite)
+
+
+def _cell(name: Any) -> str:
+    """Return a name for a table: on one line, and behind a ``'`` where a spreadsheet would take it for a formula."""
+    text = printable(name)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from PIL import ImageColor
 
 from petseg.host.device import Precision
 from petseg.inference.evaluation import Evaluation
@@ -18,11 +20,12 @@ from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name, un
 from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
 from petseg.report.thumbnails import SIDE, data_url, shrunk
-from petseg.runs.history import History, judged_part
+from petseg.runs.checkpoint import CheckpointError
+from petseg.runs.history import History, check_history, judged_part
 from petseg.runs.option_fields import shown_value
-from petseg.runs.run_folder import read_config, read_metrics
+from petseg.runs.run_folder import CONFIG, METRICS, distinct_names, read_config, read_metrics
 from shards import ShardSet
-from shards.errors import UsageError
+from shards.errors import UsageError, first_line
 from shards.format.labels import Labels
 from shards.format.overlays import IGNORED_COLOUR, colour_map, map_colours
 from shards.format.readers.output_places import expect_free
@@ -32,15 +35,9 @@ MOST_RUNS = 8
 _IMAGES = 8
 _LEGEND = 60  # classes that are named beside the images
 # Okabe and Ito's colours, distinguishable with any colour vision.
-_COLOURS: tuple[Rgb, ...] = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    (90, 90, 90),
-    (140, 86, 75),
+_COLOURS: tuple[Rgb, ...] = tuple(
+    ImageColor.getrgb(code)[:3]
+    for code in ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a5a5a", "#8c564b")
 )
 
 
@@ -133,19 +130,7 @@ def compare_runs(
         images=images,
         legend=legend,
     )
-    write_atomically(out, page)
-
-
-def distinct_names(runs: Sequence[Path]) -> list[str]:
-    """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
-    parts = [run.resolve().parts for run in runs]
-    if len(set(parts)) < len(parts):
-        raise UsageError("--compare names a run twice")
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("different folders have different paths")
+    write_atomically(out, page, replace=overwrite)
 
 
 def recipe_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], bool]]:
@@ -211,13 +196,37 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
             axes.set_xlabel("epoch")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
+            axes.set_xlim(0.5, max(2, *(run.history[-1]["epoch"] for run in runs)) + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
         return picture_bytes(figure, "svg")
 
 
+class _Network(msgspec.Struct):
+    name: str
+    encoder: str | None
+
+
+class _Recipe(msgspec.Struct):
+    model: _Network
+    size: int | tuple[int, int]
+
+
+class _Config(msgspec.Struct):
+    """What the page reads of a run's config.json."""
+
+    recipe: _Recipe
+    data: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+
+
 def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None) -> ComparedRun:
-    history = read_metrics(run)
+    history, config = read_metrics(run), read_config(run)
+    try:
+        check_history(history, classes=len(predictor.labels))
+        msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{run}: {METRICS} or {CONFIG} is damaged: {first_line(error)}") from None
     part, judged = judged_part(history)
     if not judged:
         raise UsageError(f"{run} has no finished epoch to compare")
@@ -229,7 +238,7 @@ def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluatio
     return ComparedRun(
         name=name,
         colour=_COLOURS[number],
-        config=read_config(run),
+        config=config,
         history=history,
         labels=predictor.labels,
         parameters=count_parameters(predictor.model),

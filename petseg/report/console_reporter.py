@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import click
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from petseg.inference.metrics import score
 from petseg.runs.history import occurring
+from shards.console import say
 from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
@@ -64,7 +64,7 @@ class ConsoleReporter(Reporter):
         self._classes = labels.names
 
     def note(self, text: str) -> None:  # noqa: D102
-        click.echo(text, err=True)
+        say(text, err=True)
 
     def start_epoch(self, *, epoch: int, done: int, images: int) -> None:  # noqa: D102
         self._started, self._done = time.monotonic(), 0
@@ -92,7 +92,7 @@ class ConsoleReporter(Reporter):
 
     def end_epoch(self, entry: Mapping[str, Any], *, epochs: int) -> None:  # noqa: D102
         if not self._quiet:
-            click.echo(epoch_line(entry, epochs=epochs, classes=self._classes))
+            say(epoch_line(entry, epochs=epochs, classes=self._classes))
 
     def close(self) -> None:  # noqa: D102
         self._progress.stop()

@@ -121,9 +121,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise ValueError(f"its part {name!r} is no dictionary")
         for weights in (tensors["model"], tensors["average"] or {}):
             _check_weights(weights)
-        check_history(plain.history)
-        read_recipe(plain.config, source=path)
-    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+        labels.check()
+        recipe = read_recipe(plain.config, source=path)
+        if len(labels) != recipe.model.classes:
+            raise ValueError(f"it names {len(labels)} classes, its network predicts {recipe.model.classes}")
+        check_history(plain.history, classes=len(labels))
+    except (KeyError, TypeError, ValueError, RecursionError, UsageError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return Checkpoint(
         config=plain.config,
@@ -160,7 +163,16 @@ def read_recipe(document: Any, *, source: Path | None) -> Recipe:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], *, source: Path | None) -> None:
-    """Copy weights into a network whose tensors they are, with equal names, shapes and types; else CheckpointError."""
+    """Copy weights into a network; ``CheckpointError`` as :func:`expect_weights_of`."""
+    expect_weights_of(model, weights, source=source)
+    model.load_state_dict(dict(weights))
+
+
+def expect_weights_of(model: nn.Module, weights: Mapping[str, Any], *, source: Path | None) -> None:
+    """Raise ``CheckpointError`` unless weights are the tensors of a network: of equal names, shapes and types.
+
+    The network may be on torch's device ``meta``, which takes no memory: what a checkpoint says that it is may be huge.
+    """
     own = model.state_dict()
     where = source or "the checkpoint"
     if strange := [*(own.keys() - weights.keys()), *(weights.keys() - own.keys())]:
@@ -172,7 +184,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], *, source: Path |
         other = weights[name]
         if other.shape != tensor.shape or other.dtype != tensor.dtype:
             raise CheckpointError(f"{where} is damaged: {name} is {kind_of(other)}, the network's is {kind_of(tensor)}")
-    model.load_state_dict(dict(weights))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ ema-decay = "auto"
 import difflib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from petseg.runs.option_fields import AUTO, convert_field, field_of_option, opti
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
 from shards.errors import UsageError
-from shards.store.text_files import TextError, decode_text, is_utf8
+from shards.store.byte_ranges import read_regular
+from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml
 
 _PATHS = ("shards", "run")  # options that are no fields of the structs below, or not only
 _COMMAND_LINE = ("resume", "config", "json", "help")
@@ -45,15 +45,16 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".json":
         raise UsageError(f"{path} is not TOML; a run's options are in the {CONFIG_TOML} beside its config.json")
     try:
-        with path.open("rb") as handle:
-            text = decode_text(handle.read(_MOST_BYTES)).replace("\r\n", "\n")
+        text = decode_text(read_regular(path, most=_MOST_BYTES)).replace("\r\n", "\n")
         if not is_utf8(text):
             raise UsageError(f"{path} is not UTF-8; save it as UTF-8")
-        document = tomllib.loads(text)
+        document = parse_toml(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
     except TextError as error:
         raise UsageError(f"{path}:{error.line}: {error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error or 'nested too deeply'}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
     options: dict[str, Any] = {}
     for name, value in document.items():
         where = _place(path, text, name)

@@ -1,7 +1,7 @@
 """A run's metrics by epoch, as in metrics.jsonl, and whether its validation or its training scores count."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -14,31 +14,44 @@ def judged_part(history: History) -> tuple[Literal["val", "train"], History]:
     return ("val", validated) if validated else ("train", history)
 
 
+_Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]  # that can be drawn
+
+
 class _EpochScores(msgspec.Struct):
     """What is read of one part's scores; version 1 has fewer, later versions may have more."""
 
-    loss: float | None
-    pixel_accuracy: float
-    iou: tuple[float | None, ...]
-    mean_iou: float
-    mean_dice: float
+    loss: _Number | None
+    pixel_accuracy: _Share
+    iou: tuple[_Share | None, ...]
+    mean_iou: _Share
+    mean_dice: _Share
+    recall: tuple[_Share | None, ...] = ()
 
 
 class _EpochEntry(msgspec.Struct):
     """What is read of one line of metrics.jsonl."""
 
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
     train: _EpochScores
     val: _EpochScores | None
-    learning_rate: float
-    pictures_per_second: float
-    wait_share: float
+    learning_rate: _Number
+    pictures_per_second: _Number
+    wait_share: _Number
     best: bool
 
 
-def check_history(history: Any) -> None:
-    """Raise ``msgspec.ValidationError`` unless a history has what curves, reports and messages read of it."""
-    msgspec.convert(history, list[_EpochEntry])
+def check_history(history: Any, *, classes: int | None = None) -> None:
+    """Raise ``msgspec.ValidationError`` unless a history has what curves, reports and messages read of it.
+
+    ``classes`` is how many scores by class each epoch must have; None: whatever the first one has.
+    """
+    for entry in msgspec.convert(history, list[_EpochEntry]):
+        for part in (entry.train, entry.val):
+            if part is not None:
+                classes = len(part.iou) if classes is None else classes
+                if len(part.iou) != classes or len(part.recall or part.iou) != classes:
+                    raise msgspec.ValidationError(f"epoch {entry.epoch} has scores of other than {classes} classes")
 
 
 def occurring(scores: Mapping[str, Any]) -> list[float | None]:

@@ -145,6 +145,7 @@ def _read_safetensors(path: Path) -> InitialWeights:
         model = msgspec.json.decode(facts["architecture"], type=ModelConfig)
         model.check()
         labels = msgspec.json.decode(facts["labels"], type=Labels)
+        labels.check()
     except KeyError as error:
         raise UsageError(
             f"--init-from {path} was not written by petseg-export: its metadata lack {error.args[0]!r}"

@@ -23,6 +23,7 @@ from petseg.runs.run_config import versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from shards import ShardSet, UsageError
+from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
 _DIRECTORY_SECONDS = 5.0  # until a network file system shows a file that another machine has made
@@ -94,7 +95,7 @@ def expect_shared_folder(path: Path, world: World, *, resume: bool, note: Callab
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256((path / CONFIG).read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(path / CONFIG)).hexdigest()
     except OSError:
         return None
 

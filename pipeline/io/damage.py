@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.errors import SampleError, UsageError
+from shards.errors import SampleError, UsageError, printable
 
 OnError = Literal["stop", "replace"]
 
@@ -71,7 +71,7 @@ class DamagePolicy:
         for index, reason in found.items():
             if index not in self.damaged:
                 self.damaged[index] = reason
-                log.warning("replaced a damaged sample (%d so far): %s", len(self.damaged), reason)
+                log.warning("replaced a damaged sample (%d so far): %s", len(self.damaged), printable(reason))
         if len(self.damaged) > self.budget:
             last = next(reversed(self.damaged.values()))
             raise SampleError(

@@ -3,6 +3,7 @@
 Source: ITU-T T.81 (markers, frame header).
 """
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from shards.audit.orientation import NORMAL, find_orientation
 SIGNATURE = b"\xff\xd8\xff"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
+_NO_FILL = re.compile(rb"[^\xff]")
+_MOST_SEGMENTS = 1 << 16  # of 64 KiB at most: metadata of more than any program writes
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
 
@@ -63,7 +66,11 @@ def read_header(data: bytes) -> JpegHeader:
     jfif = False
     orientation, orientation_at = NORMAL, None
     marker, start, position = _segment(data, 2)
+    count = 0
     while marker != 0xDA:
+        count += 1
+        if count > _MOST_SEGMENTS:
+            raise JpegError(f"more than {_MOST_SEGMENTS} segments before the first scan")
         body = data[start:position]
         if marker in _FRAME_MARKERS:
             if frame is not None:
@@ -104,10 +111,10 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
     end = len(data)
     if position >= end or data[position] != 0xFF:
         raise JpegError(f"no marker at byte {position}")
-    while position < end and data[position] == 0xFF:  # fill bytes may precede a marker
-        position += 1
-    if position >= end:
+    found = _NO_FILL.search(data, position)  # fill bytes may precede a marker
+    if found is None:
         raise JpegError("the file ends inside its headers")
+    position = found.start()
     marker = data[position]
     position += 1
     if marker in _BARE_MARKERS:

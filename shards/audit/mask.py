@@ -23,6 +23,7 @@ Counts = npt.NDArray[np.int64]
 INDEXED: Final = "indexed masks: use their values (petseg-shard labels shows them)"
 _STRIP: Final = 1 << 20  # pixels whose colours are looked up at a time
 _EIGHT_BITS: Final = "save masks with 8 bits, a value from 0 to 255 for each class"
+_MOST_CHUNKS: Final = 1 << 16  # of a WebP that are looked at
 _MOST_NAMED: Final = 32  # unclaimed colours of one mask that are counted by name
 
 
@@ -91,8 +92,8 @@ def decode_mask(data: bytes, *, colours: bool, max_pixels: int = MAX_PIXELS) -> 
     elif is_lossy(data):
         raise RejectedError("mask-lossy")
     decoded = transcode.open_file(data, what="mask", max_pixels=max_pixels)
-    if decoded.frames > 1:
-        raise RejectedError("mask-channels", f"the file holds {decoded.frames} images; save each mask as its own file")
+    if decoded.frames:
+        raise RejectedError("mask-channels", f"the file holds {decoded.frames}; save each mask as its own file")
     values, findings = _to_rgb(decoded.image) if colours else _to_values(decoded.image, decoded.bits)
     return decoded.as_stored(values), findings
 
@@ -174,12 +175,14 @@ def is_lossy(data: bytes) -> bool:
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return False
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            return False
         if data[position : position + 4] == b"VP8 ":
             return True
         position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
         position += position & 1
-    return False
+    return True  # it cannot be known
 
 
 def _unclaimed(counts: Mapping[int, int], what: Literal["values", "colours"], *, grey: bool = True) -> RejectedError:

@@ -23,6 +23,7 @@ _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 HARMLESS = frozenset(
     {b"IHDR", b"IDAT", b"IEND", b"tIME", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"bKGD", b"hIST", b"sRGB", b"eXIf"}
 )
+_MOST_CHUNKS = 1 << 18  # writers use 8 KiB of image data for each and more; a GiB in chunks of nothing takes minutes
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
@@ -92,8 +93,11 @@ def read_chunks(data: bytes) -> PngChunks:
     kinds = {kind}
     image_data: list[memoryview] = []
     orientation = NORMAL
+    count = 1
     while kind != b"IEND":
-        before = kind
+        before, count = kind, count + 1
+        if count > _MOST_CHUNKS:
+            raise PngError(f"more than {_MOST_CHUNKS} chunks")
         kind, body, position = _chunk(view, position)
         if kind == b"IHDR" or (kind == b"IDAT" and image_data and before != b"IDAT"):
             raise PngError(f"a second {kind.decode()} chunk at an unexpected place")

@@ -28,6 +28,8 @@ FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _GLOBALS = threading.Lock()  # warning filters and Pillow's limit belong to the process, not to the thread
 _TILE_ROWS, _TILE_COLUMNS = 256, 4096  # pixels that are converted at a time
+_COUNTED: Final = 1 << 24  # bytes of a file whose images are counted, which takes seconds if they are tiny; of a TIFF:
+_COUNTED_TIFF: Final = 1 << 20
 Image.preinit()  # the plugins of common formats, once for all workers that are forked later
 
 
@@ -36,18 +38,14 @@ class DecodedFile:
     """The first image of a file, decoded.
 
     ``orientation`` is that of the file's EXIF data, 1..8; Pillow has applied it already where ``turned``. ``bits`` are
-    those of a channel in the file.
+    those of a channel in the file. ``frames`` says how many images the file holds, ``3 images``, "" for one.
     """
 
     image: Image.Image
     orientation: int
     turned: bool
     bits: int
-
-    @property
-    def frames(self) -> int:
-        """The number of images in the file; only the first is decoded."""
-        return int(getattr(self.image, "n_frames", 1))
+    frames: str
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,7 +79,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
                 check_data(chunks)
                 bits = chunks.depth
             _check_depth(image, what)
-            orientation = _orientation(image)
+            orientation, frames = _orientation(image), _frames(image, data)
             image.load()
     except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
         raise
@@ -93,7 +91,9 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
         if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, too
             raise
         raise damaged(what, error, truncated=image is not None and "truncated" in str(error)) from None
-    return DecodedFile(image, orientation, turned=image.format == "TIFF" and orientation != NORMAL, bits=bits)
+    return DecodedFile(
+        image, orientation, turned=image.format == "TIFF" and orientation != NORMAL, bits=bits, frames=frames
+    )
 
 
 def open_stored(data: bytes) -> Image.Image:
@@ -112,8 +112,8 @@ def to_rgb(decoded: DecodedFile) -> tuple[Pixels, list[Finding]]:
     """Return an image's pixels as stored, uint8 (height, width, 3), and what was changed to get them."""
     image = decoded.image
     findings = []
-    if decoded.frames > 1:
-        findings.append(repaired("image-animated", f"the first of {decoded.frames} images was taken"))
+    if decoded.frames:
+        findings.append(repaired("image-animated", f"the first of {decoded.frames} was taken"))
     if image.mode == "CMYK":
         findings.append(repaired("image-cmyk"))
     if image.mode in ("1", "L", "LA", "La"):
@@ -187,6 +187,14 @@ def _check_depth(image: Image.Image, what: str) -> None:
             raise RejectedError(f"{what}-depth", f"values from 0 to {most}")
     if what == "image" and (image.mode in ("I", "F") or image.mode.startswith("I;")):
         raise RejectedError("image-depth", f"pixels of mode {image.mode}")
+
+
+def _frames(image: Image.Image, data: bytes) -> str:
+    """Return how many images a file holds, "" for one; the headers of all are read to count them."""
+    if not getattr(image, "is_animated", False):
+        return ""
+    counted = len(data) <= (_COUNTED_TIFF if is_tiff(data) else _COUNTED)
+    return f"{getattr(image, 'n_frames')} images" if counted else "several images"  # noqa: B009 not of every Image
 
 
 def _orientation(image: Image.Image) -> int:

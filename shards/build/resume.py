@@ -13,6 +13,7 @@ from shards.build.write_shard import ShardRecord, record_name
 from shards.format.layout import Split, index_name, shard_name
 from shards.format.manifest import FileEntry
 from shards.store.atomic import file_sha256
+from shards.store.byte_ranges import read_regular
 from shards.store.refusals import rename_file
 
 
@@ -21,7 +22,7 @@ def finished_shards(staging: Staging, plan: BuildPlan) -> dict[int, ShardRecord]
     records: dict[int, ShardRecord] = {}
     for index, task in enumerate(plan.tasks):
         with contextlib.suppress(FileNotFoundError):
-            data = (staging.work / record_name(task.split, task.number)).read_bytes()
+            data = read_regular(staging.work / record_name(task.split, task.number))
             record = read_record(data, split=task.split, number=task.number, planned=len(task.samples))
             if record is not None:
                 records[index] = record

@@ -27,6 +27,7 @@ from shards.errors import PetsegError, UsageError
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
 from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
+from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim, folder_activity
 from shards.store.refusals import lock_at_once, rename_folder, set_mode
 
@@ -64,7 +65,7 @@ class Staging:
     def plan(self) -> bytes:
         """The digest of the plan that the work folder belongs to, or nothing."""
         try:
-            return (self.work / PLAN).read_bytes()
+            return read_regular(self.work / PLAN)
         except (FileNotFoundError, NotADirectoryError):
             return b""
 

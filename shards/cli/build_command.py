@@ -8,8 +8,8 @@ import click
 from shards.audit.findings import MAX_PIXELS
 from shards.audit.orientation import EXIF_MODES
 from shards.cli.layout_options import layout_options
-from shards.console import JSON_OPTION, PLACE, print_json, progress_bar
-from shards.errors import UsageError, printable
+from shards.console import JSON_OPTION, PLACE, print_json, progress_bar, say
+from shards.errors import UsageError
 from shards.format.geometry import FITS
 from shards.format.layout import STORAGES
 
@@ -146,8 +146,7 @@ def build(
         with progress_bar("packing") as progress:
             built = building.build(found, out, options, strict=strict, progress=progress, **common)
     except StrictError as error:
-        for line in finding_lines(error.findings):
-            click.echo(printable(line), err=True)
+        say(*finding_lines(error.findings), err=True)
         raise
     except BusyError as error:
         if (variable := in_a_cluster()) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from shards.audit.findings import REASONS, SampleFinding
 from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
-from shards.errors import counted
+from shards.errors import counted, printable
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
@@ -77,14 +77,18 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
         lines.append(f"{counted(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
     counts = (audit.repaired, "repaired"), (audit.rejected, "rejected")
     lines += [f"{counted(count, 'image')} {word}" for count, word in counts if count]
-    lines += [f"  {count:>6}  {reason}: {REASONS[reason]}" for reason, count in document["reasons"].items()]
+    lines += [
+        f"  {count:>6}  {reason}: {REASONS.get(reason, 'of another version')}"
+        for reason, count in document["reasons"].items()
+    ]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     for split, missing in missing_classes(manifest).items():
         rest = f", and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
         lines.append(f"{split}: no pixel of {', '.join(missing[:SHOWN_MISSING])}{rest}")
     absent = [set(missing) for missing in missing_classes(manifest).values()]
-    present = set(names) - (set.intersection(*absent) if len(absent) == len(manifest.splits) else set())
+    everywhere: set[str] = set.intersection(*absent) if len(absent) == len(manifest.splits) else set()
+    present = set(names) - everywhere
     if len(present) == 1:
         lines.append(f"all labelled pixels are {present.pop()}: give what is around it a class, too (labels.toml)")
     if has_placeholders(manifest.labels):
@@ -102,7 +106,8 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")
-    return "\n".join([*lines, f"look at it: petseg-shard preview {shlex.quote(str(built.path))} page.html"])
+    last = f"look at it: petseg-shard preview {shlex.quote(str(built.path))} page.html"
+    return "\n".join(map(printable, [*lines, last]))
 
 
 def _nothing_done(built: BuildResult, *, joined: bool) -> list[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from shards.console import JSON_OPTION, PLACE, print_json, progress_bar
-from shards.errors import printable
+from shards.console import JSON_OPTION, PLACE, print_json, progress_bar, say
+from shards.errors import TerminatedError
 
 
 @click.command()
@@ -28,10 +28,9 @@ def join(*, out: Path | str, strict: bool, overwrite: bool, as_json: bool) -> No
         with progress_bar("joining") as progress:
             joined = join_tasks(out, overwrite=overwrite, strict=strict, progress=progress)
     except StrictError as error:
-        for line in finding_lines(error.findings):
-            click.echo(printable(line), err=True)
+        say(*finding_lines(error.findings), err=True)
         raise
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, TerminatedError) as error:
         error.add_note(f"run petseg-shard join {shlex.quote(str(out))} again to go on")
         raise
     if as_json:
@@ -57,10 +56,10 @@ def copy(*, source: Path | str, target: Path | str, overwrite: bool, as_json: bo
     try:
         with progress_bar("copying") as progress:
             copied = copy_set(source, target, overwrite=overwrite, progress=progress)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, TerminatedError) as error:
         error.add_note("files that are complete are kept; run the same command again to go on")
         raise
     if as_json:
         print_json(copy_json(copied))
     else:
-        click.echo(copy_text(copied))
+        say(copy_text(copied))

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar
+from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar, say
 from shards.errors import FormatError, UsageError, counted
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
@@ -64,7 +64,7 @@ def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
     else:
         click.echo(report.text())
         if repeated := repeated_text(report.repeated):
-            click.echo(repeated)
+            say(repeated)
     return 0 if report.ok else 1
 
 
@@ -93,4 +93,4 @@ def preview(out: Path | str, file: Path, split: str | None, count: int | None, o
         given = page.DEFAULT_COUNT if count is None else count
         with progress_bar("drawing") as progress:
             drawn = page.write_page(opened, file, split=split, count=given, overwrite=overwrite, progress=progress)
-    click.echo(f"{counted(drawn, 'sample')} in {file}")
+    say(f"{counted(drawn, 'sample')} in {file}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from shards.cli.layout_options import layout_options
-from shards.console import JSON_OPTION, PATH, print_json, progress_bar
+from shards.console import JSON_OPTION, PATH, print_json, progress_bar, say
 from shards.errors import UsageError, counted
 
 
@@ -32,9 +32,7 @@ def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | N
     own = folder / LABELS_FILE
     options = ["--labels", str(own)] if own.exists() else []
     command = shlex.join(["petseg-shard", "build", str(folder), "OUT", *options])
-    click.echo(
-        f"{counted(count, 'synthetic image')} in {folder}; pack {'it' if count == 1 else 'them'} with: {command}"
-    )
+    say(f"{counted(count, 'synthetic image')} in {folder}; pack {'it' if count == 1 else 'them'} with: {command}")
 
 
 @click.command()
@@ -48,8 +46,8 @@ def download(folder: Path, mirror: str | None) -> None:
     from shards.sources import download as downloading
 
     if not downloading.download(folder, archives=downloading.official_archives(mirror)):
-        click.echo(f"{folder} already holds the dataset")
-    click.echo(f"pack it with: petseg-shard build {shlex.quote(str(folder))} OUT")
+        say(f"{folder} already holds the dataset")
+    say(f"pack it with: petseg-shard build {shlex.quote(str(folder))} OUT")
 
 
 @click.command()
@@ -91,7 +89,7 @@ def labels(
     with progress_bar("reading masks") as progress:
         survey = survey_masks(found, workers=workers, progress=progress)
     if output is not None:
-        write_atomically(output, labels_template(survey))
+        write_atomically(output, labels_template(survey), replace=overwrite)
     if as_json:
         print_json(survey_json(survey))
         return
@@ -101,7 +99,7 @@ def labels(
     if output is not None:
         split = [] if found.lists else ["--split", "random"]
         command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
-        click.echo(f"edit {output}, then: {shlex.join(command)}")
+        say(f"edit {output}, then: {shlex.join(command)}")
     elif found.labels is None or survey.unclaimed:
         command = ["petseg-shard", "labels", str(source), *given, "-o", "labels.toml"]
-        click.echo(f"write a labels file to edit with: {shlex.join(command)}")
+        say(f"write a labels file to edit with: {shlex.join(command)}")

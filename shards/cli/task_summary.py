@@ -5,7 +5,7 @@ from typing import Any
 
 from shards.build.tasks.set_copy import CopyResult
 from shards.build.tasks.task_build import TaskResult
-from shards.errors import counted
+from shards.errors import counted, printable
 from shards.store.byte_sizes import bytes_text
 
 
@@ -32,7 +32,7 @@ def task_text(done: TaskResult) -> str:
     """Return the outcome of a task for people."""
     lines = [str(done.number)]
     if done.already_complete:
-        return "\n".join([*lines, f"{done.path} is already complete; nothing was done"])
+        return f"{lines[0]}\n{printable(done.path)} is already complete; nothing was done"
     if done.discarded:
         lines.append("unfinished work of another source or other options was discarded")
     already = f", {done.resumed} of them already finished" if done.resumed else ""
@@ -40,7 +40,8 @@ def task_text(done: TaskResult) -> str:
     if done.audited:
         rate = done.audited / done.seconds
         lines.append(f"{counted(done.audited, 'image')} audited in {done.seconds:.1f} s, {rate:,.0f} images/s")
-    return "\n".join([*lines, f"when all tasks are done: petseg-shard join {shlex.quote(str(done.path))}"])
+    last = f"when all tasks are done: petseg-shard join {shlex.quote(str(done.path))}"
+    return "\n".join(map(printable, [*lines, last]))
 
 
 def copy_json(copied: CopyResult) -> dict[str, Any]:

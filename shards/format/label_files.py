@@ -1,8 +1,8 @@
 """Labels by name (those built in) or from a TOML file; see docs/formats.md for what a labels file looks like."""
 
 import re
+import reprlib
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,12 +10,12 @@ from shards.errors import UsageError
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 from shards.store.byte_ranges import read_regular
-from shards.store.text_files import TextError, decode_text, is_utf8, split_lines
+from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml, split_lines
 
 _KEYS: Final = ("ignore", "foreground", "boundary", "class")
 _SINGLE: Final = re.compile(r"^[ \t]*\[[ \t]*class[ \t]*\]", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile("class_[0-9]+")
-_MOST_BYTES: Final = 1 << 24  # of a labels file
+_MOST_BYTES: Final = 1 << 20  # of a labels file; 255 classes take some tens of thousands
 _CLASS_KEYS: Final = ("name", "value", "values", "color", "colors")
 
 
@@ -56,8 +56,8 @@ def _read(path: Path) -> str:
 def parse_labels(text: str) -> Labels:
     """Return the labels that the text of a labels file describes; raise ``UsageError`` if it has a mistake."""
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        document = parse_toml(text)
+    except ValueError as error:
         hint = " (write [[class]] with two brackets)" if _SINGLE.search(text) else ""
         raise UsageError(f"not valid TOML: {error}{hint}") from None
     _refuse_unknown(document, _KEYS, "the labels file")
@@ -149,7 +149,7 @@ def _refuse_unknown(table: dict[str, Any], known: tuple[str, ...], what: str) ->
         if key in _KEYS and known is _CLASS_KEYS:
             raise UsageError(f"{key} stands below the [[class]] of {what}; move it above the first [[class]]")
         if key not in known:
-            raise UsageError(f"{what} has an unknown key {key!r}; known are {', '.join(known)}")
+            raise UsageError(f"{what} has an unknown key {reprlib.repr(key)}; known are {', '.join(known)}")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -158,7 +158,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _expect_int(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{what}: {value!r} is not a whole number from 0 to 255")
+        raise UsageError(f"{what}: {reprlib.repr(value)} is not a whole number from 0 to 255")
 
 
 def _quoted(text: str) -> str:

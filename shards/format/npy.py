@@ -32,6 +32,7 @@ from shards.store.byte_ranges import ByteRanges, check_shortage, read_regular
 
 IN_MEMORY: Final = 1 << 26  # bytes of the largest table that is read whole: 800,000 samples
 _CHUNK = 1 << 16
+_MOST: Final = 1 << 62  # of what a table of shards counts; sums stay below what 64 bits hold
 
 
 def table_header(records: int, dtype: "np.dtype[Any]" = SAMPLE_DTYPE) -> bytes:
@@ -153,6 +154,8 @@ class ShardTable:
         if len(data) != table_offset(entry.shards, SHARD_DTYPE) or not data.startswith(header):
             raise FormatError(f"{path} is damaged: it is not a table of {entry.shards} shards; build the set again")
         records = np.frombuffer(data, SHARD_DTYPE, offset=len(header))
+        if any((records[name] > np.uint64(_MOST)).any() for name in ("samples", "bytes", "index_bytes")):
+            raise FormatError(f"{path} is damaged: it names a shard of more than {_MOST} samples or bytes")
         if checked:
             if hashlib.sha256(data).hexdigest() != entry.shard_table.sha256:
                 raise FormatError(

@@ -59,7 +59,7 @@ def write_page(
     chosen = choose(chosen_splits, findings, count=count)
     samples = list(page_samples(chosen, findings, progress=progress))
     document = _document(shards, samples, findings)
-    write_atomically(path, _render(shards.store.name, document))
+    write_atomically(path, _render(shards.store.name, document), replace=overwrite)
     return len(samples)
 
 

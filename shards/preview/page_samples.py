@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from shards.format.labels import IGNORE
 from shards.format.layout import Split
 from shards.format.overlays import Pixels
 from shards.preview.small_sample import small_sample
+from shards.store.byte_ranges import open_regular
 
 SIDES: Final = ((300, 512), (800, 384), (20_000, 256))  # up to so many samples: thumbnails of this longest side
 QUALITY: Final = 72  # of the thumbnails (WebP)
@@ -67,11 +69,11 @@ def read_findings(shards: ShardSet) -> list[SampleFinding]:
     path = shards.local_file(shards.manifest.audit.file)
     decoder = msgspec.json.Decoder(SampleFinding)
     findings = []
-    with path.open("rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         while line := handle.readline(_MAX_LINE):
             try:
                 findings.append(decoder.decode(line))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 place = f"{path}, line {len(findings) + 1}"
                 raise FormatError(f"{place} is damaged; run petseg-shard verify, then build the set again") from None
     return findings

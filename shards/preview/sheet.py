@@ -57,7 +57,7 @@ def contact_sheet(
     ImageDraw.Draw(sheet).text((MARGIN, 8), heading, fill=_INK, font_size=16)
     sheet.paste(names, (MARGIN, HEADING))
     sheet.paste(tiles, (0, top))
-    with atomic_file(path) as handle:
+    with atomic_file(path, replace=overwrite) as handle:
         sheet.save(handle, "PNG")
     return number
 

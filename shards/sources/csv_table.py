@@ -188,7 +188,7 @@ def _read_rows(table: _Table, where: str) -> list[_Row]:
 
 
 def _check_columns(cells: Sequence[str], where: str) -> list[str]:
-    columns: list[str] = []
+    columns: dict[str, None] = {}  # of millions, too, one is found at once
     for number, cell in enumerate(cells, start=1):
         if not is_utf8(cell):
             raise SourceError(f"{where}: the name of column {number} is not UTF-8; {_SAVE}")
@@ -202,8 +202,8 @@ def _check_columns(cells: Sequence[str], where: str) -> list[str]:
             raise SourceError(f"{where}: two columns are named {column!r}; rename or remove one of them")
         if column in RESERVED and column not in _COLUMNS:
             raise SourceError(f"{where}: a column {column!r} would hide what a set says of its samples; rename it")
-        columns.append(column)
-    return columns
+        columns[column] = None
+    return list(columns)
 
 
 def _check_paths(rows: Sequence[_Row], found: Mapping[str, Sequence[FoundPath]], where: str) -> None:

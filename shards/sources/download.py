@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.errors import SourceError, UsageError
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.atomic import write_atomically
+from shards.store.byte_ranges import read_regular
 
 MARK = ".downloaded.json"  # written last: which archives are unpacked here
 _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
@@ -60,10 +61,11 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
 
     archives = official_archives() if archives is None else archives
     sums = [md5 for _, md5 in archives]
-    with contextlib.suppress(OSError, ValueError):
-        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        marked = json.loads(read_regular(folder / MARK))
         if marked == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
             return False
+    expect_folder(folder, advice="choose another folder")
     expect_outside(folder, itself=True, advice="choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import FULL_DISK, valid_text
-from shards.store.refusals import flush_file, flush_folder, rename_file, set_mode
+from shards.store.refusals import create_file, flush_file, flush_folder, rename_file, set_mode
 
 FILE_MODE = 0o644  # fixed, not inherited: the same set on every machine, whatever the umask
 PARTIAL_PREFIX = ".partial-"
@@ -21,12 +21,13 @@ _KEPT = 20  # characters of a name that its partial file's shows; in all under 1
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
 
     The bytes are fsynced before the rename, and the folder after it, so that a power cut leaves the old file
     or the new one; ``sync=False`` leaves this to the caller (see :func:`sync_file`), who does it while other work goes
-    on. On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged;
+    on. Without ``replace``, a file of this name that another process has made meanwhile stays, and ``OSError`` says so.
+    On an exception, such as the ``OSError`` of a full disk, the partial file is removed and ``path`` is unchanged;
     the error names ``path``.
     """
     with naming(path):
@@ -47,7 +48,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
                 if sync:
                     flush_file(handle.fileno(), folder=path.parent)
         with naming(path):
-            rename_file(partial, path)
+            rename_file(partial, path) if replace else create_file(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -86,12 +87,12 @@ def _naming_a_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, replace: bool = True) -> None:
     """Write ``data`` as ``path`` atomically; see :func:`atomic_file`.
 
     Text becomes UTF-8, also where it holds a file's name in bytes of another encoding (surrogates), as in locale C.
     """
-    with atomic_file(path) as handle:
+    with atomic_file(path, replace=replace) as handle:
         handle.write(valid_text(data).encode() if isinstance(data, str) else data)
 
 

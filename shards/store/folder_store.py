@@ -1,7 +1,6 @@
 """A local folder as a store."""
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import ClassVar
 
 from shards.store.atomic import PARTIAL_PREFIX, atomic_file, sync_folder
 from shards.store.byte_ranges import ByteRanges, check_shortage, open_regular
+from shards.store.refusals import NO_LINK
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -122,7 +122,7 @@ class FolderStore:
             except FileExistsError:
                 raise self._exists(name) from None
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                if error.errno not in NO_LINK:
                     raise
                 self._create_without_links(name, path, written)
             sync_folder(path.parent)

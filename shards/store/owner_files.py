@@ -18,13 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from shards.errors import PetsegError
+from shards.errors import PetsegError, printable
+from shards.store.byte_ranges import read_regular
 
 log = logging.getLogger("petseg.files")
 
 WATCH_SECONDS = 90.0  # clients of NFS see another's changes after up to a minute
 BEAT_SECONDS = 15.0
 _POLL_SECONDS = 1.0
+_MOST_BYTES = 1 << 16  # of an owner file
 _PROC = Path("/proc")
 
 
@@ -56,7 +58,7 @@ class Owner(msgspec.Struct, frozen=True):
             return None
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # the latter: no number of a process
             return False
         except OSError:  # of another user
             pass
@@ -116,7 +118,7 @@ def _expect_abandoned(path: Path, activity: Callable[[], object], *, locked: boo
     if alive:
         raise OwnedError(who)
     text = f"{path} was left by {who}; waiting up to {WATCH_SECONDS:.0f} s to see whether that still works"
-    log.warning("%s", text)
+    log.warning("%s", printable(text))
     before, deadline = (_touched(path), activity()), time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline and path.exists():
         time.sleep(_POLL_SECONDS)
@@ -147,8 +149,8 @@ def folder_activity(*folders: Path) -> tuple[tuple[str, int, int], ...]:
 def _read(path: Path) -> Owner | None:
     """Return what an owner file says; None if it is not there, or half written."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Owner)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_regular(path, most=_MOST_BYTES), type=Owner)
+    except (OSError, RecursionError, msgspec.DecodeError):
         return None
 
 

@@ -14,6 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from shards.errors import printable
+
 log = logging.getLogger("petseg.files")
 
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
@@ -23,6 +25,7 @@ _NO_FLUSH = _UNSUPPORTED | {errno.EBADF, errno.EISDIR}
 _NO_FOLDER_FLUSH = _NO_FLUSH | {errno.EACCES, errno.EPERM}  # a folder that one may write to, but not read
 # EXDEV: an overlay's lower layer, or two devices; the others: mounted object stores.
 NO_RENAME = frozenset({errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+NO_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 # EBADF: NFS, whose exclusive locks need a descriptor for writing, which a folder has not; EIO: Lustre without -o flock.
 _NO_LOCK = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EIO}
 
@@ -38,7 +41,7 @@ def say_once(what: str, folder: Path, text: str) -> None:
     if (what, where) not in _said:
         _said.add((what, where))
         if multiprocessing.parent_process() is None:
-            log.warning("%s", text)
+            log.warning("%s", printable(text))
 
 
 def set_mode(path: Path | int, mode: int, *, folder: Path) -> None:
@@ -92,6 +95,23 @@ def rename_file(source: Path, target: Path) -> None:
     text = f"{target.parent}: its file system does not rename files ({reason}); they are copied"
     say_once("rename", target.parent, f"{text}, and one that is being replaced is lost if the program is killed")
     copy_file(source, target)
+    source.unlink()
+
+
+def create_file(source: Path, target: Path) -> None:
+    """Rename a file to ``target``; raise ``FileExistsError`` if there is one. Of several processes, one succeeds.
+
+    Where the file system has no hard links, two that do so at the same moment are not told apart.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        rename_file(source, target)
+        return
     source.unlink()
 
 

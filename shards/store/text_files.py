@@ -6,7 +6,8 @@ same files, whatever their names are encoded in. What to do with others is up to
 
 import codecs
 import re
-from typing import Final
+import tomllib
+from typing import Any, Final
 
 _MARKS: Final = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -16,6 +17,9 @@ _MARKS: Final = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 _SURROGATES: Final = re.compile("[\udc80-\udcff]")
+_DOTTED: Final = re.compile(r"\.[ \t]*[\w\"'-]")
+_MOST_PARTS: Final = 64  # of a dotted key
+_MOST_LEVELS: Final = 16  # of tables and arrays in each other
 _LOOK = 256  # bytes that show whether a text is UTF-16
 
 
@@ -43,6 +47,30 @@ def decode_text(data: bytes) -> str:
         what = "not plain text, but UTF-16 without a byte-order mark" if wide else "not plain text"
         raise TextError(f"{what}; save it as UTF-8", line)
     return text
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the document of a TOML text; raise ``ValueError`` if it is none, or none that people write.
+
+    TOML's integers have 64 bits; tomllib reads longer ones, which Python refuses to print. Its time and memory grow
+    with the square of the parts of a dotted key, and values nest as deeply as those say.
+    """
+    if any(line.count(".") > _MOST_PARTS < len(_DOTTED.findall(line)) for line in text.split("\n")):
+        raise ValueError(f"it has a key of more than {_MOST_PARTS} parts")
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    pending: list[tuple[Any, int]] = [(document, 0)]
+    while pending:
+        value, level = pending.pop()
+        if level > _MOST_LEVELS:
+            raise ValueError("it is nested too deeply")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("it holds an integer of more than 64 bits")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        pending += [(each, level + 1) for each in inner]
+    return document
 
 
 def split_lines(text: str) -> list[str]:

@@ -236,7 +236,9 @@ class ShardCheck:
         path = self.folder / self.entry.index.file
         if not path.is_file():
             return
-        found, expected = path.read_bytes(), index_text(self._lines).encode("ascii")
+        expected = index_text(self._lines).encode("ascii")
+        with ByteRanges(path) as index:
+            found = index.read(0, len(expected) + 1)
         if found != expected:
             offset = first_difference(found, expected)
             line = expected[:offset].count(b"\n")

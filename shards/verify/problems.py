@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from shards.errors import counted
+from shards.errors import counted, printable
 
 Kind: TypeAlias = Literal[
     "manifest",  # manifest.json is missing, damaged, edited, or contradicts itself
@@ -53,10 +53,10 @@ class Problem:
     offset: int | None = None  # byte in `file`
 
     def line(self) -> str:
-        """Return the problem as one line of text, the place first."""
+        """Return the problem as one line of text, the place first, without what a terminal would obey."""
         offset = None if self.offset is None else f"byte {self.offset}"
         place = ", ".join(part for part in (self.file, offset, self.member or self.key) if part)
-        return f"{place}: {self.message}"
+        return printable(f"{place}: {self.message}")
 
 
 @dataclass
@@ -105,8 +105,8 @@ class Report:
         """Return the report as text."""
         if self.ok:
             where = f"{counted(self.samples, 'sample')} in {counted(self.files, 'file')}"
-            return f"{self.path}: {where}, {_CONCLUSIONS[self.mode]}"
+            return f"{printable(self.path)}: {where}, {_CONCLUSIONS[self.mode]}"
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
             lines.append(f"... and {counted(self.dropped, 'more place')}")
-        return "\n".join([*lines, _ADVICE.format(path=shlex.quote(self.path))])
+        return "\n".join([*lines, printable(_ADVICE.format(path=shlex.quote(self.path)))])

@@ -21,8 +21,10 @@ ENTRY |= {"pictures_per_second": 1.5, "wait_share": 0.0}
 
 def sample_checkpoint() -> Checkpoint:
     """A whole checkpoint with a tiny state."""
+    config = msgspec.to_builtins(default_recipe("unet"))
+    config["model"]["classes"] = len(BINARY)
     return Checkpoint(
-        config=msgspec.to_builtins(default_recipe("unet")),
+        config=config,
         labels=BINARY,
         position={"epoch": 1},
         history=[ENTRY],

@@ -218,6 +218,30 @@ def test_another_machine_that_was_killed(
     assert "was left by process 1 on node7; waiting up to 0 s" in caplog.text
 
 
+OWNERS = {
+    "a number that no process has": b'{"host":"HOST","boot":"BOOT","pid":1099511627776,"began":1,"token":"t"}',
+    "nested deeply": b'{"pid":1,"x":' + b"[" * 100_000,
+    "orders to a terminal": b'{"host":"\\u001b[2J","boot":"another","pid":1,"began":1,"token":"t"}',
+    "a pipe": b"",
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_owner_files_that_no_process_has_written(
+    name: str, few_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(owner_files, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(owner_files, "WATCH_SECONDS", 0.1)
+    path, me = tmp_path / "out.building.owner", owner_files.Owner.this_process()
+    if name == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(OWNERS[name].replace(b"HOST", me.host.encode()).replace(b"BOOT", me.boot.encode()))
+    build(few_pets, tmp_path / "out", packed(), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert "\x1b" not in caplog.text
+
+
 def test_the_owner_of_a_run_is_seen_to_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner_files, "BEAT_SECONDS", 0.01)
     release = owner_files.claim(tmp_path / "owner", locked=True, beat=True)

@@ -66,6 +66,48 @@ def test_nothing_is_written_there(
     assert tree(kept[where]) == before
 
 
+# Those whose file is at OUT; the name that it has then.
+FILES = {
+    "labels": "x.toml",
+    "sheet": "x.png",
+    "page": "x.html",
+    "table": "x",
+    "weights": "x.safetensors",
+    "hub": "config.json",
+    "predict": "",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_another_process_has_written_meanwhile_stays(
+    call: Call,
+    few_pets: Path,
+    few_shards: Path,
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """It was not there when the command began, nor when it looked the last time."""
+    for module in ("shards.format.readers.output_places", "petseg.inference.file_jobs"):
+        monkeypatch.setattr(f"{module}.expect_replaceable", lambda *_, **__: None)
+    out = tmp_path if name in ("hub", "predict") else tmp_path / FILES[name].removesuffix(".toml")
+    image = next((few_pets / "images").iterdir())
+    file = tmp_path / (FILES[name] or f"{image.stem}.png")
+    file.write_text("theirs")
+    program, *arguments = (each for each in COMMANDS[name] if each != "--overwrite")
+    places = {"PETS/images": image, "PETS": few_pets, "SET": few_shards, "RUN": small_run, "OUT": out}
+    places |= {"OUT.png": file, "OUT.html": file, "OUT.safetensors": file}
+    arguments = [str(file if (name, each) == ("labels", "OUT") else places.get(each, each)) for each in arguments]
+    result = call(program, *arguments)
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == f"Error: exists already; choose another name ({file})"
+    assert file.read_text() == "theirs"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial-")]
+    if name == "predict":
+        assert list(tmp_path.iterdir()) == [file]
+
+
 def other_programs_set(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"name": "a web page", "icons": []}')
     for table in folder.glob("*.npy"):

@@ -90,6 +90,15 @@ def test_a_set(kind: str, few_shards: Path, call: Any, tmp_path: Path) -> None:
     assert call("petseg-shard", "preview", few_shards, elsewhere / "sheet.png").code == 0
 
 
+def test_a_pipe_as_long_as_an_audit_file_without_findings(few_shards: Path, call: Any, tmp_path: Path) -> None:
+    """Its size is the manifest's: 0 bytes."""
+    out = shutil.copytree(few_shards, tmp_path / "set")
+    assert (out / "audit.jsonl").stat().st_size == 0
+    make("pipe", out / "audit.jsonl")
+    done = call("petseg-shard", "preview", out, tmp_path / "page.html")
+    assert (done.code, done.error) == (1, f"Error: not a regular file ({out}/audit.jsonl)")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run(kind: str, small_run: Path, few_shards: Path, call: Any, tmp_path: Path) -> None:
     for name, said in (("config.json", "config.json"), ("metrics.jsonl", "metrics"), ("last.pt", "last.pt")):

@@ -160,6 +160,8 @@ def _start_worker(stop: Event, threads: Any, started: Any) -> None:
     _stop, _threads = stop, threads
     started.value = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the build's handlers are not the worker's
+        signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
 
 

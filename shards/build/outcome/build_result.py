@@ -69,4 +69,6 @@ def merged_palettes(records: Iterable[ShardRecord]) -> PaletteTally:
 
 def describe_reasons(reasons: dict[str, int]) -> str:
     """Return counts by reason in one line: ``2 not-listed (no list names the image), ...``."""
-    return ", ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in reasons.items())
+    return ", ".join(
+        f"{count} {reason} ({REASONS.get(reason, 'of another version')})" for reason, count in reasons.items()
+    )

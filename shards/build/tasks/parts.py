@@ -44,7 +44,7 @@ from shards.store.store_protocol import (
 PLAN: Final = "plan"
 _IN_STORE: Final = ".work/"
 _BESIDE: Final = ".tasks"
-_NUMBER: Final = re.compile(r"of-(\d+)")
+_NUMBER: Final = re.compile(r"of-([1-9][0-9]{0,8})")
 _OWN_FOLDER: Final = re.compile(r"[0-9a-f]{16}")
 CONCURRENT: Final = 16  # requests, or files, at a time
 

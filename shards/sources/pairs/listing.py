@@ -110,7 +110,7 @@ def list_files(folder: Path, endings: tuple[str, ...], *, nested: bool = True) -
     found: list[ListedFile] = []
     others: list[tuple[ListedFile, str]] = []
     litter = 0
-    for entry, relative in _walk(folder, "", (), nested=nested):
+    for entry, relative in _walk(folder, nested=nested):
         if is_litter(entry.name):
             litter += 1
             continue
@@ -139,7 +139,7 @@ def holds_any(folder: Path, endings: tuple[str, ...]) -> bool:
         by_name = split_ending(entry.name)[1] in endings
         return not is_litter(entry.name) and (by_name or _counts(file, _kind(entry, file), endings))
 
-    return any(matches(entry, relative) for entry, relative in _walk(folder, "", ()))
+    return any(matches(entry, relative) for entry, relative in _walk(folder))
 
 
 def is_litter(name: str) -> bool:
@@ -206,7 +206,7 @@ def unread_lines(folder: Path, root: Path, unread: Sequence[UnreadFile]) -> list
 
 def _counts(file: ListedFile, kind: str, endings: tuple[str, ...]) -> bool:
     """Return whether a file without a usual ending is of the kinds that are asked for."""
-    return kind in _KINDS[endings] and is_proof(kind, split_ending(file.relative)[1])
+    return kind in _KINDS.get(endings, ()) and is_proof(kind, split_ending(file.relative)[1])
 
 
 def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
@@ -221,18 +221,19 @@ def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
         return f"cannot be opened: {error.strerror}"
 
 
-def _walk(
-    folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...], *, nested: bool = True
-) -> Iterator[tuple[os.DirEntry[str], str]]:
+def _walk(folder: Path | str, *, nested: bool = True) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Yield the entries of a folder and those below it, but folders only if they are litter or named like a file."""
-    status = Path(folder).stat()
-    here = status.st_dev, status.st_ino
-    if here in above:  # a link to a folder that holds it
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            like_file = is_litter(entry.name) or split_ending(entry.name)[1] in IMAGE_ENDINGS
-            if not nested or like_file or not leads_to(entry.is_dir):
-                yield entry, prefix + entry.name
-            else:
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
+    pending: list[tuple[Path | str, str, tuple[tuple[int, int], ...]]] = [(folder, "", ())]
+    while pending:  # folders may be nested more deeply than calls
+        folder, prefix, above = pending.pop()
+        status = Path(folder).stat()
+        here = status.st_dev, status.st_ino
+        if here in above:  # a link to a folder that holds it
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                like_file = is_litter(entry.name) or split_ending(entry.name)[1] in IMAGE_ENDINGS
+                if not nested or like_file or not leads_to(entry.is_dir):
+                    yield entry, prefix + entry.name
+                else:
+                    pending.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))

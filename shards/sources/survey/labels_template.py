@@ -3,8 +3,7 @@
 import textwrap
 from typing import Any, Final
 
-from shards.errors import SourceError, counted
-from shards.format.keys import shown
+from shards.errors import SourceError, counted, printable
 from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
 from shards.sources.survey.label_survey import Survey
@@ -90,7 +89,7 @@ def survey_text(survey: Survey) -> str:
     lines += [f"not readable: {name}: {problem}" for name, problem in survey.unreadable[:_SHOWN_UNREADABLE]]
     if len(survey.unreadable) > _SHOWN_UNREADABLE:
         lines.append(f"not readable: {counted(len(survey.unreadable) - _SHOWN_UNREADABLE, 'more mask')}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def labels_template(survey: Survey) -> str:
@@ -168,7 +167,7 @@ def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) ->
 def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool) -> str:
     what = "colours" if survey.rgb_masks else "values"
     source = survey.source
-    lines = [f"Labels of {shown(str(source.folder))}, written by petseg-shard labels; to be edited.", ""]
+    lines = [f"Labels of {printable(source.folder)}, written by petseg-shard labels; to be edited.", ""]
     if own:
         lines.append(f"The classes of the layout {source.layout}" + (", and:" if keys else "."))
     if keys:

@@ -26,6 +26,7 @@ from shards.store.store_protocol import (
 
 _T = TypeVar("_T")
 _PUT_PART = 8 << 20  # bytes of each part of a large file
+MOST_LISTED: Final = 1 << 25  # files of a folder
 _CHUNK: Final = 1 << 20  # bytes of a reply, each of which must arrive in time
 
 
@@ -167,6 +168,7 @@ class ObjectStore:
 
         async def request(client: Any) -> list[Any]:
             found: list[Any] = []
+            firsts: set[str] = set()  # of each page: one that comes twice is of a listing that begins anew
             pages = client.list(folder or None)
             while True:
                 async with self._in_time(_CHUNK):
@@ -174,6 +176,12 @@ class ObjectStore:
                 if page is None:
                     return found
                 found += page
+                first = page[0]["path"] if page else ""
+                if first in firsts or len(found) > MOST_LISTED:
+                    raise StoreError(
+                        f"{self.describe(folder)}: the server's list of files has no end; check the endpoint"
+                    )
+                firsts |= {first} - {""}
 
         for found in run(self._try(folder, request)):
             yield found["path"], _status(found)

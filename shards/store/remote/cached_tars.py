@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import CacheTooSmallError, FormatError, PetsegError, SampleError
+from shards.errors import CacheTooSmallError, FormatError, PetsegError, SampleError, printable
 from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.content_cache import CachedFile
@@ -83,7 +83,7 @@ class CachedTars:
                         first = not self._unkept
                         self._unkept[:] = [str(error)]
                     if first:
-                        log.warning("%s; until then samples that do not fit are fetched each time", error)
+                        log.warning("%s; until then samples that do not fit are fetched each time", printable(error))
                     return run(self._read_through(shards, indices))
         self._keep(held)
         return {shard: file for shard, file in held.items() if file is not None}

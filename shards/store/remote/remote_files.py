@@ -193,7 +193,8 @@ class RemoteFiles:
                 if descriptor is not None and not self.cache.path(spec.sha256).exists():
                     await self.making_room(spec.bytes, release)
                     if await self._fetch_into(descriptor, spec, release):
-                        self.cache.publish(spec.sha256)
+                        with contextlib.suppress(FileNotFoundError):  # the cache was removed: it is fetched again
+                            self.cache.publish(spec.sha256)
                         continue
                     attempts += 1
                     self.store.failures["another SHA-256"] += 1

@@ -45,14 +45,36 @@ def test_checking_a_folder_leaves_nothing_there(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("subcommand", ["loader", "train", "build"])
+def test_a_file_that_exists_is_replaced_only_when_asked(subcommand: str, option: str, tmp_path: Path) -> None:
+    """Before anything is measured; with --overwrite the next mistake is the one that is named."""
+    where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
+    file = tmp_path / "mine.svg"
+    file.write_text("mine")
+    result = CliRunner().invoke(main, [subcommand, *where, option, str(file)])
+    assert result.exit_code == 2
+    assert f"Error: {file} exists already" in result.stderr
+    assert "exists" not in CliRunner().invoke(main, [subcommand, *where, option, str(file), "--overwrite"]).stderr
+    assert file.read_text() == "mine"
+
+
+def test_a_figure_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
+    outputs = Outputs(plot=tmp_path / "run.svg")
+    (tmp_path / "run.svg").write_text("theirs")
+    assert "File exists" in outputs.write(build_results())[0]
+    assert (tmp_path / "run.svg").read_text() == "theirs"
+    assert not Outputs(plot=tmp_path / "run.svg", overwrite=True).write(build_results())
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let files of these names fail as on a full disk."""
     write = outputs.write_atomically
 
-    def full(path: Path, data: bytes | str) -> None:
+    def full(path: Path, data: bytes | str, *, replace: bool = True) -> None:
         if path.name in names or "all" in names:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, data)
+        write(path, data, replace=replace)
 
     monkeypatch.setattr(outputs, "write_atomically", full)
 

@@ -41,6 +41,41 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         read_results(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"seconds": 1.1', '"seconds": 0.0'), ('"images": 480', '"images": 0'),
+     ('"seconds": 1.1', '"seconds": NaN'), ('"seconds": 1.1', '"seconds": -Infinity')],
+)  # fmt: skip
+def test_numbers_that_nobody_has_measured_are_refused(tmp_path: Path, before: str, after: str) -> None:
+    write_results(build_results(), tmp_path / "run.json")
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace(before, after, 1))
+    assert (tmp_path / "run.json").read_text() != text
+    with pytest.raises(FormatError, match="is not what petseg-bench --json writes"):
+        read_results(tmp_path / "run.json")
+
+
+def test_a_line_without_repeats_is_refused(tmp_path: Path) -> None:
+    write_results(results([], OTHER), tmp_path / "run.json")
+    with pytest.raises(FormatError, match=r"lines\[0\]\.repeats"):
+        read_results(tmp_path / "run.json")
+
+
+def test_texts_of_a_file_give_no_orders_to_a_terminal_and_are_no_formulas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = msgspec.structs.replace(results(OURS, OTHER), environment=environment(cpu="\x1b[2J $x$ $"))
+    run = msgspec.structs.replace(run, lines=(line("petseg so\x1b[2Jur$ torch", OURS),))
+    write_results(run, tmp_path / "a.json")
+    assert (
+        CliRunner().invoke(main, ["show", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.svg")]).exit_code == 0
+    )
+    Outputs().finish(run)
+    text = capsys.readouterr().out + comparison_text(compare_results(run, run))
+    assert r"\x1b[2J" in text
+    assert "\x1b" not in text + markdown(run, full=True, headline=True)
+
+
 def test_what_a_line_is_bound_by() -> None:
     run = results(OURS, OTHER)
     ours, other, on_gpu = run.lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,14 +12,17 @@ import forked_programs
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from labelled_sets import many_labels, smooth_image, write_untrained
 from PIL import Image
 
 import petseg
 from petseg.cli import export, predict
-from petseg.exporters.model_card import escaped
+from petseg.exporters.model_card import escaped, model_card
+from petseg.exporters.usage_program import quoted
 from petseg.inference.network_inputs import network_input
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.format.labels import Labels
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -67,6 +71,27 @@ def check(
             colours = [np.array(mask.getpalette()).reshape(-1, 3)[used].tolist() for mask in (found, expected)]
             assert colours[0] == colours[1]
         assert agreement > 0.985, (size, agreement)
+
+
+@given(st.text())
+def test_a_files_name_is_a_text_of_the_program(name: str) -> None:
+    assert ast.literal_eval(quoted(name)) == name
+    assert "\n" not in quoted(name)
+
+
+def test_a_files_name_puts_nothing_into_the_card(tmp_path: Path) -> None:
+    name = 'x"); import os; os.abort() #\n# <img src=x>\n\x1b'
+    run = write_untrained(tmp_path / "run", many_labels(5))
+    predictor = petseg.load(run, device="cpu", precision="fp32")
+    for ending in (".onnx", ".safetensors"):
+        card = model_card(predictor, tmp_path / f"{name}{ending}")
+        assert card.startswith(f"# {escaped(printable(name))}\n")
+        assert "\x1b" not in card
+        programs = BLOCK.findall(card)
+        assert len(programs) == (1 if ending == ".onnx" else 2)
+        for program in programs:
+            texts = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+            assert f"{name}{ending}" in texts
 
 
 @pytest.mark.parametrize("fit", ["contain", "cover"])

@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 
 import petseg
 from petseg.cli import evaluate, predict
+from petseg.inference import scoring
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.runs.run_folder import read_metrics
 from shards import ShardSet
@@ -67,6 +68,22 @@ def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: P
         result = call(evaluate, *arguments, folder / "manifest.json", "--overwrite")
         assert (result.code, result.out) == (2, "")
         assert f"{folder} is {what}, which keeps its folder to itself" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("cat 1.x", "cat 1.x"),
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("-2+3", "'-2+3"),
+        ("+1", "'+1"),
+        ("\t=1\x1b[2J\n", r"\t=1\x1b[2J\n"),
+        (7, "7"),
+    ],
+)
+def test_names_in_a_table_are_no_formulas(name: Any, cell: str) -> None:
+    assert scoring._cell(name) == cell
 
 
 def test_what_jpeg_and_raw_storage_keep_is_not_called_original(

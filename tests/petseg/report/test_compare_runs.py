@@ -20,12 +20,11 @@ from petseg.cli import evaluate
 from petseg.report.compare_runs import (
     ComparedRun,
     compared_classes,
-    distinct_names,
     draw_compared_curves,
     recipe_differences,
 )
 from petseg.runs.checkpoint import load_checkpoint, save_checkpoint
-from petseg.runs.run_folder import read_metrics
+from petseg.runs.run_folder import distinct_names, read_metrics
 from shards.errors import UsageError
 from shards.format.labels import Labels
 
@@ -71,6 +70,38 @@ def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, t
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", lambda d: d.pop("recipe")),
+        ("config.json", lambda d: d["recipe"].pop("model")),
+        ("config.json", lambda d: d["recipe"].update(model=[1])),
+        ("config.json", lambda d: d["recipe"]["model"].pop("name")),
+        ("config.json", lambda d: d["recipe"].update(size="x")),
+        ("config.json", lambda d: d.update(data=[1])),
+        ("config.json", lambda d: d.update(versions="x")),
+        ("metrics.jsonl", lambda d: d["val"].update(iou=[0.5])),
+        ("metrics.jsonl", lambda d: d["val"].update(recall=[0.5])),
+        ("metrics.jsonl", lambda d: d["train"].update(iou=[0.5] * 9, recall=[0.5] * 9)),
+        ("metrics.jsonl", lambda d: d["train"].update(loss=1e308)),
+        ("metrics.jsonl", lambda d: d.update(learning_rate=-1e308)),
+        ("metrics.jsonl", lambda d: d.update(pictures_per_second="fast")),
+    ],
+)
+def test_damaged_runs_are_named(
+    call, blank_figures: None, tiny_run: Path, other_run: Path, tmp_path: Path, name: str, change: Any
+) -> None:
+    lines = [(other_run / name).read_text()] if name == "config.json" else (other_run / name).read_text().splitlines()
+    document = json.loads(lines[0])
+    change(document)
+    (other_run / name).write_text("\n".join([json.dumps(document), *lines[1:]]))
+    result = call(evaluate, "--compare", tiny_run, other_run, "-o", tmp_path / "page.html")
+    assert result.code == 1, result.err
+    assert len(result.err.splitlines()) == 1
+    assert name in result.err
+    assert "is damaged" in result.err
+
+
 def test_the_same_images_side_by_side(
     call, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
 ) -> None:
@@ -102,9 +133,14 @@ def test_the_same_images_side_by_side(
 def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
+    assert (
+        "there is no folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tmp_path / "no" / "p.html").err
+    )
+    assert "--csv is for one RUN" in call(evaluate, "--compare", tiny_run, other_run, "--csv", tmp_path / "t.csv").err
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
     assert out.read_text() == "mine"
-    assert call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite").code == 0
+    again = call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite", "--json")
+    assert json.loads(again.out) == {"page": str(out), "runs": [str(tiny_run), str(other_run)]}
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tiny_run / "page.html").err
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", other_run / "report.html").err
 

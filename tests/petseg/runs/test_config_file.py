@@ -75,6 +75,11 @@ def test_every_spelling_of_an_option(tmp_path: Path) -> None:
         ("[[recipe]]\nepochs = 3", ["table"]),
         ("epochs = = 3", ["not TOML", "line 1"]),
         ("x = " + "[" * 100_000, ["not TOML"]),
+        (f"epochs = {'9' * 5000}", ["not TOML", "limit"]),
+        (f"epochs = 0x{'f' * 5000}", ["not TOML", "64 bits"]),
+        (f"epochs.{'.'.join('a' * 100_000)} = 1", ["not TOML", "64 parts"]),
+        (f"size.{'.'.join('a' * 30)} = 1", ["not TOML", "nested too deeply"]),
+        ("epochs = 3\n" + "#" * (1 << 20), ["cannot be read", "bytes, more than"]),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from sample_runs import sample_checkpoint
+from sample_runs import ENTRY, SCORES, sample_checkpoint
 
+from petseg.inference import trained_network
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from petseg.runs.run_folder import read_config, read_metrics
 
@@ -49,6 +50,18 @@ def nested(levels: int) -> Any:
     for _ in range(levels):
         value = [value]
     return value
+
+
+def named(*names: str, values: Any = None, color: str = "") -> Any:
+    """Labels of these classes, of which the first may have other values, or another colour."""
+    classes = [{"name": name, "color": f"#00000{n + 1}", "values": [n]} for n, name in enumerate(names)]
+    classes[0] |= {} if values is None else {"values": values}
+    classes[0] |= {"color": color} if color else {}
+    return {"classes": classes}
+
+
+def entry(**scores: Any) -> Any:
+    return {**ENTRY, "train": {**SCORES, **scores}}
 
 
 CONFIG = sample_checkpoint().config
@@ -90,6 +103,21 @@ CHANGES: dict[str, tuple[Callable[[Document], object], str]] = {
     ),
     "no labels": (plain(labels=None), "no labels"),
     "wrong labels": (plain(labels={"classes": 3}), "damaged"),
+    "labels with orders to a terminal": (plain(labels=named("a\x1b[2J", "b")), "give 1 to 80 printable characters"),
+    "labels without a value": (plain(labels=named("a", "b", values=[])), "has no value"),
+    "labels with a value beyond a byte": (plain(labels=named("a", "b", values=[1, 256])), "value 256 is outside"),
+    "labels with a colour that is none": (plain(labels=named("a", "b", color="blue")), "is not written as #rrggbb"),
+    "labels of another number of classes": (
+        plain(labels=named("a", "b", "c")),
+        "names 3 classes, its network predicts 2",
+    ),
+    "no labels at all": (plain(labels={"classes": []}), "the labels name no class"),
+    "scores of another number of classes": (plain(history=[entry(iou=[0.5] * 3)]), "scores of other than 2 classes"),
+    "recall of another number of classes": (plain(history=[entry(recall=[0.5])]), "scores of other than 2 classes"),
+    "an IoU above 1": (plain(history=[entry(mean_iou=1e300)]), "Expected `float` <= 1.0"),
+    "an epoch that no run has": (plain(history=[{**entry(), "epoch": 2**64 - 1}]), "Expected `int` <= 1000000000"),
+    "an integer of 20,000 bits as version": (lambda d: d.update(version=1 << 20_000), "which petseg never loads"),
+    "an integer of 20,000 bits": (lambda d: d["optimizer"].update(x=1 << 20_000), "which petseg never loads"),
     "a history without scores": (plain(history=[{"epoch": 1}]), "damaged"),
     "no position": (plain(position=None), "position"),
 }
@@ -103,6 +131,7 @@ def test_what_checksums_do_not_show(tmp_path: Path, change: Callable[[Document],
     text = str(error.value)
     assert text.startswith(f"{path} ")
     assert message in text
+    assert "weights_only" not in text
     assert "\n" not in text
     assert len(text) < 500
 
@@ -193,6 +222,24 @@ def test_weights_of_another_network(weights: dict[str, torch.Tensor], message: s
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, weights, source=Path("a.pt"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_claims_to_be_huge_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are in the file, or they are not: that is known before anything is allocated for them."""
+    path = tmp_path / "a.pt"
+    checkpoint = sample_checkpoint()
+    checkpoint.config["model"] |= {"widths": [4096] * 6, "blocks": 16}
+    save_checkpoint(path, checkpoint)
+    build = trained_network.build_model
+
+    def on_meta_only(config: Any) -> torch.nn.Module:
+        model = build(config)
+        assert all(parameter.is_meta for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr(trained_network, "build_model", on_meta_only)
+    with pytest.raises(CheckpointError, match="does not belong to its network"):
+        trained_network.load(path, device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", DEEP.encode()], ids=range(5))

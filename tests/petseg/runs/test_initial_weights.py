@@ -117,7 +117,7 @@ def with_complex_numbers(data: bytes, name: str) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture"])
+@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture", "labels", "float8"])
 def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -128,6 +128,10 @@ def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
         facts = dict(file.metadata())
     if harm == "nan":
         weights["head.bias"] = torch.full((3,), float("nan"))
+    if harm == "float8":
+        weights["head.bias"] = torch.zeros(3, dtype=torch.float8_e4m3fn)
+    if harm == "labels":
+        facts["labels"] = facts["labels"].replace("animal", r"a\u001b[2J")
     if harm == "metadata":
         del facts["architecture"]
     if harm == "architecture":

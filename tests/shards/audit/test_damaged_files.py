@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -18,7 +19,9 @@ from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
+from shards.audit import transcode
 from shards.audit.findings import RejectedError
+from shards.audit.mask import is_lossy
 from shards.audit.png_data import encode_unfiltered
 
 SMALL_IMAGE = draw_image(1, width=10, height=8)
@@ -44,6 +47,80 @@ def test_every_flipped_bit_of_a_png_is_found(what: str) -> None:
             flipped[at] ^= 1 << bit
             with pytest.raises(RejectedError):
                 audited(*pair(bytes(flipped)))
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    return png.write_chunk(kind, body)
+
+
+TINY_PARTS = {
+    "PNG of empty image data": lambda n: SMALL_PNG[:33] + chunk(b"IDAT") * n + SMALL_PNG[33:],
+    "PNG of empty texts": lambda n: SMALL_PNG[:33] + chunk(b"tEXt") * n + SMALL_PNG[33:],
+    "JPEG of empty comments": lambda n: SMALL_JPEG[:2] + b"\xff\xfe\0\2" * n + SMALL_JPEG[2:],
+    "JPEG of restart markers": lambda n: SMALL_JPEG[:2] + b"\xff\xd0" * n + SMALL_JPEG[2:],
+}
+
+
+@pytest.mark.parametrize("kind", TINY_PARTS)
+def test_files_of_nothing_but_tiny_parts_are_rejected_at_once(kind: str) -> None:
+    """Each part takes a microsecond and a hundred bytes: a GiB of them hours, and all memory."""
+    make = TINY_PARTS[kind]
+
+    def pair(file: bytes) -> tuple[bytes, bytes]:
+        return (file, SMALL_PNG) if kind.startswith("JPEG") else (SMALL_JPEG, file)
+
+    audited(*pair(make(3)))
+    began = time.process_time()
+    with pytest.raises(RejectedError, match=r"more than (262144 chunks|65536 segments)"):
+        audited(*pair(make(400_000)))
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("format_", ["GIF", "TIFF", "WEBP"])
+def test_damage_of_a_later_image_in_a_file(format_: str, campaign: Callable[[int, int], int]) -> None:
+    """It is the file's own: a verdict, not an error that ends the build."""
+    turned = [Image.fromarray(each) for each in (SMALL_IMAGE[::-1], SMALL_IMAGE[:, ::-1], SMALL_IMAGE[::-1, ::-1])]
+    data = encoded(SMALL_IMAGE, format_, save_all=True, append_images=turned)
+    assert [found.detail for found in audited(data, SMALL_PNG).image.findings][-1] == "the first of 4 images was taken"
+    generator, seen = random.Random(f"{format_} 1"), Counter[str]()
+    for _ in range(campaign(400, 3000)):
+        damaged = bytearray(data)
+        for _ in range(generator.choice((1, 1, 2, 5))):
+            damaged[generator.randrange(len(damaged) // 4, len(damaged))] = generator.randrange(256)
+        if generator.random() < 0.3:
+            del damaged[generator.randrange(len(damaged) // 2, len(damaged)) :]
+        for pair in ((bytes(damaged), SMALL_PNG), (SMALL_RGB_PNG, bytes(damaged))):
+            try:
+                audited(*pair)
+                seen["packed"] += 1
+            except RejectedError as error:
+                seen[error.reason] += 1
+    assert seen["image-corrupt"] + seen["image-truncated"], seen
+
+
+def test_many_tiny_images_in_a_file_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(SMALL_IMAGE, "TIFF", save_all=True, append_images=[Image.fromarray(SMALL_IMAGE)] * 2)
+    monkeypatch.setattr(transcode, "_COUNTED_TIFF", 100)
+    assert [found.detail for found in audited(data, SMALL_PNG).image.findings][
+        -1
+    ] == "the first of several images was taken"
+
+
+def test_fill_bytes_are_passed_over_at_once() -> None:
+    data = SMALL_JPEG[:2] + b"\xff" * (1 << 25) + SMALL_JPEG[2:]
+    began = time.process_time()
+    assert jpeg.read_header(data) == jpeg.read_header(SMALL_JPEG)
+    assert time.process_time() - began < 0.5
+
+
+def test_a_webp_whose_chunks_cannot_all_be_looked_at_counts_as_lossy() -> None:
+    def webp(chunks: bytes) -> bytes:
+        return b"RIFF" + bytes(4) + b"WEBP" + chunks
+
+    junk = b"ABCD" + bytes(4)
+    assert not is_lossy(webp(junk * 100 + b"VP8L" + bytes(4)))
+    assert is_lossy(webp(junk * 100 + b"VP8 " + bytes(4)))
+    assert is_lossy(webp(junk * 100_000))
 
 
 @settings(max_examples=200)

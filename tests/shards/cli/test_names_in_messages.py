@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from forging import sealed
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_sources import Maker
 
 from shards.cli import main
 from shards.errors import printable
+from shards.format.label_files import find_labels
 
 NASTY = "a\x1b[2J\nError: forged\x07"
 
@@ -62,6 +64,40 @@ def test_names_of_sources(command: str, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / NASTY, ignore_errors=True)
     (tmp_path / NASTY).mkdir()
     assert_harmless(output(command, tmp_path / NASTY, *more))
+
+
+def test_texts_of_a_manifest(tmp_path: Path) -> None:
+    """Any text may be in one, and reasons that only a later version knows; its checksum is right."""
+    maker = Maker(tmp_path / "pets")
+    for number in range(4):
+        maker.add(f"a_{number}")
+    out, forged = tmp_path / "set", r"a\u001b[2J\nError: forged\u0007"
+    build = ("build", maker.folder, out, "--split", "random", "--workers", "1")
+    output(*build)
+    text = (out / "manifest.json").read_text().replace('"layout": "pets"', f'"layout": "{forged}"')
+    document = json.loads(text)
+    document["audit"]["reasons"] = {NASTY: 1, "of-version-9": 2}
+    document["splits"]["train"]["attributes"] = {NASTY: {NASTY: 1}}
+    document["versions"] = {NASTY: NASTY}
+    (out / "manifest.json").write_bytes(sealed(document))
+    for command in (("info", out), ("join", out), build, (*build, "--strict"), ("join", out, "--strict")):
+        assert_harmless(output(*command))
+    assert "of another version" in output("info", out)
+    assert "\x1b" not in output("verify", out)
+
+
+@pytest.mark.parametrize("command", ["build", "labels"])
+def test_names_of_folders_and_of_files_that_are_not_read(command: str, tmp_path: Path) -> None:
+    maker = Maker(tmp_path / NASTY)
+    for number in range(4):
+        maker.add(f"a_{number}")
+    (maker.folder / "images" / f"{NASTY}.heic").write_bytes(b"x")
+    more = (tmp_path / NASTY / ".." / f"{NASTY}-set", "--split", "random", "--workers", "1")
+    if command == "labels":
+        more = ("-o", tmp_path / "labels.toml")  # type: ignore[assignment]
+    assert_harmless(output(command, maker.folder, *more))
+    if command == "labels":  # the name is in a comment of the file
+        find_labels(str(tmp_path / "labels.toml"))
 
 
 @given(st.text())

@@ -149,6 +149,15 @@ def test_chosen_colours_differ() -> None:
         ("foreground = 'a'\nboundary = 'a'\n" + one("value = 1"), r"both foreground and boundary"),
         (one("value = 1").replace('"a"', '" "'), r"give 1 to 80 printable characters"),
         ("ignore = \n", r"not valid TOML: .*line 1"),
+        (one(f"value = {'9' * 5000}"), r"not valid TOML: Exceeds the limit"),
+        (one(f"value = 0x{'f' * 5000}"), r"not valid TOML: it holds an integer of more than 64 bits"),
+        (one("value = 18446744073709551616"), r"more than 64 bits"),
+        (one(f"value = {'[' * 40}{']' * 40}"), r"nested too deeply"),
+        (one(f"value.{'.'.join('a' * 30)} = 1"), r"nested too deeply"),
+        (f"{'.'.join('a' * 100_000)} = 1", r"not valid TOML: it has a key of more than 64 parts"),
+        (f"[{' . '.join('a' * 100_000)}]", r"a key of more than 64 parts"),
+        ("x = {" + '."a"' * 100_000 + " = 1}", r"a key of more than 64 parts"),
+        (one(f"value = [{[1] * 10_000}]"), r"class 'a': \[1, 1, 1, 1, 1, 1, ...\] is not a whole number"),
         ("[class]\nname = 'a'\n[class]\nname = 'b'", r"not valid TOML: .*\(write \[\[class\]\] with two brackets\)"),
     ],
 )  # fmt: skip
@@ -159,6 +168,7 @@ def test_mistakes_say_how_to_put_them_right(tmp_path: Path, text: str, message: 
         find_labels(str(path))
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
 
 
 def test_labels_that_are_not_there(tmp_path: Path) -> None:

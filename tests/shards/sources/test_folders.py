@@ -27,6 +27,29 @@ def reasons(source: Source) -> dict[str, str]:
     return {finding.name: finding.reason for finding in source.findings}
 
 
+def test_folders_nested_more_deeply_than_calls(put: Put, tmp_path: Path) -> None:
+    found = put("images/a.jpg", "masks/a.png")
+    here = os.open(found / "images", os.O_RDONLY)
+    for _ in range(1500):  # a path of all of them at once would be too long for mkdir
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    assert names(scan(found)) == ["a"]
+    remove_deep(found / "images" / "d")
+
+
+def remove_deep(folder: Path) -> None:
+    """Remove it with an iteration; pytest's own way is a recursion."""
+    deepest = folder
+    while (deepest / "d").is_dir():
+        deepest /= "d"
+    while deepest != folder.parent:
+        deepest.rmdir()
+        deepest = deepest.parent
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [*((name, "masks") for name in IMAGE_FOLDERS), *(("images", name) for name in MASK_FOLDERS), ("Images", "GT")],

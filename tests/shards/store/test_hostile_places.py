@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from shards.format.label_files import find_labels
 from shards.sources.pairs.listing import read_text
 from shards.store.addresses import StoreAddress
 from shards.store.byte_ranges import read_regular
+from shards.store.cloud import object_store
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.patience import Patience
 from shards.store.open_store import open_store
@@ -88,6 +91,33 @@ def test_a_byte_at_a_time_is_given_up(hostile: ThreadingHTTPServer) -> None:
     assert time.monotonic() - began < 5
 
 
+class _Endless:
+    """A client whose listing never ends: page after page, or the same few pages again and again."""
+
+    def __init__(self, pages: int | None) -> None:
+        self._pages = pages
+
+    async def list(self, folder: str | None) -> AsyncIterator[list[dict[str, object]]]:
+        for number in itertools.count():
+            page = number if self._pages is None else number % self._pages
+            yield [{"path": f"{page:09d}/{n:02d}", "size": 1, "e_tag": '"x"'} for n in range(50)]
+
+
+@pytest.mark.parametrize("pages", [None, 1, 7])
+def test_a_listing_without_end_is_given_up(pages: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "MOST_LISTED", 10_000)
+    store = ObjectStore(StoreAddress("s3", "bucket", "set"))
+    store._clients.append(_Endless(pages))
+    with pytest.raises(StoreError, match="s3://bucket/set/parts: the server's list of files has no end"):
+        list(store.list("parts"))
+
+
+def test_a_tar_that_no_disk_can_hold_is_an_error_of_the_cache(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path, 1 << 20)
+    with pytest.raises(PetsegError, match=f"the cache {tmp_path} cannot be used"):
+        cache.open_ranges(SHA256, size=(1 << 62) - 10, samples=5, create=True)
+
+
 @pytest.fixture
 def files(server: FaultProxy, tmp_path: Path) -> RemoteFiles:
     store = open_store(f"s3://{BUCKET}/{tmp_path.name}")
@@ -128,6 +158,20 @@ def test_what_others_put_into_a_cache(files: RemoteFiles, planted: str, kind: st
     assert not (path.parent / "nothing").exists()
     if planted == "link":
         assert (files.cache.folder / "precious").read_bytes() == b"x" * len(CONTENT)
+
+
+def test_a_cache_that_is_removed_while_a_file_is_fetched(files: RemoteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, removed = ContentCache.publish, []
+
+    def after_removal(cache: ContentCache, sha256: str) -> None:
+        if not removed:
+            removed.append(shutil.rmtree(cache.folder))
+        publish(cache, sha256)
+
+    monkeypatch.setattr(ContentCache, "publish", after_removal)
+    assert content(files) == CONTENT
+    assert removed
+    assert files.cache.path(SHA256).read_bytes() == CONTENT
 
 
 def test_a_folder_with_files_in_place_of_one_is_named(files: RemoteFiles) -> None:
