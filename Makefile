@@ -116,8 +116,8 @@ bench: $(VENV)/.installed
 	$(LOADER) $(call OUTPUTS,loader)
 	$(LOADER) $(call OUTPUTS,cold) --cache cold --augment none --storages source \
 	    --peers petseg,tutorial,tuned,webdataset
-	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
-	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
+	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet --repeats $(REPEATS)
+	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build) --repeats $(REPEATS)
 	$(MAKE) $(addprefix $(BENCH)/classes-,$(addsuffix .json,$(CLASSES)))
 
 # What masks of N classes cost, one-hot and as class indices: petseg's loader alone, on synthetic images.
@@ -126,8 +126,8 @@ $(BENCH)/classes-%.json: $(VENV)/.installed FORCE
 	$(BIN)/petseg-shard sample $(BENCH)/classes-$* --layout folders --classes $* --count 240
 	$(BIN)/petseg-shard build $(BENCH)/classes-$* $(BENCH)/classes-$*-shards --labels $(BENCH)/classes-$*/labels.toml \
 	    --storage raw --split random --fractions 1,0,0 --overwrite
-	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg --workers 2 \
-	    --repeats 3
+	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg \
+	    --workers 2 --repeats $(REPEATS)
 
 FORCE:
 
@@ -157,7 +157,9 @@ gpu-figures:
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 # The tutorial reads the original files, as its users do; other loaders read what the shards hold.
-LOADER = $(BIN)/petseg-bench loader --shards $(BENCH)/shards --source $(BENCH_PETS)
+LOADER = $(BIN)/petseg-bench loader --shards $(BENCH)/shards --source $(BENCH_PETS) --repeats $(REPEATS)
+# The fewest with which `petseg-bench compare` can report a change.
+REPEATS ?= 4
 CLASSES = 21 150
 OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg --overwrite
 

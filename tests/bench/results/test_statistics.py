@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.results.statistics import can_report, compare, deviation, percentile, pooled_noise, undisturbed
+from bench.results.comparison import can_report, compare, deviation, pooled_noise, undisturbed
 
 RATES = st.lists(st.floats(1, 1e6), min_size=2, max_size=8)
 
@@ -91,10 +91,3 @@ def test_deviation_is_that_of_a_normal_sample() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400).tolist()
     assert deviation(values) == pytest.approx(2, rel=0.1)
     assert deviation([4.0]) == 0
-
-
-def test_percentile_is_a_value_that_occurred() -> None:
-    values = [float(x) for x in range(1, 101)]
-    assert percentile(values, 0.95) == 95
-    assert percentile(values, 0.5) == 50
-    assert percentile([7.0], 0.95) == 7
