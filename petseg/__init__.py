@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from petseg.inference.trained_network import load as load
     from petseg.nets.factory import build_model as build_model
     from petseg.nets.model_config import ModelConfig as ModelConfig
+    from petseg.report.console_reporter import ConsoleReporter as ConsoleReporter
     from petseg.training.start import train as train
 
 
@@ -64,6 +65,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inference.trained_network": ["Prediction", "Predictor", "load"],
         "nets.factory": ["build_model"],
         "nets.model_config": ["ModelConfig"],
+        "report.console_reporter": ["ConsoleReporter"],
         "training.start": ["train"],
     },
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -22,6 +24,9 @@ hypothesis.settings.register_profile("campaign", deadline=None)
 # others from working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What is imported for the tests stays: looking through it for garbage again and again takes a tenth of the time.
+gc.disable()
 
 # Started in the background of a script, or by nohup, this process and all that it starts would ignore Ctrl-C or SIGHUP,
 # which are tested here.
@@ -44,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("campaign" if config.getoption("--campaign") else "petseg")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +119,15 @@ def run_command(*arguments: str | Path, check: bool = True, timeout: float = 300
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """:func:`run_command`, for tests of the command line."""
     return run_command
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader's processes are forks of one that has imported what they need."""
+    from forked_programs import ForkedPopen
+
+    like = SimpleNamespace(Popen=ForkedPopen, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("pipeline.workers.worker_pool.subprocess", like)
 
 
 SmallDisk = Callable[[Path, str], contextlib.AbstractContextManager[Path]]

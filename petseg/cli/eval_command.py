@@ -15,7 +15,6 @@ from petseg.cli.shared_options import (
     SCALES,
     SIZE,
     WINDOW,
-    expect_folder_of,
 )
 from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json, say
 from shards.errors import counted
@@ -85,23 +84,28 @@ def evaluate(
     stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
         data = None if shards is None else ShardSet.open(shards, **stored)
+        if table is not None:
+            raise click.UsageError("--csv is for one RUN, without --compare")
         _compare(runs, page or Path("comparison.html"), shards=data, overwrite=overwrite, options=options)
+        if as_json:
+            print_json({"page": str(page or "comparison.html"), "runs": [str(run) for run in runs]})
+        else:
+            say(f"{page or 'comparison.html'}: {counted(len(runs), 'run')} side by side")
         return
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
     run = runs[0]
     if shards is None:
         raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
-    if table is not None:
-        expect_folder_of(table, option="--csv")
+    from shards.format.readers.output_places import expect_free
+
+    if table is not None:  # before torch is imported
+        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count
-    from shards.format.readers.output_places import expect_free
     from shards.store.store_protocol import repeated_text
 
-    if table is not None:
-        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
     world = world_from_environment()
     data = ShardSet.open(shards, **stored)
     with progress_count("images scored", quiet=not world.first) as advance:
@@ -122,7 +126,6 @@ def evaluate(
 def _compare(
     runs: tuple[Path, ...], page: Path, *, shards: "ShardSet | None", overwrite: bool, options: dict[str, Any]
 ) -> None:
-    expect_folder_of(page, option="-o")
     plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
     if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
         raise click.UsageError(
@@ -135,7 +138,6 @@ def _compare(
     chosen = {name: options[name] for name in ("split", "device", "precision")}
     with progress_count("images scored") as advance:
         compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
-    say(f"{page}: {counted(len(runs), 'run')} side by side")
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:

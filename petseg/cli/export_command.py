@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from petseg.cli.shared_options import HELP, JSON, RUN, SIZE, expect_folder_of
+from petseg.cli.shared_options import HELP, JSON, RUN, SIZE
 from shards.console import FriendlyCommand, PathArgument, print_json, say
 from shards.errors import UsageError
 
@@ -45,13 +45,15 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
     """
     onnx = {name: options.pop(name) for name in ("onnx_output", "input_size")}
     names = {name: options.pop(name) for name in ("license", "dataset")}
-    if not hub:
-        expect_folder_of(file, option="FILE")
     if any(names.values()) and not hub:
         raise UsageError("--license and --dataset are for --hub")
     if any(onnx.values()) and (hub or file.suffix == ".safetensors"):
         raise UsageError("--onnx-output and --input-size are for FILE.onnx")
     overwrite = options.pop("overwrite")
+    from shards.format.readers.output_places import expect_free
+
+    if not hub:
+        expect_free(file, overwrite=overwrite)  # before torch is imported
     from petseg.inference.trained_network import load
 
     predictor = load(run, device="cpu", precision="fp32", **options)

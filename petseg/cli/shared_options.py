@@ -1,7 +1,5 @@
 """Options that petseg-eval, petseg-predict and petseg-export share, and how all commands spell ``--help``."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -32,7 +30,6 @@ class SizeOption(NamedType):
             self.fail(f"{value!r} is neither N nor HxW (height x width) in pixels, such as 128 or 96x160", param, ctx)
 
 
-_MAX_NAME = 255  # bytes, of every common file system
 HELP = {"help_option_names": ["-h", "--help"]}
 RUN = click.argument("run", type=PathArgument())
 SIZE = click.option("--size", type=SizeOption(), help="Size of the network's images, pixels.  [default: as trained]")
@@ -79,13 +76,3 @@ SCALES = click.option(
     "--scales", type=FactorsOption(), default=(1.0,), show_default="1", help="Average over these scales: 0.75,1,1.25."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def expect_folder_of(file: Path, *, option: str) -> None:
-    """Refuse a file that cannot be written before time is spent on its contents."""
-    if not file.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {file.parent} to write {file.name} into", param_hint=option)
-    if len(os.fsencode(file.name)) > _MAX_NAME:
-        raise click.BadParameter(f"{file.name[:40]}... is longer than a file's name may be", param_hint=option)
-    if file.is_dir():
-        raise click.BadParameter(f"{file} is a folder; name a file", param_hint=option)

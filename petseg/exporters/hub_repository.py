@@ -22,6 +22,7 @@ from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.initial_weights import SAFETENSORS
 from petseg.runs.run_folder import read_config
 from shards.errors import UsageError, printable
+from shards.format.readers.output_places import expect_folder
 from shards.store.atomic import write_atomically
 
 _TAGS = ("semantic-segmentation", "image-segmentation", "petseg", "pytorch", "u-net")
@@ -64,11 +65,10 @@ def export_hub(
         raise UsageError(f"--license {license}: give an identifier of the Hub, such as apache-2.0, cc-by-4.0 or other")
     if dataset is not None and not _DATASET.fullmatch(dataset):
         raise UsageError(f"--dataset {dataset}: give a name as on the Hub, NAME or OWNER/NAME")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; --hub writes a folder")
+    expect_folder(folder, advice="--hub writes a folder")
     # config.json last: it is what makes the folder one that can be loaded.
     targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))
-    expect_writable(*targets, overwrite=overwrite)
+    expect_writable(*targets, overwrite=overwrite, folder_is_made=True)
     title = printable(Path(os.path.realpath(folder)).name)
     front = _front_matter(predictor, title=title, license=license, dataset=dataset)
     contents: tuple[bytes | str, ...] = (

@@ -148,10 +148,10 @@ def shown_recipe(predictor: Predictor) -> dict[str, Any]:
     return recipe
 
 
-def expect_writable(*paths: Path, overwrite: bool) -> None:
-    """Raise ``UsageError`` if a file exists and may not be replaced, or would be inside a shard set or a run."""
+def expect_writable(*paths: Path, overwrite: bool, folder_is_made: bool = False) -> None:
+    """Raise ``UsageError`` if a file must not be written, see :func:`expect_free`."""
     for path in paths:
-        expect_free(path, overwrite=overwrite)
+        expect_free(path, overwrite=overwrite, folder_is_made=folder_is_made)
 
 
 def _class_table(labels: Labels, scores: CardScores | None) -> str:

@@ -13,7 +13,7 @@ from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
 from shards.errors import PetsegError, SampleError, UsageError, printable
-from shards.format.readers.output_places import expect_outside, expect_replaceable
+from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
@@ -72,6 +72,7 @@ def _same_everywhere(path: Path) -> str:
 def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
+        expect_folder(folder, advice="choose another folder with -o")
         expect_outside(folder, itself=True, advice="choose another folder with -o")
     for job in jobs:
         for output in job.outputs:

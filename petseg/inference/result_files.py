@@ -14,19 +14,19 @@ from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
+from shards.format.readers.output_places import LONGEST_NAME
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, sync_folder
 from shards.store.refusals import create_file, flush_file, rename_file, set_mode
 
 MASK = ".png"
 OVERLAY = ".overlay.png"
 PROBABILITIES = ".probabilities.npz"
-_MAX_NAME = 255  # bytes, of every common file system
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
 
 
 def name_too_long(path: Path) -> bool:
     """Return whether no file can have this name."""
-    return len(os.fsencode(path.name)) > _MAX_NAME
+    return len(os.fsencode(path.name)) > LONGEST_NAME
 
 
 def write_results(

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from petseg.loggers.metrics_logger import LoggedRun
+from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.runs.history import History
 
 FOLDER = "events"
-_SCORES = ("loss", "pixel_accuracy", "mean_iou", "mean_dice")
 
 
 class TensorBoardLogger:
@@ -38,16 +37,8 @@ class TensorBoardLogger:
             self.log(entry)
 
     def log(self, entry: Mapping[str, Any]) -> None:  # noqa: D102
-        values = {name: entry[name] for name in ("learning_rate", "pictures_per_second", "wait_share")}
-        for part in ("train", "val"):
-            if scores := entry[part]:
-                values |= {f"{name}/{part}": scores[name] for name in _SCORES}
-                for kind in ("iou", "recall"):
-                    classes = zip(self._run.classes, scores[kind], strict=True)
-                    values |= {f"{kind}_{label}/{part}": value for label, value in classes}
-        for name, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, entry["epoch"])
+        for name, value in epoch_values(entry, self._run.classes).items():
+            self._writer.add_scalar(name, value, entry["epoch"])
         self._writer.flush()
 
     def add_files(self, files: Sequence[Path]) -> None:

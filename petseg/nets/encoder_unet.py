@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise
 from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels, parameters_of_levels
-from petseg.nets.unet import ResidualBlock, UNetDecoder, make_norm
+from petseg.nets.unet import ResidualBlock, UNetDecoder, make_head, make_norm
 from shards.errors import UsageError
 
 # By stride in pixels. Checkpoints rely on them.
@@ -52,10 +52,7 @@ class EncoderUNet(nn.Module):
             for level, width in zip(levels[:-1], widths[len(own) :], strict=True)
         )
         self.decoder = UNetDecoder([*widths, levels[-1].channels], widths, config)
-        # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
-        self.head = nn.Conv2d(
-            widths[0], config.classes * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
-        )
+        self.head = make_head(widths[0], classes=config.classes, scale=self.scale)
 
     def hold_encoder(self, stride: int) -> None:
         """Never train what the encoder's features up to a stride in pixels depend on; 0: train all of it."""

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 from shards.format.labels import MAX_CLASSES
 
 Name = Literal["unet", "tutorial"]
@@ -68,7 +68,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "--skip, --dropout, --encoder and --decoder-widths are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
-            raise UsageError(f"--widths names {len(self.widths)} levels; give 2 to 6, such as 24,48,96,192,256")
+            raise UsageError(
+                f"--widths names {counted(len(self.widths), 'level')}; give 2 to 6, such as 24,48,96,192,256"
+            )
         if any(width < 1 or width > 4096 for width in self.widths):
             raise UsageError("--widths: every level needs 1 to 4096 channels")
         if any(width < 1 or width > 4096 for width in self.decoder_widths):

@@ -117,10 +117,7 @@ class ResidualUNet(nn.Module):
             for level, width in enumerate(widths)
         )
         self.decoder = UNetDecoder(widths, widths[:-1], config)
-        # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
-        self.head = nn.Conv2d(
-            widths[0], config.classes * self.scale**2, kernel_size=2 * self.scale - 1, padding=self.scale - 1
-        )
+        self.head = make_head(widths[0], classes=config.classes, scale=self.scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
@@ -133,6 +130,12 @@ class ResidualUNet(nn.Module):
         if self.scale > 1:  # odd sides were rounded up by the stride
             logits = F.pixel_shuffle(logits, self.scale)[..., : image.shape[-2], : image.shape[-1]]
         return logits
+
+
+def make_head(inputs: int, *, classes: int, scale: int) -> nn.Conv2d:
+    """Return the last layer, which predicts ``scale`` x ``scale`` output pixels per pixel of its input."""
+    # Blocks of 2 x 2 need a 3x3 kernel, which sees their neighbours, to meet without seams.
+    return nn.Conv2d(inputs, classes * scale**2, kernel_size=2 * scale - 1, padding=scale - 1)
 
 
 def make_norm(norm: Norm, channels: int) -> nn.BatchNorm2d | nn.GroupNorm:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from PIL import ImageColor
 
 from petseg.host.device import Precision
 from petseg.inference.evaluation import Evaluation
@@ -20,7 +21,7 @@ from petseg.report.sample_predictions import image_scores, predict_sample, shown
 from petseg.report.thumbnails import SIDE, data_url, shrunk
 from petseg.runs.history import History, judged_part
 from petseg.runs.option_fields import shown_value
-from petseg.runs.run_folder import read_comparable
+from petseg.runs.run_folder import distinct_names, read_comparable
 from shards import ShardSet
 from shards.errors import UsageError
 from shards.format.labels import Labels
@@ -32,15 +33,9 @@ MOST_RUNS = 8
 _IMAGES = 8
 _LEGEND = 60  # classes that are named beside the images
 # Okabe and Ito's colours, distinguishable with any colour vision.
-_COLOURS: tuple[Rgb, ...] = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    (90, 90, 90),
-    (140, 86, 75),
+_COLOURS: tuple[Rgb, ...] = tuple(
+    ImageColor.getrgb(code)[:3]
+    for code in ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a5a5a", "#8c564b")
 )
 
 
@@ -136,18 +131,6 @@ def compare_runs(
     write_atomically(out, page, replace=overwrite)
 
 
-def distinct_names(runs: Sequence[Path]) -> list[str]:
-    """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
-    parts = [run.resolve().parts for run in runs]
-    if len(set(parts)) < len(parts):
-        raise UsageError("--compare names a run twice")
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("different folders have different paths")
-
-
 def recipe_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], bool]]:
     """Return each option of the recipes with its value in each run (``-``: none), and whether these differ.
 
@@ -211,6 +194,7 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
             axes.set_xlabel("epoch")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
+            axes.set_xlim(0.5, max(2, *(run.history[-1]["epoch"] for run in runs)) + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
         return picture_bytes(figure, "svg")

@@ -13,6 +13,7 @@ loggers.json     which runs of Weights & Biases and MLflow this one is
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,15 @@ def _next_free(parent: Path, model: str) -> Path:
             number += 1
         else:
             return path
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        raise UsageError("--compare names a run twice")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different folders have different paths")

@@ -75,7 +75,8 @@ def train(
             :class:`petseg.runs.recipe.RuntimeOptions` and :class:`petseg.nets.model_config.ModelConfig` (``model`` is
             the network's name).
         command: the command that repeats this, for config.json; None for the equivalent ``petseg-train`` command.
-        make_reporter: creates the receiver of progress and notes; called on rank 0, after all checks.
+        make_reporter: creates the receiver of progress and notes, such as :class:`petseg.ConsoleReporter`, which
+            prints what the command prints; without it nothing is shown. Called on rank 0, after all checks.
 
     Returns:
         The run's folder.

@@ -193,9 +193,8 @@ def _frames(image: Image.Image, data: bytes) -> str:
     """Return how many images a file holds, "" for one; the headers of all are read to count them."""
     if not getattr(image, "is_animated", False):
         return ""
-    return (
-        f"{image.n_frames} images" if len(data) <= (_COUNTED_TIFF if is_tiff(data) else _COUNTED) else "several images"
-    )
+    counted = len(data) <= (_COUNTED_TIFF if is_tiff(data) else _COUNTED)
+    return f"{getattr(image, 'n_frames')} images" if counted else "several images"  # noqa: B009 not of every Image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -87,7 +87,8 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
         rest = f", and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
         lines.append(f"{split}: no pixel of {', '.join(missing[:SHOWN_MISSING])}{rest}")
     absent = [set(missing) for missing in missing_classes(manifest).values()]
-    present = set(names) - (set.intersection(*absent) if len(absent) == len(manifest.splits) else set())
+    everywhere: set[str] = set.intersection(*absent) if len(absent) == len(manifest.splits) else set()
+    present = set(names) - everywhere
     if len(present) == 1:
         lines.append(f"all labelled pixels are {present.pop()}: give what is around it a class, too (labels.toml)")
     if has_placeholders(manifest.labels):

@@ -12,7 +12,6 @@ from shards.errors import SampleError
 from shards.format.dataset import SplitReader
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE
-from shards.format.layout import IMAGE_FORMATS
 from shards.format.overlays import Pixels
 
 
@@ -54,7 +53,7 @@ def small_sample(reader: SplitReader, index: int, box: Size, *, enlarge: bool) -
 def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
     data = reader.read(index, "image")
     try:
-        if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
+        if reader.manifest.storage == "raw":
             image = Image.fromarray(_array(data, (*stored, 3)))
         else:
             image = open_stored(data)
@@ -71,7 +70,7 @@ def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
 def _mask(reader: SplitReader, index: int) -> Pixels:
     data = reader.read(index, "mask")
     try:
-        if IMAGE_FORMATS[int(reader.rows([index])[0]["image_format"])] == "npy":
+        if reader.manifest.storage == "raw":
             size = reader.manifest.size or (0, 0)
             return _array(data, size)
         mask = open_stored(data)

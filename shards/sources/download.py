@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.errors import SourceError, UsageError
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
 
@@ -65,6 +65,7 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
         marked = json.loads(read_regular(folder / MARK))
         if marked == sums and (folder / "images").is_dir() and (folder / "annotations").is_dir():
             return False
+    expect_folder(folder, advice="choose another folder")
     expect_outside(folder, itself=True, advice="choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in archives:

@@ -91,7 +91,7 @@ def test_loaders_of_shards(synthetic_set: Path, tmp_path: Path) -> None:
     assert ("ffcv raw" in skipped) == (importlib.util.find_spec("ffcv") is None)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "forked_workers")
 def test_options_of_loader(synthetic_set: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run = measured(tmp_path / "run.json", "loader", "--shards", synthetic_set, "--size", "16x24", "--seconds", "0.02",
@@ -168,7 +168,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("loader", "--shards", "/nowhere"), 1, "no such folder"),
+        (("loader", "--shards", "NOWHERE"), 1, "no such folder"),
         (("loader", "--shards", "SET", "--split", "nope"), 2, "no split 'nope'"),
         (("loader", "--shards", "SET", "--peers", "nope"), 2, "'nope' is not known; there are:"),
         (("loader", "--shards", "SET", "--storages", "nope"), 2, "'nope' is not known"),
@@ -177,25 +177,30 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--fit", "nope"), 2, "'--fit': 'nope'"),
         (("loader", "--shards", "SET", "--repeats", "0"), 2, "'--repeats': 0"),
         (("loader", "--shards", "SET", "--handicap", "1"), 2, "'--handicap': 1"),
-        (("loader", "--shards", "SET", "--json", "/nowhere/x.json"), 2, "No such file or directory"),
+        (("loader", "--shards", "SET", "--json", "NOWHERE/x.json"), 2, "No such file or directory"),
         (("loader", "--shards", "SET", "--plot", "x.gif"), 2, ".svg or .png"),
-        (("loader", "--shards", "SET", "--source", "/nowhere"), 1, "/nowhere"),
+        (("loader", "--shards", "SET", "--source", "NOWHERE"), 1, "NOWHERE"),
         (("loader", "--shards", "SET", "--work", "FILE"), 1, "FILE"),
         (("train", "--shards", "SET", "--models", "nope"), 2, "'nope' is not known"),
-        (("build", "/nowhere"), 1, "/nowhere"),
+        (("build", "NOWHERE"), 1, "NOWHERE"),
         (("build", "SET", "--workers", "two"), 2, "'--workers': 'two'"),
         (("build", "PETS", "--work", "FILE"), 1, "FILE"),
         (("build", "PETS", "--labels", "nope"), 2, "nope"),
-        (("compare", "/nowhere/a.json", "/nowhere/b.json"), 1, "/nowhere/a.json"),
+        (("compare", "NOWHERE/a.json", "NOWHERE/b.json"), 1, "NOWHERE/a.json"),
     ],
 )
 def test_wrong_input_gives_one_clear_line(
     synthetic_set: Path, synthetic_pets: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     (tmp_path / "file").touch()
-    names = {"SET": str(synthetic_set), "PETS": str(synthetic_pets), "FILE": str(tmp_path / "file")}
-    result = CliRunner().invoke(main, [names.get(option, option) for option in options])
-    assert (result.exit_code, names.get(message, message) in result.stderr) == (code, True), result.output
+    places = {"SET": synthetic_set, "PETS": synthetic_pets, "FILE": tmp_path / "file", "NOWHERE": tmp_path / "nowhere"}
+
+    def named(text: str) -> str:
+        first, slash, rest = text.partition("/")
+        return f"{places.get(first, first)}{slash}{rest}"
+
+    result = CliRunner().invoke(main, list(map(named, options)))
+    assert (result.exit_code, named(message) in result.stderr) == (code, True), result.output
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 

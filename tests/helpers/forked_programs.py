@@ -182,6 +182,9 @@ def become(wanted: dict[str, Any]) -> None:
     os.environ.update(wanted["env"])
     if rank := os.environ.get("RANK"):
         Path("/proc/self/comm").write_text(f"rank {rank}")
+    elif "-m" in wanted["command"]:  # the module's name
+        module = wanted["command"][wanted["command"].index("-m") + 1]
+        Path("/proc/self/comm").write_text(module.rpartition(".")[2])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
@@ -257,9 +260,11 @@ def main(connection: socket.socket) -> NoReturn:
     """Serve; in a child, be the program that was asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[0] = str(Path(__file__).parents[2])
+    gc.disable()
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()
+    gc.enable()
     code = 0
     wanted = serve(connection)
     become(wanted)

@@ -6,20 +6,17 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import tarfile
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from forked_programs import ForkedPopen
 from PIL import Image
 
 from pipeline.runtime.buffers import BufferPool
@@ -315,10 +312,8 @@ def labels_of() -> Callable[[int], Labels]:
 
 
 @pytest.fixture(autouse=True)
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loader's processes are forks of one that has imported what they need; those of others have tests of theirs."""
-    like = SimpleNamespace(Popen=ForkedPopen, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("pipeline.workers.worker_pool.subprocess", like)
+def workers_start_fast(forked_workers: None) -> None:
+    """Other processes have tests of their own: workers/test_worker_processes.py."""
 
 
 @pytest.fixture(scope="session")

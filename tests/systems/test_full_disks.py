@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Call = Any
 
@@ -171,6 +172,28 @@ def test_a_prediction(
     assert "the disk is full" in done.error
     assert str(tmp_path / "masks" / image.stem) in done.error
     assert not list((tmp_path / "masks").iterdir())
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".txt"])
+def test_a_synthetic_dataset(ending: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image, a mask, a list."""
+
+    def filling(original: Any) -> Any:
+        def write(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            if (owner if isinstance(owner, Path) else args[0]).suffix == ending:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(owner, *args, **kwargs)
+
+        return write
+
+    monkeypatch.setattr(Image.Image, "save", filling(Image.Image.save))
+    monkeypatch.setattr(Path, "write_text", filling(Path.write_text))
+    done = call("petseg-shard", "sample", tmp_path / "pets", "--count", 2)
+    assert done.code == 1
+    assert (
+        done.error == f"Error: the disk is full; free some space and run the same command again ({tmp_path / 'pets'})"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_stdout(call: Call, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_programs import ForkedPopen
 
 Command = Callable[..., dict[str, Any]]
 SERVER = str(Path(__file__).parent / "command_server.py")
@@ -33,9 +34,10 @@ def serving(*modules: str, mounts: str = "", env: dict[str, str | None] | None =
     program = [sys.executable, SERVER, *modules]
     if mounts:
         program = [*MOUNTED, f'{mounts}\nexec "$@"', "sh", *program]
+    kind = subprocess.Popen if mounts or env else ForkedPopen
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (env or {})
     environment = {name: value for name, value in variables.items() if value is not None}
-    with subprocess.Popen(
+    with kind(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, encoding="utf-8"
     ) as server:
         assert server.stdin is not None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_programs
 import pytest
 from mutated_files import KINDS
 
@@ -32,9 +32,9 @@ def originals(few_pets: Path, few_shards: Path, small_run: Path, tmp_path_factor
 
 @pytest.mark.faults
 def test_mutated(originals: Path, campaign: Callable[[int, int], int]) -> None:
-    """In one other process, which imports torch once; it ends itself where it hangs."""
+    """In one other process, which ends itself where it hangs."""
     program = [sys.executable, str(Path(__file__).parent / "mutated_files.py"), str(originals), str(campaign(3, 100))]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = forked_programs.run(program, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     outcomes = [line for line in lines if "outcome" in line]
     found = [problem(line) for line in outcomes if problem(line)]

@@ -14,6 +14,7 @@ from shards.errors import UsageError
 from shards.format.layout import FORMAT, MANIFEST_NAME, SPLITS, table_name
 from shards.store.byte_ranges import ByteRanges
 
+LONGEST_NAME: Final = 255  # bytes, of every common file system
 LOOKED_AT: Final = 200  # bytes of a manifest, or of a run's configuration, which name their format first
 # Of a run's folder, see petseg.runs.run_folder. Other programs, too, have a config.json, or keep a best.pt.
 _RUN_CONFIG: Final = "config.json"
@@ -42,8 +43,23 @@ def expect_replaceable(file: Path, *, overwrite: bool, advice: str = "choose ano
         raise UsageError(f"{file} exists already; {advice}, or add --overwrite")
 
 
-def expect_free(file: Path, *, overwrite: bool, advice: str = "choose another name") -> None:
-    """Raise ``UsageError`` if a result must not be written as this file, see the two functions above."""
+def expect_folder(folder: Path, *, advice: str) -> None:
+    """Raise ``UsageError`` if results cannot be written into a folder of this name, because it is something else."""
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; {advice}")
+
+
+def expect_free(
+    file: Path, *, overwrite: bool, advice: str = "choose another name", folder_is_made: bool = False
+) -> None:
+    """Raise ``UsageError`` if a result must not, or cannot, be written as this file; see the functions above.
+
+    ``folder_is_made``: its folder need not exist.
+    """
+    if not folder_is_made and not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
+    if len(os.fsencode(file.name)) > LONGEST_NAME:
+        raise UsageError(f"{file.name[:40]}... is longer than a file's name may be; {advice}")
     expect_outside(file, advice=f"choose another folder for {file.name}")
     expect_replaceable(file, overwrite=overwrite, advice=advice)
 

@@ -206,7 +206,7 @@ def unread_lines(folder: Path, root: Path, unread: Sequence[UnreadFile]) -> list
 
 def _counts(file: ListedFile, kind: str, endings: tuple[str, ...]) -> bool:
     """Return whether a file without a usual ending is of the kinds that are asked for."""
-    return kind in _KINDS[endings] and is_proof(kind, split_ending(file.relative)[1])
+    return kind in _KINDS.get(endings, ()) and is_proof(kind, split_ending(file.relative)[1])
 
 
 def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:

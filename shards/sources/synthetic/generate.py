@@ -20,7 +20,7 @@ from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.compose import Mask, draw_image
 from shards.sources.synthetic.drawing import TextureBank
 from shards.sources.synthetic.layout_writers import ListEntry, writer_for
-from shards.store.atomic import PARTIAL_PREFIX
+from shards.store.atomic import PARTIAL_PREFIX, naming
 
 MAX_COUNT = 100_000
 BAND = 0.011  # half the width of the border, as a part of the longer side; about that of the real dataset
@@ -78,7 +78,10 @@ def make_pets(
     folder.parent.mkdir(parents=True, exist_ok=True)
     names = [f"{BREEDS[k % len(BREEDS)].name}_{k // len(BREEDS) + 1}" for k in range(count)]  # breeds take turns
     bank = TextureBank(seed)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-") as work:
+    with (
+        naming(folder),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-") as work,
+    ):
         lists = _lists(names, seed)
         writer.begin(Path(work, "dataset"), lists)
         for number, name in enumerate(names):

@@ -1,12 +1,12 @@
 """A folder of files that were fetched, by SHA-256, shared by the processes of a machine and bounded in size.
 
 ``ab/SHA256`` is a complete file whose content has been compared with its name. ``ab/SHA256.ranges`` is a tar of which
-some samples are there: a file with holes, followed by one byte per sample, which is set when the sample's bytes are
-written. ``ab/SHA256.fetch`` is being fetched, by the process that has it locked.
+some samples are there: a file with holes, then one byte per sample, set when its bytes are written.
+``ab/SHA256.fetch`` is being fetched, by the process that has it locked.
 
-Whoever uses a file holds a shared lock on it (flock), which ends with the process, however that ends. What no one uses
-may be removed, the least recently used first, when the folder's bound would be exceeded. Files of other names are never
-touched. So a killed process leaves a file that is complete, or knows what is missing, or is removed later.
+Whoever uses a file holds a shared lock on it (flock), which ends with the process. What no one uses may be removed, the
+least recently used first, to stay within the bound; files of other names are never touched. So a killed process leaves
+a file that is complete, or knows what is missing, or is removed later.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from shards.errors import CacheTooSmallError, PetsegError, UsageError
-from shards.store.byte_ranges import ByteRanges, check_shortage, stretch, write_at
+from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
 from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
@@ -74,11 +74,8 @@ class ContentCache:
     _state: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
     _lock: Any = field(default_factory=threading.Lock, compare=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "most_bytes": self.most_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _state={}, _lock=threading.Lock())
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ContentCache, (self.folder, self.most_bytes)
 
     def path(self, sha256: str, kind: str = "") -> Path:
         """Return the path of a file by its SHA-256; ``kind``: "" for a complete one, ``.ranges`` or ``.fetch``."""
@@ -103,10 +100,13 @@ class ContentCache:
             descriptor = self._open(path, os.O_RDWR | (os.O_CREAT if create else 0))
             if descriptor is None:
                 return None
-            length = os.fstat(descriptor).st_size
-            if length == 0 and create:
-                length = stretch(descriptor, size + samples)
-            if length == size + samples:
+            try:
+                if create and os.fstat(descriptor).st_size == 0:
+                    os.ftruncate(descriptor, size + samples)
+            except OSError as error:  # no disk has so large a file, even one of holes
+                os.close(descriptor)
+                raise self.failure(error) from None
+            if os.fstat(descriptor).st_size == size + samples:
                 return CachedFile(path, descriptor, size=size, samples=samples, complete=False)
             os.close(descriptor)
             _discard(path)  # of something else, or damaged

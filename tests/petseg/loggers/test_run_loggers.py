@@ -160,9 +160,9 @@ def test_events_of_a_killed_run_are_written_once(tmp_path: Path) -> None:
     resumed.close(finished=True)
     events = EventAccumulator(str(tmp_path / FOLDER))
     events.Reload()
-    assert [event.step for event in events.Scalars("iou_dog/train")] == [1, 2]
-    assert [event.step for event in events.Scalars("iou_dog/val")] == [1]
-    assert "recall_none/val" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("train/iou/dog")] == [1, 2]
+    assert [event.step for event in events.Scalars("val/iou/dog")] == [1]
+    assert "val/recall/none" not in events.Tags()["scalars"]
     killed.close(finished=False)
 
 

@@ -20,12 +20,11 @@ from petseg.cli import evaluate
 from petseg.report.compare_runs import (
     ComparedRun,
     compared_classes,
-    distinct_names,
     draw_compared_curves,
     recipe_differences,
 )
 from petseg.runs.checkpoint import load_checkpoint, save_checkpoint
-from petseg.runs.run_folder import read_metrics
+from petseg.runs.run_folder import distinct_names, read_metrics
 from shards.errors import UsageError
 from shards.format.labels import Labels
 
@@ -134,9 +133,14 @@ def test_the_same_images_side_by_side(
 def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
+    assert (
+        "there is no folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tmp_path / "no" / "p.html").err
+    )
+    assert "--csv is for one RUN" in call(evaluate, "--compare", tiny_run, other_run, "--csv", tmp_path / "t.csv").err
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
     assert out.read_text() == "mine"
-    assert call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite").code == 0
+    again = call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite", "--json")
+    assert json.loads(again.out) == {"page": str(out), "runs": [str(tiny_run), str(other_run)]}
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tiny_run / "page.html").err
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", other_run / "report.html").err
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from msgspec.structs import replace
 import petseg
 from petseg.host.device import choose_placement
 from petseg.host.distributed import World
+from petseg.host.stop_signals import InterruptedRunError
 from petseg.nets.model_config import ModelConfig
 from petseg.nets.resnet_unet import ResNetUNet
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from petseg.runs.recipe import Recipe, default_recipe, recipe_from
 from petseg.training.encoder_start import EncoderStart
@@ -140,26 +145,47 @@ def test_the_encoder_has_its_own_learning_rate() -> None:
             assert torch.equal(slow[name], fast[name]), name
 
 
-@pytest.mark.usefixtures("blank_figures")
-def test_a_run_with_weights_from_a_file(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is read once; resuming, predicting and exporting need only the checkpoint."""
+class Stopping(Reporter):
+    """Ends the training with a signal once it has taken so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def batch(self, **facts: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("steps", [1, 2], ids=["frozen", "trained"])  # an epoch is one batch
+def test_a_run_with_weights_from_a_file(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The file is read once; an interrupted run goes on, predicts and is exported with its checkpoint alone."""
     moved = tmp_path / "moved.pth"
     torch.save(timm.create_model("test_convnext", pretrained=False).state_dict(), moved)
     digest = hashlib.sha256(moved.read_bytes()).hexdigest()
-    options = {**OPTIONS, "encoder": "test_convnext", "encoder_weights": moved, "epochs": 2, "encoder_freeze": 1}
-    run = petseg.train(synthetic_set, run=tmp_path / "run", options=options)
+    options = {**OPTIONS, "encoder": "test_convnext", "encoder_weights": moved, "encoder_freeze": 1}
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        petseg.train(synthetic_set, run=run, options=options, make_reporter=lambda: Stopping(steps))
     recipe = json.loads((run / "config.json").read_text())["recipe"]
     assert recipe["encoder_weights"] == str(moved)
     assert recipe["encoder_sha256"] == digest
     assert recipe["encoder_lr"] == 0.001
     moved.unlink()
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    network = petseg.load(run, device="cpu")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    before = load_checkpoint(run / "last.pt")
+    assert before.position["step"] == steps
+    petseg.train(run=run, resume="auto")
+    after = load_checkpoint(run / "last.pt")
+    assert (after.position["step"], after.position["finished"]) == (3, True)
+    name = "encoder.stages_3.blocks.0.conv_dw.weight"
+    assert not torch.equal(after.model[name], before.model[name])
     # Not those of a network that starts from noise; the checkpoint alone has them.
+    network = petseg.load(run, device="cpu")
     assert network.model.normalise.mean.flatten().tolist() == pytest.approx([127.5] * 3)
-    (run / "report.html").unlink()
-    petseg.train(run=run, resume=True)
-    assert (run / "report.html").is_file()
 
 
 def test_the_first_epoch_starts_from_the_files_weights(weights_file: Path) -> None:

@@ -257,9 +257,9 @@ def test_tensorboard(synthetic_set: Path, tmp_path: Path) -> None:
     events = EventAccumulator(str(run / "events"))
     events.Reload()
     history = read_metrics(run)
-    written = [(event.step, event.value) for event in events.Scalars("mean_iou/val")]
+    written = [(event.step, event.value) for event in events.Scalars("val/mean_iou")]
     assert written == [(e["epoch"], pytest.approx(e["val"]["mean_iou"])) for e in history]
-    written = [(event.step, event.value) for event in events.Scalars("iou_border/train")]
+    written = [(event.step, event.value) for event in events.Scalars("train/iou/border")]
     assert written == [(e["epoch"], pytest.approx(e["train"]["iou"][2])) for e in history]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked_programs import ForkedPopen
 from labelled_sets import build_labelled, many_labels
 from sample_runs import train_undrawn
 
@@ -38,6 +40,12 @@ OPTIONS: dict[str, Any] = {
     "threads": 1,
     "checkpoint_steps": 1,
 }
+HELPERS = Path(__file__).parents[1]  # the folder of sample_runs
+TRAIN = """
+import json, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+pkgutil.resolve_name(sys.argv[2])(**json.loads(sys.argv[3]))
+"""
 TIMES = ("pictures_per_second", "wait_share")
 
 
@@ -262,18 +270,15 @@ def test_sigkill_at_random_moments(
         data = build_labelled(tmp_path, many_labels(21), samples=60)
         options = {**OPTIONS, "size": (64, 96), "fit": "contain"}
         reference = petseg.train(data, run=tmp_path / "reference", options=options)
-    # A fork server with everything imported: each process starts at once, so that kills fall into the training.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["petseg.training.loop", "petseg.report.artifacts", "nvidia.dali", "torch._dynamo"])
     generator = random.Random(0)
+    function = "petseg.train" if campaign(0, 1) else "sample_runs.train_undrawn"
 
-    def start(run: Path) -> Any:
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        """Start a fork with everything imported: it trains at once, so that kills fall into the training."""
         resume = (run / "config.json").exists()
         again = {"resume": True} if resume else {"shards": str(data), "options": options}
-        target = petseg.train if campaign(0, 1) else train_undrawn
-        process = context.Process(target=target, kwargs={"run": str(run), **again})
-        process.start()
-        return process
+        given = json.dumps({"run": str(run), **again})
+        return ForkedPopen([sys.executable, "-c", TRAIN, str(HELPERS), function, given])
 
     kills, runs, wanted = 0, 0, campaign(2, 20)
     while kills < wanted:
@@ -282,24 +287,23 @@ def test_sigkill_at_random_moments(
             process = start(run)
             if kills < wanted:
                 wait_for_checkpoints(process, run / "last.pt", count=generator.randrange(8))
-                process.join(generator.uniform(0, 0.2))
+                time.sleep(generator.uniform(0, 0.2))
             else:
-                process.join(300)
-            finished = not process.is_alive()
+                process.wait(300)
+            finished = process.poll() is not None
             if not finished:
                 process.kill()
                 kills += 1
-            process.join()
-            assert not finished or process.exitcode == 0
+            assert process.wait() == (0 if finished else -signal.SIGKILL)
         assert_same_run(run, reference)
         runs += 1
 
 
-def wait_for_checkpoints(process: Any, file: Path, *, count: int) -> None:
+def wait_for_checkpoints(process: subprocess.Popen[bytes], file: Path, *, count: int) -> None:
     """Wait until a file was replaced so many times, or the process has ended."""
     stamps = {file.stat().st_mtime_ns} if file.exists() else set[int]()
     count += len(stamps)
-    while len(stamps) < count and process.is_alive():
+    while len(stamps) < count and process.poll() is None:
         with contextlib.suppress(FileNotFoundError):
             stamps.add(file.stat().st_mtime_ns)
         time.sleep(0.005)

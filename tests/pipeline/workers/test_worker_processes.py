@@ -40,7 +40,8 @@ def digest(batch: Batch) -> tuple[Any, ...]:
 
 
 def children(pid: int | None = None) -> list[psutil.Process]:
-    return [one for one in psutil.Process(pid).children() if "pipeline.workers.worker_main" in " ".join(one.cmdline())]
+    found = psutil.Process(pid).children()
+    return [one for one in found if one.name() == "worker_main" or "pipeline.workers.worker_main" in one.cmdline()]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -59,9 +60,10 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.fixture(autouse=True)
-def forked_workers() -> None:
-    """Here they are processes of their own."""
+@pytest.fixture
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each starts Python, as outside tests."""
+    monkeypatch.setattr("pipeline.workers.worker_pool.subprocess", subprocess)
 
 
 @pytest.fixture
@@ -81,6 +83,7 @@ def epochs(loader: Loader, count: int) -> None:
             pass
 
 
+@pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize(
     ("storage", "augment", "mask", "size"),
     [("jpeg", None, "onehot", 96), ("raw", "train", "index", 96), ("source", "train", "onehot", 40)],
@@ -95,6 +98,7 @@ def test_the_batches_are_those_of_threads(
     assert runs[0] == runs[1]
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_no_process_is_left_by_a_loader_that_is_closed(folder: Path) -> None:
     with make(folder) as loader:
         assert eventually(lambda: len(children()) == 2)
@@ -110,6 +114,7 @@ def test_no_process_is_left_by_a_loader_that_is_dropped(folder: Path) -> None:
     assert eventually(lambda: children() == [])
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Path) -> None:
     with make(folder, batch_size=4) as loader:
         wanted = [digest(batch) for batch in loader]
@@ -294,12 +299,14 @@ def test_processes_without_shared_memory_are_refused(sets: dict[str, Path], monk
         make(sets["raw"])
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_that_cannot_be_started_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(PetsegError, match="a worker process of the loader cannot be started: No such file"):
         make(sets["raw"])
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_the_last_output_of_a_process_is_reported() -> None:
     pool = SharedPool(((4,),), spare=1)
     workers = WorkerPool(b"no setup", pool.descriptor, 1)

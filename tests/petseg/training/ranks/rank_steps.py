@@ -25,14 +25,14 @@ from petseg.training.step import TrainStep
 
 CPU = torch.device("cpu")
 # Normalisation: micro-batches (whose statistics must be those of single images). The encoder has batch normalisation
-# with activations inside, and is frozen for the first of three steps.
-CASES = {"batch": 1, "group": 2, "encoder": 1}
+# with activations inside, and is frozen for the first of three steps; of the held one, levels up to stride 4 always.
+CASES = {"batch": 1, "group": 2, "encoder": 1, "held": 1}
 STEPS, BATCH = 3, 8
 
 
 def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
-    """Return the steps' losses and gradient norms, the weights before and after, and the number of images."""
-    if norm == "encoder":
+    """Return the steps' losses and gradient norms, and the weights before and after, by name."""
+    if norm in ("encoder", "held"):
         model = ModelConfig(encoder="test_efficientnet", stem="half")
     else:
         model = ModelConfig(widths=(8, 16), norm=norm, dropout=0.4)  # type: ignore[arg-type]
@@ -40,8 +40,8 @@ def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
         default_recipe("unet"), model=model, size=(32, 32), batch_size=BATCH, accumulate=accumulate, lr=0.1
     )
     recipe = replace(recipe, schedule="constant", clip_norm=0.0, ema_decay=0.0)
-    if norm == "encoder":
-        recipe = replace(recipe, epochs=STEPS, encoder_freeze=1)
+    if norm in ("encoder", "held"):
+        recipe = replace(recipe, epochs=STEPS, encoder_freeze=1, encoder_freeze_stride=4 if norm == "held" else 0)
     with mock.patch(
         "petseg.training.step.build_optimizer",
         lambda net, recipe: torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True),
@@ -63,9 +63,9 @@ def run_steps(norm: str, world: World, *, accumulate: int) -> dict[str, Any]:
     return {"losses": losses, "norms": norms, "start": start, "end": weights(train_step)}
 
 
-def weights(train_step: TrainStep) -> torch.Tensor:
-    """Return all weights as one vector."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in train_step.model.parameters()])
+def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
+    """Return copies of all weights and running statistics."""
+    return {name: value.clone() for name, value in train_step.model.state_dict().items()}
 
 
 def run_commands(commands: dict[str, list[str]]) -> None:

@@ -93,7 +93,6 @@ ENCODER = [
     "10",
 ]
 ENCODER += ["--threads", "1", "--lr", "0.001", "--device", "cpu", "--no-drop-last"]
-ENCODER += ["--encoder-freeze-stride", "0", "--augment", "strong"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +104,9 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(timm.create_model("test_efficientnet").state_dict(), file)
     return file
 
+
+# What the encoder's features up to stride 4 depend on.
+HELD = ("encoder.conv_stem", "encoder.bn1", "encoder.blocks.0", "encoder.blocks.1")
 
 EVALUATE = ("--json", "--own-size", "--mirror", "--csv")
 
@@ -159,20 +161,33 @@ def test_two_ranks_equal_one(call, two_ranks: TwoRanks, synthetic_set: Path, tmp
 def test_an_encoder_from_a_file_starts_on_two_ranks_as_on_one(
     call, two_ranks: TwoRanks, encoder_file: Path, synthetic_set: Path, tmp_path: Path
 ) -> None:
-    """Rank 0 alone reads it (rank_steps sees to that); in the first epoch it is frozen, in the second trained."""
+    """By its default recipe; rank 0 alone reads it (rank_steps sees to that), and in the first epoch it is frozen.
+
+    In float64, two ranks and one differ by 1e-13 here. In float32 AdamW makes more of rounding: some biases have no
+    gradient but rounding, as those before a batch normalisation, and its first steps have the learning rate's size for
+    any gradient. So all weights together are compared; of single gradients see the test of single steps.
+    """
     arguments = ["--shards", synthetic_set, "--run", tmp_path / "one", *ENCODER]
     assert call(train, *arguments, "--encoder-weights", encoder_file).code == 0
     a, b = load_checkpoint(tmp_path / "one" / "last.pt"), load_checkpoint(two_ranks.encoder / "last.pt")
-    assert_close(a, b)
     assert a.recipe.encoder_sha256 == b.recipe.encoder_sha256
-    stem, first = torch.load(encoder_file)["conv_stem.weight"], b.model["encoder.conv_stem.weight"]
-    assert 0 < (first - stem).norm() < 0.2 * stem.norm()  # trained from there
+    for mine, theirs in zip(a.history, b.history, strict=True):
+        assert mine["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-3)
+    file = {f"encoder.{name}": value for name, value in torch.load(encoder_file).items()}
+    started = [name for name in a.model if name in file and file[name].is_floating_point()]
+    held = [name for name in started if name.startswith(HELD)]
+    for part in (a.model, b.model):
+        assert all(torch.equal(part[name], file[name]) for name in held)
+    change, difference = (
+        torch.cat([(a.model[name] - other[name]).flatten() for name in started]).norm() for other in (file, b.model)
+    )
+    assert 0 < difference < 0.05 * change  # trained from the file's weights, and alike
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
-    """The same losses, gradient norms and weights, also with two micro-batches on each rank."""
+    """The same losses, gradient norms, weights and running statistics, also with two micro-batches on each rank."""
     spec = importlib.util.spec_from_file_location("rank_steps", RANK_STEPS)
     assert spec is not None
     assert spec.loader is not None
@@ -180,13 +195,17 @@ def test_steps_on_two_ranks_equal_steps_on_one(two_ranks: TwoRanks) -> None:
     spec.loader.exec_module(rank_steps)
     for norm in rank_steps.CASES:
         one, two = rank_steps.run_steps(norm, World(), accumulate=1), two_ranks.steps[norm]
-        assert torch.equal(one["start"], two["start"])
+        start, ours, theirs = one["start"], two["end"], one["end"]
+        assert all(torch.equal(value, two["start"][name]) for name, value in start.items())
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
-        for (theirs,), ours in zip(one["norms"], two["norms"], strict=True):
-            assert ours[0] == ours[1] == pytest.approx(theirs, rel=1e-4)
-        change = (one["end"] - one["start"]).norm()
-        assert change > 0.01
-        assert (two["end"] - one["end"]).norm() < 1e-3 * change
+        for (alone,), ranks in zip(one["norms"], two["norms"], strict=True):
+            assert ranks[0] == ranks[1] == pytest.approx(alone, rel=1e-4)
+        for name, value in theirs.items():
+            change = (value - start[name]).float().norm()
+            # Some biases have no gradient but rounding, as those before a batch normalisation.
+            assert (ours[name] - value).float().norm() <= 2e-3 * change + 1e-6, (norm, name)
+            if norm == "held" and name.startswith(HELD):
+                assert not change, name
 
 
 @pytest.mark.slow
