@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from shards.errors import CacheTooSmallError, PetsegError, UsageError
-from shards.store.byte_ranges import ByteRanges, check_shortage, stretch, write_at
+from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
 from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
@@ -100,10 +100,13 @@ class ContentCache:
             descriptor = self._open(path, os.O_RDWR | (os.O_CREAT if create else 0))
             if descriptor is None:
                 return None
-            length = os.fstat(descriptor).st_size
-            if length == 0 and create:
-                length = stretch(descriptor, size + samples)
-            if length == size + samples:
+            try:
+                if create and os.fstat(descriptor).st_size == 0:
+                    os.ftruncate(descriptor, size + samples)
+            except OSError as error:  # no disk has so large a file, even one of holes
+                os.close(descriptor)
+                raise self.failure(error) from None
+            if os.fstat(descriptor).st_size == size + samples:
                 return CachedFile(path, descriptor, size=size, samples=samples, complete=False)
             os.close(descriptor)
             _discard(path)  # of something else, or damaged
