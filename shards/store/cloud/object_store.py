@@ -28,8 +28,6 @@ _T = TypeVar("_T")
 _PUT_PART = 8 << 20  # bytes of each part of a large file
 MOST_LISTED: Final = 1 << 25  # files of a folder
 _CHUNK: Final = 1 << 20  # bytes of a reply, each of which must arrive in time
-
-
 _SLOW: Final = "a reply that is too slow"
 
 
