@@ -29,7 +29,7 @@ JOBS   ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
+.PHONY: help install install-dev peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
 	@sed -n '3,13p' Makefile | sed 's/^# *//'
@@ -38,7 +38,8 @@ help:
 # the users', so that it is one installation. uv installs in a fraction of pip's time; pip does it where uv is not to be had
 # or fails, as where a mirror is named in pip's settings alone. Byte code is written when a module is first imported: of the
 # ten thousand files that pip would compile, most are never used.
-packages = $(PIP) -c constraints.txt uv && $(BIN)/python -m uv pip install --quiet -c constraints.txt $(1) \
+packages = $(PIP) -c constraints.txt uv && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python \
+    -c constraints.txt $(1) \
     || $(PIP) --no-compile -c constraints.txt $(1)
 
 $(VENV)/bin/python:
@@ -53,6 +54,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
 
 # The demo writes everything to $(DEMO) and starts from scratch each time.
 demo: $(VENV)/.installed
@@ -80,7 +83,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Half an hour, and 8 GB of packages. Only wheels: DALI's older versions are on PyPI as a program that fails.
+# A quarter of an hour each, with two idle cores, and 7.5 GB of packages each. With another Python: PYTHON=python3.13.
+# Only wheels: DALI's older versions are on PyPI as a program that fails.
 VERSIONS := .versions
 UV       := $(VERSIONS)/uv/bin/uv
 
@@ -112,8 +116,8 @@ bench: $(VENV)/.installed
 	$(LOADER) $(call OUTPUTS,loader)
 	$(LOADER) $(call OUTPUTS,cold) --cache cold --augment none --storages source \
 	    --peers petseg,tutorial,tuned,webdataset
-	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet
-	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build)
+	$(BIN)/petseg-bench train --shards $(BENCH)/shards $(call OUTPUTS,train) --models unet --repeats $(REPEATS)
+	$(BIN)/petseg-bench build $(BENCH_PETS) $(call OUTPUTS,build) --repeats $(REPEATS)
 	$(MAKE) $(addprefix $(BENCH)/classes-,$(addsuffix .json,$(CLASSES)))
 
 # What masks of N classes cost, one-hot and as class indices: petseg's loader alone, on synthetic images.
@@ -122,8 +126,8 @@ $(BENCH)/classes-%.json: $(VENV)/.installed FORCE
 	$(BIN)/petseg-shard sample $(BENCH)/classes-$* --layout folders --classes $* --count 240
 	$(BIN)/petseg-shard build $(BENCH)/classes-$* $(BENCH)/classes-$*-shards --labels $(BENCH)/classes-$*/labels.toml \
 	    --storage raw --split random --fractions 1,0,0 --overwrite
-	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg --workers 2 \
-	    --repeats 3
+	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg \
+	    --workers 2 --repeats $(REPEATS)
 
 FORCE:
 
@@ -153,7 +157,9 @@ gpu-figures:
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
 # The tutorial reads the original files, as its users do; other loaders read what the shards hold.
-LOADER = $(BIN)/petseg-bench loader --shards $(BENCH)/shards --source $(BENCH_PETS)
+LOADER = $(BIN)/petseg-bench loader --shards $(BENCH)/shards --source $(BENCH_PETS) --repeats $(REPEATS)
+# The fewest with which `petseg-bench compare` can report a change.
+REPEATS ?= 4
 CLASSES = 21 150
 OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg --overwrite
 

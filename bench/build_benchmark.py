@@ -6,72 +6,74 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
 
 from bench.core.limits import LimitSubject
-from bench.core.machine import RunClock
-from bench.core.resources import cpu_seconds
-from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
-from bench.core.subject_process import PackJob, ProcessSubject
+from bench.core.machine import RunClock, cpu_seconds
+from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.subject_process import SubjectProcess
 from bench.peers.fast_decode import decode_image
 from bench.peers.peer import files_under
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings, plain
 from shards.build.build_set import build
-from shards.build.options import options_from
+from shards.build.options import PackOptions, options_from
 from shards.cores import usable_cores
 from shards.errors import UsageError
 from shards.format.label_files import find_labels
-from shards.format.labels import Labels
 from shards.sources import Pair, Source, scan
 
 JPEG_QUALITY = 90  # petseg-shard's own default
 
 
-class PackSubject(ProcessSubject):
+class PackSubject(Subject):
     """Packing in one storage by a number of processes, started from one of their own, as in a command of its own."""
 
-    job: PackJob
+    process: SubjectProcess
 
-    def __init__(self, storage: str, job: PackJob) -> None:
-        super().__init__(f"petseg {storage}, {job.workers} worker{'s' if job.workers > 1 else ''}", job)
-        self.part, self._bytes = self.name, 0
-        self._limit = f"make {storage}" if job.workers == usable_cores() else ""
+    def __init__(self, storage: str, workers: int, **work: Any) -> None:
+        process = SubjectProcess("bench.build_benchmark:PackServer", workers=workers, **work)
+        process.memory_every = 0.05
+        super().__init__(f"petseg {storage}, {workers} worker{'s' if workers > 1 else ''}", process)
+        self.part, self._workers, self._bytes = self.name, workers, 0
+        self._limit = f"make {storage}" if workers == usable_cores() else ""
 
     def open(self) -> None:
         """Run once, which warms the page cache, and is when memory is watched."""
-        if self.process == 0:
-            self.ask("pack")
+        if not self.repeats:
+            self.process.ask("pack")
 
     def turn(self) -> Repeat:
-        repeat, self._bytes = self.ask("pack", timed=True)
+        repeat, self._bytes = self.process.ask("pack", timed=True)
         return cast(Repeat, repeat)
 
     def line(self) -> BuildLine:
-        return BuildLine(name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes,
-                         workers=self.job.workers, bytes=self._bytes, limit=self._limit)  # fmt: skip
+        return BuildLine(name=self.name, repeats=tuple(self.repeats), workers=self._workers, bytes=self._bytes,
+                         peak_memory_bytes=self.process.peak_memory_bytes, limit=self._limit)  # fmt: skip
 
 
 class PackServer:
-    """What a process that packs does on command."""
+    """What a process that packs does on command: a source of so many images, into a folder ``out``."""
 
-    def __init__(self, job: PackJob) -> None:
-        self.job = job
+    def __init__(self, source: Path, options: PackOptions, workers: int, out: Path, images: int) -> None:
+        self._build = partial(build, source, out, options, workers=workers)
+        self._out, self._images = out, images
 
     def pack(self) -> tuple[Repeat, int]:
         """Pack once; return what that cost, and how many bytes came out."""
-        job = self.job
         start, cpu = time.perf_counter(), cpu_seconds(os.getpid())
-        build(job.source, job.out, job.options, workers=job.workers)
+        self._build()
         os.sync()
         seconds, cpu = time.perf_counter() - start, cpu_seconds(os.getpid()) - cpu
-        size = sum(path.stat().st_size for path in files_under(job.out))
-        shutil.rmtree(job.out)
-        return Repeat(images=job.images, seconds=seconds, cpu_seconds=cpu), size
+        size = sum(path.stat().st_size for path in files_under(self._out))
+        shutil.rmtree(self._out)
+        return Repeat(images=self._images, seconds=seconds, cpu_seconds=cpu), size
 
     def close(self) -> None:
         """Nothing is left to be stopped."""
@@ -88,19 +90,25 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
     pairs, labels = usable_pairs(source), source.labels if settings.labels is None else find_labels(settings.labels)
     if settings.work is not None:
         settings.work.mkdir(parents=True, exist_ok=True)
-    limits = _limits(settings, pairs)
+    limits, subjects = _limits(settings, pairs), list[PackSubject]()
     with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
-        subjects = _subjects(settings, len(pairs), labels, Path(name) / "out")
+        work = {"source": settings.source, "out": Path(name) / "out", "images": len(pairs)}
+        for storage in settings.storages:
+            options = options_from(
+                storage=storage, size=None if storage == "source" else settings.size, quality=None, split="random",
+                fractions=(1.0, 0.0, 0.0), val_fraction=None, seed=0, samples_per_shard=128, labels=labels,
+            )  # fmt: skip
+            counts = settings.workers or sorted({1, usable_cores()})
+            subjects += [PackSubject(storage, workers, options=options, **work) for workers in counts]
         measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
     lines = tuple(subject.line() for subject in subjects if subject in measured)
     refuse_empty(lines, skipped)
     total = sum(pair.image_stamp.bytes + pair.mask_stamp.bytes for pair in pairs)
-    fingerprint = f"{len(pairs)} pairs, {total} bytes"
-    data = DataInfo(path=str(settings.source), fingerprint=fingerprint, split="all", samples=len(pairs),
-                    classes=len(labels or ()), bytes={"source": total})  # fmt: skip
+    data = DataInfo(path=str(settings.source), fingerprint=f"{len(pairs)} pairs, {total} bytes", split="all",
+                    samples=len(pairs), classes=len(labels or ()), bytes={"source": total})  # fmt: skip
     return Results(
-        kind="build", environment=clock.finish(), data=data, settings=plain(settings),
-        build=lines, skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits), parts=parts.rounded(),
+        kind="build", environment=clock.finish(), data=data, settings=plain(settings), build=lines,
+        skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits), parts=parts.rounded(),
     )  # fmt: skip
 
 
@@ -112,37 +120,25 @@ def usable_pairs(source: Source) -> list[Pair]:
     """
     found = []
     for pair in source.pairs:
-        try:
-            with Image.open(pair.image, formats=["JPEG", "PNG"]), Image.open(pair.mask, formats=["PNG"]):
-                found.append(pair)
-        except OSError:
-            continue  # petseg-shard build rejects or converts it, and reports that
+        with (
+            suppress(OSError),  # petseg-shard build rejects or converts it, and reports that
+            Image.open(pair.image, formats=["JPEG", "PNG"]),
+            Image.open(pair.mask, formats=["PNG"]),
+        ):
+            found.append(pair)
     if not found:
         raise UsageError(f"{source.folder} has no image with a mask; petseg-shard build says why")
     return found
 
 
-def _subjects(settings: BuildSettings, images: int, labels: Labels | None, out: Path) -> list[PackSubject]:
-    found = []
-    for storage in settings.storages:
-        size = None if storage == "source" else settings.size
-        options = options_from(storage=storage, size=size, quality=None, split="random", fractions=(1.0, 0.0, 0.0),
-                               val_fraction=None, seed=0, samples_per_shard=128, labels=labels)  # fmt: skip
-        for workers in settings.workers or sorted({1, usable_cores()}):
-            job = PackJob(source=settings.source, options=options, workers=workers, out=out, images=images)
-            found.append(PackSubject(storage, job))
-    return found
-
-
 def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     """Return what each storage cannot do without: decoding, and for two of them resizing and encoding."""
-    images = [Path(pair.image).read_bytes() for pair in pairs]
-    masks = [Path(pair.mask).read_bytes() for pair in pairs]
+    files = [(Path(pair.image).read_bytes(), Path(pair.mask).read_bytes()) for pair in pairs]
 
     def decode(i: int) -> tuple[Any, Image.Image]:
-        mask = Image.open(io.BytesIO(masks[i]))
+        mask = Image.open(io.BytesIO(files[i][1]))
         mask.load()
-        return decode_image(images[i]), mask
+        return decode_image(files[i][0]), mask
 
     def resize(i: int) -> tuple[Image.Image, Image.Image]:
         pixels, mask = decode(i)

@@ -3,19 +3,14 @@
 import dataclasses
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from bench.settings import BuildSettings, LoaderSettings, TrainSettings, shown_value
+from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
 from shards.console import PATH, FriendlyGroup, print_json, say
 from shards.errors import UsageError
-
-if TYPE_CHECKING:
-    from bench.core.rounds import PartSeconds
 
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -27,66 +22,35 @@ def main() -> None:
     """Measure how fast loading, training and packing are, compared with what else one could use."""
 
 
-@contextmanager
-def progress() -> "Iterator[PartSeconds]":
-    """Show what is done now on stderr where that is a terminal."""
-    from rich.console import Console
-
-    from bench.core.rounds import PartSeconds
-
-    with Console(stderr=True).status("starting") as status:  # shows nothing where that is no terminal
-        yield PartSeconds(status.update)
-
-
-def add_benchmark(name: str, settings: type[Any], text: str) -> None:
+def add_benchmark(name: str, settings: type[Any]) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
     def run(*, json_file: Path | None, plot: Path | None, overwrite: bool, **options: Any) -> None:
+        from rich.console import Console
+
+        from bench.core.rounds import PartSeconds
         from bench.results.outputs import Outputs
 
-        outputs = Outputs(json_file, plot, overwrite)
-        wanted = settings(**options)
-        benchmark = importlib.import_module(f"bench.{name}_benchmark")
-        with progress() as parts:
-            results = getattr(benchmark, f"run_{name}_benchmark")(wanted, parts=parts)
+        outputs, wanted = Outputs(json_file, plot, overwrite), settings(**options)
+        benchmark = getattr(importlib.import_module(f"bench.{name}_benchmark"), f"run_{name}_benchmark")
+        with Console(stderr=True).status("starting") as status:  # shows nothing where that is no terminal
+            results = benchmark(wanted, parts=PartSeconds(status.update))
         outputs.finish(results)
 
-    command: Any = PLOT(JSON(OVERWRITE(run)))
-    for field in reversed(dataclasses.fields(settings)):
-        how = dict(field.metadata)
-        if how.pop("argument", False):
-            command = click.argument(field.name, type=how["type"])(command)
-            continue
-        if field.default is not dataclasses.MISSING:
-            how["default"] = shown_value(field.default)
-        command = click.option(f"--{field.name.replace('_', '-')}", **how)(command)
-    main.command(name, help=text)(command)
+    main.command(name, help=settings.__doc__)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))
 
 
-# fmt: off
-
-add_benchmark("loader", LoaderSettings,
-              "Images per second of petseg's loader and of others, over the same images, checked to be the same work.")
-add_benchmark("train", TrainSettings,
-              "How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end.")
-add_benchmark("build", BuildSettings,
-              "How fast SOURCE is packed, with one process and with all cores, and how near that is to decoding alone.")
-# fmt: on
+for name, settings in (("loader", LoaderSettings), ("train", TrainSettings), ("build", BuildSettings)):
+    add_benchmark(name, settings)
 
 
-@main.command()
-@click.argument("shards", type=PATH)
-@click.option("--size", type=int, default=128, show_default=True, help="Of the output, pixels.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Images in a batch.")
-@click.option("--delay", type=float, default=0.02, show_default=True, help="Seconds before each reply.")
-@click.option("--epochs", type=click.IntRange(min=2), default=5, show_default=True, help="Of each run.")
-@click.option("--repeats", type=int, default=3, show_default=True, help="Runs of each subject, in turns.")
-@click.option("--time-limit", type=float, default=300, show_default=True, help="Seconds for each run.")
-def remote(*, shards: Path, **options: Any) -> None:
-    """Epochs of SHARDS over an object store, a server on loopback that is slow to reply, beside other libraries."""
+@main.command(help=RemoteSettings.__doc__)
+@with_options(RemoteSettings)
+def remote(**options: Any) -> None:
+    """Run it."""
     from bench.remote_benchmark import run_remote_benchmark
 
-    print_json(run_remote_benchmark(shards, **options))
+    print_json(run_remote_benchmark(RemoteSettings(**options)))
 
 
 @main.command()
@@ -96,12 +60,12 @@ def remote(*, shards: Path, **options: Any) -> None:
 @click.option("--fail", is_flag=True, help="Exit with 1 if a line became slower, or has too few repeats to show it.")
 def compare(a: Path, b: Path, *, as_json: bool, fail: bool) -> int:
     """Say what changed from A to B beyond the noise; both are files written with --json."""
-    from bench.results.comparison import compare_results, comparison_json, comparison_text
+    from bench.results.comparison import compare_results, comparison_text
     from bench.results.records import read_results
 
     comparison = compare_results(read_results(a), read_results(b))
     if as_json:
-        print_json(comparison_json(comparison))
+        print_json(dataclasses.asdict(comparison))
     else:
         click.echo(comparison_text(comparison))
     return int(fail and not comparison.passes)
@@ -132,7 +96,7 @@ def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Pat
 
     runs = {path.stem: read_results(path) for path in results}
     if problems := Outputs(plot=plot, overwrite=overwrite).write(next(iter(runs.values()))):
-        raise UsageError("; ".join(problems.values()))
+        raise UsageError("; ".join(problems))
     for document in documents:
         address = None if plot is None else os.path.relpath(plot, document.parent)
         say(f"{document}: {', '.join(update_document(document, runs, plot=address))}")

@@ -1,19 +1,20 @@
 """``petseg-bench loader``: every loader on every storage, checked, warmed up, and timed in rounds."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import closing
+from functools import partial
 
 from msgspec.structs import asdict, replace
 
 from bench.core.limits import LimitSubject, copy_limit, storage_limits
-from bench.core.loader_subject import LoaderSubject, References
+from bench.core.loader_subject import LoaderSubject, Preparations, loader_process
 from bench.core.machine import RunClock, why_no_gpu
 from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
 from bench.peers.job import PROCESSES, Job
-from bench.peers.peer import Peer
-from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results, Skipped
+from bench.results.records import BASELINE, LoaderWork, Mask, Results, Skipped
 from bench.settings import LoaderSettings, plain
 from shards.cores import usable_cores
 from shards.errors import UsageError
@@ -30,33 +31,36 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     """
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
-    clock, skipped, lines, limits = RunClock(), list[Skipped](), list[LoaderLine](), list[LimitSubject]()
-    with open_workspace(settings, parts) as workspace, closing(References(workspace.folder)) as references:
-        for number, one in enumerate(passes(settings, measured_storages(settings, workspace))):
-            planned = plan_pass(settings, workspace, one, skipped, earlier=lines)
-            loaders = [LoaderSubject(*x, references=references, seconds=settings.seconds) for x in planned]
-            subjects: list[Subject] = [*loaders]
-            if number == 0:
-                limits = _limits(settings, workspace)
-                subjects += limits
-            measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
-            lines += [loader.line() for loader in loaders if loader in measured]
+    clock, skipped = RunClock(), list[Skipped]()
+    with open_workspace(settings, parts) as workspace, closing(Preparations(workspace.folder)) as preparations:
+        # A process for each engine of each peer; whatever a peer does wrong costs its own lines only.
+        processes = dict[tuple[str, str, str], SubjectProcess]()
+        loaders, limits = list[LoaderSubject](), _limits(settings, workspace)
+        for work, job in plan_loaders(settings, workspace, skipped):
+            peer, key = PEERS[work.peer], (work.peer, work.engine, work.device)
+            process = processes.setdefault(key, loader_process(peer))
+            # Short trials, without augmentation if possible, find the number of workers for all lines of a storage.
+            trial = replace(job, augment=settings.augment == "train", mask=plain_mask(settings))
+            loaders.append(LoaderSubject(work, peer, job, process=process, preparations=preparations,
+                                         trial=trial, seconds=settings.seconds))  # fmt: skip
+        subjects: list[Subject] = [*loaders, *limits]
+        measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
+        lines = tuple(loader.line() for loader in loaders if loader in measured)
     refuse_empty(lines, skipped)
     return Results(
-        kind="loader", environment=clock.finish(), data=workspace.data, parts=parts.rounded(),
-        settings=plain(settings), lines=tuple(lines), skipped=tuple(skipped),
-        limits=tuple(limit.line() for limit in limits),
+        kind="loader", environment=clock.finish(), data=workspace.data, parts=parts.rounded(), lines=lines,
+        settings=plain(settings), skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits),
     )  # fmt: skip
 
 
-def passes(settings: LoaderSettings, storages: Collection[str]) -> list[LoaderWork]:
-    """Return what is measured, one pass after another: work whose storage, where it is not empty, is the only one.
+def kinds_of_work(settings: LoaderSettings, storages: Collection[str]) -> list[LoaderWork]:
+    """Return what is measured of every peer; where the storage is not empty, on that one only.
 
-    Cold passes are of evaluation, unless only training is requested: what reading costs does not depend on it. With
-    masks of both forms, class indices are a pass of their own over ``raw`` storage, evaluation, warm.
+    Cold caches are measured in evaluation, unless only training is requested: what reading costs does not depend on it.
+    With masks of both forms, class indices are measured of ``raw`` storage, evaluation, warm.
     """
     augments = {"none": [False], "train": [True], "both": [False, True]}[settings.augment]
-    plain = LoaderWork(peer="", storage="", mask="index" if settings.mask == "index" else "onehot")
+    plain = LoaderWork(peer="", storage="", mask=plain_mask(settings))
     found = [replace(plain, augment=augment) for augment in augments] if settings.cache != "cold" else []
     if found and settings.mask == "both" and False in augments and INDEX_STORAGE in storages:
         found.insert(1, replace(plain, mask="index", storage=INDEX_STORAGE))
@@ -65,31 +69,38 @@ def passes(settings: LoaderSettings, storages: Collection[str]) -> list[LoaderWo
     return found
 
 
-def plan_pass(
-    settings: LoaderSettings, workspace: Workspace, one: LoaderWork, skipped: list[Skipped],
-    *, earlier: Sequence[LoaderLine] = (),
-) -> Iterator[tuple[LoaderWork, type[Peer], Job]]:  # fmt: skip
-    """Yield every loader on every storage of a pass; note those that cannot be. ``earlier`` lines say how many workers
-    a loader was fastest with.
-    """
+def plain_mask(settings: LoaderSettings) -> Mask:
+    """Return the form of masks, but of those that are delivered in both."""
+    return "index" if settings.mask == "index" else "onehot"
+
+
+def plan_loaders(
+    settings: LoaderSettings, workspace: Workspace, skipped: list[Skipped]
+) -> Iterator[tuple[LoaderWork, Job]]:
+    """Yield every loader with all that it has to do; note those that cannot be measured."""
     no_gpu, wanted = why_no_gpu() if settings.device == "cpu" else "", settings.peers or PEERS
-    if not workspace.files and BASELINE in wanted:
-        reason = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
-        skipped.append(Skipped(name=replace(one, peer=BASELINE, storage="source").name, reason=reason))
-    for storage in measured_storages(settings, workspace):
-        for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):
-            if one.storage not in ("", storage) and peer.name != BASELINE:
-                continue
-            work = replace(one, peer=peer.name, storage=storage)
-            if reason := peer.why_not(_job(settings, workspace, work, earlier)):
-                skipped.append(Skipped(name=work.name, reason=reason))
-                continue
-            kinds = [replace(work, engine=engine) for engine in (("torch", PROCESSES) if peer.ours else ("",))]
-            on_gpu = replace(work, engine="dali" if peer.ours else "", device="cuda")
-            if peer.ours and no_gpu:
-                skipped.append(Skipped(name=on_gpu.name, reason=no_gpu))
-            for kind in [*kinds, on_gpu] if settings.device == "cuda" else kinds:
-                yield kind, peer, _job(settings, workspace, kind, earlier)
+    storages = measured_storages(settings, workspace)
+    for one in kinds_of_work(settings, storages):
+        skip = partial(_skip, skipped, one)
+        if not workspace.files and BASELINE in wanted:
+            held = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
+            skip(held, peer=BASELINE, storage="source")
+        for storage in storages:
+            for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):
+                if one.storage not in ("", storage) and peer.name != BASELINE:
+                    continue
+                work = replace(one, peer=peer.name, storage=storage)
+                if reason := peer.why_not(_job(settings, workspace, work)):
+                    skip(reason, peer=peer.name, storage=storage)
+                    continue
+                engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
+                if settings.device == "cuda":
+                    engines.append(("dali" if peer.ours else "", "cuda"))
+                elif peer.ours and no_gpu:
+                    skip(no_gpu, peer=peer.name, storage=storage, engine="dali", device="cuda")
+                for engine, device in engines:
+                    kind = replace(work, engine=engine, device=device)
+                    yield kind, _job(settings, workspace, kind)
 
 
 def measured_storages(settings: LoaderSettings, workspace: Workspace) -> list[str]:
@@ -97,24 +108,27 @@ def measured_storages(settings: LoaderSettings, workspace: Workspace) -> list[st
     return [storage for storage in workspace.stored if storage in (settings.storages or workspace.stored)]
 
 
-def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork, earlier: Sequence[LoaderLine]) -> Job:
+def _skip(skipped: list[Skipped], one: LoaderWork, reason: str, **what: str) -> None:
+    skipped.append(Skipped(name=replace(one, **what).name, reason=reason))
+
+
+def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Job:
     stored = workspace.stored[work.storage]
     folder = workspace.folder / "work" / f"{work.peer}-{work.storage}"
     folder.mkdir(parents=True, exist_ok=True)
-    what = asdict(replace(work, augment=False, mask="onehot", cache="warm"))
-    best = (line.workers for line in earlier if asdict(replace(line.work, augment=False, mask="onehot")) == what)
     return Job(
         **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
         shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files,
         samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
-        batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or next(best, 0),
-        cores=usable_cores(), handicap=settings.handicap,
+        batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers, cores=usable_cores(),
+        handicap=settings.handicap,
     )  # fmt: skip
 
 
 def _limits(settings: LoaderSettings, workspace: Workspace) -> list[LimitSubject]:
-    data, forms = workspace.data, sorted({one.mask for one in passes(settings, measured_storages(settings, workspace))})
+    data, storages = workspace.data, measured_storages(settings, workspace)
+    forms = sorted({one.mask for one in kinds_of_work(settings, storages)})
     found = [copy_limit(form, size=settings.size, classes=data.classes, samples=data.samples) for form in forms]
-    for storage in measured_storages(settings, workspace):
+    for storage in storages:
         found += storage_limits(workspace.stored[storage], size=settings.size, seed=settings.seed)
     return found

@@ -1,8 +1,11 @@
 # ruff: noqa: RUF009 - option() returns a field, not a value
-"""The options of the benchmarks: each field becomes an option of its command (:mod:`bench.cli`)."""
+"""The options of the benchmarks: each field becomes an option of its command, whose help is the docstring.
+
+A class raises :class:`UsageError` where an option is wrong.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,23 @@ def plain(settings: Any) -> dict[str, Any]:
     return dict(msgspec.to_builtins(found, enc_hook=str))
 
 
+def with_options(settings: type[Any]) -> Callable[[Any], Any]:
+    """Return what gives a command the fields of ``settings`` as its options."""
+
+    def add(command: Any) -> Any:
+        for field in reversed(dataclasses.fields(settings)):
+            how = dict(field.metadata)
+            if how.pop("argument", False):
+                command = click.argument(field.name, type=how["type"])(command)
+                continue
+            if field.default is not dataclasses.MISSING:
+                how["default"] = shown_value(field.default)
+            command = click.option(f"--{field.name.replace('_', '-')}", **how)(command)
+        return command
+
+    return add
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Common:
     repeats: int = option(AT_LEAST_1, 5, "Timed repeats of each subject, in turns with others, in up to 5 processes.")
@@ -77,7 +97,7 @@ class _OfShards(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings(_OfShards):
-    """The options of ``petseg-bench loader``; a :class:`UsageError` where one is wrong."""
+    """Images per second of petseg's loader and of others, over the same images, checked to be the same work."""
 
     storages: tuple[str, ...] = option(NAMES, (), "Which storages; those that --shards is not are built in a temporary "
                                        "folder.  [default: all of a set of source storage, else its own]")  # fmt: skip
@@ -106,7 +126,7 @@ class LoaderSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(_OfShards):
-    """The options of ``petseg-bench train``; a :class:`UsageError` where one is wrong."""
+    """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
 
     models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
     precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16.")
@@ -123,7 +143,7 @@ class TrainSettings(_OfShards):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(_Common):
-    """The options of ``petseg-bench build``; a :class:`UsageError` where one is wrong."""
+    """How fast SOURCE is packed, with one process and with all cores, and how near that is to decoding alone."""
 
     source: Path = option(PATH, required=True, argument=True)
     labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
@@ -134,6 +154,19 @@ class BuildSettings(_Common):
 
     def __post_init__(self) -> None:
         _check_names("--storages", self.storages, STORAGES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """Epochs of SHARDS over an object store, a server on loopback that is slow to reply, beside other libraries."""
+
+    shards: Path = option(PATH, required=True, argument=True)
+    size: int = option(AT_LEAST_1, 128, "Of the output, pixels.")
+    batch_size: int = option(AT_LEAST_1, 32, "Images in a batch.")
+    delay: float = option(click.FLOAT, 0.02, "Seconds before each reply.")
+    epochs: int = option(click.IntRange(2), 5, "Of each run; the first one fetches.")
+    repeats: int = option(AT_LEAST_1, 3, "Runs of each subject, in turns.")
+    time_limit: float = option(click.FLOAT, 300.0, "Seconds for each run, and for a conversion.")
 
 
 def _check_names(option_name: str, names: tuple[str, ...], known: Iterable[str]) -> None:

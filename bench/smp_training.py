@@ -54,7 +54,6 @@ class SmpNetwork(nn.Module):
                 raise UsageError(f"{weights} lacks {len(missing)} tensors of {encoder}, such as {missing[0]}")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map images in 0..255 to logits."""
         return cast(torch.Tensor, self.network((image.float() - self.mean) / self.std))
 
 

@@ -1,54 +1,151 @@
 """``petseg-bench train``: how much of the network's speed the loader costs."""
 
+import dataclasses
 import itertools
-from typing import Any, cast
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
+from msgspec.structs import replace
 
 from bench.core.machine import RunClock, why_no_gpu
-from bench.core.rounds import PartSeconds, refuse_empty, run_rounds
-from bench.core.subject_process import ProcessSubject, TrainJob
+from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.stopwatch import time_batches, warm_up
+from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import data_info
 from bench.peers.peer import split_bytes
 from bench.results.records import Repeat, Results, Skipped, TrainLine
 from bench.settings import TrainSettings, plain
+from petseg.host.openmp import configure_openmp
+from petseg.runs.recipe import default_recipe
 from shards.format.dataset import ShardSet
+from shards.format.geometry import size_text
+
+if TYPE_CHECKING:
+    from pipeline import Batch
+
+PREFETCH = 2
+NEVER = 10**9  # total steps of a schedule that is not meant to end
+MODES = ("loader", "compute", "end-to-end")
 
 
-class TrainSubject(ProcessSubject):
+class TrainSubject(Subject):
     """A network that trains, in three modes: the loader alone, compute-only, end-to-end."""
 
-    job: TrainJob
+    process: SubjectProcess
 
-    def __init__(self, job: TrainJob) -> None:
-        super().__init__(f"{job.model} {job.precision}", job)
-        self._others: dict[str, list[Repeat]] = {"loader": [], "compute": []}
+    def __init__(self, model: str, precision: str, settings: TrainSettings) -> None:
+        environment = dict(os.environ)
+        configure_openmp(environment)  # as petseg-train does
+        server = "bench.train_benchmark:TrainServer"
+        process = SubjectProcess(server, environment=environment, model=model, precision=precision, settings=settings)
+        super().__init__(f"{model} {precision}", process)
+        self._model, self._modes = model, {mode: list[Repeat]() for mode in MODES}
         self._prepared: dict[str, Any] = {}
         self._peak_gpu_bytes: int | None = None
 
     def open(self) -> None:
         """Train until the speed no longer rises."""
-        self._prepared = self.ask("prepare")
+        self._prepared = self.process.ask("prepare")
 
     def turn(self) -> Repeat:
-        """Time each mode; return end-to-end training."""
-        seconds = self.job.settings.seconds
-        for mode, repeats in self._others.items():
-            repeat = self.ask("turn", timed=True, mode=mode, seconds=seconds)
-            repeats.append(msgspec.structs.replace(repeat, process=self.process))
-        repeat = self.ask("turn", timed=True, mode="end-to-end", seconds=seconds)
-        self._peak_gpu_bytes = self.ask("gpu_memory")
-        return cast(Repeat, repeat)
+        for mode, repeats in self._modes.items():
+            repeats.append(replace(self.process.ask("turn", timed=True, mode=mode), process=self.number))
+        self._peak_gpu_bytes = self.process.ask("gpu_memory")
+        return self._modes["end-to-end"][-1]
 
     def line(self) -> TrainLine:
         found = dict(self._prepared)
         engine = found.pop("engine")
-        name = f"{self.job.model} {found['precision']} {found['size']} px {found['device']} {engine}"
+        name = f"{self._model} {found['precision']} {found['size']} px {found['device']} {engine}"
         return TrainLine(
-            name=name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes, model=self.job.model,
-            loader=tuple(self._others["loader"]), compute=tuple(self._others["compute"]),
+            name=name, repeats=tuple(self.repeats), peak_memory_bytes=self.process.peak_memory_bytes,
+            model=self._model, loader=tuple(self._modes["loader"]), compute=tuple(self._modes["compute"]),
             peak_gpu_bytes=self._peak_gpu_bytes, **found,
         )  # fmt: skip
+
+
+class TrainServer:
+    """A learner, its loader, and the three modes."""
+
+    def __init__(self, model: str, precision: str, settings: TrainSettings) -> None:
+        import torch
+
+        from petseg.host.device import choose_device, choose_placement
+        from petseg.host.distributed import World
+        from petseg.training.cuda_graph import chooses_graph
+        from petseg.training.step import TrainStep
+        from pipeline import Loader
+
+        recipe, shard_set = default_recipe(cast(Any, model)), ShardSet.open(settings.shards)
+        self.recipe = recipe = replace(
+            recipe, model=replace(recipe.model, classes=len(shard_set.manifest.labels)), seed=settings.seed,
+            size=settings.size or recipe.size, fit=settings.fit or recipe.fit,
+            batch_size=settings.batch_size or recipe.batch_size, precision=cast(Any, precision),
+        )  # fmt: skip
+        recipe.check()
+        self.placement = choose_placement(choose_device(settings.device), cast(Any, precision))
+        graph = chooses_graph(None, self.placement, World(), compiled=False)
+        self.trainer = TrainStep(recipe, total_steps=NEVER, placement=self.placement, cuda_graph=graph)
+        self.loader = Loader(
+            shard_set, split=settings.split, batch_size=recipe.batch_size, size=recipe.size, fit=recipe.fit,
+            device=self.placement.device, seed=settings.seed, mask="index", shuffle=True, prefetch=PREFETCH,
+            augment=None if recipe.augment == "none" else recipe.augment, engine=cast(Any, settings.engine),
+        )  # fmt: skip
+        self._torch = torch
+        self._batches, self._step, self._seconds = self._endless(), 0, settings.seconds
+        kept = next(self._batches)
+        copied = {name: getattr(kept, name).clone() for name in ("image", "mask", "index", "valid")}
+        self._kept = dataclasses.replace(kept, **copied)
+
+    def prepare(self) -> dict[str, Any]:
+        """Train end-to-end until the speed no longer rises; return what the line says of it."""
+        warm_up(lambda: self._run("end-to-end", 0.0).rate, most_seconds=4 * self._seconds)
+        return {"precision": self.placement.precision, "size": size_text(self.recipe.size),
+                "batch_size": self.recipe.batch_size, "device": str(self.placement.device),
+                "engine": self.loader.engine}  # fmt: skip
+
+    def turn(self, mode: str) -> Repeat:
+        """Run one mode, ``loader``, ``compute`` or ``end-to-end``, for the wanted time and at least one step; first
+        some batches that are not timed.
+        """
+        for _ in range(PREFETCH + 1 if mode == "loader" else 0):
+            next(self._batches)
+        if mode != "loader":
+            self._run(mode, 0.0)
+        return self._run(mode, self._seconds)
+
+    def gpu_memory(self) -> int | None:
+        """Return the most that was allocated on the device; None on the CPU."""
+        return self._torch.cuda.max_memory_allocated(self.placement.device) if self.placement.on_gpu else None
+
+    def close(self) -> None:
+        self.loader.close()
+
+    def _run(self, mode: str, seconds: float) -> Repeat:
+        """Run a mode. No step's results are read: the trainer reads them in blocks, much later."""
+        stored = split_bytes(self.loader.split) / len(self.loader.split)  # what crosses to a GPU is what is stored
+
+        def batches() -> "Iterator[Batch]":
+            start = time.perf_counter()
+            while True:
+                yield self._kept if mode == "compute" else next(self._batches)
+                if time.perf_counter() - start >= seconds:
+                    return
+
+        def use(batch: "Batch") -> int:
+            valid = self.loader.valid_in_batch(batch.number)
+            if mode != "loader":
+                self._step += 1
+                self.trainer.run(batch, global_valid=valid, step=self._step)
+            return valid
+
+        return time_batches(batches(), use, cuda=self.placement.on_gpu, moved=0.0 if mode == "compute" else stored)
+
+    def _endless(self) -> "Iterator[Batch]":
+        while True:
+            yield from self.loader
 
 
 def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Results:
@@ -58,16 +155,14 @@ def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Resul
         UsageError: an option is wrong, or nothing could be measured.
         FormatError: no shard set, or damaged.
     """
-    clock, skipped = RunClock(), list[Skipped]()
-    shard_set = ShardSet.open(settings.shards)
+    clock, skipped, shard_set = RunClock(), list[Skipped](), ShardSet.open(settings.shards)
     reader = shard_set.split(settings.split)
-    jobs = [TrainJob(*which, settings) for which in itertools.product(settings.models, settings.precisions)]
-    subjects = [TrainSubject(job) for job in jobs]
+    subjects = [TrainSubject(*which, settings) for which in itertools.product(settings.models, settings.precisions)]
     measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
-    lines = tuple(subject.line() for subject in measured)
-    refuse_empty(lines, skipped)
+    refuse_empty(measured, skipped)
     if settings.device != "cuda" and (reason := why_no_gpu()):
         skipped += [Skipped(name=f"{model} on a GPU", reason=reason) for model in settings.models]
     data = data_info(settings.shards, shard_set, reader, {shard_set.manifest.storage: split_bytes(reader)})
-    return Results(kind="train", environment=clock.finish(), data=data, settings=plain(settings), train=lines,
-                   skipped=tuple(skipped), parts=parts.rounded())  # fmt: skip
+    return Results(kind="train", environment=clock.finish(), data=data, settings=plain(settings),
+                   train=tuple(subject.line() for subject in measured), skipped=tuple(skipped),
+                   parts=parts.rounded())  # fmt: skip

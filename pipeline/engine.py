@@ -1,7 +1,8 @@
 """The interface of an engine, which turns the work of one batch into tensors."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters
 from shards.errors import UsageError
 from shards.format.geometry import Fit, Scales, Size
-from shards.format.layout import Rows, Storage
+from shards.format.layout import SAMPLE_DTYPE, Rows, Storage
 
 if TYPE_CHECKING:
     import torch
@@ -129,21 +130,59 @@ class EngineOptions:
         return self.prefetch + IN_FLIGHT
 
 
-@dataclass(frozen=True, kw_only=True)
+# The work of a sample; every field is aligned, and a batch crosses to another process in one copy.
+WORK_DTYPE: Final = np.dtype(
+    [
+        ("index", np.int64),  # in the split
+        ("row", SAMPLE_DTYPE),  # its record in the set's table
+        ("boxes", np.int32, (4,)),  # from here on as in Parameters
+        ("places", np.int32, (4,)),
+        ("brightness", np.float32),
+        ("contrast", np.float32),
+        ("saturation", np.float32),
+        ("flip", np.bool_),
+    ],
+    align=True,
+)
+_PARAMETERS: Final = tuple(each.name for each in fields(Parameters))
+
+
+@dataclass(frozen=True)
 class BatchWork:
     """Everything that determines the tensors of one batch of B samples."""
 
-    indices: npt.NDArray[np.int64]  # of the samples in the split, (B,)
-    rows: Rows  # their records in the set's table, (B,)
-    parameters: Parameters
+    records: Rows  # of WORK_DTYPE, (B,)
+
+    @classmethod
+    def of(cls, *, indices: npt.NDArray[np.int64], rows: Rows, parameters: Parameters) -> "BatchWork":
+        """Return the work of samples, (B,), with their records in the set's table and their parameters."""
+        records = np.empty(len(indices), dtype=WORK_DTYPE)
+        records["index"], records["row"] = indices, rows
+        for name in _PARAMETERS:
+            records[name] = getattr(parameters, name)
+        return cls(records)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.records)
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """The samples' numbers in the split, (B,)."""
+        return np.asarray(self.records["index"])
+
+    @property
+    def rows(self) -> Rows:
+        """Their records in the set's table, (B,)."""
+        return self.records["row"]
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """What is applied to them."""
+        return Parameters(**{name: self.records[name] for name in _PARAMETERS})
 
     def part(self, positions: slice) -> "BatchWork":
         """Return the work of some of the samples."""
-        parameters = Parameters(**{name: value[positions] for name, value in vars(self.parameters).items()})
-        return BatchWork(indices=self.indices[positions], rows=self.rows[positions], parameters=parameters)
+        return BatchWork(self.records[positions])
 
 
 def stored_sizes(rows: Rows, stored_size: Size | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

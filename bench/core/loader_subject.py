@@ -1,36 +1,131 @@
 """A loader as a benchmark subject: opened, checked, warmed up, and timed; and what its process does on command."""
 
+import gc
 import importlib
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from msgspec.structs import replace
 
+from bench.core.machine import drop_from_page_cache, resident_share, return_free_memory
 from bench.core.output_check import check_epoch, collect_reference, judge
-from bench.core.resources import drop_from_page_cache, resident_share
-from bench.core.stopwatch import Stopwatch, warm_up
-from bench.core.subject_process import ProcessSubject
+from bench.core.rounds import Subject
+from bench.core.stopwatch import HALF, Stopwatch, warm_up
+from bench.core.subject_process import SubjectProcess
 from bench.peers import OURS, PEERS
 from bench.peers.job import Job
 from bench.peers.peer import Peer
 from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
 
 WINDOW = 0.6  # of a turn's length: each window of the warm-up, and the trial of a number of workers
-LEAD_IN = 0.2  # of a turn's length: epochs that are run before those that are timed
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
 
 
-class References:
-    """Makes what every loader should deliver, with petseg's, once for each kind of work, all in one process, which
-    ends with :meth:`close`.
+class LoaderServer:
+    """Loaders of one peer in a process of their own, one at a time, and what is done with them there."""
+
+    def __init__(self, imports: tuple[str, ...]) -> None:
+        for module in imports:
+            importlib.import_module(module)
+        self._peer: Peer | None = None
+
+    def convert(self, job: Job) -> None:
+        """Bring the images into the peer's own format, unless that is done."""
+        PEERS[job.peer](job).prepare()
+
+    def choose_workers(self, job: Job, seconds: float) -> int:
+        """Return the number of workers that is fastest in short trials."""
+        rates = {}
+        for count in PEERS[job.peer](job).worker_counts():
+            self.open(replace(job, workers=count))
+            self._watch.run(1)  # starts the workers
+            rates[count] = self._watch.run_about(seconds).rate
+            self.close()
+        return max(rates, key=lambda count: rates[count], default=0)
+
+    def open(self, job: Job) -> None:
+        self.close()
+        self.convert(job)
+        self._peer, self._job = PEERS[job.peer](job), job
+        self._peer.open(job.workers)
+        self._watch = Stopwatch(self._peer, job)
+
+    def reference(self, job: Job, path: Path) -> None:
+        """Write what a loader delivers in epoch 0, as what others must deliver."""
+        self.open(job)
+        path.write_bytes(pickle.dumps(collect_reference(self.opened.epoch(0), job)))
+        self.close()
+
+    def check(self, path: Path) -> OutputCheck:
+        return check_epoch(self.opened.epoch(0), self._job, pickle.loads(path.read_bytes()))
+
+    def turn(self, seconds: float, windows: int | None) -> tuple[Repeat, int, bool]:
+        """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
+
+        Returns:
+            the repeat; after how many windows the speed no longer rose, at least one; whether it was steady.
+        """
+
+        def window() -> float:
+            return self._watch.run_about(WINDOW * seconds).rate
+
+        steady = True
+        if windows is None:
+            windows, steady = warm_up(window, most_seconds=40 * WINDOW * seconds)
+            windows = max(1, windows - 2 * HALF)
+        else:
+            self._watch.run(1)  # starts the workers
+            for _ in range(windows):
+                window()
+        return self._watch.run_about(seconds), windows, steady
+
+    def cold_turn(self) -> tuple[Repeat, float | None]:
+        """Start the workers by one epoch, drop the peer's files from the page cache and what it has read ahead of them,
+        and time one epoch; return also which part of the files stayed.
+        """
+        self._watch.run(1)
+        self.opened.discard_prefetched()
+        files = self.opened.files()
+        drop_from_page_cache(files)
+        resident = resident_share(files)
+        return self._watch.run(1), resident
+
+    def rates_from_opening(self, job: Job, epochs: int) -> list[float]:
+        """Return images/s of each epoch of a new loader, the opening in the first."""
+        found, last = list[float](), time.perf_counter()
+        self.open(job)
+        for _ in range(epochs):
+            images, now = self._watch.run(1).images, time.perf_counter()
+            found.append(images / (now - last))
+            last = now
+        return found
+
+    @property
+    def opened(self) -> Peer:
+        assert self._peer is not None
+        return self._peer
+
+    def close(self) -> None:
+        """Close the loader, and give its memory back."""
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+            del self._watch
+            gc.collect()
+            return_free_memory()
+
+
+class Preparations:
+    """What loaders of the same kind share: what they must deliver, made by petseg's in a process of its own, which ends
+    with :meth:`close`, and the number of workers that is fastest.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, list[ProcessSubject]()  # one at most
+        self._folder, self._process, self._workers = folder, loader_process(OURS), dict[Job, int]()
 
-    def of(self, job: Job) -> Path:
+    def reference(self, job: Job) -> Path:
         """Return the file with what this job's storage should deliver.
 
         Raises:
@@ -39,55 +134,68 @@ class References:
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
             plain = replace(job, peer=OURS.name, engine="auto", device="cpu", workers=0)
-            if not self._process:
-                self._process.append(ProcessSubject("references", plain))
-                self._process[0].start()
-            self._process[0].ask("reference", job=plain, path=path)
+            self._process.ask("reference", job=plain, path=path)
         return path
 
+    def with_workers(self, job: Job, process: SubjectProcess, *, trial: Job, seconds: float) -> Job:
+        """Return a job with its number of workers: what is requested, or what was fastest at ``trial``."""
+        if not job.workers and trial not in self._workers:
+            self._workers[trial] = process.ask("choose_workers", job=trial, seconds=seconds)
+        return replace(job, workers=job.workers or self._workers[trial])
+
     def close(self) -> None:
-        """End the process."""
-        for process in self._process:
-            process.close()
+        self._process.close()
 
 
-class LoaderSubject(ProcessSubject):
-    """One loader on one storage; its output is checked in its first process."""
+class LoaderSubject(Subject):
+    """One loader on one storage; its output is checked before its first turn, its warm-up is measured in that."""
 
-    job: Job
+    process: SubjectProcess
 
-    def __init__(self, work: LoaderWork, peer: type[Peer], job: Job, *, references: References, seconds: float) -> None:
-        super().__init__(work.name, job)
-        self.work, self.peer, self.seconds, self._references = work, peer, seconds, references
-        self._check: OutputCheck | None = None
-        self.rate, self._steady, self._resident = 0.0, True, 0.0
+    def __init__(
+        self, work: LoaderWork, peer: type[Peer], job: Job, *, process: SubjectProcess, preparations: Preparations,
+        trial: Job, seconds: float,
+    ) -> None:  # fmt: skip
+        super().__init__(work.name, process)
+        self.work, self.peer, self.job, self.seconds, self._trial = work, peer, job, seconds, trial
+        self._preparations, self._check, self._peaks = preparations, list[OutputCheck](), list[int]()
+        self._windows: int | None = None
+        self._steady, self._resident = True, 0.0
 
     def open(self) -> None:
-        """Prepare the peer, check one epoch, and warm it up."""
-        window = WINDOW * self.seconds
-        workers = self.ask("prepare", trial_seconds=window)
-        if self._check is None:
-            self.job = replace(self.job, workers=workers)
-            self.peak_memory_bytes = 0  # converting and trials do not count
-            self._check = self.ask("check", path=self._references.of(self.job))
-            judge(self._check, image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
-        self.rate, steady = self.ask("warm_up", window_seconds=window)
-        self._steady = self._steady and steady
+        """Open the loader; the first time choose its number of workers before, and check an epoch."""
+        first, window = not self._check, WINDOW * self.seconds
+        if first:
+            self.job = self._preparations.with_workers(self.job, self.process, trial=self._trial, seconds=window)
+        self.process.peak_memory_bytes = 0  # converting and trials do not count
+        self.process.ask("open", job=self.job)
+        if first:
+            self._check.append(self.process.ask("check", path=self._preparations.reference(self.job)))
+            judge(self._check[0], image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
 
     def turn(self) -> Repeat:
         """Time complete epochs for about as long as is wanted; of a cold cache one."""
+        repeat: Repeat
         if self.work.cache == "cold":
-            repeat, resident = self.ask("cold_turn", timed=True)
+            repeat, resident = self.process.ask("cold_turn", timed=True)
             self._resident = max(self._resident, resident or 0.0)
-            return cast(Repeat, repeat)
-        epochs = max(1, round(self.seconds * self.rate / self.job.samples))
-        return cast(Repeat, self.ask("turn", timed=True, seconds=self.seconds, epochs=epochs))
+        else:
+            repeat, self._windows, steady = self.process.ask(
+                "turn", timed=True, seconds=self.seconds, windows=self._windows
+            )
+            self._steady = self._steady and steady
+        self._peaks.append(self.process.peak_memory_bytes)
+        return repeat
+
+    def close(self) -> None:
+        if self.process.popen is not None:
+            self.process.ask("close")
 
     def line(self) -> LoaderLine:
-        assert self._check is not None
+        """Return what was found. Memory is the least of its peaks: in others, earlier loaders left more behind."""
         return LoaderLine(
-            name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=self.peak_memory_bytes, work=self.work,
-            workers=self.job.workers, caveats=tuple(self._caveats()), check=self._check, steady=self._steady,
+            name=self.name, repeats=tuple(self.repeats), peak_memory_bytes=min(self._peaks), work=self.work,
+            workers=self.job.workers, caveats=tuple(self._caveats()), check=self._check[0], steady=self._steady,
         )  # fmt: skip
 
     def _caveats(self) -> Iterator[str]:
@@ -100,75 +208,7 @@ class LoaderSubject(ProcessSubject):
             yield f"slowed on purpose by {self.job.handicap:.0%} (--handicap)"
 
 
-class LoaderServer:
-    """One peer in a process of its own, and what is done with it there."""
-
-    def __init__(self, job: Job) -> None:
-        if job.peer not in PEERS:
-            raise LookupError(f"no peer {job.peer!r}")
-        self.job, self.peer = job, PEERS[job.peer](job)
-        if self.peer.needs:
-            importlib.import_module(self.peer.needs)
-        self.watch = Stopwatch(self.peer, job)
-
-    def prepare(self, trial_seconds: float) -> int:
-        """Convert the images, choose the number of workers, open the peer with it, and return it."""
-        self.peer.prepare()
-        counts = self.peer.worker_counts() if not self.job.workers else ()
-        tried = {count: self._try(count, trial_seconds) for count in counts}
-        workers = max(tried, key=lambda count: tried[count], default=self.job.workers)
-        self.peer.open(workers)
-        return workers
-
-    def reference(self, job: Job, path: Path) -> None:
-        """Write what a peer, which is opened for this alone, delivers in epoch 0, as what others must deliver."""
-        peer = PEERS[job.peer](job)
-        peer.open(job.workers)
-        try:
-            path.write_bytes(pickle.dumps(collect_reference(peer.epoch(0), job)))
-        finally:
-            peer.close()
-
-    def check(self, path: Path) -> OutputCheck:
-        """Compare epoch 0 with a reference."""
-        return check_epoch(self.peer.epoch(0), self.job, pickle.loads(path.read_bytes()))
-
-    def warm_up(self, window_seconds: float) -> tuple[float, bool]:
-        """Run until the speed no longer rises; return the last rate, and whether it is steady."""
-        epochs = 1
-
-        def window() -> float:
-            nonlocal epochs
-            repeat, epochs = self.watch.run_about(window_seconds, epochs=epochs)
-            return repeat.rate
-
-        return warm_up(window, most_seconds=40 * window_seconds)
-
-    def turn(self, seconds: float, epochs: int) -> Repeat:
-        """Run epochs that are not timed, and directly after them those that are: so many, or more where they do not
-        take long enough.
-        """
-        self.watch.run_about(LEAD_IN * seconds, epochs=max(1, round(LEAD_IN * epochs)))
-        return self.watch.run_about(seconds, epochs=epochs)[0]
-
-    def cold_turn(self) -> tuple[Repeat, float | None]:
-        """Drop the peer's files from the page cache, and what it has read ahead of them, and time one epoch; return
-        also which part of the files stayed.
-        """
-        self.peer.discard_prefetched()
-        files = self.peer.files()
-        drop_from_page_cache(files)
-        resident = resident_share(files)
-        return self.watch.run(1), resident
-
-    def close(self) -> None:
-        self.peer.close()
-
-    def _try(self, workers: int, seconds: float) -> float:
-        self.peer.open(workers)
-        watch = Stopwatch(self.peer, self.job)
-        try:
-            watch.run(1)  # starts the workers
-            return watch.run_about(seconds)[0].rate
-        finally:
-            self.peer.close()
+def loader_process(peer: type[Peer]) -> SubjectProcess:
+    """Return a process for loaders of one peer."""
+    imports = ("torch.utils.data", *filter(None, [peer.needs]))
+    return SubjectProcess("bench.core.loader_subject:LoaderServer", imports=imports)

@@ -1,11 +1,18 @@
-"""Where a benchmark runs: machine, GPU, versions, commit; without importing torch where there is no GPU."""
+"""The machine and what processes use of it: hardware, versions, commit; processor time, memory, and the page cache.
 
-import contextlib
+Without importing torch where there is no GPU.
+"""
+
+import ctypes
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,10 +35,9 @@ class RunClock:
         self._load = round(psutil.getloadavg()[0], 2)
 
     def finish(self) -> Environment:
-        """Return the environment."""
         versions = {"python": platform.python_version()}
         for name in _LIBRARIES:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            with suppress(importlib.metadata.PackageNotFoundError):
                 versions[name] = importlib.metadata.version(name)
         describe = "git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"
         return Environment(
@@ -76,6 +82,82 @@ def why_no_gpu() -> str:
 
 def _output(*command: str) -> str | None:
     """Return what a command prints; None where it fails."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+    with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return None
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user + system time of a process, of its living descendants, and of those that it has waited for."""
+    return _total(pid, lambda process: sum(process.cpu_times()[:4]))  # user, system, and those of children
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the memory of the tree: the proportional set size (pages shared by n count 1/n), or where the system
+    does not report it, the resident set size, which counts shared pages once for each process.
+    """
+
+    def used(process: psutil.Process) -> int:
+        full = process.memory_full_info()
+        return getattr(full, "pss", 0) or int(full.rss)
+
+    return int(_total(pid, used))
+
+
+def _total(pid: int, of: Callable[[psutil.Process], float]) -> float:
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):  # it has just ended; its parent has waited for it and carries its time
+                total += of(process)
+    return total
+
+
+@contextmanager
+def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[list[int]]:
+    """Read the tree's memory every so many seconds, from a thread, until the block ends; yield the list of readings.
+
+    Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
+    """
+    readings, stop = [memory_bytes(pid)], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(every):
+            readings.append(memory_bytes(pid))
+
+    thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        stop.set()
+        thread.join()
+
+
+def return_free_memory() -> None:
+    """Give memory that was freed back to the system, so that it does not count for what follows (glibc)."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def drop_from_page_cache(files: Sequence[Path]) -> None:
+    """Ask the kernel to forget the cached pages of files that one may read.
+
+    ``posix_fadvise(POSIX_FADV_DONTNEED)``, after ``fsync``, since unwritten pages stay. Pages that another process maps
+    stay as well, and the disk's or the hypervisor's own cache is out of reach: see :func:`resident_share`.
+    """
+    for path in files if hasattr(os, "posix_fadvise") else ():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def resident_share(files: Sequence[Path]) -> float | None:
+    """Return which part of the files is in the page cache, 0..1, as ``fincore`` (util-linux) says; None without it."""
+    command = ["fincore", "--bytes", "--noheadings", "--raw", "--output", "RES,SIZE", "--", *map(str, files)]
+    with suppress(OSError, subprocess.SubprocessError):
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        cached, size = (sum(column) for column in zip(*(map(int, line.split()) for line in lines), strict=True))
+        return min(1.0, cached / size) if size else None
     return None

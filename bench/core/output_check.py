@@ -33,22 +33,15 @@ class Reference:
 
 
 def collect_reference(batches: Iterable[Delivered], job: Job) -> Reference:
-    """Keep a random part of an epoch, at most :data:`MAX_COMPARED` samples.
-
-    Raises:
-        CheckError: there is no batch, or a tensor is not as :func:`check_epoch` expects.
+    """Keep a random part of an epoch, at most :data:`MAX_COMPARED` samples; a :class:`CheckError` as
+    :func:`check_epoch` raises.
     """
     chosen = np.sort(np.random.default_rng(job.seed).permutation(job.samples)[:MAX_COMPARED])
-    slot = _slots(chosen, job.samples)
-    image, mask = np.empty((len(chosen), 3, *job.size), np.uint8), np.empty((len(chosen), *job.size), np.uint8)
-    empty = True
+    found = Reference(chosen, *(np.empty((len(chosen), *shape, *job.size), np.uint8) for shape in ((3,), ())))
     for batch in batches:
-        empty = False
-        places, images, masks = _compared(batch, slot, job)
-        image[places], mask[places] = images, masks
-    if empty:
-        raise CheckError("the loader delivered nothing")
-    return Reference(chosen, image, mask)
+        places, images, masks = _compared(batch, chosen, job)
+        found.image[places], found.mask[places] = images, masks
+    return found
 
 
 def check_epoch(batches: Iterable[Delivered], job: Job, reference: Reference) -> OutputCheck:
@@ -58,16 +51,13 @@ def check_epoch(batches: Iterable[Delivered], job: Job, reference: Reference) ->
         CheckError: a tensor has another shape or type, a mask is not of the requested form, or an index is not one of
             the split.
     """
-    slot = _slots(reference.index, job.samples)
-    seen = np.zeros(job.samples, dtype=np.int64)
-    differences: list[float] = []
-    wrong = pixels = 0
+    seen, differences, wrong, pixels = np.zeros(job.samples, dtype=np.int64), list[float](), 0, 0
     for batch in batches:
         index = batch.index[batch.index >= 0]
         if index.max(initial=0) >= job.samples:
             raise CheckError(f"delivered sample {index.max()} of a split of {job.samples}")
         np.add.at(seen, index, 1)
-        places, images, masks = _compared(batch, slot, job)
+        places, images, masks = _compared(batch, reference.index, job)
         gap = np.abs(images.astype(np.int16) - reference.image[places])
         differences += gap.mean(axis=(1, 2, 3), dtype=np.float64).tolist()
         wrong += int((masks != reference.mask[places]).sum())
@@ -117,13 +107,9 @@ def mask_classes(mask: Pixels, classes: int) -> Pixels:
     return np.where(planes == 1, mask.argmax(axis=1), IGNORE).astype(np.uint8)
 
 
-def _slots(chosen: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
-    slot = np.full(samples, -1)
-    slot[chosen] = np.arange(len(chosen))
-    return slot
-
-
-def _compared(batch: Delivered, slot: npt.NDArray[np.int64], job: Job) -> tuple[npt.NDArray[np.int64], Pixels, Pixels]:
+def _compared(
+    batch: Delivered, chosen: npt.NDArray[np.int64], job: Job
+) -> tuple[npt.NDArray[np.int64], Pixels, Pixels]:
     """Check a batch's form; return the places in the reference, images and mask classes of what is compared."""
     planes = (job.classes,) if job.onehot else ()
     for name, tensor, shape in (("image", batch.image, (3,)), ("mask", batch.mask, planes)):
@@ -131,6 +117,6 @@ def _compared(batch: Delivered, slot: npt.NDArray[np.int64], job: Job) -> tuple[
         found = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         if found != (expected, "uint8"):
             raise CheckError(f"its {name} is {found[1]} {found[0]}, expected uint8 {expected}")
-    rows = np.flatnonzero((batch.index >= 0) & (slot[batch.index] >= 0))
+    rows = np.flatnonzero(np.isin(batch.index, chosen))
     image, mask = (tensor[rows].cpu().numpy() for tensor in (batch.image, batch.mask))
-    return slot[batch.index[rows]], image, mask_classes(mask, job.classes)
+    return np.searchsorted(chosen, batch.index[rows]), image, mask_classes(mask, job.classes)

@@ -1,15 +1,16 @@
-"""Rounds in which benchmark subjects take turns in random order, in several processes of each one after another."""
+"""Rounds in which benchmark subjects take turns in random order, in several processes one after another."""
 
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from bench.core.output_check import CheckError
+from bench.core.subject_process import SubjectProcess
 from bench.results.records import Repeat, Skipped
 from shards.cores import usable_cores
 from shards.errors import UsageError
@@ -39,29 +40,24 @@ class PartSeconds:
 
 
 class Subject:
-    """Something that is measured in turns with others; where a method raises :class:`CheckError`, it is skipped."""
+    """Something that is measured in turns with others, in ``process``, which several may share, or in this one.
+
+    Where a method raises :class:`CheckError`, the subject is skipped.
+    """
 
     part = "turns"
 
-    def __init__(self, name: str) -> None:
-        self.name, self.process, self.repeats = name, 0, list[Repeat]()
-
-    def start(self) -> None:
-        """Start a process, as far as that can be done while others start theirs."""
+    def __init__(self, name: str, process: SubjectProcess | None = None) -> None:
+        self.name, self.process, self.number, self.repeats = name, process, 0, list[Repeat]()
 
     def open(self) -> None:
         """Make ready to be timed."""
 
     def turn(self) -> Repeat:
-        """Time one repeat."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the process."""
-
-    def take_turn(self) -> None:
-        """Time one repeat and keep it, with the number of the process that it is of."""
-        self.repeats.append(replace(self.turn(), process=self.process))
+        """Free what :meth:`open` has opened; nothing of it runs while others are timed."""
 
 
 S = TypeVar("S", bound=Subject)
@@ -70,7 +66,7 @@ S = TypeVar("S", bound=Subject)
 def run_rounds(
     subjects: Sequence[S], *, repeats: int, seed: int, parts: PartSeconds, skipped: list[Skipped]
 ) -> list[S]:
-    """Let subjects take ``repeats`` turns each, in random order in each round, spread over several processes of each.
+    """Let subjects take ``repeats`` turns each, in random order in each round, spread over several processes.
 
     Repeats within one process are not independent: what its memory layout or its scheduling cost, all of them pay.
     Processes start as many at a time as there are cores; what follows, they do one after another.
@@ -78,37 +74,36 @@ def run_rounds(
     Returns:
         the subjects that have repeats and did not fail; the reasons of those that did are in ``skipped``.
     """
-    order, alive = random.Random(seed), list(subjects)
-
-    def attempt(subject: S, do: Callable[[], object]) -> None:
+    order, alive, count = random.Random(seed), list(subjects), min(repeats, MOST_PROCESSES)
+    for number in range(count):
+        processes = list({id(subject.process): subject.process for subject in alive if subject.process}.values())
         try:
-            do()
-        except CheckError as error:
-            alive.remove(subject)
-            skipped.append(Skipped(name=subject.name, reason=str(error)))
-            subject.close()
-
-    processes = min(repeats, MOST_PROCESSES)
-    for process in range(processes):
-        present = list(alive)
-        try:
-            with parts.part("open", f"process {process + 1} of {processes}: starting"):
-                with ThreadPoolExecutor(usable_cores()) as pool:
-                    started = [pool.submit(subject.start) for subject in present]
-                for subject, start in zip(present, started, strict=True):
-                    subject.process = process
-                    attempt(subject, start.result)
-            for subject in list(alive):
-                with parts.part("open", f"{subject.name}: opening and warm-up"):
-                    attempt(subject, subject.open)
-            for number in range(repeats * process // processes, repeats * (process + 1) // processes):
+            message = f"process {number + 1} of {count}: starting"
+            with parts.part("start", message), ThreadPoolExecutor(usable_cores()) as pool:
+                list(pool.map(_start, processes))
+            for turn in range(repeats * number // count, repeats * (number + 1) // count):
                 for subject in order.sample(alive, len(alive)):
-                    with parts.part(subject.part, f"round {number + 1} of {repeats}: {subject.name}"):
-                        attempt(subject, subject.take_turn)
+                    subject.number, message = number, f"round {turn + 1} of {repeats}: {subject.name}"
+                    try:
+                        with parts.part("open", message):
+                            subject.open()
+                        with parts.part(subject.part, message):
+                            subject.repeats.append(replace(subject.turn(), process=number))
+                    except CheckError as error:
+                        alive.remove(subject)
+                        skipped.append(Skipped(name=subject.name, reason=str(error)))
+                    finally:
+                        with parts.part("close"), suppress(CheckError):
+                            subject.close()
         finally:
             with parts.part("close"), ThreadPoolExecutor() as pool:
-                list(pool.map(lambda subject: subject.close(), present))
+                list(pool.map(lambda process: process.close(), processes))
     return [subject for subject in alive if subject.repeats]
+
+
+def _start(process: SubjectProcess) -> None:
+    with suppress(CheckError):  # its subjects meet it again, and say so
+        process.start()
 
 
 def refuse_empty(lines: Sequence[object], skipped: Sequence[Skipped]) -> None:

@@ -1,15 +1,13 @@
-"""An object store on loopback that replies as late as a distant one: moto's S3 behind a front that serves from memory.
+"""An object store on loopback that replies as late as a distant one: as much of S3 as clients need that read from it.
 
-moto answers a few hundred requests per second and core, fewer than the clients that are measured make. So it receives
-the uploads and answers listings, while objects are read from the front: the bytes and headers that moto sent once, in
-one thread that waits before each reply without keeping others waiting.
+One thread serves everything from memory, and waits before each reply without keeping others waiting. Nobody is asked to
+sign a request.
 """
 
 import asyncio
 import contextlib
+import email.utils
 import http.client
-import logging
-import os
 import re
 import subprocess
 import sys
@@ -17,9 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from shards.store.open_store import open_store
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 BUCKET = "petseg-bench"
 KEYS = {
@@ -30,32 +27,26 @@ KEYS = {
     "AWS_ALLOW_HTTP": "true",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-_KEPT = ("etag", "last-modified", "content-type")  # headers of moto's that the front repeats
-# moto looks whether a request is signed, not by whom.
-_SIGNED = "AWS4-HMAC-SHA256 Credential=bench/20200101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+STARTED = email.utils.formatdate(usegmt=True)
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
 
 @dataclass(frozen=True)
 class SlowStore:
-    """A running server: where it takes uploads, and where it is read."""
+    """A running server."""
 
-    uploads: str
-    reads: str
+    url: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads a client to it, for reading."""
-        return {**KEYS, "AWS_ENDPOINT_URL": self.reads, "S3_ENDPOINT_URL": self.reads}
+        return {**KEYS, "AWS_ENDPOINT_URL": self.url, "S3_ENDPOINT_URL": self.url}
 
     def upload(self, files: list[Path], folder: str) -> None:
-        """Bring files into a folder of the bucket, and into the front's memory."""
-        os.environ.update(KEYS, AWS_ENDPOINT_URL=self.uploads)
-        store = open_store(f"s3://{BUCKET}/{folder}")
+        """Bring files into a folder of the bucket."""
         for path in files:
-            store.put(path.name, path)
-            with urllib.request.urlopen(f"{self.reads}/{BUCKET}/{folder}/{path.name}", timeout=60) as reply:
-                reply.read()
+            address = f"{self.url}/{BUCKET}/{folder}/{path.name}"
+            with urllib.request.urlopen(urllib.request.Request(address, path.read_bytes(), method="PUT")):
+                pass
 
 
 @contextlib.contextmanager
@@ -64,18 +55,17 @@ def slow_store(delay: float) -> Iterator[SlowStore]:
     server = subprocess.Popen([sys.executable, "-m", __name__, str(delay)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        yield SlowStore(*server.stdout.readline().split())
+        yield SlowStore(server.stdout.readline().strip())
     finally:
         server.kill()
         server.wait()
 
 
-class _Front:
-    """Serves GET and HEAD."""
+class _Server:
+    """Serves PUT, GET, HEAD and listings of one bucket."""
 
-    def __init__(self, upstream: tuple[str, int], delay: float) -> None:
-        self._upstream, self._delay = upstream, delay
-        self._objects: dict[str, tuple[list[tuple[str, str]], bytes]] = {}  # headers and body, by path
+    def __init__(self, delay: float) -> None:
+        self._delay, self._objects = delay, dict[str, bytes]()  # by path
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, until it is closed."""
@@ -85,63 +75,52 @@ class _Front:
                 method, target, _ = head[0].split(" ")
                 fields = (line.partition(":") for line in head[1:] if line)
                 headers = {name.lower(): value.strip() for name, _, value in fields}
-                await reader.readexactly(int(headers.get("content-length", 0)))
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
                 await asyncio.sleep(self._delay)
-                status, sent, body = await self._reply(method, target, headers.get("range"))
-                lines = [f"HTTP/1.1 {status} {http.client.responses[status]}", *(f"{n}: {v}" for n, v in sent)]
-                writer.write("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1"))
-                if method != "HEAD":
-                    writer.write(body)
+                status, more, body = self._reply(method, target, body, headers.get("range"))
+                sent = {"Content-Length": str(len(body)), "Last-Modified": STARTED, "Accept-Ranges": "bytes", **more}
+                lines = [f"HTTP/1.1 {status} {http.client.responses[status]}", *(f"{n}: {v}" for n, v in sent.items())]
+                writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body * (method != "HEAD"))
                 await writer.drain()
         writer.close()
 
-    async def _reply(self, method: str, target: str, wanted: str | None) -> tuple[int, list[tuple[str, str]], bytes]:
-        if method not in ("GET", "HEAD"):
-            return 405, [], b""
+    def _reply(self, method: str, target: str, body: bytes, wanted: str | None) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(target)
-        if parts.query and "X-Amz-Signature=" not in parts.query:  # a listing, or of the bucket
-            return await asyncio.to_thread(self._ask, target)
-        if parts.path not in self._objects:
-            status, headers, body = await asyncio.to_thread(self._ask, parts.path)
-            if status != 200:
-                return status, headers, body
-            self._objects[parts.path] = headers, body
-        headers, body = self._objects[parts.path]
-        headers = [*headers, ("Accept-Ranges", "bytes")]
-        found = _RANGE.match(wanted or "")
-        if found is None:
-            return 200, headers, body
-        start, stop = int(found[1]), min(len(body), int(found[2] or len(body)) + 1)
+        path, query = unquote(parts.path), parse_qs(parts.query)
+        if method == "PUT":
+            self._objects[path] = body
+            return 200, {"ETag": f'"{len(body)}"'}, b""
+        if "list-type" in query:
+            return 200, {"Content-Type": "application/xml"}, self._listing(query.get("prefix", [""])[0])
+        if path not in self._objects:
+            return 404, {}, b""
+        found, match = self._objects[path], _RANGE.match(wanted or "")
+        tag = {"ETag": f'"{len(found)}"'}
+        if match is None:
+            return 200, tag, found
+        start, stop = int(match[1]), min(len(found), int(match[2] or len(found)) + 1)
         if start >= stop:
-            return 416, headers, b""
-        return 206, [*headers, ("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")], body[start:stop]
+            return 416, tag, b""
+        return 206, {**tag, "Content-Range": f"bytes {start}-{stop - 1}/{len(found)}"}, found[start:stop]
 
-    def _ask(self, target: str) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Pass a request on to moto."""
-        connection = http.client.HTTPConnection(*self._upstream, timeout=60)
-        try:
-            connection.request("GET", target, headers={"Authorization": _SIGNED})
-            reply = connection.getresponse()
-            body = reply.read()
-            return reply.status, [(name, value) for name, value in reply.getheaders() if name.lower() in _KEPT], body
-        finally:
-            connection.close()
+    def _listing(self, prefix: str) -> bytes:
+        """Return all objects with a prefix, in whatever folders."""
+        keys = {path.removeprefix(f"/{BUCKET}/"): len(body) for path, body in sorted(self._objects.items())}
+        entries = [
+            f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>{size}</ETag>"
+            "<LastModified>2020-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key, size in keys.items() if key.startswith(prefix)
+        ]  # fmt: skip
+        about = f"<Name>{BUCKET}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(entries)}</KeyCount>"
+        text = f"{about}<MaxKeys>{len(entries)}</MaxKeys><IsTruncated>false</IsTruncated>{''.join(entries)}"
+        return f"<ListBucketResult>{text}</ListBucketResult>".encode()
 
 
 async def _serve(delay: float) -> None:
-    """Be the server: print both addresses, and run until the process is killed."""
-    from boto3 import client
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    s3 = client("s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="bench", aws_secret_access_key="bench")
-    s3.create_bucket(Bucket=BUCKET)
-    server = await asyncio.start_server(_Front((host, port), delay).serve, "127.0.0.1", 0, backlog=512)
-    reads = server.sockets[0].getsockname()[1]
-    print(f"http://{host}:{port} http://127.0.0.1:{reads}", flush=True)  # noqa: T201 - for the process that started it
+    """Be the server: print its address, and run until the process is killed."""
+    server = await asyncio.start_server(_Server(delay).serve, "127.0.0.1", 0, backlog=512)
+    host, port = server.sockets[0].getsockname()
+    print(f"http://{host}:{port}", flush=True)  # noqa: T201 - for the process that started it
     await server.serve_forever()
 
 

@@ -1,18 +1,19 @@
 """The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from msgspec.structs import replace
 
+from bench.core.machine import cpu_seconds
 from bench.core.output_check import CheckError
-from bench.core.resources import cpu_seconds
 from bench.peers.job import Job
 from bench.peers.peer import Delivered, Peer
 from bench.results.records import GpuCost, Repeat
-from bench.results.statistics import percentile
 
 HALF = 2  # windows that are compared with as many before them
 GAIN = 1.05  # steady: not more than 5 % faster than before
@@ -34,7 +35,7 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         events[0].record()
-    gaps, images, waited, cpu = list[float](), 0, 0.0, cpu_seconds(os.getpid())
+    gaps, images, waited, cpu, gpu = list[float](), 0, 0.0, cpu_seconds(os.getpid()), None
     start = last = time.perf_counter()
     for batch in batches:
         waited += time.perf_counter() - last
@@ -45,12 +46,14 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
     if cuda:
         events[1].record()
         torch.cuda.synchronize()
-    seconds, gpu = time.perf_counter() - start, None
+    seconds = time.perf_counter() - start
     if cuda:
         gpu = GpuCost(device_seconds=events[0].elapsed_time(events[1]) / 1e3, moved_bytes=round(images * moved))
-    batch_ms = 1e3 * percentile(gaps, 0.5), 1e3 * percentile(gaps, 0.95), 1e3 * max(gaps)
-    return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, batch_ms=batch_ms,
-                  wait_seconds=waited, gpu=gpu)  # fmt: skip
+    gap_ms = 1e3 * np.quantile(gaps, (0.5, 0.95, 1.0), method="inverted_cdf")
+    return Repeat(
+        images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, wait_seconds=waited, gpu=gpu,
+        batch_ms=tuple(gap_ms.tolist()),
+    )  # fmt: skip
 
 
 class Stopwatch:
@@ -60,6 +63,7 @@ class Stopwatch:
         self._peer, self._job = peer, job
         self._next_epoch = 1  # epoch 0 is the one that is checked
         self._images = self._copied = 0
+        self._last = 1, math.inf  # epochs and seconds of the last window
 
     def run(self, epochs: int) -> Repeat:
         """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
@@ -80,19 +84,19 @@ class Stopwatch:
             return valid
 
         repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
+        self._last = epochs, repeat.seconds
         if repeat.gpu:
             repeat = replace(repeat, gpu=replace(repeat.gpu, moved_bytes=repeat.gpu.moved_bytes + self._copied))
         return repeat
 
-    def run_about(self, seconds: float, *, epochs: int = 1) -> tuple[Repeat, int]:
-        """Run some epochs, or more of them until they take at least half of ``seconds``; return what the last window
-        cost, and how many epochs the next should have. Of a shorter one too much may have been ready beforehand.
+    def run_about(self, seconds: float) -> Repeat:
+        """Run as many epochs as take ``seconds`` by the last window, or more of them until they take at least half of
+        it; return what the last window cost. Of a shorter one too much may have been ready beforehand.
         """
         while True:
-            window = self.run(epochs)
-            epochs = next_window(epochs, window.seconds, wanted=seconds)
+            window = self.run(next_window(*self._last, wanted=seconds))
             if window.seconds >= seconds / 2:
-                return window, epochs
+                return window
 
     def _epochs(self, count: int) -> Iterator[Delivered]:
         for number in range(self._next_epoch, self._next_epoch + count):
@@ -113,12 +117,12 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
 
 
-def warm_up(window: Callable[[], float], *, most_seconds: float) -> tuple[float, bool]:
-    """Run windows, which return images/s, until they are steady; return the last rate, and whether they are."""
+def warm_up(window: Callable[[], float], *, most_seconds: float) -> tuple[int, bool]:
+    """Run windows, which return images/s, until they are steady; return their number, and whether they are."""
     started, rates = time.perf_counter(), list[float]()
     while not is_steady(rates) and (not rates or time.perf_counter() - started < most_seconds):
         rates.append(window())
-    return rates[-1], is_steady(rates)
+    return len(rates), is_steady(rates)
 
 
 def next_window(epochs: int, seconds: float, *, wanted: float) -> int:

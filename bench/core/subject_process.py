@@ -1,7 +1,4 @@
-"""The process of a benchmark subject, seen from both sides: commands go there, results or errors come back.
-
-Commands are the public methods of the class that :data:`SERVERS` names for the process's job.
-"""
+"""The process of benchmark subjects, seen from both sides: commands go there, results or errors come back."""
 
 import atexit
 import contextlib
@@ -12,75 +9,44 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import IO, Any, NoReturn, TypeAlias
+from typing import IO, Any, NoReturn
 
+from bench.core.machine import memory_bytes, watch_memory
 from bench.core.output_check import CheckError
-from bench.core.resources import memory_bytes, watch_memory
-from bench.core.rounds import Subject
-from bench.peers.job import Job
-from bench.settings import TrainSettings
-from petseg.host.openmp import configure_openmp
-from shards.build.options import PackOptions
 from shards.errors import PetsegError
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """What a process that trains does."""
+class SubjectProcess:
+    """A process that holds a ``server`` ("module:class", made with ``arguments``): commands are its public methods.
 
-    model: str
-    precision: str
-    settings: TrainSettings
-
-
-@dataclass(frozen=True)
-class PackJob:
-    """What a process that packs does: a set of so many images, in a folder ``out``."""
-
-    source: Path
-    options: PackOptions
-    workers: int
-    out: Path
-    images: int
-
-
-AnyJob: TypeAlias = Job | TrainJob | PackJob
-SERVERS = {  # imported where they are needed: that of training needs torch
-    Job: "bench.core.loader_subject:LoaderServer",
-    TrainJob: "bench.core.train_server:TrainServer",
-    PackJob: "bench.build_benchmark:PackServer",
-}
-
-
-class ProcessSubject(Subject):
-    """A subject whose work is done in a process of its own, which runs :func:`serve`.
-
-    ``peak_memory_bytes`` is the most that the process with its workers took during a command. :meth:`start` and
-    :meth:`ask` raise :class:`CheckError` where it failed, died, or took too long; the message says which.
+    The first command starts it, and also the next one after it has died or hung. A command that fails, or takes longer
+    than ``patience``, is a :class:`CheckError` that says which. ``peak_memory_bytes`` is the most that the process took
+    with its workers during commands.
     """
 
-    def __init__(self, name: str, job: AnyJob) -> None:
-        super().__init__(name)
-        self.job, self.peak_memory_bytes, self.patience = job, 0, PATIENCE_SECONDS
+    def __init__(self, server: str, *, environment: Mapping[str, str] | None = None, **arguments: Any) -> None:
+        self.server, self.arguments, self.environment = server, arguments, environment
+        self.peak_memory_bytes, self.patience, self.memory_every = 0, PATIENCE_SECONDS, 0.25
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process, and wait until it has imported its libraries."""
+        """Start the process unless it runs, and wait until it has imported its libraries."""
+        if self.popen is not None:
+            return
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._connection, theirs = multiprocessing.Pipe()
         program = f"from {__name__} import serve; serve({theirs.fileno()})"
         self.popen = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-            pass_fds=(theirs.fileno(),), env=environment_for(self.job),
+            pass_fds=(theirs.fileno(),), env={**os.environ, **(self.environment or {})},
             start_new_session=True,  # its workers end with it, and Ctrl-C reaches only the benchmark
         )  # fmt: skip
         theirs.close()
-        self._send("start", {"job": self.job})
+        self._send(self.server, self.arguments)
 
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run one command and return its answer.
@@ -88,12 +54,12 @@ class ProcessSubject(Subject):
         The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
         reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
+        self.start()
         assert self.popen is not None
-        interval = PATIENCE_SECONDS if timed else 0.05 if isinstance(self.job, PackJob) else 0.25
-        with watch_memory(self.popen.pid, every=interval) as readings:
+        pid = self.popen.pid
+        with watch_memory(pid, every=self.patience if timed else self.memory_every) as readings:
             answer = self._send(command, arguments)
-        if timed:
-            readings.append(memory_bytes(self.popen.pid))
+        readings += [memory_bytes(pid)] if timed else []
         self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
         return answer
 
@@ -102,12 +68,11 @@ class ProcessSubject(Subject):
         if self.popen is None:
             return
         self._connection.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.popen.pid, 9)
-            self.popen.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)  # with the workers that it may have left behind
+        self.popen.wait()
         self._log.close()
         self.popen = None
 
@@ -116,25 +81,21 @@ class ProcessSubject(Subject):
         try:
             self._connection.send((command, arguments))
             if not self._connection.poll(self.patience):
-                raise CheckError(f"{command}: no answer within {self.patience:.0f} s")
+                self.popen.kill()
+                self.close()
+                raise CheckError(f"{command}: no answer within {self.patience:g} s")
             succeeded, answer = self._connection.recv()
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(timeout=5)
             self._log.seek(0)
             last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise CheckError(": ".join([f"its process ended (exit {self.popen.returncode})", *last])) from None
+            text = ": ".join([f"its process ended (exit {self.popen.returncode})", *last])
+            self.close()
+            raise CheckError(text) from None
         if not succeeded:
             raise CheckError(answer)
         return answer
-
-
-def environment_for(job: AnyJob) -> dict[str, str]:
-    """Return the environment of a subject's process: this one's, and for training what ``petseg-train`` sets."""
-    environment = dict(os.environ)
-    if isinstance(job, TrainJob):
-        configure_openmp(environment)
-    return environment
 
 
 def serve(descriptor: int) -> NoReturn:
@@ -147,8 +108,7 @@ def serve(descriptor: int) -> NoReturn:
             answer: tuple[bool, Any]
             try:
                 if server is None:
-                    job = arguments["job"]
-                    server, answer = pkgutil.resolve_name(SERVERS[type(job)])(job), (True, None)
+                    server, answer = pkgutil.resolve_name(command)(**arguments), (True, None)
                 else:
                     answer = True, getattr(server, command)(**arguments)
             except PetsegError as error:

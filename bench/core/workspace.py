@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from bench.core.rounds import PartSeconds
 from bench.peers.job import FileListing
@@ -21,8 +22,7 @@ from shards.format.geometry import Size
 from shards.format.keys import shown
 from shards.format.labels import IGNORE, Labels
 from shards.format.layout import SPLITS, STORAGES, extensions_of
-from shards.sources import Pair, Source, scan
-from shards.sources.layout_protocol import RESERVED, FileStamp
+from shards.sources import scan
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Wor
                 listing = _write_files(reader, folder, settings.source)
                 (folder / "files.json").write_bytes(msgspec.json.encode(listing))
                 for storage in others:
-                    stored[storage] = _build(reader, listing, storage, settings, folder)
+                    stored[storage] = _build(reader, storage, settings, folder)
             reader.close()
         data = data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()})
         yield Workspace(folder, str(folder / "files.json") if own == "source" else "", stored, data)
@@ -87,13 +87,17 @@ def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[
 def _write_files(reader: SplitReader, folder: Path, source: Path | None) -> FileListing:
     """Write the members as files, and find those of the source."""
     labels, members = reader.manifest.labels, list[tuple[str, str]]()
-    (folder / "files").mkdir()
+    places = {"image": folder / "files" / "images", "mask": folder / "files" / "masks"}
+    for place in places.values():
+        place.mkdir(parents=True)
     for index in range(len(reader)):
         endings = extensions_of(reader.rows([index])[0])
-        paths = [folder / "files" / f"{reader.key(index)}.{endings[role]}" for role in ("image", "mask")]
-        for role, path in zip(("image", "mask"), paths, strict=True):
+        paths = {
+            role: place / f"{reader.key(index)}.{endings[role].rpartition('.')[2]}" for role, place in places.items()
+        }
+        for role, path in paths.items():
             path.write_bytes(reader.read(index, role))
-        members.append((str(paths[0]), str(paths[1])))
+        members.append((str(paths["image"]), str(paths["mask"])))
     if source is None:
         return FileListing(tuple(members), tuple(members), _canonical(labels))
     pairs, originals = {shown(pair.name): pair for pair in scan(source).pairs}, []
@@ -107,27 +111,17 @@ def _write_files(reader: SplitReader, folder: Path, source: Path | None) -> File
 
 def _canonical(labels: Labels) -> Labels:
     """Return the labels of a set's own masks: class indices, and 255 where a pixel is ignored."""
-    classes = (
-        msgspec.structs.replace(each, values=(index,), source_colors=()) for index, each in enumerate(labels.classes)
-    )
-    return msgspec.structs.replace(labels, classes=tuple(classes), ignore=(IGNORE,), ignore_colors=())
+    classes = (replace(each, values=(index,), source_colors=()) for index, each in enumerate(labels.classes))
+    return replace(labels, classes=tuple(classes), ignore=(IGNORE,), ignore_colors=())
 
 
-def _build(
-    reader: SplitReader, listing: FileListing, storage: str, settings: LoaderSettings, folder: Path
-) -> StoredSplit:
+def _build(reader: SplitReader, storage: str, settings: LoaderSettings, folder: Path) -> StoredSplit:
     """Build the split in another storage, all of it into the split of the same name."""
-    pairs = []
-    for index, (image, mask) in enumerate(listing.members):
-        attributes = {name: value for name, value in reader.meta(index).items() if name not in RESERVED}
-        stamps = (FileStamp.of(Path(path).stat()) for path in (image, mask))
-        pairs.append(Pair(name=reader.key(index), image=image, mask=mask, image_stamp=next(stamps),
-                          mask_stamp=next(stamps), attributes=attributes))  # fmt: skip
-    labels, layout = _canonical(reader.manifest.labels), reader.manifest.options.layout
-    source = Source(layout=layout, reason="", folder=folder, pairs=tuple(pairs), lists={}, labels=labels)
     train, val, test = (float(name == reader.name) for name in SPLITS)
     options = options_from(storage=storage, size=settings.size, fit=settings.fit, quality=None, split="random",
-                           fractions=(train, val, test), val_fraction=None, seed=0, samples_per_shard=128)  # fmt: skip
+                           fractions=(train, val, test), val_fraction=None, seed=0, samples_per_shard=128,
+                           labels=_canonical(reader.manifest.labels))  # fmt: skip
+    source = scan(folder / "files", layout="folders")
     built = ShardSet.open(build(source, folder / f"shards-{storage}", options).path).split(reader.name)
     if len(built) != len(reader):
         text = f"{storage} storage of {reader.folder} would have {len(built)} samples instead of {len(reader)}"

@@ -18,6 +18,7 @@ import msgspec
 
 from bench.core.machine import ROOT, RunClock, gpu_names, why_no_gpu
 from bench.results.records import Environment
+from bench.results.templates import render
 from shards.console import PATH, FriendlyCommand
 from shards.cores import usable_cores
 from shards.errors import PetsegError
@@ -31,7 +32,7 @@ _BENCH = "--shards {shards} --device cuda --batch-size 128 --repeats 3"
 
 
 class ProofPart(msgspec.Struct, frozen=True, kw_only=True):
-    """Commands that prove one thing, in at most ``seconds`` together."""
+    """Commands that prove one thing, in at most ``seconds`` together, and the files that they write."""
 
     name: str
     proves: str
@@ -46,7 +47,7 @@ class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     proves: str
     outcome: str  # "passed", "failed (exit code N)", "no result after N s" or "not started: no time left"
-    seconds: float
+    seconds: float = 0.0
     output: tuple[str, ...] = ()  # the last lines
     outputs: tuple[str, ...] = ()  # files that it wrote, in the folder
 
@@ -84,27 +85,15 @@ def run_parts(
         report(f"{part.name}: {result.outcome}, {result.seconds:.0f} s")
         proof = Proof(clock.finish(), (*proof.parts, result))
         write_atomically(folder / "proof.json", msgspec.json.format(msgspec.json.encode(proof)).decode() + "\n")
-        write_atomically(folder / "proof.md", proof_text(proof))
+        write_atomically(folder / "proof.md", render("gpu_proof.md.jinja", proof=proof) + "\n")
     return proof
-
-
-def proof_text(proof: Proof) -> str:
-    """Return the results as Markdown: the machine, and a table of the parts."""
-    of = proof.environment
-    versions = ", ".join(f"{name} {version}" for name, version in of.versions.items())
-    rows = [f"| {part.name} | {part.proves} | {part.outcome} | {part.seconds:.0f} |\n" for part in proof.parts]
-    return (
-        f"{'; '.join(of.gpu) or 'no GPU'} (name, driver, memory); {of.cpu}, {of.cores} cores; {of.system}.\n"
-        f"{of.started}, commit {of.commit}; {versions}.\n\n"
-        f"| part | what it proves | result | seconds |\n|---|---|---|---:|\n{''.join(rows)}"
-    )
 
 
 def _run_part(part: ProofPart, folder: Path, *, seconds: float) -> ProofResult:
     """Run a part's commands; one that takes too long is ended with all that it started."""
     start, outcome, log = time.monotonic(), "passed", folder / f"{part.name}.log"
     if seconds < 1:
-        return ProofResult(name=part.name, proves=part.proves, outcome="not started: no time left", seconds=0.0)
+        return ProofResult(name=part.name, proves=part.proves, outcome="not started: no time left")
     with log.open("w") as stream:
         for command in part.commands:
             left = max(seconds - (time.monotonic() - start), 0.1)

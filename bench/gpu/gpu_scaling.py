@@ -6,7 +6,6 @@ worth, where ``petseg-bench loader`` measures in turns and checks the output.
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,12 @@ import click
 import msgspec
 
 from pipeline import DecoderOptions, Loader
-from shards.console import FriendlyCommand, PathArgument
+from shards.console import PATH, FriendlyCommand
 from shards.cores import usable_cores
 from shards.store.atomic import write_atomically
 
 LOADS = (0.0, 0.5, 1.0)  # of the JPEG engines, besides the default
 WARM_EPOCHS = 2
-
-
-class ScalingLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One loader: what it was made with, and its images per second."""
-
-    name: str
-    device: str
-    engine: str
-    threads: int  # for decoding, on the host
-    hw_decoder_load: float | None  # of DALI on a GPU; None: the default
-    rate: float
 
 
 def plan_loaders(device: str, cores: int) -> list[dict[str, Any]]:
@@ -46,24 +34,7 @@ def plan_loaders(device: str, cores: int) -> list[dict[str, Any]]:
     return planned
 
 
-def measure_loaders(
-    shards: Path, planned: list[dict[str, Any]], *, seconds: float, **common: Any
-) -> Iterator[ScalingLine]:
-    """Yield each loader's line; each is timed for at least ``seconds`` after its warm-up."""
-    for arguments in planned:
-        split = "val" if arguments["device"] == "cpu" else "train"  # the smaller one: few threads take long
-        with Loader(shards, split=split, seed=0, mask="index", augment="train", **common, **arguments) as loader:
-            kind, on_gpu = loader.device.type, loader.engine == "dali" and loader.device.type != "cpu"
-            load = arguments["decoder"].hw_decoder_load if on_gpu and "decoder" in arguments else None
-            _rate(loader, epochs=WARM_EPOCHS)
-            name = f"{loader.engine} to {kind}, {loader.threads} threads"
-            yield ScalingLine(
-                name=name if load is None else f"{name}, hw_decoder_load {load:g}", device=kind, engine=loader.engine,
-                threads=loader.threads, hw_decoder_load=load, rate=round(_rate(loader, seconds=seconds), 1),
-            )  # fmt: skip
-
-
-def _rate(loader: Loader, *, seconds: float = 0.0, epochs: int = 1) -> float:
+def images_per_second(loader: Loader, *, seconds: float = 0.0, epochs: int = 1) -> float:
     """Run at least so many epochs and so many seconds; return images per second, the device's work included."""
     images, start = 0, time.perf_counter()
     while images < epochs * loader.samples or time.perf_counter() - start < seconds:
@@ -77,19 +48,27 @@ def _rate(loader: Loader, *, seconds: float = 0.0, epochs: int = 1) -> float:
 
 
 @click.command(cls=FriendlyCommand)
-@click.option("--shards", type=PathArgument(), required=True, help="A set of source storage, with a val split.")
-@click.option("--out", type=PathArgument(), required=True, help="For gpu-scaling.json and gpu-scaling.md.")
+@click.option("--shards", type=PATH, required=True, help="A set of source storage, with a val split.")
+@click.option("--out", type=PATH, required=True, help="For gpu-scaling.json and gpu-scaling.md.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--size", type=click.IntRange(8), default=128, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each.")
-def main(*, shards: Path, out: Path, device: str, seconds: float, **common: int) -> None:
+def main(*, shards: Path, out: Path, device: str, seconds: float, **common: Any) -> None:
     """Measure the loader with several numbers of host threads and decoder options."""
-    lines, table = list[ScalingLine](), "| loader | images/s |\n|---|---:|\n"
-    for line in measure_loaders(shards, plan_loaders(device, usable_cores()), seconds=seconds, **common):
-        lines.append(line)
-        table += f"| {line.name} | {line.rate:,.0f} |\n"
-        click.echo(f"{line.name}: {line.rate:,.0f} images/s")
+    lines, table = list[dict[str, Any]](), "| loader | images/s |\n|---|---:|\n"
+    for arguments in plan_loaders(device, usable_cores()):
+        split = "val" if arguments["device"] == "cpu" else "train"  # the smaller one: few threads take long
+        with Loader(shards, split=split, seed=0, mask="index", augment="train", **common, **arguments) as loader:
+            images_per_second(loader, epochs=WARM_EPOCHS)
+            rate = round(images_per_second(loader, seconds=seconds), 1)
+            name = f"{loader.engine} to {loader.device.type}, {loader.threads} threads"
+            load = arguments["decoder"].hw_decoder_load if "decoder" in arguments else None  # None: the default
+            name += "" if load is None else f", hw_decoder_load {load:g}"
+            lines.append({"name": name, "device": loader.device.type, "engine": loader.engine,
+                          "threads": loader.threads, "hw_decoder_load": load, "rate": rate})  # fmt: skip
+        table += f"| {name} | {rate:,.0f} |\n"
+        click.echo(f"{name}: {rate:,.0f} images/s")
         # After each, so that what was measured stays if a later one fails.
         write_atomically(out / "gpu-scaling.json", msgspec.json.format(msgspec.json.encode(lines)).decode() + "\n")
         write_atomically(out / "gpu-scaling.md", table)

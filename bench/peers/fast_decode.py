@@ -144,7 +144,6 @@ class Collate:
         self._classes = np.arange(job.classes, dtype=np.uint8) if job.onehot else None
 
     def __call__(self, samples: Sequence[DecodedSample]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Return them as tensors."""
         import torch
 
         image, mask = np.stack([sample.image for sample in samples]), np.stack([sample.mask for sample in samples])

@@ -46,9 +46,9 @@ class FfcvPeer(ConvertedPeer):
         Caveat("resizes masks when packing", ("source",)),
     )
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.output = Path(job.work) / f"{job.mask}.beton"
+    @property
+    def output(self) -> Path:
+        return Path(self.job.work) / f"{self.job.mask}.beton"
 
     def convert(self) -> None:
         from ffcv.fields import IntField, NDArrayField, RGBImageField

@@ -43,20 +43,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     mask: str = "onehot"  # (B, N, H, W), or "index" (B, H, W), as in petseg.Loader
     device: str = "cpu"  # or "cuda"
     engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
+    address: str = ""  # of the data in an object store, in place of a folder here
+    cache: str = ""  # a folder for what is fetched from there
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
 
     @property
     def resizes(self) -> bool:
-        """Whether stored images must be resized."""
         return self.stored_size != self.size
 
     @property
     def onehot(self) -> bool:
-        """Whether masks are one-hot."""
         return self.mask == "onehot"
 
     def read_files(self) -> FileListing:
-        """Return the files of the split."""
         return msgspec.json.decode(Path(self.files).read_bytes(), type=FileListing)
 
     def read_index(self) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """LitData: optimised chunks with the stored bytes, decoded by the fast functions in its StreamingDataLoader."""
 
+import os
+from typing import Any
+
 from bench.peers.fast_decode import Collate, decoded_rows
 from bench.peers.peer import SCALED, ConvertedPeer
 
@@ -22,8 +25,14 @@ class LitDataPeer(ConvertedPeer):
 
     def open(self, workers: int) -> None:
         from litdata import StreamingDataLoader, StreamingDataset
+        from litdata.streaming import downloader
 
-        how = {"input_dir": str(self.output), "shuffle": True, "drop_last": False, "seed": self.job.seed}
-        dataset, options = decoded_rows(StreamingDataset, self.job, **how), self.loader_options(workers)
-        self._loader = StreamingDataLoader(dataset, batch_size=self.job.batch_size, collate_fn=Collate(self.job),
-                                           **options)  # fmt: skip
+        job, how = self.job, self.loader_options(workers)
+        where: dict[str, Any] = {"input_dir": job.address or str(self.output)}
+        if job.address:
+            downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # for which it has no option
+            keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+            where["storage_options"] = {**keys, "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
+            where["cache_dir"] = job.cache
+        dataset = decoded_rows(StreamingDataset, job, shuffle=True, drop_last=False, seed=job.seed, **where)
+        self._loader = StreamingDataLoader(dataset, batch_size=job.batch_size, collate_fn=Collate(job), **how)

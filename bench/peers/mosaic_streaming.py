@@ -28,7 +28,8 @@ class MosaicStreamingPeer(ConvertedPeer):
         from streaming import StreamingDataset
         from torch.utils.data import DataLoader
 
-        batch_size, options = self.job.batch_size, self.loader_options(workers)
-        how = {"local": str(self.output), "shuffle": True, "batch_size": batch_size, "shuffle_seed": self.job.seed}
-        dataset = decoded_rows(StreamingDataset, self.job, num_canonical_nodes=1, **how)
-        self._loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(self.job), **options)
+        job = self.job
+        where = {"remote": job.address, "local": job.cache} if job.address else {"local": str(self.output)}
+        how = {"shuffle": True, "batch_size": job.batch_size, "shuffle_seed": job.seed, "num_canonical_nodes": 1}
+        self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), batch_size=job.batch_size,
+                                  collate_fn=Collate(job), **self.loader_options(workers))  # fmt: skip

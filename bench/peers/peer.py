@@ -143,34 +143,24 @@ def _is_there(module: str) -> bool:
     return (not parent or _is_there(parent)) and importlib.util.find_spec(module) is not None
 
 
-class EpochSampler:
-    """A sampler for ``torch.utils.data.DataLoader``: all samples in petseg's order of epoch ``number``.
+class FilePeer(Peer):
+    """A peer that reads image and mask files in petseg's order, and the sampler of that for its DataLoader.
 
     It yields ``(number % EPOCHS_DRAWN) * samples + index``, so that workers that outlive an epoch know which
     augmentation parameters to use.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self.number = 0
+    number = 0  # of the epoch
 
     def __len__(self) -> int:
-        return self._job.samples
+        return self.job.samples
 
     def __iter__(self) -> Iterator[int]:
-        order = permutation(self._job.seed, self.number, self._job.samples)
-        return iter((order + self.number % EPOCHS_DRAWN * self._job.samples).tolist())
-
-
-class FilePeer(Peer):
-    """A peer that reads image and mask files and has petseg's order."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.sampler = EpochSampler(job)
+        order = permutation(self.job.seed, self.number, self.job.samples)
+        return iter((order + self.number % EPOCHS_DRAWN * self.job.samples).tolist())
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        self.sampler.number = number
+        self.number = number
         return super().epoch(number)
 
     def files(self) -> list[Path]:
@@ -180,9 +170,10 @@ class FilePeer(Peer):
 class ConvertedPeer(Peer):
     """A peer that reads a format of its own, with the same bytes per image and mask as the shard set."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.output = Path(job.work) / "converted"  # a folder or file
+    @property
+    def output(self) -> Path:
+        """The folder or file that it reads."""
+        return Path(self.job.work) / "converted"
 
     def prepare(self) -> None:
         if not self.output.exists():

@@ -12,7 +12,7 @@ from shards.format.layout import STORAGES, table_name
 class PetsegPeer(Peer):
     """:class:`pipeline.loader.Loader` with its defaults, or with worker processes."""
 
-    name, storages, augments, ours = "petseg", STORAGES, True, True
+    name, storages, augments, needs, ours = "petseg", STORAGES, True, "pipeline.loader", True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -24,13 +24,13 @@ class PetsegPeer(Peer):
     def open(self, workers: int) -> None:
         from pipeline.loader import Loader
 
-        job, self._workers = self.job, workers
+        job, self._workers, in_processes = self.job, workers, self._in_processes
         self._loader = Loader(
-            job.shards, split=job.split, batch_size=job.batch_size, size=job.size, fit=job.fit, device=job.device,
-            seed=job.seed, augment="train" if job.augment else None, mask=cast(Any, job.mask), shuffle=True,
-            threads=None if self._in_processes else workers or None,
-            processes=(workers or job.cores) if self._in_processes else 0,
-            engine=cast(Any, "torch" if self._in_processes else job.engine or "auto"),
+            job.address or job.shards, cache=job.cache or None, split=job.split, batch_size=job.batch_size,
+            size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
+            mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else workers or None,
+            processes=(workers or job.cores) if in_processes else 0,
+            engine=cast(Any, "torch" if in_processes else job.engine or "auto"),
         )  # fmt: skip
 
     def discard_prefetched(self) -> None:

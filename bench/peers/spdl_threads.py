@@ -19,11 +19,11 @@ class SpdlPeer(FilePeer):
     def epoch(self, number: int) -> Iterator[Delivered]:
         from spdl.pipeline import PipelineBuilder
 
-        self.sampler.number = number
+        self.number = number
         pin = self.job.device == "cuda"
         pipeline = (
             PipelineBuilder()
-            .add_source(iter(self.sampler))
+            .add_source(iter(self))
             .pipe(self._samples.__getitem__, concurrency=self._threads)
             .aggregate(self.job.batch_size)
             .pipe(lambda samples: deliver(*self._collate(samples), pin=pin))

@@ -85,12 +85,12 @@ class TutorialPeer(FilePeer):
         from torch.utils.data import DataLoader
 
         data: Any = TutorialDataset(self.job)
-        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self.sampler, num_workers=workers,
+        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self, num_workers=workers,
                                   persistent_workers=workers > 0)  # fmt: skip
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """Deliver one epoch in petseg's order; the batches are (B, C, H, W) already."""
-        self.sampler.number = number
+        self.number = number
         for image, mask, index in self._loader:
             yield Delivered(image, mask, np.asarray(index, dtype=np.int64))
 
@@ -107,6 +107,6 @@ class TunedPeer(FilePeer):
         from torch.utils.data import DataLoader
 
         data: Any = DecodedFiles(self.job)
-        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self.sampler,
+        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self,
                                   collate_fn=Collate(self.job), prefetch_factor=4 if workers else None,
                                   **self.loader_options(workers))  # fmt: skip

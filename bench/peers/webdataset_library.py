@@ -1,6 +1,8 @@
 """The ``webdataset`` library over the same tars, with its WebLoader."""
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.peers.fast_decode import Collate, DecodedSample, FastDecoder
@@ -26,7 +28,6 @@ class DecodeMembers:
         yield from samples
 
     def __call__(self, sample: dict[str, Any]) -> DecodedSample:
-        """Decode one sample."""
         names = next(each for each in self._formats if each["image"] in sample)
         image, mask = sample[names["image"]], sample[names["mask"]]
         return self._decode(image, mask, self._index[sample["__key__"]], self._epoch)
@@ -35,7 +36,8 @@ class DecodeMembers:
 class WebDatasetPeer(Peer):
     """WebDataset, shuffled by shard and in a buffer, decoded in worker processes."""
 
-    name, storages, augments, caveats = "webdataset", STORAGES, True, (SCALED, BUFFER)
+    name, storages, augments, needs = "webdataset", STORAGES, True, "webdataset"
+    caveats = (SCALED, BUFFER)
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the usual counts up to the number of shards: a worker without a shard has nothing to do."""
@@ -45,12 +47,21 @@ class WebDatasetPeer(Peer):
     def open(self, workers: int) -> None:
         import webdataset
 
-        decode, tars = DecodeMembers(self.job), [str(path) for path in self.files()]
+        job, decode, tars = self.job, DecodeMembers(self.job), [str(path) for path in self.files()]
+        if job.address:
+            from boto3 import client
+
+            bucket, _, folder = job.address.removeprefix("s3://").partition("/")
+            sign = partial(client("s3").generate_presigned_url, "get_object")
+            wanted = [{"Bucket": bucket, "Key": f"{folder}/{path.name}"} for path in self.files()]
+            tars = [f"pipe:curl -sf '{sign(each)}'" for each in wanted]
+            Path(job.cache).mkdir()
+        how = {"shardshuffle": 1000, "seed": job.seed, "empty_check": False, "cache_dir": job.cache or None}
         dataset = (
-            webdataset.WebDataset(tars, shardshuffle=1000, seed=self.job.seed, empty_check=False)
+            webdataset.WebDataset(tars, **how)
             .compose(decode.count_epoch)
             .shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4)
             .map(decode)
-            .batched(self.job.batch_size, collation_fn=Collate(self.job), partial=True)
+            .batched(job.batch_size, collation_fn=Collate(job), partial=True)
         )
         self._loader = webdataset.WebLoader(dataset, batch_size=None, **self.loader_options(workers))

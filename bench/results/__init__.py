@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "comparison": ["Comparison", "compare_results"],
         "goals": ["GOALS", "Verdict", "verdicts"],
-        "records": ["Results", "read_results", "write_results"],
-        "result_page": ["print_results"],
+        "records": ["Results", "read_results"],
+        "result_page": ["markdown", "update_document"],
     },
 )

@@ -1,36 +1,55 @@
-"""``petseg-bench compare``: what changed between two runs, beyond the noise."""
+"""``petseg-bench compare``: what changed between two runs, beyond the noise. SciPy has the rank test."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
+import numpy as np
+
 from bench.results.records import Results
-from bench.results.statistics import LEVEL, Difference, can_report, compare, pooled_noise
-from shards.errors import UsageError, printable
+from bench.results.templates import render
+from shards.errors import UsageError
+
+FLOOR = math.log(1.08)  # smaller differences are not reported: runs of the same thing differ by some percent
+ERRORS = 3.0  # a difference must be this many standard errors
+LEVEL = 0.02  # and its rank order this unlikely (one-sided) if both were the same
+NORMAL_PER_MEAN_GAP = math.sqrt(math.pi) / 2  # standard deviation over the mean distance of two normal variates
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One line of both runs: median rates in images per second, the decision, and how many processes it is from."""
+class Difference:
+    """How B compares with A: ``changed`` is the decision.
+
+    ``ratio`` is B's rate over A's (Hodges-Lehmann: the median of all quotients of a value of each); it must lie beyond
+    ``1 / margin .. margin`` to count. ``chance`` is how likely so uneven a rank order is if both were the same,
+    one-sided.
+    """
+
+    ratio: float
+    margin: float
+    chance: float
+    changed: bool
+
+
+@dataclass(frozen=True)
+class ComparedLine(Difference):
+    """One line of both runs: median rates in images per second, of how many processes, and the decision."""
 
     name: str
     before: float
     after: float
-    difference: Difference
     processes: tuple[int, int]
-
-    @property
-    def undecidable(self) -> bool:
-        """Whether it has too few processes for any difference to be reported."""
-        return not can_report(*self.processes)
+    undecidable: bool  # too few processes for any difference to be reported
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two runs compared."""
 
-    lines: tuple[Compared, ...]  # those that both have
+    lines: tuple[ComparedLine, ...]  # those that both have
+    changed: int
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     noise: float  # typical standard deviation of a process's rate, relative
@@ -40,8 +59,7 @@ class Comparison:
     @property
     def passes(self) -> bool:
         """Whether no line became slower, and every line could have shown it."""
-        slower = any(line.difference.changed and line.difference.ratio < 1 for line in self.lines)
-        return not slower and not any(line.undecidable for line in self.lines)
+        return not any(line.undecidable or (line.changed and line.ratio < 1) for line in self.lines)
 
 
 def compare_results(a: Results, b: Results) -> Comparison:
@@ -53,20 +71,20 @@ def compare_results(a: Results, b: Results) -> Comparison:
     if a.kind != b.kind:
         raise UsageError(f"one file is of petseg-bench {a.kind}, the other of {b.kind}; compare two of the same")
     lines_a, lines_b = ({line.name: line for line in (*run.lines, *run.train, *run.build)} for run in (a, b))
-    common = [name for name in lines_a if name in lines_b]
-    if not common:
+    rates = {name: (lines_a[name].rates_by_process(), lines_b[name].rates_by_process())
+             for name in lines_a if name in lines_b}  # fmt: skip
+    if not rates:
         raise UsageError("the two files have no line in common; compare runs with the same options")
-    rates = {name: (lines_a[name].rates_by_process(), lines_b[name].rates_by_process()) for name in common}
     noise, drift = pooled_noise([values for pair in rates.values() for values in pair]), machine_drift(a, b)
     lines = []
     for name, pair in rates.items():
-        difference = compare(*pair, noise=noise, drift=math.log(drift))
-        processes = len(pair[0]), len(pair[1])
-        lines.append(Compared(name, lines_a[name].rate, lines_b[name].rate, difference, processes))
+        found, processes = compare(*pair, noise=noise, drift=math.log(drift)), (len(pair[0]), len(pair[1]))
+        lines.append(ComparedLine(name=name, before=lines_a[name].rate, after=lines_b[name].rate, processes=processes,
+                                  undecidable=not can_report(*processes), **asdict(found)))  # fmt: skip
     return Comparison(
-        lines=tuple(lines), only_a=tuple(x for x in lines_a if x not in lines_b),
-        only_b=tuple(x for x in lines_b if x not in lines_a),
-        noise=noise, drift=drift, differences=tuple(what_differs(a, b)),
+        lines=tuple(lines), changed=sum(line.changed for line in lines), noise=noise, drift=drift,
+        only_a=tuple(x for x in lines_a if x not in lines_b), only_b=tuple(x for x in lines_b if x not in lines_a),
+        differences=tuple(what_differs(a, b)),
     )  # fmt: skip
 
 
@@ -102,34 +120,58 @@ def _facts(run: Results) -> dict[str, Any]:
     return facts | {f"option {name}": value for name, value in run.settings.items() if name not in ignored}
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as plain values."""
-    lines = [
-        {"name": line.name, "before": line.before, "after": line.after, **asdict(line.difference),
-         "processes": line.processes, "undecidable": line.undecidable}
-        for line in comparison.lines
-    ]  # fmt: skip
-    return {**asdict(comparison), "lines": lines, "changed": sum(x.difference.changed for x in comparison.lines)}
-
-
 def comparison_text(comparison: Comparison) -> str:
     """Return the comparison for people: what changed first."""
-    lines = sorted(comparison.lines, key=lambda line: -line.difference.changed)
-    width, text = max(len(line.name) for line in lines), []
-    for line in lines:
-        found = line.difference
-        verdict = ("faster" if found.ratio > 1 else "slower") if found.changed else "no change beyond the noise"
-        text.append(
-            f"{line.name:<{width}}  {line.before:>10,.0f} -> {line.after:>10,.0f} images/s  x{found.ratio:.3f}  "
-            f"{verdict} (reported from x{found.margin:.2f} on; chance {found.chance:.3f})"
-        )
-    for n, m in sorted({line.processes for line in lines if line.undecidable}):
-        never = f"{n} and {m} processes can never reach p <= {LEVEL:g}: no change of such a line is ever reported"
-        text.append(f"{never}; use --repeats 5 for both runs")
-    changed = sum(line.difference.changed for line in lines)
-    text.append(f"{changed} of {len(lines)} lines changed; a process's rate varies by {comparison.noise:.1%}")
-    if comparison.drift != 1:
-        text.append(f"the machine itself ran x{comparison.drift:.3f} as fast in B; margins are widened by that")
-    text += [f"differs: {difference}" for difference in comparison.differences]
-    text += [f"only in A: {name}" for name in comparison.only_a] + [f"only in B: {name}" for name in comparison.only_b]
-    return "\n".join(map(printable, text))
+    lines = sorted(comparison.lines, key=lambda line: -line.changed)
+    never = sorted({line.processes for line in lines if line.undecidable})
+    return render("comparison.txt.jinja", comparison=comparison, lines=lines, never=never, level=LEVEL)
+
+
+def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift: float = 0.0) -> Difference:
+    """Decide whether B's rates differ from A's beyond the noise.
+
+    Of each five values the slowest is left out: other work on the machine can only slow one down, and a single one that
+    it hit must neither make a change nor hide one. All of these must hold for a change: the ratio is beyond 8 % (plus
+    ``drift``); it is beyond three standard errors; and the exact rank test (Mann-Whitney) gives at most 0.02.
+
+    Args:
+        a: independent rates of the first run, all positive: one of each process.
+        b: of the second run.
+        noise: standard deviation of a rate's logarithm, as all lines of both runs show it: used where a line's own is
+            smaller, so that one that was quiet by luck is not overrated.
+        drift: logarithm by which the machine itself differed between the runs.
+    """
+    logs_a, logs_b = np.log(undisturbed(a)), np.log(undisturbed(b))
+    shift = float(np.median(np.subtract.outer(logs_b, logs_a)))
+    own = math.sqrt((deviation(logs_a) ** 2 + deviation(logs_b) ** 2) / 2)
+    error = max(own, noise) * math.sqrt(1 / len(logs_a) + 1 / len(logs_b))
+    margin = max(FLOOR + abs(drift), ERRORS * error)
+    try:
+        from scipy.stats import mannwhitneyu
+    except ImportError:
+        raise UsageError("comparing needs SciPy: pip install 'petseg[bench]'") from None
+    chance = min(float(mannwhitneyu(logs_a, logs_b, alternative=x, method="exact").pvalue) for x in ("less", "greater"))
+    return Difference(math.exp(shift), math.exp(margin), chance, changed=abs(shift) > margin and chance <= LEVEL)
+
+
+def can_report(a: int, b: int) -> bool:
+    """Return whether ``a`` and ``b`` values can reach the level at all: in the most uneven of their rank orders."""
+    kept_a, kept_b = a - a // 5, b - b // 5
+    return 1 / math.comb(kept_a + kept_b, kept_a) <= LEVEL
+
+
+def undisturbed(rates: Sequence[float]) -> list[float]:
+    """Return the rates without the slowest fifth, rounded down."""
+    return sorted(rates)[len(rates) // 5 :]
+
+
+def deviation(values: Sequence[float] | np.ndarray[Any, Any]) -> float:
+    """Return the standard deviation from Gini's mean distance: steadier for few values, less moved by a stray one."""
+    gaps = np.abs(np.subtract.outer(values, values))
+    return NORMAL_PER_MEAN_GAP * float(gaps.sum()) / (len(values) * (len(values) - 1)) if len(values) > 1 else 0.0
+
+
+def pooled_noise(runs: Sequence[Sequence[float]]) -> float:
+    """Return the typical standard deviation of the logarithm of an undisturbed rate: the lines' median."""
+    spreads = [deviation(np.log(undisturbed(rates))) for rates in runs if len(rates) > 1]
+    return median(spreads) if spreads else 0.0

@@ -17,8 +17,7 @@ NEAR = 0.7  # of a limit: from there on, that part of the work is what bounds a 
 BUSY = 0.85  # of the cores' time: from there on, the processor is
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(NamedTuple):
     """``line`` has at least ``factor`` times the value of ``baseline``, both named as :func:`_measured` does."""
 
     title: str
@@ -28,20 +27,19 @@ class Goal:
     asked: str
 
 
-def _loader_goal(storage: str, work: str, title: str, factor: float) -> Goal:
-    line, baseline = f"petseg {storage}{work}", f"{BASELINE} source{work}"
-    return Goal(f"`{storage}`, {title}", line, baseline, factor, f"{factor:g}x the tutorial")
-
-
-LOADER_GOALS = (
-    _loader_goal("source", "", "evaluation, one-hot", 2.5),
-    _loader_goal("jpeg", "", "evaluation, one-hot", 30),
-    _loader_goal("raw", " index", "evaluation, class index", 300),
-    _loader_goal("raw", "", "evaluation, one-hot", 200),
-    _loader_goal("jpeg", " augmented", "training augmentation, one-hot", 15),
-    _loader_goal("raw", " augmented", "training augmentation, one-hot", 40),
-)
 MAKING = {"source": "decoding alone", "jpeg": "decoding, resizing, encoding", "raw": "decoding and resizing"}
+LOADER_GOALS = tuple(
+    Goal(f"`{storage}`, {title}", f"petseg {storage}{work}", f"{BASELINE} source{work}", factor,
+         f"{factor:g}x the tutorial")
+    for storage, work, title, factor in (
+        ("source", "", "evaluation, one-hot", 2.5),
+        ("jpeg", "", "evaluation, one-hot", 30),
+        ("raw", " index", "evaluation, class index", 300),
+        ("raw", "", "evaluation, one-hot", 200),
+        ("jpeg", " augmented", "training augmentation, one-hot", 15),
+        ("raw", " augmented", "training augmentation, one-hot", 40),
+    )
+)  # fmt: skip
 GOALS = (
     *LOADER_GOALS,
     *(Goal(f"`{x}`, packed by all cores", f"pack {x}", f"make {x}", 0.9, f"0.9x {how}") for x, how in MAKING.items()),
@@ -73,14 +71,12 @@ def verdicts(results: Results) -> list[Verdict]:
     """Judge every goal of which this run measured both sides."""
     measured, found = _measured(results), []
     stated = all(results.settings.get(name) == value for name, value in STATED_FOR.items())
-    for goal in GOALS:
-        line, base = measured.get(goal.line), measured.get(goal.baseline)
-        if line is None or base is None or (goal in LOADER_GOALS and not stated):
-            continue
-        ratio = line.value / base.value
-        reached = ratio >= goal.factor * (1 - TOLERANCE)
-        text = f"{ratio_text(ratio)} ({line.text} and {base.text})"
-        found.append(Verdict(goal.title, goal.asked, text, reached, _limited_by(line, base, results)))
+    for goal in GOALS if stated else GOALS[len(LOADER_GOALS) :]:
+        if (line := measured.get(goal.line)) and (base := measured.get(goal.baseline)):
+            ratio = line.value / base.value
+            text = f"{ratio_text(ratio)} ({line.text} and {base.text})"
+            reached = ratio >= goal.factor * (1 - TOLERANCE)
+            found.append(Verdict(goal.title, goal.asked, text, reached, _limited_by(line, base, results)))
     return found
 
 
@@ -136,13 +132,13 @@ def _busy(line: LoaderLine | BuildLine, cores: int) -> float:
 
 
 def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
-    """Return the limits that hold for a line: images per second by name.
+    """Return the limits that hold for a line on the CPU: images per second by name.
 
     Decoding counts at its scaled rate where that was measured, since a loader is free to decode at a smaller scale.
     """
     work = line.work
-    found = {each.name: each.rate for each in limits
-             if each.storage in ("", work.storage) and each.mask in ("", work.mask)}  # fmt: skip
+    held = [each for each in limits if each.storage in ("", work.storage) and each.mask in ("", work.mask)]
+    found = {each.name: each.rate for each in held if work.device == "cpu"}
     if "decode, scaled" in found:
         found["decode"] = max(found.pop("decode, scaled"), found.get("decode", 0.0))
     return found
@@ -151,21 +147,18 @@ def limits_for(line: LoaderLine, limits: Sequence[Limit]) -> dict[str, float]:
 def share_of_limit(line: LoaderLine, limits: Sequence[Limit]) -> float | None:
     """Return a line's rate over what all necessary parts together allow: reading, decoding, writing the output once.
 
-    The parts share the cores, so their times add up: 1 / (1/read + 1/decode + 1/copy). None without limits, and on the
-    GPU, where the cores do not decode.
+    The parts share the cores, so their times add up: 1 / (1/read + 1/decode + 1/copy). None without limits.
     """
     found = limits_for(line, limits)
-    return line.rate * sum(1 / rate for rate in found.values()) if found and line.work.device == "cpu" else None
+    return line.rate * sum(1 / rate for rate in found.values()) if found else None
 
 
 def bound(line: LoaderLine, limits: Sequence[Limit], cores: int) -> str:
     """Return what bounds a line: a part of the work that alone takes 70 % of the time or more; else the processor, if
     the cores were 85 % busy or more; else waiting.
     """
-    parts = limits_for(line, limits) if line.work.device == "cpu" else {}
-    if parts:
-        name, limit = min(parts.items(), key=lambda item: item[1])
-        if line.rate >= NEAR * limit:
-            return name
-    busy = _busy(line, cores)
+    parts, busy = limits_for(line, limits), _busy(line, cores)
+    name = min(parts, key=lambda part: parts[part], default="")
+    if name and line.rate >= NEAR * parts[name]:
+        return name
     return f"processor, {busy:.0%} busy" if busy >= BUSY else f"waiting, cores {busy:.0%} busy"

@@ -1,16 +1,18 @@
 """The files of a run: checked before minutes are spent on measuring, and not lost where they cannot be written."""
 
-import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
-from bench.results.result_page import print_results
+from bench.results.result_page import markdown
 from shards.errors import PetsegError, UsageError
 from shards.format.readers.output_places import expect_outside, expect_replaceable
 from shards.store.atomic import write_atomically
+
+PIPE_WIDTH = 140  # characters, where there is no terminal to ask
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Outputs:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for option, path in self._files():
+        for option, path in (("--json", self.json_file), ("--plot", self.plot)):
+            if path is None:
+                continue
             expect_outside(path)
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
@@ -40,39 +44,27 @@ class Outputs:
         if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
 
-    def write(self, results: Results) -> dict[str, str]:
-        """Write each file; return what failed, by option."""
-        problems = {}
-        for option, path in self._files():
+    def write(self, results: Results) -> list[str]:
+        """Write each file; return which could not be written, and why."""
+        problems = []
+        for path in filter(None, (self.json_file, self.plot)):
             try:
-                write_atomically(path, results_json(results) if option == "--json" else
-                                 draw_figure(results, file_format=path.suffix[1:]), replace=self.overwrite)  # fmt: skip
+                data = draw_figure(results, path.suffix[1:]) if path is self.plot else results_json(results)
+                write_atomically(path, data, replace=self.overwrite)
             except OSError as error:
-                problems[option] = f"{option} {path} could not be written: {error.strerror or error}"
+                problems.append(f"{path} could not be written: {error.strerror or error}")
         return problems
 
     def finish(self, results: Results) -> None:
-        """Write the files, and print the tables, whatever could not be written.
-
-        Results whose file cannot be written are kept in the folder for temporary files, or, where that is full too,
-        printed as JSON behind the tables. The :class:`PetsegError` says what failed, why, and where the results are.
+        """Write the files, and print the tables, whatever could not be written, and if that is anything, the results as
+        JSON behind them. The :class:`PetsegError` says what failed, and why.
         """
-        problems = self.write(results)
-        print_results(results)
-        if not problems:
-            return
-        kept = self.json_file
-        if kept is None or "--json" in problems:
-            kept = Path(tempfile.gettempdir()) / f"petseg-bench-{results.kind}-{os.getpid()}.json"
-            try:
-                write_atomically(kept, results_json(results))
-            except OSError:
-                print(results_json(results))  # noqa: T201 - the only place that is left
-                kept = None
-        where = f"the results are in {kept}; petseg-bench show {kept} prints them, or writes the figure"
-        where = where if kept else "the results are printed above as JSON, since no disk takes them"
-        raise PetsegError("; ".join([*problems.values(), where]))
+        from rich.console import Console
+        from rich.markdown import Markdown
 
-    def _files(self) -> list[tuple[str, Path]]:
-        wanted = (("--json", self.json_file), ("--plot", self.plot))
-        return [(option, path) for option, path in wanted if path is not None]
+        problems, console = self.write(results), Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        console.print(Markdown(markdown(results, full=True, took=True)))
+        if problems:
+            print(results_json(results))  # noqa: T201 - a place that is left
+            problems.append("the results are printed above as JSON: petseg-bench show prints them again from a file")
+            raise PetsegError("; ".join(problems))

@@ -47,7 +47,7 @@ def panels(results: Results) -> list[Panel]:
     return [*found, Panel("", others)] if others else found
 
 
-def draw_figure(results: Results, *, file_format: str = "svg") -> bytes:
+def draw_figure(results: Results, file_format: str = "svg") -> bytes:
     """Return the figure of a run as SVG or PNG; the same bytes each time."""
     import matplotlib as mpl
 

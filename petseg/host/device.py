@@ -113,6 +113,7 @@ def cpu_threads(threads: int | None) -> Iterator[int]:
     previous = torch.get_num_threads()
     flushed = float(np.float64(2.0**-1022) * np.float64(0.5)) == 0.0  # whether subnormals are flushed now
     torch.set_num_threads(count)
+    np.finfo(np.float32), np.finfo(np.float64)  # NumPy 1.26 warns where they are first asked for without subnormals
     torch.set_flush_denormal(True)
     try:
         yield count

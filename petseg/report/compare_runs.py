@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
@@ -20,12 +19,11 @@ from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name, un
 from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
 from petseg.report.thumbnails import SIDE, data_url, shrunk
-from petseg.runs.checkpoint import CheckpointError
-from petseg.runs.history import History, check_history, judged_part
+from petseg.runs.history import History, judged_part
 from petseg.runs.option_fields import shown_value
-from petseg.runs.run_folder import CONFIG, METRICS, distinct_names, read_config, read_metrics
+from petseg.runs.run_folder import distinct_names, read_comparable
 from shards import ShardSet
-from shards.errors import UsageError, first_line
+from shards.errors import UsageError
 from shards.format.labels import Labels
 from shards.format.overlays import IGNORED_COLOUR, colour_map, map_colours
 from shards.format.readers.output_places import expect_free
@@ -202,31 +200,8 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
         return picture_bytes(figure, "svg")
 
 
-class _Network(msgspec.Struct):
-    name: str
-    encoder: str | None
-
-
-class _Recipe(msgspec.Struct):
-    model: _Network
-    size: int | tuple[int, int]
-
-
-class _Config(msgspec.Struct):
-    """What the page reads of a run's config.json."""
-
-    recipe: _Recipe
-    data: dict[str, Any] = {}
-    versions: dict[str, Any] = {}
-
-
 def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None) -> ComparedRun:
-    history, config = read_metrics(run), read_config(run)
-    try:
-        check_history(history, classes=len(predictor.labels))
-        msgspec.convert(config, _Config)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f"{run}: {METRICS} or {CONFIG} is damaged: {first_line(error)}") from None
+    history, config = read_comparable(run, classes=len(predictor.labels))
     part, judged = judged_part(history)
     if not judged:
         raise UsageError(f"{run} has no finished epoch to compare")

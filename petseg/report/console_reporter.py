@@ -153,7 +153,7 @@ def _make_progress(text: str, *, disable: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f} %  " + text),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=disable),  # older versions of rich end with an empty line all the same
         # Lines on stdout are printed above the live line, but only where stdout is the terminal too and not a file.
         redirect_stdout=sys.stdout.isatty(),
         transient=True,

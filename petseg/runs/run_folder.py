@@ -146,6 +146,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return history
 
 
+class _NetworkFacts(msgspec.Struct):
+    name: str
+    encoder: str | None
+
+
+class _RecipeFacts(msgspec.Struct):
+    model: _NetworkFacts
+    size: int | tuple[int, int]
+
+
+class _ConfigFacts(msgspec.Struct):
+    """What a page about several runs reads of config.json."""
+
+    recipe: _RecipeFacts
+    data: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+
+
+def read_comparable(path: Path, *, classes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read a run's metrics and config.json; ``CheckpointError`` too if one lacks what a page about several runs has."""
+    history, config = read_metrics(path), read_config(path)
+    try:
+        check_history(history, classes=classes)
+        msgspec.convert(config, _ConfigFacts)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path}: {METRICS} or {CONFIG} is damaged: {first_line(error)}") from None
+    return history, config
+
+
 def find_checkpoint(run: Path) -> Path:
     """Return the checkpoint of a run to predict with: the best, or the last where there is no best; or ``run`` itself.
 

@@ -165,7 +165,7 @@ class TrainingLoop:
         self._check(block)
         done = progress.images - self._log.unread_images
         self.reporter.batch(
-            images=sum(step.launched.valid for step in block.steps),
+            images=sum(step.valid for step in block.steps),
             loss=progress.loss_sum / max(done, 1),
             confusion=block.confusion,
             wait=progress.wait_seconds / max(progress.train_seconds, 1e-9),
@@ -183,7 +183,8 @@ class TrainingLoop:
         """Check a block's steps, add their losses, and count the updates that were skipped."""
         for number, step in enumerate(block.steps, start=1):
             self._guard.check_step(step, later=block.steps[number:])
-            self.progress.loss_sum += step.loss * step.launched.valid
+            self.progress.loss_sum += step.loss * step.valid
+            self.progress.images += step.valid - step.launched.valid  # other ranks' samples that were replaced
             self.progress.skipped += step.skipped
 
     def _check_weights(self) -> None:

@@ -39,9 +39,9 @@ _BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS el
 class StepResult:
     """The results of a step, on the device, not synchronised; with a CUDA graph the next step overwrites them."""
 
-    FACTS: ClassVar = ("loss", "grad_norm", "skipped", "scale")
+    FACTS: ClassVar = ("loss", "grad_norm", "skipped", "scale", "valid")
 
-    facts: torch.Tensor  # the global batch's loss, and so on as in FACTS: float32 (4,); see StepFacts
+    facts: torch.Tensor  # the global batch's loss, and so on as in FACTS: float32 (5,); see StepFacts
     confusion: torch.Tensor  # labelled pixels of this rank's valid images, [true, predicted]: int64 (N, N)
 
     @property
@@ -158,9 +158,9 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.learning_rate(step) * group.get("share", 1.0))
         if global_valid is None:
-            self._global_valid.copy_(self.world.sum(batch.valid.sum()).clamp(min=1))
+            self._global_valid.copy_(self.world.sum(batch.valid.sum()))
         else:
-            self._global_valid.fill_(max(global_valid, 1))
+            self._global_valid.fill_(global_valid)
         result = self._run(batch.image, batch.mask, batch.valid)
         if self.average is not None:
             self.average.update(step=step)
@@ -170,11 +170,12 @@ class TrainStep:
         """Take a step; nothing in here depends on anything on the host that changes, nor waits for the device."""
         self.optimizer.zero_grad(set_to_none=True)
         losses, counts = list[torch.Tensor](), list[torch.Tensor]()
+        divisor = self._global_valid.clamp(min=1)
         for images, masks, valids, last in self._micro_batches(image, mask, valid):
             with self._gradient_sync(last=last):
                 with self.placement.autocast():
                     logits = self._network(images)
-                part = self._loss(logits, masks, valids, global_valid=self._global_valid)
+                part = self._loss(logits, masks, valids, global_valid=divisor)
                 # DDP averages the ranks' gradients, but their losses are shares of one sum.
                 scaled = part * self.world.size if self.world.size > 1 else part
                 self.scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
@@ -182,7 +183,7 @@ class TrainStep:
             by_image = confusion(masks, predicted_class(logits.detach()), classes=self.recipe.model.classes)
             counts.append((by_image * valids.view(-1, 1, 1)).sum(dim=0))
         loss = self.world.sum(functools.reduce(torch.add, losses).clone())
-        facts = torch.stack([loss, *self._update(loss)])
+        facts = torch.stack([loss, *self._update(loss), self._global_valid])
         return StepResult(facts=facts, confusion=functools.reduce(torch.add, counts))
 
     def _micro_batches(

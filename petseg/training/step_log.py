@@ -18,7 +18,7 @@ class LaunchedStep:
 
     index: torch.Tensor  # this rank's samples of the batch: int64 on the CPU
     batch: int  # number of the batch in its epoch, from 0
-    valid: int  # valid images in the global batch
+    valid: int  # valid images in the global batch, as far as this rank knows when the step is launched
     step: int  # number in the run, from 1
     epoch: int  # from 0
 
@@ -32,6 +32,7 @@ class StepFacts:
     grad_norm: float
     skipped: bool  # the update, because loss or gradient were non-finite or too large
     scale: float  # of the loss in fp16, after the step; else 1
+    valid: int  # valid images in the global batch, as the ranks counted them
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _read(copies: _Copies) -> LogBlock:
         copies.event.synchronize()
     stop, save = (bool(value) for value in copies.requests.tolist())
     steps = [
-        StepFacts(launched, loss=loss, grad_norm=norm, skipped=bool(skipped), scale=scale)
-        for launched, (loss, norm, skipped, scale) in zip(copies.steps, copies.facts.tolist(), strict=False)
+        StepFacts(launched, loss=loss, grad_norm=norm, skipped=bool(skipped), scale=scale, valid=int(valid))
+        for launched, (loss, norm, skipped, scale, valid) in zip(copies.steps, copies.facts.tolist(), strict=False)
     ]
     return LogBlock(steps, copies.confusion, stop=stop, save=save)

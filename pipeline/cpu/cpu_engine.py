@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.cpu import pixel_ops
 from pipeline.cpu.pixel_ops import Pixels
 from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
@@ -57,8 +59,8 @@ class CpuEngine:
         import torch
 
         images, masks = self._images.take(), self._masks.take()
-        self.fill(work, images, masks)
-        # The tensors must hold the arrays themselves, not views: see BufferPool.
+        self.fill(work, images.view(np.ndarray), masks.view(np.ndarray))
+        # The tensors must hold the arrays themselves, not views: see LentArray.
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def fill(self, work: BatchWork, images: Pixels, masks: Pixels) -> None:

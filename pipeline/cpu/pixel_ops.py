@@ -54,7 +54,7 @@ def shrink(region: Pixels, size: Size) -> Pixels:
     from torch.nn.functional import interpolate
 
     height, width, channels = region.shape
-    flat = torch.from_numpy(np.ascontiguousarray(region).reshape(-1))
+    flat = torch.from_numpy(np.require(region, requirements=["C", "W"]).reshape(-1))  # torch warns of what is read-only
     # With a batch of one, only explicit strides tell torch that this is channels_last; its result then is, too.
     strides = (height * width * channels, 1, width * channels, channels)
     pixels = flat.as_strided((1, channels, height, width), strides)

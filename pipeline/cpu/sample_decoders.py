@@ -126,8 +126,10 @@ class RawDecoder:
         self.raw.gather(work.indices[positions], work.rows[positions], images=images, masks=masks)
 
     def decode(self, opened: Any, work: BatchWork, positions: slice) -> Iterator[tuple[Pixels, Pixels]]:
-        """Read some of the samples into this thread's scratch memory, and yield them."""
+        """Yield some of the samples where they are mapped, or read all of them into this thread's scratch memory."""
         indices = work.indices[positions]
+        if (mapped := self.raw.mapped(indices, work.rows[positions])) is not None:
+            return zip(mapped[0], mapped[1], strict=True)
         images = self._scratch.take("images", (len(indices), *self.raw.size, 3))
         masks = self._scratch.take("masks", (len(indices), *self.raw.size))
         self.raw.gather(indices, work.rows[positions], images=images, masks=masks)

@@ -42,7 +42,7 @@ class MemberReader:
         Raises ``DamagedSamples`` for those that cannot be read in full, are empty, or do not match their checksums.
         """
         self.files.need(indices, rows)
-        if self.files.maps and (tars := self.files.mapped(indices, rows)) is not None:
+        if (tars := self.files.mapped(indices, rows)) is not None:
             return _mapped_members(rows, "image", tars), _mapped_members(rows, "mask", tars)
         members = self._read_together(rows, scratch)
         if members is not None and self._verify(indices, rows, members):

@@ -3,7 +3,8 @@
 Where many reads can be made in one system call (see :mod:`pipeline.io.io_uring`), the pixels of a whole batch are read
 directly into place, the first time together with their headers, which are then verified, as checksums are. Elsewhere,
 one scattering read per sample puts image and mask into place; what is between them goes into a scrap buffer. A worker
-process copies the pixels of samples that it has verified out of tars that it has mapped, which takes half the time.
+process takes the pixels of samples that it has verified from tars that it has mapped: it copies them in half the time,
+or, where they are resized, not at all.
 """
 
 import numpy as np
@@ -39,24 +40,28 @@ class RawReader:
         Raises ``DamagedSamples`` for those that cannot be read in full, have another shape, or a wrong checksum.
         """
         self._reader.files.need(indices, rows)
-        if self._reader.files.maps and self._gather_mapped(indices, rows, images, masks):
+        if (mapped := self.mapped(indices, rows)) is not None:
+            for pieces, into in zip(mapped, (images, masks), strict=True):
+                np.concatenate(pieces, out=into.reshape(-1, *into.shape[2:]))
             return
         if not self._gather_together(indices, rows, images, masks):
             self._reader.repeated(lambda: self._gather_one_by_one(indices, rows, images, masks), indices, rows)
 
-    def _gather_mapped(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> bool:
-        """Copy the pixels of samples that are verified out of their mapped tars; False where one is not, or on failure.
+    def mapped(self, indices: npt.NDArray[np.int64], rows: Rows) -> list[list[Pixels]] | None:
+        """Return the images (H, W, 3) and the masks (H, W) of B samples where the page cache has them; read-only.
 
-        The headers and lengths of what is verified are as expected, so that all pieces are of one length.
+        None unless tars may be mapped and all of the samples are verified: then headers and lengths are as expected.
         """
-        tars, shards = self._reader.files.mapped(indices, rows), rows["shard"].tolist()
+        tars = self._reader.files.mapped(indices, rows)
         if tars is None:
-            return False
-        for role, header, length, into in zip(_ROLES, self._headers, self._lengths, (images, masks), strict=True):
-            starts, head = rows[f"{role}_offset"].tolist(), len(header)
-            pieces = [tars[shard][start + head : start + length] for shard, start in zip(shards, starts, strict=True)]
-            np.concatenate(pieces, out=into.reshape(-1))
-        return True
+            return None
+        found: list[list[Pixels]] = []
+        shards, shapes = rows["shard"].tolist(), ((*self.size, 3), self.size)
+        for role, shape, header, length in zip(_ROLES, shapes, self._headers, self._lengths, strict=True):
+            places = zip(shards, rows[f"{role}_offset"].tolist(), strict=True)
+            head = len(header)
+            found.append([tars[shard][start + head : start + length].reshape(shape) for shard, start in places])
+        return found
 
     def _gather_together(self, indices: npt.NDArray[np.int64], rows: Rows, images: Pixels, masks: Pixels) -> bool:
         """Read all pixels in one call, with the headers before them if these are not verified yet; False on failure."""

@@ -66,8 +66,8 @@ class TarFiles:
         # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.fit_memory = MEMORY_SHARE * int(split.shards.bytes.sum()) <= memory
-        self.maps = expendable and split.remote is None and self.fit_memory  # whether :meth:`mapped` may be called
-        self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self.maps else 1))  # a map has one of its own
+        self._may_map = expendable and split.remote is None and self.fit_memory
+        self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self._may_map else 1))  # a map has one, too
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = VerifiedSamples(len(split))
@@ -129,11 +129,13 @@ class TarFiles:
         return None if count == total else f"the tar ends after {count} of {total} bytes"
 
     def mapped(self, indices: Indices, rows: Rows) -> dict[int, Bytes] | None:
-        """Return the bytes of the tars of samples, by number, mapped, not read; None if one cannot be opened or is of a
-        sample that was not verified.
+        """Return the bytes of the tars of samples, by number, mapped, not read; None if tars may not be mapped here, or
+        one cannot be opened, or is of a sample that was not verified.
 
         Touching them kills the process if the file was truncated since it was opened, or its disk fails.
         """
+        if not self._may_map:
+            return None
         try:
             tars = {shard: self._map(self.open(shard)) for shard in set(rows["shard"].tolist())}
         except (FormatError, OSError):
@@ -199,10 +201,9 @@ class TarFiles:
         """Open the tars of samples, so that :meth:`drop_changed` notices when they change."""
         if self.remote is not None:
             return
-        for shard in set(rows["shard"].tolist()):
-            if self._files.get(shard) is None:
-                with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
-                    self.open(shard)
+        for shard in set(rows["shard"].tolist()).difference(self._files.numbers()):
+            with contextlib.suppress(FormatError, OSError):  # reported by the read that follows
+                self.open(shard)
 
     def drop_changed(self) -> bool:
         """Close tars that have changed since they were opened, to verify their samples again; return whether any."""

@@ -71,7 +71,7 @@ class BatchPlan:
             problem = f"{problem}, in epoch {epoch} with seed {self.seed}"
             text = self.reader.describe(int(indices[position]), "image", problem)
             raise PetsegError(f"{text}; load without augmentation, and run petseg-shard verify")
-        return BatchWork(indices=indices, rows=rows, parameters=parameters)
+        return BatchWork.of(indices=indices, rows=rows, parameters=parameters)
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[BatchIndices, BatchWork]]:
         """Indices and work are made for many batches at once."""

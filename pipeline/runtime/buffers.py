@@ -5,14 +5,42 @@ A buffer returns to its pool when the last tensor that shares its memory is gone
 """
 
 import math
-import weakref
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.io.scratch import Bytes
 
 Allocate = Callable[[tuple[int, ...]], Bytes]
+
+
+class Loan:
+    """Calls a function when nothing refers to it any more, in whichever thread that happens: it must not wait."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __del__(self) -> None:
+        self._end()
+
+
+class LentArray(npt.NDArray[np.uint8]):
+    """An array that holds a loan. NumPy lets an ordinary view of it refer to the memory underneath instead, so whoever
+    keeps the memory must keep this very array; ``torch.from_numpy`` of it does.
+    """
+
+    loan: Loan
+
+
+def lent(array: Bytes, loan: Loan) -> LentArray:
+    """Return an array of the same memory that holds a loan."""
+    view = array.view(LentArray)
+    view.loan = loan
+    return view
 
 
 def ordinary_memory(shape: tuple[int, ...]) -> Bytes:
@@ -30,19 +58,13 @@ class BufferPool:
         self._spare = spare
         self._unused: list[Bytes] = []
 
-    def take(self) -> Bytes:
-        """Return an uninitialised array, uint8 of the pool's shape; it returns to the pool when it is gone.
-
-        NumPy lets a view of it refer to the memory underneath instead, so whoever keeps the memory must keep this very
-        array; ``torch.from_numpy`` of it does.
-        """
+    def take(self) -> LentArray:
+        """Return an uninitialised array, uint8 of the pool's shape; it returns to the pool when it is gone."""
         try:
             base = self._unused.pop()  # not checked before: another thread may take the last one
         except IndexError:
             base = self._allocate(self._shape)
-        lent = base.view()
-        weakref.finalize(lent, self._give_back, base).atexit = False
-        return lent
+        return lent(base, Loan(partial(self._give_back, base)))
 
     def _give_back(self, base: Bytes) -> None:
         if len(self._unused) < self._spare:

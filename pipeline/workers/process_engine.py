@@ -66,7 +66,7 @@ class ProcessEngine:
         if report.error:
             raise PetsegError(report.error)
         images, masks, _ = batch.arrays
-        # The tensors must hold the arrays themselves, not views: see SharedPool.
+        # The tensors must hold the arrays themselves, not views: see LentArray.
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def close(self) -> None:

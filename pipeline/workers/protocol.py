@@ -4,31 +4,15 @@ A request names a slot of the shared memory, which holds the work as one record 
 """
 
 import pickle
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engine import BatchWork, EngineOptions
-from pipeline.order.augmentation import Parameters
+from pipeline.engine import WORK_DTYPE, BatchWork, EngineOptions
 from shards.format.dataset import SplitReader
-from shards.format.layout import SAMPLE_DTYPE
-
-RECORD: Final = np.dtype(
-    [
-        ("index", np.int64),
-        ("row", SAMPLE_DTYPE),
-        ("boxes", np.int32, (4,)),
-        ("places", np.int32, (4,)),
-        ("flip", np.bool_),
-        ("brightness", np.float32),
-        ("contrast", np.float32),
-        ("saturation", np.float32),
-    ]
-)
-_PARAMETERS: Final = tuple(field.name for field in fields(Parameters))
 
 REQUEST: Final = Struct("<qqq")  # slot, number of samples, generation: how often tars were found to have changed
 REPLY: Final = Struct("<q?")  # slot, whether more follows; then part of a pickled BatchReport, or nothing
@@ -54,23 +38,18 @@ class BatchReport:
 
 def slot_shapes(options: EngineOptions) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a slot's arrays, all uint8: images, masks, records."""
-    return (*options.batch_shapes, (options.batch_size * RECORD.itemsize,))
+    return (*options.batch_shapes, (options.batch_size * WORK_DTYPE.itemsize,))
 
 
 def write_work(work: BatchWork, memory: npt.NDArray[np.uint8]) -> None:
     """Write the work of B samples into the records of a slot."""
-    records = memory[: len(work) * RECORD.itemsize].view(RECORD)
-    records["index"] = work.indices
-    records["row"] = work.rows
-    for name in _PARAMETERS:
-        records[name] = getattr(work.parameters, name)
+    # As bytes: NumPy would copy records field by field.
+    memory[: work.records.nbytes] = work.records.view(np.uint8)
 
 
 def read_work(memory: npt.NDArray[np.uint8], count: int) -> BatchWork:
     """Return the work of ``count`` samples from a slot's records, whose memory it refers to."""
-    records = memory[: count * RECORD.itemsize].view(RECORD)
-    parameters = Parameters(**{name: records[name] for name in _PARAMETERS})
-    return BatchWork(indices=records["index"], rows=records["row"], parameters=parameters)
+    return BatchWork(memory[: count * WORK_DTYPE.itemsize].view(WORK_DTYPE))
 
 
 def reply_messages(slot: int, report: BatchReport) -> list[bytes]:

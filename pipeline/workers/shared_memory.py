@@ -10,11 +10,13 @@ import mmap
 import os
 import threading
 import weakref
+from functools import partial
 from itertools import count
 
 import numpy as np
 
 from pipeline.io.scratch import Bytes
+from pipeline.runtime.buffers import LentArray, Loan, lent
 from shards.errors import PetsegError
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -83,7 +85,6 @@ class SharedPool:
         self._closing = weakref.finalize(self, os.close, self.descriptor)
         self._closing.atexit = False
         self._map = SlotMap(self.descriptor, shapes)
-        self._arrays = len(shapes)
         self._spare = spare
         self._unused: list[int] = []  # with memory
         self._empty: list[int] = []  # without
@@ -91,17 +92,14 @@ class SharedPool:
         self._growing = threading.Lock()
         self.bytes_each = self._map.stride
 
-    def take(self) -> tuple[int, tuple[Bytes, ...]]:
+    def take(self) -> tuple[int, tuple[LentArray, ...]]:
         """Return a slot and its arrays, uninitialised; it returns to the pool when all of these very arrays are gone.
 
         Raises ``PetsegError`` if there is no memory for another slot.
         """
         slot = self._slot()
-        tokens = [None] * (self._arrays - 1)  # who finds none left is the last; taking one cannot be interrupted
-        lent = tuple(array.view() for array in self._map.arrays(slot))
-        for array in lent:
-            weakref.finalize(array, self._give_back, slot, tokens).atexit = False
-        return slot, lent
+        loan = Loan(partial(self._give_back, slot))
+        return slot, tuple(lent(array, loan) for array in self._map.arrays(slot))
 
     def _slot(self) -> int:
         try:
@@ -124,13 +122,10 @@ class SharedPool:
             raise PetsegError(f"no memory for another batch of {self._map.stride:,} bytes: {text}") from None
         return slot
 
-    def _give_back(self, slot: int, tokens: list[None]) -> None:
-        """One array of a slot is gone. May run at any time, in any thread: must not wait for a lock."""
-        try:
-            tokens.pop()
-        except IndexError:
-            if len(self._unused) < self._spare:
-                self._unused.append(slot)
-            else:
-                self._map.forget(slot)
-                self._empty.append(slot)
+    def _give_back(self, slot: int) -> None:
+        """All arrays of a slot are gone. May run at any time, in any thread: must not wait for a lock."""
+        if len(self._unused) < self._spare:
+            self._unused.append(slot)
+        else:
+            self._map.forget(slot)
+            self._empty.append(slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from bench.results.records import (
     Results,
     Skipped,
     TrainLine,
+    results_json,
 )
 
 
@@ -59,6 +61,10 @@ def line(title: str, rates: list[float], *, processes: int = 99, **changes: Any)
 def limit(name: str, storage: str, *rates: float, how: str = "libjpeg-turbo") -> Limit:
     mask = "onehot" if name == "copy" else ""
     return Limit(name=name, storage=storage, mask=mask, how=how, repeats=repeats(list(rates)))
+
+
+def write_results(run: Results, path: Path) -> None:
+    path.write_text(results_json(run))
 
 
 def results(ours: list[float], other: list[float], **changes: Any) -> Results:

@@ -10,24 +10,25 @@ from typing import Any
 import pytest
 
 from bench.core.output_check import CheckError
-from bench.core.subject_process import SERVERS, ProcessSubject
+from bench.core.subject_process import SubjectProcess
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 
 
-def start_here(self: ProcessSubject) -> None:
-    """In place of :meth:`ProcessSubject.start`: do the work in this process.
+def start_here(self: Any) -> None:
+    """In place of :meth:`SubjectProcess.start`: do the work in this process.
 
     A process of its own imports torch, which takes longer than a short measurement.
     """
-    self.server_here = pkgutil.resolve_name(SERVERS[type(self.job)])(self.job)  # type: ignore[attr-defined]
-    self.peak_memory_bytes = 1 << 26
+    if self.popen is None:
+        self.popen = pkgutil.resolve_name(self.server)(**self.arguments)
 
 
 def ask_here(self: Any, command: str, *, timed: bool = False, **arguments: Any) -> Any:
+    self.start()
     self.peak_memory_bytes = 1 << 26
     try:
-        return getattr(self.server_here, command)(**arguments)
+        return getattr(self.popen, command)(**arguments)
     except CheckError:
         raise
     except Exception as error:
@@ -35,13 +36,13 @@ def ask_here(self: Any, command: str, *, timed: bool = False, **arguments: Any) 
 
 
 def close_here(self: Any) -> None:
-    if hasattr(self, "server_here"):
-        self.server_here.close()
-        del self.server_here
+    if self.popen is not None:
+        self.popen.close()
+        self.popen = None
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The subjects of benchmarks do their work in this process."""
     for name, method in (("start", start_here), ("ask", ask_here), ("close", close_here)):
-        monkeypatch.setattr(ProcessSubject, name, method)
+        monkeypatch.setattr(SubjectProcess, name, method)

@@ -106,7 +106,7 @@ def test_options_of_loader(synthetic_set: Path, tmp_path: Path) -> None:
         assert line.caveats == ("slowed on purpose by 50% (--handicap)",)
     assert (run.settings["seed"], run.settings["work"]) == (5, str(work))
     assert not list(work.iterdir())
-    assert {"lay out", "open", "limits", "turns"} <= run.parts.keys()
+    assert {"lay out", "start", "open", "limits", "turns"} <= run.parts.keys()
     assert sum(run.parts.values()) <= run.environment.seconds + 0.1
     if not run.environment.gpu:
         assert "no GPU" in {one.name: one.reason for one in run.skipped}["petseg raw dali gpu index"]

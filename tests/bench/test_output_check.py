@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench.core.machine import cpu_seconds
 from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge, mask_classes
-from bench.core.resources import cpu_seconds
 from bench.core.stopwatch import Stopwatch
 from bench.peers.job import Job
 from bench.peers.peer import Delivered

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bench.core.output_check import MAX_COMPARED, CheckError, check_epoch, collect_reference, judge
 from bench.core.rounds import PartSeconds
 from bench.core.workspace import Workspace, open_workspace
-from bench.loader_benchmark import passes, plan_pass
+from bench.loader_benchmark import plan_loaders
 from bench.peers import PEERS
 from bench.peers.job import Job
 from bench.results.records import OutputCheck, Skipped
@@ -27,8 +27,7 @@ def planned(workspace: Workspace, settings: LoaderSettings) -> tuple[list[Job], 
     skipped: list[Skipped] = []
     jobs = [
         replace(job, workers=1)
-        for one in passes(settings, workspace.stored)
-        for work, peer, job in plan_pass(settings, workspace, one, skipped)
+        for work, job in plan_loaders(settings, workspace, skipped)
         if work.engine != "processes"
     ]
     return jobs, skipped

@@ -9,7 +9,8 @@ import pytest
 
 from bench.core.output_check import CheckError
 from bench.core.rounds import MOST_PROCESSES, PartSeconds, Subject, run_rounds
-from bench.loader_benchmark import passes
+from bench.core.subject_process import SubjectProcess
+from bench.loader_benchmark import kinds_of_work
 from bench.results.records import Repeat, Skipped
 from bench.settings import LoaderSettings
 
@@ -20,14 +21,12 @@ class FakeSubject(Subject):
     def __init__(self, name: str, log: list[str], fails: str = "") -> None:
         super().__init__(name)
         self.log, self.fails = log, fails
+        self.process = FakeProcess(self)
 
     def note(self, what: str) -> None:
         self.log.append(f"{self.name} {what}")
         if self.fails == what:
             raise CheckError(f"no {what}")
-
-    def start(self) -> None:
-        self.note("start")
 
     def open(self) -> None:
         self.note("open")
@@ -38,6 +37,20 @@ class FakeSubject(Subject):
 
     def close(self) -> None:
         self.log.append(f"{self.name} close")
+
+
+class FakeProcess(SubjectProcess):
+    """The process of one subject."""
+
+    def __init__(self, subject: FakeSubject) -> None:
+        super().__init__("")
+        self.subject = subject
+
+    def start(self) -> None:
+        self.subject.note("start")
+
+    def close(self) -> None:
+        self.subject.log.append(f"{self.subject.name} end")
 
 
 def rounds(subjects: list[Any], repeats: int) -> tuple[list[Any], list[Skipped], PartSeconds]:
@@ -51,8 +64,8 @@ def test_repeats_are_spread_over_processes(repeats: int, processes: list[int]) -
     log: list[str] = []
     (subject,), skipped, _ = rounds([FakeSubject("a", log)], repeats)
     assert [repeat.process for repeat in subject.repeats] == processes
-    assert log.count("a start") == log.count("a open") == log.count("a close") == min(repeats, MOST_PROCESSES)
-    assert log.count("a turn") == repeats
+    assert log.count("a start") == log.count("a end") == min(repeats, MOST_PROCESSES)
+    assert log.count("a open") == log.count("a turn") == log.count("a close") == repeats
     assert skipped == []
 
 
@@ -62,7 +75,7 @@ def test_nothing_is_started_where_nothing_is_requested() -> None:
     assert (alive, skipped, log) == ([], [], [])
 
 
-@pytest.mark.parametrize("fails", ["start", "open", "turn"])
+@pytest.mark.parametrize("fails", ["open", "turn"])
 def test_a_subject_that_fails_is_closed_and_skipped_and_the_others_go_on(fails: str) -> None:
     log: list[str] = []
     subjects = [FakeSubject("a", log), FakeSubject("b", log, fails), FakeSubject("c", log)]
@@ -72,7 +85,17 @@ def test_a_subject_that_fails_is_closed_and_skipped_and_the_others_go_on(fails: 
     assert log.count("a turn") == log.count("c turn") == 4
     assert log.count(f"b {fails}") == 1
     assert "b close" in log
-    assert {"open", "turns", "close"} == parts.seconds.keys()
+    assert {"start", "open", "turns", "close"} == parts.seconds.keys()
+
+
+def test_one_is_open_at_a_time() -> None:
+    """Nothing of the others runs while one is timed, and processes are not started meanwhile."""
+    log: list[str] = []
+    rounds([FakeSubject(name, log) for name in "abc"], 2)
+    for at in (at for at, entry in enumerate(log) if entry.endswith("turn")):
+        name = log[at][0]
+        assert log[at - 1 : at + 2] == [f"{name} open", f"{name} turn", f"{name} close"]
+    assert {entry[2:] for entry in log[:3]} == {"start"}
 
 
 def test_turns_are_in_random_order_the_same_each_time() -> None:
@@ -93,7 +116,7 @@ def test_processes_end_where_something_unexpected_is_raised() -> None:
     subjects[1].turn = lambda: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         rounds(subjects, 1)
-    assert {"a close", "b close"} <= set(log)
+    assert {"a end", "b close", "b end"} <= set(log)
 
 
 def test_parts_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +134,7 @@ def test_parts_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_masks_and_caches_choose_passes() -> None:
     def chosen(**options: str) -> list[tuple[bool, str, str, str]]:
-        found = passes(LoaderSettings(shards=Path("unused"), **options), ["source", "raw"])
+        found = kinds_of_work(LoaderSettings(shards=Path("unused"), **options), ["source", "raw"])
         return [(one.augment, one.mask, one.storage, one.cache) for one in found]
 
     index = (False, "index", "raw", "warm")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from optional_packages import needs
 
 from bench.smp_training import SmpNetwork, main, train_smp
 from shards import ShardSet
 from shards.errors import UsageError
 
-pytest.importorskip("segmentation_models_pytorch")
+pytestmark = needs("segmentation_models_pytorch", extra="peers")
 ENCODER = "tf_efficientnet_lite0"
 
 

@@ -20,7 +20,7 @@ SLACK = 4 << 20  # bytes beyond the 2 %: a few pages more or less of what librar
 
 EPOCHS = """
 import os, sys
-from bench.core.resources import memory_bytes
+from bench.core.machine import memory_bytes
 from pipeline import Loader
 
 epochs, sets = int(sys.argv[1]), sys.argv[2:]

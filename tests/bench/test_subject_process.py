@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench.core.limits import copy_limit, storage_limits
-from bench.core.loader_subject import LoaderSubject
-from bench.core.machine import RunClock
+from bench.core.loader_subject import LoaderSubject, loader_process
+from bench.core.machine import RunClock, cpu_seconds, drop_from_page_cache, memory_bytes, resident_share, watch_memory
 from bench.core.output_check import CheckError
-from bench.core.resources import cpu_seconds, drop_from_page_cache, memory_bytes, resident_share, watch_memory
 from bench.core.rounds import PartSeconds
 from bench.core.stopwatch import GROWTH, is_steady, next_window
-from bench.core.subject_process import ProcessSubject, TrainJob, environment_for
+from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers.job import Job
 from bench.peers.petseg_loader import PetsegPeer
@@ -70,6 +69,7 @@ def test_page_cache_is_dropped_and_seen(tmp_path: Path) -> None:
     assert resident_share([path]) == 1.0
     (tmp_path / "empty").touch()
     assert resident_share([tmp_path / "empty"]) is None
+    assert resident_share([tmp_path / "missing"]) is None
 
 
 CHILD = "import time; block = bytearray(80_000_000); block[::4096] = b'x' * len(block[::4096]); print(flush=True); "
@@ -104,7 +104,7 @@ def test_limits_are_measured_on_images_of_any_size(synthetic_set: Path) -> None:
             one.seconds = 0.02
             assert one.turn().rate > 1
         folder = workspace.folder
-        assert 2 * workspace.data.samples == len(list((folder / "files").iterdir()))
+        assert 2 * workspace.data.samples == len(list((folder / "files").glob("*/*.*")))
         nothing_keeps_a_cold_loader_warm(workspace)
     assert not folder.exists()
 
@@ -128,9 +128,6 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
         ours.close()
 
 
-TRAIN_JOB = TrainJob("unet", "auto", TrainSettings(shards=Path("unused")))
-
-
 def job(peer: str) -> Job:
     return Job(
         peer=peer, storage="source", shards="/nowhere", stored_size=None, files="", work="", split="train", samples=1,
@@ -139,34 +136,36 @@ def job(peer: str) -> Job:
 
 
 def test_a_peer_that_cannot_start_says_why() -> None:
-    process = ProcessSubject("one", job("unheard-of"))
-    with closing(process), pytest.raises(CheckError, match="no peer 'unheard-of'"):
+    process = SubjectProcess("bench.core.loader_subject:LoaderServer", imports=("unheard_of",))
+    with closing(process), pytest.raises(CheckError, match="No module named 'unheard_of'"):
         process.start()
 
 
-def test_a_process_that_fails_hangs_or_dies_is_reported_and_ended() -> None:
-    with closing(ProcessSubject("one", job("petseg"))) as process:
-        process.start()
-        assert process.popen is not None
-        with pytest.raises(CheckError, match="/nowhere"):
-            process.ask("prepare", trial_seconds=0.1)
-        process.popen.send_signal(signal.SIGSTOP)
-        process.patience = 0.1
-        with pytest.raises(CheckError, match=r"prepare: no answer within 0 s"):
-            process.ask("prepare", trial_seconds=0.1)
-        process.popen.kill()
-        with pytest.raises(CheckError, match="ended"):
-            process.ask("prepare", trial_seconds=0.1)
+def test_a_process_that_fails_hangs_or_dies_is_reported_and_started_anew() -> None:
+    with closing(loader_process(PetsegPeer)) as process:
+        for disturb, message in (
+            (lambda popen: None, "/nowhere"),
+            (lambda popen: popen.send_signal(signal.SIGSTOP), r"open: no answer within 0.1 s"),
+            (lambda popen: popen.kill(), "ended"),
+        ):
+            process.patience = 60.0
+            process.start()
+            assert process.popen is not None
+            disturb(process.popen)
+            process.patience = 0.1 if "no answer" in message else 60.0
+            with pytest.raises(CheckError, match=message):
+                process.ask("open", job=job("petseg"))
+            assert (process.popen is None) == (message != "/nowhere")
 
 
 def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is read four times a second of other commands; of timed ones before and after."""
     reads: list[float] = []
-    monkeypatch.setattr("bench.core.resources.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
+    monkeypatch.setattr("bench.core.machine.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
     monkeypatch.setattr("bench.core.subject_process.memory_bytes", lambda pid: reads.append(time.monotonic()) or 1)
-    process = ProcessSubject("one", job("petseg"))
+    process = loader_process(PetsegPeer)
     process.popen = SimpleNamespace(pid=0)
-    monkeypatch.setattr(ProcessSubject, "_send", lambda *_: time.sleep(0.7))
+    monkeypatch.setattr(SubjectProcess, "_send", lambda *_: time.sleep(0.7))
     for timed, expected in ((True, {2}), (False, {3, 4})):
         reads.clear()
         process.ask("turn", timed=timed)
@@ -178,21 +177,39 @@ def test_every_timed_turn_says_so() -> None:
     """Of loaders and of training: no turn is watched for memory."""
     asked: list[tuple[str, bool]] = []
 
-    def ask(command: str, *, timed: bool = False, **_: object) -> object:
-        asked.append((command, timed))
-        answers = {"cold_turn": (Repeat(images=1, seconds=1.0), 0.0), "gpu_memory": None}
-        return answers.get(command, Repeat(images=1, seconds=1.0))
+    class Noting(SubjectProcess):
+        def ask(self, command: str, *, timed: bool = False, **_: object) -> object:
+            asked.append((command, timed))
+            repeat = Repeat(images=1, seconds=1.0)
+            answers = {"cold_turn": (repeat, 0.0), "gpu_memory": None, "turn": (repeat, 1, True)}
+            return answers[command] if self.server else repeat
 
-    loader = {"references": None, "seconds": 1.0}
+    loader = {"preparations": None, "trial": job("p"), "seconds": 1.0}
+    trained = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused")))
+    trained.process = Noting("")
     subjects = [
-        *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), **loader)
+        *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), process=Noting("x"), **loader)
           for cache in ("warm", "cold")),
-        TrainSubject(TRAIN_JOB),
+        trained,
     ]  # fmt: skip
     for subject in subjects:
-        subject.ask = ask
         subject.turn()
     assert [timed for command, timed in asked if "turn" in command] == [True] * 5
+
+
+def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
+    asked: list[int | None] = []
+
+    class Answering(SubjectProcess):
+        def ask(self, command: str, *, timed: bool = False, **arguments: object) -> object:
+            asked.append(arguments["windows"])
+            return Repeat(images=1, seconds=1.0), 7, True
+
+    work = LoaderWork(peer="p", storage="raw")
+    subject = LoaderSubject(work, None, job("p"), process=Answering(""), preparations=None, trial=job("p"), seconds=1.0)
+    subject.turn()
+    subject.turn()
+    assert asked == [None, 7]
 
 
 def test_the_environment_is_recorded() -> None:
@@ -224,19 +241,16 @@ def test_a_subjects_process_cleans_up_but_is_not_finalized() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "work", "spins"),
-    [
-        ({}, TRAIN_JOB, "1000"),  # as petseg-train trains
-        ({"GOMP_SPINCOUNT": "7"}, TRAIN_JOB, "7"),
-        ({"OMP_WAIT_POLICY": "PASSIVE"}, TRAIN_JOB, None),
-        ({}, job("petseg"), None),
-    ],
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
 )
 def test_training_is_measured_with_the_trainers_threads(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], work: Job | TrainJob, spins: str | None
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert environment_for(work).get("GOMP_SPINCOUNT") == spins
+    process = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused"))).process
+    assert process.environment is not None
+    assert process.environment.get("GOMP_SPINCOUNT") == spins
+    assert loader_process(PetsegPeer).environment is None

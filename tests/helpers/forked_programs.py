@@ -182,7 +182,7 @@ def become(wanted: dict[str, Any]) -> None:
     os.environ.update(wanted["env"])
     if rank := os.environ.get("RANK"):
         Path("/proc/self/comm").write_text(f"rank {rank}")
-    elif "-m" in wanted["command"]:  # the module's name
+    elif "-m" in wanted["command"][:-1]:  # the name of the module that is run
         module = wanted["command"][wanted["command"].index("-m") + 1]
         Path("/proc/self/comm").write_text(module.rpartition(".")[2])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115

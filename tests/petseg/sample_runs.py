@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,3 +46,13 @@ def train_undrawn(**arguments: Any) -> Path:
     """:func:`petseg.train` without the report, which takes longer than the training; for other processes."""
     with mock.patch("petseg.training.start.draw_run", draw_nothing):
         return petseg.train(**arguments)
+
+
+def damaged_copy(shards: Path, out: Path) -> Path:
+    """Copy a set, with a flipped bit in two of its training images."""
+    shutil.copytree(shards, out)
+    for tar in sorted(out.glob("train-*.tar"))[:2]:
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1  # in the first member, behind its header of 512 bytes
+        tar.write_bytes(data)
+    return out

@@ -180,8 +180,12 @@ def kill_and_resume(run: Any, *, kills: int, **job: Any) -> None:
         assert samples(got) == samples(whole)
 
 
-def test_the_number_of_ranks_may_change_on_the_way(runner: Any) -> None:
+def test_the_number_of_ranks_may_change_on_the_way(
+    runner: Any, request: pytest.FixtureRequest, campaign: Callable[[int, int], int]
+) -> None:
     """1 -> 2 -> 3 -> 1 ranks, in processes of their own: the global batches are those of one rank throughout."""
+    if "processes" in request.node.callspec.id and not campaign(0, 1):
+        pytest.skip("with --campaign: see test_ranks_together_are_one_rank in test_loader_contract.py")
     whole, _ = runner(batch_size=12, epochs=3)
     got: list[Any] = []
     state = None

@@ -83,7 +83,13 @@ def small_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Co
         pytest.skip("nothing can be mounted here (unshare --user --mount is refused)")
     folder = tmp_path_factory.mktemp("read-only")
     mounts = f"mount -t tmpfs -o size=64k none /dev/shm; mount -t tmpfs -o ro none '{folder}'"
-    for command in serving("torch", "shards.cli", mounts=mounts, env=LOCALE_C | {"HOME": "/nonexistent/home"}):
+    for command in serving(
+        "torch._dynamo",
+        "shards.cli",
+        "petseg.cli.train_command",
+        mounts=mounts,
+        env=LOCALE_C | {"HOME": "/nonexistent/home"},
+    ):
         yield command, folder
 
 

@@ -56,11 +56,11 @@ def expect_free(
 
     ``folder_is_made``: its folder need not exist.
     """
+    expect_outside(file, advice=f"choose another folder for {file.name}")
     if not folder_is_made and not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
     if len(os.fsencode(file.name)) > LONGEST_NAME:
         raise UsageError(f"{file.name[:40]}... is longer than a file's name may be; {advice}")
-    expect_outside(file, advice=f"choose another folder for {file.name}")
     expect_replaceable(file, overwrite=overwrite, advice=advice)
 
 

@@ -295,5 +295,4 @@ def _status(meta: Any) -> ObjectStatus:
 
 def _conditions(match: ObjectStatus | None) -> dict[str, Any]:
     """Return the condition of a request; a weak ETag matches none, and is compared with the reply's instead."""
-    strong = match is not None and match.stamp.startswith('"')
-    return {"if_match": match.stamp} if match is not None and strong else {}
+    return {"if_match": match.stamp} if match is not None and match.stamp.startswith('"') else {}

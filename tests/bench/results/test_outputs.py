@@ -6,19 +6,18 @@ import errno
 import os
 import shlex
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_results import OTHER, OURS, build_results, environment, results, train_results
+from bench_results import OTHER, OURS, build_results, environment, results, train_results, write_results
 from click.testing import CliRunner
 from msgspec.structs import replace
 
 from bench.cli import main
 from bench.results import outputs
 from bench.results.outputs import Outputs
-from bench.results.records import Results, read_results, write_results
+from bench.results.records import Results, read_results
 from shards.errors import PetsegError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +62,7 @@ def test_a_file_that_exists_is_replaced_only_when_asked(subcommand: str, option:
 def test_a_figure_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
     outputs = Outputs(plot=tmp_path / "run.svg")
     (tmp_path / "run.svg").write_text("theirs")
-    assert "File exists" in outputs.write(build_results())["--plot"]
+    assert "File exists" in outputs.write(build_results())[0]
     assert (tmp_path / "run.svg").read_text() == "theirs"
     assert not Outputs(plot=tmp_path / "run.svg", overwrite=True).write(build_results())
 
@@ -88,43 +87,22 @@ def finish_in(folder: Path, run: Results) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["run.json", "run.svg"])
-def test_one_file_that_cannot_be_written_costs_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize("names", [("run.json",), ("run.svg",), ("all",)])
+def test_a_file_that_cannot_be_written_costs_no_other_and_the_results_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], names: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    refuse(monkeypatch, name)
-    run = results(OURS, OTHER)
+    refuse(monkeypatch, *names)
+    run, lost = results(OURS, OTHER), set(FILES.values()) if names == ("all",) else set(names)
     error = finish_in(tmp_path, run)
-    assert f"{tmp_path / name} could not be written: No space left on device" in error
-    assert error.count("could not be written") == 1
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(FILES.values()) - {name}
-    (kept,) = (tmp_path / "temporary").iterdir() if name == "run.json" else [tmp_path / "run.json"]
-    assert f"the results are in {kept}" in error
-    assert read_results(kept) == run
-    assert "petseg torch" in capsys.readouterr().out
-
-
-def test_where_no_disk_takes_them_the_results_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    refuse(monkeypatch, "all")
-    run = results(OURS, OTHER)
-    assert "printed above as JSON" in finish_in(tmp_path, run)
+    for name in lost:
+        assert f"{tmp_path / name} could not be written: No space left on device" in error
+    assert error.count("could not be written") == len(lost)
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES.values()) - lost
+    assert "printed above as JSON" in error
     printed = capsys.readouterr().out
+    assert "petseg torch" in printed
     (tmp_path / "copied.json").write_text(printed[printed.index("{\n") :])
     assert read_results(tmp_path / "copied.json") == run
-
-
-def test_results_that_were_not_asked_for_as_json_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    refuse(monkeypatch, "run.svg")
-    run = results(OURS, OTHER)
-    with pytest.raises(PetsegError, match="the results are in"):
-        Outputs(plot=tmp_path / "run.svg").finish(run)
-    (kept,) = tmp_path.iterdir()
-    assert read_results(kept) == run
 
 
 def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,14 +110,9 @@ def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixt
         (disk / "filler").write_bytes(b"x" * 4096)
         with pytest.raises(PetsegError) as raised:
             Outputs(disk / "run.json").finish(build_results())
-        assert raised.value.exit_code == 1
-        error = str(raised.value)
-        assert f"--json {disk / 'run.json'} could not be written: No space left on device" in error
-        assert len(error.splitlines()) == 1
+        assert f"{disk / 'run.json'} could not be written: No space left on device" in str(raised.value)
+        assert len(str(raised.value).splitlines()) == 1
         assert "petseg source, 2 workers" in capsys.readouterr().out
-        kept = Path(error.partition("the results are in ")[2].partition(";")[0])
-        assert read_results(kept).kind == "build"
-        kept.unlink()
         assert [path.name for path in disk.iterdir()] == ["filler"]
 
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
 
-from bench.results.statistics import can_report, compare, deviation, percentile, pooled_noise, undisturbed
+from bench.results.comparison import can_report, compare, deviation, pooled_noise, undisturbed
 
 RATES = st.lists(st.floats(1, 1e6), min_size=2, max_size=8)
 
 
 @given(st.permutations(range(12)), st.integers(1, 11))
 def test_chance_is_the_exact_tests_over_the_undisturbed(order: list[int], cut: int) -> None:
+    from scipy.stats import mannwhitneyu
+
     a, b = [x + 1.0 for x in order[:cut]], [x + 1.0 for x in order[cut:]]
     kept = undisturbed(a), undisturbed(b)
     expected = min(mannwhitneyu(*kept, alternative=side, method="exact").pvalue for side in ("less", "greater"))
@@ -90,10 +91,3 @@ def test_deviation_is_that_of_a_normal_sample() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400).tolist()
     assert deviation(values) == pytest.approx(2, rel=0.1)
     assert deviation([4.0]) == 0
-
-
-def test_percentile_is_a_value_that_occurred() -> None:
-    values = [float(x) for x in range(1, 101)]
-    assert percentile(values, 0.95) == 95
-    assert percentile(values, 0.5) == 50
-    assert percentile([7.0], 0.95) == 7

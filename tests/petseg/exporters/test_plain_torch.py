@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,6 +33,9 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_code_computes_the_networks_logits(config: ModelConfig) -> None:
+    import timm
+    import torchvision
+
     torch.manual_seed(0)
     network = petseg.build_model(config).eval()
     for module in network.modules():  # of a fresh network, most of these are 0 or 1

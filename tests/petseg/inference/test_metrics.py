@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
 from petseg.inference.metrics import class_counts, confusion, predicted_class, score, score_counts
 from shards.format.builtin_labels import BINARY, PETS
@@ -32,6 +31,8 @@ def label_maps(draw: st.DrawFn, classes: int) -> tuple[Maps, Maps]:
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(COUNTS_OF_CLASSES).flatmap(lambda n: st.tuples(st.just(n), label_maps(n))))
 def test_agrees_with_scikit_learn_on_the_pixels_that_are_not_ignored(example: tuple[int, tuple[Maps, Maps]]) -> None:
+    from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
+
     classes, (truth, prediction) = example
     counts = confusion(torch.from_numpy(truth), torch.from_numpy(prediction).long(), classes=classes)
     assert counts.shape == (len(truth), classes, classes)
@@ -65,6 +66,8 @@ def test_agrees_with_scikit_learn_on_the_pixels_that_are_not_ignored(example: tu
 
 def jaccard(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_]) -> float | None:
     """scikit-learn's, but None where neither has any pixel."""
+    from sklearn.metrics import jaccard_score
+
     return float(jaccard_score(truth, prediction)) if truth.any() or prediction.any() else None
 
 

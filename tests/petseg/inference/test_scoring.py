@@ -13,7 +13,6 @@ import pytest
 import torch
 from labelled_sets import build_labelled, many_labels, write_untrained
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 
 import petseg
 from petseg.cli import evaluate, predict
@@ -28,6 +27,8 @@ TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-
 
 def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     """Predict every image at its original resolution with the Python API and count with scikit-learn."""
+    from sklearn.metrics import confusion_matrix
+
     table = tmp_path / "table.csv"
     result = call(evaluate, tiny_run, "--shards", synthetic_set, "--own-size", "--json", "--csv", table)
     document = json.loads(result.out)

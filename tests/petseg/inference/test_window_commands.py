@@ -14,7 +14,6 @@ import pytest
 import torch
 from labelled_sets import build_labelled, many_labels, smooth_image, write_untrained
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
 import petseg
@@ -65,6 +64,8 @@ def test_predicted_files_are_those_of_the_python_api(call, drawn: Path, tmp_path
 
 
 def test_windowed_scores_are_those_of_an_independent_count(call, drawn: Path) -> None:
+    from sklearn.metrics import confusion_matrix
+
     arguments = [drawn / "run", "--shards", drawn / "set", "--split", "train", "--precision", "fp32"]
     document = json.loads(call(evaluate, *arguments, *ARGUMENTS, "--json").out)
     assert {name: document[name] for name in FACTS} == FACTS
@@ -81,6 +82,8 @@ def test_windowed_scores_are_those_of_an_independent_count(call, drawn: Path) ->
 
 def test_scales_at_the_networks_size(call, drawn: Path) -> None:
     """The loader's images, resized, and the probabilities resized back."""
+    from sklearn.metrics import confusion_matrix
+
     arguments = [drawn / "run", "--shards", drawn / "set", "--split", "train", "--precision", "fp32"]
     document = json.loads(call(evaluate, *arguments, "--scales", "0.5,1,1.5", "--json").out)
     assert document["scales"] == [0.5, 1.0, 1.5]

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 from histories import entry
+from optional_packages import needs
 
 from petseg.loggers.logged_ids import read_id
 from petseg.loggers.metrics_logger import LoggedRun
 from petseg.loggers.mlflow_runs import MlflowLogger, metric_names
 
-pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'petseg[mlflow]'")
+pytestmark = needs("mlflow", extra="mlflow")
 CLASSES = ("cat", "$x_1$ & co.", "a/b", "a|b", "..", "never there")
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from histories import entry
+from optional_packages import needs
 from wandb_files import read_offline
 
 from petseg.loggers.logged_ids import read_id
 from petseg.loggers.metrics_logger import LoggedRun
 from petseg.loggers.wandb_runs import WandbLogger
 
-pytest.importorskip("wandb", reason="wandb is not installed: pip install 'petseg[wandb]'")
+pytestmark = needs("wandb", extra="wandb")
 CLASSES = ("cat", "$x_1$ & co.", "a/b", "never there")
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from msgspec.structs import replace
+from optional_packages import needs
 from torch import nn
 
 from petseg.nets.factory import build_model
@@ -12,8 +13,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.nets.timm_encoders import check_encoder, check_encoder_name, create_encoder, parameters_of_levels
 from shards.errors import PetsegError, UsageError
 
-pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [needs("timm", extra="encoders"), pytest.mark.usefixtures("one_thread")]
 
 LIGHT = ModelConfig(stem="half", join="add", decoder_widths=())
 # Small networks of different families: strides from 1, 2, 4 or 16, with the channels first or last, convolutions and

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from optional_packages import needs
 from safetensors.torch import save_file
 
 from petseg.nets.encoder_weights import file_digest, read_encoder_weights
@@ -14,13 +15,15 @@ from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from shards.errors import PetsegError, UsageError
 
-timm = pytest.importorskip("timm")
+pytestmark = needs("timm", extra="encoders")
 
 NAME = "mobilenetv3_small_050"
 FLAT = "convnext_atto"  # its features have other names than the whole network's: stages_0, not stages.0
 
 
 def whole(name: str = NAME, seed: int = 1) -> dict[str, torch.Tensor]:
+    import timm
+
     torch.manual_seed(seed)
     return timm.create_model(name, pretrained=False).state_dict()
 
@@ -43,6 +46,8 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
 @pytest.mark.parametrize("name", [NAME, FLAT])
 def test_a_file_of_the_whole_network(name: str, file: str, tmp_path: Path) -> None:
+    import timm
+
     state = whole(name)
     found = read_encoder_weights(name, write(tmp_path / file, state))
     model = build_model(ModelConfig(encoder=name, stem="half"))
@@ -60,6 +65,8 @@ def test_a_file_of_the_whole_network(name: str, file: str, tmp_path: Path) -> No
 
 
 def test_other_forms_of_the_same_file(tmp_path: Path) -> None:
+    import timm
+
     state = whole()
     expected = read_encoder_weights(NAME, write(tmp_path / "plain.pth", state)).tensors
     features = timm.create_model(NAME, pretrained=False, features_only=True).state_dict()

@@ -133,9 +133,7 @@ def test_the_same_images_side_by_side(
 def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
-    assert (
-        "there is no folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tmp_path / "no" / "p.html").err
-    )
+    assert "there is no folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tmp_path / "no" / "p").err
     assert "--csv is for one RUN" in call(evaluate, "--compare", tiny_run, other_run, "--csv", tmp_path / "t.csv").err
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
     assert out.read_text() == "mine"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from labelled_sets import AWKWARD, many_labels
-from sklearn.metrics import confusion_matrix
 
 import petseg
 from petseg.inference.evaluation import Evaluation
@@ -93,6 +92,8 @@ def test_the_pets_have_their_binary_figure(tiny_run: Path) -> None:
 
 
 def test_confusions_are_shares_of_the_true_class() -> None:
+    from sklearn.metrics import confusion_matrix
+
     labels = many_labels(150)
     random = np.random.default_rng(0)
     truth, seen = random.integers(0, 149, (2, 5000))  # one class never occurs

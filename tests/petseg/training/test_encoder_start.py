@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
+from optional_packages import needs
 
 import petseg
 from petseg.host.device import choose_placement
@@ -30,8 +31,7 @@ from pipeline import Batch
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 
-timm = pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [needs("timm", extra="encoders"), pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 NAME = "test_efficientnet"  # 82,300 parameters, of every kind; timm has it for tests
@@ -42,6 +42,8 @@ OPTIONS |= {"engine": "torch", "progressive": False}
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights under timm's names."""
+    import timm
+
     path = tmp_path_factory.mktemp("weights") / "encoder.pth"
     torch.manual_seed(5)
     torch.save(timm.create_model(NAME, pretrained=False).state_dict(), path)
@@ -157,12 +159,14 @@ class Stopping(Reporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("steps", [1, 2], ids=["frozen", "trained"])  # an epoch is one batch
 def test_a_run_with_weights_from_a_file(
     synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     """The file is read once; an interrupted run goes on, predicts and is exported with its checkpoint alone."""
+    import timm
+
     moved = tmp_path / "moved.pth"
     torch.save(timm.create_model("test_convnext", pretrained=False).state_dict(), moved)
     digest = hashlib.sha256(moved.read_bytes()).hexdigest()

@@ -101,9 +101,9 @@ def test_a_loss_is_judged_by_itself(loss: float, tmp_path: Path) -> None:
     train_step: Any = SimpleNamespace(scaler=SimpleNamespace(is_enabled=lambda: True), max_loss=101.0)
     guard = DivergenceGuard(train_step, world=World(), checkpoint=tmp_path / "last.pt", key=str)
     launched = LaunchedStep(torch.arange(2), 0, 2, step=1, epoch=0)
-    guard.check_step(StepFacts(launched, loss=100.5, grad_norm=float("inf"), skipped=True, scale=1.0))
+    guard.check_step(StepFacts(launched, loss=100.5, grad_norm=float("inf"), skipped=True, scale=1.0, valid=4))
     with pytest.raises(DivergedError, match=f"the loss became {loss:g} at step 1"):
-        guard.check_step(StepFacts(launched, loss=loss, grad_norm=1.0, skipped=True, scale=1.0))
+        guard.check_step(StepFacts(launched, loss=loss, grad_norm=1.0, skipped=True, scale=1.0, valid=4))
 
 
 @pytest.mark.parametrize(("overflows", "noticed"), [(lambda step: True, 26), (lambda step: step % 3 == 0, 76)])

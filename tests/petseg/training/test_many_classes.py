@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
@@ -95,6 +94,8 @@ def test_a_letterboxed_run(many: Path, reference: Path) -> None:
 
 
 def test_a_cropped_run_in_bf16(many: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     options = {**OPTIONS, "fit": "cover", "precision": "bf16", "epochs": 1, "progressive": False, "tensorboard": True}
     run = petseg.train(many, run=tmp_path / "run", options={**options, "device": "cpu"})
     assert_is_a_run(run, many, fit="cover")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
+from sample_runs import damaged_copy
 from store_servers import BUCKET, s3_server
 
 import petseg
@@ -306,14 +307,7 @@ def test_a_closed_output_ends_no_training(synthetic_set: Path, started: Path, tm
 
 @pytest.fixture
 def damaged_set(synthetic_set: Path, tmp_path: Path) -> Path:
-    """A set of which two training images have a flipped bit."""
-    out = tmp_path / "damaged"
-    shutil.copytree(synthetic_set, out)
-    for tar in sorted(out.glob("train-*.tar"))[:2]:
-        data = bytearray(tar.read_bytes())
-        data[700] ^= 1  # in the first member, behind its header of 512 bytes
-        tar.write_bytes(data)
-    return out
+    return damaged_copy(synthetic_set, tmp_path / "damaged")
 
 
 def test_damaged_samples_stop_the_training_or_are_replaced(call, damaged_set: Path, tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 if not hasattr(os, "memfd_create"):
     pytest.skip("worker processes need Linux", allow_module_level=True)
 
-from pipeline.engine import BatchWork, EngineOptions
+from pipeline.engine import WORK_DTYPE, BatchWork, EngineOptions
 from pipeline.io.members import MemberReader
 from pipeline.order.augmentation import Parameters, draw_parameters
 from pipeline.workers.protocol import (
     MAX_MESSAGE,
-    RECORD,
     REPLY,
     BatchReport,
     WorkerSetup,
@@ -86,8 +85,8 @@ def test_work_crosses_unchanged(count: int, seed: int) -> None:
         contrast=floats[1],
         saturation=floats[2],
     )
-    work = BatchWork(indices=random.integers(0, 2**60, count), rows=rows, parameters=parameters)
-    memory = np.empty(40 * RECORD.itemsize, dtype=np.uint8)
+    work = BatchWork.of(indices=random.integers(0, 2**60, count), rows=rows, parameters=parameters)
+    memory = np.empty(40 * WORK_DTYPE.itemsize, dtype=np.uint8)
     write_work(work, memory)
     got = read_work(memory, count)
     assert got.indices.tolist() == work.indices.tolist()
@@ -146,7 +145,7 @@ def _work(split: Any, indices: range) -> BatchWork:
     numbers = np.array(indices)
     sizes = np.full(len(numbers), 96)
     parameters = draw_parameters(None, seed=0, epoch=0, indices=numbers, heights=sizes, widths=sizes, size=(96, 96))
-    return BatchWork(indices=numbers, rows=split.rows(numbers).copy(), parameters=parameters)
+    return BatchWork.of(indices=numbers, rows=split.rows(numbers).copy(), parameters=parameters)
 
 
 def test_tars_that_change_raise_the_generation(make_set: Callable[..., Path]) -> None:

@@ -184,10 +184,10 @@ def test_hostile_labels_are_refused_at_once(tiny_sets: dict[str, Path], hostile:
         count = len(hostile["classes"]) if isinstance(hostile, dict) else 3
         split["class_pixels"] = [1] * count
     data = sealed(with_fingerprint(document))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(FormatError, match=message) as caught:
         parse_manifest(data, Path("manifest.json"))
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 from shards.errors import SourceError, UsageError
 from shards.sources.synthetic.breeds import BREEDS
@@ -124,6 +123,8 @@ def test_textures_have_the_stated_mean_and_spread() -> None:
 )  # fmt: skip
 def test_the_band_is_where_the_outline_is_near(height: int, width: int, seed: int, cut: bool) -> None:
     """Against SciPy's distances: border pixels lie within the reach of the outline, all others beyond it."""
+    from scipy.ndimage import distance_transform_edt
+
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     centre = (0, width // 2) if cut else (height // 2, width // 2)

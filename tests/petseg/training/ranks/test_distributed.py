@@ -19,6 +19,7 @@ import forked_programs
 import pytest
 import torch
 from forked_programs import ForkedPopen
+from sample_runs import damaged_copy
 
 import petseg
 from petseg.cli import evaluate as evaluate_command
@@ -27,6 +28,7 @@ from petseg.host.device import choose_placement
 from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint
+from petseg.runs.run_folder import read_metrics
 
 RANK_STEPS = Path(__file__).with_name("rank_steps.py")
 
@@ -73,6 +75,7 @@ class TwoRanks:
 
     run: Path
     encoder: Path  # a run whose encoder started from a file
+    damaged: Path  # a run on the set in a folder beside it, with damaged images, which were replaced
     steps: dict[str, dict[str, Any]]
     scores: str
     csv: str
@@ -108,6 +111,8 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What the encoder's features up to stride 4 depend on.
 HELD = ("encoder.conv_stem", "encoder.bn1", "encoder.blocks.0", "encoder.blocks.1")
 
+DAMAGED = [*ARGUMENTS, "--epochs", "1", "--augment", "none", "--on-error", "replace"]
+
 EVALUATE = ("--json", "--own-size", "--mirror", "--csv")
 
 
@@ -119,17 +124,20 @@ def two_ranks(
     folder = tmp_path_factory.mktemp("two")
     run, results, table = folder / "run", folder / "results.pt", folder / "two.csv"
     encoder = ["--run", folder / "encoder", *ENCODER, "--encoder-weights", encoder_file]
+    damaged = damaged_copy(synthetic_set, folder / "set")
     commands = {
         "encoder": ["--shards", synthetic_set, *encoder],
         "train": ["--shards", synthetic_set, "--run", run, *ARGUMENTS],
+        "replace": ["--shards", damaged, "--run", folder / "damaged", *DAMAGED],
         "evaluate": [tiny_run, "--shards", synthetic_set, *EVALUATE, table],
     }
     result = torchrun(sys.executable, RANK_STEPS, results, json.dumps(commands, default=str))
     assert "Warning" not in result.stderr
     printed, other = (Path(f"{results}.{rank}.txt").read_text() for rank in range(2))
-    assert printed.count("val IoU") == 7 + 2
+    assert printed.count("val IoU") == 7 + 2 + 1
     assert not other  # one of the ranks prints
-    return TwoRanks(run, folder / "encoder", torch.load(results), printed[printed.index("{") :], table.read_text())
+    scores = printed[printed.index("{") :]
+    return TwoRanks(run, folder / "encoder", folder / "damaged", torch.load(results), scores, table.read_text())
 
 
 def assert_close(a: Checkpoint, b: Checkpoint) -> None:
@@ -154,6 +162,18 @@ def test_two_ranks_equal_one(call, two_ranks: TwoRanks, synthetic_set: Path, tmp
         assert mine["val"]["loss"] == pytest.approx(theirs["val"]["loss"], rel=1e-4)
         assert mine["val"]["mean_iou"] == pytest.approx(theirs["val"]["mean_iou"], abs=2e-3)
     assert json.loads((two_ranks.run / "config.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_what_is_replaced_on_one_rank_counts_on_none(call, two_ranks: TwoRanks, tmp_path: Path) -> None:
+    """Each rank knows of its own damaged images only, but a batch's loss is the mean of all its valid ones."""
+    arguments = ["--shards", two_ranks.damaged.parent / "set", "--run", tmp_path / "one", *DAMAGED]
+    assert call(train, *arguments).code == 0
+    mine, theirs = (read_metrics(run)[0] for run in (tmp_path / "one", two_ranks.damaged))
+    assert mine["replaced"] == theirs["replaced"] == 2
+    # Almost: what stands in the place of a damaged image is in the statistics of batch normalisation.
+    assert theirs["train"]["loss"] == pytest.approx(mine["train"]["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

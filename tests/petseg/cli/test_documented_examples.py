@@ -1,0 +1,105 @@
+"""The commands and the Python of README.md and docs/: every option exists, and the examples run as they stand."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+import petseg
+
+ROOT = Path(__file__).parents[3]
+PAGES = ("README.md", "docs/training.md")  # the page of clusters has tests of its own
+PROGRAMS = {each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("petseg-")}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the words of each command line of the project in the shell's blocks of a page."""
+    found = []
+    for line in "".join(blocks(page, "(?:sh|bash)")).replace("\\\n", " ").splitlines():
+        if not any(f"{program} " in line.partition("# ")[0] for program in PROGRAMS):
+            continue
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        command = list(itertools.takewhile(lambda word: not set(word) <= set("|&;()<>"), words))
+        starts = [place for place, word in enumerate(command) if word in PROGRAMS]
+        found += [command[starts[-1] :]] if starts else []
+    return found
+
+
+def example(page: str, part: str) -> str:
+    """Return the first Python block of a page that holds a text."""
+    return next(block for block in blocks(page, "python") if part in block)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_documented_commands_have_these_options(page: str) -> None:
+    for words in commands(page):
+        command, arguments = PROGRAMS[words[0]].load(), words[1:]
+        context = command.make_context(words[0], arguments)
+        if isinstance(command, click.Group):
+            _, command, arguments = command.resolve_command(context, arguments)
+            command.make_context(words[1], arguments, parent=context)
+
+
+def test_every_program_is_documented() -> None:
+    assert {words[0] for page in PAGES for words in commands(page)} >= PROGRAMS.keys() - {"petseg-bench"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_the_functions_take_these_arguments(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = {}
+    for name in ("build_shards", "evaluate", "export", "predict", "train"):
+        called[name] = create_autospec(getattr(petseg, name))
+        monkeypatch.setattr(petseg, name, called[name])
+    exec(example(page, "export(run"), {"__name__": "__main__"})
+    assert all(each.called for each in called.values())
+
+
+def test_the_loader_resumes(synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, on a machine without GPU; what it resumes with is the batch that comes next."""
+    (tmp_path / "pets-shards").symlink_to(synthetic_set)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example("README.md", "load_state_dict"), names)
+    reference = petseg.Loader("pets-shards", **names["options"])
+    second = [batch for _ in range(2) for batch in reference][1]
+    assert names["batch"].index.tolist() == second.index.tolist()
+    assert np.isfinite(names["loss"].item())
+
+
+def test_an_own_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None) -> None:
+    """The labels file and the Python of the README, for images and masks without lists of splits."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "masks"):
+        (tmp_path / "street" / name).mkdir(parents=True)
+    for number in range(12):
+        mask = np.resize(np.array([0, 1, 2, 255], np.uint8), (36, 48))
+        Image.fromarray(mask).save(tmp_path / "street" / "masks" / f"p {number}.png")
+        Image.fromarray(np.full((36, 48, 3), 20 * number, np.uint8)).save(tmp_path / f"street/images/p {number}.jpg")
+    (tmp_path / "labels.toml").write_text(blocks("README.md", "toml")[0])
+    train, given = petseg.train, dict[str, Any]()
+
+    def briefly(shards: str, *, options: dict[str, Any]) -> Path:
+        given.update(options)
+        return train(shards, run="run", options={**options, "epochs": 1, "widths": (4, 8), "batch_size": 4})
+
+    monkeypatch.setattr(petseg, "train", briefly)
+    exec(example("README.md", "labels.toml"), {"__name__": "__main__"})
+    assert given["epochs"] > 1
+    assert petseg.load("run").labels.names == ("background", "cat", "dog")
+    assert (tmp_path / "run" / "best.pt").exists()
