@@ -60,7 +60,7 @@ def expect_free(
     if not folder_is_made and not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
     if len(os.fsencode(file.name)) > LONGEST_NAME:
-        raise UsageError(f"{file.name[:40]}... is longer than a file's name may be; {advice}")
+        raise UsageError(f"{file.name[:40]}...: the name is longer than the file system takes; {advice}")
     expect_replaceable(file, overwrite=overwrite, advice=advice)
 
 

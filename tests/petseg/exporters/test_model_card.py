@@ -246,5 +246,7 @@ def test_files_are_replaced_when_asked(call, tiny_run: Path, tmp_path: Path) -> 
 
 def test_a_checkpoint_is_never_replaced(call, tiny_run: Path) -> None:
     before = (tiny_run / "best.pt").read_bytes()
-    assert ".onnx" in call(export, tiny_run, tiny_run / "best.pt", "--overwrite").err
+    for name in ("best.pt", "new.onnx"):
+        assert "a run, which keeps its folder to itself" in call(export, tiny_run, tiny_run / name, "--overwrite").err
+    assert not (tiny_run / "new.onnx").exists()
     assert (tiny_run / "best.pt").read_bytes() == before

@@ -101,8 +101,8 @@ def test_a_cropped_run_in_bf16(many: Path, tmp_path: Path) -> None:
     assert_is_a_run(run, many, fit="cover")
     events = EventAccumulator(str(run / "events"))
     events.Reload()
-    curves = {tag.split("/")[0] for tag in events.Tags()["scalars"]}
-    assert {"iou_class 5", "iou_class 20", "iou__hidden"} <= curves
+    curves = events.Tags()["scalars"]
+    assert {"val/iou/class 5", "val/iou/class 20", "val/iou/_hidden"} <= set(curves), curves
     assert "--size 96x160 " in json.loads((run / "config.json").read_text())["command"]
 
 

@@ -26,10 +26,10 @@ def launched(step: int) -> LaunchedStep:
 
 def test_blocks_hold_every_step_once() -> None:
     log, counts = StepLog(torch.device("cpu"), World(), 3), torch.zeros(2, 2, dtype=torch.int64)
-    seen = list[tuple[int, float, bool, float]]()
+    seen = list[tuple[int, float, bool, float, int]]()
     for step in range(1, 9):
         counts += 1
-        result = StepResult(torch.tensor([step / 2, 1.0, float(step == 5), 4.0]), counts)
+        result = StepResult(torch.tensor([step / 2, 1.0, float(step == 5), 4.0, step - 1.0]), counts)
         full = log.add(result, launched(step))
         assert full == (step in (3, 6))
         if full:
@@ -38,13 +38,15 @@ def test_blocks_hold_every_step_once() -> None:
             (block,) = log.read_blocks()
             assert block.confusion[0, 0] == step
             assert block.stop == (step == 6)
-            seen += [(facts.launched.step, facts.loss, facts.skipped, facts.scale) for facts in block.steps]
+            seen += [(f.launched.step, f.loss, f.skipped, f.scale, f.valid) for f in block.steps]
+                (facts.launched.step, facts.loss, facts.skipped, facts.scale, facts.valid) for facts in block.steps
+            ]
     assert log.partial
     log.finish_block(counts, stop=False, save=True)
     (block,) = log.read_blocks(all_of_them=True)
     assert block.save
     assert [facts.launched.step for facts in block.steps] == [7, 8]
-    assert seen == [(step, step / 2, step == 5, 4.0) for step in range(1, 7)]
+    assert seen == [(step, step / 2, step == 5, 4.0, step - 1) for step in range(1, 7)]
     assert not log.partial
     assert not log.unread_images
 
