@@ -39,8 +39,6 @@ def test_blocks_hold_every_step_once() -> None:
             assert block.confusion[0, 0] == step
             assert block.stop == (step == 6)
             seen += [(f.launched.step, f.loss, f.skipped, f.scale, f.valid) for f in block.steps]
-                (facts.launched.step, facts.loss, facts.skipped, facts.scale, facts.valid) for facts in block.steps
-            ]
     assert log.partial
     log.finish_block(counts, stop=False, save=True)
     (block,) = log.read_blocks(all_of_them=True)
