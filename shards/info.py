@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shards.audit.findings import REASONS
+from shards.audit.findings import reason_text
 from shards.errors import UsageError, counted, printable
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
@@ -99,7 +99,7 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     packed = f"{audit['packed']} of {audit['found']} packed"
     console.print(f"audit: {packed}, {audit['repaired']} repaired, {audit['rejected']} rejected", soft_wrap=True)
     for reason, count in audit["reasons"].items():
-        console.print(f"  {count} {printable(reason)}: {REASONS.get(reason, 'of another version')}", soft_wrap=True)
+        console.print(f"  {count} {printable(reason)}: {reason_text(reason)}", soft_wrap=True)
     console.print(f"fingerprint {document['fingerprint']}", soft_wrap=True)
 
 

@@ -83,14 +83,15 @@ def evaluate(
 
     stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
-        data = None if shards is None else ShardSet.open(shards, **stored)
         if table is not None:
             raise click.UsageError("--csv is for one RUN, without --compare")
-        _compare(runs, page or Path("comparison.html"), shards=data, overwrite=overwrite, options=options)
+        data = None if shards is None else ShardSet.open(shards, **stored)
+        place = page or Path("comparison.html")
+        _compare(runs, place, shards=data, overwrite=overwrite, options=options)
         if as_json:
-            print_json({"page": str(page or "comparison.html"), "runs": [str(run) for run in runs]})
+            print_json({"page": str(place), "runs": [str(run) for run in runs]})
         else:
-            say(f"{page or 'comparison.html'}: {counted(len(runs), 'run')} side by side")
+            say(f"{place}: {counted(len(runs), 'run')} side by side")
         return
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
@@ -112,11 +113,11 @@ def evaluate(
         evaluation = score_run(run, data, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    place = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
+    where = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
     if as_json:
-        print_json(summary(evaluation, split=options["split"], compared_at=place))
+        print_json(summary(evaluation, split=options["split"], compared_at=where))
     else:
-        _print_scores(evaluation, split=options["split"], compared_at=place)
+        _print_scores(evaluation, split=options["split"], compared_at=where)
     if repeated := repeated_text(data.store.failures):
         say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it

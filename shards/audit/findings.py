@@ -80,7 +80,12 @@ class SampleFinding(msgspec.Struct, frozen=True):
 
     def line(self) -> str:
         """Return the finding for people: ``Abyssinian_34: not-listed (no list names the image)``."""
-        return f"{self.name}: {self.reason} ({self.detail or REASONS[self.reason]})"
+        return f"{self.name}: {self.reason} ({self.detail or reason_text(self.reason)})"
+
+
+def reason_text(reason: str) -> str:
+    """Return what a reason means; a set of a later version may have others."""
+    return REASONS.get(reason, "of another version")
 
 
 class RejectedError(Exception):

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shards.audit.findings import REASONS, SampleFinding
+from shards.audit.findings import SampleFinding, reason_text
 from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
 from shards.errors import counted, printable
@@ -77,10 +77,7 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
         lines.append(f"{counted(built.audited, 'image')} audited in {built.seconds:.1f} s, {rate:,.0f} images/s")
     counts = (audit.repaired, "repaired"), (audit.rejected, "rejected")
     lines += [f"{counted(count, 'image')} {word}" for count, word in counts if count]
-    lines += [
-        f"  {count:>6}  {reason}: {REASONS.get(reason, 'of another version')}"
-        for reason, count in document["reasons"].items()
-    ]
+    lines += [f"  {count:>6}  {reason}: {reason_text(reason)}" for reason, count in document["reasons"].items()]
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     for split, missing in missing_classes(manifest).items():

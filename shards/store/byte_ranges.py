@@ -64,16 +64,6 @@ def write_at(descriptor: int, data: memoryview, start: int) -> None:
         data, start = data[count:], start + count
 
 
-def stretch(descriptor: int, size: int) -> int:
-    """Give an open file this size, of holes, and return it; ``PetsegError`` where none can have it, which closes it."""
-    try:
-        os.ftruncate(descriptor, size)
-    except OSError as error:
-        os.close(descriptor)
-        raise PetsegError(f"no file of {size} bytes can be made: {error.strerror}; run petseg-shard verify") from None
-    return size
-
-
 class ByteRanges:
     """An open regular file; ``ranges[start:stop]`` are bytes of it, ``len(ranges)`` its size when it was opened.
 

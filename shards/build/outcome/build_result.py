@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.audit.findings import REASONS, SampleFinding
+from shards.audit.findings import SampleFinding, reason_text
 from shards.audit.palettes import PaletteTally
 from shards.build.write_shard import ShardRecord
 from shards.errors import PetsegError, UsageError
@@ -69,6 +69,4 @@ def merged_palettes(records: Iterable[ShardRecord]) -> PaletteTally:
 
 def describe_reasons(reasons: dict[str, int]) -> str:
     """Return counts by reason in one line: ``2 not-listed (no list names the image), ...``."""
-    return ", ".join(
-        f"{count} {reason} ({REASONS.get(reason, 'of another version')})" for reason, count in reasons.items()
-    )
+    return ", ".join(f"{count} {reason} ({reason_text(reason)})" for reason, count in reasons.items())

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from zlib_ng import zlib_ng
 
 from shards.errors import CacheTooSmallError, FormatError, PetsegError
-from shards.store.byte_ranges import MOST_GAP, share_of_files, stretch, write_at
+from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
 from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
@@ -81,7 +81,12 @@ def neighbours(spans: dict[int, SampleSpan]) -> list[dict[int, SampleSpan]]:
 def memory_file(spec: TarSpec) -> CachedFile:
     """Return a file in memory for samples of a tar that the cache has no room for; it takes what is written to it."""
     descriptor = os.memfd_create("petseg-samples")
-    stretch(descriptor, spec.bytes + spec.samples)
+    size = spec.bytes + spec.samples
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError as error:
+        os.close(descriptor)
+        raise PetsegError(f"no file of {size} bytes can be made: {error.strerror}; run petseg-shard verify") from None
     return CachedFile(Path(spec.name), descriptor, size=spec.bytes, samples=spec.samples, complete=False)
 
 
