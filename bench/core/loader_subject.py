@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bench.core.machine import drop_from_page_cache, resident_share, return_free_memory
 from bench.core.output_check import check_epoch, collect_reference, judge
 from bench.core.rounds import Subject
-from bench.core.stopwatch import HALF, Stopwatch, warm_up
+from bench.core.stopwatch import Stopwatch, warm_up
 from bench.core.subject_process import SubjectProcess
 from bench.peers import OURS, PEERS
 from bench.peers.job import Job
@@ -74,7 +74,7 @@ class LoaderServer:
         steady = True
         if windows is None:
             windows, steady = warm_up(window, most_seconds=40 * WINDOW * seconds)
-            windows = max(1, windows - 2 * HALF)
+            windows = max(1, windows - 2)
         else:
             self._watch.run(1)  # starts the workers
             for _ in range(windows):
