@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from petseg.nets.model_config import MIN_SIZE
 from shards.errors import PetsegError, UsageError, first_line
 from shards.format.geometry import Size, size_text
 from shards.store.atomic import write_atomically
+from shards.store.owner_files import scratch_folder
 
 INPUT = "image"
 # Both compute in fp32, but add in another order; logits are of the order of 10, probabilities of 1.
@@ -110,8 +110,8 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
     if network.options.input_size != "fixed":
         least = MIN_SIZE if network.options.input_size == "any" else 2
         dimensions |= {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "model.onnx"
+    with _quiet(), scratch_folder("export") as folder:
+        target = folder / "model.onnx"
         torch.onnx.export(
             network,
             (example,),

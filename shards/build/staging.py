@@ -12,8 +12,6 @@ far the build had come:
 """
 
 import contextlib
-import ctypes
-import errno
 import os
 import shutil
 import time
@@ -29,13 +27,12 @@ from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim, folder_activity
-from shards.store.refusals import lock_at_once, rename_folder, set_mode
+from shards.store.refusals import lock_at_once, rename_folder, rename_specially, set_mode
 
 WORK = ".work"
 PLAN = "plan"
 OWNER_ENDING = ".owner"
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class BusyError(PetsegError):
@@ -117,7 +114,7 @@ class Staging:
         """Give the complete set, which is flushed already, its name; an old set is swapped as a whole."""
         if not self.out.exists() or not any(self.out.iterdir()):
             rename_folder(self.folder, self.out, last=MANIFEST_NAME)
-        elif not _exchange(self.folder, self.out):
+        elif not rename_specially(self.folder, self.out, "exchange"):
             rename_folder(self.out, self.replaced, last=MANIFEST_NAME)
             rename_folder(self.folder, self.out, last=MANIFEST_NAME)
         sync_folder(self.out.parent)
@@ -217,18 +214,6 @@ def _lock_folder(folder: Path) -> tuple[int, bool]:
 
 def _busy(folder: Path, who: str = "") -> str:
     return f"another build is at work in {folder}{who}; wait for it to end, or choose another folder"
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step (Linux's renameat2); return False where that is not possible."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-        return True
-    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
 
 
 def _few(names: list[str]) -> str:

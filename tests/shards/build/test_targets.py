@@ -32,7 +32,7 @@ def test_overwrite_swaps_whole_sets(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("shards.build.staging._exchange", lambda first, second: False)
+        monkeypatch.setattr("shards.build.staging.rename_specially", lambda *_: False)
     made(pets, tmp_path / "out", samples_per_shard=2)
     made(pets, tmp_path / "expected", seed=5)
     build(pets, tmp_path / "out", options(seed=5), workers=1, overwrite=True)
