@@ -128,7 +128,7 @@ $(BENCH)/classes-%.json: $(VENV)/.installed FORCE
 	$(BIN)/petseg-shard build $(BENCH)/classes-$* $(BENCH)/classes-$*-shards --labels $(BENCH)/classes-$*/labels.toml \
 	    --storage raw --split random --fractions 1,0,0 --overwrite
 	$(BIN)/petseg-bench loader --shards $(BENCH)/classes-$*-shards --json $@ --overwrite --augment none --peers petseg \
-	    --workers 2 --repeats $(REPEATS)
+	    --workers 2 --repeats 2
 
 FORCE:
 

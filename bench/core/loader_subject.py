@@ -65,7 +65,7 @@ class LoaderServer:
         """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
 
         Returns:
-            the repeat; after how many windows the speed no longer rose, at least one; whether it was steady.
+            the repeat; after how many windows the speed no longer rose; whether it was steady.
         """
 
         def window() -> float:
@@ -74,7 +74,7 @@ class LoaderServer:
         steady = True
         if windows is None:
             windows, steady = warm_up(window, most_seconds=40 * WINDOW * seconds)
-            windows = max(1, windows - 2)
+            windows = max(0, windows - 2)
         else:
             self._watch.run(1)  # starts the workers
             for _ in range(windows):
