@@ -13,7 +13,7 @@ from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
-from bench.peers.job import PROCESSES, Job
+from bench.peers.job import PROCESSES, SCALED_DECODING, Job
 from bench.results.records import BASELINE, LoaderWork, Mask, Results, Skipped
 from bench.settings import LoaderSettings, plain
 from shards.cores import usable_cores
@@ -96,6 +96,8 @@ def plan_loaders(
                     skip(reason, peer=peer.name, storage=storage)
                     continue
                 engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
+                if peer.ours and storage == "source" and one == kinds_of_work(settings, storages)[0]:
+                    engines.append((SCALED_DECODING, "cpu"))
                 if settings.device == "cuda":
                     engines.append(("dali" if peer.ours else "", "cuda"))
                 elif peer.ours and no_gpu:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from bench.peers import PEERS
-from bench.peers.job import PROCESSES
+from bench.peers.job import PROCESSES, SCALED_DECODING
+from bench.peers.peer import SCALED
 from bench.results.records import BASELINE, BuildLine, Limit, LoaderLine, Results
 
 STATED_FOR = {"size": "128", "batch_size": 32, "fit": "stretch"}  # loaders
@@ -29,13 +30,18 @@ class Goal(NamedTuple):
 
 
 MAKING = {"source": "decoding alone", "jpeg": "decoding, resizing, encoding", "raw": "decoding and resizing"}
-BEST = "best"  # in place of a peer's name: the fastest of the others that did the same work
-AGAINST = {BASELINE: "the tutorial", BEST: "the best other loader"}
+# In place of a peer's name: the fastest of the others with the same work, and of those that decode at a reduced scale.
+BEST, BEST_SCALED = "best", "best, scaled"
+AGAINST = {BASELINE: "the tutorial", BEST: "the best other loader", BEST_SCALED: "the best other that does so"}
+SCALED_TITLE = 'evaluation, one-hot, `decode="scaled"`'
 LOADER_GOALS = tuple(
     Goal(f"`{storage}`, {title}", f"petseg {storage}{work}",
-         f"{peer} {'source' if peer == BASELINE else storage}{work}", factor, f"{factor:g}x {AGAINST[peer]}")
+         f"{peer} {'source' if peer == BASELINE else storage}{work.removeprefix(' scaled')}", factor,
+         f"{factor:g}x {AGAINST[peer]}")
     for storage, work, title, peer, factor in (
         ("source", "", "evaluation, one-hot", BEST, 1.3),
+        ("source", " scaled", SCALED_TITLE, BEST_SCALED, 1.5),
+        ("source", " scaled", SCALED_TITLE, BASELINE, 2.5),
         ("source", " cold", "evaluation, one-hot, cold cache", BEST, 1.2),
         ("jpeg", "", "evaluation, one-hot", BEST, 1.25),
         ("raw", "", "evaluation, one-hot", BEST, 1.5),
@@ -103,9 +109,12 @@ def _measured(results: Results) -> dict[str, Measured]:
     for line in sorted(results.lines, key=lambda line: line.rate):
         work, rate = line.work, f"{line.rate:,.0f}"
         how = f" with {line.workers} processes" if work.engine == PROCESSES else ""
-        found[replace(work, engine="").name] = Measured(line.rate, rate + how, line)
+        scaled = work.engine == SCALED_DECODING
+        found[(work if scaled else replace(work, engine="")).name] = Measured(line.rate, rate + how, line)
         if not PEERS[work.peer].ours:
             found[replace(work, peer=BEST).name] = Measured(line.rate, f"{rate} by {work.peer}", line)
+            if SCALED.text in line.caveats:
+                found[replace(work, peer=BEST_SCALED).name] = found[replace(work, peer=BEST).name]
     found |= {limit.name: Measured(limit.rate, f"{limit.rate:,.0f}") for limit in results.limits}
     for packing in (line for line in results.build if line.limit):
         storage = packing.limit.removeprefix("make ")

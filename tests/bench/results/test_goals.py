@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from bench_results import environment, limit, line, repeats, results
 
+from bench.peers.peer import SCALED
 from bench.results.goals import GOALS, LOADER_GOALS, STATED_FOR, Goal, ratio_text, times_baseline, verdicts
 from bench.results.records import BuildLine, LoaderLine, Results
 
@@ -30,25 +31,42 @@ def judged(found: Results) -> dict[str, bool]:
 @pytest.mark.parametrize("goal", LOADER_GOALS, ids=lambda goal: goal.title)
 def test_each_loader_goal_is_reached_at_its_figure_and_not_below(goal: Goal) -> None:
     _, storage, *words = goal.line.split()
+    engine = "scaled" if "scaled" in words else "torch"
     kind: dict[str, Any] = {"augment": "augmented" in words, "mask": "index" if "index" in words else "onehot",
                             "cache": "cold" if "cold" in words else "warm"}  # fmt: skip
-    best = goal.baseline.startswith("best ")
-    others = [line(f"{peer} {storage}", [rate] * 5, **kind) for peer, rate in (("ffcv", 100), ("webdataset", 90))]
+    best = goal.baseline.startswith("best")
+    slower = {"caveats": (SCALED.text,), **kind}
+    others = [line(f"tuned {storage}", [100] * 5, **slower), line(f"webdataset {storage}", [90] * 5, **slower)]
     for part, reached in ((1.0, True), (0.996, True), (0.994, False)):
         against = others if best else [tutorial(100, **kind)]
-        found = run(*against, ours(storage, 100 * goal.factor * part, **kind))
+        found = run(*against, line(f"petseg {storage} {engine}", [100 * goal.factor * part] * 5, **kind))
         assert judged(found) == {goal.title: reached}
         (verdict,) = verdicts(found)
-        assert verdict.asked == f"{goal.factor:g}x the {'best other loader' if best else 'tutorial'}"
-        assert verdict.measured.endswith(" and 100 by ffcv)" if best else " and 100)")
+        assert verdict.asked == goal.asked
+        assert verdict.measured.endswith(" and 100 by tuned)" if best else " and 100)")
 
 
 def test_the_goals_are_those_that_the_project_stated() -> None:
-    assert {goal.line: goal.factor for goal in LOADER_GOALS} == {
-        "petseg source": 1.3, "petseg source cold": 1.2, "petseg jpeg": 1.25, "petseg raw": 1.5,
-        "petseg raw index": 1.5, "petseg jpeg augmented": 25, "petseg raw augmented": 60,
-    }  # fmt: skip
-    assert len({goal.title for goal in GOALS}) == len(GOALS) == 7 + 3 * 2
+    assert {(goal.line, goal.baseline): goal.factor for goal in LOADER_GOALS} == {
+        ("petseg source", "best source"): 1.3,
+        ("petseg source scaled", "best, scaled source"): 1.5,
+        ("petseg source scaled", "tutorial source"): 2.5,
+        ("petseg source cold", "best source cold"): 1.2,
+        ("petseg jpeg", "best jpeg"): 1.25,
+        ("petseg raw", "best raw"): 1.5,
+        ("petseg raw index", "best raw index"): 1.5,
+        ("petseg jpeg augmented", "tutorial source augmented"): 25,
+        ("petseg raw augmented", "tutorial source augmented"): 60,
+    }
+    assert len({(goal.title, goal.asked) for goal in GOALS}) == len(GOALS) == 9 + 3 * 2
+
+
+def test_scaled_decoding_is_no_way_to_the_goal_of_full_decoding() -> None:
+    full, scaled = ours("source", 110), line("petseg source scaled", [999] * 5)
+    found = judged(
+        run(line("ffcv source", [100] * 5), line("tuned source", [90] * 5, caveats=(SCALED.text,)), full, scaled)
+    )
+    assert found == {"`source`, evaluation, one-hot": False, '`source`, evaluation, one-hot, `decode="scaled"`': True}
 
 
 def test_the_faster_of_threads_and_processes_counts_and_is_named() -> None:
