@@ -1,6 +1,6 @@
 """``petseg-bench loader``: every loader on every storage, checked, warmed up, and timed in rounds."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -13,7 +13,7 @@ from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
-from bench.peers.job import PROCESSES, Job
+from bench.peers.job import PROCESSES, SCALED_DECODING, Job
 from bench.results.records import BASELINE, LoaderWork, Mask, Results, Skipped
 from bench.settings import LoaderSettings, plain
 from shards.cores import usable_cores
@@ -53,10 +53,11 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     )  # fmt: skip
 
 
-def kinds_of_work(settings: LoaderSettings, storages: Collection[str]) -> list[LoaderWork]:
+def kinds_of_work(settings: LoaderSettings, storages: Sequence[str]) -> list[LoaderWork]:
     """Return what is measured of every peer; where the storage is not empty, on that one only.
 
     Cold caches are measured in evaluation, unless only training is requested: what reading costs does not depend on it.
+    Where warm ones are measured too, they are measured of the first storage alone, which is the set's own.
     With masks of both forms, class indices are measured of ``raw`` storage, evaluation, warm.
     """
     augments = {"none": [False], "train": [True], "both": [False, True]}[settings.augment]
@@ -65,7 +66,8 @@ def kinds_of_work(settings: LoaderSettings, storages: Collection[str]) -> list[L
     if found and settings.mask == "both" and False in augments and INDEX_STORAGE in storages:
         found.insert(1, replace(plain, mask="index", storage=INDEX_STORAGE))
     if settings.cache != "warm":
-        found.append(replace(plain, augment=augments[0], cache="cold"))
+        only = storages[0] if found else ""
+        found.append(replace(plain, augment=augments[0], cache="cold", storage=only))
     return found
 
 
@@ -94,6 +96,8 @@ def plan_loaders(
                     skip(reason, peer=peer.name, storage=storage)
                     continue
                 engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
+                if peer.ours and storage == "source" and one == kinds_of_work(settings, storages)[0]:
+                    engines.append((SCALED_DECODING, "cpu"))
                 if settings.device == "cuda":
                     engines.append(("dali" if peer.ours else "", "cuda"))
                 elif peer.ours and no_gpu:

@@ -142,4 +142,4 @@ def test_masks_and_caches_choose_passes() -> None:
     assert chosen(mask="onehot") == [(False, "onehot", "", "warm"), (True, "onehot", "", "warm")]
     assert chosen(mask="index") == [(False, "index", "", "warm"), (True, "index", "", "warm")]
     assert chosen(cache="cold") == [(False, "onehot", "", "cold")]
-    assert chosen(cache="both", augment="train") == [(True, "onehot", "", "warm"), (True, "onehot", "", "cold")]
+    assert chosen(cache="both", augment="train") == [(True, "onehot", "", "warm"), (True, "onehot", "source", "cold")]
