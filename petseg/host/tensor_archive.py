@@ -23,7 +23,9 @@ _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network h
 _MOST_VALUES = 1_000_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_LEVELS = 8  # dictionaries and lists within each other
-_PLAIN_OBJECTS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage")
+_PLAIN_OBJECTS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage"
+)
 
 
 def read_tensors(path: Path, *, old: bool = False) -> Any:

@@ -93,9 +93,10 @@ class Staging:
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
         Raises ``UsageError`` if the folder holds something that no build created.
         """
-        strangers = foreign_files(self.folder)
-        if strangers and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
+        for folder in (self.folder, self.replaced):
+            strangers = foreign_files(folder) if folder.is_dir() else []
+            if strangers and not (folder / WORK).is_dir():
+                raise UsageError(f"{folder} holds files that no build created ({_few(strangers)}); move them away")
         set_mode(self.folder, 0o755, folder=self.folder)
         if self.plan == digest.encode("ascii"):
             return False
@@ -176,12 +177,17 @@ def check_target(out: Path) -> None:
 
 
 def remove_set(folder: Path, *, keep_folder: bool = False) -> None:
-    """Remove a folder (or what is in it), if it exists; the manifest first, so that no half-removed set looks whole."""
-    if folder.is_dir():
+    """Remove a set's folder (or what is in it), if it exists; the manifest first, so that no half of it looks whole.
+
+    What no build creates stays, and the folder with it; so does what a link leads to.
+    """
+    if folder.is_dir() and not folder.is_symlink():
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        foreign = {name for name in foreign_files(folder) if not name.startswith(PARTIAL_PREFIX)}
         for entry in sorted(folder.iterdir()):
-            remove(entry)
-        if not keep_folder:
+            if entry.name not in foreign:
+                remove(entry)
+        if not keep_folder and not foreign:
             folder.rmdir()
 
 
@@ -199,7 +205,7 @@ def _lock_folder(folder: Path) -> tuple[int, bool]:
     while True:
         folder.mkdir(exist_ok=True)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             stack.callback(os.close, handle)
             outcome = lock_at_once(handle, folder=folder)
             if outcome != "busy":

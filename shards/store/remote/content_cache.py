@@ -23,9 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from shards.errors import CacheTooSmallError, PetsegError, UsageError
+from shards.errors import CacheTooSmallError, PetsegError
 from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
-from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -134,6 +133,8 @@ class ContentCache:
 
     def publish(self, sha256: str) -> None:
         """Make the file that was fetched the complete one; its samples alone are not needed any more."""
+        if self.path(sha256).is_dir():
+            _discard(self.path(sha256))
         self.path(sha256, ".fetch").replace(self.path(sha256))
         _discard(self.path(sha256, ".ranges"))
 
@@ -142,16 +143,16 @@ class ContentCache:
         for kind in ("", ".ranges"):
             _discard(self.path(sha256, kind))
 
-    def make_room(self, needed: int, *, release: Callable[[], None], fresh: bool = False) -> None:
+    def make_room(self, needed: int, *, release: Callable[[], None]) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
 
-        Sizes are added up anew when the bound may be reached, or if ``fresh``, since other processes add files too.
+        Sizes are added up anew when the bound may be reached, since other processes add files too.
         Raises ``PetsegError`` if everything that is left is in use.
         """
         with self._lock:
             added = self._state.get("added", 0)
             known = self._state.get("used", self.most_bytes)
-            current = not fresh and added < max(LEAST_BYTES, self.most_bytes >> 6)
+            current = added < max(LEAST_BYTES, self.most_bytes >> 6)
             if current and known + added + needed <= self.most_bytes:
                 self._state["added"] = added + needed
                 return
@@ -162,6 +163,11 @@ class ContentCache:
                 f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
                 f"{self.most_bytes} are in use; give more with --cache-bytes"
             )
+
+    def shrink(self, by: int, *, release: Callable[[], None]) -> None:
+        """Remove so many bytes of what nobody uses, on a disk that is full before the bound is reached."""
+        with self._lock:
+            self._state.update(used=self._remove_until(max(0, self.used_bytes() - by), release), added=0)
 
     def used_bytes(self) -> int:
         """Return the space that the cache's files take on the disk."""
@@ -243,9 +249,10 @@ class ContentCache:
 
     def failure(self, error: OSError) -> PetsegError:
         """Return the error for what the disk refused."""
-        full = "free some space, or choose another disk with --cache; what was fetched is kept"
-        advice = full if error.errno in FULL else "choose another folder with --cache"
-        return PetsegError(f"the cache {self.folder} cannot be used: {error.strerror}; {advice}")
+        what = f"the cache {self.folder} cannot be used: {error.strerror}"
+        if error.errno in FULL:
+            return CacheTooSmallError(f"{what}; free some space, or choose another disk with --cache")
+        return PetsegError(f"{what}; choose another folder with --cache")
 
 
 def _discard(path: Path) -> None:
@@ -265,35 +272,3 @@ def _locked(descriptor: int, *, exclusive: bool) -> bool:
     except OSError as error:
         return error.errno not in _TAKEN
     return True
-
-
-def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
-    """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
-
-    ``most`` is its bound in bytes, or as text such as ``200GB``; None: half of what is free on its disk, counting what
-    it holds already as free.
-
-    Raises ``UsageError`` for a bound that is too small, ``PetsegError`` where there is no folder for it.
-    """
-    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
-    if most_bytes is not None and most_bytes < LEAST_BYTES:
-        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {LEAST_BYTES}")
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME")
-        try:
-            folder = Path(base) / "petseg" if base else Path.home() / ".cache" / "petseg"
-        except RuntimeError:
-            raise PetsegError(
-                "there is no home folder to cache a remote set in; give one with --cache DIR, or set XDG_CACHE_HOME"
-            ) from None
-    place = Path(folder).absolute()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        if most_bytes is None:
-            space = os.statvfs(place)
-            most_bytes = max(LEAST_BYTES, (space.f_bavail * space.f_frsize + ContentCache(place, 0).used_bytes()) // 2)
-    except OSError as error:
-        raise ContentCache(place, 0).failure(error) from None
-    return ContentCache(place, most_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,37 @@ def test_targets_that_are_something_else_are_left_alone(pets: Path, tmp_path: Pa
             build(pets, folder, options(), overwrite=overwrite)
     with pytest.raises(UsageError, match="not empty"):
         made(pets, pets)
-    building = tmp_path / "out.building"
-    building.mkdir()
-    (building / "thesis.doc").write_text("mine")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("ending", ["building", "replaced"])
+def test_folders_beside_a_set_that_are_the_users_are_left_alone(
+    pets: Path, tmp_path: Path, ending: str, finished: bool
+) -> None:
+    """Also where there is nothing to do but to clean up."""
+    out, beside = tmp_path / "out", tmp_path / f"out.{ending}"
+    if finished:
+        made(pets, out)
+    beside.mkdir()
+    (beside / "thesis.doc").write_text("mine")
+    if finished:
+        assert made(pets, out).already_complete
+    else:
+        with pytest.raises(UsageError, match=f"out.{ending} holds files that no build created"):
+            made(pets, out)
     with pytest.raises(UsageError, match="files that no build created"):
-        made(pets, tmp_path / "out")
-    assert (building / "thesis.doc").read_text() == "mine"
+        build(pets, out, options(seed=5), workers=1, overwrite=True)
+    assert (beside / "thesis.doc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["building", "replaced"])
+def test_links_beside_a_set_are_not_followed(pets: Path, tmp_path: Path, ending: str) -> None:
+    made(pets, tmp_path / "other")
+    before = tree(tmp_path / "other")
+    (tmp_path / f"out.{ending}").symlink_to(tmp_path / "other")
+    with contextlib.suppress(OSError):
+        made(pets, tmp_path / "out", seed=5)
+    assert tree(tmp_path / "other") == before
 
 
 def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that must not exist yet, where a file system has each of the three ways to create them, or the last one alone."""
+"""Files that must not exist yet, where a file system has all three ways to create them, or the last one alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary folders: a killed process removes nothing, so the next one does, and never what is in use or not its own."""
+"""Temporary folders: what a killed process leaves there is removed, never what is in use or belongs to others."""
 
 from __future__ import annotations
 
