@@ -127,7 +127,6 @@ def test_a_full_disk_in_the_middle_of_a_file(
     assert read_results(tmp_path / "copied.json") == run
 
 
-
 def test_the_figures_go_into_both_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``make gpu-figures`` runs, with made-up results and copies of the documents."""
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
