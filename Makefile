@@ -4,7 +4,7 @@
 #   make demo PETS=DIR     the same with a dataset in the official layout
 #   make test              the tests              make check          ruff, formatting, types
 #   make test-faults       the fault tests as long campaigns (kills, flipped bits)
-#   make check-versions    the fast tests with the lowest and with the highest versions that pyproject.toml allows
+#   make check-versions    the tests with the lowest and with the highest versions that pyproject.toml allows
 #   make bench             all benchmarks         make bench-figures  their figures go into README.md and docs/
 #   make bench-compare     ten trials: does compare find a planted handicap, and no change between equal runs?
 #   make gpu-proof         everything that needs a GPU, on one GPU in nine minutes: tests, trainings, benchmarks
@@ -29,7 +29,7 @@ JOBS   ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev peers demo test test-faults check check-versions format bench bench-figures bench-compare gpu-proof gpu-figures clean
+.PHONY: help install install-dev peers demo test test-faults check check-versions check-versions-again format bench bench-figures bench-compare gpu-proof gpu-figures clean
 
 help:
 	@sed -n '3,13p' Makefile | sed 's/^# *//'
@@ -83,24 +83,37 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A quarter of an hour each, with two idle cores, and 7.5 GB of packages each. With another Python: PYTHON=python3.13.
-# Only wheels: DALI's older versions are on PyPI as a program that fails.
+# Up to an hour each, with two idle cores, and 7.5 GB of packages each. All tests but those of GPUs; what has passed with these
+# sources is kept, so that it goes on where it was broken off. `make check-versions-again` takes the versions of that day.
+# uv fetches a Python that is not there; a path can be given. Only wheels: DALI's older versions are on PyPI as a program
+# that fails.
 VERSIONS := .versions
 UV       := $(VERSIONS)/uv/bin/uv
+LOWEST_PYTHON  ?= 3.11
+HIGHEST_PYTHON ?= 3.13
+ENDS     := $(VERSIONS)/lowest-direct $(VERSIONS)/highest
+$(VERSIONS)/lowest-direct/.installed: FROM := $(LOWEST_PYTHON)
+$(VERSIONS)/highest/.installed: FROM := $(HIGHEST_PYTHON)
 
-check-versions: $(VERSIONS)/lowest-direct $(VERSIONS)/highest
+check-versions: $(addsuffix /.installed,$(ENDS))
+	for end in $(ENDS); do PYTHONPATH=$(CURDIR)/tests/helpers $$end/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	    -m "not gpu" -p tested_before --outcomes=$$end.jsonl $(TESTS); done
+	$(VERSIONS)/highest/bin/python tests/helpers/tested_before.py $(addsuffix .jsonl,$(ENDS))
+
+check-versions-again:
+	rm -rf $(VERSIONS)
+	$(MAKE) check-versions
 
 $(UV):
 	$(PYTHON) -m venv $(VERSIONS)/uv
 	$(VERSIONS)/uv/bin/python -m pip install --quiet uv
 
-$(VERSIONS)/%: FORCE | $(UV)
-	$(UV) pip compile --quiet --no-build --resolution $* --extra dev --python $(PYTHON) pyproject.toml -o $@.txt
-	$(UV) venv --quiet --clear --python $(PYTHON) $@
-	$(UV) pip install --quiet --no-build --python $@/bin/python -r $@.txt
-	$(UV) pip install --quiet --no-deps --python $@/bin/python -e .
-	$@/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not faults and not gpu" \
-	    tests/shards tests/pipeline tests/petseg tests/systems
+$(VERSIONS)/%/.installed: pyproject.toml | $(UV)
+	$(UV) pip compile --quiet --no-build --resolution $* --extra dev --python $(FROM) pyproject.toml -o $(VERSIONS)/$*.txt
+	$(UV) venv --quiet --clear --python $(FROM) $(VERSIONS)/$*
+	$(UV) pip install --quiet --no-build --python $(VERSIONS)/$*/bin/python -r $(VERSIONS)/$*.txt
+	$(UV) pip install --quiet --no-deps --python $(VERSIONS)/$*/bin/python -e .
+	@touch $@
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
