@@ -140,7 +140,7 @@ def _is_abandoned(folder: os.DirEntry[str]) -> bool:
     with contextlib.suppress(OSError):
         if folder.is_dir(follow_symlinks=False) and folder.stat(follow_symlinks=False).st_uid == os.geteuid():
             owner = _read(Path(folder.path, _SCRATCH_OWNER))
-            return owner is not None and owner.is_alive() is False
+            return owner is not None and owner.boot != "" and owner.is_alive() is False
     return False
 
 

@@ -69,9 +69,9 @@ class CachedTars:
     def hold(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, CachedFile]:
         """Return open tars that have some samples (of the split, with the tars' numbers), fetched where necessary.
 
-        Where the cache is too small for them, or its disk is full, they are in memory instead. Bytes that do not match the table, time after
-        time, are left out, and the sample is in :attr:`damaged`. Raises ``StoreError`` where the store fails,
-        ``PetsegError`` where the cache cannot be used.
+        Where the cache is too small for them, or its disk is full, they are in memory instead. Bytes that do not match
+        the table, time after time, are left out, and the sample is in :attr:`damaged`. Raises ``StoreError`` where the
+        store fails, ``PetsegError`` where the cache cannot be used.
         """
         held = {shard: self._find(shard) for shard in set(shards)}
         if self._missing(held, shards, indices):

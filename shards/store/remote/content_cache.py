@@ -143,10 +143,11 @@ class ContentCache:
         for kind in ("", ".ranges"):
             _discard(self.path(sha256, kind))
 
-    def make_room(self, needed: int, *, release: Callable[[], None]) -> None:
+    def make_room(self, needed: int, *, release: Callable[[], None], into: int | None = None) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
 
-        Sizes are added up anew when the bound may be reached, since other processes add files too.
+        Sizes are added up anew when the bound may be reached, since other processes add files too. ``into``, the
+        descriptor of the file that they are fetched into, gives it its size at once, so that it counts from now on.
         Raises ``PetsegError`` if everything that is left is in use.
         """
         with self._lock:
@@ -155,14 +156,19 @@ class ContentCache:
             current = added < max(LEAST_BYTES, self.most_bytes >> 6)
             if current and known + added + needed <= self.most_bytes:
                 self._state["added"] = added + needed
-                return
-            used = self._remove_until(self.most_bytes - needed, release)
-            self._state.update(used=used, added=needed)
-        if used + needed > self.most_bytes:
-            raise CacheTooSmallError(
-                f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
-                f"{self.most_bytes} are in use; give more with --cache-bytes"
-            )
+            else:
+                used = self._remove_until(self.most_bytes - needed, release)
+                self._state.update(used=used, added=needed)
+                if used + needed > self.most_bytes:
+                    raise CacheTooSmallError(
+                        f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
+                        f"{self.most_bytes} are in use; give more with --cache-bytes"
+                    )
+            if into is not None:
+                try:
+                    os.ftruncate(into, needed)
+                except OSError as error:
+                    raise self.failure(error) from None
 
     def shrink(self, by: int, *, release: Callable[[], None]) -> None:
         """Remove so many bytes of what nobody uses, on a disk that is full before the bound is reached."""
@@ -171,7 +177,7 @@ class ContentCache:
 
     def used_bytes(self) -> int:
         """Return the space that the cache's files take on the disk."""
-        return sum(status.st_blocks * 512 for _, status in self._entries())
+        return sum(_space(*entry) for entry in self._entries())
 
     def _remove_until(self, most: int, release: Callable[[], None]) -> int:
         """Remove unused files, the least recently used first, until they take at most so many bytes; return how many.
@@ -179,14 +185,14 @@ class ContentCache:
         Files that are being fetched count, and are removed only where their process has ended.
         """
         entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime_ns)
-        used = sum(status.st_blocks * 512 for _, status in entries)
+        used = sum(_space(*entry) for entry in entries)
         if used > most:
             release()
         for path, status in entries:
             if used <= most:
                 break
             if self._remove_unused(path):
-                used -= status.st_blocks * 512
+                used -= _space(path, status)
         return used
 
     def _remove_unused(self, path: Path) -> bool:
@@ -253,6 +259,11 @@ class ContentCache:
         if error.errno in FULL:
             return CacheTooSmallError(f"{what}; free some space, or choose another disk with --cache")
         return PetsegError(f"{what}; choose another folder with --cache")
+
+
+def _space(path: Path, status: os.stat_result) -> int:
+    """Return the bytes that a file takes on the disk, or will take."""
+    return max(status.st_blocks * 512, status.st_size if path.name.endswith(".fetch") else 0)
 
 
 def _discard(path: Path) -> None:

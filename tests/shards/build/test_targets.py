@@ -132,6 +132,12 @@ def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path)
         ({"split": "random", "fractions": (1.5, -0.5, 0.0)}, "between 0 and 1"),
         ({"split": "random", "fractions": (float("nan"), 0.5, 0.5)}, "between 0 and 1"),
         ({"val_fraction": 2.0}, "between 0 and 1"),
+        ({"split": "random", "fractions": "xyz"}, "fractions 'xyz': give three numbers"),
+        ({"split": "random", "fractions": (1.0,)}, "give three numbers"),
+        ({"seed": 2**70}, "--seed 1180591620717411303424: give a whole number of at most 63 bits"),
+        ({"seed": 1.5}, "--seed 1.5: give a whole number"),
+        ({"samples_per_shard": 2**64}, "--samples-per-shard 18446744073709551616: give a whole number"),
+        ({"max_pixels": True}, "--max-pixels True: give a whole number"),
     ],
 )
 def test_options_that_do_not_go_together(changes: dict[str, object], message: str) -> None:

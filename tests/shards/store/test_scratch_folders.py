@@ -59,7 +59,7 @@ def other(owner: Owner, **changed: object) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(owner, **changed))
 
 
-@pytest.mark.parametrize("what", ["machine", "boot", "user", "name", "no owner", "damaged", "link"])
+@pytest.mark.parametrize("what", ["machine", "boot", "no boot", "user", "name", "no owner", "damaged", "link"])
 def test_what_may_be_in_use_elsewhere_stays(what: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed()
     (folder,) = place.iterdir()
@@ -68,6 +68,9 @@ def test_what_may_be_in_use_elsewhere_stays(what: str, place: Path, monkeypatch:
         file.write_bytes(other(owner, host="another"))
     elif what == "boot":
         file.write_bytes(other(owner, boot="another"))
+    elif what == "no boot":  # without /proc, process numbers may be those of another container
+        monkeypatch.setattr("shards.store.owner_files._boot", str)
+        file.write_bytes(other(owner, boot=""))
     elif what == "user":
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     elif what == "name":
