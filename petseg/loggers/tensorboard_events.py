@@ -34,7 +34,8 @@ class TensorBoardLogger:
         content: list[dict[str, Any]] = [{"file_version": "brain.Event:2"}]
         if self._run.parameters:
             rows = "\n".join(f"| {name} | `{value}` |" for name, value in self._run.parameters.items())
-            content.append({"summary": text("parameters", f"| option | value |\n|---|---|\n{rows}")})
+            table = f"| option | value |\n|---|---|\n{rows}"
+            content.append({"summary": text("parameters", table)})  # type: ignore[no-untyped-call]
         for entry in history:
             content += self._curves(entry)
         with naming(self._folder):
@@ -55,7 +56,8 @@ class TensorBoardLogger:
         from torch.utils.tensorboard.summary import scalar
 
         values = epoch_values(entry, self._run.classes)
-        return [{"summary": scalar(name, value), "step": entry["epoch"]} for name, value in values.items()]
+        summaries = (scalar(name, value) for name, value in values.items())  # type: ignore[no-untyped-call]
+        return [{"summary": summary, "step": entry["epoch"]} for summary in summaries]
 
     def add_files(self, files: Sequence[Path]) -> None:
         """Events hold no files."""
