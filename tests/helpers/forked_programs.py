@@ -239,7 +239,8 @@ def fork_ranks_of_torchrun(command: list[str]) -> dict[str, Any] | None:
         return serve(theirs)
     theirs.close()
     _server = os.getpid(), ours
-    subprocess_handler.Popen = ForkedPopen
+    subprocess_handler.Popen = ForkedPopen  # in torch 2.4 it is subprocess.Popen
+    subprocess_handler.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": ForkedPopen})
     return None
 
 
