@@ -102,11 +102,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def network_text(self) -> str:
-        """The network, and what its encoder starts from, for messages: ``unet with resnet34 from noise``."""
+        """The network, and what its encoder starts from, in this order: ``unet with resnet34 from noise``."""
         if self.model.encoder == NO_ENCODER:
             return self.model.name
-        start = Path(self.encoder_weights).name if self.encoder_weights != NO_WEIGHTS else self.init_from or "noise"
-        return f"{self.model.name} with {self.model.encoder} from {start}"
+        weights = Path(self.encoder_weights).name if self.encoder_weights != NO_WEIGHTS else None
+        starts = [start for start in (weights, self.init_from) if start]
+        return f"{self.model.name} with {self.model.encoder} from {', then '.join(starts) or 'noise'}"
 
     def validates(self, epoch: int) -> bool:
         """Whether an epoch (from 0) ends with a validation."""

@@ -45,6 +45,8 @@ def test_an_encoder_with_weights_has_a_recipe_of_its_own() -> None:
         assert {name: getattr(given, name) for name in own} == own
     assert Path(recipe.encoder_weights) == Path.cwd() / "w.pth"
     assert recipe.network_text == "unet with resnet18 from w.pth"
+    both = msgspec.structs.replace(recipe, init_from="/runs/a")  # whose encoder replaces the file's, if it has one
+    assert both.network_text == "unet with resnet18 from w.pth, then /runs/a"
 
 
 def test_the_encoders_of_version_1_are_torchvisions() -> None:
