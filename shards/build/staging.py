@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, listed
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
 from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
@@ -34,6 +34,7 @@ from shards.store.refusals import lock_at_once, rename_folder, set_mode
 WORK = ".work"
 PLAN = "plan"
 OWNER_ENDING = ".owner"
+_SHOWN = 3  # names in a message
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -96,9 +97,9 @@ class Staging:
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
         Raises ``UsageError`` if the folder holds something that no build created.
         """
-        strangers = foreign_files(self.folder)
+        strangers = listed(foreign_files(self.folder), most=_SHOWN)
         if strangers and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files that no build created ({_few(strangers)}); move them away")
+            raise UsageError(f"{self.folder} holds files that no build created ({strangers}); move them away")
         set_mode(self.folder, 0o755, folder=self.folder)
         if self.plan == digest.encode("ascii"):
             return False
@@ -171,10 +172,10 @@ def check_target(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
-        strangers = foreign_files(out)
+        strangers = listed(foreign_files(out), most=_SHOWN)
         # Without a manifest but with .work: being copied when it was killed, where folders cannot be renamed.
         if strangers or not ((out / MANIFEST_NAME).exists() or (out / WORK).is_dir()):
-            what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
+            what = f"files that are not part of a shard set ({strangers})" if strangers else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
@@ -229,7 +230,3 @@ def _exchange(first: Path, second: Path) -> bool:
     if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
         return False
     raise OSError(code, os.strerror(code), str(second))
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
