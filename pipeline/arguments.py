@@ -54,7 +54,7 @@ def resolve_device(device: "str | torch.device") -> "torch.device":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise UsageError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
     if chosen.type not in ("cpu", "cuda"):
         raise UsageError(f"device {str(device)!r} is not supported; use auto, cpu, cuda or cuda:N")

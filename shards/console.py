@@ -97,7 +97,7 @@ class FriendlyMixin:
             # click turns KeyboardInterrupt into Abort; the notes are on the exception that it was raised from.
             notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
             fail("; ".join(["interrupted", *notes]), INTERRUPTED)
-        except PetsegError as error:
+        except (PetsegError, TerminatedError) as error:
             fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
         except BrokenPipeError:
             # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.

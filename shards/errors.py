@@ -26,8 +26,11 @@ class UsageError(PetsegError):
     exit_code = 2
 
 
-class TerminatedError(PetsegError):
-    """SIGTERM or SIGHUP arrived; the exit code is the shell's for that signal."""
+class TerminatedError(BaseException):
+    """SIGTERM or SIGHUP arrived; the exit code is the shell's for that signal.
+
+    As KeyboardInterrupt it is no ``Exception``: libraries, and the checks of damaged files, catch those and go on.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bench.core.machine import drop_from_page_cache, resident_share, return_free_memory
 from bench.core.output_check import check_epoch, collect_reference, judge
 from bench.core.rounds import Subject
-from bench.core.stopwatch import HALF, Stopwatch, warm_up
+from bench.core.stopwatch import Stopwatch, warm_up
 from bench.core.subject_process import SubjectProcess
 from bench.peers import OURS, PEERS
 from bench.peers.job import Job
@@ -65,7 +65,7 @@ class LoaderServer:
         """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
 
         Returns:
-            the repeat; after how many windows the speed no longer rose, at least one; whether it was steady.
+            the repeat; after how many windows the speed no longer rose; whether it was steady.
         """
 
         def window() -> float:
@@ -74,7 +74,7 @@ class LoaderServer:
         steady = True
         if windows is None:
             windows, steady = warm_up(window, most_seconds=40 * WINDOW * seconds)
-            windows = max(1, windows - 2 * HALF)
+            windows = max(0, windows - 2)
         else:
             self._watch.run(1)  # starts the workers
             for _ in range(windows):

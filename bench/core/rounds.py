@@ -64,9 +64,12 @@ S = TypeVar("S", bound=Subject)
 
 
 def run_rounds(
-    subjects: Sequence[S], *, repeats: int, seed: int, parts: PartSeconds, skipped: list[Skipped]
-) -> list[S]:
+    subjects: Sequence[S], *, repeats: int, seed: int, parts: PartSeconds, skipped: list[Skipped],
+    goes_on: Callable[[S], bool] = lambda _: True,
+) -> list[S]:  # fmt: skip
     """Let subjects take ``repeats`` turns each, in random order in each round, spread over several processes.
+
+    One that does not go on after a round takes no more turns; what it has measured counts.
 
     Repeats within one process are not independent: what its memory layout or its scheduling cost, all of them pay.
     Processes start as many at a time as there are cores; what follows, they do one after another.
@@ -82,7 +85,7 @@ def run_rounds(
             with parts.part("start", message), ThreadPoolExecutor(usable_cores()) as pool:
                 list(pool.map(_start, processes))
             for turn in range(repeats * number // count, repeats * (number + 1) // count):
-                for subject in order.sample(alive, len(alive)):
+                for subject in filter(goes_on, order.sample(alive, len(alive))):
                     subject.number, message = number, f"round {turn + 1} of {repeats}: {subject.name}"
                     try:
                         with parts.part("open", message):

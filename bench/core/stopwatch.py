@@ -15,8 +15,7 @@ from bench.peers.job import Job
 from bench.peers.peer import Delivered, Peer
 from bench.results.records import GpuCost, Repeat
 
-HALF = 2  # windows that are compared with as many before them
-GAIN = 1.05  # steady: not more than 5 % faster than before
+GAIN = 1.05  # steady: not more than 5 % faster than the window before
 GROWTH = 4  # a window has at most so many times the epochs of the one before
 
 B = TypeVar("B")
@@ -110,11 +109,11 @@ class Stopwatch:
 
 
 def is_steady(rates: Sequence[float]) -> bool:
-    """Return whether the last two windows' images/s are at most 5 % more than those of the two before them.
+    """Return whether the last window's images/s are at most 5 % more than those of the one before.
 
     A trend is looked for: on a machine with neighbours the speed never stops to vary, but it stops to rise.
     """
-    return len(rates) >= 2 * HALF and sum(rates[-HALF:]) <= GAIN * sum(rates[-2 * HALF : -HALF])
+    return len(rates) >= 2 and rates[-1] <= GAIN * rates[-2]
 
 
 def warm_up(window: Callable[[], float], *, most_seconds: float) -> tuple[int, bool]:

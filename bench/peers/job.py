@@ -8,7 +8,8 @@ from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, Size
 from shards.format.labels import Labels
 
-PROCESSES = "processes"  # in place of an engine's name: petseg's loader with engine "torch" in worker processes
+# In place of an engine's name: petseg's loader with engine "torch" in worker processes, or with decode="scaled".
+PROCESSES, SCALED_DECODING = "processes", "scaled"
 
 
 class FileListing(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cores: int  # that this process may use
     mask: str = "onehot"  # (B, N, H, W), or "index" (B, H, W), as in petseg.Loader
     device: str = "cpu"  # or "cuda"
-    engine: str = ""  # of petseg's own loader, or PROCESSES; empty for others
+    engine: str = ""  # of petseg's own loader, or PROCESSES or SCALED_DECODING; empty for others
     address: str = ""  # of the data in an object store, in place of a folder here
     cache: str = ""  # a folder for what is fetched from there
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare

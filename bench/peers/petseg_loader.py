@@ -4,19 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.job import PROCESSES, Job
-from bench.peers.peer import Delivered, Peer, split_bytes
+from bench.peers.job import PROCESSES, SCALED_DECODING, Job
+from bench.peers.peer import SCALED, Caveat, Delivered, Peer, split_bytes
 from shards.format.layout import STORAGES, table_name
 
 
 class PetsegPeer(Peer):
-    """:class:`pipeline.loader.Loader` with its defaults, or with worker processes."""
+    """:class:`pipeline.loader.Loader` with its defaults, with worker processes, or with scaled decoding."""
 
     name, storages, augments, needs, ours = "petseg", STORAGES, True, "pipeline.loader", True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._in_processes = job.engine == PROCESSES
+
+    @classmethod
+    def caveats_on(cls, job: Job) -> list[Caveat]:
+        return [SCALED] if job.engine == SCALED_DECODING else []
 
     def worker_counts(self) -> tuple[int, ...]:
         return super().worker_counts() if self._in_processes else ()
@@ -25,12 +29,14 @@ class PetsegPeer(Peer):
         from pipeline.loader import Loader
 
         job, self._workers, in_processes = self.job, workers, self._in_processes
+        scaled = job.engine == SCALED_DECODING
         self._loader = Loader(
             job.address or job.shards, cache=job.cache or None, split=job.split, batch_size=job.batch_size,
             size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
             mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else workers or None,
             processes=(workers or job.cores) if in_processes else 0,
-            engine=cast(Any, "torch" if in_processes else job.engine or "auto"),
+            engine=cast(Any, "torch" if in_processes or scaled else job.engine or "auto"),
+            decode="scaled" if scaled else "full",
         )  # fmt: skip
 
     def discard_prefetched(self) -> None:

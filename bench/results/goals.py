@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from bench.peers.job import PROCESSES
+from bench.peers import PEERS
+from bench.peers.job import PROCESSES, SCALED_DECODING
+from bench.peers.peer import SCALED
 from bench.results.records import BASELINE, BuildLine, Limit, LoaderLine, Results
 
 STATED_FOR = {"size": "128", "batch_size": 32, "fit": "stretch"}  # loaders
@@ -28,16 +30,24 @@ class Goal(NamedTuple):
 
 
 MAKING = {"source": "decoding alone", "jpeg": "decoding, resizing, encoding", "raw": "decoding and resizing"}
+# In place of a peer's name: the fastest of the others with the same work, and of those that decode at a reduced scale.
+BEST, BEST_SCALED = "best", "best, scaled"
+AGAINST = {BASELINE: "the tutorial", BEST: "the best other loader", BEST_SCALED: "the best other that does so"}
+SCALED_TITLE = 'evaluation, one-hot, `decode="scaled"`'
 LOADER_GOALS = tuple(
-    Goal(f"`{storage}`, {title}", f"petseg {storage}{work}", f"{BASELINE} source{work}", factor,
-         f"{factor:g}x the tutorial")
-    for storage, work, title, factor in (
-        ("source", "", "evaluation, one-hot", 2.5),
-        ("jpeg", "", "evaluation, one-hot", 30),
-        ("raw", " index", "evaluation, class index", 300),
-        ("raw", "", "evaluation, one-hot", 200),
-        ("jpeg", " augmented", "training augmentation, one-hot", 15),
-        ("raw", " augmented", "training augmentation, one-hot", 40),
+    Goal(f"`{storage}`, {title}", f"petseg {storage}{work}",
+         f"{peer} {'source' if peer == BASELINE else storage}{work.removeprefix(' scaled')}", factor,
+         f"{factor:g}x {AGAINST[peer]}")
+    for storage, work, title, peer, factor in (
+        ("source", "", "evaluation, one-hot", BEST, 1.3),
+        ("source", " scaled", SCALED_TITLE, BEST_SCALED, 1.5),
+        ("source", " scaled", SCALED_TITLE, BASELINE, 2.5),
+        ("source", " cold", "evaluation, one-hot, cold cache", BEST, 1.2),
+        ("jpeg", "", "evaluation, one-hot", BEST, 1.25),
+        ("raw", "", "evaluation, one-hot", BEST, 1.5),
+        ("raw", " index", "evaluation, class index", BEST, 1.5),
+        ("jpeg", " augmented", "training augmentation, one-hot", BASELINE, 25),
+        ("raw", " augmented", "training augmentation, one-hot", BASELINE, 60),
     )
 )  # fmt: skip
 GOALS = (
@@ -92,13 +102,19 @@ def ratio_text(times: float) -> str:
 
 
 def _measured(results: Results) -> dict[str, Measured]:
-    """Name every value that a goal may compare. The faster of petseg's engines on the CPU stands for it: the tutorial's
-    DataLoader has its best number of workers, too.
+    """Name every value that a goal may compare. The faster of petseg's engines on the CPU stands for it: the others
+    have their best number of workers, too.
     """
     found: dict[str, Measured] = {}
     for line in sorted(results.lines, key=lambda line: line.rate):
-        how = f" with {line.workers} processes" if line.work.engine == PROCESSES else ""
-        found[replace(line.work, engine="").name] = Measured(line.rate, f"{line.rate:,.0f}{how}", line)
+        work, rate = line.work, f"{line.rate:,.0f}"
+        how = f" with {line.workers} processes" if work.engine == PROCESSES else ""
+        scaled = work.engine == SCALED_DECODING
+        found[(work if scaled else replace(work, engine="")).name] = Measured(line.rate, rate + how, line)
+        if not PEERS[work.peer].ours:
+            found[replace(work, peer=BEST).name] = Measured(line.rate, f"{rate} by {work.peer}", line)
+            if SCALED.text in line.caveats:
+                found[replace(work, peer=BEST_SCALED).name] = found[replace(work, peer=BEST).name]
     found |= {limit.name: Measured(limit.rate, f"{limit.rate:,.0f}") for limit in results.limits}
     for packing in (line for line in results.build if line.limit):
         storage = packing.limit.removeprefix("make ")

@@ -34,7 +34,7 @@ FETCH = "From an object store: single samples (range) or whole shards."
 @click.option("--fetch", type=click.Choice(["auto", "range", "shard"]), default="auto", show_default=True, help=FETCH)
 @click.option("--cache", type=PathArgument(), help=CACHE)
 @click.option("--cache-bytes", help="Most that --cache may hold, such as 200GB.  [default: half of what is free]")
-@click.option("--split", default="test", show_default=True, help="Which of its splits: train, val or test.")
+@click.option("--split", help="Which of its splits: train, val or test.  [default: test]")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Does not influence the scores.")
 @click.option(
     "--original-resolution",
@@ -65,6 +65,7 @@ def evaluate(
     fetch: "Fetch",
     cache: Path | None,
     cache_bytes: str | None,
+    split: str | None,
     table: Path | None,
     compare: bool,
     page: Path | None,
@@ -81,10 +82,12 @@ def evaluate(
     """
     from shards.format.dataset import ShardSet
 
+    options["split"] = split or "test"
     stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
         if table is not None:
             raise click.UsageError("--csv is for one RUN, without --compare")
+        _expect_used(shards, split, cache, cache_bytes)
         data = None if shards is None else ShardSet.open(shards, **stored)
         place = page or Path("comparison.html")
         _compare(runs, place, shards=data, overwrite=overwrite, options=options)
@@ -122,6 +125,13 @@ def evaluate(
         say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
+
+
+def _expect_used(shards: str | Path | None, *options: object) -> None:
+    if shards is None and any(option is not None for option in options):
+        raise click.UsageError(
+            "--split, --cache and --cache-bytes are for --shards; without it runs are compared by their validations"
+        )
 
 
 def _compare(

@@ -81,10 +81,10 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
         exported = export_onnx(predictor, file, options=chosen, overwrite=overwrite)
         facts = {"card": str(exported.card), "largest_difference": exported.largest_difference}
         size_bytes = exported.bytes
-        text = (
-            f"its model card is {exported.card}; onnxruntime's {chosen.output} differ from torch's by at most "
-            f"{exported.largest_difference:.1e}"
-        )
+        difference = f"differ from torch's by at most {exported.largest_difference:.1e}"
+        if chosen.output == "classes":
+            difference = f"are torch's, where scores differ by more than {exported.largest_difference:.1e}"
+        text = f"its model card is {exported.card}; onnxruntime's {chosen.output} {difference}"
     if as_json:
         print_json({"file": str(file), "bytes": size_bytes, **facts})
     else:

@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
 from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
+from petseg.nets.timm_encoders import constant_padding
 from shards.errors import PetsegError, UsageError, first_line
 from shards.format.geometry import Size, size_text
 from shards.store.atomic import write_atomically
+from shards.store.owner_files import scratch_folder
 
 INPUT = "image"
 # Both compute in fp32, but add in another order; logits are of the order of 10, probabilities of 1.
@@ -110,20 +111,28 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
     if network.options.input_size != "fixed":
         least = MIN_SIZE if network.options.input_size == "any" else 2
         dimensions |= {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            network,
-            (example,),
-            target,
-            input_names=[INPUT],
-            output_names=[network.options.output],
-            dynamic_shapes={"image": dimensions},
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    with _quiet(), constant_padding(), scratch_folder("export") as folder:
+        target = folder / "model.onnx"
+        try:
+            torch.onnx.export(
+                network,
+                (example,),
+                target,
+                input_names=[INPUT],
+                output_names=[network.options.output],
+                dynamic_shapes={"image": dimensions},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            if isinstance(error, OSError | MemoryError):  # the machine's fault
+                raise
+            raise PetsegError(
+                f"torch's exporter cannot follow the network ({first_line(error)}); nothing was written. Try "
+                "--input-size fixed; a FILE.safetensors can be written of every network"
+            ) from None
         model = onnx.load(target)
     onnx.checker.check_model(model, full_check=True)
     found = {each.domain: each.version for each in model.opset_import}.get("")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
 
     Raises ``UsageError`` if the device cannot compute in this precision.
     """
+    if precision not in get_args(Precision):
+        raise UsageError(f"--precision {precision!r}: choose from {', '.join(get_args(Precision))}")
     if device.type == "cpu":
         if sys.platform == "linux" and not _CPU_FACTS.exists():  # else: "Your CPU does not support FBGEMM", in a step
             raise PetsegError(

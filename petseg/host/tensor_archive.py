@@ -2,35 +2,50 @@
 
 ``torch.load(weights_only=True)`` runs no code, but it inflates whatever is compressed, builds tensors that are larger
 than the file, and advises to switch its protection off. So the archive is checked before torch opens it, and what torch
-returns is checked before anything uses it.
+returns is checked before anything uses it. That both see the same archive is checked, too: where a zip file's directory
+is, Python and torch find out in different ways.
 """
 
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+_ZIP = b"PK\x03\x04"
+_OLD_PICKLES = 5  # in a file without an archive: a magic number, the version, the system, the content, its storages
 _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
 _MOST_VALUES = 1_000_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_LEVELS = 8  # dictionaries and lists within each other
-_PLAIN_OBJECTS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+_PLAIN_OBJECTS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage"
+)
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, *, old: bool = False) -> Any:
     """Return the content of a ``torch.save`` file, on the CPU: dictionaries, lists, numbers, text and tensors.
+
+    ``old``: also of one that is no zip archive, as torch wrote them before version 1.6.
 
     Raises ``ValueError`` with what is wrong if the file is anything else, is damaged, or would take more memory than
     its own size; torch's own errors are of any type.
     """
-    with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
-        pickled = _check_archive(archive, size=path.stat().st_size)
-    _check_pickle(pickled)
+    with path.open("rb") as handle:
+        if old and handle.read(len(_ZIP)) != _ZIP:  # this is how torch tells them apart
+            handle.seek(0)
+            for _ in range(_OLD_PICKLES):
+                _check_pickle(handle)
+        else:
+            with zipfile.ZipFile(handle) as archive:
+                pickled = _check_archive(archive, size=path.stat().st_size)
+                _expect_one_directory(handle, archive.start_dir)
+            _check_pickle(pickled)
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own words advise to switch the protection off
@@ -90,7 +105,26 @@ def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
         raise ValueError("it is a zip file of something else") from None
 
 
-def _check_pickle(pickled: bytes) -> None:
+def _expect_one_directory(handle: IO[bytes], found: int) -> None:
+    """Raise ``ValueError`` unless the archive says that its directory is where Python has found it, at ``found``.
+
+    Python takes what stands before the end record; torch goes to the offset in that record, or in its 64-bit one, which
+    it finds by another offset. See sections 4.3.14 to 4.3.16 of PKWARE's APPNOTE.TXT.
+    """
+    at = handle.seek(0, 2) - 98
+    handle.seek(max(at, 0))
+    tail = handle.read().rjust(98, b"\0")
+    large, locator, end = tail[:56], tail[56:76], tail[76:]
+    if locator[:4] == b"PK\x06\x07":
+        (offset,), (place,) = struct.unpack("<Q", large[48:]), struct.unpack("<Q", locator[8:16])
+        sound = large[:4] == b"PK\x06\x06" and place == at
+    else:
+        (offset,), sound = struct.unpack("<L", end[16:20]), True
+    if not (sound and end[:4] == b"PK\x05\x06" and end[20:] == b"\0\0" and offset == found):
+        raise ValueError("it is a zip file of something else")
+
+
+def _check_pickle(pickled: bytes | IO[bytes]) -> None:
     """Look at the pickle's operations, without executing them: no object but tensors and dictionaries is made."""
     for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
         if count > _MOST_OPERATIONS:

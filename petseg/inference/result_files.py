@@ -15,8 +15,8 @@ from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME
-from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, sync_folder
-from shards.store.refusals import create_file, flush_file, rename_file, set_mode
+from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, create_file, naming, sync_folder
+from shards.store.refusals import flush_file, rename_file, set_mode
 
 MASK = ".png"
 OVERLAY = ".overlay.png"

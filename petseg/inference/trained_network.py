@@ -26,7 +26,7 @@ from petseg.inference.network_inputs import (
 from petseg.inference.probabilities import class_probabilities, resize_probabilities, resized_strips
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
-from petseg.runs.checkpoint import expect_weights_of, load_checkpoint, load_weights
+from petseg.runs.checkpoint import expect_weights_of, load_checkpoint
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
 from petseg.runs.run_folder import find_checkpoint
@@ -257,10 +257,10 @@ def load(
     path = find_checkpoint(Path(run))
     checkpoint = load_checkpoint(path)
     recipe = checkpoint.recipe
-    with torch.device("meta"):
+    with torch.device("meta"):  # first, since what a checkpoint says that its network is may be huge
         expect_weights_of(build_model(recipe.model), checkpoint.weights, source=path)
     model = build_model(recipe.model)
-    load_weights(model, checkpoint.weights, source=path)
+    model.load_state_dict(checkpoint.weights)
     model = place(model.eval(), placement.device)
     return Predictor(
         model,

@@ -13,9 +13,10 @@ from typing import Any
 from petseg.loggers.logged_ids import LoggedId, read_id, write_id
 from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.runs.history import History
+from shards.errors import PetsegError
 
 _SERVICE = "mlflow"
-_DATABASE = "sqlite:///"
+_DATABASE, _FILE = "sqlite:///", "mlflow.db"  # MLflow's default, in the working directory
 _METRICS, _PARAMETERS = 1000, 100  # MLflow's limits of one request
 _LONGEST_VALUE = 500  # of a parameter, in servers of version 1 and 2
 _FORBIDDEN = re.compile(r"[^\w.\- :]")
@@ -40,7 +41,7 @@ class MlflowLogger:
 
         folder = self._run.folder
         kept = read_id(folder, _SERVICE)
-        address = None if kept is None or "MLFLOW_TRACKING_URI" in os.environ else kept.address
+        address = "" if kept is None or "MLFLOW_TRACKING_URI" in os.environ else _expect_local(kept.address)
         self._client = MlflowClient(address or None)
         self._id = self._existing(kept) or self._create()
         points = self._client.get_metric_history(self._id, "epoch")
@@ -115,6 +116,16 @@ def metric_names(classes: Sequence[str]) -> tuple[str, ...]:
 def _parts(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), length):
         yield items[start : start + length]
+
+
+def _expect_local(address: str) -> str:
+    """Return the address in a run's folder if it is MLflow's local database; raise ``PetsegError`` for another one.
+
+    The folder may be anybody's: only the environment says to which server the metrics, and its password, are sent.
+    """
+    if address and not (address.startswith(_DATABASE) and Path(address.removeprefix(_DATABASE)).name == _FILE):
+        raise PetsegError(f"this run was logged to {address}; to go on there, set MLFLOW_TRACKING_URI to that")
+    return address if Path(address.removeprefix(_DATABASE)).is_file() else ""
 
 
 def _absolute(address: str) -> str:

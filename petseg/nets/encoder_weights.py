@@ -1,8 +1,6 @@
 """Weights that an encoder starts from: timm's ImageNet weights, or a file with timm's names."""
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,18 +77,11 @@ def read_state(path: Path) -> State:
             from safetensors.torch import load_file
 
             document: Any = load_file(path)
-        elif zipfile.is_zipfile(path):
-            document = read_tensors(path)
-        else:  # as torch wrote files before version 1.6
-            document = torch.load(path, map_location="cpu", weights_only=True)
-        check_values(document)
+            check_values(document)
+        else:
+            document = read_tensors(path, old=True)
     except ImportError:
         raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
-    except pickle.UnpicklingError:  # torch's own text advises to switch its protection off
-        raise UsageError(
-            f"--encoder-weights {path} is neither safetensors nor a state_dict: it is damaged, or holds Python "
-            "objects, which petseg never loads, because loading them can run any code"
-        ) from None
     except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zip files to unpickling
         raise UsageError(
             f"--encoder-weights {path} is neither safetensors nor a state_dict ({first_line(error)})"

@@ -3,14 +3,19 @@
 timm (Wightman 2019, "PyTorch Image Models") is imported when an encoder is first asked for: it is an extra, and slow.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
 import logging
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from petseg.nets.model_config import Norm
@@ -174,6 +179,33 @@ def parameters_of_levels(name: str, *, stride: int) -> set[str]:
             found.add(names[parameter])
         waiting += [following for following, _ in function.next_functions]
     return found
+
+
+@contextlib.contextmanager
+def constant_padding() -> Iterator[None]:
+    """Let timm's layers with TensorFlow's "same" padding (tf_efficientnet_lite0, BiT) pad without looking at the sides.
+
+    Of symbolic sides an exporter would carry the padding of every layer in those of all later ones: it never ends.
+    Sides that are multiples of the encoder's stride, as here, are multiples of each layer's stride, too. Then the
+    padding, max(0, (ceil(side / stride) - 1) stride + (kernel - 1) dilation + 1 - side), depends on no side.
+    """
+
+    def pad(
+        x: torch.Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        dilation: Sequence[int] = (1, 1),
+        value: float = 0,
+    ) -> torch.Tensor:
+        high, wide = (max(0, (k - 1) * d + 1 - s) for k, s, d in zip(kernel, stride, dilation, strict=True))
+        return F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2), value=value)
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("timm.layers.")]
+    with contextlib.ExitStack() as patches:
+        for module in modules:
+            if hasattr(module, "pad_same"):
+                patches.enter_context(mock.patch.object(module, "pad_same", pad))
+        yield
 
 
 def silence_timm() -> None:

@@ -26,7 +26,8 @@ def draw_run(run: Path, *, data: ShardSet, placement: Placement, seconds: float)
     predictor = load(run, device=str(placement.device), precision=placement.precision)
     write_atomically(run / CURVES, draw_curves(history, labels=predictor.labels))
     samples = [predict_sample(predictor, split, index) for index in spread_indices(_GALLERY_ROWS, len(split))]
-    title = f"{printable(run.name)}: images of the {split.name} split, the best epoch's weights"
+    title = f"{printable(run.name)}: images of the {split.name} split, the best epoch's weights\n"
+    title += "mean IoU: of each image alone, at its stored size"
     write_atomically(run / GALLERY, draw_gallery(samples, labels=predictor.labels, title=title))
     evaluation = evaluate_predictor(predictor, data, split=split.name)
     page = render_report(run, history=history, predictor=predictor, split=split, evaluation=evaluation, seconds=seconds)

@@ -44,7 +44,7 @@ def _figure(samples: Sequence[PredictedSample], labels: Labels, title: str) -> F
             axes.imshow(panel, cmap="gray", vmin=0, vmax=255 if panel.ndim == 2 else None, aspect="equal")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("#bbbbbb")
-        row[0].set_ylabel(shown_name(sample.key, 24), fontsize=9)
+        row[0].set_xlabel(shown_name(sample.key, 24), fontsize=8)  # below: beside a flat panel it would not fit
         row[2].set_xlabel(f"mean IoU {sample.mean_iou:.2f}", fontsize=9)
     for axes, text in zip(grid[0], columns, strict=True):
         axes.set_title(text, fontsize=10)

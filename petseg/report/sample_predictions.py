@@ -25,7 +25,7 @@ class PredictedSample:
     image: Pixels  # uint8 (H, W, 3)
     truth: Pixels  # class indices 0..N-1 and 255, ignored: uint8 (H, W)
     prediction: Prediction  # at the same size
-    mean_iou: float  # of this image alone, at its original resolution
+    mean_iou: float  # of this image alone, at its stored size
 
     @property
     def pixels(self) -> npt.NDArray[np.int64]:

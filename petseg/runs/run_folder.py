@@ -128,12 +128,15 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a run's metrics.jsonl, one entry per finished epoch; ``CheckpointError`` if it is missing or damaged."""
+def read_metrics(path: Path, *, classes: int | None = None) -> list[dict[str, Any]]:
+    """Read a run's metrics.jsonl, one entry per finished epoch; ``CheckpointError`` if it is missing or damaged.
+
+    ``classes``: how many the network predicts, where that is known.
+    """
     file = path / METRICS
     try:
         history = [msgspec.json.decode(line) for line in read_regular(file).splitlines()]
-        check_history(history)
+        check_history(history, classes=classes)
     except FileNotFoundError:
         raise CheckpointError(f"{path} contains no metrics (no {METRICS})") from None
     except OSError as error:
@@ -166,12 +169,11 @@ class _ConfigFacts(msgspec.Struct):
 
 def read_comparable(path: Path, *, classes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Read a run's metrics and config.json; ``CheckpointError`` too if one lacks what a page about several runs has."""
-    history, config = read_metrics(path), read_config(path)
+    history, config = read_metrics(path, classes=classes), read_config(path)
     try:
-        check_history(history, classes=classes)
         msgspec.convert(config, _ConfigFacts)
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path}: {METRICS} or {CONFIG} is damaged: {first_line(error)}") from None
+        raise CheckpointError(f"{path / CONFIG} is damaged: {first_line(error)}") from None
     return history, config
 
 

@@ -21,7 +21,7 @@ from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.cuda_graph import chooses_graph
 from petseg.training.guard import DivergenceGuard
 from petseg.training.losses import balanced_class_weights
-from petseg.training.progress import Progress
+from petseg.training.progress import Progress, read_progress
 from petseg.training.run_data import note_reading, open_train_loader, open_validation_loader, size_of_epoch
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
@@ -71,7 +71,7 @@ class TrainingLoop:
         self._loader_state: dict[str, Any] | None = None
         if resume_from is not None:
             self.train_step.load(resume_from)
-            self.progress = msgspec.convert(resume_from.position, Progress)
+            self.progress = read_progress(resume_from)
             self.history = list(resume_from.history)
             self._loader_state = resume_from.loader
         labels = config.labels

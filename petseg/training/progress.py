@@ -1,28 +1,34 @@
 """How far a run is: steps and epochs done, the best epoch, and the running totals of the current epoch."""
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+
+from petseg.runs.checkpoint import Checkpoint, damage_of
+
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+_Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The numeric state of a run; stored in every checkpoint as JSON, under ``position``."""
 
-    epoch: int = 0  # the current epoch, from 0
+    epoch: _Count = 0  # the current epoch, from 0
     phase: Literal["train", "validate"] = "train"  # what comes next: more batches, or the end of the epoch
-    step: int = 0  # optimisation steps done in the whole run
+    step: _Count = 0  # optimisation steps done in the whole run
     finished: bool = False
-    best_score: float | None = None  # mean IoU of the best epoch, None before the first
-    best_epoch: int = 0  # from 1
-    stale_epochs: int = 0  # epochs between the best one and the last one scored
-    skipped: int = 0  # updates in the whole run, because a gradient overflowed in fp16
-    seconds: float = 0.0  # wall time of the run, over all resumptions
+    best_score: _Number | None = None  # mean IoU of the best epoch, None before the first
+    best_epoch: _Count = 0  # from 1
+    stale_epochs: _Count = 0  # epochs between the best one and the last one scored
+    skipped: _Count = 0  # updates in the whole run, because a gradient overflowed in fp16
+    seconds: _Seconds = 0.0  # wall time of the run, over all resumptions
     # Totals of the current epoch:
-    loss_sum: float = 0.0  # batch losses times their valid images
-    images: int = msgspec.field(default=0, name="pictures")  # valid images; the name in version 1's files
-    confusion: list[list[int]] = msgspec.field(default_factory=list)  # while training; empty before the first step
-    train_seconds: float = 0.0  # including ...
-    wait_seconds: float = 0.0  # ... the time spent waiting for the loader
+    loss_sum: _Number = 0.0  # batch losses times their valid images
+    images: _Count = msgspec.field(default=0, name="pictures")  # valid images; the name in version 1's files
+    confusion: list[list[_Count]] = msgspec.field(default_factory=list)  # while training; empty before the first step
+    train_seconds: _Seconds = 0.0  # including ...
+    wait_seconds: _Seconds = 0.0  # ... the time spent waiting for the loader
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch with all totals zero."""
@@ -37,3 +43,20 @@ class Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             return True
         self.stale_epochs = self.epoch + 1 - self.best_epoch
         return False
+
+
+def read_progress(checkpoint: Checkpoint) -> Progress:
+    """Return how far a checkpoint's run is; ``CheckpointError`` if that is damaged, or is not what the rest of it says.
+
+    What a whole checkpoint says of itself, a later one would repeat, and metrics.jsonl with it.
+    """
+    classes, state = len(checkpoint.labels), checkpoint.loader
+    with damage_of(checkpoint):
+        progress = msgspec.convert(checkpoint.position, Progress)
+        if progress.epoch != len(checkpoint.history) or (state is not None and state["epoch"] != progress.epoch):
+            raise ValueError(f"it is in epoch {progress.epoch + 1}, its metrics or its loader are not")
+        if progress.phase == "validate" and not progress.images:
+            raise ValueError("it has an epoch without images")
+        if [len(row) for row in progress.confusion] not in ([], [classes] * classes):
+            raise ValueError(f"its counts of pixels are not those of {classes} classes")
+    return progress

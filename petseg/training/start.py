@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from petseg.host.agreement import JointStart, joint_start
 from petseg.host.device import cpu_threads, fast_kernels
 from petseg.host.distributed import LostRankError, World, process_group, world_from_environment
@@ -14,7 +12,7 @@ from petseg.host.stop_signals import catch_stop_signals, parse_signals
 from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
-from petseg.runs.checkpoint import Checkpoint, CheckpointError, damage_of
+from petseg.runs.checkpoint import Checkpoint, CheckpointError
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.config_file import read_config_file
 from petseg.runs.initial_weights import FittingWeights, fit_weights
@@ -39,7 +37,7 @@ from petseg.runs.run_options import (
 )
 from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
-from petseg.training.progress import Progress
+from petseg.training.progress import read_progress
 from petseg.training.start_checks import (
     SHARE,
     agree_on_checkpoint,
@@ -100,7 +98,7 @@ def train(
             if existing is not None:
                 recipe, runtime, checkpoint = existing_options(existing, shards, options)
                 agree_on_checkpoint(start, existing, checkpoint)
-                if checkpoint is not None and is_finished(checkpoint) and (existing / REPORT).is_file():
+                if checkpoint is not None and read_progress(checkpoint).finished and (existing / REPORT).is_file():
                     return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
                 if checkpoint is None:
                     initial = initial_weights_again(existing, recipe)
@@ -130,7 +128,7 @@ def train(
             if world.first:
                 folder = create_run(path, model=recipe.model.name) if existing is None else reopen_run(existing)
                 opened.callback(folder.close)
-                if checkpoint is None or not is_finished(checkpoint):
+                if checkpoint is None or not read_progress(checkpoint).finished:
                     record = None if weights is None else weights.record
                     write_config(folder, settings, command=command, initialised_from=record)
         reporter = make_reporter() if world.first else Reporter()
@@ -285,9 +283,3 @@ def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | N
     reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs")
     reporter.close()
     return path
-
-
-def is_finished(checkpoint: Checkpoint) -> bool:
-    """Whether a run has trained to its end; ``CheckpointError`` if its checkpoint's position is damaged."""
-    with damage_of(checkpoint):
-        return msgspec.convert(checkpoint.position, Progress).finished

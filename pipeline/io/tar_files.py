@@ -62,17 +62,17 @@ class TarFiles:
 
     def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
         self._split = split
+        self.remote = split.remote  # None for a local set; first, since both tables come with one wait
         self._maps: WeakKeyDictionary[ByteRanges, Bytes] = WeakKeyDictionary()
         # Of what is not in memory, a map would read page by page, where many reads can be under way at a time.
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.fit_memory = MEMORY_SHARE * int(split.shards.bytes.sum()) <= memory
-        self._may_map = expendable and split.remote is None and self.fit_memory
+        self._may_map = expendable and self.remote is None and self.fit_memory
         self.most_open = max(2, share_of_files(MAX_OPEN_FILES) // (2 if self._may_map else 1))  # a map has one, too
         self._files = OpenFiles(self.most_open)
         self._stamps: dict[int, tuple[int, ...]] = {}
         self._verified = VerifiedSamples(len(split))
         self._lock = Lock()
-        self.remote = split.remote  # None for a local set
         self._held = local()  # .files: the calling thread's tars of the cache, which are not removed meanwhile
         self.generation = 0  # how often tars were found to have changed
 

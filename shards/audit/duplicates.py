@@ -1,5 +1,7 @@
 """The same image in two splits: a leak that makes a test result too good."""
 
+import contextlib
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from shards.audit.findings import SampleFinding
+from shards.errors import FormatError
 from shards.format.layout import Rows, Split, member_span
 
 ReadTar: TypeAlias = Callable[[Split, int, int, int], bytes]  # (split, shard, offset, length), bytes of a tar
@@ -28,14 +31,23 @@ def duplicates_across_splits(read: ReadTar, tables: Mapping[Split, Rows]) -> Ite
     groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
     for split, rows in sorted(candidates.items()):
         for row in rows:
-            groups[_member(read, split, tables[split][row], "image")].append((split, int(row)))
+            image = _member(read, split, tables[split][row], "image")
+            groups[hashlib.sha256(image).digest()].append((split, int(row)))
     for group in groups.values():
         if len({split for split, _ in group}) > 1:
-            names = [str(json.loads(_member(read, split, tables[split][row], "meta"))["name"]) for split, row in group]
+            names = [_name(_member(read, split, tables[split][row], "meta"), split) for split, row in group]
             for number, (split, _) in enumerate(group):
                 others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
                 detail = f"the same image as {', '.join(others)}"
                 yield SampleFinding(names[number], "warning", "duplicate-across-splits", detail, split)
+
+
+def _name(meta: bytes, split: Split) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        return str(json.loads(meta)["name"])
+    raise FormatError(
+        f"a shard of {split} has been damaged since it was built; remove what the tasks have built, and run them again"
+    )
 
 
 def _member(read: ReadTar, split: Split, row: Rows, role: str) -> bytes:

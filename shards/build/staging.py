@@ -12,8 +12,6 @@ far the build had come:
 """
 
 import contextlib
-import ctypes
-import errno
 import os
 import shutil
 import time
@@ -29,14 +27,13 @@ from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim, folder_activity
-from shards.store.refusals import lock_at_once, rename_folder, set_mode
+from shards.store.refusals import lock_at_once, rename_folder, rename_specially, set_mode
 
 WORK = ".work"
 PLAN = "plan"
 OWNER_ENDING = ".owner"
 _SHOWN = 3  # names in a message
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class BusyError(PetsegError):
@@ -97,9 +94,10 @@ class Staging:
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
         Raises ``UsageError`` if the folder holds something that no build created.
         """
-        strangers = listed(foreign_files(self.folder), most=_SHOWN)
-        if strangers and not self.work.is_dir():
-            raise UsageError(f"{self.folder} holds files that no build created ({strangers}); move them away")
+        for folder in (self.folder, self.replaced):
+            strangers = listed(foreign_files(folder), most=_SHOWN) if folder.is_dir() else ""
+            if strangers and not (folder / WORK).is_dir():
+                raise UsageError(f"{folder} holds files that no build created ({strangers}); move them away")
         set_mode(self.folder, 0o755, folder=self.folder)
         if self.plan == digest.encode("ascii"):
             return False
@@ -118,7 +116,7 @@ class Staging:
         """Give the complete set, which is flushed already, its name; an old set is swapped as a whole."""
         if not self.out.exists() or not any(self.out.iterdir()):
             rename_folder(self.folder, self.out, last=MANIFEST_NAME)
-        elif not _exchange(self.folder, self.out):
+        elif not rename_specially(self.folder, self.out, "exchange"):
             rename_folder(self.out, self.replaced, last=MANIFEST_NAME)
             rename_folder(self.folder, self.out, last=MANIFEST_NAME)
         sync_folder(self.out.parent)
@@ -180,12 +178,17 @@ def check_target(out: Path) -> None:
 
 
 def remove_set(folder: Path, *, keep_folder: bool = False) -> None:
-    """Remove a folder (or what is in it), if it exists; the manifest first, so that no half-removed set looks whole."""
-    if folder.is_dir():
+    """Remove a set's folder (or what is in it), if it exists; the manifest first, so that no half of it looks whole.
+
+    What no build creates stays, and the folder with it; so does what a link leads to.
+    """
+    if folder.is_dir() and not folder.is_symlink():
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        foreign = {name for name in foreign_files(folder) if not name.startswith(PARTIAL_PREFIX)}
         for entry in sorted(folder.iterdir()):
-            remove(entry)
-        if not keep_folder:
+            if entry.name not in foreign:
+                remove(entry)
+        if not keep_folder and not foreign:
             folder.rmdir()
 
 
@@ -203,7 +206,7 @@ def _lock_folder(folder: Path) -> tuple[int, bool]:
     while True:
         folder.mkdir(exist_ok=True)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             stack.callback(os.close, handle)
             outcome = lock_at_once(handle, folder=folder)
             if outcome != "busy":
@@ -218,15 +221,3 @@ def _lock_folder(folder: Path) -> tuple[int, bool]:
 
 def _busy(folder: Path, who: str = "") -> str:
     return f"another build is at work in {folder}{who}; wait for it to end, or choose another folder"
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step (Linux's renameat2); return False where that is not possible."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-        return True
-    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
-        return False
-    raise OSError(code, os.strerror(code), str(second))

@@ -182,7 +182,7 @@ class SplitReader:
         """Return the index of the sample with this key or original name, or None; scans the table, not the tars."""
         for key in candidate_keys(name):
             for index in np.flatnonzero(self.table.column("key_hash") == np.uint64(key_hash(key))).tolist():
-                if self.key(index) == key and (key == name or self.meta(index)["name"] == shown(name)):
+                if self.key(index) == key and (key == name or self.meta(index).get("name") == shown(name)):
                     return int(index)
         return None
 

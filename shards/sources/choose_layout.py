@@ -11,8 +11,9 @@ from shards.format.keys import shown
 from shards.sources.ade20k import Ade20kLayout
 from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
-from shards.sources.folders import FoldersLayout
+from shards.sources.folders import POLYGONS, FoldersLayout
 from shards.sources.layout_protocol import Layout, Source
+from shards.sources.pairs.listing import MASK_ENDINGS, holds_any
 from shards.sources.pairs.spelling import case_collisions
 from shards.sources.pairs.store_mirror import scan_store
 from shards.sources.pets import PetsLayout
@@ -25,7 +26,7 @@ _LOOKED_FOR: Final = {
     "voc": "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/",
     "cityscapes": "leftImg8bit/ and gtFine/",
     "ade20k": "images/training/ADE_* and annotations/training/",
-    "csv": "one .csv file with the columns image and mask",
+    "csv": "one .csv file with the columns image and mask (of several, give the path of one)",
     "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/",
 }
 LAYOUTS: Final = ("auto", *_LOOKED_FOR)
@@ -119,9 +120,15 @@ def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:
         looked = "; ".join(f"{name}: {what}" for name, what in _LOOKED_FOR.items())
         raise SourceError(
             f"{where} has no layout that is known. It holds {_holdings(path)}. Looked for {looked}. "
-            "Anything else can be listed in a .csv file"
+            f"Anything else can be listed in a .csv file: a row for each image, with its mask{_without_masks(path)}"
         )
     return next(each for each in known if each.name in reasons)
+
+
+def _without_masks(folder: Path) -> str:
+    """Return what to do with a folder that holds polygons and nothing that could be a mask; "" for any other."""
+    polygons = folder.is_dir() and holds_any(folder, (".json",)) and not holds_any(folder, MASK_ENDINGS)
+    return f"; {POLYGONS}" if polygons else ""
 
 
 def _holdings(folder: Path) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
+from shards.audit.findings import RejectedError
+from shards.audit.mask import decode_mask, value_counts
 from shards.errors import SourceError
 from shards.format.builtin_labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from shards.format.keys import shown
@@ -18,6 +19,7 @@ from shards.format.labels import Labels
 from shards.sources.layout_protocol import Source
 from shards.sources.pairs.listing import MASK_ENDINGS, ListedFile, list_files, name_of, split_ending, unread_lines
 from shards.sources.pairs.pairing import Place, name_unread, pair_up
+from shards.store.byte_ranges import read_regular
 
 _IMAGES, _MASKS = "leftImg8bit", "gtFine"
 _IMAGE_SUFFIX: Final = "_leftImg8bit"
@@ -108,10 +110,9 @@ def _why_withheld(masks: list[ListedFile], labels: Labels) -> str:
         return "it has no masks"
     for mask in masks[:_PEEK]:
         try:
-            with Image.open(mask.path) as image:
-                values = np.unique(np.asarray(image))
-        except (OSError, ValueError, Image.DecompressionBombError):
+            values, _ = decode_mask(read_regular(Path(mask.path)), colours=False)
+        except (OSError, RejectedError):
             return ""  # the audit says what is wrong with it
-        if not np.isin(values, labels.ignore).all():
+        if not np.isin(np.flatnonzero(value_counts(values)), labels.ignore).all():
             return ""
     return "its masks are dummies, every pixel of the first ones is void"

@@ -38,6 +38,14 @@ MASK_FOLDERS: Final = (
     "gt", "gts", "ground_truth", "groundtruth", "segmentation", "segmentations", "segmentationclass", "seg", "targets",
     "target",
 )  # fmt: skip
+POLYGONS: Final = "polygons (COCO, labelme) are not read: draw them as PNG masks, as annToMask of pycocotools does"
+# What is found in the place of masks, and what to do with it.
+_NO_MASKS: Final = (
+    (JPEG_ENDINGS, "JPEG changes the values of masks: export them as PNG"),
+    ((".json",), POLYGONS),
+    ((".txt",), "text is not read: if it holds polygons (YOLO), draw them as PNG masks, as Pillow's ImageDraw does"),
+    ((".npy", ".npz", ".mat"), "arrays are not read: save each mask as a PNG of 8 bits"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +197,16 @@ def _files(
             f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)}){_with(suffixes[0])}"
         )
     if not masks:
-        jpeg = any(part.masks and holds_any(part.masks, JPEG_ENDINGS) for part in parts)
-        hint = "; JPEG changes the values of masks: export them as PNG" if jpeg else ""
-        if not jpeg and any(part.masks and holds_any(part.masks, (".json",)) for part in parts):
-            hint = "; polygons (COCO) are not read: draw them as PNG masks, as annToMask of pycocotools does"
         raise SourceError(
-            f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}{hint}"
+            f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}"
+            + _instead_of_masks([part.masks for part in parts if part.masks])
         )
     return images, masks, listings, ignored
+
+
+def _instead_of_masks(folders: Sequence[Path]) -> str:
+    """Return what folders without masks hold in place of them, and what to do with it; "" for nothing."""
+    return next((f"; {what}" for endings, what in _NO_MASKS if any(holds_any(each, endings) for each in folders)), "")
 
 
 def _jpegs(parts: Sequence[_Part]) -> dict[Place, ListedFile]:

@@ -6,6 +6,7 @@ What a file system may refuse of this without loss is in :mod:`shards.store.refu
 import contextlib
 import errno
 import hashlib
+import os
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import FULL_DISK, valid_text
-from shards.store.refusals import create_file, flush_file, flush_folder, rename_file, set_mode
+from shards.store.owner_files import OwnedError, claim
+from shards.store.refusals import NO_LINK, flush_file, flush_folder, rename_file, rename_specially, set_mode
 
 FILE_MODE = 0o644  # fixed, not inherited: the same set on every machine, whatever the umask
 PARTIAL_PREFIX = ".partial-"
@@ -55,6 +57,39 @@ def atomic_file(path: Path, *, sync: bool = True, replace: bool = True) -> Itera
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def create_file(source: Path, target: Path) -> None:
+    """Rename a file to ``target``; raise ``FileExistsError`` if there is one. Of several processes, one succeeds.
+
+    Where the file system has neither hard links nor a rename that replaces nothing, whoever holds a claim beside
+    ``target`` may rename. One that a killed process left counts no longer: see :mod:`shards.store.owner_files`.
+    """
+    if rename_specially(source, target, "no replace"):
+        return
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        _create_by_claim(source, target)
+    else:
+        source.unlink()
+
+
+def _create_by_claim(source: Path, target: Path) -> None:
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]  # the name itself may be as long as names can be
+    exists = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    try:
+        release = claim(target.with_name(f"{PARTIAL_PREFIX}claim-{digest}"), locked=False)
+    except OwnedError:
+        raise exists from None
+    try:
+        if os.path.lexists(target):
+            raise exists
+        rename_file(source, target)
+    finally:
+        release()
 
 
 def _refuse_special(path: Path) -> None:

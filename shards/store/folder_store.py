@@ -9,9 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from shards.store.atomic import PARTIAL_PREFIX, atomic_file, sync_folder
+from shards.store.atomic import PARTIAL_PREFIX, atomic_file
 from shards.store.byte_ranges import ByteRanges, check_shortage, open_regular
-from shards.store.refusals import NO_LINK
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -83,11 +82,13 @@ class FolderStore:
         if if_match is not None:
             self._check(name, self.status(name), if_match)
         with self._errors(name):
-            if if_absent:
-                self._create(name, path, data)
-            else:
-                with atomic_file(path) as file:
+            try:
+                if if_absent and path.exists():  # found out before anything is written
+                    raise FileExistsError
+                with atomic_file(path, replace=not if_absent) as file:
                     _copy(data, file)
+            except FileExistsError:
+                raise ObjectExistsError(f"{self.describe(name)} exists already") from None
             return _status(path.stat())
 
     def list(self, folder: str = "") -> Iterator[tuple[str, ObjectStatus]]:
@@ -108,43 +109,6 @@ class FolderStore:
         """Remove a file; nothing happens if there is none."""
         with self._errors(name):
             (self.folder / name).unlink(missing_ok=True)
-
-    def _create(self, name: str, path: Path, data: bytes | Path) -> None:
-        """Write a file that must not exist: a complete one under another name gets this one, as a second link."""
-        if path.exists():
-            raise self._exists(name)
-        written = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{os.urandom(6).hex()}")
-        try:
-            with atomic_file(written) as file:
-                _copy(data, file)
-            try:
-                os.link(written, path)
-            except FileExistsError:
-                raise self._exists(name) from None
-            except OSError as error:
-                if error.errno not in NO_LINK:
-                    raise
-                self._create_without_links(name, path, written)
-            sync_folder(path.parent)
-        finally:
-            written.unlink(missing_ok=True)
-
-    def _create_without_links(self, name: str, path: Path, written: Path) -> None:
-        """For file systems without hard links: whoever creates the claim may rename."""
-        claim = path.with_name(f"{PARTIAL_PREFIX}claim-{path.name}")
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            raise self._exists(name) from None
-        try:
-            if path.exists():
-                raise self._exists(name)
-            written.replace(path)
-        finally:
-            claim.unlink(missing_ok=True)
-
-    def _exists(self, name: str) -> ObjectExistsError:
-        return ObjectExistsError(f"{self.describe(name)} exists already")
 
     def _check(self, name: str, found: ObjectStatus, expected: ObjectStatus | None) -> None:
         if expected is not None and found != expected:

@@ -4,16 +4,21 @@
 ``localflock``), and not supported on others. An owner file, created exclusively, says which process of which machine
 works there. One that a killed process left is taken over: at once on the same machine, where the process is known to
 be gone; else when nothing has changed in the folder for :data:`WATCH_SECONDS`.
+
+Temporary folders have one too, so that the next command removes what a killed one has left.
 """
 
 import contextlib
 import logging
 import os
+import re
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -28,6 +33,8 @@ BEAT_SECONDS = 15.0
 _POLL_SECONDS = 1.0
 _MOST_BYTES = 1 << 16  # of an owner file
 _PROC = Path("/proc")
+_SCRATCH = re.compile(r"\.?petseg-[a-z]+-[a-z0-9_]{8}")
+_SCRATCH_OWNER, _SCRATCH_FILES = ".owner", "files"
 
 
 class OwnedError(PetsegError):
@@ -100,6 +107,41 @@ def claim(
                 path.unlink()
 
     return release
+
+
+@contextlib.contextmanager
+def scratch_folder(what: str, *, parent: Path | None = None) -> Iterator[Path]:
+    """Provide an empty folder for the time of the block: ``petseg-WHAT-xxxxxxxx/files``, in TMPDIR.
+
+    In ``parent``, if given, it is a hidden one, so that a file in it can be renamed to be beside it.
+    Those there that belong to processes of this machine that have ended, killed so that they could remove nothing, are
+    removed first.
+    """
+    place = Path(tempfile.gettempdir() if parent is None else parent)
+    _remove_abandoned(place)
+    prefix = f"{'' if parent is None else '.'}petseg-{what}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as name:
+        claim(Path(name, _SCRATCH_OWNER), locked=False)
+        files = Path(name, _SCRATCH_FILES)
+        files.mkdir()
+        yield files
+
+
+def _remove_abandoned(place: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder in which names can be used, but not listed
+        for entry in os.scandir(place):
+            if _SCRATCH.fullmatch(entry.name) and _is_abandoned(entry):
+                for part in (_SCRATCH_FILES, ""):  # the owner last: what another signal leaves is removed the next time
+                    shutil.rmtree(Path(entry.path, part), ignore_errors=True)
+
+
+def _is_abandoned(folder: os.DirEntry[str]) -> bool:
+    """Whether a scratch folder is this user's, and its process is known to have ended."""
+    with contextlib.suppress(OSError):
+        if folder.is_dir(follow_symlinks=False) and folder.stat(follow_symlinks=False).st_uid == os.geteuid():
+            owner = _read(Path(folder.path, _SCRATCH_OWNER))
+            return owner is not None and owner.boot != "" and owner.is_alive() is False
+    return False
 
 
 def _beat(path: Path, own: Owner, released: threading.Event) -> None:

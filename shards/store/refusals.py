@@ -5,6 +5,7 @@ Errors that mean lost data, such as a full disk, are never taken for a refusal.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
@@ -25,6 +26,8 @@ _NO_FLUSH = _UNSUPPORTED | {errno.EBADF, errno.EISDIR}
 _NO_FOLDER_FLUSH = _NO_FLUSH | {errno.EACCES, errno.EPERM}  # a folder that one may write to, but not read
 # EXDEV: an overlay's lower layer, or two devices; the others: mounted object stores.
 NO_RENAME = frozenset({errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_SPECIAL_RENAME = NO_RENAME | {errno.EINVAL}
+_AT_FDCWD, _RENAME = -100, {"no replace": 1, "exchange": 2}  # of Linux
 NO_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 # EBADF: NFS, whose exclusive locks need a descriptor for writing, which a folder has not; EIO: Lustre without -o flock.
 _NO_LOCK = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EIO}
@@ -98,21 +101,19 @@ def rename_file(source: Path, target: Path) -> None:
     source.unlink()
 
 
-def create_file(source: Path, target: Path) -> None:
-    """Rename a file to ``target``; raise ``FileExistsError`` if there is one. Of several processes, one succeeds.
+def rename_specially(source: Path, target: Path, how: Literal["no replace", "exchange"]) -> bool:
+    """Rename a file or folder in one step (Linux's renameat2); return False where the system has no such step.
 
-    Where the file system has no hard links, two that do so at the same moment are not told apart.
+    With ``no replace``, ``FileExistsError`` is raised if there is a ``target``; ``exchange`` swaps the two.
     """
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in NO_LINK:
-            raise
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        rename_file(source, target)
-        return
-    source.unlink()
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME[how]) == 0:
+        return True
+    if (code := ctypes.get_errno()) in _NO_SPECIAL_RENAME:
+        return False
+    raise OSError(code, os.strerror(code), str(target))
 
 
 def rename_folder(source: Path, target: Path, *, last: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from shards.errors import FormatError, UsageError
 from shards.format.layout import MANIFEST_NAME, is_set_file
 from shards.format.manifest import parse_manifest, read_manifest
 from shards.store.open_store import open_store
+from shards.store.owner_files import scratch_folder
 from shards.store.store_protocol import ObjectMissingError, Store
 from shards.verify.check_set import verify
 from shards.verify.check_shard import ShardCheck
@@ -35,8 +35,7 @@ def verify_address(
         )
     store = open_store(address)
     manifest = read_manifest(store)
-    with tempfile.TemporaryDirectory(prefix="petseg-verify-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("verify") as folder:
         (folder / MANIFEST_NAME).write_bytes(manifest)
         with contextlib.suppress(FormatError):  # is a problem of the report
             small = parse_manifest(manifest, store.describe(MANIFEST_NAME)).files()

@@ -60,7 +60,6 @@ def verify(
         workers: threads that check shards at the same time.
         progress: called with (shards done, all shards).
         around: entered for the time of each shard's check, in its thread: brings its files, see check_address.
-        around: entered for the time of each shard's check, in its thread: brings its files, see check_address.
     """
     folder, quick = Path(path), mode == "quick"
     report = Report(path=str(path), mode=mode)

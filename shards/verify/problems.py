@@ -35,9 +35,15 @@ _CONCLUSIONS: Final[dict[Mode, str]] = {
 }
 _ADVICE: Final = (
     "what to do: replace the set by an intact copy (petseg-shard copy SET {path} --overwrite), or build it again "
-    "(petseg-shard build SOURCE {path} --overwrite); until then, petseg-train --on-error replace goes on without "
-    "samples that cannot be read"
+    "(petseg-shard build SOURCE {path} --overwrite)"
 )
+_MEANWHILE: Final = (
+    "; until then, petseg-train --on-error replace goes on without samples that cannot be read, and --max-damaged N "
+    "says how many"
+)
+# A loader opens the set all the same where these are the only problems.
+_OF_SAMPLES: Final[frozenset[Kind]] = frozenset({"header", "member", "padding", "meta", "decode"})
+_NOT_READ: Final[frozenset[Kind]] = frozenset({"index", "stray"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,4 +115,6 @@ class Report:
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
             lines.append(f"... and {counted(self.dropped, 'more place')}")
-        return "\n".join([*lines, printable(_ADVICE.format(path=shlex.quote(self.path)))])
+        kinds = {problem.kind for problem in self.problems}
+        opens = not self.dropped and kinds & _OF_SAMPLES and kinds <= _OF_SAMPLES | _NOT_READ
+        return "\n".join([*lines, printable(_ADVICE.format(path=shlex.quote(self.path)) + _MEANWHILE * bool(opens))])

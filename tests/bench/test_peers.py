@@ -16,7 +16,7 @@ from bench.core.rounds import PartSeconds
 from bench.core.workspace import Workspace, open_workspace
 from bench.loader_benchmark import plan_loaders
 from bench.peers import PEERS
-from bench.peers.job import Job
+from bench.peers.job import SCALED_DECODING, Job
 from bench.results.records import OutputCheck, Skipped
 from bench.settings import LoaderSettings
 from shards.errors import UsageError
@@ -35,7 +35,7 @@ def planned(workspace: Workspace, settings: LoaderSettings) -> tuple[list[Job], 
 
 def checked(job: Job) -> OutputCheck:
     """Open a peer in this process, with one worker, and compare epochs with petseg's as the benchmark does."""
-    ours, peer = PEERS["petseg"](replace(job, peer="petseg")), PEERS[job.peer](job)
+    ours, peer = PEERS["petseg"](replace(job, peer="petseg", engine="")), PEERS[job.peer](job)
     ours.open(0)
     peer.prepare()
     peer.open(job.workers)
@@ -62,15 +62,18 @@ def test_peers_deliver_what_petseg_does(
     settings = LoaderSettings(shards=shards, source=source, size=(height, width), fit=fit, batch_size=3)
     with open_workspace(settings, PartSeconds()) as workspace:
         jobs, skipped = planned(workspace, settings)
-        names = {f"{job.peer} {job.storage} {job.mask} {job.augment}": job for job in jobs}
+        names = {f"{job.peer} {job.storage} {job.mask} {job.augment} {job.engine}".strip(): job for job in jobs}
         assert len(names) == len(jobs)
         assert {"tutorial", "tuned", "webdataset"} <= {job.peer for job in jobs}
+        assert f"petseg source onehot False {SCALED_DECODING}" in names
         assert ("dali-reader source onehot False" in names) == (fit == "stretch")
         reasons = {one.name: one.reason for one in skipped}
         if fit != "stretch" and importlib.util.find_spec("nvidia.dali"):
             assert "--fit" in reasons["dali-reader source"]
         for name, job in names.items():
-            if job.peer == "petseg" or (job.peer == "dali-reader" and job.storage == "source"):
+            if (job.peer == "petseg" and job.engine != SCALED_DECODING) or (
+                job.peer == "dali-reader" and job.storage == "source"
+            ):
                 continue  # DALI rounds some nearest pixels otherwise unless sides are powers of two, and is refused
             check = checked(job)
             assert (check.delivered, check.compared) == (len(SIZES), len(SIZES)), name

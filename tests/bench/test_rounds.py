@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from bench.core.loader_subject import LoaderSubject
 from bench.core.output_check import CheckError
 from bench.core.rounds import MOST_PROCESSES, PartSeconds, Subject, run_rounds
 from bench.core.subject_process import SubjectProcess
-from bench.loader_benchmark import kinds_of_work
-from bench.results.records import Repeat, Skipped
+from bench.loader_benchmark import kinds_of_work, may_be_fastest
+from bench.peers import PEERS
+from bench.results.records import LoaderWork, Repeat, Skipped
 from bench.settings import LoaderSettings
 
 
@@ -110,6 +112,29 @@ def test_turns_are_in_random_order_the_same_each_time() -> None:
     assert {"".join(sorted(order)) for order in orders[0]} == {"abcd"}
 
 
+def test_what_does_not_go_on_keeps_what_it_has_measured() -> None:
+    log: list[str] = []
+    subjects = [FakeSubject(name, log) for name in "ab"]
+    alive = run_rounds(subjects, repeats=3, seed=0, parts=PartSeconds(), skipped=[],
+                       goes_on=lambda subject: subject.name == "a" or not subject.repeats)  # fmt: skip
+    assert [(subject.name, len(subject.repeats)) for subject in alive] == [("a", 3), ("b", 1)]
+
+
+def test_a_library_that_cannot_be_the_fastest_is_measured_once() -> None:
+    def loader(peer: str, storage: str, rate: int, **changes: Any) -> LoaderSubject:
+        work, kind = LoaderWork(peer=peer, storage=storage, **changes), PEERS[peer]
+        found = LoaderSubject(work, kind, None, process=None, preparations=None, trial=None, seconds=1.0)
+        found.repeats = [Repeat(images=rate, seconds=1.0)] if rate else []
+        return found
+
+    fast, slow = loader("ffcv", "raw", 100), loader("litdata", "raw", 49)
+    among = [fast, slow, loader("webdataset", "raw", 50), loader("streaming", "raw", 0), loader("litdata", "jpeg", 1),
+             loader("litdata", "raw", 1, augment=True), loader("petseg", "raw", 900), loader("petseg", "raw", 9),
+             loader("tutorial", "raw", 9)]  # fmt: skip
+    assert [one for one in among if not may_be_fastest(one, among=among)] == [slow]
+    assert may_be_fastest(Subject("a limit"), among=among)
+
+
 def test_processes_end_where_something_unexpected_is_raised() -> None:
     log: list[str] = []
     subjects = [FakeSubject("a", log), FakeSubject("b", log)]
@@ -142,4 +167,4 @@ def test_masks_and_caches_choose_passes() -> None:
     assert chosen(mask="onehot") == [(False, "onehot", "", "warm"), (True, "onehot", "", "warm")]
     assert chosen(mask="index") == [(False, "index", "", "warm"), (True, "index", "", "warm")]
     assert chosen(cache="cold") == [(False, "onehot", "", "cold")]
-    assert chosen(cache="both", augment="train") == [(True, "onehot", "", "warm"), (True, "onehot", "", "cold")]
+    assert chosen(cache="both", augment="train") == [(True, "onehot", "", "warm"), (True, "onehot", "source", "cold")]

@@ -112,6 +112,48 @@ def test_a_report(
     assert not list(run.glob(".partial-*"))
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petseg.training.start.draw_run", lambda run, **_: (run / "report.html").write_text(""))
+
+
+def test_tensorboard_logs(
+    call: Call, few_shards: Path, tmp_path: Path, small_disk: Any, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    """In the middle of an epoch's curves: the training goes on, and the epochs before can be shown."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = (*TINY, "--epochs", 6, "--logger", "tensorboard")
+    with small_disk(tmp_path / "disk", "8k") as full:
+        monkeypatch.setattr("petseg.loggers.tensorboard_events.FOLDER", str(full / "events"))
+        done = call("petseg-train", "--shards", few_shards, "--run", tmp_path / "run", *options)
+        assert done.code == 0
+        (said,) = [line for line in done.err.splitlines() if "TensorBoard" in line]
+        (file,) = (full / "events").iterdir()
+        assert f"TensorBoard failed ([Errno 28] No space left on device: '{file}'" in said
+        assert "Traceback" not in done.err
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+        events = EventAccumulator(str(full / "events"))
+        events.Reload()
+        assert 0 < len(events.Scalars("train/loss")) < 6
+
+
+def test_tensorboard_logs_of_a_run_that_is_resumed(
+    disk: FullDisk, call: Call, few_shards: Path, tmp_path: Path, no_report: None
+) -> None:
+    """They are rewritten; until that is done, the old ones stay."""
+    run, events = tmp_path / "run", tmp_path / "run" / "events"
+    assert call("petseg-train", "--shards", few_shards, "--run", run, *TINY, "--logger", "tensorboard").code == 0
+    before = {path: path.read_bytes() for path in events.iterdir()}
+    disk.fill("events.out.tfevents", 500)
+    (run / "report.html").unlink()
+    done = call("petseg-train", "--resume", "--run", run)
+    assert done.code == 0
+    assert disk.hits
+    assert f"TensorBoard failed ([Errno 28] No space left on device: '{events}/events.out.tfevents." in done.err
+    assert {path: path.read_bytes() for path in events.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [

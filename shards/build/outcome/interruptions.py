@@ -18,7 +18,7 @@ def interruptions_explained(place: str, kept: Callable[[BaseException], str]) ->
     """
     try:
         yield
-    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError) as error:
+    except (BrokenProcessPool, KeyboardInterrupt, OSError, PetsegError, TerminatedError) as error:
         text = kept(error)
         if isinstance(error, BrokenProcessPool):
             what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(text)}{text}"

@@ -1,16 +1,15 @@
 """Building one shard into the parts of a set, on whatever machine, and marking it as finished."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from shards.build.engines.shard_maker import never, one
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard, record_name
+from shards.store.owner_files import scratch_folder
 from shards.store.store_protocol import ObjectExistsError, Store
 
 
@@ -32,11 +31,11 @@ class IntoParts:
         local = self.store.local_path(self.folder)
         if local is not None:
             return build_shard(task, str(local), pause=pause, threads=threads, sync=True)
-        with tempfile.TemporaryDirectory(prefix="petseg-shard-") as scratch:
-            record = build_shard(task, scratch, pause=pause, threads=threads)
+        with scratch_folder("shard") as scratch:
+            record = build_shard(task, str(scratch), pause=pause, threads=threads)
             for entry in (record.tar, record.index):
                 pause()
-                self.store.put(self.folder + entry.file, Path(scratch, entry.file))
+                self.store.put(self.folder + entry.file, scratch / entry.file)
         with contextlib.suppress(ObjectExistsError):  # of the same task, run twice
             name = self.folder + record_name(task.split, task.number)
             self.store.put(name, msgspec.msgpack.encode(record), if_absent=True)

@@ -6,10 +6,8 @@ manifest's place: while that is there, there is no set, and nobody who has not w
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from shards.audit.duplicates import ReadTar
 from shards.build.assemble import assemble
@@ -20,6 +18,7 @@ from shards.build.write_shard import ShardRecord
 from shards.errors import PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME, Split, is_set_file, shard_name
 from shards.format.manifest import WITHDRAWN, Manifest, dump_manifest
+from shards.store.owner_files import scratch_folder
 from shards.store.store_protocol import (
     ObjectChangedError,
     ObjectExistsError,
@@ -55,14 +54,14 @@ def publish_in_store(
     store, digest = parts.target, claimed.outline.digest
     folder = parts.folder(digest)
     names = {name: folder + entry.file for entry, name in final_names(records)}
-    with tempfile.TemporaryDirectory(prefix="petseg-join-") as scratch:
+    with scratch_folder("join") as scratch:
         manifest, findings = assemble(
-            Path(scratch), claimed.outline, records, read=_reader(store, names), versions=claimed.versions
+            scratch, claimed.outline, records, read=_reader(store, names), versions=claimed.versions
         )
         check_outcome(manifest, strict=strict, findings=findings)
         for entry in manifest.files():  # copied like the shards: a command that replaces these removes what is copied
             names[entry.file] = folder + entry.file
-            store.put(names[entry.file], Path(scratch, entry.file))
+            store.put(names[entry.file], scratch / entry.file)
     data = dump_manifest(manifest)
     note = begin(parts, data, digest, replace=replace)
     with ThreadPoolExecutor(CONCURRENT, "copy") as copiers:
@@ -88,7 +87,7 @@ def begin(parts: Parts, data: bytes, digest: str, *, replace: bool) -> ObjectSta
     """
     store, note = parts.target, WITHDRAWN + digest.encode()
     while True:
-        found = _manifest(store) if replace else None  # before the claim: what comes after that makes the put fail
+        found = manifest_at(store) if replace else None  # before the claim: what comes after that makes the put fail
         parts.check_claim(digest)
         if not replace or (found is not None and found[1] == data):
             return None
@@ -106,7 +105,8 @@ def begin(parts: Parts, data: bytes, digest: str, *, replace: bool) -> ObjectSta
             return written
 
 
-def _manifest(store: Store) -> tuple[ObjectStatus, bytes] | None:
+def manifest_at(store: Store) -> tuple[ObjectStatus, bytes] | None:
+    """Return the version and the content of the file in a manifest's place; None if there is none."""
     while True:
         with contextlib.suppress(ObjectChangedError):
             try:

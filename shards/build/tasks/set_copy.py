@@ -1,8 +1,6 @@
 """Copying a finished set between folders and object stores, checked against its manifest, which is written last."""
 
-import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +9,14 @@ from typing import IO, Final
 
 from shards.build.staging import Staging, check_target
 from shards.build.tasks.parts import ClaimedCopy, Parts
-from shards.build.tasks.publish_in_store import begin, put_manifest, remove_strays
+from shards.build.tasks.publish_in_store import begin, manifest_at, put_manifest, remove_strays
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import FileEntry, Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.atomic import atomic_file, file_sha256, sync_folder, write_atomically
 from shards.store.open_store import open_store
+from shards.store.owner_files import scratch_folder
 from shards.store.store_protocol import ObjectMissingError, Store, StoreError
 
 Progress = Callable[[int, int], None]
@@ -81,7 +80,8 @@ def copy_set(
         )
 
     copy = _Copy(origin=origin, data=data, entries=tuple(entries), progress=progress)
-    there = _manifest(parts.target)
+    found = manifest_at(parts.target)
+    there = None if found is None else found[1]
     if there == data and not overwrite:  # with it, files of the same set that are damaged are replaced, too
         copy.clean_up(parts)
         return result(complete=True)
@@ -93,16 +93,10 @@ def copy_set(
     try:
         return result(skipped=copy.to_store(parts, overwrite=overwrite, replace=there is not None))
     except PetsegError:
-        if parts.claimed() is None and _manifest(parts.target) == data:
+        if parts.claimed() is None and (found := manifest_at(parts.target)) is not None and found[1] == data:
             parts.clear_plan(copy.digest)
             return result(complete=True)  # another copy of the same set was faster
         raise
-
-
-def _manifest(store: Store) -> bytes | None:
-    with contextlib.suppress(ObjectMissingError):
-        return store.read(MANIFEST_NAME)
-    return None
 
 
 def _contents(store: Store) -> tuple[bytes, Manifest, list[FileEntry]]:
@@ -168,14 +162,16 @@ class _Copy:
             name = prefix + entry.file
             if there.get(name) == entry.bytes and _sha256(store, name, entry.bytes) == entry.sha256:
                 return True
-            with tempfile.NamedTemporaryFile(prefix="petseg-copy-") as scratch:
-                self.fetch(entry, scratch.file)
-                scratch.flush()
-                parts.check_claim(self.digest)
-                store.put(name, Path(scratch.name))
+            file = scratch / entry.file
+            with file.open("xb") as handle:
+                self.fetch(entry, handle)
+            parts.check_claim(self.digest)
+            store.put(name, file)
+            file.unlink()
             return False
 
-        skipped = self.all(bring)
+        with scratch_folder("copy") as scratch:
+            skipped = self.all(bring)
         sizes = {name: status.size for name, status in store.list(prefix.rstrip("/"))}
         for entry in self.entries:
             if (size := sizes.get(prefix + entry.file)) != entry.bytes:

@@ -14,8 +14,8 @@ from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.cloud.object_store import ObjectStore
+from shards.store.remote.cache_place import open_cache
 from shards.store.remote.cached_tars import CachedTars
-from shards.store.remote.content_cache import open_cache
 from shards.store.remote.remote_files import FETCHES, Fetch, RemoteFiles, SampleSpan, TarSpec
 from shards.store.store_protocol import ObjectMissingError, Store
 

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp, Pair, Source
 from shards.sources.pairs.listing import LOOKING_INTO
 from shards.store.open_store import open_store
+from shards.store.owner_files import scratch_folder
 from shards.store.store_protocol import ObjectMissingError, ObjectStatus, Store
 
 LIST_ENDINGS: Final = (".txt", ".csv", ".tsv", ".json")
@@ -64,7 +64,7 @@ def scan_store(address: str, scan_folder: Callable[[Path], Source]) -> Source:
     """
     address = address.rstrip("/")
     folder, table = address.rsplit("/", 1) if address.lower().endswith(".csv") else (address, "")
-    with tempfile.TemporaryDirectory(prefix="petseg-source-") as scratch:
+    with scratch_folder("source") as scratch:
         mirror = _Mirror(store=open_store(folder), root=Path(os.path.realpath(scratch)), files={})
         mirror.lay_out()
         if table and table not in mirror.files:

@@ -155,12 +155,17 @@ def _owner_text(key: int | str, owners: dict[int | str, str]) -> str:
 
 
 def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) -> str:
-    """Return the colour of a class: the mask's own, if no other class has it, else one that differs from all."""
+    """Return the colour of a class: the mask's own, if no other class has it, else one that differs from all.
+
+    Without a palette, the value that most pixels have is left untinted: pictures of all else would drown in its colour.
+    """
     if isinstance(key, str):
         return key
     colour = survey.palette.get(key)
     if colour is not None and (colour == UNTINTED or colour not in taken):
         return colour
+    if colour is None and key != IGNORE and 2 * survey.found[key].pixels > sum(e.pixels for e in survey.found.values()):
+        return UNTINTED
     return next(colour for step in range(1024) if (colour := chosen_colour(number + step)) not in taken)
 
 
@@ -174,6 +179,7 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
         lines += [
             f"Each of these {what} has its own class with a placeholder for a name: write what it is. Classes of the",
             f"same thing can be joined (values = [1, 2], or colors), {what} that count nowhere go to ignore = [...].",
+            f'Pictures tint a class in its color; with color = "{UNTINTED}" it stays as it is, as a background should.',
         ]
     lines += ["", "found: masks, pixels"]
     lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]

@@ -5,7 +5,6 @@ For trying everything without a download. The images are drawings: scores on the
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,8 @@ from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.compose import Mask, draw_image
 from shards.sources.synthetic.drawing import TextureBank
 from shards.sources.synthetic.layout_writers import ListEntry, writer_for
-from shards.store.atomic import PARTIAL_PREFIX, naming
+from shards.store.atomic import naming
+from shards.store.owner_files import scratch_folder
 
 MAX_COUNT = 100_000
 BAND = 0.011  # half the width of the border, as a part of the longer side; about that of the real dataset
@@ -80,10 +80,10 @@ def make_pets(
     bank = TextureBank(seed)
     with (
         naming(folder),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL_PREFIX}{folder.name}-") as work,
+        scratch_folder("sample", parent=folder.parent) as work,
     ):
         lists = _lists(names, seed)
-        writer.begin(Path(work, "dataset"), lists)
+        writer.begin(work / "dataset", lists)
         for number, name in enumerate(names):
             rng = np.random.default_rng([seed, number])
             image, inside = draw_image(BREEDS[number % len(BREEDS)], bank, rng)
@@ -91,7 +91,7 @@ def make_pets(
             if progress is not None:
                 progress(number + 1, count)
         writer.finish()
-        Path(work, "dataset").replace(folder)
+        (work / "dataset").replace(folder)
     return SyntheticPets(count, min(count, len(BREEDS)), len(lists["trainval"]), len(lists["test"]))
 
 

@@ -4,8 +4,9 @@
 ``cached_tars`` fetches the samples of one split, in ranges or with their whole tar.
 """
 
+from shards.store.remote.cache_place import open_cache
 from shards.store.remote.cached_tars import CachedTars
-from shards.store.remote.content_cache import ContentCache, open_cache
+from shards.store.remote.content_cache import ContentCache
 from shards.store.remote.remote_files import FETCHES, Fetch, FileSpec, RemoteFiles, SampleSpan
 
 __all__ = ["FETCHES", "CachedTars", "ContentCache", "Fetch", "FileSpec", "RemoteFiles", "SampleSpan", "open_cache"]

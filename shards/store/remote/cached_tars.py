@@ -69,25 +69,24 @@ class CachedTars:
     def hold(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, CachedFile]:
         """Return open tars that have some samples (of the split, with the tars' numbers), fetched where necessary.
 
-        Where the cache is too small for them, they are in memory instead. Bytes that do not match the table, time after
-        time, are left out, and the sample is in :attr:`damaged`. Raises ``StoreError`` where the store fails,
-        ``PetsegError`` where the cache's disk is full.
+        Where the cache is too small for them, or its disk is full, they are in memory instead. Bytes that do not match
+        the table, time after time, are left out, and the sample is in :attr:`damaged`. Raises ``StoreError`` where the
+        store fails, ``PetsegError`` where the cache cannot be used.
         """
         held = {shard: self._find(shard) for shard in set(shards)}
-        if missing := self._missing(held, shards, indices):
+        if self._missing(held, shards, indices):
             for file in held.values():
                 if file is not None:
                     file.refresh()
-            if missing := self._missing(held, shards, indices):
-                try:
-                    held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
-                except CacheTooSmallError as error:
-                    with self._lock:  # several threads may meet it at once
-                        first = not self._unkept
-                        self._unkept[:] = [str(error)]
-                    if first:
-                        log.warning("%s; until then samples that do not fit are fetched each time", printable(error))
-                    return run(self._read_through(shards, indices))
+            try:
+                self._complete(held, shards, indices)
+            except CacheTooSmallError as error:
+                with self._lock:  # several threads may meet it at once
+                    first = not self._unkept
+                    self._unkept[:] = [str(error)]
+                if first:
+                    log.warning("%s; until then samples that do not fit are fetched each time", printable(error))
+                return run(self._read_through(shards, indices))
         self._keep(held)
         return {shard: file for shard, file in held.items() if file is not None}
 
@@ -148,6 +147,18 @@ class CachedTars:
             spec.sha256, size=spec.bytes, samples=spec.samples, create=False
         )
 
+    def _complete(self, held: dict[int, CachedFile | None], shards: Sequence[int], indices: Sequence[int]) -> None:
+        """Fetch what open tars lack. One that was removed from the cache is begun anew there, without what it had."""
+        for _ in range(_ATTEMPTS + 1):
+            if not (missing := self._missing(held, shards, indices)):
+                return
+            held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
+        cache = self.files.cache
+        raise CacheTooSmallError(
+            f"the cache {cache.folder} is too small: samples were removed before they could be used; give more than "
+            f"{cache.most_bytes} bytes with --cache-bytes"
+        )
+
     def _missing(self, held: dict[int, Any], shards: Sequence[int], indices: Sequence[int]) -> dict[int, list[int]]:
         """Return by shard the indices of samples that are not there."""
         missing: dict[int, list[int]] = {}
@@ -175,28 +186,19 @@ class CachedTars:
 
     async def _fetch(self, missing: dict[int, list[int]], *, whole: bool) -> dict[int, CachedFile]:
         found: dict[int, CachedFile] = {}
-        for _ in range(3):  # what was begun in advance may have been given up, or failed
-            groups = {shard: self._tasks_for(shard, indices, whole=whole) for shard, indices in missing.items()}
-            tasks = [task for group in groups.values() for task in group]
-            done = await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
-            results = dict(zip(tasks, done, strict=True))
-            for shard, group in groups.items():
-                files = [file for task in group if isinstance(file := results[task], CachedFile)]
-                if files:
-                    found[shard] = max(files, key=lambda file: file.complete)
-                    found[shard].refresh()
-            failures = [result for result in done if isinstance(result, BaseException)]
-            missing = self._missing({shard: found.get(shard) for shard in missing}, *_pairs(missing))
-            if not missing:
-                return found
-            others = [error for error in failures if not isinstance(error, asyncio.CancelledError)]
-            if others:
-                raise others[0]
-        cache = self.files.cache
-        raise CacheTooSmallError(
-            f"the cache {cache.folder} is too small: samples were removed before they could be used; give more than "
-            f"{cache.most_bytes} bytes with --cache-bytes"
-        )
+        groups = {shard: self._tasks_for(shard, indices, whole=whole) for shard, indices in missing.items()}
+        tasks = [task for group in groups.values() for task in group]
+        done = await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
+        results = dict(zip(tasks, done, strict=True))
+        for shard, group in groups.items():
+            files = [file for task in group if isinstance(file := results[task], CachedFile)]
+            if files:
+                found[shard] = max(files, key=lambda file: file.complete)
+                found[shard].refresh()
+        failed = [x for x in done if isinstance(x, BaseException) and not isinstance(x, asyncio.CancelledError)]
+        if failed and self._missing({shard: found.get(shard) for shard in missing}, *_pairs(missing)):
+            raise failed[0]
+        return found
 
     async def _read_through(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, CachedFile]:
         """Fetch samples into files in memory, one for each tar, that end when nobody uses them."""

@@ -23,9 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from shards.errors import CacheTooSmallError, PetsegError, UsageError
+from shards.errors import CacheTooSmallError, PetsegError
 from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
-from shards.store.byte_sizes import parse_bytes
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -134,6 +133,8 @@ class ContentCache:
 
     def publish(self, sha256: str) -> None:
         """Make the file that was fetched the complete one; its samples alone are not needed any more."""
+        if self.path(sha256).is_dir():
+            _discard(self.path(sha256))
         self.path(sha256, ".fetch").replace(self.path(sha256))
         _discard(self.path(sha256, ".ranges"))
 
@@ -142,30 +143,41 @@ class ContentCache:
         for kind in ("", ".ranges"):
             _discard(self.path(sha256, kind))
 
-    def make_room(self, needed: int, *, release: Callable[[], None], fresh: bool = False) -> None:
+    def make_room(self, needed: int, *, release: Callable[[], None], into: int | None = None) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
 
-        Sizes are added up anew when the bound may be reached, or if ``fresh``, since other processes add files too.
+        Sizes are added up anew when the bound may be reached, since other processes add files too. ``into``, the
+        descriptor of the file that they are fetched into, gives it its size at once, so that it counts from now on.
         Raises ``PetsegError`` if everything that is left is in use.
         """
         with self._lock:
             added = self._state.get("added", 0)
             known = self._state.get("used", self.most_bytes)
-            current = not fresh and added < max(LEAST_BYTES, self.most_bytes >> 6)
+            current = added < max(LEAST_BYTES, self.most_bytes >> 6)
             if current and known + added + needed <= self.most_bytes:
                 self._state["added"] = added + needed
-                return
-            used = self._remove_until(self.most_bytes - needed, release)
-            self._state.update(used=used, added=needed)
-        if used + needed > self.most_bytes:
-            raise CacheTooSmallError(
-                f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
-                f"{self.most_bytes} are in use; give more with --cache-bytes"
-            )
+            else:
+                used = self._remove_until(self.most_bytes - needed, release)
+                self._state.update(used=used, added=needed)
+                if used + needed > self.most_bytes:
+                    raise CacheTooSmallError(
+                        f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
+                        f"{self.most_bytes} are in use; give more with --cache-bytes"
+                    )
+            if into is not None:
+                try:
+                    os.ftruncate(into, needed)
+                except OSError as error:
+                    raise self.failure(error) from None
+
+    def shrink(self, by: int, *, release: Callable[[], None]) -> None:
+        """Remove so many bytes of what nobody uses, on a disk that is full before the bound is reached."""
+        with self._lock:
+            self._state.update(used=self._remove_until(max(0, self.used_bytes() - by), release), added=0)
 
     def used_bytes(self) -> int:
         """Return the space that the cache's files take on the disk."""
-        return sum(status.st_blocks * 512 for _, status in self._entries())
+        return sum(_space(*entry) for entry in self._entries())
 
     def _remove_until(self, most: int, release: Callable[[], None]) -> int:
         """Remove unused files, the least recently used first, until they take at most so many bytes; return how many.
@@ -173,14 +185,14 @@ class ContentCache:
         Files that are being fetched count, and are removed only where their process has ended.
         """
         entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime_ns)
-        used = sum(status.st_blocks * 512 for _, status in entries)
+        used = sum(_space(*entry) for entry in entries)
         if used > most:
             release()
         for path, status in entries:
             if used <= most:
                 break
             if self._remove_unused(path):
-                used -= status.st_blocks * 512
+                used -= _space(path, status)
         return used
 
     def _remove_unused(self, path: Path) -> bool:
@@ -243,9 +255,15 @@ class ContentCache:
 
     def failure(self, error: OSError) -> PetsegError:
         """Return the error for what the disk refused."""
-        full = "free some space, or choose another disk with --cache; what was fetched is kept"
-        advice = full if error.errno in FULL else "choose another folder with --cache"
-        return PetsegError(f"the cache {self.folder} cannot be used: {error.strerror}; {advice}")
+        what = f"the cache {self.folder} cannot be used: {error.strerror}"
+        if error.errno in FULL:
+            return CacheTooSmallError(f"{what}; free some space, or choose another disk with --cache")
+        return PetsegError(f"{what}; choose another folder with --cache")
+
+
+def _space(path: Path, status: os.stat_result) -> int:
+    """Return the bytes that a file takes on the disk, or will take."""
+    return max(status.st_blocks * 512, status.st_size if path.name.endswith(".fetch") else 0)
 
 
 def _discard(path: Path) -> None:
@@ -265,35 +283,3 @@ def _locked(descriptor: int, *, exclusive: bool) -> bool:
     except OSError as error:
         return error.errno not in _TAKEN
     return True
-
-
-def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
-    """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
-
-    ``most`` is its bound in bytes, or as text such as ``200GB``; None: half of what is free on its disk, counting what
-    it holds already as free.
-
-    Raises ``UsageError`` for a bound that is too small, ``PetsegError`` where there is no folder for it.
-    """
-    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
-    if most_bytes is not None and most_bytes < LEAST_BYTES:
-        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {LEAST_BYTES}")
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME")
-        try:
-            folder = Path(base) / "petseg" if base else Path.home() / ".cache" / "petseg"
-        except RuntimeError:
-            raise PetsegError(
-                "there is no home folder to cache a remote set in; give one with --cache DIR, or set XDG_CACHE_HOME"
-            ) from None
-    place = Path(folder).absolute()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        if most_bytes is None:
-            space = os.statvfs(place)
-            most_bytes = max(LEAST_BYTES, (space.f_bavail * space.f_frsize + ContentCache(place, 0).used_bytes()) // 2)
-    except OSError as error:
-        raise ContentCache(place, 0).failure(error) from None
-    return ContentCache(place, most_bytes)

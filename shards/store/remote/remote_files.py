@@ -195,7 +195,7 @@ class RemoteFiles:
                 return found
             with self.cache.fetching(spec.sha256) as descriptor:
                 if descriptor is not None and not self.cache.path(spec.sha256).exists():
-                    await self.making_room(spec.bytes, release)
+                    await self.making_room(spec.bytes, release, into=descriptor)
                     if await self._fetch_into(descriptor, spec, release):
                         with contextlib.suppress(FileNotFoundError):  # the cache was removed: it is fetched again
                             self.cache.publish(spec.sha256)
@@ -220,9 +220,9 @@ class RemoteFiles:
         async with self._turns[0]:
             return await work
 
-    async def making_room(self, needed: int, release: Callable[[], None], *, fresh: bool = False) -> None:
+    async def making_room(self, needed: int, release: Callable[[], None], *, into: int | None = None) -> None:
         """See :meth:`ContentCache.make_room`; in another thread, since it may look at every file."""
-        await asyncio.to_thread(self.cache.make_room, needed, release=release, fresh=fresh)
+        await asyncio.to_thread(self.cache.make_room, needed, release=release, into=into)
 
     async def writing(self, write: Callable[[], _T], needed: int, release: Callable[[], None]) -> _T:
         """Write to the cache; on a full disk, make room and write again."""
@@ -232,7 +232,8 @@ class RemoteFiles:
             if error.errno not in FULL:
                 raise self.cache.failure(error) from None
         with contextlib.suppress(PetsegError):
-            await self.making_room(max(needed, self.cache.used_bytes() // 4), release, fresh=True)
+            by = max(needed, self.cache.used_bytes() // 4)
+            await asyncio.to_thread(self.cache.shrink, by, release=release)
         try:
             return write()
         except OSError as error:

@@ -105,15 +105,26 @@ def test_a_file_that_cannot_be_written_costs_no_other_and_the_results_are_printe
     assert read_results(tmp_path / "copied.json") == run
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with small_disk(tmp_path / "disk", "4k") as disk:
-        (disk / "filler").write_bytes(b"x" * 4096)
-        with pytest.raises(PetsegError) as raised:
-            Outputs(disk / "run.json").finish(build_results())
-        assert f"{disk / 'run.json'} could not be written: No space left on device" in str(raised.value)
-        assert len(str(raised.value).splitlines()) == 1
-        assert "petseg source, 2 workers" in capsys.readouterr().out
-        assert [path.name for path in disk.iterdir()] == ["filler"]
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_full_disk_in_the_middle_of_a_file(
+    option: str, tmp_path: Path, small_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older file stays, and one line says where the results are now."""
+    run = results(OURS, OTHER)
+    monkeypatch.setattr("bench.build_benchmark.run_build_benchmark", lambda *_, **__: run)
+    with small_disk(tmp_path / "disk", "8k") as disk:
+        file = disk / f"run.{'json' if option == '--json' else 'svg'}"
+        file.write_text("older")
+        done = CliRunner().invoke(main, ["build", str(tmp_path), option, str(file), "--overwrite"])
+        assert done.exit_code == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"Error: {file} could not be written: No space left on device; the results are printed")
+        assert "petseg torch" in done.stdout
+        assert file.read_text() == "older"
+        assert list(disk.iterdir()) == [file]
+        (tmp_path / "copied.json").write_text(done.stdout[done.stdout.index("{\n") :])
+    assert (tmp_path / "copied.json").stat().st_size > 4096
+    assert read_results(tmp_path / "copied.json") == run
 
 
 def test_the_figures_go_into_both_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,15 @@ def test_an_own_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_repo
     assert given["epochs"] > 1
     assert petseg.load("run").labels.names == ("background", "cat", "dog")
     assert (tmp_path / "run" / "best.pt").exists()
+
+
+def test_a_table_of_an_own_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of the README that lists images and masks in one folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "isic").mkdir()
+    for name in ("ISIC_1", "ISIC, 2"):
+        Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / "isic" / f"{name}.jpg")
+        Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(tmp_path / "isic" / f"{name}_segmentation.png")
+    exec(example("README.md", "_segmentation.png"), {})
+    manifest = petseg.build_shards("isic.csv", "isic-shards", labels="binary", split="random").manifest
+    assert (manifest.options.layout, manifest.audit.packed) == ("csv", 2)

@@ -200,17 +200,44 @@ class TwoLayers(torch.nn.Module):
         return [features, self.second(features).relu()]
 
 
-@pytest.mark.parametrize("encoder", ["two layers", "resnet10t", "mobilenetv3_small_050"])
+class SamePadding(TwoLayers):
+    """Likewise, with the padding of tf_efficientnet_lite0 and other networks that come from TensorFlow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = pytest.importorskip("timm.layers")
+        self.first = layers.create_conv2d(3, 6, 3, stride=2, padding="same", bias=True)
+        self.second = layers.create_conv2d(6, 12, 6, stride=2, padding="same", bias=True)
+        pools = (layers.create_pool2d(kind, 2, 1, padding="same") for kind in ("max", "avg"))
+        self.pools = torch.nn.Sequential(*pools)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        features = self.first(image).relu()
+        return [features, self.pools(self.second(features)).relu()]
+
+
+@pytest.mark.parametrize(
+    "encoder", ["two layers", "same padding", "resnet10t", "mobilenetv3_small_050", "tf_efficientnet_lite0"]
+)
 def test_encoders_take_images_of_any_size(
     call, tmp_path: Path, encoder: str, campaign: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They pad images to their stride; in the file that holds for every image, not for the first one's size."""
     pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
-    if encoder == "two layers":
-        monkeypatch.setattr("petseg.nets.encoder_unet.create_encoder", lambda name: TwoLayers())
+    if stand_in := {"two layers": TwoLayers, "same padding": SamePadding}.get(encoder):
+        monkeypatch.setattr("petseg.nets.encoder_unet.create_encoder", lambda name: stand_in())
         encoder = "resnet10t"
     elif not campaign(0, 1):
         pytest.skip("with --campaign: its many layers take a minute")
+    from timm.layers import padding
+
+    same_padding = padding.get_same_padding
+
+    def of_numbers(side: int, *shape: int) -> int:
+        assert isinstance(side, int), "of symbolic sides the exporter would compute for ever"
+        return same_padding(side, *shape)
+
+    monkeypatch.setattr(padding, "get_same_padding", of_numbers)
     labels = many_labels(21)
     run = write_untrained(tmp_path / "run", labels, encoder=encoder, widths=UNET_WIDTHS, upsample="transposed")
     assert call(export, run, tmp_path / "net.onnx").code == 0
@@ -233,3 +260,20 @@ def test_tutorial_network(tmp_path: Path) -> None:
         size=(34, 38),  # both are padded
     )
     assert export_onnx(predictor, tmp_path / "t.onnx").largest_difference < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no such operator\nmore"), ValueError("no such operator"), KeyError("x")]
+)
+def test_what_torch_cannot_export_is_one_line(
+    call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.onnx.export", failing)
+    result = call(export, tiny_run, tmp_path / "net.onnx")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "torch's exporter cannot follow the network" in result.err
+    assert "--input-size fixed" in result.err
+    assert not any(tmp_path.iterdir())

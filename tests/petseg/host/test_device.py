@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from petseg.host.device import choose_device, cpu_threads
+from petseg.host.device import choose_device, choose_placement, cpu_threads
 from shards import cores
 from shards.errors import UsageError
 
@@ -83,3 +84,9 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
     set_ranks(monkeypatch, local_size=2)
     with pytest.raises(UsageError, match="2 processes on this machine would share one GPU; use --device cuda"):
         choose_device("cuda:0")
+
+
+@pytest.mark.parametrize("precision", ["int8", "", "FP32", None, 16])
+def test_a_precision_that_there_is_not(precision: Any) -> None:
+    with pytest.raises(UsageError, match=r"--precision .*: choose from auto, fp32, bf16, fp16"):
+        choose_placement(torch.device("cpu"), precision)

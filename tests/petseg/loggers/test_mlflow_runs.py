@@ -10,9 +10,10 @@ import pytest
 from histories import entry
 from optional_packages import needs
 
-from petseg.loggers.logged_ids import read_id
+from petseg.loggers.logged_ids import LoggedId, read_id, write_id
 from petseg.loggers.metrics_logger import LoggedRun
 from petseg.loggers.mlflow_runs import MlflowLogger, metric_names
+from shards.errors import PetsegError
 
 pytestmark = needs("mlflow", extra="mlflow")
 CLASSES = ("cat", "$x_1$ & co.", "a/b", "a|b", "..", "never there")
@@ -144,3 +145,23 @@ def test_without_a_server_a_database_is_made(tmp_path: Path, monkeypatch: pytest
     assert kept.address == f"sqlite:///{tmp_path}/here/mlflow.db"
     points = MlflowClient(kept.address).get_metric_history(kept.id, "train/loss")
     assert [point.step for point in points] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://198.51.100.7:5000",
+        "https://mlflow.example",
+        "databricks",
+        "file:///tmp/store",
+        "sqlite:////tmp/other.db",
+    ],
+)
+def test_the_folder_of_a_run_names_no_server(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anybody's, and the password of MLFLOW_TRACKING_TOKEN would be sent there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("mlflow.MlflowClient", lambda *given: pytest.fail(f"a client of {given} was made"))
+    run = logged_run(tmp_path / "run")
+    write_id(run.folder, "mlflow", LoggedId(id="1", address=address))
+    with pytest.raises(PetsegError, match="to go on there, set MLFLOW_TRACKING_URI"):
+        MlflowLogger(run).open([entry(1, 6)])

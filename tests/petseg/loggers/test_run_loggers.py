@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_events_of_a_killed_run_are_written_once(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("val/iou/dog")] == [1]
     assert "val/recall/none" not in events.Tags()["scalars"]
     killed.close(finished=False)
+
+
+def test_events_catch_up_when_a_full_disk_has_room_again(tmp_path: Path, small_disk: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    notes = list[str]()
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        logger = TensorBoardLogger(LoggedRun(folder=disk, classes=("cat", "dog", "none"), parameters={}))
+        loggers = RunLoggers([logger], note=notes.append)
+        loggers.open([])
+        loggers.log(entry(1, 3))
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(512)):
+                pass
+        for number in range(2, 12):
+            loggers.log(entry(number, 3))
+        (disk / "filler").unlink()
+        loggers.close(finished=True)
+        events = EventAccumulator(str(disk / FOLDER))
+        events.Reload()
+        assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 12))
+    assert [" failed (" in note for note in notes] == [True, False], notes
 
 
 def test_values_have_the_names_of_their_classes() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from labelled_sets import AWKWARD, draw_scene, many_labels
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -127,6 +129,22 @@ def test_lines_show_on_white_paper() -> None:
     for index in range(4):
         assert np.dot(line_colour(labels, index), (0.299, 0.587, 0.114)) <= 171
     assert line_colour(labels, 3) == (0x12, 0x34, 0x56)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 60), (20, 60), (60, 20)])
+def test_names_beside_the_samples_do_not_overlap(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of flat images: a key may have 80 characters."""
+    found = caught(monkeypatch, gallery)
+    samples = [replace(sample_of(PETS, n, height, width), key=f"{n}_long" + "_name" * 15) for n in range(3)]
+    draw_gallery(samples, labels=PETS, title="title")
+    (figure,) = found
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+    boxes = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+    assert [label.get_text() for label in labels][::2] == [shown_name(sample.key, 24) for sample in samples]
+    assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+    assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 21, 150])

@@ -15,13 +15,14 @@ from typing import Any
 import forked_programs
 import pytest
 from forked_programs import ForkedPopen
-from remote_sets import OPTIONS, batches
+from remote_sets import OPTIONS, batch_bytes, batches
 from store_servers import FaultProxy, range_server
 
 from pipeline import Loader
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.dataset import ShardSet
-from shards.store.remote.content_cache import ContentCache, open_cache
+from shards.store.remote.cache_place import open_cache
+from shards.store.remote.content_cache import ContentCache
 
 
 def files_in(cache: Path) -> list[Path]:
@@ -129,6 +130,20 @@ def test_a_cache_that_holds_the_tables_alone(
     assert ContentCache(tmp_path, 0).used_bytes() <= 2 * bound, "whole blocks of the disk"
 
 
+def test_tars_that_are_on_their_way_count(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """All tars are requested at once, and none is there yet when the next one is."""
+    monkeypatch.setattr("shards.store.remote.content_cache.LEAST_BYTES", 1)
+    sizes = sorted(path.stat().st_size for path in sets["source"].glob("train*.tar"))
+    bound = sum(sizes[-2:]) + 30_000
+    assert bound < sum(sizes)
+    with Loader(uploaded["source"], fetch="shard", cache=tmp_path, cache_bytes=bound, **OPTIONS) as loader:
+        assert batches(loader, 2) == local("source", 2)
+    assert ContentCache(tmp_path, 0).used_bytes() <= bound + 20_000, "whole blocks of the disk"
+
+
 def test_tables_that_do_not_fit(
     server: FaultProxy, uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,22 +154,88 @@ def test_tables_that_do_not_fit(
         Loader(uploaded["source"], cache=tmp_path, cache_bytes=1000, **OPTIONS)
 
 
-def test_a_full_disk(server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path,
-                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    real, full = os.pwrite, [True]
+def blocks(cache: Path) -> int:
+    """The space that is taken, without what files that are being fetched will take."""
+    return sum(path.stat().st_blocks * 512 for path in files_in(cache) if path.exists())
+
+
+def pwrite_on_a_disk_of(most: Callable[[], int], cache: Path) -> Callable[..., int]:
+    """What writes as on a disk that is full when the cache has so many bytes."""
+    real = os.pwrite
 
     def pwrite(descriptor: int, data: Any, offset: int) -> int:
-        if full[0] and len(data) > 1000:
+        there = Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(cache)  # not in memory
+        if there and len(data) > 1 and blocks(cache) + len(data) > most():
             raise OSError(28, "No space left on device")
         return real(descriptor, data, offset)
 
-    with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
-        monkeypatch.setattr(os, "pwrite", pwrite)
-        with pytest.raises(PetsegError, match=r"the cache .* cannot be used: No space left.*free some space"):
-            batches(loader)
-        full[0] = False
-        loader.set_epoch(0)
-        assert batches(loader) == local("source")
+    return pwrite
+
+
+@pytest.mark.parametrize("fetch", ["range", "shard"])
+def test_a_full_disk_ends_nothing(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, fetch: Any,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """Samples go through memory, which is said once, until there is space again."""
+    with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, **OPTIONS) as loader:
+        assert len(loader.split.table)  # is there
+        assert len(loader.split.shards)
+        most = [ContentCache(tmp_path, 0).used_bytes()]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite_on_a_disk_of(lambda: most[0], tmp_path))
+            assert batches(loader) == local("source")
+            loader.set_epoch(0)
+            before = ContentCache(tmp_path, 0).used_bytes()
+            most[0] = 1 << 40
+            assert batches(loader) == local("source")
+        assert ContentCache(tmp_path, 0).used_bytes() > before
+    (said,) = [record.message for record in caplog.records if "--cache" in record.message]
+    assert "cannot be used: No space left on device; free some space" in said
+
+
+@pytest.mark.parametrize("fetch", ["range", "shard"])
+def test_a_disk_that_is_smaller_than_the_bound(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any, tmp_path: Path, fetch: Any,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """What is not in use makes room there, too."""
+    total = sum(path.stat().st_size for path in sets["source"].glob("train*"))
+    options = {**OPTIONS, "batch_size": 1, "prefetch": 1, "threads": 1}
+    with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, cache_bytes="1GB", **options) as loader:
+        monkeypatch.setattr(os, "pwrite", pwrite_on_a_disk_of(lambda: total * 3 // 4, tmp_path))
+        assert batches(loader, 3) == local("source", 3, batch_size=1)
+    assert fetch == "shard" or not caplog.records  # there, all may be on its way at the same time
+    assert ContentCache(tmp_path, 0).used_bytes() <= total * 3 // 4
+
+
+@pytest.mark.parametrize("storage", ["source", "raw"])
+@pytest.mark.parametrize("fetch", ["range", "shard", "auto"])
+def test_a_cache_that_is_removed_under_a_loader(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, fetch: Any, storage: str
+) -> None:
+    """A tar that is begun anew lacks the samples that it had: they are fetched again, not read from its holes."""
+    with Loader(uploaded[storage], fetch=fetch, cache=tmp_path / "cache", **OPTIONS) as loader:
+        found = []
+        for _ in range(3):
+            for batch in loader:
+                found.append(batch_bytes(batch))
+                shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert found == local(storage, 3)
+
+
+def test_what_a_tar_lacks_that_was_begun_anew(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:
+    """One sample was there in the tar that is open, and the cache has another file of its name by now."""
+    tars = ShardSet.open(uploaded["source"], fetch="range", cache=tmp_path).split("train").remote
+    assert tars is not None
+    tars.hold([0], [0])
+    for path in files_in(tmp_path):
+        if path.name.endswith(".ranges"):
+            path.unlink()
+    held = tars.hold([0, 0], [0, 1])[0]
+    assert held.present[:2].tolist() == [1, 1]
+    span = tars.span(0)
+    assert span.matches(memoryview(held[span.start : span.stop]))
 
 
 @pytest.mark.parametrize("kept", ["whole files", "samples", "nothing"])

@@ -15,6 +15,8 @@ from pipeline import Loader
 from shards import ShardSet
 from shards.errors import FormatError, UsageError
 from shards.store.cloud.request_loop import request_loop, run
+from shards.store.remote.content_cache import CachedFile
+from shards.store.remote.remote_files import FileSpec, RemoteFiles
 
 
 @pytest.mark.parametrize("fetch", ["auto", "range", "shard"])
@@ -55,6 +57,22 @@ def test_many_requests_are_in_flight(server: FaultProxy, uploaded: dict[str, str
     with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
         batches(loader)
     assert server.plan.most_at_once > 4
+
+
+def test_both_tables_come_with_one_wait(
+    server: FaultProxy, uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[list[str]] = []
+    together = RemoteFiles._together
+
+    async def noted(self: RemoteFiles, specs: list[FileSpec]) -> list[CachedFile]:
+        waits.append(sorted(spec.name for spec in specs))
+        return await together(self, specs)
+
+    monkeypatch.setattr(RemoteFiles, "_together", noted)
+    with Loader(uploaded["jpeg"], cache=tmp_path / "cache", **OPTIONS) as loader:
+        next(iter(loader))
+    assert waits == [["train.samples.npy", "train.shards.npy"]]
 
 
 def test_what_has_not_begun_is_given_up(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:

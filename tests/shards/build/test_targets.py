@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_overwrite_swaps_whole_sets(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("shards.build.staging._exchange", lambda first, second: False)
+        monkeypatch.setattr("shards.build.staging.rename_specially", lambda *_: False)
     made(pets, tmp_path / "out", samples_per_shard=2)
     made(pets, tmp_path / "expected", seed=5)
     build(pets, tmp_path / "out", options(seed=5), workers=1, overwrite=True)
@@ -68,12 +69,37 @@ def test_targets_that_are_something_else_are_left_alone(pets: Path, tmp_path: Pa
             build(pets, folder, options(), overwrite=overwrite)
     with pytest.raises(UsageError, match="not empty"):
         made(pets, pets)
-    building = tmp_path / "out.building"
-    building.mkdir()
-    (building / "thesis.doc").write_text("mine")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("ending", ["building", "replaced"])
+def test_folders_beside_a_set_that_are_the_users_are_left_alone(
+    pets: Path, tmp_path: Path, ending: str, finished: bool
+) -> None:
+    """Also where there is nothing to do but to clean up."""
+    out, beside = tmp_path / "out", tmp_path / f"out.{ending}"
+    if finished:
+        made(pets, out)
+    beside.mkdir()
+    (beside / "thesis.doc").write_text("mine")
+    if finished:
+        assert made(pets, out).already_complete
+    else:
+        with pytest.raises(UsageError, match=f"out.{ending} holds files that no build created"):
+            made(pets, out)
     with pytest.raises(UsageError, match="files that no build created"):
-        made(pets, tmp_path / "out")
-    assert (building / "thesis.doc").read_text() == "mine"
+        build(pets, out, options(seed=5), workers=1, overwrite=True)
+    assert (beside / "thesis.doc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["building", "replaced"])
+def test_links_beside_a_set_are_not_followed(pets: Path, tmp_path: Path, ending: str) -> None:
+    made(pets, tmp_path / "other")
+    before = tree(tmp_path / "other")
+    (tmp_path / f"out.{ending}").symlink_to(tmp_path / "other")
+    with contextlib.suppress(OSError):
+        made(pets, tmp_path / "out", seed=5)
+    assert tree(tmp_path / "other") == before
 
 
 def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path) -> None:
@@ -106,6 +132,12 @@ def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path)
         ({"split": "random", "fractions": (1.5, -0.5, 0.0)}, "between 0 and 1"),
         ({"split": "random", "fractions": (float("nan"), 0.5, 0.5)}, "between 0 and 1"),
         ({"val_fraction": 2.0}, "between 0 and 1"),
+        ({"split": "random", "fractions": "xyz"}, "fractions 'xyz': give three numbers"),
+        ({"split": "random", "fractions": (1.0,)}, "give three numbers"),
+        ({"seed": 2**70}, "--seed 1180591620717411303424: give a whole number of at most 63 bits"),
+        ({"seed": 1.5}, "--seed 1.5: give a whole number"),
+        ({"samples_per_shard": 2**64}, "--samples-per-shard 18446744073709551616: give a whole number"),
+        ({"max_pixels": True}, "--max-pixels True: give a whole number"),
     ],
 )
 def test_options_that_do_not_go_together(changes: dict[str, object], message: str) -> None:

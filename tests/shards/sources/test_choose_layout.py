@@ -74,6 +74,14 @@ def test_no_layout_fits(put: Put) -> None:
         scan(folder, layout="folders")
 
 
+@pytest.mark.parametrize("paths", [["a.jpg", "a.json"], ["train/a.jpg", "notes/instances.json"], ["JSON/a.json"]])
+def test_polygons_are_named(put: Put, paths: list[str]) -> None:
+    with pytest.raises(SourceError, match=r"with its mask; polygons \(COCO, labelme\) are not read: draw them as PNG"):
+        scan(put(*paths))
+    with pytest.raises(SourceError, match=r"with its mask$"):
+        scan(put("elsewhere/a.png"))
+
+
 def test_paths_that_are_no_source(put: Put, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file or folder"):
         scan(tmp_path / "gone")

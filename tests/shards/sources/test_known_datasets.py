@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,26 @@ def test_the_withheld_masks_of_cityscapes(put: Put, test: tuple[int, ...] | None
     assert len(found.pairs) == 3
     assert not found.findings
     assert found.ignored == ignored
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n/x 1 def\n%%EOF\n"
+BROKEN = b"P5 4 4 -1\n" + bytes(16), b"BM" + bytes(60), b"II*\0\x08\0\0\0\xff\xff" + bytes(90)
+
+
+@pytest.mark.parametrize("content", [EPS, None, *BROKEN], ids=["EPS", "FIFO", "PGM", "BMP", "TIFF"])
+def test_masks_of_a_test_split_are_opened_like_all_others(
+    put: Put, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would run Ghostscript for one, and wait for the writer of another; the audit says what is wrong."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was run"))
+    (path,) = cityscapes(put).glob("gtFine/test/*/*_labelIds.png")
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    found = scan(path.parents[3])
+    assert len(found.lists.get("test", ())) == (content is not None)
 
 
 def test_both_kinds_of_ids(put: Put) -> None:

@@ -76,6 +76,26 @@ def palette_mask(values: list[int], palette: list[int]) -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize(
+    ("rows", "untinted"),
+    [
+        ([[0, 0, 0, 1]], [0]),
+        ([[3, 3, 3, 1, 2]], [3]),
+        ([[0, 0, 1, 1]], []),
+        ([[255, 255, 255, 0]], []),
+        ([[7, 0, 0], [7, 7, 7, 7, 7]], [7]),
+    ],
+)
+def test_what_fills_most_of_the_masks_stays_untinted(
+    tmp_path: Path, rows: list[list[int]], untinted: list[int]
+) -> None:
+    masks = {f"m{n}": Image.fromarray(np.array([row], dtype=np.uint8)) for n, row in enumerate(rows)}
+    text = labels_template(survey(source_of(tmp_path, masks)))
+    labels = parse_labels(text)
+    assert [value for each in labels.classes if each.color == "#000000" for value in each.values] == untinted
+    assert 'with color = "#000000" it stays as it is' in text
+
+
 def test_palettes_give_the_colours(tmp_path: Path) -> None:
     """The first pair's palette counts; black may be shared, another colour may not."""
     palette = [0, 0, 0, 10, 20, 30, 10, 20, 30, 0, 0, 0]

@@ -229,19 +229,6 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "set").iterdir())
 
 
-def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    store = open_store(tmp_path)
-    store.put("x", b"1", if_absent=True)
-    with pytest.raises(ObjectExistsError):
-        store.put("x", b"2", if_absent=True)
-    assert store.read("x") == b"1"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -234,7 +234,8 @@ def test_one_signal_ends_two_ranks_cleanly(
     """A terminal signals everybody at once, and torchrun its ranks once more; a scheduler signals torchrun alone, or
     some of the ranks; all of them stop after the same step."""
     run = tmp_path / "a run"
-    arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS]
+    # Of so many epochs that the signal comes before the last, however slow the machine is.
+    arguments = ["--shards", synthetic_set, "--run", run, *ARGUMENTS, "--epochs", "1000"]
     command = module_words(*arguments) if target == "torchrun" else words("petseg-train", *arguments)
     start = subprocess.Popen if campaign(0, 1) else ForkedPopen
     process = start(

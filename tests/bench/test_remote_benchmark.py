@@ -1,0 +1,37 @@
+"""The benchmark of sets in object stores, with petseg's loader on a tiny set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from class_sets import SIZES, make_class_set
+
+from bench import remote_benchmark
+from bench.core.slow_store import SlowStore
+from bench.settings import RemoteSettings
+
+pytest.importorskip("obstore")
+pytest.importorskip("boto3")
+
+
+def test_rates_of_a_local_set_and_of_the_same_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, shards = make_class_set(tmp_path, classes=3)
+    uploaded: list[tuple[set[str], str]] = []
+    upload = SlowStore.upload
+
+    def noted(self: SlowStore, files: list[Path], folder: str) -> None:
+        uploaded.append(({path.name for path in files}, folder))
+        upload(self, files, folder)
+
+    monkeypatch.setattr(SlowStore, "upload", noted)
+    monkeypatch.setattr(remote_benchmark, "SUBJECTS", ("local", "petseg"))
+    monkeypatch.setattr(remote_benchmark, "IMPORTS", ())
+    settings = RemoteSettings(shards=shards, size=16, batch_size=2, delay=0.1, epochs=2, repeats=1, time_limit=60.0)
+    found = remote_benchmark.run_remote_benchmark(settings)
+    rates = found["images_per_second"]
+    assert found["skipped"] == {}
+    assert uploaded == [({path.name for path in shards.iterdir()}, "petseg")]
+    assert rates["petseg"]["first"] < len(SIZES) / 0.3, "three replies, each 0.1 s late, come before the first image"
+    assert found["later_epochs_over_local"] == rates["petseg"]["later"] / rates["local"]["later"]
+    assert found["first_epoch_over_best_other"] is None

@@ -1,0 +1,73 @@
+"""SIGTERM and SIGHUP end a command wherever it is: what catches errors of files and libraries does not catch them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from labelled_sets import smooth_image, write_untrained
+from PIL import Image, ImageFile
+
+from petseg.cli import evaluate, export, predict
+from shards.console import raise_stop_signals
+from shards.errors import TerminatedError
+from shards.format.builtin_labels import PETS
+
+STOPS = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_decoder_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """What Pillow raises of garbage means a damaged image, which is skipped; a signal ends the command."""
+    run = write_untrained(tmp_path / "run", PETS)
+    images = [smooth_image(tmp_path / f"{name}.bmp", (40, 30)) for name in "ab"]
+    load = ImageFile.ImageFile.load
+
+    def interrupted(self: Image.Image) -> Any:
+        signal.raise_signal(number)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", interrupted)
+    result = call(predict, run, *images, "-o", tmp_path / "out")
+    assert (result.code, result.err) == (128 + number, f"Error: stopped by {number.name}\n")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def stopped(*_: object, **__: object) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("command", [evaluate, predict])
+def test_reading_a_checkpoint_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
+    run, image = write_untrained(tmp_path / "run", PETS), smooth_image(tmp_path / "a.png", (40, 30))
+    monkeypatch.setattr("petseg.runs.checkpoint.read_tensors", stopped)
+    monkeypatch.setattr("shards.format.dataset.ShardSet.open", lambda *_, **__: None)
+    arguments = {evaluate: ["--shards", "set"], predict: [image, "-o", tmp_path / "out"]}[command]
+    result = call(command, run, *arguments)
+    assert (result.code, result.err) == (143, "Error: stopped by SIGTERM\n")
+
+
+def test_the_check_of_an_export_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_untrained(tmp_path / "run", PETS)
+    monkeypatch.setattr("petseg.exporters.onnx_model._to_onnx", lambda *_: b"")
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: SimpleNamespace(run=stopped))
+    result = call(export, run, tmp_path / "net.onnx")
+    assert (result.code, result.err) == (143, "Error: stopped by SIGTERM\n")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def catch_all(number: signal.Signals) -> None:
+    """As libraries do with what they try."""
+    with contextlib.suppress(Exception):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_no_library_takes_a_signal_for_an_error_of_its_own(number: signal.Signals) -> None:
+    """torch's exporter catches every exception of what it tries, and goes on."""
+    with raise_stop_signals(), pytest.raises(TerminatedError, match=number.name):
+        catch_all(number)

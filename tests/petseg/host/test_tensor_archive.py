@@ -1,0 +1,129 @@
+"""Files of tensors that Python's zip reader and torch's see differently, and old ones without an archive."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petseg.host.tensor_archive import read_tensors
+
+COUNT = 1 << 20  # of values, which a compressed file holds in some kilobytes
+
+
+def archive(document: Any, *, method: int = zipfile.ZIP_STORED) -> tuple[bytes, bytes]:
+    """What torch writes, written again by Python: the entries, and their directory."""
+    saved, written = io.BytesIO(), io.BytesIO()
+    torch.save(document, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(written, "w", method) as target:
+        for name in source.namelist():
+            target.writestr(f"archive/{name.split('/', 1)[1]}", source.read(name))
+    data = written.getvalue()
+    (offset,) = struct.unpack_from("<L", data, len(data) - 6)
+    return data[:offset], data[offset:-22]
+
+
+def moved(directory: bytes, by: int) -> bytes:
+    """A directory whose entries are elsewhere."""
+    result, at = bytearray(directory), 0
+    while at < len(result):
+        lengths = struct.unpack_from("<3H", result, at + 28)
+        struct.pack_into("<L", result, at + 42, struct.unpack_from("<L", result, at + 42)[0] + by)
+        at += 46 + sum(lengths)
+    return bytes(result)
+
+
+def end(directory: bytes, offset: int) -> bytes:
+    count = directory.count(b"PK\x01\x02")
+    return struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), offset, 0)
+
+
+def large_end(directory: bytes, offset: int) -> bytes:
+    count = directory.count(b"PK\x01\x02")
+    return struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(directory), offset)
+
+
+def two_archives(kind: str) -> bytes:
+    """A file in which Python finds a sound archive, and torch one that is compressed."""
+    sound, seen_by_python = archive({"x": torch.zeros(4)})
+    harmful, seen_by_torch = archive({"x": torch.ones(COUNT)}, method=zipfile.ZIP_DEFLATED)
+    harmful += bytes(len(sound))  # so that no offset becomes negative
+    first, at = harmful + seen_by_torch, len(harmful)
+    if kind == "another record":
+        record = large_end(seen_by_torch, at)
+        data = first + record + sound + moved(seen_by_python, len(first + record))
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(first), 1)
+        own = large_end(seen_by_python, len(first + record + sound))
+        return data + own + locator + end(seen_by_python, 0xFFFFFFFF)
+    # What Python takes for the length of something before the archive, it adds to each offset.
+    data = first + sound + moved(seen_by_python, len(first) - len(seen_by_torch + sound))
+    if kind == "another offset":
+        return data + end(seen_by_python, at)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(data), 1)
+    return data + large_end(seen_by_python, at) + locator + end(seen_by_python, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("kind", ["another offset", "another offset of 64 bits", "another record"])
+def test_what_is_checked_is_what_torch_reads(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.pt"
+    path.write_bytes(two_archives(kind))
+    assert path.stat().st_size < COUNT
+    with zipfile.ZipFile(path) as seen:  # nothing that a look at the archive would show
+        assert seen.testzip() is None
+        assert {entry.compress_type for entry in seen.infolist()} == {zipfile.ZIP_STORED}
+    assert len(torch.load(path, weights_only=True)["x"]) == COUNT
+    for old in (False, True):
+        with pytest.raises(ValueError, match="zip file of something else"):
+            read_tensors(path, old=old)
+
+
+def test_archives_of_torch_and_of_python_are_read(tmp_path: Path) -> None:
+    torch.save({"x": torch.ones(4)}, tmp_path / "torch.pt")
+    entries, directory = archive({"x": torch.ones(4)})
+    (tmp_path / "python.pt").write_bytes(entries + directory + end(directory, len(entries)))
+    for name in ("torch.pt", "python.pt"):
+        assert read_tensors(tmp_path / name)["x"].tolist() == [1] * 4
+
+
+def test_an_end_that_python_does_not_find(tmp_path: Path) -> None:
+    """``zipfile.is_zipfile`` says no, torch reads the archive all the same, and inflates it."""
+    entries, directory = archive({"x": torch.ones(COUNT)}, method=zipfile.ZIP_DEFLATED)
+    path = tmp_path / "w.pth"
+    path.write_bytes(entries + directory + end(directory, len(entries)) + b"PK\x05\x06")
+    assert not zipfile.is_zipfile(path)
+    assert len(torch.load(path, weights_only=True)["x"]) == COUNT
+    with pytest.raises(zipfile.BadZipFile):
+        read_tensors(path, old=True)
+
+
+def old_file(content: bytes, *, before: Path) -> bytes:
+    """A file as torch wrote it before version 1.6, with another pickle as its content."""
+    torch.save({}, before, _use_new_zipfile_serialization=False)
+    data, stream = before.read_bytes(), io.BytesIO(before.read_bytes())
+    for _ in range(3):
+        pickle.load(stream)
+    start = stream.tell()
+    pickle.load(stream)
+    return data[:start] + content + data[stream.tell() :]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\x80\x02cbuiltins\nbytearray\n(J\x00\x00\x00\x40tR.", r"builtins\.bytearray"),  # a gigabyte of zeros
+        (b"\x80\x02c__builtin__\nset\n]\x85R.", "__builtin__.set"),
+        (b"\x80\x02ccollections\nCounter\n}\x85R.", "collections.Counter"),
+    ],
+    ids=["bytes", "set", "counter"],
+)
+def test_old_files_hold_tensors_alone_too(content: bytes, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    path.write_bytes(old_file(content, before=tmp_path / "empty.pth"))
+    with pytest.raises(ValueError, match=f"Python objects .{named}"):
+        read_tensors(path, old=True)

@@ -1,0 +1,54 @@
+"""How far a run says that it is, against the rest of its checkpoint: a later one would repeat what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from sample_runs import ENTRY, sample_checkpoint
+
+from petseg.runs.checkpoint import CheckpointError
+from petseg.training.progress import Progress, read_progress
+
+COUNTS = [[3, 1], [0, 2]]
+SOUND = {"epoch": 1, "step": 9, "pictures": 6, "loss_sum": 3.5, "confusion": COUNTS, "seconds": 1.5, "best_score": 0.5}
+
+
+def progress(position: dict[str, Any], **changes: Any) -> Progress:
+    checkpoint = msgspec.structs.replace(sample_checkpoint(), loader={"epoch": position["epoch"]})
+    return read_progress(msgspec.structs.replace(checkpoint, position=position, **changes))
+
+
+@pytest.mark.parametrize("phase", ["train", "validate"])
+def test_what_agrees_is_read(phase: str) -> None:
+    found = progress({**SOUND, "phase": phase})
+    assert (found.epoch, found.images, found.confusion, found.phase) == (1, 6, COUNTS, phase)
+    assert progress({"epoch": 2, "finished": True}, history=[ENTRY, ENTRY], loader=None).finished
+
+
+@pytest.mark.parametrize(
+    ("position", "changes"),
+    [
+        ({"epoch": 2**63}, {}),
+        ({"epoch": -1}, {}),
+        ({"epoch": 3}, {}),
+        ({"epoch": 1}, {"history": []}),
+        ({"epoch": 1}, {"loader": {"epoch": 4}}),
+        ({"epoch": 1}, {"loader": {}}),
+        ({"step": -5}, {}),
+        ({"step": 2**64 - 1}, {}),
+        ({"pictures": 2**62}, {}),
+        ({"pictures": 0, "phase": "validate"}, {}),
+        ({"loss_sum": 1e308}, {}),
+        ({"seconds": -1e300}, {}),
+        ({"best_epoch": 2**70}, {}),
+        ({"stale_epochs": -1}, {}),
+        ({"confusion": [[1]]}, {}),
+        ({"confusion": [[1, 2], [3]]}, {}),
+        ({"confusion": [[1, 2], [3, -4]]}, {}),
+    ],
+)
+def test_what_contradicts_itself_is_damaged(position: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="is damaged"):
+        progress({**SOUND, **position}, **changes)

@@ -1,0 +1,94 @@
+"""Files that must not exist yet, where a file system has all three ways to create them, or the last one alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from shards.store import atomic
+from shards.store.atomic import create_file, write_atomically
+from shards.store.folder_store import FolderStore
+from shards.store.store_protocol import ObjectExistsError
+
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(params=["renamed", "linked", "claimed"])
+def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How files are created; what would come before it is refused, as on other file systems."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param != "renamed":
+        monkeypatch.setattr(atomic, "rename_specially", lambda *_: False)
+    if request.param == "claimed":
+        monkeypatch.setattr(os, "link", refuse)
+    return str(request.param)
+
+
+def test_nothing_is_replaced(means: str, tmp_path: Path) -> None:
+    """Also no link that leads nowhere, and by no name that leaves no room for a longer one."""
+    long = "x" * 255
+    (tmp_path / "dangling").symlink_to("nowhere")
+    store = FolderStore(tmp_path)
+    for name in ("a", long):
+        store.put(name, b"1", if_absent=True)
+        with pytest.raises(ObjectExistsError):
+            store.put(name, b"2", if_absent=True)
+        with pytest.raises(FileExistsError, match=name):  # as one that another process has made meanwhile
+            write_atomically(tmp_path / name, b"3", replace=False)
+        assert store.read(name) == b"1"
+    with pytest.raises(ObjectExistsError):
+        store.put("dangling", b"2", if_absent=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "dangling", long]
+
+
+def test_one_of_several_processes_creates_a_file(means: str, tmp_path: Path) -> None:
+    together, won = fork.Barrier(4), fork.SimpleQueue()
+
+    def create(number: int) -> None:
+        for turn in range(20):
+            together.wait()
+            try:
+                write_atomically(tmp_path / str(turn), f"{number}", replace=False)
+                won.put((turn, number))
+            except FileExistsError:
+                pass
+
+    processes = [fork.Process(target=create, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    winners = []
+    while not won.empty():
+        winners.append(won.get())
+    assert sorted(turn for turn, _ in winners) == list(range(20))
+    assert all((tmp_path / str(turn)).read_text() == str(number) for turn, number in winners)
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+@pytest.mark.parametrize("step", ["rename_file", "rename_specially", "os.link", "os.path.lexists"])
+def test_a_killed_process_bars_nobody(means: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("killed")
+
+    def create() -> None:
+        module, _, name = f"shards.store.atomic.{step}".rpartition(".")
+        monkeypatch.setattr(f"{module}.{name}", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        create_file(tmp_path / "mine", tmp_path / "x")
+
+    process = fork.Process(target=create)
+    process.start()
+    process.join()
+    (tmp_path / "mine").unlink(missing_ok=True)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    if process.exitcode:
+        assert not (tmp_path / "x").exists()
+        FolderStore(tmp_path).put("x", b"next", if_absent=True)
+        assert (tmp_path / "x").read_bytes() == b"next"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
