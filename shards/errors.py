@@ -5,6 +5,7 @@ This is the lowest module of the project: every other package may use it, and it
 
 import errno
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
@@ -77,6 +78,13 @@ def printable(text: object) -> str:
 def counted(number: int, one: str, several: str = "") -> str:
     """Return a number with its noun: ``1 image``, ``2,000 images``, ``2 classes``."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def listed(names: Iterable[str], *, most: int = 5) -> str:
+    """Return names in one line, of many only the first ones: ``dog, cat``, ``a, b, c and 7 more``."""
+    first = list(names)
+    more = len(first) - most
+    return ", ".join(first[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    gc.set_threshold(7_000, 10, 100)  # rarely: each full pass looks through torch, which the tests import themselves
 
 
 @pytest.fixture(scope="session")

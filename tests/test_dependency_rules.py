@@ -10,6 +10,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import forked_programs
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +182,7 @@ def test_every_folder_says_what_it_is_for_and_exports_its_names() -> None:
 
 
 def test_exported_names_exist() -> None:
-    """In one process of its own, since it loads everything that exists."""
+    """In a process of its own, since it loads everything that exists."""
     folders = [name for name, path in MODULES.items() if path.name == "__init__.py"]
     program = f"""
 from importlib import import_module
@@ -189,7 +190,7 @@ for folder in map(import_module, {folders!r}):
     for name in folder.__all__:
         getattr(folder, name)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    forked_programs.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -17,7 +17,7 @@ from petseg.cli.shared_options import (
     WINDOW,
 )
 from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json, say
-from shards.errors import counted
+from shards.errors import counted, listed
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
@@ -152,8 +152,6 @@ def _compare(
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
-    from petseg.report.console_reporter import some_names
-
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
@@ -166,7 +164,7 @@ def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> 
     say(f"{'mean':{width}}{_number(scores.mean_iou):>8}{_number(scores.mean_dice):>8}")
     if absent := evaluation.absent:
         whose = "its" if len(absent) == 1 else "their"
-        say(f"no pixel of {some_names(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
+        say(f"no pixel of {listed(absent)} in the masks of {split}: {whose} IoU of 0 counts in the mean")
     say(f"pixel accuracy {_number(scores.pixel_accuracy)}")
     if scores.binary is not None:
         say(_binary_line(evaluation))

@@ -13,7 +13,7 @@ from petseg.host.tensor_archive import check_finite, check_values, read_tensors
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, UsageError, first_line, listed
 from shards.store.atomic import file_sha256
 
 State = dict[str, torch.Tensor]
@@ -160,9 +160,7 @@ def _names(classifier: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    verb = "is" if len(names) == 1 else "are"
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "") + f" {verb}"
+    return f"{listed(names, most=_SHOWN)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -17,7 +17,6 @@ from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
 _LONGEST_NAME = 20
-_MOST_NAMES = 5
 _REFRESH_SECONDS = 0.5  # reading the counts synchronises a GPU, so it is not done at every step
 
 
@@ -124,12 +123,6 @@ def _class_scores(iou: Sequence[float | None], present: Sequence[float | None], 
         return texts(order)
     half = _ALL_CLASSES // 2
     return f"best {texts(order[:half])}, worst {texts(order[-half:])}"
-
-
-def some_names(names: Sequence[str]) -> str:
-    """Return the names in one line, of many only the first few: ``dog, cat``, ``a, b, c, d, e and 7 more``."""
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def duration(seconds: float) -> str:

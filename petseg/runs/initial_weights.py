@@ -13,7 +13,7 @@ from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
 from petseg.runs.run_folder import find_checkpoint
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, UsageError, first_line, listed
 from shards.format.labels import Labels
 from shards.store.atomic import file_sha256
 
@@ -70,11 +70,11 @@ class FittingWeights:
         total = len(self.weights) + len(self.other_shape) + len(self.absent)
         text = f"starting from {self.source.file}: {len(self.weights)} of the network's {total} tensors"
         if self.other_shape:
-            text += f"; left out, because they have another shape: {_some(self.other_shape.values())}"
+            text += f"; left out, because they have another shape: {listed(self.other_shape.values(), most=_NAMED)}"
         if self.absent:
-            text += f"; not in it, so they start from noise: {_some(self.absent)}"
+            text += f"; not in it, so they start from noise: {listed(self.absent, most=_NAMED)}"
         if self.unused:
-            text += f"; in it, but not in the network: {_some(self.unused)}"
+            text += f"; in it, but not in the network: {listed(self.unused, most=_NAMED)}"
         if not (self.same_classes or self.other_shape):
             text += "; its classes have other names, the head is taken all the same"
         return text
@@ -153,9 +153,3 @@ def _read_safetensors(path: Path) -> InitialWeights:
     except (SafetensorError, OSError, RecursionError, ValueError, msgspec.DecodeError, UsageError) as error:
         raise CheckpointError(f"{path} is damaged ({first_line(error)})") from None
     return InitialWeights(file=path, sha256=file_sha256(path), model=model, labels=labels, weights=weights)
-
-
-def _some(texts: Any) -> str:
-    names = list(texts)
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -10,12 +10,12 @@ from typing import Any
 
 from petseg.host.distributed import World
 from petseg.nets.model_config import MIN_SIZE
-from petseg.report.console_reporter import Reporter, some_names
+from petseg.report.console_reporter import Reporter
 from petseg.runs.recipe import Recipe
 from petseg.runs.run_config import RunConfig
 from pipeline import Augmentation, Loader
 from pipeline.order.augmentation import NO_AUGMENTATION
-from shards.errors import counted
+from shards.errors import counted, listed
 from shards.format.geometry import Size
 from shards.store.store_protocol import repeated_text
 
@@ -83,7 +83,7 @@ def note_reading(reporter: Reporter, loaders: Sequence[Loader | None], world: Wo
         replaced.update(rank_keys)
         repeated.update(requests)
     if replaced:
-        reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {some_names(sorted(replaced))}")
+        reporter.note(f"{counted(len(replaced), 'damaged sample')} replaced so far: {listed(sorted(replaced))}")
     if repeated:
         reporter.note(f"{repeated_text(repeated)} (so far)")
     return len(replaced)

@@ -15,7 +15,7 @@ from petseg.host.device import Placement, choose_device, choose_placement
 from petseg.host.distributed import World
 from petseg.host.stop_signals import parse_signals
 from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
-from petseg.report.console_reporter import Reporter, some_names
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint
 from petseg.runs.option_fields import check_fields, option_name
 from petseg.runs.recipe import Recipe, RuntimeOptions
@@ -23,6 +23,7 @@ from petseg.runs.run_config import versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from shards import ShardSet, UsageError
+from shards.errors import listed
 from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
@@ -107,6 +108,6 @@ def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
     present = [name for name, pixels in zip(manifest.labels.names, counts, strict=True) if pixels]
     if absent := [name for name in manifest.labels.names if name not in present]:
         verb, what = ("occurs", "it") if len(absent) == 1 else ("occur", "them")
-        reporter.note(f"{some_names(absent)} {verb} in no mask of train; the network cannot learn {what}")
+        reporter.note(f"{listed(absent)} {verb} in no mask of train; the network cannot learn {what}")
     if len(present) == 1:
         reporter.note(f"all labelled pixels of train are {present[0]}: there is nothing to tell it from")

@@ -1,16 +1,14 @@
 """Building a shard set: plan, build the shards in parallel, assemble, publish; and resuming an interrupted build."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from shards.audit.findings import SampleFinding
 from shards.build.assemble import assemble, tar_reader, write_manifest_last
-from shards.build.engines.executors import build_in_order, refuse_nested_build
-from shards.build.engines.open_executor import open_executor
+from shards.build.engines.executors import refuse_nested_build
+from shards.build.engines.missing_shards import Progress, build_missing
 from shards.build.engines.shard_maker import IntoFolder
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import (
@@ -21,7 +19,7 @@ from shards.build.outcome.build_result import (
     merged_palettes,
 )
 from shards.build.outcome.interruptions import interruptions_explained
-from shards.build.outcome.unclaimed import LabelsMismatchError, check_unclaimed, unclaimed_values
+from shards.build.outcome.unclaimed import LabelsMismatchError, unclaimed_values
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
@@ -36,7 +34,6 @@ from shards.store.addresses import is_remote
 from shards.store.atomic import sync_file, sync_folder
 from shards.store.refusals import rename_file
 
-Progress = Callable[[int, int], None]
 _FLUSHERS = 4  # files that are flushed at a time: a disk takes several for little more than one
 
 
@@ -111,8 +108,7 @@ def build(
             records = finished_shards(staging, plan)
             resumed = len(records)
             audited = sum(len(task.samples) for index, task in enumerate(plan.tasks) if index not in records)
-            with open_executor(executor) as connected:
-                _build_missing(plan, staging, records, workers=workers, executor=connected, progress=progress)
+            _build_and_flush(plan, staging, records, workers=workers, executor=executor, progress=progress)
             findings = _complete(plan, staging, records)
         manifest = load_manifest(staging.folder)
         try:
@@ -152,45 +148,39 @@ def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict:
     return manifest
 
 
-def _build_missing(
+def _build_and_flush(
     plan: BuildPlan,
     staging: Staging,
     records: dict[int, ShardRecord],
     *,
     workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     progress: Progress | None,
 ) -> None:
-    """Build the missing shards, the largest first, add their records, and flush all shards to the disk."""
-    sizes = [len(task.samples) for task in plan.tasks]
-    missing = {index: task for index, task in enumerate(plan.tasks) if index not in records}
-    largest_first = dict(sorted(missing.items(), key=lambda item: -sizes[item[0]]))
-    progress = progress or (lambda _done, _total: None)
-    done, total = sum(sizes[index] for index in records), sum(sizes)
-    progress(done, total)
+    """Build the missing shards, add their records, and flush all shards to the disk."""
     with ThreadPoolExecutor(_FLUSHERS, "flush") as flusher:  # the disk writes while the workers decode
         flushes: list[Future[None]] = []
         unflushed = list(records.values())  # of an interrupted build, perhaps interrupted before it flushed them
 
-        def flush() -> None:
+        def flush(*built: ShardRecord) -> None:
             if not flushes:
                 flushes.append(flusher.submit(staging.flush_plan))
+            unflushed.extend(built)
             while unflushed:
-                shard = unflushed.pop()
-                flushes.append(flusher.submit(sync_file, staging.work / shard.tar.file))
-                flushes.append(flusher.submit(sync_file, staging.work / shard.index.file))
+                for entry in unflushed.pop().files:
+                    flushes.append(flusher.submit(sync_file, staging.work / entry.file))
 
         # The first flush waits for the first shard: processes are forked only where no other thread runs.
-        results = build_in_order(largest_first, IntoFolder(str(staging.work)), workers=workers, executor=executor)
-        with closing(results):
-            for index, record in results:
-                records[index] = record
-                unflushed.append(record)
-                if record.rejected:
-                    check_unclaimed(records.values(), plan.outline)
-                flush()
-                done += sizes[index]
-                progress(done, total)
+        build_missing(
+            dict(enumerate(plan.tasks)),
+            records,
+            IntoFolder(str(staging.work)),
+            outline=plan.outline,
+            workers=workers,
+            executor=executor,
+            progress=progress,
+            finished=flush,
+        )
         flush()
         for future in flushes:
             future.result()

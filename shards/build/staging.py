@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from shards.build.write_shard import RECORD_ENDING, write_file
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, listed
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
 from shards.format.readers.output_places import expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
@@ -32,6 +32,7 @@ from shards.store.refusals import lock_at_once, rename_folder, rename_specially,
 WORK = ".work"
 PLAN = "plan"
 OWNER_ENDING = ".owner"
+_SHOWN = 3  # names in a message
 _LOCK_PATIENCE = 2.0  # seconds: the workers of a build that was just killed may take a moment to end
 
 
@@ -94,9 +95,9 @@ class Staging:
         Raises ``UsageError`` if the folder holds something that no build created.
         """
         for folder in (self.folder, self.replaced):
-            strangers = foreign_files(folder) if folder.is_dir() else []
+            strangers = listed(foreign_files(folder), most=_SHOWN) if folder.is_dir() else ""
             if strangers and not (folder / WORK).is_dir():
-                raise UsageError(f"{folder} holds files that no build created ({_few(strangers)}); move them away")
+                raise UsageError(f"{folder} holds files that no build created ({strangers}); move them away")
         set_mode(self.folder, 0o755, folder=self.folder)
         if self.plan == digest.encode("ascii"):
             return False
@@ -169,10 +170,10 @@ def check_target(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
-        strangers = foreign_files(out)
+        strangers = listed(foreign_files(out), most=_SHOWN)
         # Without a manifest but with .work: being copied when it was killed, where folders cannot be renamed.
         if strangers or not ((out / MANIFEST_NAME).exists() or (out / WORK).is_dir()):
-            what = f"files that are not part of a shard set ({_few(strangers)})" if strangers else "no finished set"
+            what = f"files that are not part of a shard set ({strangers})" if strangers else "no finished set"
             raise UsageError(f"{out} is not empty and holds {what}; choose another folder")
 
 
@@ -220,7 +221,3 @@ def _lock_folder(folder: Path) -> tuple[int, bool]:
 
 def _busy(folder: Path, who: str = "") -> str:
     return f"another build is at work in {folder}{who}; wait for it to end, or choose another folder"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from shards.errors import SourceError, UsageError
+from shards.errors import SourceError, UsageError, listed
 from shards.format.keys import shown
 from shards.sources.ade20k import Ade20kLayout
 from shards.sources.cityscapes import CityscapesLayout
@@ -137,5 +137,4 @@ def _holdings(folder: Path) -> str:
         return "no table with such columns"
     with os.scandir(folder) as entries:
         names = sorted(shown(entry.name) + "/" * entry.is_dir() for entry in entries if entry.name[0] != ".")
-    more = f" and {len(names) - _SHOWN_ENTRIES} more" if len(names) > _SHOWN_ENTRIES else ""
-    return (", ".join(names[:_SHOWN_ENTRIES]) or "nothing") + more
+    return listed(names, most=_SHOWN_ENTRIES) or "nothing"

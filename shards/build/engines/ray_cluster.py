@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from shards.build.engines.cluster_executor import ATTEMPTS, ClusterError, ClusterExecutor
+from shards.errors import first_line
 
 
 class RayExecutor(ClusterExecutor):
@@ -40,8 +41,9 @@ class RayExecutor(ClusterExecutor):
             ray.init(address or None, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             where = f"at {address}" if address else "here"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterError(f"no Ray cluster answers {where}: {reason}; start one with: ray start --head") from None
+            raise ClusterError(
+                f"no Ray cluster answers {where}: {first_line(error)}; start one with: ray start --head"
+            ) from None
         return cls(ray, started=True)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

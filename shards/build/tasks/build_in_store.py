@@ -4,12 +4,13 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from shards.build.engines.missing_shards import Progress
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import BuildResult, check_finished_set
 from shards.build.tasks.join_set import join
 from shards.build.tasks.parts import Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
-from shards.build.tasks.task_build import Progress, build_task
+from shards.build.tasks.task_build import build_task
 from shards.sources.layout_protocol import Source
 
 
@@ -41,7 +42,7 @@ def build_in_store(
     )
     if task.already_complete:
         parts = Parts.of(out)
-        manifest = parts.published()
+        manifest = parts.published(overwrite=False)
         assert manifest is not None
         check_finished_set(manifest, manifest.plan, out, strict=strict)
         parts.clear(manifest.plan)  # of a build that was killed while it did so

@@ -15,7 +15,7 @@ from shards.build.staging import Staging, check_target, remove_set
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.publish_in_store import publish_in_store
 from shards.build.write_shard import ShardRecord
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, listed
 from shards.format.layout import MANIFEST_NAME, shard_name
 from shards.format.manifest import Manifest, load_manifest
 from shards.store.refusals import rename_file
@@ -62,7 +62,7 @@ def join(
         return BuildResult(out, manifest, already_complete=True, seconds=time.perf_counter() - start)
 
     found = parts.claimed()  # first: another join removes the claim when its manifest is there
-    existing = _existing(parts, overwrite=overwrite)
+    existing = parts.published(overwrite=overwrite)
     if found is None and existing is None:
         raise UsageError(
             f"there is nothing to join for {out}: no task was run; start with: petseg-shard build SOURCE "
@@ -83,7 +83,7 @@ def join(
         check_unclaimed(records, claimed.outline)
         manifest = publish(parts, claimed, records, strict=strict, progress=progress)
     except (PetsegError, OSError):
-        there = _existing(parts, overwrite=True)
+        there = parts.published(overwrite=True)
         if parts.claimed() is None and there is not None and there.plan == claimed.outline.digest:
             parts.clear_plan(there.plan)
             return complete(there)  # another join of the same shards was faster
@@ -124,21 +124,12 @@ def _incomplete(parts: Parts, outline: PlanOutline, missing: Sequence[int], anno
     if len(announced) == 1:
         (tasks,) = announced
         which = sorted({index % tasks for index in missing})
-        listed = _few([str(task) for task in which])
+        numbers = listed(map(str, which), most=_SHOWN)
         one = len(which) == 1
-        text = f"{what}: those of task{'' if one else 's'} {listed} of {tasks}, counted from 0"
+        text = f"{what}: those of task{'' if one else 's'} {numbers} of {tasks}, counted from 0"
         return IncompleteError(f"{text}; run {'it' if one else 'them'} again, then join", shards=names, tasks=which)
-    text = f"{what}: {_few(names)}; run the tasks again, or all that is left as one: --task 0 --tasks 1; then join"
-    return IncompleteError(text, shards=names, tasks=None)
-
-
-def _existing(parts: Parts, *, overwrite: bool) -> Manifest | None:
-    try:
-        return parts.published()
-    except FormatError as error:
-        if overwrite:
-            return None
-        raise UsageError(f"{error} (--overwrite replaces it)") from None
+    text = f"{what}: {listed(names, most=_SHOWN)}; run the tasks again, or all that is left as one: --task 0 --tasks 1"
+    return IncompleteError(f"{text}; then join", shards=names, tasks=None)
 
 
 def _publish_folder(
@@ -189,7 +180,3 @@ def _clean_up(parts: Parts, digest: str) -> None:
     if parts.is_local:
         Staging.beside(parts.folder_path).clean_up_after_a_kill()
     parts.clear(digest)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -127,13 +127,20 @@ class Parts:
                         f"{store.address} is a shard set, which keeps its folder to itself; choose another address"
                     )
 
-    def published(self) -> Manifest | None:
-        """Return the manifest of the finished set at the target; None if there is none."""
+    def published(self, *, overwrite: bool) -> Manifest | None:
+        """Return the manifest of the finished set at the target; None if there is none.
+
+        A damaged one is none, either, with ``overwrite``; without it, it raises ``UsageError``.
+        """
         try:
             data = self.target.read(MANIFEST_NAME)
+            return parse_manifest(data, self.target.describe(MANIFEST_NAME))
         except ObjectMissingError:
             return None
-        return parse_manifest(data, self.target.describe(MANIFEST_NAME))
+        except FormatError as error:
+            if overwrite:
+                return None
+            raise UsageError(f"{error} (--overwrite replaces it)") from None
 
     def claimed(self) -> tuple[Claim, ObjectStatus] | None:
         """Return whose files these are, and the version of the file that says so; None if nothing has begun."""

@@ -1,30 +1,26 @@
 """One of several tasks that build a set together: its share of the shards, in any order, on any machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from shards.build.engines.executors import build_in_order, refuse_nested_build
-from shards.build.engines.open_executor import open_executor
+from shards.build.engines.executors import refuse_nested_build
+from shards.build.engines.missing_shards import Progress, build_missing
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import check_finished_set
 from shards.build.outcome.interruptions import interruptions_explained
 from shards.build.outcome.library_versions import library_versions
-from shards.build.outcome.unclaimed import check_unclaimed
 from shards.build.plan import BuildPlan, make_plan, with_absolute_paths
 from shards.build.staging import check_target
 from shards.build.tasks.into_parts import IntoParts
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import PetsegError, UsageError
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +39,6 @@ class TaskResult:
     ignored: int = 0  # files of the source that are not part of a dataset
     unread: tuple[str, ...] = ()  # files among images and masks that are neither, nor known litter
     reason: str = ""  # why the source's layout was taken, as a clause for people
-
-
-@dataclass
-class _Done:
-    """Counts what a task has done so far."""
-
-    records: dict[int, ShardRecord] = field(default_factory=dict)
-    samples: int = 0
-
-    def kept(self, place: str) -> str:
-        """Return what stays when the task is interrupted, for people."""
-        count = len(self.records)
-        return f"{count} finished shard{' of this task is' if count == 1 else 's of this task are'} kept in {place}"
 
 
 def build_task(
@@ -120,29 +103,28 @@ def build_task(
     claim = ClaimedPlan(outline=plan.outline, versions=library_versions())
     discarded = parts.claim(claim, overwrite=overwrite)
     parts.announce(plan.digest, number.tasks)
-    done = _Done()
+    records = dict[int, ShardRecord]()
     try:
-        with interruptions_explained(parts.address, lambda _: done.kept(parts.address)):
-            done.records = _finished(parts, plan, mine)
-            resumed = len(done.records)
-            _build_missing(parts, plan, mine, done, workers=workers, executor=executor, progress=progress)
+        with interruptions_explained(parts.address, lambda _: _kept(records, parts.address)):
+            records |= _finished(parts, plan, mine)
+            resumed = len(records)
+            tasks = {index: plan.tasks[index] for index in mine}
+            audited = sum(len(task.samples) for index, task in tasks.items() if index not in records)
+            make = IntoParts(parts.store, parts.folder(plan.digest))
+            build_missing(
+                tasks, records, make, outline=plan.outline, workers=workers, executor=executor, progress=progress
+            )
     except (OSError, PetsegError):
         # The same task was run twice, the set was joined meanwhile, and the folder of the parts removed.
         if not overwrite and parts.claimed() is None and _is_complete(parts, plan.digest, out):
             return result(complete=True)
         raise
-    audited = sum(len(plan.tasks[index].samples) for index in mine) - sum(
-        len(plan.tasks[index].samples) for index in list(done.records)[:resumed]
-    )
     return result(resumed=resumed, audited=audited, discarded=discarded)
 
 
 def _is_complete(parts: Parts, digest: str, out: Path | str) -> bool:
     """Return whether the set is finished; raise ``UsageError`` where OUT holds another one, or a damaged one."""
-    try:
-        existing = parts.published()
-    except FormatError as error:
-        raise UsageError(f"{error} (--overwrite replaces it)") from None
+    existing = parts.published(overwrite=False)
     if existing is not None:
         check_finished_set(existing, digest, out, strict=False)
     return existing is not None
@@ -164,35 +146,7 @@ def _finished(parts: Parts, plan: BuildPlan, mine: range) -> dict[int, ShardReco
     return records
 
 
-def _build_missing(
-    parts: Parts,
-    plan: BuildPlan,
-    mine: range,
-    done: _Done,
-    *,
-    workers: int | None,
-    executor: Executor | str | None,
-    progress: Progress | None,
-) -> None:
-    """Build this task's shards that are missing, the largest first, and add their records."""
-    report = progress or (lambda _done, _total: None)
-    sizes = {index: len(plan.tasks[index].samples) for index in mine}
-    missing = sorted((index for index in mine if index not in done.records), key=lambda index: -sizes[index])
-    total = sum(sizes.values())
-    done.samples = sum(sizes[index] for index in done.records)
-    report(done.samples, total)
-    if not missing:
-        return
-    make = IntoParts(parts.store, parts.folder(plan.digest))
-    with (
-        open_executor(executor) as connected,
-        closing(
-            build_in_order({index: plan.tasks[index] for index in missing}, make, workers=workers, executor=connected)
-        ) as results,
-    ):
-        for index, record in results:
-            done.records[index] = record
-            done.samples += sizes[index]
-            if record.rejected:
-                check_unclaimed(done.records.values(), plan.outline)
-            report(done.samples, total)
+def _kept(records: Mapping[int, ShardRecord], place: str) -> str:
+    """Return what stays when a task is interrupted, for people."""
+    count = len(records)
+    return f"{count} finished shard{' of this task is' if count == 1 else 's of this task are'} kept in {place}"

@@ -173,36 +173,31 @@ def test_probabilities_that_would_not_fit_are_refused_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "evaluate"])
-def test_memory_does_not_grow_with_the_image(
-    tmp_path: Path, name: str, command: Any, campaign: Callable[[int, int], int]
-) -> None:
+def test_memory_does_not_grow_with_the_image(tmp_path: Path, command: Any, campaign: Callable[[int, int], int]) -> None:
     """All probabilities of the larger image would take 270 MB. What grows: pixels, masks, drawings, kept samples.
 
     With --campaign also of 12,000 x 9,000 pixels, whose probabilities would take 18 GB.
     """
     labels = many_labels(42)
     run = write_untrained(tmp_path / "run", labels, size=(128, 128), stem="half")
-    arguments = []
+    commands = []
     for number, (width, height) in enumerate([(1000, 200), (1000, 1600), (12_000, 9000)][: campaign(2, 3)]):
         folder = tmp_path / str(number)
         folder.mkdir()
         image = smooth_image(folder / "image.png", (width, height))
-        if name == "predict":
-            arguments.append([run, image, "-o", folder / "out", "--window", "auto"])
-            continue
         indexed_mask(np.zeros((height, width), np.uint8), labels).save(folder / "mask.png")
         (folder / "list.csv").write_text("image,mask,split\nimage.png,mask.png,test\n")
         (folder / "labels.toml").write_text(labels_text(labels))
         command("petseg-shard", "build", folder / "list.csv", folder / "set", "--labels", folder / "labels.toml")
-        arguments.append([run, "--shards", folder / "set", "--window", "auto"])
+        commands.append(("predict", [run, image, "-o", folder / "out", "--window", "auto"]))
+        commands.append(("evaluate", [run, "--shards", folder / "set", "--window", "auto"]))
     program = f"""
-import resource, sys
-from petseg.cli import {name} as command
+import resource
+from petseg import cli
 peaks = []
-for arguments in {[[str(each) for each in some] for some in arguments]!r}:
+for name, arguments in {[(name, [str(each) for each in some]) for name, some in commands]!r}:
     try:
-        command.main(args=arguments)
+        getattr(cli, name).main(args=arguments)
     except SystemExit as end:
         assert not end.code
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -210,6 +205,7 @@ print(peaks)
 """
     # A process of its own: what a fork has in common with its parent would be counted too.
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    peaks = json.loads(result.stdout.splitlines()[-1])  # in kB
-    assert peaks[1] - peaks[0] < 150_000
+    peaks = json.loads(result.stdout.splitlines()[-1])  # in kB, of the process so far
+    assert peaks[2] - peaks[1] < 150_000, "predict"
+    assert peaks[3] - peaks[1] < 150_000, "evaluate"
     assert peaks[-1] < 2 * 1024**2

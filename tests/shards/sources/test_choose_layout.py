@@ -23,7 +23,7 @@ COUNT = 16
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def drawn(tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> dict[str, Path]:
     """The same drawings in every layout."""
     root = tmp_path_factory.mktemp("layouts")
     for layout in WRITERS:

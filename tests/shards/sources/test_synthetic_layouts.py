@@ -28,7 +28,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pets(tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "pets"
     make_pets(folder, count=COUNT, seed=2)
     return folder

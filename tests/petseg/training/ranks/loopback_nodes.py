@@ -14,6 +14,11 @@ import pytest
 from forked_programs import ForkedPopen
 from torch.distributed import TCPStore
 
+# 24 training images in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
+OPTIONS = {"size": 32, "widths": (8, 16), "epochs": 7, "batch_size": 10, "threads": 1, "lr": 1e-3, "drop_last": False}
+ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "7", "--batch-size", "10", "--threads", "1"]
+ARGUMENTS += ["--lr", "1e-3", "--no-drop-last", "--device", "cpu"]
+
 COMMAND = Path(__file__).with_name("undrawn_command.py")
 # A rendezvous that waits briefly for further machines, and notices soon that one is gone.
 RENDEZVOUS = "is_host=0,last_call_timeout=1,join_timeout=100,keep_alive_interval=1,keep_alive_max_attempt=4"

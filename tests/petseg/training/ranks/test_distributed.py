@@ -19,6 +19,7 @@ import forked_programs
 import pytest
 import torch
 from forked_programs import ForkedPopen
+from loopback_nodes import ARGUMENTS
 from sample_runs import damaged_copy
 
 import petseg
@@ -31,10 +32,6 @@ from petseg.runs.checkpoint import Checkpoint, load_checkpoint
 from petseg.runs.run_folder import read_metrics
 
 RANK_STEPS = Path(__file__).with_name("rank_steps.py")
-
-# 24 training images in batches of 10 make three steps an epoch, the last one with padding: 21 steps.
-ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 0.001 --device cpu".split()  # noqa: SIM905
-ARGUMENTS.append("--no-drop-last")
 
 
 # ``petseg-train`` without its report, which takes longer to draw than these trainings.
@@ -150,11 +147,8 @@ def assert_close(a: Checkpoint, b: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_report")
-def test_two_ranks_equal_one(call, two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
-    one = tmp_path / "one"
-    assert call(train, "--shards", synthetic_set, "--run", one, *ARGUMENTS).code == 0
-    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(two_ranks.run / "last.pt")
+def test_two_ranks_equal_one(two_ranks: TwoRanks, one_process: Path) -> None:
+    a, b = load_checkpoint(one_process / "last.pt"), load_checkpoint(two_ranks.run / "last.pt")
     assert a.position["step"] == b.position["step"] >= 20
     assert_close(a, b)
     for mine, theirs in zip(a.history, b.history, strict=True):

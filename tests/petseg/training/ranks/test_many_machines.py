@@ -15,26 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_nodes import COMMAND, LoopbackNodes, NamespaceNodes, descendants
+from loopback_nodes import ARGUMENTS, COMMAND, OPTIONS, LoopbackNodes, NamespaceNodes, descendants
 
 import petseg
 from petseg.runs.checkpoint import load_checkpoint
 
-# 24 training images in batches of 10 are three steps an epoch, the last one padded.
-OPTIONS = {"size": 32, "widths": (8, 16), "epochs": 7, "batch_size": 10, "threads": 1, "lr": 1e-3, "drop_last": False}
-ARGUMENTS = "--size 32 --widths 8,16 --epochs 7 --batch-size 10 --threads 1 --lr 1e-3 --no-drop-last --device cpu"
 A, B = "127.0.0.1", "127.0.0.2"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def one_process(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all others must equal."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("petseg.training.start.draw_run", lambda run, **_: (run / "report.html").write_text(""))
-        run = tmp_path_factory.mktemp("one") / "run"
-        return petseg.train(synthetic_set, run=run, options={**OPTIONS, "device": "cpu"})
 
 
 @pytest.fixture
@@ -44,7 +32,7 @@ def launch(synthetic_set: Path, tmp_path: Path) -> Iterator[Callable[..., Loopba
     def start(
         *arguments: str, run: Path, nodes: str = "1:2", kind: type[LoopbackNodes] = LoopbackNodes
     ) -> LoopbackNodes:
-        command = ["--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS.split(), "--resume", "auto"]
+        command = ["--shards", str(synthetic_set), "--run", str(run), *ARGUMENTS, "--resume", "auto"]
         command += ["--checkpoint-steps", "1", *arguments]
         started.append(kind(tmp_path, nodes=nodes, arguments=command, options=("--max-restarts", "3")))
         return started[-1]

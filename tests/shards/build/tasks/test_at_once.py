@@ -103,10 +103,10 @@ def test_another_join_ends_while_one_begins(
     build_task(sets.source, ADDRESS, sets.chosen, number=ALONE, workers=1)
     real = getattr(Parts, look)
 
-    def late(parts: Parts) -> object:
+    def late(parts: Parts, **options: bool) -> object:
         monkeypatch.setattr(Parts, look, real)
         join(ADDRESS)
-        return real(parts)
+        return real(parts, **options)
 
     monkeypatch.setattr(Parts, look, late)
     assert join(ADDRESS).already_complete
