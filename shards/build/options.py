@@ -40,11 +40,7 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        for name in ("quality", "seed", "samples_per_shard", "shard_bytes", "max_pixels"):
-            number = getattr(self, name)
-            if number is not None and (type(number) is not int or not -(2**63) <= number < 2**63):
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {number!r}: give a whole number of at most 63 bits")
+        self._check_numbers()
         for name, value, choices in (("storage", self.storage, STORAGES), ("exif", self.exif, EXIF_MODES)):
             if value not in choices:
                 raise UsageError(f"--{name} {value!r}: choose from {', '.join(choices)}")
@@ -70,6 +66,13 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
             shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
             raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
+
+    def _check_numbers(self) -> None:
+        for name in ("quality", "seed", "samples_per_shard", "shard_bytes", "max_pixels"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or not -(2**63) <= number < 2**63):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {number!r}: give a whole number of at most 63 bits")
 
     def _check_quality(self) -> None:
         if self.storage != "jpeg" and self.quality is not None:
