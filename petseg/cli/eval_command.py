@@ -152,9 +152,13 @@ def _compare(
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
+    from shards.format.geometry import size_text
+
     scores, names = evaluation.scores, evaluation.labels.names
     where = {"network size": "the network's size", "original resolution": "the images' original resolution"}
     place = where.get(compared_at, "the images' size in the set, which is not the original one")
+    if evaluation.enlarged_from is not None:
+        place += f", for which the set's images and masks of {size_text(evaluation.enlarged_from)} were enlarged"
     how = evaluation.options.text(evaluation.window)
     say(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
     width = max(12, 2 + max(map(len, names)))

@@ -33,6 +33,7 @@ class Evaluation:
         options: what was averaged.
         window: the windows that were used, (height, width) in image pixels; None: whole images.
         original_resolution: whether masks were compared at their stored size, not at the network's.
+        enlarged_from: the size of the set's images and masks, (height, width), where the network's is larger.
     """
 
     labels: Labels
@@ -42,6 +43,7 @@ class Evaluation:
     options: InferenceOptions = WHOLE_IMAGES
     window: Size | None = None
     original_resolution: bool = False
+    enlarged_from: Size | None = None
 
     @property
     def scores(self) -> Scores:
@@ -132,4 +134,13 @@ def evaluate(
     matrix, counts = tally.gather(world, samples=loader.samples)
     total, images = world.sum(loss).tolist()
     mean = None if loss_sum is None else total / max(images, 1.0)
-    return Evaluation(labels=labels, matrix=matrix, counts=counts, loss=mean, options=options)
+    stored = loader.shards.manifest.size
+    enlarged = stored is not None and any(side > own for side, own in zip(loader.size, stored, strict=True))
+    return Evaluation(
+        labels=labels,
+        matrix=matrix,
+        counts=counts,
+        loss=mean,
+        options=options,
+        enlarged_from=stored if enlarged else None,
+    )

@@ -53,8 +53,7 @@ def find_images(
         elif path.exists():
             raise UsageError(f"{argument} is neither a file nor a folder, but a device, pipe or socket")
         elif _GLOB_CHARACTERS & set(argument):
-            names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
-            found = [ImageFile(Path(name)) for name in names if _is_shown(Path(name))]
+            found = [ImageFile(name) for name in sorted(_matches(argument)) if _is_shown(name)]
         else:
             raise UsageError(f"no such image or folder: {argument}")
         chosen = [each for each in found if _is_image(each.path)]
@@ -64,6 +63,18 @@ def find_images(
         for each in chosen:
             images.setdefault(os.path.realpath(each.path), each)
     return list(images.values()), ignored
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """Yield what a glob names; other than ``glob.glob``, ``**`` follows no links: two to a folder above never end."""
+    path = Path(pattern)
+    if "**" not in path.parts:
+        yield from map(Path, glob.glob(pattern))  # noqa: PTH207
+        return
+    parts = [*path.parts[bool(path.anchor) :], *(["*"] if path.name == "**" else [])]
+    for found in Path(path.anchor).glob("/".join(parts)):
+        if not any(part.startswith(".") and part not in path.parts for part in found.parts):
+            yield found
 
 
 def _is_image(path: Path) -> bool:

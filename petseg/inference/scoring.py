@@ -177,6 +177,7 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str
         "samples": evaluation.samples,
         "split": split,
         "compared_at": compared_at,
+        "enlarged_from": evaluation.enlarged_from,
         **evaluation.options.facts(evaluation.window),
         "confusion": evaluation.matrix.tolist(),
     }

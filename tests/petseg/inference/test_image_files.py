@@ -113,6 +113,20 @@ def test_globs_folders_and_files_together(tmp_path: Path) -> None:
     assert ignored == 2
 
 
+@pytest.mark.parametrize("pattern", ["**/*.jpg", "**", "one/**", "./**/*.jpg", "**/two/*.jpg"])
+def test_globs_follow_no_links_to_folders(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two links to a folder above double the paths at every level, up to forty of them."""
+    for name in ("one/two/c.jpg", ".cache/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    for name in ("x", "y"):
+        (tmp_path / "one" / name).symlink_to("..")
+    monkeypatch.chdir(tmp_path)
+    for argument in (pattern, str(tmp_path / pattern)):
+        images, ignored = find_images([argument])
+        assert ([each.path.name for each in images], ignored) == (["c.jpg"], 0)
+
+
 def test_subfolders_when_asked(tmp_path: Path) -> None:
     for name in ("a.jpg", "one/b.jpg", "one/two/c.jpg", ".cache/d.jpg", "one/out/e.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

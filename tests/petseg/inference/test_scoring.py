@@ -98,6 +98,11 @@ def test_what_jpeg_and_raw_storage_keep_is_not_called_original(
     assert np.sum(document["confusion"]) == document["samples"] * 40 * 48
     text = call(evaluate, tiny_run, "--shards", out, "--original-resolution").out
     assert "at the images' size in the set, which is not the original one" in text
+    for size, enlarged in (("40x48", None), ("40x64", [40, 48]), ("64", [40, 48]), ("32", None)):
+        said = ", for which the set's images and masks of 40x48 were enlarged"
+        options = (tiny_run, "--shards", out, "--size", size)
+        assert json.loads(call(evaluate, *options, "--json").out)["enlarged_from"] == enlarged
+        assert (said in call(evaluate, *options).out) == (enlarged is not None)
 
 
 def test_checkpoints_of_version_1_predict(tiny_run: Path, tmp_path: Path) -> None:
