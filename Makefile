@@ -96,7 +96,7 @@ $(VERSIONS)/lowest-direct/.installed: FROM := $(LOWEST_PYTHON)
 $(VERSIONS)/highest/.installed: FROM := $(HIGHEST_PYTHON)
 
 check-versions: $(addsuffix /.installed,$(ENDS))
-	for end in $(ENDS); do PYTHONPATH=$(CURDIR)/tests/helpers $$end/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	for end in $(ENDS); do PYTHONPATH="$(CURDIR)/tests/helpers" $$end/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -m "not gpu" -p tested_before --outcomes=$$end.jsonl $(TESTS); done
 	$(VERSIONS)/highest/bin/python tests/helpers/tested_before.py $(addsuffix .jsonl,$(ENDS))
 
