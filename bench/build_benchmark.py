@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from shards.cores import usable_cores
 from shards.errors import UsageError
 from shards.format.label_files import find_labels
 from shards.sources import Pair, Source, scan
+from shards.store.owner_files import scratch_folder
 
 JPEG_QUALITY = 90  # petseg-shard's own default
 
@@ -91,8 +91,8 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
     if settings.work is not None:
         settings.work.mkdir(parents=True, exist_ok=True)
     limits, subjects = _limits(settings, pairs), list[PackSubject]()
-    with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=settings.work) as name:
-        work = {"source": settings.source, "out": Path(name) / "out", "images": len(pairs)}
+    with scratch_folder("bench", parent=settings.work) as folder:
+        work = {"source": settings.source, "out": folder / "out", "images": len(pairs)}
         for storage in settings.storages:
             options = options_from(
                 storage=storage, size=None if storage == "source" else settings.size, quality=None, split="random",

@@ -5,7 +5,6 @@ in its own format, a process of its own and an empty cache; later epochs read th
 compared with the local set. A subject that fails, or takes longer than its time limit, is reported as skipped.
 """
 
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ from bench.settings import RemoteSettings
 from shards.cores import usable_cores
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
+from shards.store.owner_files import scratch_folder
 
 LOCAL = "local"  # petseg's loader on the set as it is here
 SUBJECTS = (LOCAL, OURS.name, "litdata", "streaming", "webdataset")
@@ -35,7 +35,7 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
     data, shards, size = ShardSet.open(settings.shards), str(settings.shards.absolute()), settings.size
     runs: dict[str, list[list[float]]] = {name: [] for name in SUBJECTS}
     skipped: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as work, slow_store(settings.delay) as store:
+    with scratch_folder("bench") as work, slow_store(settings.delay) as store:
         for turn in range(settings.repeats):
             for name in (name for name in SUBJECTS if name not in skipped):
                 remote, peer = name != LOCAL, PEERS[OURS.name if name == LOCAL else name]

@@ -1,6 +1,5 @@
 """A temporary folder with what the peers read: the same images as files, and as shard sets in each storage."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from shards.format.keys import shown
 from shards.format.labels import IGNORE, Labels
 from shards.format.layout import SPLITS, STORAGES, extensions_of
 from shards.sources import scan
+from shards.store.owner_files import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Wor
         raise UsageError(f"{shards} holds {own} storage; {what} a set of source storage")
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="petseg-bench-", dir=work, ignore_cleanup_errors=True) as name:
+    with scratch_folder("bench", parent=work) as folder:
         size = shard_set.manifest.size
-        folder, stored = Path(name), {own: StoredSplit(own, shards, reader.name, size, split_bytes(reader))}
+        stored = {own: StoredSplit(own, shards, reader.name, size, split_bytes(reader))}
         with parts.part("lay out"):
             if own == "source":
                 listing = _write_files(reader, folder, settings.source)
