@@ -102,7 +102,7 @@ def test_of_binary_masks_255_is_not_said_to_be_ignored(
 def test_polygons_in_place_of_masks(photos: Path) -> None:
     for path in (photos / "masks").iterdir():
         path.rename(path.with_suffix(".json"))
-    assert "polygons (COCO) are not read" in output("labels", photos, code=1)
+    assert "polygons (COCO, labelme) are not read" in output("labels", photos, code=1)
 
 
 def test_numbers_have_their_nouns(photos: Path, tmp_path: Path) -> None:
