@@ -170,7 +170,7 @@ gpu-figures:
 	$(BIN)/petseg-bench figures gpu-proof/gpu-loader.json gpu-proof/gpu-train.json --into docs/gpu.md --into README.md
 
 BENCH_PETS = $(or $(PETS),$(BENCH)/pets)
-# As many as 12 minutes allow; `petseg-bench compare` needs 4 or more to report a change.
+# Some 14 minutes in all (docs/performance.md); `petseg-bench compare` needs 4 or more to report a change.
 REPEATS ?= 3
 CLASSES = 21 150
 OUTPUTS = --json $(BENCH)/$(1).json --plot $(BENCH)/$(1).svg --overwrite

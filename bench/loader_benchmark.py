@@ -97,7 +97,8 @@ def plan_loaders(
     """Yield every loader with all that it has to do; note those that cannot be measured."""
     no_gpu, wanted = why_no_gpu() if settings.device == "cpu" else "", settings.peers or PEERS
     storages = measured_storages(settings, workspace)
-    for one in kinds_of_work(settings, storages):
+    kinds = kinds_of_work(settings, storages)
+    for one in kinds:
         skip = partial(_skip, skipped, one)
         if not workspace.files and BASELINE in wanted:
             held = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
@@ -111,7 +112,7 @@ def plan_loaders(
                     skip(reason, peer=peer.name, storage=storage)
                     continue
                 engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
-                if peer.ours and storage == "source" and one == kinds_of_work(settings, storages)[0]:
+                if peer.ours and storage == "source" and one == kinds[0]:
                     engines.append((SCALED_DECODING, "cpu"))
                 if settings.device == "cuda":
                     engines.append(("dali" if peer.ours else "", "cuda"))

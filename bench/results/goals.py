@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from bench.peers import PEERS
+from bench.peers import OURS
 from bench.peers.job import PROCESSES, SCALED_DECODING
 from bench.peers.peer import SCALED
 from bench.results.records import BASELINE, BuildLine, Limit, LoaderLine, Results
@@ -111,7 +111,7 @@ def _measured(results: Results) -> dict[str, Measured]:
         how = f" with {line.workers} processes" if work.engine == PROCESSES else ""
         scaled = work.engine == SCALED_DECODING
         found[(work if scaled else replace(work, engine="")).name] = Measured(line.rate, rate + how, line)
-        if not PEERS[work.peer].ours:
+        if work.peer != OURS.name:
             found[replace(work, peer=BEST).name] = Measured(line.rate, f"{rate} by {work.peer}", line)
             if SCALED.text in line.caveats:
                 found[replace(work, peer=BEST_SCALED).name] = found[replace(work, peer=BEST).name]

@@ -91,6 +91,10 @@ def test_the_tutorial_must_have_done_the_same_work() -> None:
         assert judged(run(tutorial(100, **{"augment": True, **other}), trained)) == {}
 
 
+def test_results_may_have_loaders_that_are_not_known_here() -> None:
+    assert judged(run(line("unheard-of raw", [100.0] * 5), ours("raw", 160))) == {"`raw`, evaluation, one-hot": True}
+
+
 def test_the_best_other_loader_must_have_done_the_same_work() -> None:
     assert judged(run(line("ffcv raw", [100.0] * 5), ours("raw", 9e9))) == {"`raw`, evaluation, one-hot": True}
     for other in ({"augment": True}, {"mask": "index"}, {"cache": "cold"}, {"device": "cuda"}):
