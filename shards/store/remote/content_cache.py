@@ -228,6 +228,8 @@ class ContentCache:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, flags | _OWN, 0o644)
             except FileNotFoundError:
+                if flags & os.O_CREAT:
+                    continue  # the folder was removed again
                 return None
             except OSError as error:
                 check_shortage(error)

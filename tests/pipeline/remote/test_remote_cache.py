@@ -224,6 +224,27 @@ def test_a_cache_that_is_removed_under_a_loader(
     assert found == local(storage, 3)
 
 
+@pytest.mark.parametrize(("fetch", "ending"), [("range", ".ranges"), ("shard", ".fetch")])
+def test_the_cache_is_removed_just_before_a_file_is_made(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fetch: Any, ending: str
+) -> None:  # fmt: skip
+    """Its folder is made, and gone again when the file is to be made in it."""
+    real, removed = os.open, 0
+
+    def late(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        nonlocal removed
+        if flags & os.O_CREAT and str(path).endswith(ending) and removed < 5:
+            removed += 1
+            shutil.rmtree(tmp_path / "cache")
+        return real(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", late)
+    with Loader(uploaded["source"], fetch=fetch, cache=tmp_path / "cache", **OPTIONS) as loader:
+        assert batches(loader) == local("source")
+    assert removed == 5
+
+
 def test_what_a_tar_lacks_that_was_begun_anew(server: FaultProxy, uploaded: dict[str, str], tmp_path: Path) -> None:
     """One sample was there in the tar that is open, and the cache has another file of its name by now."""
     tars = ShardSet.open(uploaded["source"], fetch="range", cache=tmp_path).split("train").remote
