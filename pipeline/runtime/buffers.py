@@ -7,9 +7,9 @@ A buffer returns to its pool when the last tensor that shares its memory is gone
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.io.scratch import Bytes
 
@@ -28,7 +28,7 @@ class Loan:
         self._end()
 
 
-class LentArray(npt.NDArray[np.uint8]):
+class LentArray(np.ndarray[Any, np.dtype[np.uint8]]):  # NumPy's NDArray is no class since 2.5
     """An array that holds a loan. NumPy lets an ordinary view of it refer to the memory underneath instead, so whoever
     keeps the memory must keep this very array; ``torch.from_numpy`` of it does.
     """
