@@ -33,7 +33,8 @@ JUMPS = (0.0, -3600.0, 86400.0 * 3000, -86400.0 * 9000, 7.5)  # seconds
 
 def serve() -> dict[str, Any]:
     """Answer all requests; in the child that becomes a command, return what was asked."""
-    requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+    # Not closed by their objects, which in a child are of descriptors that are closed.
+    requests, answers = os.fdopen(os.dup(0), closefd=False), os.fdopen(os.dup(1), "w", closefd=False)
     for line in requests:
         wanted: dict[str, Any] = json.loads(line)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:

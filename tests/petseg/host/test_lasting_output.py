@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ with lasting_output("work goes on"):
         click.echo("note", err=True)
 Path("done").write_text("yes")
 """
-    shell = f"{sys.executable} -c '{program}' {'2>&1' if both else ''} | head -1; echo ${{PIPESTATUS[0]}}"
+    shell = f"{shlex.quote(sys.executable)} -c '{program}' {'2>&1' if both else ''} | head -1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
     assert (tmp_path / "done").read_text() == "yes"
     assert result.stdout.splitlines()[0] == "line 0"

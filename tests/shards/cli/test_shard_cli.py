@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -306,7 +307,7 @@ def test_verify_of_an_empty_folder_fails(run: Command, tmp_path: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(tiny_sets: dict[str, Path]) -> None:
     program = Path(sys.executable).parent / "petseg-shard"
-    line = f"{program} info {tiny_sets['raw']} --json | head -c 1"
+    line = f"{shlex.join([str(program), 'info', str(tiny_sets['raw']), '--json'])} | head -c 1"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert result.stdout == "{"
     assert not result.stderr

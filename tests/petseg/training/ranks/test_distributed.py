@@ -271,9 +271,14 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 
 
 def rank_of(process: subprocess.Popen[str], rank: int) -> int:
-    """The process of a rank that torchrun has started."""
+    """The process of a rank that torchrun has started: a fork is named so, a program of its own has the variable."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (found,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"rank {rank}\n"]
+    (found,) = [
+        int(pid)
+        for pid in children
+        if Path(f"/proc/{pid}/comm").read_text() == f"rank {rank}\n"
+        or f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    ]
     return found
 
 
