@@ -49,15 +49,20 @@ class VerifiedSamples:
         with self._lock:
             np.bitwise_and.at(self._bits, indices >> 3, ~_bit(indices))
 
+    def remove_range(self, first: int, end: int) -> None:
+        """Remove samples ``first`` to ``end``, and a few beside them: they are verified again, which loses nothing."""
+        with self._lock:
+            self._bits[first >> 3 : -(-end >> 3)] = 0
+
 
 class TarFiles:
     """Opens each tar once and keeps the most recently used ones open. Thread-safe.
 
-    Of a set in an object store, what is read must be announced by :meth:`need`, which fetches it into the cache; the
-    tars there are by content, so they do not change.
+    Of a set in an object store, what is read must be announced by :meth:`need`, which fetches it into the cache.
 
-    A sample's checksum is verified the first time that it is read, and again after its tar has changed (another inode,
-    size or modification time). Verifying every time would cost more than everything else for ``raw`` storage.
+    A sample's checksum is verified the first time that it is read, and again after its tar, or its file in the cache,
+    has changed (another inode, size or modification time). Verifying every time would cost more than everything else
+    for ``raw`` storage. Files in the cache also change when samples are added, which is while samples are fetched.
     """
 
     def __init__(self, split: SplitReader, *, expendable: bool = False) -> None:
@@ -89,15 +94,19 @@ class TarFiles:
             return file
         check_size(self._split.folder, self._split.shards[shard])
         file = self._open_tar(shard)  # not under the lock: other threads go on meanwhile
+        self._compare(shard, file.status)
+        self._files.keep(shard, file)  # from here on other threads find it
+        return file
+
+    def _compare(self, shard: int, status: os.stat_result) -> None:
+        """Have the samples of a tar verified again if it is not what it was."""
+        stamp = _stamp(status)
         with self._lock:
-            stamp = _stamp(file.status)
             if self._stamps.setdefault(shard, stamp) != stamp:
                 self._stamps[shard] = stamp
                 self.generation += 1
-                first, end = self._split.starts[shard : shard + 2]
-                self._verified.remove(np.arange(first, end))
-        self._files.keep(shard, file)  # from here on other threads find it
-        return file
+                first, end = self._split.starts[shard : shard + 2].tolist()
+                self._verified.remove_range(first, end)
 
     def _open_tar(self, shard: int) -> ByteRanges:
         path = self._split.shard_path(shard)
@@ -159,11 +168,11 @@ class TarFiles:
         wanted, shards = indices.tolist(), rows["shard"].tolist()
         self._held.files, self._held.later = {}, {}
         if len(set(shards)) <= self.most_open // 2:
-            self._held.files = self.remote.hold(shards, wanted)
+            self._held.files = self._hold(shards, wanted)
         else:  # too many to be open at once: :meth:`open` holds one at a time
             for start in range(0, len(wanted), self.most_open // 2):
                 part = slice(start, start + self.most_open // 2)
-                self.remote.hold(shards[part], wanted[part])
+                self._hold(shards[part], wanted[part])
             for shard, index in zip(shards, wanted, strict=True):
                 self._held.later.setdefault(shard, []).append(index)
         if self.remote.damaged:
@@ -188,11 +197,17 @@ class TarFiles:
         self.remote.forget(rows["shard"].tolist(), indices.tolist())
         return True
 
-    def _held_file(self, shard: int) -> ByteRanges:
+    def _hold(self, shards: Sequence[int], indices: Sequence[int]) -> dict[int, ByteRanges]:
         assert self.remote is not None
+        held: dict[int, ByteRanges] = {**self.remote.hold(shards, indices)}
+        for shard, file in held.items():
+            self._compare(shard, os.fstat(file.descriptor))
+        return held
+
+    def _held_file(self, shard: int) -> ByteRanges:
         held: dict[int, ByteRanges] = self._held.__dict__.get("files", {})
         if shard not in held and (later := self._held.__dict__.get("later", {}).get(shard)):
-            held = self._held.files = {**self.remote.hold([shard] * len(later), later)}
+            held = self._held.files = self._hold([shard] * len(later), later)
         if shard not in held:
             raise FormatError(f"{self._split.describe_shard(shard)}: its bytes do not match their checksums")
         return held[shard]

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,9 @@ class CachedFile(ByteRanges):
     def refresh(self) -> None:
         """Look again which samples are there: other processes add some."""
         if not self.complete:
-            known = np.frombuffer(os.pread(self.descriptor, len(self.present), self._size), dtype=np.uint8)
-            self.present[: len(known)] = known
+            known = os.pread(self.descriptor, len(self.present), self._size)
+            self.present[:] = 0  # a truncated file has none
+            self.present[: len(known)] = np.frombuffer(known, dtype=np.uint8)
 
     def add(self, place: int, start: int, data: Any) -> None:
         """Write a sample's bytes, which have been verified, then that they are there; ``OSError`` on a full disk."""
@@ -184,7 +186,7 @@ class ContentCache:
 
         Files that are being fetched count, and are removed only where their process has ended.
         """
-        entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime_ns)
+        entries = sorted(self._entries(), key=lambda entry: entry[1].st_atime_ns)
         used = sum(_space(*entry) for entry in entries)
         if used > most:
             release()
@@ -248,9 +250,10 @@ class ContentCache:
                 os.close(descriptor)
                 return None
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(descriptor).st_ino:  # else removed before it was locked
-                    with contextlib.suppress(OSError):
-                        os.utime(descriptor)
+                status = os.fstat(descriptor)
+                if path.stat().st_ino == status.st_ino:  # else removed before it was locked
+                    with contextlib.suppress(OSError):  # when it was used; when it was changed tells readers of damage
+                        os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
                     return descriptor
             os.close(descriptor)
         return None
