@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import click
+from shards.errors import UsageError, quiet_interrupt
 
-from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
-from shards.console import PATH, FriendlyGroup, print_json, say
-from shards.errors import UsageError
+with quiet_interrupt():
+    import click
+
+    from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
+    from shards.console import PATH, FriendlyGroup, print_json, say
 
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")

@@ -18,11 +18,10 @@ from typing import Any
 
 import click
 
-from shards.errors import FULL_DISK, PetsegError, TerminatedError, printable, valid_text
+from shards.errors import FULL_DISK, INTERRUPTED, PetsegError, TerminatedError, printable, valid_text
 
 _LONGEST_PATH = 160  # characters of a path in a message
 _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",

@@ -3,10 +3,14 @@
 This is the lowest module of the project: every other package may use it, and it imports none of the project.
 """
 
+import contextlib
 import errno
 import signal
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Final
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
 
@@ -51,6 +55,16 @@ class CacheTooSmallError(PetsegError):
 
 class SampleError(PetsegError):
     """One sample cannot be read; the message names shard, key, member and offset."""
+
+
+@contextlib.contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Within the block Ctrl-C ends the program with one line: what a command imports before it runs takes a while."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("Error: interrupted\n")
+        sys.exit(INTERRUPTED)
 
 
 def valid_text(text: str) -> str:

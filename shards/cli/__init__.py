@@ -1,12 +1,15 @@
 """``petseg-shard``: building, checking and inspecting shard sets. Reads arguments, calls the package, prints."""
 
-import click
+from shards.errors import quiet_interrupt
 
-from shards.cli.build_command import build
-from shards.cli.publish_commands import copy, join
-from shards.cli.set_commands import info, preview, verify
-from shards.cli.source_commands import download, labels, sample
-from shards.console import FriendlyGroup
+with quiet_interrupt():
+    import click
+
+    from shards.cli.build_command import build
+    from shards.cli.publish_commands import copy, join
+    from shards.cli.set_commands import info, preview, verify
+    from shards.cli.source_commands import download, labels, sample
+    from shards.console import FriendlyGroup
 
 __all__ = ["main"]
 

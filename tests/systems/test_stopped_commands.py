@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,17 @@ from typing import Any
 import pytest
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP)
+STOPPED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+import {commands}
+"""
 
 
 @pytest.fixture
@@ -72,3 +85,13 @@ def test_a_copy_leaves_what_is_whole_and_goes_on(
     monkeypatch.undo()
     assert "were there already" in call("petseg-shard", "copy", few_shards, tmp_path / "copy").out
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize(
+    ("commands", "module"),
+    [("shards.cli", "numpy"), ("shards.cli", "shards.audit"), ("petseg.cli", "click"), ("bench.cli", "bench.settings")],
+)
+def test_ctrl_c_while_a_command_is_imported(commands: str, module: str) -> None:
+    program = STOPPED.format(commands=commands, module=module)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Error: interrupted\n")
