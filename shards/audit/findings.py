@@ -49,7 +49,7 @@ REASONS: Final[dict[str, str]] = {
     "mask-corrupt": "the mask data is damaged",
     "mask-truncated": "the mask data ends too early",
     "mask-too-large": "the mask has more pixels or bytes than is safe to decode",
-    "mask-lossy": "the mask is a JPEG or lossy WebP, which changes values; save masks as PNG",
+    "mask-lossy": "the mask is a JPEG, a lossy WebP or a TIFF of such data, which changes values; save masks as PNG",
     "mask-depth": "the mask has more than 8 bits per channel",
     "mask-channels": "the mask does not have one channel of values",
     "mask-equal-channels": "the mask has several channels, all equal; one was taken",

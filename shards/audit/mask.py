@@ -11,6 +11,7 @@ from PIL import Image
 
 from shards.audit import png_chunks as png
 from shards.audit import transcode
+from shards.audit.file_kinds.tiff_tags import COMPRESSION, LOSSY, is_tiff, read_tags
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import Pixels
 from shards.audit.palettes import has_palette, palette_of
@@ -169,9 +170,11 @@ def nearest(values: Pixels, size: Size) -> Pixels:
 
 
 def is_lossy(data: bytes) -> bool:
-    """Return whether a file is a JPEG or a lossy WebP."""
+    """Return whether a file is a JPEG, a lossy WebP, or a TIFF that holds such data."""
     if data.startswith(b"\xff\xd8\xff"):
         return True
+    if is_tiff(data):
+        return not LOSSY.isdisjoint(read_tags(data).get(COMPRESSION, ()))
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return False
     position = 12

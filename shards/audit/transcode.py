@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from shards.audit import png_chunks as png
-from shards.audit.file_kinds.signatures import describe_start
+from shards.audit.file_kinds.signatures import START, describe_start, file_kind
 from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
 from shards.audit.findings import MAX_PIXELS, MOST_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import NORMAL, Pixels, undo_orientation
@@ -66,6 +66,8 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
     """
     if not data:
         raise RejectedError(f"{what}-empty")
+    if file_kind(data[:START]) == "BigTIFF":  # Pillow reads it, 16 bits as 8; its tags are not those of a TIFF
+        raise RejectedError(f"{what}-unknown-format", describe_start(data))
     image: Image.Image | None = None
     bits = 8
     try:
@@ -118,7 +120,8 @@ def to_rgb(decoded: DecodedFile) -> tuple[Pixels, list[Finding]]:
         findings.append(repaired("image-cmyk"))
     if image.mode in ("1", "L", "LA", "La"):
         findings.append(Finding("warning", "image-grey"))
-    alpha = bool({"A", "a"} & set(image.getbands())) or "transparency" in image.info
+    # The second channel of Lab is an A, too.
+    alpha = ({"A", "a"} & {*image.getbands()} and image.mode != "LAB") or "transparency" in image.info
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     opaque = True
     try:

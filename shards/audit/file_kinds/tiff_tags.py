@@ -7,7 +7,11 @@ import struct
 from typing import Final
 
 BITS_PER_SAMPLE: Final = 258
+COMPRESSION: Final = 259
 SAMPLES_PER_PIXEL: Final = 277
+
+# JPEG (old and new, of microscopes: three kinds), JPEG 2000, LERC, JPEG of DNG, WebP, JPEG XL: any may be lossy.
+LOSSY: Final = frozenset({6, 7, 33003, 33004, 33005, 33007, 34712, 34887, 34892, 50001, 50002, 52546})
 
 _MARKS = {b"II*\0": "<", b"MM\0*": ">"}
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG

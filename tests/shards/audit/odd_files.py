@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 from shard_sources import draw_image, draw_mask, encoded
 
 from shards.audit import png_chunks as png
@@ -117,6 +117,23 @@ def tiff(values: np.ndarray, *, bits: int, samples: int, photometric: int = 1, k
     return data[:at] + struct.pack("<I", len(data)) + data[at + 4 :] + pixels
 
 
+def retagged(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another number in a tag of one SHORT."""
+    at = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+    return data[:at] + struct.pack("<H", value) + data[at + 2 :]
+
+
+def big_tiff(values: np.ndarray) -> bytes:
+    """A BigTIFF of RGB, with the bits of its values."""
+    height, width, _ = values.shape
+    bits = struct.pack("<3H", *[8 * values.itemsize] * 3)
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, int.from_bytes(bits, "little")), (259, 3, 1, 1),
+               (262, 3, 1, 2), (273, 16, 1, 24 + 20 * 9 + 8), (277, 3, 1, 3), (278, 4, 1, height),
+               (279, 16, 1, values.nbytes)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHQQ", *entry) for entry in entries)
+    return struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(entries)) + directory + bytes(8) + values.tobytes()
+
+
 def frames(format_: str, array: np.ndarray = IMAGE) -> bytes:
     buffer = io.BytesIO()
     first, second = Image.fromarray(array), Image.fromarray(draw_image(2))
@@ -143,6 +160,16 @@ def palette(values: np.ndarray, format_: str = "PNG") -> bytes:
 def cmyk() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(IMAGE).convert("CMYK").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def lab() -> bytes:
+    """A TIFF in Lab, whose channels Pillow calls L, A and B."""
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    buffer = io.BytesIO()
+    converted = ImageCms.profileToProfile(Image.fromarray(IMAGE), *profiles, outputMode="LAB")
+    assert converted is not None
+    converted.save(buffer, "TIFF")
     return buffer.getvalue()
 
 
