@@ -1,5 +1,6 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
+import contextlib
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def plan_jobs(
             taken[place] = each.path
         renamed = name != each.path.stem
         jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite))
-    _expect_free({os.path.realpath(each.path) for each in images}, jobs, overwrite=overwrite)
+    _expect_free({place for each in images for place in _places(each.path)}, jobs, overwrite=overwrite)
     return jobs
 
 
@@ -69,7 +70,16 @@ def _same_everywhere(path: Path) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
-def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
+def _places(path: Path) -> set[object]:
+    """Return what tells a file from all others, whatever links to it; CAT.png and cat.png, too, may be one file."""
+    places: set[object] = {os.path.realpath(path)}
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        places.add((status.st_dev, status.st_ino))
+    return places
+
+
+def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
         expect_folder(folder, advice="choose another folder with -o")
@@ -78,7 +88,7 @@ def _expect_free(inputs: set[str], jobs: Sequence[FileJob], *, overwrite: bool) 
         for output in job.outputs:
             if name_too_long(output):
                 continue
-            if os.path.realpath(output) in inputs:
+            if not inputs.isdisjoint(_places(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
             expect_replaceable(output, overwrite=overwrite, advice="choose another folder with -o")
 

@@ -1,6 +1,7 @@
 """Predicting: from Python, and files with petseg-predict."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,15 @@ def test_results_that_some_file_systems_take_for_one_have_two_names(tmp_path: Pa
 def test_no_output_overwrites_an_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overwrite one of"):
         plan(tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "cat.png", out=tmp_path)
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_nor_one_that_has_another_name(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    """As cat.png has, beside CAT.png, where case does not count."""
+    image_file(tmp_path / "CAT.png")
+    link(tmp_path / "cat.png", tmp_path / "CAT.png")
+    with pytest.raises(UsageError, match=r"cat\.png would overwrite one of"):
+        plan(tmp_path / "cat.jpg", tmp_path / "CAT.png", out=tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "best.pt", "last.pt"])
