@@ -145,9 +145,13 @@ def _copy(source: str, target: str) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's bytes and permissions, and flush them; after an error there is no ``target``."""
+    """Copy a file's bytes and permissions, and flush them; after an error there is no ``target``.
+
+    As a rename does, it replaces a link, and not the file that has other names, too.
+    """
     try:
-        with source.open("rb") as reader, target.open("wb") as writer:
+        target.unlink(missing_ok=True)
+        with source.open("rb") as reader, target.open("xb") as writer:
             shutil.copyfileobj(reader, writer, 2**20)
             writer.flush()
             set_mode(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777, folder=target.parent)

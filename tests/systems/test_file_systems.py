@@ -135,6 +135,18 @@ def test_predictions_reports_and_tables(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_copy_replaces_a_link_and_not_what_it_leads_to(
+    refuse: Refuse, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    refuse(rename_file="EXDEV")
+    (tmp_path / "other").write_bytes(b"other")
+    link(tmp_path / "file", tmp_path / "other")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_a_copy_that_fails_leaves_no_half_file(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(rename_file="EXDEV")
 
