@@ -10,6 +10,7 @@ from typing import Any
 
 from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.runs.history import History
+from shards.errors import UsageError
 from shards.store.atomic import naming, write_atomically
 
 FOLDER = "events"
@@ -38,6 +39,8 @@ class TensorBoardLogger:
             content.append({"summary": text("parameters", table)})  # type: ignore[no-untyped-call]
         for entry in history:
             content += self._curves(entry)
+        if self._folder.is_symlink():  # what is there, and would be removed below, may be of other runs
+            raise UsageError(f"{self._folder} is a link; remove it: events are written into the run's own folder")
         with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
         # The events of a killed process may be ahead of the history; where the disk is full, they are what there is.

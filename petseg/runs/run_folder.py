@@ -45,7 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        self._lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             outcome = lock_at_once(self._lock, folder=path)
             if outcome == "busy":

@@ -167,6 +167,18 @@ def test_events_of_a_killed_run_are_written_once(tmp_path: Path) -> None:
     killed.close(finished=False)
 
 
+def test_events_of_other_runs_stay_where_the_folder_is_a_link(tmp_path: Path) -> None:
+    for name in ("run", "all"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / FOLDER).symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "events.out.tfevents.1.other").touch()
+    notes: list[str] = []
+    logger = TensorBoardLogger(LoggedRun(folder=tmp_path / "run", classes=("cat",), parameters={}))
+    RunLoggers([logger], note=notes.append).open([entry(1, 1)])
+    assert "events is a link; remove it" in notes[0]
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["events.out.tfevents.1.other"]
+
+
 def test_events_catch_up_when_a_full_disk_has_room_again(tmp_path: Path, small_disk: Any) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

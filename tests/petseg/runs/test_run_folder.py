@@ -13,7 +13,7 @@ from PIL import Image
 
 from petseg.cli import train
 from petseg.runs.checkpoint import load_checkpoint
-from petseg.runs.run_folder import read_metrics
+from petseg.runs.run_folder import RunFolder, read_metrics
 from shards import ShardSet
 from shards.format.labels import Labels
 
@@ -51,6 +51,15 @@ def test_runs_get_the_next_free_name(call, synthetic_set: Path, tmp_path: Path, 
         result = call(train, "--shards", synthetic_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
         assert result.code == 0, result.err
         assert (tmp_path / "runs" / f"unet-00{number}" / "best.pt").is_file()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A run's folder may be anybody's."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        RunFolder(tmp_path / "run")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_command_that_repeats_a_run(tiny_run: Path, synthetic_set: Path) -> None:
