@@ -1,7 +1,7 @@
 """Sets in an object store: what is read of them is kept in a cache on the local disk, from which everything is used.
 
-``content_cache`` holds files by SHA-256 for all processes of a machine; ``remote_files`` fetches whole files into it;
-``cached_tars`` fetches the samples of one split, in ranges or with their whole tar.
+``content_cache`` holds files by SHA-256 for all processes of a machine, each a ``cached_file``; ``remote_files``
+fetches whole files into it; ``cached_tars`` fetches the samples of one split, in ranges or with their whole tar.
 """
 
 from shards.store.remote.cache_place import open_cache

@@ -9,6 +9,8 @@ from shards.store.byte_sizes import parse_bytes
 from shards.store.remote import content_cache
 from shards.store.remote.content_cache import ContentCache
 
+_ATTEMPTS = 10  # to make a folder that others remove
+
 
 def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
     """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
@@ -30,15 +32,23 @@ def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCach
                 "there is no home folder to cache a remote set in; give one with --cache DIR, or set XDG_CACHE_HOME"
             ) from None
     place = Path(folder).absolute()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        if most_bytes is None:
-            space = os.statvfs(place)
-            most_bytes = max(
-                content_cache.LEAST_BYTES, (space.f_bavail * space.f_frsize + ContentCache(place, 0).used_bytes()) // 2
-            )
-    except OSError as error:
-        raise ContentCache(place, 0).failure(error) from None
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            free = _free_bytes(place)
+            break
+        except OSError as error:
+            if not left or not isinstance(error, FileNotFoundError | FileExistsError):
+                raise ContentCache(place, 0).failure(error) from None
+    if most_bytes is None:
+        most_bytes = max(content_cache.LEAST_BYTES, (free + ContentCache(place, 0).used_bytes()) // 2)
     return ContentCache(place, most_bytes)
+
+
+def _free_bytes(place: Path) -> int:
+    """Make a folder, and return what is free there; ``OSError`` if it cannot be used, or is removed meanwhile."""
+    place.mkdir(parents=True, exist_ok=True)
+    if not os.access(place, os.W_OK | os.X_OK):
+        place.stat()
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize

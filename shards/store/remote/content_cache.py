@@ -22,48 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from shards.errors import CacheTooSmallError, PetsegError
-from shards.store.byte_ranges import ByteRanges, check_shortage, write_at
+from shards.store.byte_ranges import check_shortage
+from shards.store.remote.cached_file import OWN, CachedFile, discard, is_at, listed, locked, remove_unused
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
-_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_TAKEN: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-# Never through a link, which may lead to a file that is not the cache's, and without waiting for the writer of a FIFO.
-_OWN: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES: Final = 1 << 20
-
-
-class CachedFile(ByteRanges):
-    """A file in the cache, locked against removal while it is open; ``present`` says which samples of a tar it has."""
-
-    def __init__(self, path: Path, descriptor: int, *, size: int, samples: int = 0, complete: bool = True) -> None:
-        super().__init__(path, descriptor=descriptor)
-        self.path, self.complete, self._size = path, complete, size
-        self.present = np.ones(samples, dtype=np.uint8) if complete else np.zeros(samples, dtype=np.uint8)
-        self.refresh()
-
-    def __len__(self) -> int:
-        return self._size
-
-    def refresh(self) -> None:
-        """Look again which samples are there: other processes add some."""
-        if not self.complete:
-            known = os.pread(self.descriptor, len(self.present), self._size)
-            self.present[:] = 0  # a truncated file has none
-            self.present[: len(known)] = np.frombuffer(known, dtype=np.uint8)
-
-    def add(self, place: int, start: int, data: Any) -> None:
-        """Write a sample's bytes, which have been verified, then that they are there; ``OSError`` on a full disk."""
-        write_at(self.descriptor, memoryview(data), start)
-        self.mark(place, 1)
-
-    def mark(self, place: int, value: int) -> None:
-        """Record whether a sample is there."""
-        self.present[place] = value
-        os.pwrite(self.descriptor, bytes([value]), self._size + place)
 
 
 @dataclass(frozen=True)
@@ -90,7 +55,7 @@ class ContentCache:
             return None
         if os.fstat(descriptor).st_size != size:
             os.close(descriptor)
-            _discard(path)
+            discard(path)
             return None
         return CachedFile(path, descriptor, size=size, samples=samples)
 
@@ -107,10 +72,13 @@ class ContentCache:
             except OSError as error:  # no disk has so large a file, even one of holes
                 os.close(descriptor)
                 raise self.failure(error) from None
-            if os.fstat(descriptor).st_size == size + samples:
+            found = os.fstat(descriptor).st_size
+            if found == size + samples:
                 return CachedFile(path, descriptor, size=size, samples=samples, complete=False)
             os.close(descriptor)
-            _discard(path)  # of something else, or damaged
+            if not found:  # another process has just begun it
+                return None
+            discard(path)  # of something else, or damaged
         return None
 
     @contextlib.contextmanager
@@ -128,22 +96,35 @@ class ContentCache:
             os.ftruncate(descriptor, 0)
             yield descriptor
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(descriptor).st_ino:  # not published, nor another process's by now
-                    path.unlink()
+            if is_at(path, descriptor):  # not published, nor another process's by now
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a fork may have the descriptor, too, and would keep the lock
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def publish(self, sha256: str) -> None:
-        """Make the file that was fetched the complete one; its samples alone are not needed any more."""
-        if self.path(sha256).is_dir():
-            _discard(self.path(sha256))
-        self.path(sha256, ".fetch").replace(self.path(sha256))
-        _discard(self.path(sha256, ".ranges"))
+    def publish(self, sha256: str, descriptor: int) -> bool:
+        """Make the file that was fetched the complete one; its samples alone are not needed any more.
+
+        Return False if it was removed meanwhile; another process may be fetching into a new one of its name.
+        """
+        path, fetched = self.path(sha256), self.path(sha256, ".fetch")
+        if path.is_dir():
+            discard(path)
+        try:
+            if not is_at(fetched, descriptor):
+                return False
+            fetched.replace(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self.failure(error) from None
+        discard(self.path(sha256, ".ranges"))
+        return True
 
     def forget(self, sha256: str) -> None:
         """Remove a file, complete or not, because it has been damaged on the disk."""
         for kind in ("", ".ranges"):
-            _discard(self.path(sha256, kind))
+            discard(self.path(sha256, kind))
 
     def make_room(self, needed: int, *, release: Callable[[], None], into: int | None = None) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
@@ -193,69 +174,54 @@ class ContentCache:
         for path, status in entries:
             if used <= most:
                 break
-            if self._remove_unused(path):
+            if remove_unused(path):
                 used -= _space(path, status)
         return used
 
-    def _remove_unused(self, path: Path) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | _OWN)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-        except OSError as error:
-            if error.errno in _NO_LOCKS:  # nobody's use can be seen: what is open stays readable all the same
-                path.unlink(missing_ok=True)
-                return True
-            return False
-        finally:
-            os.close(descriptor)
-        return True
-
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
-        with contextlib.suppress(FileNotFoundError):
-            for folder in self.folder.iterdir():
-                for path in folder.iterdir() if len(folder.name) == 2 and folder.is_dir() else ():
-                    if _NAME.fullmatch(path.name):
-                        with contextlib.suppress(OSError):
-                            yield path, path.lstat()
+        for folder in listed(self.folder):
+            for path in listed(folder) if len(folder.name) == 2 else ():
+                if _NAME.fullmatch(path.name):
+                    with contextlib.suppress(OSError):
+                        yield path, path.lstat()
 
     def _open(self, path: Path, flags: int, *, exclusive: bool = False) -> int | None:
         """Open and lock a file; None if there is none, or if another process has the exclusive lock."""
+        missing: OSError | None = None
         for _ in range(100):
             try:
                 if flags & os.O_CREAT:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(path, flags | _OWN, 0o644)
-            except FileNotFoundError:
-                if flags & os.O_CREAT:
-                    continue  # the folder was removed again
-                return None
+                descriptor = os.open(path, flags | OWN, 0o644)
+            except (FileNotFoundError, FileExistsError) as error:
+                if not flags & os.O_CREAT:
+                    return None
+                missing = error  # the folder was removed again: before the file was made, or while mkdir looked at it
+                continue
             except OSError as error:
                 check_shortage(error)
                 if flags == os.O_RDWR and error.errno in (errno.EROFS, errno.EACCES):
                     flags = os.O_RDONLY  # what is there can be used
                     continue
                 if path.is_symlink() or path.is_fifo() or path.is_dir():
-                    _discard(path)
+                    discard(path)
                     continue
                 raise self.failure(error) from None
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                _discard(path)
+                discard(path)
                 continue
-            if not _locked(descriptor, exclusive=exclusive):
+            if not locked(descriptor, exclusive=exclusive):
                 os.close(descriptor)
                 return None
-            with contextlib.suppress(FileNotFoundError):
-                status = os.fstat(descriptor)
-                if path.stat().st_ino == status.st_ino:  # else removed before it was locked
-                    with contextlib.suppress(OSError):  # when it was used; when it was changed tells readers of damage
-                        os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
-                    return descriptor
+            if is_at(path, descriptor):  # else removed before it was locked
+                changed = os.fstat(descriptor).st_mtime_ns
+                with contextlib.suppress(OSError):  # when it was used; when it was changed tells readers of damage
+                    os.utime(descriptor, ns=(time.time_ns(), changed))
+                return descriptor
             os.close(descriptor)
+        if missing is not None:
+            raise self.failure(missing)
         return None
 
     def failure(self, error: OSError) -> PetsegError:
@@ -269,22 +235,3 @@ class ContentCache:
 def _space(path: Path, status: os.stat_result) -> int:
     """Return the bytes that a file takes on the disk, or will take."""
     return max(status.st_blocks * 512, status.st_size if path.name.endswith(".fetch") else 0)
-
-
-def _discard(path: Path) -> None:
-    """Remove what has the name of a file of the cache, but is none, or damaged; ``PetsegError`` if that fails."""
-    try:
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    except OSError as error:
-        what = f"{path}, which has the name of a file of the cache, cannot be removed ({error.strerror})"
-        raise PetsegError(f"{what}; remove it, or choose another folder with --cache") from None
-
-
-def _locked(descriptor: int, *, exclusive: bool) -> bool:
-    """Lock an open file and return True, or False if another one has it; a file system may know no locks."""
-    mode = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
-    try:
-        fcntl.flock(descriptor, mode)
-    except OSError as error:
-        return error.errno not in _TAKEN
-    return True

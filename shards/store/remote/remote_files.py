@@ -15,7 +15,8 @@ from shards.errors import CacheTooSmallError, FormatError, PetsegError
 from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
-from shards.store.remote.content_cache import FULL, CachedFile, ContentCache
+from shards.store.remote.cached_file import CachedFile
+from shards.store.remote.content_cache import FULL, ContentCache
 from shards.store.store_protocol import ObjectEndsError, ObjectStatus
 
 Fetch = Literal["auto", "range", "shard"]
@@ -197,8 +198,7 @@ class RemoteFiles:
                 if descriptor is not None and not self.cache.path(spec.sha256).exists():
                     await self.making_room(spec.bytes, release, into=descriptor)
                     if await self._fetch_into(descriptor, spec, release):
-                        with contextlib.suppress(FileNotFoundError):  # the cache was removed: it is fetched again
-                            self.cache.publish(spec.sha256)
+                        self.cache.publish(spec.sha256, descriptor)  # if the cache was removed, it is fetched again
                         continue
                     attempts += 1
                     self.store.failures["another SHA-256"] += 1

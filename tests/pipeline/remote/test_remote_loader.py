@@ -15,7 +15,8 @@ from pipeline import Loader
 from shards import ShardSet
 from shards.errors import FormatError, UsageError
 from shards.store.cloud.request_loop import request_loop, run
-from shards.store.remote.content_cache import CachedFile
+from shards.store.remote.cached_file import CachedFile
+from shards.store.remote.cached_tars import CachedTars
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
 
 
@@ -57,6 +58,28 @@ def test_many_requests_are_in_flight(server: FaultProxy, uploaded: dict[str, str
     with Loader(uploaded["source"], fetch="range", cache=tmp_path, **OPTIONS) as loader:
         batches(loader)
     assert server.plan.most_at_once > 4
+
+
+@pytest.mark.parametrize("shuffle", [True, "block"])
+def test_requests_follow_the_order_of_the_epochs(
+    server: FaultProxy, uploaded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: Any
+) -> None:
+    """Also across their ends, and before a batch is made."""
+    asked: list[int] = []
+    start = CachedTars.start
+
+    def noted(self: CachedTars, shards: list[int], indices: list[int], *, whole: Any) -> None:
+        asked.extend(indices)
+        start(self, shards, indices, whole=whole)
+
+    monkeypatch.setattr(CachedTars, "start", noted)
+    got: list[int] = []
+    with Loader(uploaded["source"], fetch="range", cache=tmp_path, shuffle=shuffle, **OPTIONS) as loader:
+        for _ in range(2):
+            for batch in loader:
+                got += batch.index.tolist()
+                assert asked[: len(got)] == got
+        assert sorted(set(got)) == list(range(len(loader.split)))
 
 
 def test_both_tables_come_with_one_wait(

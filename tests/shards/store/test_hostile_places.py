@@ -163,10 +163,10 @@ def test_what_others_put_into_a_cache(files: RemoteFiles, planted: str, kind: st
 def test_a_cache_that_is_removed_while_a_file_is_fetched(files: RemoteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     publish, removed = ContentCache.publish, []
 
-    def after_removal(cache: ContentCache, sha256: str) -> None:
+    def after_removal(cache: ContentCache, sha256: str, descriptor: int) -> bool:
         if not removed:
             removed.append(shutil.rmtree(cache.folder))
-        publish(cache, sha256)
+        return publish(cache, sha256, descriptor)
 
     monkeypatch.setattr(ContentCache, "publish", after_removal)
     assert content(files) == CONTENT
