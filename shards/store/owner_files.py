@@ -90,8 +90,9 @@ def claim(
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
+            found = _touched(path)
             _expect_abandoned(path, activity, locked=locked)
-            path.unlink(missing_ok=True)
+            _remove(path, found)
             continue
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(own))
@@ -166,6 +167,17 @@ def _expect_abandoned(path: Path, activity: Callable[[], object], *, locked: boo
         time.sleep(_POLL_SECONDS)
         if (_touched(path), activity()) != before and path.exists():
             raise OwnedError(who)
+
+
+def _remove(path: Path, found: object) -> None:
+    """Remove an owner file, unless it is not the one any more that was found: another process was faster."""
+    aside = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if _touched(aside) == found:
+            aside.unlink()
+        else:
+            aside.rename(path)
 
 
 def _touched(path: Path) -> object:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shards.store import atomic
+from shards.store import atomic, owner_files
 from shards.store.atomic import create_file, write_atomically
 from shards.store.folder_store import FolderStore
+from shards.store.owner_files import OwnedError, claim
 from shards.store.store_protocol import ObjectExistsError
 
 fork = multiprocessing.get_context("fork")
@@ -71,6 +74,26 @@ def test_one_of_several_processes_creates_a_file(means: str, tmp_path: Path) -> 
     assert sorted(turn for turn, _ in winners) == list(range(20))
     assert all((tmp_path / str(turn)).read_text() == str(number) for turn, number in winners)
     assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_two_take_over_what_a_killed_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have found it abandoned, and one of them is faster."""
+    path, judge, faster = tmp_path / "owner", owner_files._expect_abandoned, list[Callable[[], None]]()
+    killed = fork.Process(target=claim, args=(path,), kwargs={"locked": False})
+    killed.start()
+    killed.join()
+
+    def late(*arguments: Any, **named: Any) -> None:
+        judge(*arguments, **named)
+        monkeypatch.undo()
+        faster.append(claim(path, locked=False))
+
+    monkeypatch.setattr(owner_files, "_expect_abandoned", late)
+    with pytest.raises(OwnedError):
+        claim(path, locked=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["owner"]
+    faster[0]()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("step", ["rename_file", "rename_specially", "os.link", "os.path.lexists"])
