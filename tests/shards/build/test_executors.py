@@ -33,6 +33,18 @@ def test_a_users_executor_can_replace_the_processes(
     assert tree(tmp_path / "out") == tree(tiny_sets["source"])
 
 
+def test_a_users_processes_may_work_elsewhere(
+    tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths mean those of the process that asks for the build."""
+    monkeypatch.chdir(tiny_pets.parent)
+    out = Path(os.path.relpath(tmp_path / "out"))
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(2, context, initializer=os.chdir, initargs=("/",)) as executor:
+        build(Path(tiny_pets.name), out, options(), executor=executor)
+    assert tree(tmp_path / "out") == tree(tiny_sets["source"])
+
+
 class Watched(ThreadPoolExecutor):
     """A user's executor: is Ctrl-C held while work is submitted to it? The third shard is refused."""
 

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 from shard_sources import options
 
 from pipeline import Loader
+from pipeline.io.tar_files import TarFiles
 from shards.build.build_set import build
 from shards.errors import FormatError, PetsegError, SampleError
 from shards.format import npy
@@ -193,18 +196,22 @@ READS: dict[str, Callable[[Path], object]] = {
 FILE_OF = {"manifest": "manifest.json", "table": "train.samples.npy", "table of shards": "train.shards.npy"}
 
 
-@pytest.mark.parametrize("read", READS)
-def test_a_lack_of_descriptors_is_no_damage(many_shards: Path, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+@pytest.mark.parametrize(
+    ("read", "code"), [*((read, errno.EMFILE) for read in READS), ("replace", errno.ENFILE), ("replace", errno.ENOMEM)]
+)
+def test_a_lack_of_descriptors_is_no_damage(
+    many_shards: Path, monkeypatch: pytest.MonkeyPatch, read: str, code: int
+) -> None:
     opened = os.open
 
     def fail(path: Any, *arguments: Any, **options: Any) -> int:
         if str(path).startswith(str(many_shards)) and str(path).endswith(FILE_OF.get(read, ".tar")):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+            raise OSError(code, os.strerror(code), str(path))
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", fail)
     monkeypatch.setattr("shards.verify.check_file.file_sha256", lambda path: fail(path, os.O_RDONLY))
-    with pytest.raises(PetsegError, match="Too many open files; nothing is damaged") as caught:
+    with pytest.raises(PetsegError, match=f"{os.strerror(code)}; nothing is damaged") as caught:
         READS[read](many_shards)
     assert not isinstance(caught.value, FormatError | SampleError)
 
@@ -219,6 +226,35 @@ def test_a_reader_keeps_a_limited_number_of_tars_open(many_shards: Path, monkeyp
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("reader", ["set", "loader"])
+def test_nobody_waits_for_a_tar_that_another_thread_opens(
+    many_shards: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """As on a disk that does not answer: no lock is held meanwhile."""
+    split = ShardSet.open(many_shards).split("train")
+    tars = TarFiles(split)
+    read: Callable[[int], object] = tars.open if reader == "loader" else lambda index: split.read(index, "mask")
+    read(2)  # the tables
+    opened, hangs, go_on = os.open, threading.Event(), threading.Event()
+
+    def slow(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("000000.tar"):
+            hangs.set()
+            assert go_on.wait(60)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(read, 0)
+        try:
+            assert hangs.wait(20)
+            assert threads.submit(read, 1).result(20)
+            assert not first.done()
+        finally:
+            go_on.set()
+        assert first.result(20)
 
 
 def test_an_unreadable_manifest_says_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
