@@ -35,8 +35,8 @@ class CachedFile(ByteRanges):
         if not self.complete:
             with self._lock:
                 known = os.pread(self.descriptor, len(self.present), self._size)
-                self.present[:] = 0  # a truncated file has none
                 self.present[: len(known)] = np.frombuffer(known, dtype=np.uint8)
+                self.present[len(known) :] = 0  # of a truncated file
 
     def add(self, place: int, start: int, data: Any) -> None:
         """Write a sample's bytes, which have been verified, then that they are there; ``OSError`` on a full disk."""
