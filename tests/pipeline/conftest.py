@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -91,6 +92,7 @@ def draw_pixels(height: int, width: int, seed: int, labels: Labels = PETS) -> tu
     return image, mask
 
 
+@functools.lru_cache(maxsize=300)
 def draw_pair(storage: str, height: int, width: int, seed: int, labels: Labels = PETS) -> Pair:
     """A drawn pair as it is stored; some images are PNGs where ``source`` labels are not the pets'."""
     image, mask = draw_pixels(height, width, seed, labels)

@@ -200,7 +200,7 @@ def test_long_epochs_of_small_images_are_made_by_processes(
 def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     with Loader(sets["raw"], batch_size=4, device="cpu", timeout=0.2) as loader:
-        monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(30))
+        monkeypatch.setattr(loader._engine, "prepare", lambda work: release.wait(300))
         monkeypatch.setattr("pipeline.runtime.threads.STOP_SECONDS", 0.1)
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))

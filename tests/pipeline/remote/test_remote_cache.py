@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -197,15 +198,23 @@ def test_a_full_disk_ends_nothing(
 @pytest.mark.parametrize("fetch", ["range", "shard"])
 def test_a_disk_that_is_smaller_than_the_bound(
     server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any, tmp_path: Path, fetch: Any,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """What is not in use makes room there, too."""
+    """What is not in use makes room there, too; now and then, all may be in use."""
+    made_room: list[bool] = []
+    remove = ContentCache._remove_unused
+
+    def counted(cache: ContentCache, path: Path) -> bool:
+        made_room.append(remove(cache, path))
+        return made_room[-1]
+
+    monkeypatch.setattr(ContentCache, "_remove_unused", counted)
     total = sum(path.stat().st_size for path in sets["source"].glob("train*"))
     options = {**OPTIONS, "batch_size": 1, "prefetch": 1, "threads": 1}
     with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, cache_bytes="1GB", **options) as loader:
         monkeypatch.setattr(os, "pwrite", pwrite_on_a_disk_of(lambda: total * 3 // 4, tmp_path))
         assert batches(loader, 3) == local("source", 3, batch_size=1)
-    assert fetch == "shard" or not caplog.records  # there, all may be on its way at the same time
+    assert any(made_room)
     assert ContentCache(tmp_path, 0).used_bytes() <= total * 3 // 4
 
 
@@ -230,13 +239,14 @@ def test_the_cache_is_removed_just_before_a_file_is_made(
     fetch: Any, ending: str
 ) -> None:  # fmt: skip
     """Its folder is made, and gone again when the file is to be made in it."""
-    real, removed = os.open, 0
+    real, removed, lock = os.open, 0, threading.Lock()
 
     def late(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         nonlocal removed
-        if flags & os.O_CREAT and str(path).endswith(ending) and removed < 5:
-            removed += 1
-            shutil.rmtree(tmp_path / "cache")
+        with lock:  # several threads make files
+            if flags & os.O_CREAT and str(path).endswith(ending) and removed < 5:
+                removed += 1
+                shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         return real(path, flags, *arguments, **named)
 
     monkeypatch.setattr(os, "open", late)
@@ -373,7 +383,7 @@ def test_more_shards_than_the_limit_of_open_files(
     server: FaultProxy, writer: Callable[..., Path], drawn_pair: Callable[..., Any], tmp_path: Path
 ) -> None:
     pair = drawn_pair("source", 16, 16, 1)
-    folder = writer(tmp_path / "many", [pair] * 1300, samples_per_shard=1)
+    folder = writer(tmp_path / "many", [pair] * 400, samples_per_shard=1)
     with range_server(tmp_path) as url:
         command = [sys.executable, "-c", ONE_SAMPLE_SHARDS, str(tmp_path / "cache"), str(folder), f"{url}/many"]
         done = forked_programs.run(command, capture_output=True, text=True, timeout=300)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from waiting import PATIENCE, wait_until
 
 from pipeline.io.scratch import Scratch
 from pipeline.runtime.buffers import BufferPool
@@ -36,7 +37,7 @@ def test_workers_do_every_part_once_and_raise_what_was_raised() -> None:
 
 
 def test_workers_work_at_the_same_time() -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=PATIENCE)
     workers = WorkerThreads(3, name="test")
     workers.run(lambda _: meeting.wait(), range(3))  # passes only if three threads are in it at once
     workers.stop()
@@ -50,41 +51,44 @@ def test_prefetching_is_bounded_and_in_order() -> None:
         return number * number
 
     prefetched = PrefetchQueue(make, iter(range(10)), depth=3, name="test")
-    time.sleep(0.2)
+    wait_until(lambda: len(made) >= 3)
+    time.sleep(0.05)  # for one too many
     assert made == [0, 1, 2]
-    assert prefetched.take(5) == 0
-    time.sleep(0.2)
+    assert prefetched.take(PATIENCE) == 0
+    wait_until(lambda: len(made) >= 4)
+    time.sleep(0.05)
     assert made == [0, 1, 2, 3]
-    assert [prefetched.take(5) for _ in range(9)] == [n * n for n in range(1, 10)]
+    assert [prefetched.take(PATIENCE) for _ in range(9)] == [n * n for n in range(1, 10)]
     prefetched.stop()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_several_threads_make_and_the_order_stays(threads: int) -> None:
-    together = threading.Barrier(2, timeout=10)
-    going = [0]
+    together = threading.Barrier(2, timeout=PATIENCE)
+    going: set[int] = set()
 
     def make(number: int) -> int:
         if number < 2:
             together.wait()  # passes only if two are made at once
-        going[0] += 1
+        going.add(number)
         time.sleep(0.02 if number % 3 == 0 else 0)
-        going[0] -= 1
+        going.remove(number)
         return number
 
     prefetched = PrefetchQueue(make, iter(range(40)), depth=4, threads=threads, name="test")
-    assert [prefetched.take(5) for _ in range(40)] == list(range(40))
+    assert [prefetched.take(PATIENCE) for _ in range(40)] == list(range(40))
     prefetched.stop()
-    assert going == [0]
+    assert not going
 
 
 def test_several_threads_are_bounded_together() -> None:
     begun: list[int] = []
     prefetched = PrefetchQueue(begun.append, iter(range(100)), depth=3, threads=5, name="test")
     for taken in range(4):
-        time.sleep(0.1)
+        wait_until(lambda taken=taken: len(begun) >= 3 + taken)  # type: ignore[misc]
+        time.sleep(0.05)  # for one too many
         assert sorted(begun) == list(range(3 + taken))
-        prefetched.take(5)
+        prefetched.take(PATIENCE)
     assert prefetched.take_ready() is None
     prefetched.stop()
 
@@ -92,20 +96,24 @@ def test_several_threads_are_bounded_together() -> None:
 def test_what_came_before_a_failure_is_handed_out() -> None:
     """Job 3 fails at once, job 2 takes longer: 2 is handed out, then the failure; nothing new is begun."""
     begun: list[int] = []
+    failing, failed = threading.Event(), threading.Event()
 
     def make(number: int) -> int:
         begun.append(number)
         if number == 3:
+            failing.set()
             raise KeyError("three")
-        time.sleep(0.1)
+        if number >= 2:
+            assert (failing if number == 2 else failed).wait(PATIENCE)
         return number
 
     prefetched = PrefetchQueue(make, iter(range(100)), depth=8, threads=3, name="test")
-    assert [prefetched.take(5) for _ in range(3)] == [0, 1, 2]
+    assert [prefetched.take(PATIENCE) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError, match="three"):
-        prefetched.take(5)
+        prefetched.take(PATIENCE)
+    failed.set()
     prefetched.stop()
-    assert max(begun) < 7
+    assert max(begun) < 6
 
 
 def test_an_error_of_the_job_iterator_is_raised_in_its_turn() -> None:
@@ -114,9 +122,9 @@ def test_an_error_of_the_job_iterator_is_raised_in_its_turn() -> None:
         raise OSError("no table")
 
     prefetched = PrefetchQueue(lambda number: number, jobs(), depth=9, threads=2, name="test")
-    assert [prefetched.take(5) for _ in range(3)] == [0, 1, 2]
+    assert [prefetched.take(PATIENCE) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="no table"):
-        prefetched.take(5)
+        prefetched.take(PATIENCE)
     prefetched.stop()
 
 
@@ -127,19 +135,19 @@ def test_threads_end_with_a_pool_that_is_dropped() -> None:
     del workers
     gc.collect()
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dropped")]
 
 
 def test_waiting_for_what_is_not_made_in_time_ends() -> None:
     release = threading.Event()
-    prefetched = PrefetchQueue(lambda _: release.wait(30), iter(range(2)), depth=1, name="test")
+    prefetched = PrefetchQueue(lambda _: release.wait(PATIENCE), iter(range(2)), depth=1, name="test")
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         prefetched.take(0.05)
     with pytest.raises(TimeoutError):
         prefetched.take(1.3)
-    assert 1.3 < time.monotonic() - start < 5
+    assert 1.3 < time.monotonic() - start < PATIENCE / 2
     release.set()
     prefetched.stop()
 
@@ -151,9 +159,9 @@ def test_prefetching_raises_where_it_failed() -> None:
         return number
 
     prefetched = PrefetchQueue(make, iter(range(10)), depth=5, name="test")
-    assert [prefetched.take(5), prefetched.take(5)] == [0, 1]
+    assert [prefetched.take(PATIENCE), prefetched.take(PATIENCE)] == [0, 1]
     with pytest.raises(KeyError, match="two"):
-        prefetched.take(5)
+        prefetched.take(PATIENCE)
     prefetched.stop()
 
 

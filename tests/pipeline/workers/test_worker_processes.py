@@ -31,7 +31,7 @@ from pipeline.workers.worker_pool import WorkerPool
 from shards.errors import PetsegError, SampleError
 from shards.format.dataset import ShardSet
 
-SECONDS = 10.0  # within which whatever goes wrong must have come to an end
+SECONDS = 60.0  # within which whatever goes wrong must have come to an end
 
 
 def digest(batch: Batch) -> tuple[Any, ...]:
@@ -83,16 +83,18 @@ def epochs(loader: Loader, count: int) -> None:
             pass
 
 
-@pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize(
     ("storage", "augment", "mask", "size"),
     [("jpeg", None, "onehot", 96), ("raw", "train", "index", 96), ("source", "train", "onehot", 40)],
 )
 def test_the_batches_are_those_of_threads(
-    sets: dict[str, Path], storage: str, augment: Any, mask: Any, size: int
-) -> None:
+    sets: dict[str, Path], storage: str, augment: Any, mask: Any, size: int,
+    request: pytest.FixtureRequest, campaign: Callable[[int, int], int],
+) -> None:  # fmt: skip
+    if size == 96 or campaign(0, 1):  # to shrink images, each imports torch, which forks have done
+        request.getfixturevalue("own_processes")
     runs = []
-    for processes in (0, 2 if size == 96 else 1):  # to shrink images, each imports torch
+    for processes in (0, 2):
         with make(sets[storage], augment=augment, mask=mask, size=size, processes=processes) as loader:
             runs.append([digest(batch) for _ in range(2) for batch in loader])
     assert runs[0] == runs[1]
@@ -134,13 +136,13 @@ def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Pa
 def test_a_worker_that_hangs_runs_into_the_timeout(folder: Path) -> None:
     with make(folder) as loader:
         next(iter(loader))  # with more time, since the processes have to start
-        loader._engine._timeout = 3
+        loader._engine._timeout = 0.5
         for one in children():
             one.suspend()
         start = time.monotonic()
-        with pytest.raises(PetsegError, match=r"no batch within 3 seconds"):
+        with pytest.raises(PetsegError, match=r"no batch within 0.5 seconds"):
             epochs(loader, 3)
-    assert time.monotonic() - start < 2 * SECONDS
+    assert time.monotonic() - start < SECONDS
     assert children() == []
 
 
