@@ -27,7 +27,8 @@ _LOOKED_FOR: Final = {
     "cityscapes": "leftImg8bit/ and gtFine/",
     "ade20k": "images/training/ADE_* and annotations/training/",
     "csv": "one .csv file with the columns image and mask (of several, give the path of one)",
-    "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/",
+    "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/; train/ and train_masks/; with "
+    "--mask-suffix _mask.png, say, both in one folder",
 }
 LAYOUTS: Final = ("auto", *_LOOKED_FOR)
 _SHOWN_ENTRIES = 8

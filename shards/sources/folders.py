@@ -1,8 +1,9 @@
 """Images and masks in two folders: ``images/`` and ``masks/`` by any of their usual names, with or without splits.
 
-A level ``train/``, ``val/``, ``test/`` may be above them or below; text lists (``train.txt``) in the folder, in
-``splits/`` or in ``ImageSets/`` take precedence over it. Names are paths below the image folder and the split, without
-ending and without a suffix that all have (``x_leftImg8bit.png`` and ``x_mask.png``).
+A level ``train/``, ``val/``, ``test/`` may be above them or below, or the folders are ``train/`` and ``train_masks/``.
+Where a suffix of masks is given, images and masks may be in the same folders. Text lists (``train.txt``) in the folder,
+in ``splits/`` or in ``ImageSets/`` take precedence over splits by folders. Names are paths below the image folder and
+the split, without ending and without a suffix that all have (``x_leftImg8bit.png`` and ``x_mask.png``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from shards.sources.pairs.listing import (
     by_key,
     holds_any,
     list_files,
+    split_ending,
     subfolders,
     unread_lines,
 )
@@ -67,16 +69,18 @@ class FoldersLayout:
 
     def recognise(self, folder: Path) -> str | None:
         """See :class:`shards.sources.layout_protocol.Layout`."""
-        parts = _parts(folder) if folder.is_dir() else []
+        parts = self._parts(folder) if folder.is_dir() else []
         if not parts:
             return None
+        if parts[0].images == folder:
+            return f"names of masks in it end with {shown(str(self.mask_suffix))}"
         images, masks = parts[0].images, next((part.masks for part in parts if part.masks), None)
         shown_masks = "" if masks is None else shown(masks.relative_to(folder).as_posix())
         return f"it has {shown(images.relative_to(folder).as_posix())}/ and {shown_masks}/"
 
     def scan(self, folder: Path) -> Source:
         """See :class:`shards.sources.layout_protocol.Layout`."""
-        reason, parts = self.recognise(folder), _parts(folder)
+        reason, parts = self.recognise(folder), self._parts(folder)
         if reason is None:
             raise SourceError(
                 f"{shown(str(folder))} holds no folders of images and of masks, nor do train/, val/, test/ in it; "
@@ -84,7 +88,7 @@ class FoldersLayout:
             )
         suffixes = self.image_suffix, self.mask_suffix
         image_files, mask_files, listings, ignored = _files(parts, suffixes)
-        images, masks, jpegs = cut_suffixes(image_files, mask_files, _jpegs(parts), suffixes)
+        images, masks, jpegs = cut_suffixes(image_files, mask_files, _jpegs(parts, suffixes[1]), suffixes)
         paired = pair_up(images, masks, where=shown(str(folder)))
         lists = dict(paired.lists)
         findings, lossy = name_lossy(paired, jpegs)
@@ -112,6 +116,13 @@ class FoldersLayout:
             ignored=ignored,
             unread=tuple(line for path, files in unread.items() for line in unread_lines(path, folder, files)),
         )
+
+    def _parts(self, folder: Path) -> list[_Part]:
+        """Return the folders of images and masks; none if there are not both."""
+        if parts := _parts(folder):
+            return parts
+        both = self.mask_suffix is not None and holds_any(folder, IMAGE_ENDINGS)
+        return [_Part(split="", images=folder, masks=folder)] if both else []
 
 
 def find_lists(folder: Path, places: Sequence[str] = ("", "splits", "ImageSets")) -> dict[SplitList, Path]:
@@ -143,6 +154,8 @@ def _parts(folder: Path) -> list[_Part]:
     images, masks = _beside(folder)
     split_folders = [(split, name) for name in subfolders(folder) if (split := split_of(name)) is not None]
     inner = [(split, *_beside(folder / name)) for split, name in split_folders]
+    if (images, masks) == (None, None) and not any(own or own_masks for _, own, own_masks in inner):
+        inner = [(split, folder / name, _masks_of(folder, name)) for split, name in split_folders]
     parts = [_Part(split=split, images=own, masks=own_masks) for split, own, own_masks in inner if own is not None]
     parts = parts if any(part.masks for part in parts) else []
     if images is None or masks is None:
@@ -166,6 +179,14 @@ def _beside(folder: Path) -> tuple[Path | None, Path | None]:
     return images, masks
 
 
+def _masks_of(folder: Path, name: str) -> Path | None:
+    """Return the folder of masks for a folder of images that has the name of a split: ``train_masks`` of ``train``."""
+    start = name.casefold()
+    found = [other for other in subfolders(folder) if other.casefold().startswith(start)]
+    names = [other for other in found if other.casefold()[len(start) :].lstrip("_- .") in (*MASK_FOLDERS, "annot")]
+    return _only(folder, names, MASK_ENDINGS)
+
+
 def _only(folder: Path, names: Sequence[str], endings: tuple[str, ...]) -> Path | None:
     """Return the one of these folders that holds such files; raise ``SourceError`` if several do."""
     if len(names) > 1:
@@ -187,11 +208,21 @@ def _files(
     listings: dict[Path, FolderListing] = {}
     ignored = 0
     for part in parts:
-        listings[part.images] = list_files(part.images, IMAGE_ENDINGS)
-        ignored += _add(images, listings[part.images], part.images, part.split, suffixes[0])
-        if part.masks is not None:
-            listings[part.masks] = list_files(part.masks, MASK_ENDINGS)
-            ignored += _add(masks, listings[part.masks], part.masks, part.split, suffixes[1])
+        listing = listings[part.images] = list_files(part.images, IMAGE_ENDINGS)
+        ignored += listing.litter
+        chosen = listing.files
+        if part.masks == part.images:
+            suffix = suffixes[1] or ""
+            mask_files = [file for file in chosen if has_suffix(file, suffix) and not _is_jpeg(file)]
+            chosen = [file for file in chosen if not has_suffix(file, suffix)]
+        elif part.masks is not None:
+            mask_listing = listings[part.masks] = list_files(part.masks, MASK_ENDINGS)
+            ignored += mask_listing.litter
+            mask_files = mask_listing.files
+        else:
+            mask_files = []
+        ignored += _add(images, chosen, part.images, part.split, suffixes[0])
+        ignored += _add(masks, mask_files, part.masks or part.images, part.split, suffixes[1])
     if not images:
         raise SourceError(
             f"{shown(str(parts[0].images))} holds no image ({', '.join(IMAGE_ENDINGS)}){_with(suffixes[0])}"
@@ -199,9 +230,13 @@ def _files(
     if not masks:
         raise SourceError(
             f"{shown(str(parts[0].masks))} holds no mask ({', '.join(MASK_ENDINGS)}){_with(suffixes[1])}"
-            + _instead_of_masks([part.masks for part in parts if part.masks])
+            + _instead_of_masks([part.masks for part in parts if part.masks and part.masks != part.images])
         )
     return images, masks, listings, ignored
+
+
+def _is_jpeg(file: ListedFile) -> bool:
+    return split_ending(file.relative)[1] in JPEG_ENDINGS
 
 
 def _instead_of_masks(folders: Sequence[Path]) -> str:
@@ -209,12 +244,14 @@ def _instead_of_masks(folders: Sequence[Path]) -> str:
     return next((f"; {what}" for endings, what in _NO_MASKS if any(holds_any(each, endings) for each in folders)), "")
 
 
-def _jpegs(parts: Sequence[_Part]) -> dict[Place, ListedFile]:
+def _jpegs(parts: Sequence[_Part], suffix: str | None) -> dict[Place, ListedFile]:
     """Return the JPEG files in the folders of masks, by place; of no use as masks, but worth a word."""
     found: dict[Place, ListedFile] = {}
     for part in parts:
         if part.masks is not None:
             files = list_files(part.masks, JPEG_ENDINGS).files
+            if part.masks == part.images:
+                files = [file for file in files if has_suffix(file, suffix or "")]
             found |= places_of({file.key: file for file in files}, part.split, part.masks)
     return found
 
@@ -224,11 +261,12 @@ def _with(suffix: str | None) -> str:
 
 
 def _add(
-    side: dict[Place, ListedFile], listing: FolderListing, folder: Path, split: SplitList, suffix: str | None
+    side: dict[Place, ListedFile], files: Sequence[ListedFile], folder: Path, split: SplitList, suffix: str | None
 ) -> int:
-    chosen = [file for file in listing.files if suffix is None or has_suffix(file, suffix)]
+    """Add the files that have the suffix by their places; return how many have not."""
+    chosen = [file for file in files if suffix is None or has_suffix(file, suffix)]
     side |= places_of(by_key(chosen, folder), split, folder)
-    return listing.litter + len(listing.files) - len(chosen)
+    return len(files) - len(chosen)
 
 
 def places_of(files: Mapping[str, ListedFile], split: SplitList, folder: Path) -> dict[Place, ListedFile]:

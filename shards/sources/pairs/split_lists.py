@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +49,8 @@ def listed_splits(
 ) -> tuple[dict[SplitList, frozenset[str]], list[SampleFinding]]:
     """Return the names that each list has, and which images it names that do not exist or are spelled differently.
 
-    A line is a name, or a path with or without ending; what follows it (a mask's path, a number) is ignored. Raises
-    ``SourceError`` for a list that names no image.
+    A line is a name, or a path with or without ending; what follows it (a mask's path, a number) is ignored. Of a list
+    that names no image so, leading folders are ignored. Raises ``SourceError`` for a list that still names none.
     """
     lists: dict[SplitList, frozenset[str]] = {}
     found: dict[str, SampleFinding] = {}
@@ -59,24 +59,42 @@ def listed_splits(
         lines = read_names(path)
         if not lines:
             raise SourceError(f"{shown(str(path))} names no image; remove the file, or write a name a line")
-        chosen = set()
-        for number, line in lines:
-            where = f"line {number} of {shown(path.name)}"
-            meant = [each for text in variants(line, KNOWN_ENDINGS) for each in (text, f"{split}/{text}")]
-            match = index.find(meant)
-            if match is None:
-                if line not in found:
-                    detail = where + index.hint(line)
-                    found[line] = SampleFinding(shown(line), "rejected", "listed-but-missing", detail)
-            else:
-                chosen.add(match.name)
-                if match.difference:
-                    found.setdefault(line, differs(match.name, f"{where}, {shown(line)!r}, {match.difference}"))
+        # Where nothing is found as it is written, the list may be from another machine.
+        chosen, unusual = _matches(lines, path, split, index)
+        if not chosen:
+            chosen, unusual = _matches(lines, path, split, index, shortened=True)
         if not chosen:
             number, line = lines[0]
             raise SourceError(
                 f"{shown(str(path))}:{number}: there is no image {shown(line)!r}, nor one of any other line"
                 f"{index.hint(line)}; write the name or path of an image a line"
             )
+        found = unusual | found
         lists[split] = frozenset(chosen)
     return lists, list(found.values())
+
+
+def _matches(
+    lines: Sequence[tuple[int, str]], path: Path, split: SplitList, index: NameIndex, *, shortened: bool = False
+) -> tuple[set[str], dict[str, SampleFinding]]:
+    """Return the names of the images that a list's lines mean, and by line what is missing or spelled differently.
+
+    ``shortened``: of ``/data/CamVid/train/a.png``, ``CamVid/train/a`` and ``train/a`` may be meant, too.
+    """
+    chosen: set[str] = set()
+    found: dict[str, SampleFinding] = {}
+    for number, line in lines:
+        where = f"line {number} of {shown(path.name)}"
+        meant = [each for text in variants(line, KNOWN_ENDINGS) for each in (text, f"{split}/{text}")]
+        if shortened:
+            meant += [text.split("/", cut)[cut] for text in meant for cut in range(1, text.count("/"))]
+        match = index.find(meant)
+        if match is None:
+            found.setdefault(
+                line, SampleFinding(shown(line), "rejected", "listed-but-missing", where + index.hint(line))
+            )
+        else:
+            chosen.add(match.name)
+            if match.difference:
+                found.setdefault(line, differs(match.name, f"{where}, {shown(line)!r}, {match.difference}"))
+    return chosen, found

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import petseg
+from shards.format.label_files import find_labels
 
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "docs/training.md")  # the page of clusters has tests of its own
@@ -105,13 +106,29 @@ def test_an_own_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_repo
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-def test_a_table_of_an_own_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python of the README that lists images and masks in one folder."""
+def test_images_and_masks_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suffixes of the README: images and masks of both examples are found, and each has its mask."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "isic").mkdir()
-    for name in ("ISIC_1", "ISIC, 2"):
-        Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / "isic" / f"{name}.jpg")
-        Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(tmp_path / "isic" / f"{name}_segmentation.png")
-    exec(example("README.md", "_segmentation.png"), {})
-    manifest = petseg.build_shards("isic.csv", "isic-shards", labels="binary", split="random").manifest
-    assert (manifest.options.layout, manifest.audit.packed) == ("csv", 2)
+    text = (ROOT / "README.md").read_text()
+    for folder, image, mask, options in (
+        ("one", "0001.jpg", "0001_mask.gif", {"mask_suffix": "_mask.gif"}),
+        ("two", "1_sat.jpg", "1_mask.png", {"image_suffix": "_sat.jpg", "mask_suffix": "_mask.png"}),
+    ):
+        assert f"`{image}`" in text
+        assert f"`{mask}`" in text
+        assert any(option in text for option in options.values())
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / folder / image)
+        Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(tmp_path / folder / mask)
+        manifest = petseg.build_shards(folder, f"{folder}-shards", labels="binary", split="random", **options).manifest
+        assert (manifest.options.layout, manifest.audit.packed) == ("folders", 1)
+
+
+def test_a_table_of_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of the page of formats, for the class_dict.csv of CamVid and others."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "class_dict.csv").write_text('name, r, g, b\nSky, 128, 128, 128\n"Car ""x""", 64, 0, 128\n')
+    exec(example("docs/formats.md", "class_dict.csv"), {})
+    labels = find_labels("labels.toml")
+    assert labels.names == ("Sky", 'Car "x"')
+    assert [each.source_colors for each in labels.classes] == [("#808080",), ("#400080",)]

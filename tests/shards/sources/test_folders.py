@@ -268,3 +268,62 @@ def test_a_mask_that_is_a_jpeg_is_named(put: Put, paths: list[str], name: str, j
 def test_a_jpeg_beside_a_mask_is_another_file(put: Put) -> None:
     found = scan(put("images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/b.jpg", "masks/c_x.jpg"))
     assert (names(found), found.findings, found.unread) == (["a", "b"], (), ("masks/b.jpg", "masks/c_x.jpg"))
+
+
+@pytest.mark.parametrize("masks", ["annot", "_labels", "-Masks", " gt"])
+def test_masks_beside_the_folder_of_their_split(put: Put, masks: str) -> None:
+    """CamVid, Carvana: train/ and trainannot/; the images of test have no masks."""
+    files = ["a.png", "b.png"]
+    folder = put(*(f"Train/{name}" for name in files), *(f"Train{masks}/{name}" for name in files),
+                 "val/c.jpg", f"val{masks}/c.png", "test/d.jpg", "trainer/e.jpg", "about.txt")  # fmt: skip
+    found = scan(folder)
+    assert (found.layout, names(found)) == ("folders", ["a", "b", "c"])
+    assert lists(found) == {"train": ["a", "b"], "val": ["c"]}
+    assert reasons(found) == {"d": "image-without-mask"}
+    assert f"Train/ and Train{masks}/" in found.reason
+
+
+def test_a_split_with_two_folders_of_masks_is_a_question(put: Put) -> None:
+    with pytest.raises(SourceError, match="train_gt/ and train_masks/ may all hold what is looked for"):
+        scan(put("train/a.png", "train_masks/a.png", "train_gt/a.png"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "suffixes", "chosen", "splits"),
+    [
+        (["1.jpg", "1_mask.gif", "2.jpg", "2_mask.gif"], (None, "_mask.gif"), ["1", "2"], {}),
+        (["n/1.png", "n/1_L.png", "m/1.png", "m/1_L.png"], (None, "_L"), ["m/1", "n/1"], {}),
+        (["train/1_sat.jpg", "train/1_mask.png", "val/2_sat.jpg", "val/2_mask.png"], ("_sat", "_mask"), ["1", "2"],
+         {"train": ["1"], "val": ["2"]}),
+    ],
+)  # fmt: skip
+def test_images_and_masks_in_one_folder(
+    put: Put, paths: list[str], suffixes: tuple[str | None, str], chosen: list[str], splits: dict[str, list[str]]
+) -> None:
+    folder = put(*paths, "notes.txt")
+    found = scan(folder, image_suffix=suffixes[0], mask_suffix=suffixes[1])
+    assert (found.layout, names(found), lists(found), found.findings) == ("folders", chosen, splits, ())
+    assert [Path(pair.mask).stem for pair in found.pairs] == [Path(path).stem for path in sorted(paths) if
+                                                              suffixes[1].partition(".")[0] in path]  # fmt: skip
+    assert (found.ignored, found.unread) == (0, ("notes.txt",))
+    with pytest.raises(SourceError, match=r"no layout that is known.*--mask-suffix"):
+        scan(folder)
+    with pytest.raises(SourceError, match=r"holds no mask .* whose name ends with _gone\.png$"):
+        scan(folder, mask_suffix="_gone.png")
+
+
+def test_a_jpeg_among_the_masks_of_one_folder_is_named(put: Put) -> None:
+    found = scan(put("1.jpg", "1_m.png", "2.jpg", "2_m.jpg", "3.jpg"), mask_suffix="_m")
+    assert (names(found), reasons(found)) == (["1"], {"2": "mask-lossy", "3": "image-without-mask"})
+
+
+@pytest.mark.parametrize(
+    "line", ["/SegNet/CamVid/train/{0}.png /SegNet/CamVid/trainannot/{0}.png", "C:\\x\\train\\{0}.png"]
+)
+def test_lists_of_another_machine(put: Put, line: str) -> None:
+    """Of paths that lead nowhere, leading folders are cut, but not all: another folder's image of this name is none."""
+    files = ["train/a.png", "trainannot/a.png", "train/b.png", "trainannot/b.png"]
+    found = scan(put(*files, "train.txt=" + "\n".join(line.format(name) for name in "ab")))
+    assert (lists(found), found.findings) == ({"train": ["a", "b"]}, ())
+    with pytest.raises(SourceError, match=r"train\.txt:1: there is no image '/other/seq/a\.png'"):
+        scan(put(*files, "train.txt=/other/seq/a.png"))
