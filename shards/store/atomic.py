@@ -41,9 +41,8 @@ def atomic_file(path: Path, *, sync: bool = True, replace: bool = True) -> Itera
         )
     partial = Path(handle.name)
     try:
-        with handle:
-            with _naming_a_full_disk(path):
-                yield handle.file  # type: ignore[misc]
+        with _naming_a_full_disk(path), handle:  # closing it writes what it still holds, and fails again
+            yield handle.file  # type: ignore[misc]
             with naming(path):
                 handle.flush()
                 set_mode(handle.fileno(), FILE_MODE, folder=path.parent)

@@ -94,8 +94,13 @@ def claim(
             _expect_abandoned(path, activity, locked=locked)
             _remove(path, found)
             continue
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(own))
+        try:
+            os.write(descriptor, msgspec.json.encode(own))
+        except OSError as error:
+            path.unlink(missing_ok=True)  # an empty one would be watched, as another process's
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        finally:
+            os.close(descriptor)
         break
     released = threading.Event()
     if beat:

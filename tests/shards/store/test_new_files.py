@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shards.store import atomic, owner_files
-from shards.store.atomic import create_file, write_atomically
+from shards.store.atomic import atomic_file, create_file, write_atomically
 from shards.store.folder_store import FolderStore
 from shards.store.owner_files import OwnedError, claim
 from shards.store.store_protocol import ObjectExistsError
@@ -115,3 +117,32 @@ def test_a_killed_process_bars_nobody(means: str, step: str, tmp_path: Path, mon
         FolderStore(tmp_path).put("x", b"next", if_absent=True)
         assert (tmp_path / "x").read_bytes() == b"next"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@contextlib.contextmanager
+def largest_file(most: int) -> Iterator[None]:
+    """Within the block no file can have more bytes, as on a disk that is full; that of the tests' output neither."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("sizes", [[5000], [4000, 8000], [100_000], [3000, 3000, 3000, 3000]])
+def test_the_file_is_named_that_does_not_fit(sizes: list[int], tmp_path: Path) -> None:
+    """What a buffer still holds fails once more when the file is closed."""
+    full = pytest.raises(OSError, match="File too large")
+    with full as caught, largest_file(4096), atomic_file(tmp_path / "file") as file:
+        file.writelines(map(bytes, sizes))
+    assert caught.value.filename == str(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_empty_claim_is_left(tmp_path: Path) -> None:
+    """The next process would watch it for a minute and a half."""
+    with pytest.raises(OSError, match="File too large") as caught, largest_file(0):
+        claim(tmp_path / "owner", locked=True)
+    assert caught.value.filename == str(tmp_path / "owner")
+    assert not list(tmp_path.iterdir())
