@@ -104,7 +104,7 @@ def evaluate(
     from shards.format.readers.output_places import expect_free
 
     if table is not None:  # before torch is imported
-        expect_free(table, overwrite=overwrite, advice="choose another name for --csv")
+        expect_free(table, overwrite=overwrite, read=run, advice="choose another name for --csv")
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count

@@ -53,7 +53,7 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
     from shards.format.readers.output_places import expect_free
 
     if not hub:
-        expect_free(file, overwrite=overwrite)  # before torch is imported
+        expect_free(file, overwrite=overwrite, read=run)  # before torch is imported
     from petseg.inference.trained_network import load
 
     predictor = load(run, device="cpu", precision="fp32", **options)

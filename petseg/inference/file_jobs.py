@@ -1,7 +1,5 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
-import contextlib
-import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
 from shards.errors import PetsegError, SampleError, UsageError, printable
-from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable
+from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
@@ -61,22 +59,13 @@ def plan_jobs(
             taken[place] = each.path
         renamed = name != each.path.stem
         jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite))
-    _expect_free({place for each in images for place in _places(each.path)}, jobs, overwrite=overwrite)
+    _expect_free({place for each in images for place in places_of(each.path)}, jobs, overwrite=overwrite)
     return jobs
 
 
 def _same_everywhere(path: Path) -> str:
     """Return what is the same for paths that a file system may take for one: in case, and in Unicode form (macOS)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
-
-
-def _places(path: Path) -> set[object]:
-    """Return what tells a file from all others, whatever links to it; CAT.png and cat.png, too, may be one file."""
-    places: set[object] = {os.path.realpath(path)}
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        places.add((status.st_dev, status.st_ino))
-    return places
 
 
 def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
@@ -88,7 +77,7 @@ def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, overwrite: boo
         for output in job.outputs:
             if name_too_long(output):
                 continue
-            if not inputs.isdisjoint(_places(output)):
+            if not inputs.isdisjoint(places_of(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
             expect_replaceable(output, overwrite=overwrite, advice="choose another folder with -o")
 

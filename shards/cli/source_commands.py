@@ -82,7 +82,7 @@ def labels(
     if overwrite and output is None:
         raise UsageError("--overwrite needs -o FILE.toml")
     if output is not None:  # before anything is counted
-        expect_free(output, overwrite=overwrite)
+        expect_free(output, overwrite=overwrite, read=source)
     if re.match(r"[a-z0-9]+:/", str(source)):  # what a Path leaves of s3://bucket/folder
         raise UsageError("petseg-shard labels reads folders only; copy the masks to one, and list their values there")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)

@@ -145,3 +145,33 @@ def test_what_counts_as_a_set_or_a_run(
         else:
             expect_outside(place)
     expect_outside(folder)
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("x.csv", ("petseg-shard", "labels", "IN", "-o", "OUT", "--overwrite")),
+        ("best.model", ("petseg-eval", "IN", "--shards", "SET", "--csv", "OUT", "--overwrite")),
+        ("x.onnx", ("petseg-export", "IN", "OUT", "--overwrite")),
+        ("x.safetensors", ("petseg-export", "IN", "OUT", "--overwrite")),
+    ],
+)
+def test_what_is_read_is_not_overwritten(
+    call: Call,
+    few_shards: Path,
+    tmp_path: Path,
+    name: str,
+    command: tuple[str, ...],
+    link: Callable[[Path, Path], None],
+) -> None:
+    file = target = tmp_path / name
+    file.write_text("image,mask\n")
+    if link:
+        target = tmp_path / f"link-{name}"
+        link(target, file)
+    places = {"IN": file, "OUT": target, "SET": few_shards}
+    result = call(*(places.get(word, word) for word in command))
+    assert result.code == 2
+    assert result.error.startswith(f"Error: {target} is what is read, and would be overwritten; choose another name")
+    assert file.read_text() == "image,mask\n"

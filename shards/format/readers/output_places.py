@@ -49,13 +49,30 @@ def expect_folder(folder: Path, *, advice: str) -> None:
         raise UsageError(f"{folder} is a file; {advice}")
 
 
+def places_of(path: Path) -> set[object]:
+    """Return what tells a file from all others, whatever links to it; CAT.png and cat.png, too, may be one file."""
+    places: set[object] = {os.path.realpath(path)}
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        places.add((status.st_dev, status.st_ino))
+    return places
+
+
 def expect_free(
-    file: Path, *, overwrite: bool, advice: str = "choose another name", folder_is_made: bool = False
+    file: Path,
+    *,
+    overwrite: bool,
+    read: Path | None = None,
+    advice: str = "choose another name",
+    folder_is_made: bool = False,
 ) -> None:
     """Raise ``UsageError`` if a result must not, or cannot, be written as this file; see the functions above.
 
+    ``read`` is what the result is made from: not even ``overwrite`` replaces that.
     ``folder_is_made``: its folder need not exist.
     """
+    if read is not None and not places_of(file).isdisjoint(places_of(read)):
+        raise UsageError(f"{file} is what is read, and would be overwritten; {advice}")
     expect_outside(file, advice=f"choose another folder for {file.name}")
     if not folder_is_made and not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
