@@ -7,7 +7,7 @@ import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
 from shards.console import FriendlyCommand, PathArgument, print_json, say
-from shards.errors import PetsegError, UsageError, counted
+from shards.errors import PetsegError, TerminatedError, UsageError, counted
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -58,7 +58,7 @@ def predict(
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
-    from petseg.inference.file_jobs import plan_jobs, predict_files
+    from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
@@ -75,15 +75,26 @@ def predict(
     for job in jobs:
         if job.renamed:
             say(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
-    with progress_count("images predicted", total=len(jobs)) as advance:
-        failures = predict_files(
-            predictor,
-            jobs,
-            batch_size=batch_size,
-            options=inference,
-            on_error=lambda error: say(f"skipped: {error}", err=True),
-            on_done=lambda job: advance(1),
-        )
+    written: list[FileJob] = []
+
+    def count(job: FileJob) -> None:
+        written.append(job)
+        advance(1)
+
+    try:
+        with progress_count("images predicted", total=len(jobs)) as advance:
+            failures = predict_files(
+                predictor,
+                jobs,
+                batch_size=batch_size,
+                options=inference,
+                on_error=lambda error: say(f"skipped: {error}", err=True),
+                on_done=count,
+            )
+    except (KeyboardInterrupt, OSError, PetsegError, TerminatedError) as error:
+        if written:
+            error.add_note(f"{counted(len(written), 'image')} predicted into {out}; to run it again, add --overwrite")
+        raise
     predicted = len(jobs) - failures
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:

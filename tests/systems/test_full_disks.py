@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from petseg.inference.result_files import write_results
+
 Call = Any
 
 
@@ -214,6 +216,26 @@ def test_a_prediction(
     assert "the disk is full" in done.error
     assert str(tmp_path / "masks" / image.stem) in done.error
     assert not list((tmp_path / "masks").iterdir())
+
+
+def test_the_second_of_two_predictions(
+    call: Call, small_run: Path, few_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command would be refused, since the first one is there."""
+
+    def full(outputs: Any, *arguments: Any, **options: Any) -> None:
+        if any(outputs[0].parent.iterdir()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(outputs[0]))
+        write_results(outputs, *arguments, **options)
+
+    monkeypatch.setattr("petseg.inference.file_jobs.write_results", full)
+    images = sorted((few_pets / "images").iterdir())[:2]
+    command = ("petseg-predict", small_run, *images, "-o", tmp_path / "masks", "--device", "cpu")
+    done = call(*command)
+    assert done.code == 1
+    assert done.error.endswith(f"; 1 image predicted into {tmp_path}/masks; to run it again, add --overwrite")
+    monkeypatch.undo()
+    assert call(*command, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".txt"])

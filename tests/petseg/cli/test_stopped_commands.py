@@ -13,6 +13,7 @@ from labelled_sets import smooth_image, write_untrained
 from PIL import Image, ImageFile
 
 from petseg.cli import evaluate, export, predict
+from petseg.inference.image_files import to_rgb
 from shards.console import raise_stop_signals
 from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS
@@ -35,6 +36,25 @@ def test_a_decoder_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = call(predict, run, *images, "-o", tmp_path / "out")
     assert (result.code, result.err) == (128 + number, f"Error: stopped by {number.name}\n")
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_what_is_predicted_stays_and_is_said(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_untrained(tmp_path / "run", PETS)
+    images = [smooth_image(tmp_path / f"{name}.png", (40, 30)) for name in "abc"]
+
+    def interrupted(path: Path) -> Image.Image:
+        if path == images[2]:
+            signal.raise_signal(signal.SIGTERM)
+        return to_rgb(path)
+
+    monkeypatch.setattr("petseg.inference.file_jobs.to_rgb", interrupted)
+    command = (run, *images, "-o", tmp_path / "out", "--batch-size", 1, "--no-overlay")
+    result = call(predict, *command)
+    kept = f"2 images predicted into {tmp_path}/out; to run it again, add --overwrite"
+    assert (result.code, result.err) == (143, f"Error: stopped by SIGTERM; {kept}\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    monkeypatch.undo()
+    assert call(predict, *command, "--overwrite").code == 0
 
 
 def stopped(*_: object, **__: object) -> None:
