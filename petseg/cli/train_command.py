@@ -38,7 +38,7 @@ _DEFAULTS = {
     "init_from": "noise",
     "cache": "petseg in the user's cache folder",
     "cache_bytes": "half of what is free",
-    "stop_signal": "INT, TERM and USR1 alone",
+    "stop_signal": "INT, TERM, USR1 and HUP alone",
     "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
 }
@@ -190,8 +190,8 @@ def train(
     torchrun --nproc-per-node 4 --no-python -- petseg-train --shards pets-shards --run runs/pets
 
     --batch-size is the global batch size. Training loss and IoU are measured on the training images while training on
-    them; validation uses the averaged weights. Without --resume an existing run is never changed. INT, TERM and USR1
-    write a checkpoint first; the exit code is then 130 after INT (Ctrl-C) and 75 after the others.
+    them; validation uses the averaged weights. Without --resume an existing run is never changed. INT, TERM, USR1
+    and HUP write a checkpoint first; the exit code is then 130 after INT (Ctrl-C) and 75 after the others.
     """
     from petseg.host.agreement import RefusedStartError
     from petseg.host.distributed import world_from_environment

@@ -11,7 +11,7 @@ from shards.console import signals_handled
 from shards.errors import PetsegError, UsageError
 
 CHECKPOINTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _CHOICES = ("HUP", "QUIT", "USR1", "USR2", "XCPU", "CONT", "URG", "ALRM", "INT", "TERM")
 # A second signal within this time repeats the first one (a shell signalled both the process group and its job).
 _REPEAT_SECONDS = 0.5
@@ -70,15 +70,17 @@ def parse_signals(names: str) -> tuple[signal.Signals, ...]:
 def catch_stop_signals(
     *, further: Sequence[signal.Signals] = (), ignore_repeats: bool = False
 ) -> Iterator[StopRequest]:
-    """Turn the first SIGINT, SIGTERM, SIGUSR1 or ``further`` signal within the block into a :class:`StopRequest`.
+    """Turn the first SIGINT, SIGTERM, SIGUSR1, SIGHUP or ``further`` signal in the block into a :class:`StopRequest`.
 
-    A second one interrupts at once.
+    A second one interrupts at once. Where SIGHUP is ignored (``nohup``) it stays so, unless it is among ``further``.
     """
     request = StopRequest(ignore_repeats=ignore_repeats)
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread only
         return
     numbers = dict.fromkeys((*STOPPING, *further))
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.SIGHUP not in further:
+        del numbers[signal.SIGHUP]
     previous = {number: signal.signal(number, request._receive) for number in numbers}
     try:
         yield request
