@@ -18,7 +18,16 @@ from typing import Any
 
 import click
 
-from shards.errors import FULL_DISK, INTERRUPTED, PetsegError, TerminatedError, printable, valid_text
+from shards.errors import (
+    FULL_DISK,
+    INTERRUPTED,
+    PetsegError,
+    TerminatedError,
+    first_line,
+    is_out_of_memory,
+    printable,
+    valid_text,
+)
 
 _LONGEST_PATH = 160  # characters of a path in a message
 _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
@@ -106,8 +115,11 @@ class FriendlyMixin:
             fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
         except RecursionError:
             fail("folders, or values in a file, are nested too deeply", 1)
-        except MemoryError:
-            fail("out of memory: use a smaller --batch-size, --size or number of workers", 1)
+        except (ImportError, MemoryError, RuntimeError) as error:
+            lacking = describe_shortage(error)
+            if lacking is None:
+                raise
+            fail("; ".join([lacking, *getattr(error, "__notes__", [])]), 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -201,6 +213,18 @@ def describe_os_error(error: OSError) -> str:
         name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
     where = f" ({name})" if name else ""
     return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
+
+
+def describe_shortage(error: Exception) -> str | None:
+    """Return what the machine lacks, if that is why a library has failed; torch has no types of errors for it."""
+    text = first_line(error)
+    if is_out_of_memory(error):
+        return "out of memory: use a smaller --batch-size, --size or number of workers"
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
+    if isinstance(error, ImportError) and ".so" in text:
+        return f"a library cannot be loaded, for lack of memory or because it is not installed whole: {text}"
+    return None
 
 
 def say(*lines: object, err: bool = False) -> None:

@@ -5,11 +5,14 @@ This is the lowest module of the project: every other package may use it, and it
 
 import contextlib
 import errno
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+# Of torch's CPU allocator, CUDA, cuDNN and cuBLAS, and C++.
+_NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
@@ -65,6 +68,14 @@ def quiet_interrupt() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("Error: interrupted\n")
         sys.exit(INTERRUPTED)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is used up: torch has plain ``RuntimeError``s for it.
+
+    They come from wherever memory is asked for, so whoever takes an error for a file's damage asks this first.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def valid_text(text: str) -> str:

@@ -13,7 +13,7 @@ from petseg.host.tensor_archive import check_finite, check_values, read_tensors
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
-from shards.errors import PetsegError, UsageError, first_line, listed
+from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory, listed
 from shards.store.atomic import file_sha256
 
 State = dict[str, torch.Tensor]
@@ -82,7 +82,9 @@ def read_state(path: Path) -> State:
             document = read_tensors(path, old=True)
     except ImportError:
         raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
-    except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zip files to unpickling
+    except Exception as error:  # damage raises any of a dozen types, from zip files to unpickling
+        if is_out_of_memory(error):
+            raise
         raise UsageError(
             f"--encoder-weights {path} is neither safetensors nor a state_dict ({first_line(error)})"
         ) from None
@@ -117,7 +119,9 @@ def _fetched(encoder: str, config: Any) -> nn.Module:
             return create_encoder(encoder, pretrained=True)
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - the errors of several libraries for HTTP, and of damaged files
+    except Exception as error:  # of several libraries for HTTP, and of damaged files
+        if is_out_of_memory(error):
+            raise
         where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise PetsegError(
             f"the ImageNet weights of {encoder} cannot be fetched ({first_line(error)}). Without internet, download "

@@ -18,7 +18,7 @@ from torch import nn
 from petseg.host.tensor_archive import check_finite, read_tensors
 from petseg.runs.history import check_history
 from petseg.runs.recipe import Recipe, recipe_from
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
@@ -100,7 +100,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         document = read_tensors(path)
-    except Exception as error:  # noqa: BLE001 - damage raises any of a dozen types, from zlib to unpickling
+    except Exception as error:  # damage raises any of a dozen types, from zlib to unpickling
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
         raise CheckpointError(f"{path} is damaged or not a checkpoint of petseg ({first_line(error)})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of petseg")
@@ -192,6 +196,8 @@ def damage_of(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        if is_out_of_memory(error):
+            raise
         where = checkpoint.source or "the checkpoint"
         raise CheckpointError(
             f"{where} is damaged: its state does not belong to its network ({first_line(error)})"
