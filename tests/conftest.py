@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ import hypothesis
 import pytest
 
 # A slow machine is no fault of the code: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("petseg", deadline=None, max_examples=20)
-hypothesis.settings.register_profile("campaign", deadline=None)
+SLOW: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("petseg", max_examples=20, **SLOW)
+hypothesis.settings.register_profile("campaign", **SLOW)
 
 # Before torch is imported: tests run side by side, each process in one thread, and threads that wait should not keep
 # others from working.
@@ -73,26 +76,51 @@ def real_pets() -> Path:
     return folder
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def synthetic_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """``made_once("pets", make)``: a folder that ``make(folder)`` has filled, once for all processes of pytest-xdist.
+
+    They read it at the same time: what is in it must not be changed, nor a run in it be resumed.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def synthetic_pets(made_once: MadeOnce) -> Path:
     """A synthetic dataset of 60 images in the official layout, drawn by ``petseg-shard sample``."""
     from shards.sources.synthetic.generate import make_pets
 
-    folder = tmp_path_factory.mktemp("synthetic") / "pets"
-    make_pets(folder, count=60, seed=7)
-    return folder
+    return made_once("synthetic", lambda folder: make_pets(folder / "pets", count=60, seed=7)) / "pets"
 
 
 @pytest.fixture(scope="session")
-def synthetic_set(synthetic_pets: Path) -> Path:
+def synthetic_set(synthetic_pets: Path, made_once: MadeOnce) -> Path:
     """A ``source`` shard set of the synthetic dataset, official split, several shards a split."""
-    return build_here(synthetic_pets, synthetic_pets.parent / "shards", samples_per_shard=16)
+    make = lambda folder: build_here(synthetic_pets, folder / "shards", samples_per_shard=16)  # noqa: E731
+    return made_once("synthetic-set", make) / "shards"
 
 
 @pytest.fixture(scope="session")
-def real_set(real_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_set(real_pets: Path, made_once: MadeOnce) -> Path:
     """A ``source`` shard set of the real images, official split."""
-    return build_here(real_pets, tmp_path_factory.mktemp("real") / "shards")
+    return made_once("real-set", lambda folder: build_here(real_pets, folder / "shards")) / "shards"
 
 
 def build_here(source: Path, out: Path, **options: Any) -> Path:
@@ -129,6 +157,12 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     like = SimpleNamespace(Popen=ForkedPopen, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr("pipeline.workers.worker_pool.subprocess", like)
+
+
+@pytest.fixture
+def built_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds that are not told how many processes to use start none, which takes longer than a small set."""
+    monkeypatch.setattr("shards.build.engines.executors.usable_cores", lambda: 1)
 
 
 SmallDisk = Callable[[Path, str], contextlib.AbstractContextManager[Path]]

@@ -202,7 +202,7 @@ def google_server() -> Iterator[tuple[GoogleServer, FaultProxy]]:
     server = GoogleServer()
     proxy = FaultProxy(("127.0.0.1", server.server_address[1]))
     for each in (server, proxy):
-        threading.Thread(target=each.serve_forever, daemon=True).start()
+        threading.Thread(target=each.serve_forever, args=(0.05,), daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLE_BASE_URL", proxy.url)
         patch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps({**NOBODY, "gcs_base_url": proxy.url}))

@@ -182,7 +182,7 @@ def s3_server() -> Iterator[FaultProxy]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     proxy = FaultProxy(server.get_host_and_port())
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
     saved = {name: os.environ.get(name) for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_PROFILE")}
     os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL=proxy.url)
     os.environ.pop("AWS_PROFILE", None)
@@ -231,7 +231,7 @@ def range_server(folder: Path) -> Iterator[str]:
     """Serve a folder over HTTP on loopback, and provide its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_RangeHandler, directory=str(folder)))
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shard_sources import options
+from waiting import PATIENCE, wait_until
 
 from shards.build.build_set import build
 from shards.build.options import PackOptions
@@ -53,7 +54,7 @@ def killed_build(source: Path, out: Path, **chosen: Any) -> Iterator[BaseProcess
 
 def wait_for_a_shard(out: Path, is_running: Callable[[], bool]) -> None:
     """Wait until a shard is finished, and the build is not."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not list(out.with_name(f"{out.name}.building").glob(".work/*.done")):
         assert time.monotonic() < deadline
         assert is_running()
@@ -95,10 +96,7 @@ def children(pid: int) -> list[int]:
 
 
 def assert_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in _state(pid) for pid in pids):
-        assert time.monotonic() < deadline, "worker processes outlive their build"
-        time.sleep(0.01)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and "Z" not in _state(pid) for pid in pids))
 
 
 def _state(pid: int) -> str:

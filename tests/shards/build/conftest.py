@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ def slow_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return maker.folder
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may enter. Of its own folders, every session of pytest closes the uppermost to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @dataclass(frozen=True)
 class Disturbed:
     """A source that takes long enough to disturb its build, the options, and the set that must come out."""
@@ -44,21 +52,25 @@ class Disturbed:
 
 
 @pytest.fixture(scope="session", params=["pets", "21 classes"])
-def slow_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
-    """The pets, and as many scenes of 21 classes."""
+def slow_source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, campaign: Callable[[int, int], int]
+) -> Disturbed:
+    """The pets; with --campaign, as many scenes of 21 classes, too."""
     if request.param == "pets":
         return Disturbed(request.getfixturevalue("slow_pets"), {}, request.getfixturevalue("undisturbed"))
+    if not campaign(0, 1):
+        pytest.skip("with --campaign")
     folder, out = tmp_path_factory.mktemp("slow") / "scenes", tmp_path_factory.mktemp("undisturbed") / "scenes"
     noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     fill_scenes(folder, 120, image=simplejpeg.encode_jpeg(noise, quality=80), width=640, height=480)
-    build(folder, out, options(**SCENES))
+    build(folder, out, options(**SCENES), workers=1)
     return Disturbed(folder, SCENES, tree(out))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(slow_pets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    build(slow_pets, out, options())
+    build(slow_pets, out, options(), workers=1)
     return tree(out)
 
 

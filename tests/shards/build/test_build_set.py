@@ -86,24 +86,21 @@ def test_the_same_bytes_anywhere(
     tiny_sets: dict[str, Path],
     tiny_scenes: Path,
     tiny_scene_sets: dict[str, Path],
-    tmp_path: Path,
+    open_folder: Path,
 ) -> None:
     """Four workers, the folder read backwards, another time zone, umask, user, working folder and hash seed."""
-    out = tmp_path / "elsewhere"
+    out = open_folder / "elsewhere"
     out.mkdir()
-    copies = [tmp_path / "copied pets", tmp_path / "copied scenes"]
+    copies = [open_folder / "copied pets", open_folder / "copied scenes"]
     for source, copy in zip((tiny_pets, tiny_scenes), copies, strict=True):
         shutil.copytree(source, copy)  # other times of change, another path
     arguments = [
         sys.executable,
         "-c",
         ELSEWHERE,
-        *map(str, (*copies, out, tmp_path / "warm")),
+        *map(str, (*copies, out, open_folder / "warm")),
         str(Path(__file__).parents[1]),
     ]
-    for folder in (tmp_path, *tmp_path.parents):
-        if os.getuid() == 0 and folder.stat().st_uid == 0 and folder != Path("/") and folder != Path("/tmp"):
-            folder.chmod(0o755)
     if os.getuid() == 0:
         os.chown(out, 65534, 65534)
         arguments.append("as nobody")

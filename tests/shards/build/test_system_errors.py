@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from build_processes import assert_gone, children, start, wait_for_a_shard
 from shard_sources import Maker, fill, options, tree
+from waiting import PATIENCE
 
 from shards.build.build_set import build
 
@@ -24,14 +25,14 @@ def test_ctrl_c_says_how_to_resume(slow_pets: Path, undisturbed: dict[str, bytes
         wait_for_a_shard(out, lambda: process.poll() is None)
         workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert len(errors.strip().splitlines()) == 1, errors
     assert "interrupted; " in errors
     assert "run the same command again to resume" in errors
     assert_gone(workers)
     assert not list(tmp_path.rglob(".partial-*"))
-    build(slow_pets, out, options())
+    build(slow_pets, out, options(), workers=1)
     assert tree(out) == undisturbed
 
 
@@ -40,7 +41,7 @@ def test_a_killed_worker_is_explained(slow_pets: Path, tmp_path: Path) -> None:
     with start(slow_pets, out) as process:
         wait_for_a_shard(out, lambda: process.poll() is None)
         os.kill(children(process.pid)[0], signal.SIGKILL)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert len(errors.splitlines()) == 1, errors
     assert "a worker process was killed, perhaps for lack of memory" in errors
@@ -55,7 +56,7 @@ def test_a_file_that_may_not_grow(slow_pets: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     with start(slow_pets, out, preexec_fn=limit) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert len(errors.splitlines()) == 1, errors
     assert "File too large" in errors
@@ -65,7 +66,7 @@ def test_a_file_that_may_not_grow(slow_pets: Path, tmp_path: Path) -> None:
 def test_a_full_disk(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path, small_disk: Any) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         with start(slow_pets, disk / "out") as process:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert len(errors.splitlines()) == 1, errors
         assert "the disk is full; free some space and run the same command again" in errors
@@ -74,7 +75,7 @@ def test_a_full_disk(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: P
         assert not (disk / "out").exists()
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         with start(slow_pets, disk / "out") as process:
-            text, errors = process.communicate(timeout=60)
+            text, errors = process.communicate(timeout=PATIENCE)
         assert "resumed with" in text, errors
         assert tree(disk / "out") == undisturbed
 
@@ -82,7 +83,7 @@ def test_a_full_disk(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: P
 @pytest.mark.parametrize("out", ["/proc/petseg/out", "/dev/null/out", "/proc/out"])
 def test_a_target_that_cannot_be_written(slow_pets: Path, out: str) -> None:
     with start(slow_pets, Path(out)) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode in (1, 2)
     assert len(errors.splitlines()) == 1, errors
     assert "Error: " in errors
@@ -108,11 +109,8 @@ main.main(["build", pets, out, "--split", "random", "--workers", "2"])
 
 def as_nobody(pets: Path, out: Path, warm: Path) -> tuple[int, str]:
     """Build as a user whom permissions bind; return the exit code and what it wrote to stderr."""
-    for folder in (out.parent, *out.parent.parents):
-        if os.geteuid() == 0 and folder.stat().st_mode & 0o777 == 0o700:
-            folder.chmod(0o755)  # pytest's own folders
     arguments = [sys.executable, "-c", AS_NOBODY, *map(str, (pets, out, warm))]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode == 77:
         pytest.skip("this process may not become another user")
     before, errors = done.stderr.split("from here on as ")
@@ -122,26 +120,28 @@ def as_nobody(pets: Path, out: Path, warm: Path) -> tuple[int, str]:
     return done.returncode, errors
 
 
-def test_a_folder_without_permission(maker: Maker, tmp_path: Path) -> None:
+def test_a_folder_without_permission(open_folder: Path) -> None:
+    maker = Maker(open_folder / "pets")
     fill(maker, 6)
-    folder = tmp_path / "closed"
+    folder = open_folder / "closed"
     folder.mkdir()
     folder.chmod(0o555)
-    code, errors = as_nobody(maker.folder, folder / "out", tmp_path / "warm")
+    code, errors = as_nobody(maker.folder, folder / "out", open_folder / "warm")
     assert code == 1
     assert errors == (f"Error: permission denied; choose a folder that you may write to ({folder / 'out.building'})\n")
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("what", ["..", "images", "images/Bengal_4.jpg", "annotations/trimaps", "annotations/test.txt"])
-def test_a_source_without_permission(maker: Maker, tmp_path: Path, what: str) -> None:
+def test_a_source_without_permission(open_folder: Path, what: str) -> None:
     """An image, a list, a folder: named, with what to do."""
+    maker = Maker(open_folder / "pets")
     fill(maker, 6)
-    closed, folder = tmp_path / "closed" / "pets", tmp_path / "open"
+    closed, folder = open_folder / "closed" / "pets", open_folder / "open"
     shutil.copytree(maker.folder, closed)
     folder.mkdir()
     folder.chmod(0o777)
-    warm = tmp_path / "warm"
+    warm = open_folder / "warm"
     place = closed.parent if what == ".." else closed / what
     place.chmod(0)
     try:

@@ -14,6 +14,8 @@ from PIL import Image
 from shards.cli import main
 from shards.format.manifest import why_missing
 
+pytestmark = pytest.mark.usefixtures("built_in_this_process")
+
 
 def output(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])

@@ -21,6 +21,7 @@ from shards.cli import main
 from shards.format.labels import LabelClass, Labels, chosen_colour
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.usefixtures("built_in_this_process")
 COMMANDS = ("build", "download", "info", "labels", "preview", "sample", "verify")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from chromium import Browser, running_browser
 from shard_sources import Maker, draw_image, encoded, options
+from waiting import wait_until
 
 from shards.build.build_set import build
 from shards.format.dataset import ShardSet
@@ -112,9 +113,9 @@ def test_it_loads_without_an_error_or_a_request(browser: Browser, big_page: Path
 def test_only_what_is_in_view_is_drawn(browser: Browser) -> None:
     assert 10 < browser.run("document.querySelectorAll('.tile').length") < 100
     browser.run("document.getElementById('scroll').scrollTop = 1e9")
-    time.sleep(0.3)
+    last = "[...document.querySelectorAll('.tile b')].some(each => each.textContent === 'key_1999')"
+    wait_until(lambda: browser.run(last))
     assert browser.run("document.querySelectorAll('.tile').length") < 100
-    assert browser.run("[...document.querySelectorAll('.tile b')].some(each => each.textContent === 'key_1999')")
 
 
 def test_masks_have_the_classes_colours(browser: Browser) -> None:

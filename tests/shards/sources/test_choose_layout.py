@@ -107,7 +107,9 @@ def test_folders_that_cannot_be_read(put: Put) -> None:
 part = st.text(st.sampled_from("ab_-.Z1é "), min_size=1, max_size=5).filter(lambda text: text.strip(". ") == text)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     keys=st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.lists(part, min_size=1, max_size=3)),
                   min_size=1, max_size=12, unique_by=lambda key: (key[0], "/".join(key[1]))),

@@ -39,7 +39,7 @@ def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     handler = functools.partial(type("Counting", (Handler,), {"asked": asked}), directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{running.server_port}", asked
@@ -109,7 +109,7 @@ def test_a_server_that_breaks_off_is_named(tmp_path: Path) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rude) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
         try:
             with pytest.raises(SourceError, match="does not speak HTTP"):

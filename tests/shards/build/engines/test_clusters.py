@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from killing_maker import KilledOnce
 from shard_sources import options, tree
+from waiting import wait_until
 
 from shards.build.build_set import build
 from shards.build.engines.cluster_executor import ClusterError, ClusterExecutor
@@ -45,6 +45,7 @@ def dask_address() -> Iterator[str]:
 def ray_name() -> Iterator[str]:
     ray = pytest.importorskip("ray")
     environment = {"PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)]), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["RAY_worker_niceness"] = "0"  # not 15, with which other tests would keep the workers waiting
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -105,10 +106,7 @@ def test_an_interrupt_takes_back_what_waits(dask_address: str, tiny_pets: Path, 
         build(tiny_pets, tmp_path / "out", options(), executor=dask_address, progress=stop)
     assert "run the same command again to resume" in caught.value.__notes__[0]
     with Client(dask_address.removeprefix("dask:"), set_as_default=False) as client:
-        deadline = time.monotonic() + 20
-        while any(client.processing().values()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not any(client.processing().values()))
     assert build(tiny_pets, tmp_path / "out", options(), executor=dask_address).resumed >= 1
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from build_processes import PROGRAM
+from forked_programs import ForkedPopen
 from shard_sources import tree
+from waiting import PATIENCE
 
 from shards.cli import main
 
@@ -32,7 +34,7 @@ def start(source: Path, out: Path, **environment: str) -> subprocess.Popen[str]:
     ]
     pipe = subprocess.PIPE
     environment = {**os.environ, **environment}
-    return subprocess.Popen(list(map(str, arguments)), stdout=pipe, stderr=pipe, text=True, env=environment)
+    return ForkedPopen(list(map(str, arguments)), stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def test_a_killed_task_goes_on(slow_pets: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_a_killed_task_goes_on(slow_pets: Path, undisturbed: dict[str, bytes], t
     out = tmp_path / "out"
     array = {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"}
     with start(slow_pets, out, SLURM_ARRAY_TASK_ID="0", **array) as first:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not list(tmp_path.glob("out.tasks/*/*.done")):
             assert time.monotonic() < deadline
             assert first.poll() is None, first.communicate()

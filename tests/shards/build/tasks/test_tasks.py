@@ -30,7 +30,7 @@ from shards.format.manifest import WITHDRAWN, load_manifest
 
 SHARDS = 6
 ADDRESS = "s3://bucket/some/set"
-REPEATED = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REPEATED = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)
