@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from torch.distributed import HashStore
+from waiting import PATIENCE
 
 from petseg.host import meeting_store
 from petseg.host.agreement import JointStart, RefusedStartError, joint_start
@@ -33,7 +34,7 @@ def on_each(size: int, act: Callable[[int], Any]) -> Results:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive(), "a rank waits for ever"
     return results
 
@@ -105,7 +106,7 @@ def test_nobody_waits_for_a_decision_of_a_rank_0_that_failed(together) -> None:
 
     started = time.monotonic()
     first, second = together(2, act)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < PATIENCE / 2  # not the minutes that a late rank is waited for
     assert type(first) is PetsegError
     assert "rank 0 on " in str(second)
     assert "the disk is full" in str(second)

@@ -120,8 +120,10 @@ def events() -> int:
     [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGUSR1), (8, signal.SIGINT)],
 )
 def test_signals_checkpoint_and_say_how_to_go_on(
-    synthetic_set: Path, reference: Path, tmp_path: Path, after: int, number: int
+    synthetic_set: Path, reference: Path, tmp_path: Path, after: int, number: int, campaign: Callable[[int, int], int]
 ) -> None:
+    if after in (1, 8) and not campaign(0, 1):
+        pytest.skip("with --campaign: a step and a validation like others, where a run is interrupted again and again")
     run = tmp_path / "run"
     with pytest.raises(InterruptedRunError, match=f"--resume --run {run}") as error:
         petseg.train(

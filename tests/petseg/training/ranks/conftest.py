@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -13,10 +14,10 @@ from loopback_nodes import OPTIONS
 
 
 @pytest.fixture(scope="session")
-def one_process(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_process(synthetic_set: Path, made_once: Callable[..., Path]) -> Path:
     """The run that those of several ranks must equal."""
     import petseg
 
     with mock.patch("petseg.training.start.draw_run"):
-        run = tmp_path_factory.mktemp("one") / "run"
-        return petseg.train(synthetic_set, run=run, options={**OPTIONS, "device": "cpu"})
+        options = {**OPTIONS, "device": "cpu"}
+        return made_once("one", lambda folder: petseg.train(synthetic_set, run=folder / "run", options=options)) / "run"

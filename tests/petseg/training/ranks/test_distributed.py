@@ -19,7 +19,7 @@ import forked_programs
 import pytest
 import torch
 from forked_programs import ForkedPopen
-from loopback_nodes import ARGUMENTS
+from loopback_nodes import ARGUMENTS, COMMAND
 from sample_runs import damaged_copy
 
 import petseg
@@ -32,15 +32,6 @@ from petseg.runs.checkpoint import Checkpoint, load_checkpoint
 from petseg.runs.run_folder import read_metrics
 
 RANK_STEPS = Path(__file__).with_name("rank_steps.py")
-
-
-# ``petseg-train`` without its report, which takes longer to draw than these trainings.
-UNDRAWN = """
-from unittest import mock
-from petseg.cli import train
-with mock.patch("petseg.training.start.draw_run"):
-    train.main(prog_name="petseg-train")
-"""
 
 
 def words(*command: str | Path) -> list[str]:
@@ -286,10 +277,11 @@ def rank_of(process: subprocess.Popen[str], rank: int) -> int:
 def test_a_killed_rank_is_restarted_by_torchrun(two_ranks: TwoRanks, synthetic_set: Path, tmp_path: Path) -> None:
     """``--max-restarts`` runs the same command again, which starts at first and continues then: with the same bits."""
     run = tmp_path / "run"
-    program = [sys.executable, "-c", UNDRAWN, "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run)]
+    program = [sys.executable, str(COMMAND), "--resume", "auto", "--shards", str(synthetic_set), "--run", str(run)]
     start = words(*program, *ARGUMENTS, "--checkpoint-steps", "1")
     start.insert(1, "--max-restarts=1")
-    process = ForkedPopen(start, stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL)
+    slow = environment() | {"PETSEG_TEST_PAUSE": "0.03"}  # else it may have ended before it is seen to run
+    process = ForkedPopen(start, stderr=subprocess.PIPE, text=True, env=slow, stdout=subprocess.DEVNULL)
     wait_for(run / "last.pt", process)
     os.kill(rank_of(process, 1), signal.SIGKILL)
     _, error = process.communicate(timeout=200)
