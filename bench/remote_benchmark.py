@@ -33,6 +33,7 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
     The ``train`` split of a local set is uploaded, and converted for those who need another format.
     """
     data, shards, size = ShardSet.open(settings.shards), str(settings.shards.absolute()), settings.size
+    samples = len(data.split("train"))
     runs: dict[str, list[list[float]]] = {name: [] for name in SUBJECTS}
     skipped: dict[str, str] = {}
     with scratch_folder("bench") as work, slow_store(settings.delay) as store:
@@ -42,7 +43,7 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
                 job = Job(
                     peer=peer.name, storage=data.manifest.storage, shards=shards, files="",
                     work=f"{work}/{name}", stored_size=data.manifest.size, split="train",
-                    samples=data.manifest.splits["train"].samples, classes=len(data.manifest.labels), size=(size, size),
+                    samples=samples, classes=len(data.manifest.labels), size=(size, size),
                     fit="stretch", batch_size=settings.batch_size, augment=True, seed=turn,
                     workers=0 if peer.ours else usable_cores(), cores=usable_cores(),
                     address=f"s3://{BUCKET}/{name}" if remote else "",

@@ -139,6 +139,7 @@ class TrainSettings(_OfShards):
 
     def __post_init__(self) -> None:
         _check_names("--models", self.models, ("unet", "tutorial"))
+        _check_names("--precisions", self.precisions, ("auto", "fp32", "bf16", "fp16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +164,12 @@ class RemoteSettings:
     shards: Path = option(PATH, required=True, argument=True)
     size: int = option(AT_LEAST_1, 128, "Of the output, pixels.")
     batch_size: int = option(AT_LEAST_1, 32, "Images in a batch.")
-    delay: float = option(click.FLOAT, 0.02, "Seconds before each reply.")
+    delay: float = option(click.FloatRange(0, 10), 0.02, "Seconds before each reply.")
     epochs: int = option(click.IntRange(2), 5, "Of each run; the first one fetches.")
     repeats: int = option(AT_LEAST_1, 3, "Runs of each subject, in turns.")
-    time_limit: float = option(click.FLOAT, 300.0, "Seconds for each run, and for a conversion.")
+    time_limit: float = option(
+        click.FloatRange(0, 86_400, min_open=True), 300.0, "Seconds for each run, and for a conversion."
+    )
 
 
 def _check_names(option_name: str, names: tuple[str, ...], known: Iterable[str]) -> None:

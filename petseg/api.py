@@ -87,7 +87,7 @@ def build_shards(
         max_pixels: larger images are rejected, 1..2**29; None for 2**28.
         exif: the rotation that EXIF asks for: ``auto`` (what the mask fits), ``apply`` or ``ignore``.
         image_suffix: of the layout ``folders``: what the names of images end with; None to find out.
-        mask_suffix: likewise, of masks.
+        mask_suffix: likewise, of masks; images and masks may then be in one folder.
         workers: processes; None for the cores that this process may use. The bytes do not depend on it.
         executor: replaces the processes: ``"dask:ADDRESS"``, ``"ray"``, ``"ray:ADDRESS"``, or an executor of yours; its
             workers must see the same folders under the same paths.
@@ -212,16 +212,16 @@ def predict(
     """
     from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
-    from petseg.inference.network_inputs import InferenceOptions
+    from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load
 
-    if batch_size < 1:
-        raise UsageError(f"batch_size {batch_size}: give a number from 1")
+    check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     names = [images] if isinstance(images, str | Path) else images
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)
+    predictor.window(options)  # refuses what does not fit, before anything is written
     Path(out).mkdir(parents=True, exist_ok=True)
     done: list[FileJob] = []
     failed: list[PetsegError] = []

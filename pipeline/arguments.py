@@ -34,7 +34,11 @@ def usable_cores() -> int:
 
 def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:
     """Return a set that is open already, or that a path or address names; ``stored`` as for ``ShardSet.open``."""
-    return shards if isinstance(shards, ShardSet) else ShardSet.open(shards, **stored)
+    if not isinstance(shards, ShardSet):
+        return ShardSet.open(shards, **stored)
+    if any(value not in (None, "auto") for value in stored.values()):
+        raise UsageError("this set is open already: give fetch, cache and cache_bytes to ShardSet.open")
+    return shards
 
 
 def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
@@ -110,8 +114,11 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
         if dist is not None and dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
         return 0, 1
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank} of world_size {world_size}: world_size must be at least 1, rank 0..world_size-1")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (rank, world_size))
+    if not whole or world_size < 1 or not 0 <= rank < world_size:
+        raise UsageError(
+            f"rank {rank!r} of world_size {world_size!r}: world_size must be at least 1, rank 0..world_size-1"
+        )
     return rank, world_size
 
 
@@ -127,7 +134,7 @@ def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, proces
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, timeout: float) -> None:
+def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, drop_last: Any, timeout: Any) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
@@ -137,7 +144,9 @@ def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, timeout: float)
         raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
     if decode not in get_args(Decode):
         raise UsageError(f"decode {decode!r} is unknown; use {', '.join(get_args(Decode))}")
-    if not 0 < timeout < float("inf"):
+    if not isinstance(drop_last, bool):
+        raise UsageError(f"drop_last must be True or False, not {drop_last!r}")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
         raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
@@ -177,6 +186,13 @@ def check_process(creator: int) -> None:
             "this process was forked after its loader was created, and a fork has none of the loader's threads; "
             "create the loader in the process that uses it"
         )
+
+
+def checked_epoch(epoch: Any) -> int:
+    """Return the number of an epoch; ``UsageError`` unless it is one."""
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        raise UsageError(f"epoch must be a whole number of 0 or more, not {epoch!r}")
+    return epoch
 
 
 def check_slices(*, batch_size: int, world_size: int, shuffle: bool) -> None:

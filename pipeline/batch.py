@@ -59,3 +59,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        image, mask = (f"{str(each.dtype)[6:]} {tuple(each.shape)}" for each in (self.image, self.mask))
+        valid = "?" if self.valid.is_meta else int(self.valid.sum())
+        facts = f"image {image}, mask {mask}, {valid} of {len(self)} valid, {self.image.device}"
+        return f"<Batch {self.number} of epoch {self.epoch}: {facts}>"

@@ -122,7 +122,7 @@ class Loader(LoaderFacts):
         cache_bytes: int | str | None = None,
     ) -> None:
         arguments.check_numbers(batch_size=batch_size, prefetch=prefetch, threads=threads, processes=processes)
-        arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, timeout=timeout)
+        arguments.check_values(seed=seed, fit=fit, mask=mask, decode=decode, drop_last=drop_last, timeout=timeout)
         self.shards = arguments.resolve_shards(shards, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
         self.split = self.shards.split(split)
         if not len(self.split):
@@ -181,9 +181,7 @@ class Loader(LoaderFacts):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""
-        if epoch < 0:
-            raise UsageError(f"epoch must be 0 or more, not {epoch}")
-        self._go_to(epoch, 0)
+        self._go_to(arguments.checked_epoch(epoch), 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's position as plain JSON values: the batches delivered, not those prefetched."""

@@ -253,6 +253,18 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextlib.contextmanager
+def current_work(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done, if that is a terminal; provide a function that says what comes next."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update
+
+
+@contextlib.contextmanager
 def raise_stop_signals() -> Iterator[None]:
     """Within the block SIGTERM and SIGHUP raise :class:`TerminatedError`, as Ctrl-C raises KeyboardInterrupt.
 

@@ -85,9 +85,7 @@ def evaluate(
     options["split"] = split or "test"
     stored: dict[str, Any] = {"fetch": fetch, "cache": cache, "cache_bytes": cache_bytes}
     if compare:
-        if table is not None:
-            raise click.UsageError("--csv is for one RUN, without --compare")
-        _expect_used(shards, split, cache, cache_bytes)
+        _expect_used(shards, table, split, cache, cache_bytes, None if fetch == "auto" else fetch)
         data = None if shards is None else ShardSet.open(shards, **stored)
         place = page or Path("comparison.html")
         _compare(runs, place, shards=data, overwrite=overwrite, options=options)
@@ -96,6 +94,8 @@ def evaluate(
         else:
             say(f"{place}: {counted(len(runs), 'run')} side by side")
         return
+    if overwrite and table is None:
+        raise click.UsageError("--overwrite is for --csv and --compare: nothing else is written")
     if len(runs) != 1 or page is not None:
         raise click.UsageError("give one RUN; several, and -o, are for --compare")
     run = runs[0]
@@ -127,10 +127,13 @@ def evaluate(
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 
 
-def _expect_used(shards: str | Path | None, *options: object) -> None:
+def _expect_used(shards: str | Path | None, table: Path | None, *options: object) -> None:
+    if table is not None:
+        raise click.UsageError("--csv is for one RUN, without --compare")
     if shards is None and any(option is not None for option in options):
         raise click.UsageError(
-            "--split, --cache and --cache-bytes are for --shards; without it runs are compared by their validations"
+            "--split, --fetch, --cache and --cache-bytes are for --shards; without it runs are compared by their own "
+            "validations"
         )
 
 
@@ -146,7 +149,7 @@ def _compare(
     from petseg.report.compare_runs import compare_runs
     from petseg.report.console_reporter import progress_count
 
-    chosen = {name: options[name] for name in ("split", "device", "precision")}
+    chosen = {name: options[name] for name in ("split", "batch_size", "device", "precision")}
     with progress_count("images scored") as advance:
         compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
 

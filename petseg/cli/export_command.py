@@ -1,14 +1,16 @@
 """``petseg-export``: writes a run's network as ONNX, as safetensors, or as a repository of the Hugging Face Hub."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from petseg.cli.shared_options import HELP, JSON, RUN, SIZE
-from shards.console import FriendlyCommand, PathArgument, print_json, say
+from shards.console import FriendlyCommand, PathArgument, current_work, print_json, say
 from shards.errors import UsageError
+from shards.format.geometry import Size
 
 _OUTPUTS = ("logits", "probabilities", "classes")
 _INPUTS = ("any", "fixed", "original")
@@ -49,14 +51,33 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
         raise UsageError("--license and --dataset are for --hub")
     if any(onnx.values()) and (hub or file.suffix == ".safetensors"):
         raise UsageError("--onnx-output and --input-size are for FILE.onnx")
-    overwrite = options.pop("overwrite")
     from shards.format.readers.output_places import expect_free
 
     if not hub:
-        expect_free(file, overwrite=overwrite, read=run)  # before torch is imported
+        expect_free(file, overwrite=options["overwrite"], read=run)  # before torch is imported
+    with current_work("reading the network") as on_part:
+        text, size_bytes, facts = _write(run, file, hub, on_part, onnx=onnx, names=names, **options)
+    if as_json:
+        print_json({"file": str(file), "bytes": size_bytes, **facts})
+    else:
+        say(f"{file}: {size_bytes:,} bytes; {text}")
+
+
+def _write(
+    run: Path,
+    file: Path,
+    hub: bool,
+    on_part: Callable[[str], None],
+    *,
+    onnx: dict[str, Any],
+    names: dict[str, Any],
+    overwrite: bool,
+    size: Size | None,
+) -> tuple[str, int, dict[str, Any]]:
+    """Write the export; return what to say of it, its size in bytes, and what --json says."""
     from petseg.inference.trained_network import load
 
-    predictor = load(run, device="cpu", precision="fp32", **options)
+    predictor = load(run, device="cpu", precision="fp32", size=size)
     if hub:
         from petseg.exporters.hub_repository import export_hub
 
@@ -78,14 +99,11 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
         from petseg.exporters.onnx_network import OnnxOptions
 
         chosen = OnnxOptions(output=onnx["onnx_output"] or "logits", input_size=onnx["input_size"] or "any")
-        exported = export_onnx(predictor, file, options=chosen, overwrite=overwrite)
+        exported = export_onnx(predictor, file, options=chosen, overwrite=overwrite, on_part=on_part)
         facts = {"card": str(exported.card), "largest_difference": exported.largest_difference}
         size_bytes = exported.bytes
         difference = f"differ from torch's by at most {exported.largest_difference:.1e}"
         if chosen.output == "classes":
             difference = f"are torch's, where scores differ by more than {exported.largest_difference:.1e}"
         text = f"its model card is {exported.card}; onnxruntime's {chosen.output} {difference}"
-    if as_json:
-        print_json({"file": str(file), "bytes": size_bytes, **facts})
-    else:
-        say(f"{file}: {size_bytes:,} bytes; {text}")
+    return text, size_bytes, facts

@@ -7,7 +7,7 @@ import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
 from shards.console import FriendlyCommand, PathArgument, print_json, say
-from shards.errors import PetsegError, TerminatedError, UsageError, counted
+from shards.errors import PetsegError, TerminatedError, counted
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -69,8 +69,6 @@ def predict(
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, **options)
     used = predictor.window(inference)
-    if used is None and overlap is not None:
-        raise UsageError("--overlap is for --window, and this run predicts whole images unless that is given")
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if job.renamed:

@@ -65,6 +65,8 @@ def export_hub(
         raise UsageError(f"--license {license}: give an identifier of the Hub, such as apache-2.0, cc-by-4.0 or other")
     if dataset is not None and not _DATASET.fullmatch(dataset):
         raise UsageError(f"--dataset {dataset}: give a name as on the Hub, NAME or OWNER/NAME")
+    if folder.suffix in (".onnx", ".safetensors"):
+        raise UsageError(f"{folder}: --hub writes a folder, and this is the name of a file; choose one, or omit --hub")
     expect_folder(folder, advice="--hub writes a folder")
     # config.json last: it is what makes the folder one that can be loaded.
     targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))

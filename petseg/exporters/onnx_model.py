@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -41,7 +41,12 @@ class OnnxExport:
 
 
 def export_onnx(
-    predictor: Predictor, path: str | Path, *, options: OnnxOptions | None = None, overwrite: bool = False
+    predictor: Predictor,
+    path: str | Path,
+    *,
+    options: OnnxOptions | None = None,
+    overwrite: bool = False,
+    on_part: Callable[[str], None] = lambda text: None,
 ) -> OnnxExport:
     """Write a network as ONNX, with a model card FILE.onnx.md, and check it with onnxruntime against torch.
 
@@ -53,6 +58,7 @@ def export_onnx(
         path: the file; written only if the check passed.
         options: None for logits of images of any size.
         overwrite: replace an existing file or card.
+        on_part: called with what is done next; the exporter takes from seconds to a minute.
 
     Raises:
         PetsegError: the ``export`` extra is not installed, a file exists, or the exported network computes something
@@ -84,7 +90,9 @@ def export_onnx(
     # The exporter follows strides: with kernels in channels_last it takes odd sides for even ones, and crops nothing.
     plain = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format)
     network = OnnxNetwork(plain, options, size=predictor.size, fit=fit, stride=stride).eval()
+    on_part("following the network layer by layer")
     data = _to_onnx(predictor, network)
+    on_part("comparing onnxruntime with torch")
     difference = _largest_difference(predictor, network, data)
     if not difference <= TOLERANCE:
         raise PetsegError(

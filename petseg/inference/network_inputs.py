@@ -16,6 +16,12 @@ MIN_WINDOW, MAX_WINDOW, MAX_OVERLAP = 16, 8192, 0.9
 MIN_FACTOR, MAX_FACTOR, MAX_FACTORS = 0.1, 4.0, 16  # of --scales
 
 
+def check_batch_size(images: Any) -> None:
+    """Raise ``UsageError`` unless this is a number of images that can be predicted together."""
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise UsageError(f"--batch-size {images!r}: give a whole number from 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
     """Which inputs are made of an image, whose probabilities are then averaged.
@@ -25,6 +31,7 @@ class InferenceOptions:
             of this size would be. ``auto``: as large as the network's input, so that pixels keep their size. None: the
             image is predicted as a whole, or ``auto`` if the network was trained on crops.
         overlap: the least share of its side that a window has in common with the next one.
+        overlap_given: whether that was asked for, which makes sense with windows only.
         scales: factors of the size of the network's inputs.
         flip_tta: also predict each input horizontally flipped.
     """
@@ -33,6 +40,7 @@ class InferenceOptions:
     overlap: float = OVERLAP
     scales: tuple[float, ...] = (1.0,)
     flip_tta: bool = False
+    overlap_given: bool = False
 
     @classmethod
     def of(cls, *, window: Any, overlap: float | None, scales: Sequence[float], flip_tta: bool) -> "InferenceOptions":
@@ -42,6 +50,7 @@ class InferenceOptions:
         """
         if window is not None and window != "auto":
             window = parse_size(window, name="--window", least=MIN_WINDOW, most=MAX_WINDOW)
+        given = overlap is not None
         try:
             overlap = OVERLAP if overlap is None else float(overlap)
             factors = tuple(map(float, scales))
@@ -54,7 +63,7 @@ class InferenceOptions:
                 f"--scales {','.join(f'{each:g}' for each in factors)}: give 1 to {MAX_FACTORS} factors from "
                 f"{MIN_FACTOR:g} to {MAX_FACTOR:g}, such as 0.75,1,1.25"
             )
-        return cls(window=window, overlap=overlap, scales=factors, flip_tta=flip_tta)
+        return cls(window=window, overlap=overlap, scales=factors, flip_tta=flip_tta, overlap_given=given)
 
     def facts(self, window: Size | None) -> dict[str, Any]:
         """Return what was done as JSON values; ``window`` is the one that was used."""

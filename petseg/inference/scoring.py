@@ -12,7 +12,7 @@ from petseg.host.device import Precision
 from petseg.host.distributed import World, process_group
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.evaluation import evaluate as evaluate_network
-from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
+from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions, check_batch_size
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from pipeline import Loader
@@ -65,15 +65,12 @@ def evaluate(
     Raises:
         PetsegError: no such run, set or split, or an option that does not fit.
     """
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: give a number from 1")
+    check_batch_size(batch_size)
     world = world or World()
     if batch_size % world.size:
         raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
-    if predictor.window(options) is None and overlap is not None:
-        raise UsageError("--overlap is for --window, and this run is scored on whole images unless that is given")
     return evaluate_predictor(
         predictor,
         shards if isinstance(shards, ShardSet) else ShardSet.open(shards),
@@ -104,8 +101,9 @@ def evaluate_predictor(
     world = world or World()
     expect_split(data, split)
     _check_classes(predictor, data)
+    windows = predictor.window(options)
     with process_group(world, predictor.placement.device):
-        if original_resolution or predictor.window(options) is not None:
+        if original_resolution or windows is not None:
             reader = data.split(split)
             return evaluate_stored(
                 predictor, reader, options, batch_size=batch_size, world=world, after_batch=after_batch

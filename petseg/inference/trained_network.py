@@ -30,6 +30,7 @@ from petseg.runs.checkpoint import expect_weights_of, load_checkpoint
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
 from petseg.runs.run_folder import find_checkpoint
+from shards.errors import UsageError
 from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
 
@@ -128,9 +129,12 @@ class Predictor:
     def window(self, options: InferenceOptions) -> Size | None:
         """Return the windows that options ask for, (height, width) in image pixels; None: images are not divided.
 
-        A network that was trained on crops is always given windows: a whole image would have another scale.
+        A network that was trained on crops is always given windows: a whole image would have another scale. Raises
+        ``UsageError`` where there are none, and options say how they overlap.
         """
         if options.window is None and self._crop_scale is None:
+            if options.overlap_given:
+                raise UsageError("--overlap is for --window, and this run takes whole images unless that is given")
             return None
         if options.window is None or options.window == "auto":
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))

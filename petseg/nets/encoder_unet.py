@@ -15,7 +15,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise
 from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels, parameters_of_levels
 from petseg.nets.unet import ResidualBlock, UNetDecoder, make_head, make_norm
-from shards.errors import UsageError
+from shards.errors import UsageError, counted
 
 # By stride in pixels. Checkpoints rely on them.
 _WIDTHS = {1: 16, 2: 24, 4: 48, 8: 96, 16: 160, 32: 256}
@@ -40,7 +40,7 @@ class EncoderUNet(nn.Module):
         widths = config.decoder_widths or tuple(_WIDTHS[stride] for stride in strides)
         if len(widths) != len(strides):
             raise UsageError(
-                f"--decoder-widths names {len(widths)} levels; with --encoder {config.encoder} and --stem "
+                f"--decoder-widths names {counted(len(widths), 'level')}; with --encoder {config.encoder} and --stem "
                 f"{config.stem} the decoder has {len(strides)}, at strides of {', '.join(map(str, strides))} pixels"
             )
         self.shallow = nn.ModuleList(

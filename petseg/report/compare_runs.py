@@ -81,6 +81,7 @@ def compare_runs(
     *,
     shards: str | Path | ShardSet | None = None,
     split: str = "test",
+    batch_size: int = 32,
     device: str = "auto",
     precision: Precision = "auto",
     overwrite: bool = False,
@@ -93,6 +94,7 @@ def compare_runs(
         out: the page.
         shards: a set on whose ``split`` all are scored; None: the scores are those of their own validations.
         split: of that set.
+        batch_size: of images that are scored together.
         device, precision: see :func:`petseg.load`.
         overwrite: replace an existing page.
         after_batch: called with the number of images that were scored.
@@ -104,7 +106,7 @@ def compare_runs(
     predictors = [load(run, device=device, precision=precision) for run in runs]
     data = shards if isinstance(shards, ShardSet) or shards is None else ShardSet.open(shards)
     evaluations = [
-        evaluate_predictor(predictor, data, split=split, after_batch=after_batch)
+        evaluate_predictor(predictor, data, split=split, batch_size=batch_size, after_batch=after_batch)
         for predictor in predictors
         if data is not None
     ]

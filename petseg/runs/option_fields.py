@@ -93,6 +93,7 @@ def _expected(kind: Any, limits: msgspec.Meta) -> str:
         return f"expected {'true or false' if kind is bool else whole if get_origin(kind) is tuple else 'text'}"
     number = "a whole number" if kind is int else "a number"
     if limits.le is not None:
-        return f"give {number} from {limits.ge} to {limits.le}"
+        least = f"above {limits.gt}," if limits.gt is not None else f"from {limits.ge}"
+        return f"give {number} {least} to {limits.le}"
     least = f" above {limits.gt}" if limits.gt is not None else f" of at least {limits.ge}" * (limits.ge is not None)
     return f"give {number}{least}"

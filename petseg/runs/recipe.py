@@ -21,7 +21,7 @@ from petseg.nets.model_config import (
 )
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.encoder_options import check_encoder_options, complete_encoder_options, current_document
-from petseg.runs.option_fields import check_fields, convert_field, option_name, shown_value
+from petseg.runs.option_fields import AUTO, check_fields, convert_field, option_name, shown_value, takes_auto
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 from shards.store.remote.remote_files import Fetch
@@ -291,8 +291,9 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
 
 
 def _shown(field: str, value: Any) -> str:
-    if field == "size":
-        return size_text(value)
-    if field == "crop_scale" and value is not None:
-        return ",".join(f"{each:g}" for each in value)
-    return str(shown_value(field, value))
+    if value is None:
+        return AUTO if takes_auto(Recipe, field) else "none"
+    if isinstance(value, tuple):
+        return size_text(value) if field == "size" else ",".join(f"{each:g}" for each in value)
+    text = shown_value(field, value)
+    return ("no", "yes")[text] if isinstance(text, bool) else str(text)

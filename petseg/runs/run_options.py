@@ -1,5 +1,6 @@
 """What a training is started with: the options of a new run, or of an existing one, as the caller has changed them."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +20,20 @@ from petseg.runs.recipe import (
     default_size,
     differences,
 )
-from petseg.runs.run_folder import CONFIG, LAST, read_config
-from shards.errors import UsageError
+from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
+from shards.errors import FormatError, UsageError
 from shards.format.dataset import ShardSet
 from shards.store.addresses import is_remote
+from shards.store.store_protocol import StoreError
+
+
+def checked_arguments(options: Any, make_reporter: Any) -> dict[str, Any]:
+    """Return the options of a call from Python; ``UsageError`` unless both arguments can be used at all."""
+    if not isinstance(options, Mapping | None) or not all(isinstance(name, str) for name in options or ()):
+        raise UsageError(f"options must be names with values, such as {{'epochs': 20}}, not {str(options)[:80]!r}")
+    if not callable(make_reporter):
+        raise UsageError("make_reporter is called to make a reporter: give ConsoleReporter itself, not one of them")
+    return dict(options or {})
 
 
 def new_options(
@@ -52,6 +63,8 @@ def existing_options(
     run: Path, shards: str | Path | None, options: Mapping[str, Any]
 ) -> tuple[Recipe, RuntimeOptions, Checkpoint | None]:
     """Return an existing run's options, changed where that is allowed, and its last checkpoint if it has one."""
+    if run.is_file():
+        raise UsageError(f"--run {run} is a file; give the run's folder, {run.absolute().parent}")
     if not run.is_dir():
         raise UsageError(f"no such run: {run}; start it without --resume, or with --resume auto")
     document = read_config(run)
@@ -60,7 +73,7 @@ def existing_options(
         runtime = msgspec.convert(document["running"], RuntimeOptions)
     except (KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{run / CONFIG} is damaged, or of another version ({error})") from None
-    checkpoint = load_checkpoint(run / LAST) if (run / LAST).exists() else None
+    checkpoint = _last_checkpoint(run)
     if checkpoint is not None:
         if not checkpoint.resumable:
             raise CheckpointError(
@@ -77,6 +90,20 @@ def existing_options(
     if shards is not None:
         runtime = msgspec.structs.replace(runtime, shards=_lasting(shards))
     return recipe, runtime, checkpoint
+
+
+def _last_checkpoint(run: Path) -> Checkpoint | None:
+    """Return a run's last.pt; None before the first one. What else the run has is named where it is damaged or gone."""
+    advice = f"start a new run from the best epoch's weights with --init-from {run}" if (run / BEST).is_file() else ""
+    if (run / LAST).exists():
+        try:
+            return load_checkpoint(run / LAST)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {advice}" if advice else str(error)) from None
+    if (run / METRICS).is_file():  # it is written after last.pt
+        what = f"{run} has finished epochs, but {LAST}, from which it would continue, is gone"
+        raise CheckpointError(f"{what}; {advice or 'choose another --run'}")
+    return None
 
 
 def _lasting(shards: str | Path) -> str:
@@ -108,6 +135,13 @@ def check_same_data(run: Path, data: ShardSet) -> None:
             f"{run} was started with other labels: {data.address} has the same images and masks, but other values, "
             "colours or foreground classes; name the run's own set with --shards, or start a new run"
         )
+
+
+def check_same_set(run: Path, shards: str | Path | None) -> None:
+    """The same of a set that is named for a run which needs none any more; one that cannot be opened is no matter."""
+    if shards is not None:
+        with contextlib.suppress(FormatError, StoreError):
+            check_same_data(run, ShardSet.open(shards))
 
 
 def initial_weights_again(run: Path, recipe: Recipe) -> InitialWeights | None:

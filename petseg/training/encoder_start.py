@@ -79,6 +79,9 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"--encoder {name} is version 1's network, without weights; use --encoder {other}")
     if name != NO_ENCODER and not name.startswith(TORCHVISION):
         check_encoder(name, norm=recipe.model.norm)
+        if recipe.model.decoder_widths:
+            with torch.device("meta"):
+                EncoderUNet(recipe.model)
 
 
 @torch.no_grad()

@@ -59,7 +59,12 @@ class DivergenceGuard:
 
     def _error(self, what: str) -> DivergedError:
         saved = f"the last good checkpoint is {self._checkpoint} (step {self.saved_step})"
+        advice = ["a smaller --lr"]
+        if not self._train_step.recipe.clip_norm:
+            advice.append("--clip-norm 1")
+        if self._train_step.placement.precision != "fp32":
+            advice.append("--precision fp32")
         return DivergedError(
             f"{what}; {saved if self.saved_step else 'no checkpoint was written before it'}; "
-            "start again with a smaller --lr, with --clip-norm 1, or with --precision fp32"
+            f"start again with {', or with '.join(advice)}"
         )

@@ -15,13 +15,16 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, CheckpointError
 from petseg.runs.command_line import equivalent_command, resume_command, with_torchrun
 from petseg.runs.config_file import read_config_file
+from petseg.runs.dependent_options import check_dependent_options
 from petseg.runs.initial_weights import FittingWeights, fit_weights
 from petseg.runs.run_config import RunConfig, device_name, write_config
 from petseg.runs.run_folder import (
+    BEST,
     CONFIG,
     CURVES,
     GALLERY,
     LAST,
+    METRICS,
     REPORT,
     RunFolder,
     create_run,
@@ -30,6 +33,8 @@ from petseg.runs.run_folder import (
 )
 from petseg.runs.run_options import (
     check_same_data,
+    check_same_set,
+    checked_arguments,
     existing_options,
     for_set,
     initial_weights_again,
@@ -83,7 +88,8 @@ def train(
         PetsegError: an option is wrong or does not fit the run; the data are unusable; the run was interrupted (a
             checkpoint was written) or diverged.
     """
-    options = dict(options or {})
+    options = checked_arguments(options, make_reporter)
+    given = tuple(options)
     world = world_from_environment()
     command = with_torchrun(command or equivalent_command(shards, run, resume, options, config=config), world)
     if config is not None:
@@ -99,12 +105,14 @@ def train(
                 recipe, runtime, checkpoint = existing_options(existing, shards, options)
                 agree_on_checkpoint(start, existing, checkpoint)
                 if checkpoint is not None and read_progress(checkpoint).finished and (existing / REPORT).is_file():
+                    check_same_set(existing, shards)
                     return _already_finished(existing, checkpoint, make_reporter() if world.first else None)
                 if checkpoint is None:
                     initial = initial_weights_again(existing, recipe)
             else:
                 recipe, runtime, initial = new_options(shards, options)
             placement = check_options(recipe, runtime, world)
+            check_dependent_options(given, recipe, runtime)
             data = ShardSet.open(
                 runtime.shards,
                 fetch=runtime.fetch,
@@ -211,6 +219,11 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
     )
     if config.runtime.compile and not config.placement.on_gpu:
         reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
+    if recipe.batch_size > split.samples:
+        reporter.note(
+            f"--batch-size {recipe.batch_size}: there are {counted(split.samples, 'training image')}, and what is "
+            "missing is computed all the same, as copies that do not count; a smaller batch is faster"
+        )
     stored = config.data.manifest.size
     if recipe.crop_scale is not None:
         reporter.note(
@@ -264,7 +277,7 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, sta
         raise UsageError("--resume needs --run, the folder of the run to continue")
     # Without a checkpoint there is nothing to continue, and nothing is lost by starting. Rank 0 looks, because others
     # might see what it has just created.
-    names = [LAST] if shards is not None and resume == "auto" else [LAST, CONFIG]
+    names = [LAST, BEST, METRICS] if shards is not None and resume == "auto" else [LAST, CONFIG]
     found = bool(start.first_decides(lambda: any((path / name).is_file() for name in names)))
     if found and not any((path / name).is_file() for name in names):
         raise UsageError(f"{path}, which rank 0 continues, is not there; {SHARE}")

@@ -22,6 +22,7 @@ from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_config import versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
+from pipeline.choose_engine import choose_engine
 from shards import ShardSet, UsageError
 from shards.errors import listed
 from shards.store.byte_ranges import read_regular
@@ -38,6 +39,7 @@ def check_options(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Plac
     expect_packages(chosen_loggers(runtime.logger, tensorboard=runtime.tensorboard))
     device = choose_device(runtime.device, local_rank=world.local_rank)
     placement = choose_placement(device, recipe.precision)
+    choose_engine(runtime.engine, device_type=device.type, storage="source", decode=recipe.decode)
     compiler = os.environ.get("CXX", "g++")
     if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
         raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")

@@ -9,6 +9,7 @@ from shards.audit.findings import SampleFinding
 from shards.build.assemble import assemble, tar_reader, write_manifest_last
 from shards.build.engines.executors import refuse_nested_build
 from shards.build.engines.missing_shards import Progress, build_missing
+from shards.build.engines.open_executor import check_workers
 from shards.build.engines.shard_maker import IntoFolder
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import (
@@ -85,8 +86,7 @@ def build(
     out = Path(out)
     refuse_nested_build()
     start = time.perf_counter()
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not a positive number")
+    check_workers(workers, executor)
     check_target(out)
     found = source if isinstance(source, Source) else scan(source)
     plan = make_plan(found if executor is None else with_absolute_paths(found), options)

@@ -10,7 +10,11 @@ _OPTIONS = (
         "--layout", default="auto", show_default=True, metavar="NAME", help="How SOURCE is laid out; see build."
     ),
     click.option("--image-suffix", metavar="TEXT", help="What names of images end with, in folders.  [default: found]"),
-    click.option("--mask-suffix", metavar="TEXT", help="Likewise, of masks, such as _mask.png."),
+    click.option(
+        "--mask-suffix",
+        metavar="TEXT",
+        help="Likewise, of masks, such as _mask.png; both may then be in one folder.",
+    ),
 )
 
 

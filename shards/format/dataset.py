@@ -28,7 +28,7 @@ from shards.format.layout import (
 from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
 from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers import set_files
-from shards.format.readers.remote_split import open_remote_set, remote_tars
+from shards.format.readers.remote_split import check_unused, open_remote_set, remote_tars
 from shards.format.tar import image_header, sample_key
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
@@ -250,6 +250,7 @@ class ShardSet:
         """
         store = open_store(place)
         if isinstance(store, FolderStore):
+            check_unused(store, fetch=fetch, cache=cache, cache_bytes=cache_bytes)
             manifest = load_manifest(store.folder)
             for entry in manifest.files():
                 set_files.check_size(store.folder, entry)
@@ -273,7 +274,7 @@ class ShardSet:
 
     def split(self, name: str) -> SplitReader:
         """Return the reader of one split; raise ``UsageError`` if the set has no such split."""
-        if name not in self.manifest.splits:
+        if name not in [*self.manifest.splits]:  # anything may be asked for, also a list
             existing = ", ".join(split for split in SPLITS if split in self.manifest.splits)
             raise UsageError(f"{self.address} has no split {name!r}; it has: {existing}")
         return SplitReader(store=self.store, name=name, manifest=self.manifest, files=self.files)

@@ -43,7 +43,7 @@ def scan(
         path: a folder, or a .csv file; text may be the address of one in a store.
         layout: one of :data:`LAYOUTS`.
         image_suffix: of the layout ``folders``: what the names of images end with; default: found.
-        mask_suffix: likewise, of masks.
+        mask_suffix: likewise, of masks; images and masks may then be in one folder.
 
     Raises:
         UsageError: there is no such layout, or it has no suffixes.

@@ -15,6 +15,7 @@ import torch
 from pipeline import Loader, arguments
 from pipeline.arguments import usable_cores
 from pipeline.choose_engine import choose_engine
+from shards import ShardSet
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
 
 
@@ -46,9 +47,18 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"world_size": 2}, "both rank and world_size"),
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
         ({"world_size": 100, "rank": 0}, "some would get nothing"),
+        ({"fetch": "all"}, "fetch 'all' is unknown; use auto, range, shard"),
+        ({"cache_bytes": "lots"}, "--cache-bytes 'lots': give a number of bytes"),
+        ({"cache_bytes": 7}, "--cache-bytes 7 is too small"),
         ({"on_error": "ignore"}, "use stop or replace"),
         ({"max_damaged": -1}, "max_damaged must"),
         ({"timeout": 0}, "timeout must"),
+        ({"timeout": "5"}, "timeout must"),
+        ({"timeout": None}, "timeout must"),
+        ({"drop_last": "no"}, "drop_last must be True or False, not 'no'"),
+        ({"split": ["train"]}, r"no split \['train'\]; it has: train"),
+        ({"world_size": 2, "rank": "1"}, "rank '1' of world_size 2"),
+        ({"world_size": 2.0, "rank": 0}, "rank 0 of world_size 2.0"),
         ({"seed": "x"}, "seed must"),
         ({"shuffle": "wild"}, "shuffle 'wild' is unknown; use True, False, global, block, none"),
         ({"shuffle": 1}, "shuffle 1 is unknown"),
@@ -229,3 +239,26 @@ def test_original_names(sets: dict[str, Path], tmp_path: Path) -> None:
         assert loader.name(12) == "pet no. 12"
         with pytest.raises(SampleError, match=r"train-000001\.tar: pet_13\.json .* do not match their checksum"):
             loader.name(13)
+
+
+def test_a_cache_of_a_set_in_a_folder_is_said_to_be_unused(
+    sets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not refused: the same program may be for a set in a store, and for its copy."""
+    Loader(sets["raw"], batch_size=4, device="cpu", cache=tmp_path / "cache", cache_bytes="1GB").close()
+    assert [record.message for record in caplog.records] == [
+        f"{sets['raw']} is a folder: --cache and --cache-bytes are for sets in object stores"
+    ]
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(UsageError, match=r"give fetch, cache and cache_bytes to ShardSet\.open"):
+        Loader(ShardSet.open(sets["raw"]), batch_size=4, device="cpu", cache=tmp_path / "cache")
+
+
+def test_a_batch_says_what_it_is(sets: dict[str, Path]) -> None:
+    """In one line, without the pixels; also where there are none to count."""
+    with Loader(sets["raw"], batch_size=64, mask="index", device="cpu") as loader:
+        batch = next(iter(loader))
+    height, width = loader.size
+    shapes = f"image uint8 (64, 3, {height}, {width}), mask uint8 (64, {height}, {width})"
+    assert repr(batch) == f"<Batch 0 of epoch 0: {shapes}, {loader.samples} of 64 valid, cpu>"
+    assert repr(batch.to("meta")) == f"<Batch 0 of epoch 0: {shapes}, ? of 64 valid, meta>"

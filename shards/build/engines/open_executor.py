@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from typing import Any
 
 from shards.build.engines.cluster_executor import ClusterExecutor
 from shards.errors import UsageError
@@ -13,6 +14,16 @@ def check_executor(text: str | None) -> None:
     """Raise ``UsageError`` unless a text names an engine."""
     if text is not None and text != "ray" and not re.fullmatch(r"(dask|ray):.+", text):
         raise UsageError(f"--executor {text!r} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS")
+
+
+def check_workers(workers: Any, executor: Executor | str | None) -> None:
+    """Raise ``UsageError`` unless a build can have so many processes (None: as it chooses), or has others' workers."""
+    if workers is None:
+        return
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"--workers {workers!r}: give a whole number from 1")
+    if executor is not None:
+        raise UsageError("--workers is for processes of this machine, which --executor replaces: give one of them")
 
 
 def connect(text: str) -> ClusterExecutor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shards.build.engines.executors import refuse_nested_build
 from shards.build.engines.missing_shards import Progress, build_missing
+from shards.build.engines.open_executor import check_workers
 from shards.build.options import PackOptions
 from shards.build.outcome.build_result import check_finished_set
 from shards.build.outcome.interruptions import interruptions_explained
@@ -18,7 +19,7 @@ from shards.build.tasks.into_parts import IntoParts
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 
@@ -72,8 +73,7 @@ def build_task(
     """
     refuse_nested_build()
     start = time.perf_counter()
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not a positive number")
+    check_workers(workers, executor)
     parts = Parts.of(out)
     if isinstance(out, Path):
         check_target(out)

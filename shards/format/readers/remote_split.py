@@ -1,6 +1,7 @@
 """Sets in an object store: the manifest is read there, the tables and samples through the cache."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -9,31 +10,45 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, printable
 from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.cloud.object_store import ObjectStore
-from shards.store.remote.cache_place import open_cache
+from shards.store.folder_store import FolderStore
+from shards.store.remote.cache_place import check_bound, open_cache
 from shards.store.remote.cached_tars import CachedTars
 from shards.store.remote.remote_files import FETCHES, Fetch, RemoteFiles, SampleSpan, TarSpec
 from shards.store.store_protocol import ObjectMissingError, Store
 
 Indices = npt.NDArray[np.int64]
+log = logging.getLogger("petseg")
 _ROLES = ("image", "mask", "meta")
+
+
+def check_unused(store: FolderStore, *, fetch: Any, cache: Any, cache_bytes: Any) -> None:
+    """Check what a set in a folder does not use, as for one in an object store, and say that it is not used."""
+    _check_fetch(fetch)
+    check_bound(cache_bytes)
+    if cache is not None or cache_bytes is not None:
+        log.warning("%s is a folder: --cache and --cache-bytes are for sets in object stores", printable(store.address))
 
 
 def open_remote_set(
     store: Store, *, fetch: Fetch, cache: str | Path | None, cache_bytes: int | str | None
 ) -> tuple[Manifest, RemoteFiles]:
     """Return the manifest of a set in an object store, and its files; see :meth:`shards.ShardSet.open`."""
-    if fetch not in FETCHES:
-        raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
+    _check_fetch(fetch)
     assert isinstance(store, ObjectStore)
     files, place = RemoteFiles(store, open_cache(cache, cache_bytes), fetch), store.describe(MANIFEST_NAME)
     with contextlib.suppress(FormatError, ObjectMissingError):
         return parse_manifest(store.read(MANIFEST_NAME), place), files
     return parse_manifest(read_manifest(store), place), files  # by the server's own figure of its size
+
+
+def _check_fetch(fetch: Any) -> None:
+    if fetch not in FETCHES:
+        raise UsageError(f"fetch {fetch!r} is unknown; use {', '.join(FETCHES)}")
 
 
 def remote_tars(

@@ -12,6 +12,14 @@ from shards.store.remote.content_cache import ContentCache
 _ATTEMPTS = 10  # to make a folder that others remove
 
 
+def check_bound(most: int | str | None) -> int | None:
+    """Return the bound of a cache in bytes; raise ``UsageError`` for none, or one that is too small."""
+    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
+    if most_bytes is not None and most_bytes < content_cache.LEAST_BYTES:
+        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {content_cache.LEAST_BYTES}")
+    return most_bytes
+
+
 def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCache:
     """Return the cache in a folder, which is created; None: ``petseg`` in the user's cache folder.
 
@@ -20,9 +28,7 @@ def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCach
 
     Raises ``UsageError`` for a bound that is too small, ``PetsegError`` where there is no folder for it.
     """
-    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
-    if most_bytes is not None and most_bytes < content_cache.LEAST_BYTES:
-        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {content_cache.LEAST_BYTES}")
+    most_bytes = check_bound(most)
     if folder is None:
         base = os.environ.get("XDG_CACHE_HOME")
         try:

@@ -52,6 +52,8 @@ def check(result, *parts: str) -> None:
         (["--shards", "SET", "--device", "cuda:99"], ["--device"]),
         (["--shards", "SET", "--device", "toaster"], ["--device toaster"]),
         (["--shards", "SET", "--device", "cpu", "--precision", "fp16"], ["fp16", "bf16"]),
+        (["--shards", "SET", "--engine", "dali", "--decode", "scaled"], ["decode='scaled' works with engine torch"]),
+        (["--shards", "SET", "--encoder", "resnet18", "--decoder-widths", "8"], ["names 1 level; with", "has 4"]),
         (["--shards", "SET", "--run", "FILE"], ["--run", "is a file"]),
         (["--shards", "SET", "--run", "FILE/below"], ["not a folder"]),
         (["--shards", "SET", "--run", "FULL"], ["not empty"]),
@@ -110,6 +112,7 @@ def test_a_run_is_never_overwritten(call, synthetic_set: Path, tiny_run: Path) -
 def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> None:
     result = call(train, "--resume", "--run", tiny_run, "--lr", "0.5", "--epochs", "9", "--model", "tutorial")
     check(result, "--lr is 0.01, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
+    check(call(train, "--resume", "--run", tiny_run / "last.pt"), f"is a file; give the run's folder, {tiny_run}")
 
 
 @pytest.fixture
@@ -121,9 +124,13 @@ def started_run(tiny_run: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_resuming_with_other_data(call, started_run: Path, synthetic_pets: Path, tmp_path: Path, command) -> None:
+def test_resuming_with_other_data(
+    call, tiny_run: Path, started_run: Path, synthetic_pets: Path, tmp_path: Path, command
+) -> None:
     other = tmp_path / "other"
     command("petseg-shard", "build", synthetic_pets, other, "--split", "random", "--seed", "5")
+    check(call(train, "--resume", "--run", tiny_run, "--shards", other), "other data")  # it is finished
+    assert call(train, "--resume", "--run", tiny_run, "--shards", tmp_path / "gone").code == 0
     check(call(train, "--resume", "--run", started_run, "--shards", other), "other data")
 
 

@@ -83,7 +83,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "logger": (["--logger", "wandb,mlflow", "--logger", "wandb"], ("wandb", "mlflow"), {}),
     "stop_signal": (["--stop-signal", "USR2,SIGHUP"], "USR2,SIGHUP", {}),
     "on_error": (["--on-error", "replace"], "replace", {}),
-    "max_damaged": (["--max-damaged", "3"], 3, {}),
+    "max_damaged": (["--on-error", "replace", "--max-damaged", "3"], 3, {"on_error": "replace"}),
     "fetch": (["--fetch", "range"], "range", {}),
     "cache": (["--cache", "/tmp/cached"], "/tmp/cached", {}),
     "cache_bytes": (["--cache-bytes", "1.5GB"], "1.5GB", {}),
@@ -207,6 +207,50 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     at_the_start |= {"fetch", "cache", "cache_bytes", "rank_timeout"}  # likewise
     at_the_start |= {"encoder_weights", "encoder_sha256"}  # checked above
     assert {*recipe.__struct_fields__, *runtime.__struct_fields__} - read == at_the_start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other", "message"),
+    [
+        (
+            ["--warmup", "0.15", "--schedule", "cosine"],
+            ["--schedule", "onecycle"],
+            "--warmup is for --schedule",
+        ),
+        (["--warmup", "0", "--model", "tutorial"], ["--schedule", "onecycle"], "--warmup is for --schedule"),
+        (
+            ["--fit", "cover", "--crop-scale", "1,2"],
+            None,
+            "--fit is for whole images, and",
+        ),
+        (["--patience", "3", "--validate-every", "80"], ["--epochs", "81"], "--patience needs validations before"),
+        (["--max-damaged", "10"], ["--on-error", "replace"], "--max-damaged is for --on-error replace"),
+        (["--max-damaged", "3", "--on-error", "stop"], None, "--max-damaged is for --on-error replace"),
+        (["--logger", "none", "--tensorboard"], None, "--logger none leaves --tensorboard as it is"),
+        (
+            ["--logger", "tensorboard", "--no-tensorboard"],
+            None,
+            "--no-tensorboard leaves",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_would_change_nothing_are_refused(
+    configure, call, synthetic_set: Path, tmp_path: Path, arguments: list[str], other: list[str] | None, message: str
+) -> None:
+    result = call(train, "--shards", synthetic_set, "--run", tmp_path / "run", *arguments)
+    assert (result.code, message in result.err) == (2, True), result.err
+    assert not (tmp_path / "run").exists()
+    if other is not None:
+        configure(*arguments, *other)
+
+
+def test_a_file_may_hold_options_that_change_nothing(configure, tmp_path: Path) -> None:
+    """A run's own file has all of them."""
+    lines = ["warmup = 0.3", 'schedule = "cosine"', "max-damaged = 3", 'fit = "cover"', "crop-scale = [1, 2]"]
+    (tmp_path / "all.toml").write_text("\n".join(lines))
+    recipe = configure("--config", str(tmp_path / "all.toml")).config.recipe
+    assert (recipe.warmup, recipe.fit, recipe.crop_scale) == (0.3, "cover", (1.0, 2.0))
 
 
 def test_help_states_the_defaults() -> None:

@@ -134,6 +134,7 @@ def test_runs_and_sets_keep_their_folders(
         (["--hub", "--license", "My Own"], "identifier"),
         (["--hub", "--dataset", "a b"], "OWNER/NAME"),
         (["--hub", "--onnx-output", "classes"], "FILE.onnx"),
+        (["--hub"], "out.safetensors: --hub writes a folder, and this is the name of a file"),
     ],
 )
 def test_wrong_options(call, tiny_run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

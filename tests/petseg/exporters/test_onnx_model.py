@@ -1,6 +1,7 @@
 """Exported ONNX models, run with onnxruntime."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +184,22 @@ def test_a_file_that_computes_something_else_is_not_written(
     result = call(export, tiny_run, tmp_path / "net.onnx")
     assert (result.code, "nothing was written" in result.err) == (1, True)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_what_is_done(
+    call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("petseg.exporters.onnx_model._to_onnx", lambda *_: b"")
+    monkeypatch.setattr("petseg.exporters.onnx_model._largest_difference", lambda *_: time.sleep(0.3) or 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    for name, value in (("COLUMNS", "160"), ("TERM", "xterm"), ("FORCE_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    result = call(export, tiny_run, tmp_path / "net.onnx")
+    assert result.code == 0
+    assert ("comparing onnxruntime with torch" in result.err) == terminal
+    assert terminal or not result.err
+    assert result.out.startswith(f"{tmp_path / 'net.onnx'}: 0 bytes")
 
 
 class TwoLayers(torch.nn.Module):

@@ -23,6 +23,7 @@ from petseg.inference.stored_samples import read_image, read_mask
 from petseg.runs.checkpoint import load_checkpoint
 from pipeline import Loader
 from shards import ShardSet
+from shards.errors import UsageError
 from shards.format.label_files import labels_text
 from shards.format.overlays import indexed_mask
 
@@ -149,6 +150,19 @@ def test_an_overlap_needs_windows(call, drawn: Path, tmp_path: Path) -> None:
     result = call(evaluate, drawn / "run", "--shards", drawn / "set", "--overlap", "0.5")
     assert result.code == 2
     assert "--overlap is for --window" in result.err
+    for use in (
+        lambda: petseg.predict(drawn / "run", image, tmp_path / "out", overlap=0.5),
+        lambda: petseg.evaluate(drawn / "run", drawn / "set", overlap=0.5, original_resolution=True),
+        lambda: petseg.load(drawn / "run").predict(image, overlap=0.25),
+    ):
+        with pytest.raises(UsageError, match="--overlap is for --window"):
+            use()
+    for images in (0, "8", 1.5, True):
+        with pytest.raises(UsageError, match=r"--batch-size .*: give a whole number from 1"):
+            petseg.predict(drawn / "run", image, tmp_path / "out", batch_size=images)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"--batch-size .*: give a whole number from 1"):
+            petseg.evaluate(drawn / "run", drawn / "set", batch_size=images)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
     for wrong in (["--window", "x"], ["--scales", "1,two"], ["--scales", "99"], ["--window", "4"], ["--overlap", "1"]):
         result = call(predict, drawn / "run", image, "-o", tmp_path / "out", *wrong)
         assert (result.code, result.out) == (2, "")

@@ -152,9 +152,11 @@ def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run:
         (["--compare", "RUN", "RUN", "--flip-tta"], "omit"),
         (["--compare", "RUN", "RUN", "--split", "val"], "are for --shards"),
         (["--compare", "RUN", "RUN", "--cache", "c"], "are for --shards"),
+        (["--compare", "RUN", "RUN", "--fetch", "shard"], "are for --shards"),
         (["--compare", "RUN", "RUN", "--cache-bytes", "1GB"], "are for --shards"),
         (["RUN", "RUN", "--shards", "x"], "one RUN"),
         (["RUN"], "--shards"),
+        (["RUN", "--shards", "x", "--overwrite"], "--overwrite is for --csv and --compare"),
         (["RUN", "--shards", "x", "-o", "page.html"], "--compare"),
     ],
 )

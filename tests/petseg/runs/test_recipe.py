@@ -113,6 +113,8 @@ def test_each_optimizer_has_a_default_learning_rate() -> None:
         ({"max_damaged": -1}, "--max-damaged -1: give a whole number of at least 0"),
         ({"batch_size": 8, "accumulate": 9}, "--accumulate 9: give a whole number from 1 to 8"),
         ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes -1: give a number of at least 0"),
+        ({"rank_timeout": 0}, "--rank-timeout 0: give a number above 0, to 1440"),
+        ({"rank_timeout": 1441.0}, "--rank-timeout 1441: give a number above 0, to 1440"),
         ({"tensorboard": 3}, "--tensorboard 3: expected true or false"),
         ({"widths": "8,16"}, "--widths 8,16: expected a list of whole numbers"),
         ({"colour": 1}, "no such option: colour"),
@@ -166,7 +168,13 @@ def test_differences_name_the_options() -> None:
         "--size is 128, not 96x160",
         "--fit is stretch, not cover",
         "--epochs is 80, not 7",
-        "--ema-decay is None, not 0.5",
+        "--ema-decay is auto, not 0.5",
+    ]
+    other, _ = apply_options(UNET, RUNTIME, {"widths": [8, 16], "crop_scale": (0.5, 2), "progressive": False})
+    assert differences(UNET, other) == [
+        "--widths is 24,48,96,192,256, not 8,16",
+        "--crop-scale is none, not 0.5,2",
+        "--progressive is yes, not no",
     ]
     assert differences(UNET, UNET) == []
 

@@ -24,7 +24,7 @@ from sample_runs import train_undrawn
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.report.console_reporter import Reporter
-from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from shards.errors import UsageError
 
 # Everything with a state: average, dropout, momentum, growing images, random crops, a last batch with padding.
@@ -146,6 +146,48 @@ def test_a_run_without_a_checkpoint_starts_again(synthetic_set: Path, reference:
     (run / "last.pt").unlink()
     (run / ".partial-last.pt-abc").write_text("litter")
     petseg.train(run=run, resume=True)
+    assert_same_run(run, reference)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_epochs_without_their_last_checkpoint_are_not_trained_over(reference: Path, tmp_path: Path) -> None:
+    """Removed, for its size, or damaged: the weights that are left are named, and stay as they are."""
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    best, advice = (run / "best.pt").read_bytes(), f"with --init-from {run}$"
+    shards = json.loads((run / "config.json").read_text())["running"]["shards"]
+    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
+    for given, resume in ((None, True), (shards, "auto")):
+        with pytest.raises(CheckpointError, match=f"last.pt is damaged .*{advice}"):
+            petseg.train(given, run=run, resume=resume)
+    (run / "last.pt").unlink()
+    for given, resume in ((None, True), (shards, True), (shards, "auto")):
+        with pytest.raises(CheckpointError, match=f"last.pt, from which it would continue, is gone; .*{advice}"):
+            petseg.train(given, run=run, resume=resume)
+    assert (run / "best.pt").read_bytes() == best
+    (run / "best.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"is gone; choose another --run$"):
+        petseg.train(run=run, resume=True)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_kill_between_the_checkpoints_of_the_first_epoch(
+    synthetic_set: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best.pt is there, last.pt and the metrics are not: the same command, given again, trains the run."""
+    run = tmp_path / "run"
+
+    def save(place: Path, checkpoint: Any) -> None:
+        save_checkpoint(place, checkpoint)
+        if place.name == "best.pt":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("petseg.training.loop.save_checkpoint", save)
+        with pytest.raises(KeyboardInterrupt):
+            petseg.train(synthetic_set, run=run, resume="auto", options={**OPTIONS, "checkpoint_steps": 0})
+    assert not (run / "last.pt").exists()
+    petseg.train(synthetic_set, run=run, resume="auto", options={**OPTIONS, "checkpoint_steps": 0})
     assert_same_run(run, reference)
 
 

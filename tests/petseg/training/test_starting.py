@@ -95,6 +95,34 @@ def test_options_win_over_the_file(call, synthetic_set: Path, tmp_path: Path) ->
     assert f"{tmp_path / 'a.toml'}, line 2: there is no option batchsize; did you mean batch-size?" in result.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": 5}, "options must be names with values"),
+        ({"options": [("epochs", 1)]}, "options must be names with values"),
+        ({"options": {5: 1}}, "options must be names with values"),
+        ({"make_reporter": Reporter()}, "make_reporter is called to make a reporter"),
+    ],
+)
+def test_wrong_arguments_from_python(
+    synthetic_set: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        petseg.train(synthetic_set, run=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_is_larger_than_the_set_is_said(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petseg.training.loop.TrainingLoop.run", lambda loop: None)
+    monkeypatch.setattr("petseg.training.start.draw_run", lambda *_, **__: None)
+    listening = Listening()
+    options = {**TINY, "batch_size": 1000}
+    petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: listening)
+    assert any(note.startswith("--batch-size 1000: there are ") for note in listening.notes)
+
+
 def test_starting_from_another_run(started: Path, tmp_path: Path) -> None:
     """Its weights are there at the first step, its head where the classes are as many; config.json says so."""
     out = build_labelled(tmp_path, many_labels(5))

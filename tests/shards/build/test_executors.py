@@ -16,9 +16,11 @@ from typing import Any, NoReturn
 import pytest
 from shard_sources import options, tree
 
+from petseg import build_shards
 from shards.build.build_set import BuildResult, build
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
+from shards.errors import UsageError
 
 
 def made(folder: Path, out: Path, **changes: object) -> BuildResult:
@@ -43,6 +45,26 @@ def test_a_users_processes_may_work_elsewhere(
     with ProcessPoolExecutor(2, context, initializer=os.chdir, initargs=("/",)) as executor:
         build(Path(tiny_pets.name), out, options(), executor=executor)
     assert tree(tmp_path / "out") == tree(tiny_sets["source"])
+
+
+@pytest.mark.parametrize(
+    ("workers", "executor", "message"),
+    [
+        (0, None, "--workers 0: give a whole number from 1"),
+        ("2", None, "--workers '2': give"),
+        (1.5, None, "--workers 1.5: give"),
+        (True, None, "--workers True: give"),
+        (2, "ray", "--workers is for processes of this machine, which --executor replaces"),
+    ],
+)
+def test_wrong_numbers_of_workers(
+    tiny_pets: Path, tmp_path: Path, workers: Any, executor: str | None, message: str
+) -> None:
+    calls = [{"task": None}, {"task": 0, "tasks": 2}]
+    for more in calls:
+        with pytest.raises(UsageError, match=message):
+            build_shards(tiny_pets, tmp_path / "out", workers=workers, executor=executor, **more)
+    assert not any(tmp_path.iterdir())
 
 
 class Watched(ThreadPoolExecutor):
