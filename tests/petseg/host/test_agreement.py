@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -98,7 +99,9 @@ def test_an_error_of_all_ranks_is_printed_by_one(together) -> None:
     assert all(type(other) is RefusedStartError for other in others)
 
 
-def test_nobody_waits_for_a_decision_of_a_rank_0_that_failed(together) -> None:
+def test_nobody_waits_for_a_decision_of_a_rank_0_that_failed(together, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petseg.host.agreement._SHORT", timedelta(seconds=0.2))
+
     def act(start: JointStart, rank: int) -> Any:
         if rank == 0:
             raise PetsegError("the disk is full")

@@ -10,14 +10,11 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
-import dask
 from distributed import Scheduler, Worker
 
 import shards.build.engines.shard_maker  # noqa: F401 - before the fork
 
 WORKERS = 3
-# What watches the processes takes more of the processor than what they do here.
-dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "60s"})
 
 
 def forked(serve: Callable[[], Awaitable[None]]) -> int:
