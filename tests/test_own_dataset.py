@@ -38,7 +38,9 @@ def sets(items: list[Item], command: Command, tmp_path_factory: pytest.TempPathF
     for layout, make in LAYOUTS.items():
         built[layout] = root / f"{layout}-shards"
         source = make(items, root / layout)
-        result = command("petseg-shard", "build", source, built[layout], "--labels", root / "labels.toml")
+        result = command(
+            "petseg-shard", "build", source, built[layout], "--labels", root / "labels.toml", "--workers", "1"
+        )
         assert layout in result.stdout
     return built
 

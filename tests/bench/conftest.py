@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pkgutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,15 @@ def close_here(self: Any) -> None:
     if self.popen is not None:
         self.popen.close()
         self.popen = None
+
+
+@pytest.fixture
+def forked_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subjects' processes are forks of one that has imported torch."""
+    from forked_programs import ForkedPopen
+
+    names = {"Popen": ForkedPopen, "DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
+    monkeypatch.setattr("bench.core.subject_process.subprocess", SimpleNamespace(**names))
 
 
 @pytest.fixture

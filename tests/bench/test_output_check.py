@@ -199,11 +199,15 @@ def test_the_clock_refuses_an_epoch_of_another_length() -> None:
 
 
 def test_the_clock_measures_what_was_slept() -> None:
-    repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
-    assert repeat.images == 2 * N
-    assert 0.4 <= repeat.seconds < 0.8
-    assert 50 <= repeat.batch_ms[0] < 100
-    assert repeat.cpu_seconds < 0.5 * repeat.seconds + 0.1
+    for _ in range(5):  # on a crowded machine a sleep may last too long
+        repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
+        assert repeat.images == 2 * N
+        assert repeat.seconds >= 0.4
+        assert repeat.batch_ms[0] >= 50
+        assert repeat.cpu_seconds < 0.5 * repeat.seconds + 0.1
+        if repeat.seconds < 0.8 and repeat.batch_ms[0] < 100:
+            return
+    pytest.fail(f"much more than was slept: {repeat}")
 
 
 def test_a_handicap_costs_what_it_says() -> None:

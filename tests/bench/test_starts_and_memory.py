@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import forked_programs
 import pytest
 
 from bench.core.rounds import PartSeconds
@@ -40,10 +42,11 @@ next(iter(loader)).image[-1, -1, -1, -1].item()
 """
 
 
-def run(program: str, *arguments: object) -> list[str]:
+def run(program: str, *arguments: object, start: Callable[..., Any] = subprocess.run) -> list[str]:
     """Run a program in a fresh Python; return the lines that it prints."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.split()
+    found: str = start(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    return found.split()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def sets(synthetic_set: Path) -> Iterator[dict[str, Path]]:
 def test_memory_is_flat_over_many_epochs(sets: dict[str, Path], campaign: Callable[[int, int], int]) -> None:
     """The last tenth of the epochs takes no more than the second: what the first ones allocate is no leak."""
     epochs = campaign(20, 100)
-    memory = [int(line) for line in run(EPOCHS, epochs, *sets.values())]
+    memory = [int(line) for line in run(EPOCHS, epochs, *sets.values(), start=forked_programs.run)]
     assert len(memory) == epochs * len(sets)
     assert min(memory) > 50 << 20
     tenth = epochs // 10

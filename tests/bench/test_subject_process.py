@@ -142,6 +142,7 @@ def test_a_peer_that_cannot_start_says_why() -> None:
         process.start()
 
 
+@pytest.mark.usefixtures("forked_subjects")
 def test_a_process_that_fails_hangs_or_dies_is_reported_and_started_anew() -> None:
     with closing(loader_process(PetsegPeer)) as process:
         for disturb, message in (
@@ -167,10 +168,10 @@ def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None
     process = loader_process(PetsegPeer)
     process.popen = SimpleNamespace(pid=0)
     monkeypatch.setattr(SubjectProcess, "_send", lambda *_: time.sleep(0.7))
-    for timed, expected in ((True, {2}), (False, {3, 4})):
+    for timed in (True, False):
         reads.clear()
         process.ask("turn", timed=timed)
-        assert len(reads) in expected
+        assert (len(reads) == 2) is timed
         assert process.peak_memory_bytes == 1
 
 
@@ -237,7 +238,7 @@ leave()
 
 
 def test_a_subjects_process_cleans_up_but_is_not_finalized() -> None:
-    found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=True)
+    found = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=50, check=True)
     assert found.stdout == "cleaned up\n"
 
 

@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def storages(synthetic_pets: Path, command: Any) -> dict[str, Path]:
+def storages(synthetic_pets: Path, tmp_path_factory: pytest.TempPathFactory, command: Any) -> dict[str, Path]:
     """The synthetic pets in each storage, all in the training split."""
-    return build_storages(synthetic_pets, synthetic_pets.parent, command)
+    return build_storages(synthetic_pets, tmp_path_factory.mktemp("storages"), command)
 
 
 @pytest.fixture(scope="session")

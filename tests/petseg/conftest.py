@@ -62,24 +62,26 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(synthetic_set: Path, made_once: Callable[..., Path]) -> Path:
     """A finished run of two epochs, 24 steps, with a tiny U-Net."""
     import petseg
 
-    return petseg.train(synthetic_set, run=tmp_path_factory.mktemp("runs") / "tiny", options=TINY)
+    return made_once("runs", lambda folder: petseg.train(synthetic_set, run=folder / "tiny", options=TINY)) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def many_class_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many_class_run(made_once: Callable[..., Path]) -> Path:
     """A finished run on a set of 21 classes with awkward names, letterboxed to 32 x 48; the set is beside it."""
     from labelled_sets import build_labelled, many_labels
 
     import petseg
 
-    folder = tmp_path_factory.mktemp("many")
-    out = build_labelled(folder, many_labels(21))
     options = {**TINY, "size": (32, 48), "fit": "contain", "batch_size": 4}
-    return petseg.train(out, run=folder / "run", options=options)
+
+    def make(folder: Path) -> None:
+        petseg.train(build_labelled(folder, many_labels(21)), run=folder / "run", options=options)
+
+    return made_once("many-classes", make) / "run"
 
 
 @pytest.fixture

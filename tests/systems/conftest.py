@@ -78,33 +78,30 @@ def refuse(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture(scope="session")
-def few_pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few_pets(made_once: Callable[..., Path]) -> Path:
     """Twelve synthetic images, in the official layout."""
     from shards.sources.synthetic.generate import make_pets
 
-    folder = tmp_path_factory.mktemp("few") / "pets"
-    make_pets(folder, count=12, seed=3)
-    return folder
+    return made_once("few", lambda folder: make_pets(folder / "pets", count=12, seed=3)) / "pets"
 
 
 @pytest.fixture(scope="session")
-def few_shards(few_pets: Path) -> Path:
+def few_shards(few_pets: Path, made_once: Callable[..., Path]) -> Path:
     """A set of them, with train, val and test."""
     from shards.build.build_set import build
     from shards.build.options import PackOptions
 
-    out = few_pets.parent / "shards"
-    build(few_pets, out, PackOptions(split="random", fractions=(0.5, 0.25, 0.25), samples_per_shard=4), workers=1)
-    return out
+    options = PackOptions(split="random", fractions=(0.5, 0.25, 0.25), samples_per_shard=4)
+    return made_once("few-set", lambda folder: build(few_pets, folder / "shards", options, workers=1)) / "shards"
 
 
 TINY = ("--size", 32, "--widths", "8,16", "--epochs", 1, "--batch-size", 2, "--augment", "none", "--threads", 1)
 
 
 @pytest.fixture(scope="session")
-def small_run(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(few_shards: Path, made_once: Callable[..., Path]) -> Path:
     """A finished run of one epoch, with its report."""
     import petseg
 
     options = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 2, "augment": "none", "threads": 1}
-    return petseg.train(few_shards, run=tmp_path_factory.mktemp("runs") / "run", options=options)
+    return made_once("small", lambda folder: petseg.train(few_shards, run=folder / "run", options=options)) / "run"

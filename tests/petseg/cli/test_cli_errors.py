@@ -103,16 +103,21 @@ def test_compiling_without_a_compiler(call, synthetic_set: Path, tmp_path: Path,
     assert not (tmp_path / "r").exists()
 
 
-def test_a_run_is_never_overwritten(call, synthetic_set: Path, tiny_run: Path) -> None:
-    before = (tiny_run / "last.pt").read_bytes()
-    check(call(train, "--shards", synthetic_set, "--run", tiny_run), "already contains a run", "--resume")
-    assert (tiny_run / "last.pt").read_bytes() == before
+@pytest.fixture
+def own_run(tiny_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_run, tmp_path / "tiny")
 
 
-def test_resuming_with_what_does_not_fit_says_which(call, tiny_run: Path) -> None:
-    result = call(train, "--resume", "--run", tiny_run, "--lr", "0.5", "--epochs", "9", "--model", "tutorial")
+def test_a_run_is_never_overwritten(call, synthetic_set: Path, own_run: Path) -> None:
+    before = (own_run / "last.pt").read_bytes()
+    check(call(train, "--shards", synthetic_set, "--run", own_run), "already contains a run", "--resume")
+    assert (own_run / "last.pt").read_bytes() == before
+
+
+def test_resuming_with_what_does_not_fit_says_which(call, own_run: Path) -> None:
+    result = call(train, "--resume", "--run", own_run, "--lr", "0.5", "--epochs", "9", "--model", "tutorial")
     check(result, "--lr is 0.01, not 0.5", "--epochs is 2, not 9", "--model is unet, not tutorial")
-    check(call(train, "--resume", "--run", tiny_run / "last.pt"), f"is a file; give the run's folder, {tiny_run}")
+    check(call(train, "--resume", "--run", own_run / "last.pt"), f"is a file; give the run's folder, {own_run}")
 
 
 @pytest.fixture
@@ -125,12 +130,12 @@ def started_run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def test_resuming_with_other_data(
-    call, tiny_run: Path, started_run: Path, synthetic_pets: Path, tmp_path: Path, command
+    call, own_run: Path, started_run: Path, synthetic_pets: Path, tmp_path: Path, command
 ) -> None:
     other = tmp_path / "other"
-    command("petseg-shard", "build", synthetic_pets, other, "--split", "random", "--seed", "5")
-    check(call(train, "--resume", "--run", tiny_run, "--shards", other), "other data")  # it is finished
-    assert call(train, "--resume", "--run", tiny_run, "--shards", tmp_path / "gone").code == 0
+    command("petseg-shard", "build", synthetic_pets, other, "--split", "random", "--seed", "5", "--workers", "1")
+    check(call(train, "--resume", "--run", own_run, "--shards", other), "other data")  # it is finished
+    assert call(train, "--resume", "--run", own_run, "--shards", tmp_path / "gone").code == 0
     check(call(train, "--resume", "--run", started_run, "--shards", other), "other data")
 
 
@@ -213,11 +218,11 @@ def test_help_has_no_empty_default_and_no_name_of_the_code(call, program) -> Non
 
 
 def test_a_finished_run_is_told_how_to_score_it_without_its_set(
-    call, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    call, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object, **__: object) -> None:
         raise AssertionError("the set was opened")
 
     monkeypatch.setattr("shards.format.dataset.ShardSet.open", opened)
-    result = call(train, "--resume", "--run", tiny_run)
-    assert (result.code, f"score it with: petseg-eval {tiny_run} --shards" in result.out) == (0, True)
+    result = call(train, "--resume", "--run", own_run)
+    assert (result.code, f"score it with: petseg-eval {own_run} --shards" in result.out) == (0, True)

@@ -19,6 +19,7 @@ import petseg
 from shards.format.label_files import find_labels
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("built_in_this_process")
 PAGES = ("README.md", "docs/training.md")  # the page of clusters has tests of its own
 PROGRAMS = {each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("petseg-")}
 

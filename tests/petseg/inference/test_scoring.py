@@ -91,7 +91,7 @@ def test_what_jpeg_and_raw_storage_keep_is_not_called_original(
     call, tiny_run: Path, synthetic_pets: Path, tmp_path: Path, command
 ) -> None:
     out = tmp_path / "set"
-    command("petseg-shard", "build", synthetic_pets, out, "--storage", "raw", "--size", "40x48")
+    command("petseg-shard", "build", synthetic_pets, out, "--storage", "raw", "--size", "40x48", "--workers", "1")
     result = call(evaluate, tiny_run, "--shards", out, "--original-resolution", "--json")
     document = json.loads(result.out)
     assert document["compared_at"] == "stored size"
