@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from pipeline.engine import Decode
+from pipeline.engine import Decode, DecoderOptions
 from pipeline.order.augmentation import Augmentation, Preset
 from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
@@ -177,6 +177,12 @@ def check_processes(processes: int, *, threads: int | None, engine: str) -> None
         raise UsageError(f"processes={processes} works with engine torch, not with {engine}; use threads")
     if not hasattr(os, "memfd_create"):
         raise UsageError(f"processes={processes} needs Linux; use threads")
+
+
+def check_decoder(decoder: Any) -> None:
+    """Raise ``UsageError`` for what are no options of DALI's decoder, also where another engine decodes."""
+    if not isinstance(decoder, DecoderOptions | None):
+        raise UsageError(f"decoder must be DecoderOptions, not {decoder!r}")
 
 
 def check_process(creator: int) -> None:

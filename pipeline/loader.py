@@ -155,6 +155,7 @@ class Loader(LoaderFacts):
             processes = arguments.default_processes(
                 threads=threads, engine=self.engine, storage=manifest.storage, many_small=small and many
             )
+        arguments.check_decoder(decoder)
         arguments.check_processes(processes, threads=threads, engine=self.engine)
         self.processes, self.prefetch = processes, max(prefetch, 2 * processes)
         options = EngineOptions(

@@ -269,7 +269,7 @@ def _advice_to_ranks(folder: RunFolder | None, config: RunConfig) -> Iterator[No
 
 def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, start: JointStart) -> bool:
     """Whether an existing run is continued; all ranks agree."""
-    if resume not in (True, False, "auto"):
+    if not isinstance(resume, bool) and resume != "auto":  # 1 would be neither
         raise UsageError(f"resume {resume!r}: choose from True, False, 'auto'")
     if not resume:
         return False

@@ -70,7 +70,8 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     def _check_numbers(self) -> None:
         for name in ("quality", "seed", "samples_per_shard", "shard_bytes", "max_pixels"):
             number = getattr(self, name)
-            if number is not None and (type(number) is not int or not -(2**63) <= number < 2**63):
+            missing = number is None and name in ("seed", "max_pixels")
+            if missing or (number is not None and (type(number) is not int or not -(2**63) <= number < 2**63)):
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {number!r}: give a whole number of at most 63 bits")
 
@@ -107,6 +108,8 @@ def options_from(
         raise UsageError("--val-fraction needs --split official; with --split random use --fractions")
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        if isinstance(val, bool) or not isinstance(val, int | float):
+            raise UsageError(f"--val-fraction {val!r}: give a number from 0 to 1")
         fractions = (1 - val, val, 0.0)
     if storage != "source":
         size = DEFAULT_SIZE if size is None else size

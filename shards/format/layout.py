@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from shards.errors import UsageError
+
 FORMAT: Final = "petseg-shards"
 VERSION: Final = 2
 
@@ -128,6 +130,8 @@ def extensions_of(row: Any) -> dict[str, str]:
 
 def member_span(row: Any, role: str) -> tuple[int, int]:
     """Return (offset, length) in bytes of a member (``image``, ``mask`` or ``meta``) in its tar."""
+    if role not in ROLES:
+        raise UsageError(f"a sample has {', '.join(ROLES)}, but no {role!r}")
     return int(row[f"{role}_offset"]), int(row[f"{role}_length"])
 
 

@@ -62,6 +62,9 @@ def scan(
         CsvLayout(),
         FoldersLayout(image_suffix=image_suffix, mask_suffix=mask_suffix),
     )
+    for name, suffix in (("--image-suffix", image_suffix), ("--mask-suffix", mask_suffix)):
+        if not isinstance(suffix, str | None):
+            raise UsageError(f"{name} {suffix!r}: give text, such as _mask.png")
     if layout not in LAYOUTS:
         raise UsageError(f"--layout {layout!r}: choose from {', '.join(LAYOUTS)}")
     try:

@@ -55,6 +55,7 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"timeout": 0}, "timeout must"),
         ({"timeout": "5"}, "timeout must"),
         ({"timeout": None}, "timeout must"),
+        ({"decoder": "mixed"}, "decoder must be DecoderOptions, not 'mixed'"),
         ({"drop_last": "no"}, "drop_last must be True or False, not 'no'"),
         ({"split": ["train"]}, r"no split \['train'\]; it has: train"),
         ({"world_size": 2, "rank": "1"}, "rank '1' of world_size 2"),
@@ -252,6 +253,11 @@ def test_a_cache_of_a_set_in_a_folder_is_said_to_be_unused(
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UsageError, match=r"give fetch, cache and cache_bytes to ShardSet\.open"):
         Loader(ShardSet.open(sets["raw"]), batch_size=4, device="cpu", cache=tmp_path / "cache")
+
+
+def test_a_member_that_no_sample_has(sets: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="a sample has image, mask, meta, but no 'label'"):
+        ShardSet.open(sets["raw"]).split("train").read(0, "label")
 
 
 def test_a_batch_says_what_it_is(sets: dict[str, Path]) -> None:

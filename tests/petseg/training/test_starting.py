@@ -98,6 +98,7 @@ def test_options_win_over_the_file(call, synthetic_set: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"resume": 1}, "resume 1: choose from True, False, 'auto'"),
         ({"options": 5}, "options must be names with values"),
         ({"options": [("epochs", 1)]}, "options must be names with values"),
         ({"options": {5: 1}}, "options must be names with values"),

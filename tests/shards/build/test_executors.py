@@ -67,6 +67,21 @@ def test_wrong_numbers_of_workers(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": "a"}, "--val-fraction 'a': give a number"),
+        ({"seed": None}, "--seed None: give a whole number"),
+        ({"mask_suffix": 3}, "--mask-suffix 3: give text"),
+        ({"image_suffix": [".jpg"]}, "--image-suffix .* give text"),
+    ],
+)
+def test_wrong_options_from_python(tiny_pets: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_shards(tiny_pets, tmp_path / "out", workers=1, **options)
+    assert not any(tmp_path.iterdir())
+
+
 class Watched(ThreadPoolExecutor):
     """A user's executor: is Ctrl-C held while work is submitted to it? The third shard is refused."""
 
