@@ -14,7 +14,7 @@ from petseg.cli.shared_options import HELP, NamedType, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
-from petseg.runs.recipe import LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
+from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
 from shards.console import PATH, PathArgument, PlaceArgument, TrainingCommand, print_json, say
 from shards.format.geometry import Scales, Size, size_text
 
@@ -29,6 +29,7 @@ _DEFAULTS = {
     },
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {_UNET.lr:g}, {LR_OF_ADAM:g} with adam and adamw; tutorial {_TUTORIAL.lr:g}",
+    "weight_decay": f"unet {_UNET.weight_decay:g}, {DECAY_OF_ADAMW:g} with adamw or an encoder's weights; tutorial 0",
     "encoder_lr": f"{WITH_WEIGHTS['encoder_lr']:g}; without weights that of the rest",
     "encoder_freeze_stride": f"{WITH_WEIGHTS['encoder_freeze_stride']}; without weights 0",
     "ema_decay": "unet by the run's length, tutorial 0",

@@ -15,6 +15,7 @@ WITH_WEIGHTS: Final[Mapping[str, Any]] = {
     "batch_size": 8,
     "epochs": 24,
     "augment": "train",
+    "weight_decay": 0.02,
 }
 
 

@@ -29,6 +29,7 @@ from shards.store.remote.remote_files import Fetch
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 LOGGER_NAMES: tuple[LoggerName, ...] = get_args(LoggerName)
 LR_OF_ADAM = 4e-3  # unet's default for adam and adamw
+DECAY_OF_ADAMW = 0.02  # unet's default for adamw
 DEFAULT_WINDOW = 16  # shards: 4 GB at the default size of a shard
 _LARGEST_DEFAULT = 4  # times the recipe's size; larger images would make every step very slow unasked
 NO_OPTIONS = frozenset({"classes", "encoder_sha256"})  # fields that the data, or a file, decide
@@ -202,7 +203,7 @@ def default_recipe(name: Name) -> Recipe:
         lr=8e-3,
         schedule="onecycle",
         warmup=0.15,
-        weight_decay=0.02,
+        weight_decay=1.0,
         dice_weight=1.0,
         augment="strong",
         ema_decay=None,
@@ -261,10 +262,11 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     # Some defaults belong to another option's default, and go with it.
     if "encoder" in options or "encoder_weights" in options or "pretrained" in options:
         complete_encoder_options(model, recipe.encoder_weights, options)
-    if recipe.optimizer == "muon" and options.get("optimizer") in ("adam", "adamw"):
-        options.setdefault("lr", LR_OF_ADAM)
     if options.get("optimizer") == "adam":
         options.setdefault("weight_decay", 0.0)
+    if recipe.optimizer == "muon" and options.get("optimizer") in ("adam", "adamw"):
+        options.setdefault("lr", LR_OF_ADAM)
+        options.setdefault("weight_decay", DECAY_OF_ADAMW)
 
     def take(struct: msgspec.Struct) -> dict[str, Any]:
         fields = set(struct.__struct_fields__) - NO_OPTIONS

@@ -17,7 +17,7 @@ from petseg.host.stop_signals import StopRequest
 from petseg.loggers.run_loggers import make_loggers
 from petseg.report.console_reporter import Reporter
 from petseg.runs.encoder_options import WITH_WEIGHTS
-from petseg.runs.recipe import LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
+from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
 from petseg.training import start, start_checks
@@ -37,7 +37,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "shuffle": (["--shuffle", "block"], "block", {}),
     "shuffle_window": (["--shuffle", "block", "--shuffle-window", "5"], 5, {"shuffle": "block"}),
     "accumulate": (["--accumulate", "3"], 3, {}),
-    "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM}),
+    "optimizer": (["--optimizer", "adamw"], "adamw", {"lr": LR_OF_ADAM, "weight_decay": DECAY_OF_ADAMW}),
     "lr": (["--lr", "0.5"], 0.5, {}),
     "schedule": (["--schedule", "cosine"], "cosine", {}),
     "warmup": (["--warmup", "0.3"], 0.3, {}),
