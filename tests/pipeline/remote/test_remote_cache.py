@@ -239,7 +239,7 @@ def test_the_cache_is_removed_just_before_a_file_is_made(
     fetch: Any, ending: str
 ) -> None:  # fmt: skip
     """Its folder is made, and gone again when the file is to be made in it."""
-    real, removed, lock = os.open, 0, threading.Lock()
+    real, removed, lock = os.open, 0, threading.RLock()  # rmtree opens, too
 
     def late(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         nonlocal removed
