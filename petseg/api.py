@@ -110,6 +110,7 @@ def build_shards(
     from shards.build.tasks.task_build import build_task
     from shards.sources.choose_layout import scan
 
+    _expect_names(source, out)
     options = options_from(
         storage=storage,
         size=size,
@@ -133,6 +134,12 @@ def build_shards(
     if number is None:
         return build(found, place, options, workers=workers, executor=executor, overwrite=overwrite, strict=strict)
     return build_task(found, place, options, number=number, workers=workers, executor=executor, overwrite=overwrite)
+
+
+def _expect_names(*paths: str | Path) -> None:
+    """Refuse empty text, which would be the current folder, as the commands do."""
+    if "" in paths:
+        raise UsageError("the path is empty; for the current folder, write '.'")
 
 
 def _place(out: str | Path) -> str | Path:
@@ -218,6 +225,7 @@ def predict(
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     names = [images] if isinstance(images, str | Path) else images
+    _expect_names(*names, out)
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)

@@ -41,13 +41,16 @@ class Placement:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
 
-def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+def choose_device(name: str | torch.device, *, local_rank: int = 0) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``UsageError`` if there is no such device.
 
     With several processes on a machine, ``auto`` and ``cuda`` give each the GPU of its ``local_rank``; a process that
     sees one GPU only, as those of Slurm with ``--gpus-per-task=1``, has that one. ``cuda:N`` would put all of them on
     the same GPU, where NCCL does not work.
     """
+    if not isinstance(name, str | torch.device):
+        raise UsageError(f"--device {name!r}: give auto, cpu, cuda or cuda:N")
+    name = str(name)
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = "cuda:0" if torch.cuda.device_count() == 1 else f"cuda:{local_rank}"
     elif name.startswith("cuda:") and (processes := world_from_environment().local_size) > 1:

@@ -51,6 +51,8 @@ class InferenceOptions:
         if window is not None and window != "auto":
             window = parse_size(window, name="--window", least=MIN_WINDOW, most=MAX_WINDOW)
         given = overlap is not None
+        if not isinstance(flip_tta, bool):
+            raise UsageError(f"flip_tta must be True or False, not {flip_tta!r}")
         try:
             overlap = OVERLAP if overlap is None else float(overlap)
             factors = tuple(map(float, scales))

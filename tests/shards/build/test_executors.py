@@ -79,6 +79,9 @@ def test_wrong_numbers_of_workers(
 def test_wrong_options_from_python(tiny_pets: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_shards(tiny_pets, tmp_path / "out", workers=1, **options)
+    for paths in ((tiny_pets, ""), ("", tmp_path / "out")):
+        with pytest.raises(UsageError, match="the path is empty"):
+            build_shards(*paths)
     assert not any(tmp_path.iterdir())
 
 
