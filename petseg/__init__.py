@@ -21,6 +21,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from petseg.api import Batch as Batch
     from petseg.api import Loader as Loader
+    from petseg.api import PetsegError as PetsegError
     from petseg.api import ShardSet as ShardSet
     from petseg.api import build_shards as build_shards
     from petseg.api import copy_shards as copy_shards
@@ -58,7 +59,17 @@ _refuse_hidden_packages()
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "api": ["Batch", "Loader", "ShardSet", "build_shards", "copy_shards", "export", "join_shards", "predict"],
+        "api": [
+            "Batch",
+            "Loader",
+            "PetsegError",
+            "ShardSet",
+            "build_shards",
+            "copy_shards",
+            "export",
+            "join_shards",
+            "predict",
+        ],
         "exporters.onnx_model": ["export_onnx"],
         "exporters.safetensors_weights": ["export_weights"],
         "inference.scoring": ["evaluate", "score_run"],

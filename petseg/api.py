@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "FilePredictions",
     "Loader",
+    "PetsegError",
     "ShardSet",
     "build_shards",
     "copy_shards",

@@ -7,7 +7,7 @@ from pathlib import Path
 from shards.audit.findings import SampleFinding, reason_text
 from shards.audit.palettes import PaletteTally
 from shards.build.write_shard import ShardRecord
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, counted, printable
 from shards.format.manifest import Manifest
 
 
@@ -35,6 +35,10 @@ class BuildResult:
     reason: str = ""  # why the source's layout was taken, as a clause for people
     unclaimed: dict[str, tuple[int, int]] = field(default_factory=dict)  # masks and pixels by value, of rejected masks
     palettes: PaletteTally = field(default_factory=PaletteTally)  # of packed masks; empty where nothing was packed
+
+    def __repr__(self) -> str:
+        audit, place = self.manifest.audit, printable(str(self.path))
+        return f"<BuildResult: {audit.packed} of {counted(audit.found, 'image')} in {place}>"
 
 
 def check_finished_set(existing: Manifest, digest: str, where: Path | str, *, strict: bool) -> None:

@@ -121,7 +121,9 @@ def test_images_and_masks_in_one_folder(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / folder).mkdir()
         Image.fromarray(np.full((4, 4, 3), 90, np.uint8)).save(tmp_path / folder / image)
         Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(tmp_path / folder / mask)
-        manifest = petseg.build_shards(folder, f"{folder}-shards", labels="binary", split="random", **options).manifest
+        built = petseg.build_shards(folder, f"{folder}-shards", labels="binary", split="random", **options)
+        assert repr(built) == f"<BuildResult: 1 of 1 image in {folder}-shards>"
+        manifest = built.manifest
         assert (manifest.options.layout, manifest.audit.packed) == ("folders", 1)
 
 

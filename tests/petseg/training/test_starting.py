@@ -108,8 +108,9 @@ def test_options_win_over_the_file(call, synthetic_set: Path, tmp_path: Path) ->
 def test_wrong_arguments_from_python(
     synthetic_set: Path, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(petseg.PetsegError, match=message) as raised:
         petseg.train(synthetic_set, run=tmp_path / "run", **arguments)
+    assert type(raised.value) is UsageError
     assert not (tmp_path / "run").exists()
 
 
