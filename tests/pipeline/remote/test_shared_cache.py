@@ -41,7 +41,7 @@ def test_processes_that_evict_each_others_files(
     campaign: Callable[[int, int], int]
 ) -> None:  # fmt: skip
     """All get the batches of a local set, nothing is damaged, and files that are not the cache's stay."""
-    epochs, seeds, fetches = campaign(2, 40), (1, 2), ("range", "shard")
+    epochs, seeds, fetches = campaign(2, 40), (1, 2)[: campaign(1, 2)], ("range", "shard")
     tars = sorted(path.stat().st_size for path in sets["source"].glob("train*.tar"))
     most = sum(tars) * 3 // 4
     assert tars[-1] < most
