@@ -1,7 +1,8 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
+import contextlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def predict_files(
     for number, job in enumerate(jobs, start=1):
         try:
             image = _read(job, values=values)
+            with _named(job.image):
+                predictor.check(image, options)
         except SampleError as error:
             failures += 1
             on_error(error)
@@ -125,6 +128,15 @@ def predict_files(
                 del image
             pixels = 0
     return failures
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Within the block, a ``SampleError`` begins with the image's name."""
+    try:
+        yield
+    except SampleError as error:
+        raise SampleError(f"{printable(path)}: {error}") from None
 
 
 def _read(job: FileJob, *, values: int) -> Image.Image:

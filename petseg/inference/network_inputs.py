@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.errors import UsageError
+from shards.errors import SampleError, UsageError
 from shards.format.geometry import PAD_COLOUR, Fit, Size, cover_sizes, fit_boxes, parse_size, placements, size_text
 
 OVERLAP: Final = 0.25  # of windows, where none is given
 MIN_WINDOW, MAX_WINDOW, MAX_OVERLAP = 16, 8192, 0.9
+_MOST_INPUT, _MOST_LONGER = 1 << 24, 16  # pixels, or images of the network's size, of one input in `cover`
 MIN_FACTOR, MAX_FACTOR, MAX_FACTORS = 0.1, 4.0, 16  # of --scales
 
 
@@ -115,6 +116,16 @@ def network_input(image: Image.Image, *, size: Size, fit: Fit) -> NetworkInput:
         canvas[top : top + height, left : left + width] = pixels
         pixels = canvas
     return NetworkInput(pixels, slice(top, top + height), slice(left, left + width))
+
+
+def expect_moderate(image: Image.Image, *, size: Size) -> None:
+    """Raise ``SampleError`` if an image is so long and thin that its input in ``cover`` would take gigabytes."""
+    height, width = _cover_input(image, size)
+    if height * width > max(_MOST_INPUT, _MOST_LONGER * size[0] * size[1]):
+        raise SampleError(
+            f"the image, {size_text((image.height, image.width))} pixels, would be enlarged to {height} x {width} (the "
+            "run's --fit cover); crop it, or predict it with --window"
+        )
 
 
 def scaled_input(image: Image.Image, *, scale: float) -> NetworkInput:

@@ -18,6 +18,7 @@ from petseg.inference.network_inputs import (
     WHOLE_IMAGES,
     InferenceOptions,
     NetworkInput,
+    expect_moderate,
     network_input,
     same_sizes,
     scaled_input,
@@ -140,6 +141,11 @@ class Predictor:
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
         return options.window
 
+    def check(self, image: Image.Image, options: InferenceOptions) -> None:
+        """Raise ``SampleError`` for an image that cannot be predicted whole; what is predicted is checked anyway."""
+        if self.window(options) is None and self.recipe.fit == "cover":
+            expect_moderate(image, size=scaled_size(self.size, max(options.scales)))
+
     def predict_batch(
         self,
         images: Sequence[Image.Image],
@@ -160,6 +166,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yield the same one by one: those in windows, which may be large, need not be in memory together."""
         window = self.window(options)
+        for image in images:
+            self.check(image, options)
         if window is not None:
             for image in images:
                 yield self._slide(image, window, options, batch_size=batch_size, exact=exact)

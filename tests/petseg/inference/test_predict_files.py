@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from labelled_sets import write_untrained
 from PIL import Image
 
 import petseg
@@ -14,7 +15,7 @@ from petseg.cli import evaluate, predict
 from petseg.inference import file_jobs, probabilities
 from petseg.inference.file_jobs import plan_jobs
 from petseg.inference.image_files import ImageFile, to_rgb
-from shards.errors import UsageError
+from shards.errors import SampleError, UsageError
 from shards.format.builtin_labels import PETS
 
 
@@ -156,6 +157,19 @@ def test_two_of_one_name_and_subfolders_through_the_command(call, tiny_run: Path
         assert facts["predicted"] == 3
         assert facts["renamed"] == {str(tmp_path / "in" / "cat.png"): str(out / "cat.png.png")}
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["cat.png", "cat.png.png", "sub/cat.png"]
+
+
+def test_an_image_that_cover_would_make_huge_fails_alone(call, tmp_path: Path) -> None:
+    """A row of pixels, a kilobyte as a file, would be enlarged until its side is as long as the network's."""
+    run = write_untrained(tmp_path / "run", PETS, fit="cover", size=(32, 32))
+    long, wide = tmp_path / "long.png", image_file(tmp_path / "wide.png", (200, 4))
+    Image.new("RGB", (60_000, 1)).save(long)
+    result = call(predict, run, long, wide, "-o", tmp_path / "out", "--no-overlay")
+    assert result.code == 1
+    assert f"skipped: {long}: the image, 1x60000 pixels, would be enlarged to 32 x 1920000 (the" in result.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["wide.png"]
+    with pytest.raises(SampleError, match="or predict it with --window"):
+        petseg.load(run).predict(long)
 
 
 def test_a_name_that_is_too_long_fails_alone(call, tiny_run: Path, tmp_path: Path) -> None:
