@@ -23,6 +23,7 @@ from pipeline import Loader
 from shards.errors import FormatError, PetsegError, UsageError
 from shards.format.dataset import ShardSet
 from shards.store.remote.cache_place import open_cache
+from shards.store.remote.cached_file import remove_unused
 from shards.store.remote.content_cache import ContentCache
 
 
@@ -202,13 +203,12 @@ def test_a_disk_that_is_smaller_than_the_bound(
 ) -> None:  # fmt: skip
     """What is not in use makes room there, too; now and then, all may be in use."""
     made_room: list[bool] = []
-    remove = ContentCache._remove_unused
 
-    def counted(cache: ContentCache, path: Path) -> bool:
-        made_room.append(remove(cache, path))
+    def counted(path: Path) -> bool:
+        made_room.append(remove_unused(path))
         return made_room[-1]
 
-    monkeypatch.setattr(ContentCache, "_remove_unused", counted)
+    monkeypatch.setattr("shards.store.remote.content_cache.remove_unused", counted)
     total = sum(path.stat().st_size for path in sets["source"].glob("train*"))
     options = {**OPTIONS, "batch_size": 1, "prefetch": 1, "threads": 1}
     with Loader(uploaded["source"], fetch=fetch, cache=tmp_path, cache_bytes="1GB", **options) as loader:
