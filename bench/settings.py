@@ -92,7 +92,7 @@ class _Common:
 class _OfShards(_Common):
     shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)
     split: str = option(str, "train")
-    seed: int = option(int, 0)
+    seed: int = option(click.IntRange(0, 2**63 - 1), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

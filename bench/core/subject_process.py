@@ -46,7 +46,11 @@ class SubjectProcess:
             start_new_session=True,  # its workers end with it, and Ctrl-C reaches only the benchmark
         )  # fmt: skip
         theirs.close()
-        self._send(self.server, self.arguments)
+        try:
+            self._send(self.server, self.arguments)
+        except CheckError:  # else the next command would be taken for the server's name
+            self.close()
+            raise
 
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run one command and return its answer.

@@ -183,6 +183,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--work", "FILE"), 1, "FILE"),
         (("train", "--shards", "SET", "--models", "nope"), 2, "'nope' is not known"),
         (("train", "--shards", "SET", "--precisions", "fp64"), 2, "'fp64' is not known; there are: auto, fp32"),
+        (("loader", "--shards", "SET", "--seed", "-1"), 2, "'--seed': -1"),
         (("remote", "SET", "--delay", "-1"), 2, "'--delay': -1"),
         (("remote", "SET", "--time-limit", "0"), 2, "'--time-limit': 0"),
         (("remote", "NOWHERE"), 1, "no such folder"),

@@ -256,3 +256,12 @@ def test_training_is_measured_with_the_trainers_threads(
     assert process.environment is not None
     assert process.environment.get("GOMP_SPINCOUNT") == spins
     assert loader_process(PetsegPeer).environment is None
+
+
+def test_a_server_that_cannot_be_made_says_why_every_time() -> None:
+    """Not that the next command is no module."""
+    process = SubjectProcess("fractions:Fraction", numerator="nothing")
+    with closing(process):
+        for _ in range(2):
+            with pytest.raises(CheckError, match="ValueError: Invalid literal for Fraction"):
+                process.ask("limit_denominator")
