@@ -297,5 +297,4 @@ def _shown(field: str, value: Any) -> str:
         return AUTO if takes_auto(Recipe, field) else "none"
     if isinstance(value, tuple):
         return size_text(value) if field == "size" else ",".join(f"{each:g}" for each in value)
-    text = shown_value(field, value)
-    return ("no", "yes")[text] if isinstance(text, bool) else str(text)
+    return ("no", "yes")[value] if isinstance(value, bool) else str(shown_value(field, value))
