@@ -21,7 +21,7 @@ def _records(path: Path) -> Iterator[bytes]:
             position += _BLOCK - position % _BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
-        if not kind:
+        if not kind or position + 7 + length > len(data):  # it is still being written
             return
         record += data[position + 7 : position + 7 + length]
         position += 7 + length

@@ -67,7 +67,7 @@ def decoded(reader: SplitReader, index: int, role: str) -> np.ndarray:
 
 
 def test_there_are_examples_for_each_library() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7  # one runs in tests/petseg/cli/test_documented_examples.py
 
 
 def test_webdataset(here: SplitReader) -> None:
