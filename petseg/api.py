@@ -272,11 +272,14 @@ def export(
     from petseg.exporters.onnx_network import OnnxOptions
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
+    from shards.format.readers.output_places import expect_free
 
     if not hub and (license is not None or dataset is not None):
         raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
     if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):
         raise UsageError(f"onnx_output and input_size are for an ONNX file, and {file} is none")
+    if not hub:
+        expect_free(Path(file), overwrite=overwrite, read=Path(run))
     predictor = load(run, device="cpu", precision="fp32", size=size)
     if hub:
         export_hub(predictor, file, license=license, dataset=dataset, overwrite=overwrite)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import petseg
 from shards.errors import UsageError
 from shards.format.readers.output_places import expect_outside
 
@@ -175,3 +176,12 @@ def test_what_is_read_is_not_overwritten(
     assert result.code == 2
     assert result.error.startswith(f"Error: {target} is what is read, and would be overwritten; choose another name")
     assert file.read_text() == "image,mask\n"
+
+
+def test_an_export_from_python_never_replaces_what_it_reads(small_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    shutil.copyfile(small_run / "best.pt", file)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="is what is read, and would be overwritten"):
+        petseg.export(file, file, overwrite=True)
+    assert file.read_bytes() == before
