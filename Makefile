@@ -83,7 +83,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Up to an hour each, with two idle cores, and 7.5 GB of packages each. All tests but those of GPUs; what has passed with these
+# Some ten minutes each, with two idle cores, and 7.5 GB of packages each. All tests but those of GPUs; what has passed with these
 # sources is kept, so that it goes on where it was broken off. `make check-versions-again` takes the versions of that day.
 # uv fetches a Python that is not there; a path can be given. Only wheels: DALI's older versions are on PyPI as a program
 # that fails.
