@@ -136,6 +136,7 @@ def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Pa
 def test_a_worker_that_hangs_runs_into_the_timeout(folder: Path) -> None:
     with make(folder) as loader:
         next(iter(loader))  # with more time, since the processes have to start
+        assert eventually(lambda: len(children()) == 2)  # one that still starts would do the work of both
         loader._engine._timeout = 0.5
         for one in children():
             one.suspend()
