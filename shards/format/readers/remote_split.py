@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import FormatError, UsageError, printable
-from shards.format.layout import MANIFEST_NAME, TAR_BLOCK, Rows, member_span
+from shards.format.layout import MANIFEST_NAME, ROLES, TAR_BLOCK, Rows, member_span
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.cloud.object_store import ObjectStore
@@ -23,7 +23,6 @@ from shards.store.store_protocol import ObjectMissingError, Store
 
 Indices = npt.NDArray[np.int64]
 log = logging.getLogger("petseg")
-_ROLES = ("image", "mask", "meta")
 
 
 def check_unused(store: FolderStore, *, fetch: Any, cache: Any, cache_bytes: Any) -> None:
@@ -77,7 +76,7 @@ def remote_tars(
 
 def sample_span(row: Any, *, place: int) -> SampleSpan:
     """Return where a sample is in its tar by its record: from the header of its image to the end of its last member."""
-    members = tuple((*member_span(row, role), int(row[f"{role}_crc32"])) for role in _ROLES)
+    members = tuple((*member_span(row, role), int(row[f"{role}_crc32"])) for role in ROLES)
     start = int(row["image_offset"]) - TAR_BLOCK
     stop = max(offset + length for offset, length, _ in members)
     return SampleSpan(place, min(start, *(offset for offset, _, _ in members)), stop, members)

@@ -92,7 +92,7 @@ def remove_unused(path: Path) -> bool:
     return True
 
 
-def listed(folder: Path) -> list[Path]:
+def entries_in(folder: Path) -> list[Path]:
     """Return what is in a folder; nothing if it is none, is removed meanwhile, or may not be read."""
     try:
         return list(folder.iterdir())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from shards.errors import CacheTooSmallError, FormatError, PetsegError, SampleError, printable
 from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
-from shards.store.remote.cached_file import CachedFile
+from shards.store.remote.cached_file import CachedFile, is_at
 from shards.store.remote.remote_files import Fetch, RemoteFiles, SampleSpan, TarSpec, memory_file, neighbours
 
 MOST_OPEN: Final = 256  # tars that are kept open
@@ -291,7 +291,7 @@ class CachedTars:
 def _is_current(file: CachedFile) -> bool:
     """Whether the cache still has this file under its name."""
     with contextlib.suppress(OSError):
-        return file.path.stat().st_ino == file.status.st_ino
+        return is_at(file.path, file.descriptor)
     return False
 
 

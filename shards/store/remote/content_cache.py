@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from shards.errors import CacheTooSmallError, PetsegError
 from shards.store.byte_ranges import check_shortage
-from shards.store.remote.cached_file import OWN, CachedFile, discard, is_at, listed, locked, remove_unused
+from shards.store.remote.cached_file import OWN, CachedFile, discard, entries_in, is_at, locked, remove_unused
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.ranges|\.fetch)?")
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -179,8 +179,8 @@ class ContentCache:
         return used
 
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for folder in listed(self.folder):
-            for path in listed(folder) if len(folder.name) == 2 else ():
+        for folder in entries_in(self.folder):
+            for path in entries_in(folder) if len(folder.name) == 2 else ():
                 if _NAME.fullmatch(path.name):
                     with contextlib.suppress(OSError):
                         yield path, path.lstat()

@@ -19,6 +19,7 @@ import forked_programs
 import psutil
 import pytest
 from forked_programs import ForkedPopen
+from waiting import wait_until
 
 if not hasattr(os, "memfd_create"):
     pytest.skip("workers need Linux", allow_module_level=True)
@@ -42,15 +43,6 @@ def digest(batch: Batch) -> tuple[Any, ...]:
 def children(pid: int | None = None) -> list[psutil.Process]:
     found = psutil.Process(pid).children()
     return [one for one in found if one.name() == "worker_main" or "pipeline.workers.worker_main" in one.cmdline()]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -103,7 +95,7 @@ def test_the_batches_are_those_of_threads(
 @pytest.mark.usefixtures("own_processes")
 def test_no_process_is_left_by_a_loader_that_is_closed(folder: Path) -> None:
     with make(folder) as loader:
-        assert eventually(lambda: len(children()) == 2)
+        wait_until(lambda: len(children()) == 2, seconds=SECONDS)
         next(iter(loader))
     assert children() == []
 
@@ -113,7 +105,7 @@ def test_no_process_is_left_by_a_loader_that_is_dropped(folder: Path) -> None:
     next(iter(loader))
     del loader
     gc.collect()
-    assert eventually(lambda: children() == [])
+    wait_until(lambda: children() == [], seconds=SECONDS)
 
 
 @pytest.mark.usefixtures("own_processes")
@@ -130,13 +122,13 @@ def test_a_worker_that_is_killed_is_reported_and_the_loader_can_go_on(folder: Pa
         assert time.monotonic() - start < SECONDS
         loader.set_epoch(0)
         assert [digest(batch) for batch in loader] == wanted
-        assert eventually(lambda: len(children()) == 2)
+        wait_until(lambda: len(children()) == 2, seconds=SECONDS)
 
 
 def test_a_worker_that_hangs_runs_into_the_timeout(folder: Path) -> None:
     with make(folder) as loader:
         next(iter(loader))  # with more time, since the processes have to start
-        assert eventually(lambda: len(children()) == 2)  # one that still starts would do the work of both
+        wait_until(lambda: len(children()) == 2, seconds=SECONDS)  # one that still starts would do the work of both
         loader._engine._timeout = 0.5
         for one in children():
             one.suspend()
@@ -189,7 +181,7 @@ def test_workers_end_when_the_loaders_process_is_killed(folder: Path, how: str) 
         assert len(workers) == 2
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert eventually(lambda: not any(is_alive(one) for one in workers))
+        wait_until(lambda: not any(is_alive(one) for one in workers), seconds=SECONDS)
 
 
 def test_ctrl_c_ends_within_seconds(folder: Path) -> None:
@@ -200,7 +192,7 @@ def test_ctrl_c_ends_within_seconds(folder: Path) -> None:
         assert time.monotonic() - start < SECONDS
         assert errors.count("Traceback") == 1  # of the program, not of its workers
         assert "KeyboardInterrupt" in errors
-        assert eventually(lambda: not any(is_alive(one) for one in workers))
+        wait_until(lambda: not any(is_alive(one) for one in workers), seconds=SECONDS)
 
 
 def test_a_program_that_forgets_to_close_ends_in_silence(folder: Path) -> None:
