@@ -119,6 +119,11 @@ class EngineOptions:
         return self.fit == "contain" or self.crop_scale is not None
 
     @property
+    def as_stored(self) -> bool:
+        """Whether the output's pixels are those that are stored."""
+        return self.stored_size == self.size and self.augment is None and self.crop_scale is None
+
+    @property
     def batch_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes in memory of a batch's images (B, H, W, 3) and masks (B, N, H, W) or (B, H, W), both uint8."""
         planes = (self.classes,) if self.onehot else ()

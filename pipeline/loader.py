@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from pipeline import arguments
 from pipeline.batch import Batch
 from pipeline.choose_engine import EngineName, choose_engine, make_engine
@@ -256,7 +258,8 @@ class Loader(LoaderFacts):
             self._drop_stream()
             raise
         self._delivered = samples.number + 1
-        self._replaced[samples.number] = self.slices.valid_on_rank(samples.number) - int(samples.valid.sum())
+        valid = int(np.count_nonzero(samples.valid))
+        self._replaced[samples.number] = self.slices.valid_on_rank(samples.number) - valid
         return Batch.deliver(samples, image, mask, device=self.device, epoch=self.epoch)
 
     def _go_to(self, epoch: int, batch: int) -> None:

@@ -50,8 +50,7 @@ class CpuEngine:
         )
         self.batch_bytes: int | None = self._images.bytes_each + self._masks.bytes_each
         self._scratch = Scratch()
-        whole = options.augment is None and options.crop_scale is None
-        self._as_stored = options.stored_size == options.size and whole and self._decoder.fills
+        self._as_stored = options.as_stored and self._decoder.fills
         self._threads = WorkerThreads(options.threads - self.makers + 1, name="petseg-decode")
 
     def prepare(self, work: BatchWork) -> Any:

@@ -107,7 +107,7 @@ class BatchStream:
             self._started.append(error)
 
     def _start(self, batch: PreparedBatch) -> PreparedBatch:
-        if batch.prepared is None:
+        if batch.prepared is None or not self._engine.ahead:
             return batch
         return replace(batch, prepared=self._engine.start(batch.prepared))
 

@@ -36,6 +36,9 @@ class BatchReport:
     retries: dict[str, int] = field(default_factory=dict)  # failed requests to a store, by reason
 
 
+NOTHING_TO_REPORT: Final = BatchReport()
+
+
 def slot_shapes(options: EngineOptions) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a slot's arrays, all uint8: images, masks, records."""
     return (*options.batch_shapes, (options.batch_size * WORK_DTYPE.itemsize,))
@@ -54,7 +57,7 @@ def read_work(memory: npt.NDArray[np.uint8], count: int) -> BatchWork:
 
 def reply_messages(slot: int, report: BatchReport) -> list[bytes]:
     """Return the messages of a reply: one, unless the report is long."""
-    body = b"" if report == BatchReport() else pickle.dumps(report)
+    body = b"" if report == NOTHING_TO_REPORT else pickle.dumps(report)
     room = MAX_MESSAGE - REPLY.size
     parts = [body[start : start + room] for start in range(0, len(body), room)] or [b""]
     return [REPLY.pack(slot, part is not parts[-1]) + part for part in parts]

@@ -17,7 +17,15 @@ from dataclasses import replace
 from pipeline.cpu.cpu_engine import CpuEngine
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
-from pipeline.workers.protocol import REQUEST, BatchReport, WorkerSetup, read_work, reply_messages, slot_shapes
+from pipeline.workers.protocol import (
+    NOTHING_TO_REPORT,
+    REQUEST,
+    BatchReport,
+    WorkerSetup,
+    read_work,
+    reply_messages,
+    slot_shapes,
+)
 from pipeline.workers.shared_memory import SlotMap
 from shards.errors import PetsegError
 
@@ -57,7 +65,7 @@ class BatchWorker:
         except Exception as error:  # noqa: BLE001 - reported to the loader, whatever it is
             text = f"a worker process of the loader failed: {type(error).__name__}: {error}"
             return BatchReport(error=text)
-        return BatchReport()
+        return NOTHING_TO_REPORT
 
 
 def serve(connection: socket.socket, worker: BatchWorker) -> None:
@@ -66,6 +74,15 @@ def serve(connection: socket.socket, worker: BatchWorker) -> None:
         slot, count, generation = REQUEST.unpack(request)
         for message in reply_messages(slot, worker.make(slot=slot, count=count, generation=generation)):
             connection.sendall(message)
+
+
+def never_preempt() -> None:
+    """Wait for a free core when a request wakes this process, instead of taking that of the loader, which sends it.
+
+    Where pixels are only copied, the workers are faster than the loader's process. See docs/performance.md.
+    """
+    with contextlib.suppress(OSError):  # some containers refuse it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def exit_with(parent: int) -> None:
@@ -79,7 +96,10 @@ def main() -> None:
     """Serve on the inherited descriptors."""
     # The parent's number comes from the parent, which may have ended before this process could ask for it.
     threading.Thread(target=exit_with, args=(int(sys.argv[3]),), daemon=True).start()
-    worker = BatchWorker(pickle.load(sys.stdin.buffer), int(sys.argv[2]))
+    setup: WorkerSetup = pickle.load(sys.stdin.buffer)
+    if setup.options.storage == "raw" and setup.options.as_stored:
+        never_preempt()
+    worker = BatchWorker(setup, int(sys.argv[2]))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the loader is gone, or has closed
         serve(socket.socket(fileno=int(sys.argv[1])), worker)
 

@@ -11,14 +11,13 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
 from pipeline.io.scratch import Bytes
 from pipeline.runtime.request_queue import batch_timeout_error
-from pipeline.workers.protocol import MAX_MESSAGE, REPLY, REQUEST, BatchReport
+from pipeline.workers.protocol import MAX_MESSAGE, NOTHING_TO_REPORT, REPLY, REQUEST, BatchReport
 from shards.errors import PetsegError
 
 KILL_SECONDS = 5.0  # for a process that was killed to be gone
@@ -65,19 +64,26 @@ class WorkerPool:
         if self.ended:
             raise PetsegError(ENDED)
         batch = PendingBatch(self, arrays)
-        with self._end_on_error():
+        try:
             self._socket.send(REQUEST.pack(slot, count, generation))
             self._pending[slot] = batch
+        except BaseException as error:
+            self._end_after(error)
+            raise
         return batch
 
     def wait_for(self, batch: PendingBatch, timeout: float) -> BatchReport:
         """Return what there is to say of a batch once the reply is there."""
-        self._receive_until(lambda: batch.done, timeout)
-        return cast(BatchReport, pickle.loads(b"".join(batch.parts))) if batch.parts else BatchReport()
+        deadline = time.monotonic() + timeout
+        while not batch.done:
+            self._receive(deadline, timeout)
+        return cast(BatchReport, pickle.loads(b"".join(batch.parts))) if batch.parts else NOTHING_TO_REPORT
 
     def wait_for_room(self, most: int, timeout: float) -> None:
         """Return once at most ``most`` requests are pending, including those of a stream that was dropped."""
-        self._receive_until(lambda: len(self._pending) <= most, timeout)
+        deadline = time.monotonic() + timeout
+        while len(self._pending) > most:
+            self._receive(deadline, timeout)
 
     def end(self) -> None:
         """End the processes; one that does not end within a few seconds is left behind."""
@@ -85,26 +91,18 @@ class WorkerPool:
         self._kill()
         self._pending.clear()  # nobody writes there any more
 
-    def _receive_until(self, condition: Callable[[], bool], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            with self._end_on_error():
-                if self._receive():
-                    continue
-                while not self._poll.poll(1000 * max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))):
-                    if any(worker.has_ended() for worker in self._workers):
-                        raise EOFError
-                    if time.monotonic() >= deadline:
-                        raise batch_timeout_error(timeout)
-
-    def _receive(self) -> bool:
-        """Receive a message of any pending batch, possibly one that nobody waits for any more; False: none is there."""
+    def _receive(self, deadline: float, timeout: float) -> None:
+        """Receive a message of any pending batch, possibly one that nobody waits for any more."""
         try:
-            length = self._socket.recv_into(self._message, flags=socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        if not length:
-            raise EOFError
+            if self.ended:
+                raise PetsegError(self._reason)
+            while (length := self._message_length()) is None:
+                self._wait_for_message(deadline, timeout)
+            if not length:
+                raise EOFError
+        except BaseException as error:
+            self._end_after(error)
+            raise
         slot, more = REPLY.unpack_from(self._message)
         batch = self._pending[slot]
         if length > REPLY.size:
@@ -112,16 +110,27 @@ class WorkerPool:
         if not more:
             batch.done = True
             del self._pending[slot]
-        return True
 
-    @contextlib.contextmanager
-    def _end_on_error(self) -> Iterator[None]:
-        """End the pool if anything, Ctrl-C included, interrupts a conversation: its state is then unknown."""
+    def _message_length(self) -> int | None:
+        """Return the length of the message that was received, 0 at the end of the conversation; None: none is there."""
         try:
-            if self.ended:
-                raise PetsegError(self._reason)
-            yield
-        except (EOFError, OSError):
+            return self._socket.recv_into(self._message, flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def _wait_for_message(self, deadline: float, timeout: float) -> None:
+        while not self._poll.poll(1000 * max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))):
+            if any(worker.has_ended() for worker in self._workers):
+                raise EOFError
+            if time.monotonic() >= deadline:
+                raise batch_timeout_error(timeout)
+
+    def _end_after(self, error: BaseException) -> None:
+        """End the pool: what interrupted a conversation, Ctrl-C included, leaves its state unknown.
+
+        Raises ``PetsegError`` where that was the end of a worker.
+        """
+        if isinstance(error, EOFError | OSError):
             ended = [worker for worker in self._workers if worker.has_ended(within=0.1)]
             report = ended[0].exit_report() if ended else "without a message"
             advice = "if memory ran out, use fewer processes or a smaller batch"
@@ -133,13 +142,9 @@ class WorkerPool:
             self.end()
             self._reason = f"a worker process of the loader ended ({report}); {advice}"
             raise PetsegError(self._reason) from None
-        except PetsegError as error:
-            self.end()
+        self.end()
+        if isinstance(error, PetsegError):
             self._reason = str(error)  # raised again for batches that were requested earlier and are taken later
-            raise
-        except BaseException:
-            self.end()
-            raise
 
 
 @dataclass(frozen=True)
