@@ -37,13 +37,17 @@ def fetched_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Plann
 
 
 def _read_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Planned]:
-    """Yield batches of a local set, announcing each part of them before the part before it is yielded."""
+    """Yield batches of a local set, announcing each part of them before the part before it is yielded.
+
+    The first part is what is made at once: it does not wait until the disk has read all that was announced.
+    """
     ahead = ReadAhead(plan.reader.files, len(plan.reader.split))
     part: list[Planned] = []
+    most = plan.options.prefetch + 1
     while ahead.wanted:
         following: list[Planned] = []
         try:
-            following.extend(_part(batches, most=plan.slices.batches))
+            following.extend(_part(batches, most=most))
         except Exception:  # of a damaged record: raised in its turn
             yield from [*part, *following]
             raise
@@ -51,7 +55,7 @@ def _read_ahead(plan: BatchPlan, batches: Iterator[Planned]) -> Iterator[Planned
             break
         ahead.announce([work.indices for _, work in following], [work.rows for _, work in following])
         yield from part
-        part = following
+        part, most = following, plan.slices.batches
     yield from part
     yield from batches
 
