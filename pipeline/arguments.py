@@ -9,7 +9,7 @@ from pipeline.engine import Decode, DecoderOptions
 from pipeline.order.augmentation import Augmentation, Preset
 from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, is_whole_number
 from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 from shards.format.layout import Storage
@@ -100,7 +100,7 @@ def resolve_shuffle(shuffle: Any, *, window: Any, training: bool) -> Shuffling:
         shuffle = "global" if shuffle or (shuffle is None and training) else "none"
     if shuffle not in SHUFFLES:
         raise UsageError(f"shuffle {shuffle!r} is unknown; use True, False, {', '.join(SHUFFLES)}")
-    if not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= MAX_WINDOW:
+    if not is_whole_number(window, 1, MAX_WINDOW):
         raise UsageError(f"shuffle_window must be a whole number of shards from 1 to {MAX_WINDOW}, not {window!r}")
     return Shuffling(kind=shuffle, window=window)
 
@@ -114,8 +114,7 @@ def resolve_ranks(*, rank: int | None, world_size: int | None) -> tuple[int, int
         if dist is not None and dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
         return 0, 1
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (rank, world_size))
-    if not whole or world_size < 1 or not 0 <= rank < world_size:
+    if not is_whole_number(world_size, 1) or not is_whole_number(rank, 0, world_size - 1):
         raise UsageError(
             f"rank {rank!r} of world_size {world_size!r}: world_size must be at least 1, rank 0..world_size-1"
         )
@@ -130,13 +129,13 @@ def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, proces
         ("threads", 1 if threads is None else threads, 1, 1024),
         ("processes", 0 if processes is None else processes, 0, 64),
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        if not is_whole_number(value, least, most):
             raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
 def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, drop_last: Any, timeout: Any) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_whole_number(seed):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
     if fit not in FITS:
         raise UsageError(f"fit {fit!r} is unknown; use {', '.join(FITS)}")
@@ -196,7 +195,7 @@ def check_process(creator: int) -> None:
 
 def checked_epoch(epoch: Any) -> int:
     """Return the number of an epoch; ``UsageError`` unless it is one."""
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+    if not is_whole_number(epoch, 0):
         raise UsageError(f"epoch must be a whole number of 0 or more, not {epoch!r}")
     return epoch
 

@@ -1,14 +1,14 @@
 """What can be asked of a loader, and its state: where it stands, and what that is valid for."""
 
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from pipeline.engine import IN_FLIGHT, Engine
 from pipeline.io.damage import DamagePolicy
 from pipeline.io.members import MemberReader
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, is_whole_number
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Fit, Size, size_text
 from shards.format.labels import Labels
@@ -54,7 +54,7 @@ def bound_values(plan: BatchPlan) -> dict[str, Any]:
 def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, Any]) -> tuple[int, int]:
     """Return (epoch, batch) of a saved state; ``UsageError`` names what is wrong with it or does not fit the loader."""
     version = state.get("version") if isinstance(state, Mapping) else None
-    if _is_count(version) and version < VERSION:
+    if is_whole_number(version, 0, VERSION - 1):
         raise UsageError(
             f"this loader state was saved by an earlier petseg (version {version}; this one reads {VERSION}), for a "
             "shard set of an earlier format; build the set again and start a new run"
@@ -70,13 +70,9 @@ def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, A
     if differences:
         raise UsageError("the saved loader state does not fit this loader; " + "; ".join(differences))
     epoch, batch = state.get("epoch"), state.get("batch")
-    if _is_count(epoch) and _is_count(batch) and batch <= batches:
+    if is_whole_number(epoch, 0) and is_whole_number(batch, 0, batches):
         return epoch, batch
     raise UsageError(f"the saved loader state is damaged: epoch {epoch!r}, batch {batch!r} of {batches}")
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class LoaderFacts:

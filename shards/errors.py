@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeGuard
 
 # Of torch's CPU allocator, CUDA, cuDNN and cuBLAS, and C++.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
@@ -98,6 +98,11 @@ def printable(text: object) -> str:
     """
     line = valid_text(str(text))
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def is_whole_number(value: object, least: float = float("-inf"), most: float = float("inf")) -> TypeGuard[int]:
+    """Return whether an argument is an integer within bounds; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def counted(number: int, one: str, several: str = "") -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.errors import SampleError, UsageError
+from shards.errors import SampleError, UsageError, is_whole_number
 from shards.format.geometry import PAD_COLOUR, Fit, Size, cover_sizes, fit_boxes, parse_size, placements, size_text
 
 OVERLAP: Final = 0.25  # of windows, where none is given
@@ -19,7 +19,7 @@ MIN_FACTOR, MAX_FACTOR, MAX_FACTORS = 0.1, 4.0, 16  # of --scales
 
 def check_batch_size(images: Any) -> None:
     """Raise ``UsageError`` unless this is a number of images that can be predicted together."""
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+    if not is_whole_number(images, 1):
         raise UsageError(f"--batch-size {images!r}: give a whole number from 1")
 
 

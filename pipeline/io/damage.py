@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.errors import SampleError, UsageError, printable
+from shards.errors import SampleError, UsageError, is_whole_number, printable
 
 OnError = Literal["stop", "replace"]
 
@@ -38,7 +38,7 @@ class DamagePolicy:
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "replace"):
             raise UsageError(f"on_error {self.on_error!r} is unknown; use stop or replace")
-        if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 0:
+        if not is_whole_number(self.budget, 0):
             raise UsageError(f"max_damaged must be a whole number of 0 or more, not {self.budget!r}")
 
     def may_replace(self, found: Mapping[int, str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import UsageError
+from shards.errors import UsageError, is_whole_number
 
 Size: TypeAlias = tuple[int, int]  # height, width in pixels
 Fit: TypeAlias = Literal["stretch", "cover", "contain"]
@@ -38,12 +38,12 @@ def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 40
         texts = value.lower().split("x")
         whole_numbers = all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts)
         parts = [int(text) for text in texts] if whole_numbers else ()
-    elif isinstance(value, int) and not isinstance(value, bool):
+    elif is_whole_number(value):
         parts = (value,)
     elif not isinstance(value, tuple | list):
         parts = ()
     sides = tuple(parts) * (2 if len(parts) == 1 else 1)
-    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    whole = all(map(is_whole_number, sides))
     if len(sides) != 2 or not whole or not all(least <= side <= most for side in sides):
         shown = size_text((sides[0], sides[1])) if whole and len(sides) == 2 else repr(value)[:80]
         raise UsageError(

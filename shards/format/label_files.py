@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Final
 
-from shards.errors import UsageError
+from shards.errors import UsageError, is_whole_number
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 from shards.store.byte_ranges import read_regular
@@ -157,7 +157,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _expect_int(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole_number(value):
         raise UsageError(f"{what}: {reprlib.repr(value)} is not a whole number from 0 to 255")
 
 

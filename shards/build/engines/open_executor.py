@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from shards.build.engines.cluster_executor import ClusterExecutor
-from shards.errors import UsageError
+from shards.errors import UsageError, is_whole_number
 
 
 def check_executor(text: str | None) -> None:
@@ -20,7 +20,7 @@ def check_workers(workers: Any, executor: Executor | str | None) -> None:
     """Raise ``UsageError`` unless a build can have so many processes (None: as it chooses), or has others' workers."""
     if workers is None:
         return
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if not is_whole_number(workers, 1):
         raise UsageError(f"--workers {workers!r}: give a whole number from 1")
     if executor is not None:
         raise UsageError("--workers is for processes of this machine, which --executor replaces: give one of them")
