@@ -79,8 +79,7 @@ class Window:
 class BlockOrder:
     """Shards in random order, and the samples of every ``window`` consecutive ones of them permuted together.
 
-    Only the shards of one window are needed at a time, and at the end of a window those of the next one: see
-    :meth:`window_at`.
+    Only the shards of one window are needed at a time, and at the end of a window those of the next one.
     """
 
     def __init__(self, seed: int, epoch: int, *, starts: Indices, window: int) -> None:
@@ -113,10 +112,6 @@ class BlockOrder:
             chosen = windows == number
             found[chosen] = self._window(number).indices(flat[chosen])
         return found.reshape(wanted.shape)
-
-    def window_at(self, position: int) -> Window:
-        """Return the window that a position (0..N-1) belongs to; the next one begins at ``first + samples``."""
-        return self._window(int(np.searchsorted(self._ends, position, side="right")))
 
     def _window(self, number: int) -> Window:
         for known, window in self._recent:

@@ -123,16 +123,12 @@ def test_a_block_order_has_every_sample_once_and_few_shards_at_a_time(
     indices = whole(order)
     assert np.array_equal(np.sort(indices), np.arange(sum(sizes)))
     shards = np.searchsorted(starts_of(sizes), indices, side="right") - 1
-    position, seen = 0, []
+    position = 0
     while position < len(order):
-        found = order.window_at(position)
-        assert found.first == position
-        assert len(found.shards) == min(window, len(sizes) - len(seen))
-        assert set(shards[position : position + found.samples].tolist()) == set(found.shards.tolist())
-        assert found.samples == sum(sizes[shard] for shard in found.shards.tolist())
-        seen += found.shards.tolist()
-        position += found.samples
-    assert sorted(seen) == list(range(len(sizes)))
+        found = list(dict.fromkeys(shards[position:].tolist()))[:window]
+        samples = sum(sizes[shard] for shard in found)
+        assert set(shards[position : position + samples].tolist()) == set(found)  # all of them, before any other
+        position += samples
 
 
 @given(sizes=shard_sizes, window=st.integers(1, 40), positions=st.lists(st.integers(0, 2**30), max_size=50))
@@ -152,8 +148,8 @@ def test_epochs_and_seeds_have_block_orders_of_their_own(monkeypatch: pytest.Mon
     orders = [whole(block(sizes, 3, seed, epoch)) for seed in range(4) for epoch in range(4)]
     assert len({tuple(order.tolist()) for order in orders}) == 16
     assert len({tuple(order[:60].tolist()) for order in orders}) == 16
-    firsts = {tuple(block(sizes, 3, 0, epoch).window_at(0).shards.tolist()) for epoch in range(50)}
-    assert len(firsts) > 45  # windows are of other shards in each epoch
+    firsts = {tuple(np.unique(whole(block(sizes, 3, 0, epoch))[:60] // 20).tolist()) for epoch in range(50)}
+    assert len(firsts) > 35  # windows are of other shards in each epoch: 45 of the 220 triples are expected
     again = whole(block(sizes, 3, 2, 1))
     assert np.array_equal(again, orders[9])
 
