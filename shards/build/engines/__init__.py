@@ -3,7 +3,7 @@
 Each is an executor of :mod:`concurrent.futures`; the engines' own schedulers give a lost worker's shard to another.
 """
 
-from shards.build.engines.cluster_executor import ClusterError, ClusterExecutor
+from shards.build.engines.cluster_executor import ClusterExecutor
 from shards.build.engines.open_executor import open_executor
 
-__all__ = ["ClusterError", "ClusterExecutor", "open_executor"]
+__all__ = ["ClusterExecutor", "open_executor"]

@@ -6,13 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Final
 
-from shards.errors import PetsegError
-
 ATTEMPTS: Final = 4  # workers that may be lost with one shard, before it is the shard that is to blame
-
-
-class ClusterError(PetsegError):
-    """A cluster cannot be reached, has lost too many workers, or its workers cannot do the work."""
 
 
 class ClusterExecutor(Executor):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Self
 
-from shards.build.engines.cluster_executor import ClusterError, ClusterExecutor
+from shards.build.engines.cluster_executor import ClusterExecutor
+from shards.errors import PetsegError
 
 _PATIENCE = "10s"  # for a scheduler that is not there
 _FRESH = 2.0  # seconds for which the number of threads is taken as known
@@ -29,17 +30,17 @@ class DaskExecutor(ClusterExecutor):
     def connect(cls, address: str) -> Self:
         """Connect to the scheduler at an address, or in the scheduler file (``.json``) that it has written.
 
-        Raises ``ClusterError`` if ``distributed`` is not installed, or no scheduler answers.
+        Raises ``PetsegError`` if ``distributed`` is not installed, or no scheduler answers.
         """
         try:
             from distributed import Client
         except ImportError:
-            raise ClusterError("--executor dask needs the package distributed: pip install 'petseg[dask]'") from None
+            raise PetsegError("--executor dask needs the package distributed: pip install 'petseg[dask]'") from None
         where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         try:
             client = Client(**where, timeout=_PATIENCE, set_as_default=False, name="petseg-shard build")
         except (OSError, ValueError) as error:  # TimeoutError is an OSError; ValueError: no such form of address
-            raise ClusterError(
+            raise PetsegError(
                 f"no Dask scheduler answers at {address}: {str(error) or 'no answer'}; start one with: dask scheduler"
             ) from None
         return cls(client)
@@ -61,15 +62,15 @@ class DaskExecutor(ClusterExecutor):
         from distributed.scheduler import KilledWorker
 
         if isinstance(error, KilledWorker):
-            return ClusterError(
+            return PetsegError(
                 f"{error.allowed_failures + 1} Dask workers were lost while they built the same shard, the last one on "
                 f"{error.last_worker.address}, perhaps for lack of memory; run the same command again, with fewer "
                 "threads per worker or more memory"
             )
         if isinstance(error, CancelledError | CommClosedError):
-            return ClusterError("the Dask scheduler has gone away; start it and run the same command again")
+            return PetsegError("the Dask scheduler has gone away; start it and run the same command again")
         if isinstance(error, ModuleNotFoundError):
-            return ClusterError(f"a Dask worker lacks the module {error.name}: install petseg there, the same version")
+            return PetsegError(f"a Dask worker lacks the module {error.name}: install petseg there, the same version")
         return error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -29,7 +29,7 @@ def check_workers(workers: Any, executor: Executor | str | None) -> None:
 def connect(text: str) -> ClusterExecutor:
     """Connect to the cluster that ``dask:ADDRESS``, ``ray`` or ``ray:ADDRESS`` names.
 
-    Raises ``UsageError`` for another form, and ``ClusterError`` if the extra is missing or nothing answers.
+    Raises ``UsageError`` for another form, and ``PetsegError`` if the extra is missing or nothing answers.
     """
     check_executor(text)
     engine, _, address = text.partition(":")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
-from shards.build.engines.cluster_executor import ATTEMPTS, ClusterError, ClusterExecutor
-from shards.errors import first_line
+from shards.build.engines.cluster_executor import ATTEMPTS, ClusterExecutor
+from shards.errors import PetsegError, first_line
 
 
 class RayExecutor(ClusterExecutor):
@@ -28,12 +28,12 @@ class RayExecutor(ClusterExecutor):
         """Connect to a cluster; "": that of RAY_ADDRESS, or of this machine, or one that is started for this build.
 
         A connection that the process has already is used, and left as it is.
-        Raises ``ClusterError`` if Ray is not installed, or no cluster answers.
+        Raises ``PetsegError`` if Ray is not installed, or no cluster answers.
         """
         try:
             import ray
         except ImportError:
-            raise ClusterError("--executor ray needs the package ray: pip install 'petseg[ray]'") from None
+            raise PetsegError("--executor ray needs the package ray: pip install 'petseg[ray]'") from None
         if ray.is_initialized():
             return cls(ray, started=False)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
@@ -41,7 +41,7 @@ class RayExecutor(ClusterExecutor):
             ray.init(address or None, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             where = f"at {address}" if address else "here"
-            raise ClusterError(
+            raise PetsegError(
                 f"no Ray cluster answers {where}: {first_line(error)}; start one with: ray start --head"
             ) from None
         return cls(ray, started=True)
@@ -76,12 +76,12 @@ class RayExecutor(ClusterExecutor):
         if isinstance(error, exceptions.RayTaskError) and isinstance(error.cause, Exception):
             return error.cause
         if isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError | exceptions.NodeDiedError):
-            return ClusterError(
+            return PetsegError(
                 f"{ATTEMPTS + 1} Ray workers were lost while they built the same shard, perhaps for lack of memory; "
                 "run the same command again, with fewer CPUs per node or more memory"
             )
         if isinstance(error, exceptions.RayError | ConnectionError):
-            return ClusterError(f"the Ray cluster has gone away ({type(error).__name__}); run the same command again")
+            return PetsegError(f"the Ray cluster has gone away ({type(error).__name__}); run the same command again")
         return error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

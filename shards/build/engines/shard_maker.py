@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from shards.build.engines.cluster_executor import ClusterError
 from shards.build.outcome.library_versions import library_versions, which_differ
 from shards.build.plan import ShardTask
 from shards.build.write_shard import ShardRecord, build_shard
-from shards.errors import SourceError
+from shards.errors import PetsegError, SourceError
 
 
 def never() -> None:
@@ -47,7 +46,7 @@ class IntoFolder:
 class OnWorker:
     """Has a shard built by a cluster's worker, if it has the libraries that the bytes depend on in the same versions.
 
-    Raises ``ClusterError`` where it has not, or where it does not see the folders; the message names the machine.
+    Raises ``PetsegError`` where it has not, or where it does not see the folders; the message names the machine.
     """
 
     make: ShardMaker
@@ -59,13 +58,13 @@ class OnWorker:
         """See :class:`ShardMaker`."""
         here = socket.gethostname()
         if other := which_differ(library_versions(), self.versions):
-            raise ClusterError(
+            raise PetsegError(
                 f"the worker on {here} has {other}; the same bytes need the same versions: install them there"
             )
         try:
             return self.make(task, pause=pause, threads=threads)
         except FileNotFoundError as error:
-            raise ClusterError(
+            raise PetsegError(
                 f"the worker on {here} does not see {error.filename}; give a source and an OUT that every worker sees "
                 "under the same path, or addresses of an object store"
             ) from None

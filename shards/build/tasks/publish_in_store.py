@@ -30,10 +30,6 @@ from shards.store.store_protocol import (
 Progress = Callable[[int, int], None]
 
 
-class PublishedError(PetsegError):
-    """Another set was published at the same address meanwhile."""
-
-
 def publish_in_store(
     parts: Parts,
     claimed: ClaimedPlan,
@@ -48,7 +44,7 @@ def publish_in_store(
     Whatever is interrupted can be repeated: each name gets the same bytes again. With ``replace``, another set's
     manifest is withdrawn first; until the new one is written there is no set at the address.
 
-    Raises ``PublishedError`` if another set was published meanwhile, and what :func:`check_outcome` raises, before
+    Raises ``PetsegError`` if another set was published meanwhile, and what :func:`check_outcome` raises, before
     anything is changed.
     """
     store, digest = parts.target, claimed.outline.digest
@@ -119,13 +115,13 @@ def manifest_at(store: Store) -> tuple[ObjectStatus, bytes] | None:
 def put_manifest(store: Store, data: bytes, note: ObjectStatus | None = None) -> None:
     """Write the manifest of a set whose other files are there, in the place of a note; it may be there already.
 
-    Raises ``PublishedError`` if there is another one, or another note.
+    Raises ``PetsegError`` if there is another one, or another note.
     """
     try:
         store.put(MANIFEST_NAME, data, if_absent=note is None, if_match=note)
     except (ObjectExistsError, ObjectChangedError):
         if store.read(MANIFEST_NAME) != data:
-            raise PublishedError(
+            raise PetsegError(
                 f"another set was published at {store.address} meanwhile; run the same command with --overwrite to "
                 "replace it, or choose another address"
             ) from None

@@ -56,7 +56,7 @@ def copy_set(
     Raises:
         FormatError: there is no set at the source, or it is damaged.
         UsageError: the target holds another set, or something else.
-        PublishedError: another set was published at the target meanwhile.
+        PetsegError: another set was published at the target meanwhile.
         BusyError: another process is at work on the same folder.
         StoreError, OSError: the source cannot be read, or the target cannot be written.
     """

@@ -17,13 +17,13 @@ from shard_sources import options, tree
 from waiting import wait_until
 
 from shards.build.build_set import build
-from shards.build.engines.cluster_executor import ClusterError, ClusterExecutor
+from shards.build.engines.cluster_executor import ClusterExecutor
 from shards.build.engines.executors import build_in_order
 from shards.build.engines.open_executor import open_executor
 from shards.build.engines.shard_maker import IntoFolder, OnWorker
 from shards.build.outcome.library_versions import library_versions
 from shards.build.plan import make_plan
-from shards.errors import UsageError
+from shards.errors import PetsegError, UsageError
 from shards.sources import scan
 
 HERE = Path(__file__).parent
@@ -112,7 +112,7 @@ def test_an_interrupt_takes_back_what_waits(dask_address: str, tiny_pets: Path, 
 
 def test_a_folder_that_workers_do_not_see(dask_address: str, tiny_pets: Path, tmp_path: Path) -> None:
     tasks = dict(enumerate(make_plan(scan(tiny_pets), options()).tasks[:1]))
-    with open_executor(dask_address) as connected, pytest.raises(ClusterError, match="does not see") as caught:
+    with open_executor(dask_address) as connected, pytest.raises(PetsegError, match="does not see") as caught:
         list(build_in_order(tasks, IntoFolder(str(tmp_path / "elsewhere")), workers=None, executor=connected))
     assert "under the same path" in str(caught.value)
 
@@ -139,7 +139,7 @@ class Recording(ClusterExecutor):
         return 2
 
     def cause(self, error: Exception) -> Exception:
-        return ClusterError("explained") if isinstance(error, ZeroDivisionError) else error
+        return PetsegError("explained") if isinstance(error, ZeroDivisionError) else error
 
 
 def test_only_so_many_shards_are_submitted(tiny_pets: Path, tmp_path: Path) -> None:
@@ -160,18 +160,18 @@ def test_what_cannot_be_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.build.engines.dask_cluster._PATIENCE", "300ms")
     for address in ("tcp://127.0.0.1:9", "nothing"):
         with (
-            pytest.raises(ClusterError, match=f"no Dask scheduler answers at {address}"),
+            pytest.raises(PetsegError, match=f"no Dask scheduler answers at {address}"),
             open_executor(f"dask:{address}"),
         ):
             pass
     for name, engine in (("distributed", "dask"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ClusterError, match=rf"pip install 'petseg\[{engine}\]'"), open_executor(f"{engine}:x"):
+        with pytest.raises(PetsegError, match=rf"pip install 'petseg\[{engine}\]'"), open_executor(f"{engine}:x"):
             pass
 
 
 def test_a_worker_with_other_libraries_is_refused(tiny_pets: Path, tmp_path: Path) -> None:
     task = make_plan(scan(tiny_pets), options()).tasks[0]
     make = OnWorker(IntoFolder(str(tmp_path)), {**library_versions(), "numpy": "0.1"})
-    with pytest.raises(ClusterError, match=r"numpy .* instead of 0\.1"):
+    with pytest.raises(PetsegError, match=r"numpy .* instead of 0\.1"):
         make(task)

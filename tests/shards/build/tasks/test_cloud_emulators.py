@@ -32,7 +32,7 @@ from pipeline import Loader
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 from shards.build.tasks import TaskNumber, build_task, copy_set, join
-from shards.build.tasks.publish_in_store import PublishedError, put_manifest
+from shards.build.tasks.publish_in_store import put_manifest
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
 from shards.store.open_store import open_store
@@ -156,7 +156,7 @@ def test_one_of_many_publishers_wins(place: str, tmp_path: Path, gappy: Path, ch
     """Of different sets, by manifests alone and as copies; those whose set is the winner's succeed, too."""
     address = f"{place}/set"
     errors = at_once(*(lambda n=n: put_manifest(open_store(address), b"%d" % (n % 2)) for n in range(8)))
-    assert [type(error) for error in errors] == [PublishedError] * 4
+    assert [type(error) for error in errors] == [PetsegError] * 4
     for seed in (1, 2):
         build(gappy, tmp_path / f"{seed}", msgspec.structs.replace(chosen, seed=seed), workers=1)
     copies = [lambda seed=seed: copy_set(tmp_path / f"{seed}", f"{place}/copy") for seed in (1, 2, 1, 2)]

@@ -14,9 +14,9 @@ from store_servers import BUCKET, FaultPlan, FaultProxy
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 from shards.build.tasks import TaskNumber, build_task, copy_set, join
-from shards.build.tasks.publish_in_store import PublishedError, put_manifest
+from shards.build.tasks.publish_in_store import put_manifest
 from shards.cli import main
-from shards.errors import FormatError, SourceError, UsageError
+from shards.errors import FormatError, PetsegError, SourceError, UsageError
 from shards.format.dataset import ShardSet
 from shards.sources import scan
 from shards.store.open_store import open_store
@@ -79,7 +79,7 @@ def test_of_two_publishers_one_wins(place: str) -> None:
         try:
             put_manifest(open_store(store.address), data)
             outcomes.append("published")
-        except PublishedError as error:
+        except PetsegError as error:
             outcomes.append(str(error))
 
     threads = [threading.Thread(target=publish, args=(b"%d" % (number % 2),)) for number in range(8)]
