@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -200,12 +199,15 @@ def constant_padding() -> Iterator[None]:
         high, wide = (max(0, (k - 1) * d + 1 - s) for k, s, d in zip(kernel, stride, dilation, strict=True))
         return F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2), value=value)
 
-    modules = [module for name, module in sys.modules.items() if name.startswith("timm.layers.")]
-    with contextlib.ExitStack() as patches:
-        for module in modules:
-            if hasattr(module, "pad_same"):
-                patches.enter_context(mock.patch.object(module, "pad_same", pad))
+    layers: list[Any] = [module for name, module in sys.modules.items() if name.startswith("timm.layers.")]
+    originals = [(module, module.pad_same) for module in layers if hasattr(module, "pad_same")]
+    for module, _ in originals:
+        module.pad_same = pad
+    try:
         yield
+    finally:
+        for module, original in originals:
+            module.pad_same = original
 
 
 def silence_timm() -> None:
