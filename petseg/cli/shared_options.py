@@ -52,17 +52,21 @@ class WindowOption(SizeOption):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
-class FactorsOption(NamedType):
-    """Numbers separated by commas; which are possible is checked where they are used."""
+class NumbersOption(NamedType):
+    """Numbers of a type separated by commas, ``count`` of them; which are possible is checked where they are used."""
 
-    name = "F,F,..."
+    def __init__(self, name: str, kind: type[int] | type[float], what: str, *, count: int | None = None) -> None:
+        self.name, self._kind, self._what, self._count = name, kind, what, count
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Return the numbers; fail if one is none."""
+        """Return the numbers; fail if one is none, or if there are not as many."""
         try:
-            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(","))
+            numbers = value if isinstance(value, tuple) else tuple(map(self._kind, value.split(",")))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 0.75,1,1.25", param, ctx)
+            numbers = ()
+        if not numbers or len(numbers) != (self._count or len(numbers)):
+            self.fail(f"{value!r} is not {self._what}", param, ctx)
+        return numbers
 
 
 WINDOW = click.option(
@@ -72,7 +76,8 @@ WINDOW = click.option(
     "none, auto for a run with --crop-scale]",
 )
 OVERLAP = click.option("--overlap", type=float, help="Share of windows' sides that they overlap by.  [default: 0.25]")
+FACTORS = NumbersOption("F,F,...", float, "a list of numbers such as 0.75,1,1.25")
 SCALES = click.option(
-    "--scales", type=FactorsOption(), default=(1.0,), show_default="1", help="Average over these scales: 0.75,1,1.25."
+    "--scales", type=FACTORS, default=(1.0,), show_default="1", help="Average over these scales: 0.75,1,1.25."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

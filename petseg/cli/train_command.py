@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
-from petseg.cli.shared_options import HELP, NamedType, SizeOption
+from petseg.cli.shared_options import HELP, NamedType, NumbersOption, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
 from petseg.runs.encoder_options import WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
@@ -46,17 +46,8 @@ _DEFAULTS = {
 }
 
 
-class Widths(NamedType):
-    """Whole numbers separated by commas."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the numbers; fail if one is none."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 24,48,96,192,256", param, ctx)
+WIDTHS = NumbersOption("N,N,...", int, "a list of whole numbers such as 24,48,96,192,256")
+SCALE_RANGE = NumbersOption("MIN,MAX", float, "MIN,MAX, two numbers such as 0.5,2", count=2)
 
 
 class NameList(NamedType):
@@ -90,20 +81,6 @@ class NumberOrAuto(NamedType):
         return value if value == AUTO else self._number.convert(value, param, ctx)
 
 
-class ScaleRange(NamedType):
-    """Two numbers separated by a comma."""
-
-    name = "MIN,MAX"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
-        """Return the numbers; fail if they are not two."""
-        try:
-            least, most = (float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not MIN,MAX, two numbers such as 0.5,2", param, ctx)
-        return least, most
-
-
 # Every option is None unless given: then the model's default holds, or the resumed run's value.
 def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip: str) -> list[click.Option]:
     """Return an option for each field of a struct except ``skip``; ``defaults`` are unet's and tutorial's."""
@@ -119,7 +96,7 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
             names = NameList([*get_args(get_args(kind)[0]), "none"])
             options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
             continue
-        special = {Size: SizeOption(), Scales: ScaleRange()}
+        special = {Size: SizeOption(), Scales: SCALE_RANGE}
         type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
         type_ = PATH if name in ("init_from", "cache") else NumberOrAuto(kind) if takes_auto(struct, name) else type_
         options.append(click.Option([option, name], type=type_, default=None, help=text))
@@ -156,7 +133,7 @@ _RUN_OPTIONS = [
 _STEM = "Resolution of unet's finest level.  [default: half]"
 _SKIPS = click.Choice(["concat", "sum", "add"])
 _MODEL_OPTIONS = [
-    click.Option(["--widths"], type=Widths(), help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
+    click.Option(["--widths"], type=WIDTHS, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
     click.Option(["--stem"], type=click.Choice(get_args(Stem)), help=_STEM),
     click.Option(["--blocks"], type=int, help="Residual blocks per level of unet.  [default: 1]"),
     click.Option(["--norm"], type=click.Choice(get_args(Norm)), help="Normalisation in unet.  [default: batch]"),
@@ -167,7 +144,7 @@ _MODEL_OPTIONS = [
     click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
     click.Option(
         ["--decoder-widths"],
-        type=Widths(),
+        type=WIDTHS,
         help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
 ]
