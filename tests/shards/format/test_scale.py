@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from scale_benchmark import READ_TABLES, probe
+from scale_set import write_scale_set
 
-from bench.scale.scale_benchmark import READ_TABLES, probe
-from bench.scale.scale_set import write_scale_set
 from pipeline import Loader
 from shards.format.dataset import ShardSet
 from shards.format.manifest import FileEntry, Manifest, SplitEntry

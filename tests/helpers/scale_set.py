@@ -1,4 +1,4 @@
-"""A set of any number of tiny samples, written fast: what :mod:`bench.scale.scale_benchmark` measures.
+"""A set of any number of tiny samples, written fast: what scale_benchmark.py measures.
 
 The bytes are those that a build would write (``verify`` accepts the set, and a test runs it), but samples are made by
 the thousand from their numbers: 3 KiB each, of 8 x 8 pixels, in ``raw`` storage.

@@ -1,6 +1,6 @@
 """Sets of millions of tiny samples: how long they take to open and to order, and how much memory.
 
-``python -m bench.scale.scale_benchmark FOLDER --samples 10000000`` writes a set (3 KiB a sample) into FOLDER, reads
+``python tests/helpers/scale_benchmark.py FOLDER --samples 10000000`` writes a set (3 KiB a sample) into FOLDER, reads
 a first batch of it in new processes, and removes it. With ``--tables-only`` it has tables, but of its tars only the
 first and the last (the records of all other samples are zero): for what no disk holds.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 import numpy as np
+from scale_set import write_scale_set
 
-from bench.scale.scale_set import write_scale_set
 from pipeline.order.epoch_order import keyed_permutation
 from pipeline.order.feistel import FeistelPermutation
 from pipeline.order.permutation import permutation_of_key
