@@ -164,7 +164,7 @@ bench-compare: $(VENV)/.installed-dev
 
 # On a machine without a GPU it says what it would do. `make gpu-figures` then writes the results into the documents.
 gpu-proof: $(VENV)/.installed-dev
-	@$(BIN)/python -m bench.gpu.gpu_proof --out gpu-proof
+	@$(BIN)/python tests/gpu/gpu_proof.py --out gpu-proof
 
 gpu-figures:
 	$(BIN)/petseg-bench figures gpu-proof/gpu-loader.json gpu-proof/gpu-train.json --into docs/gpu.md --into README.md

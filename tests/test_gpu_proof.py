@@ -12,13 +12,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.gpu import gpu_scaling
-from bench.gpu.gpu_proof import MINUTES, ProofPart, plan_parts, run_parts
-from bench.gpu.gpu_scaling import LOADS, plan_loaders
 from petseg.cli import train
 from shards.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "gpu"))  # pytest's importlib mode does not
+
+import gpu_scaling  # noqa: E402 - found there
+from gpu_proof import MINUTES, ProofPart, plan_parts, run_parts  # noqa: E402
+from gpu_scaling import LOADS, plan_loaders  # noqa: E402
 
 
 def part(name: str, *programs: str, seconds: float = 20) -> ProofPart:
@@ -83,7 +85,7 @@ def test_scaling_on_a_gpu_adds_copies_and_decoder_options() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "bench.gpu.gpu_proof", "--out", tmp_path / "proof"],
+        [sys.executable, "tests/gpu/gpu_proof.py", "--out", tmp_path / "proof"],
         capture_output=True,
         text=True,
         check=False,

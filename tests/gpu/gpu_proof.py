@@ -18,7 +18,6 @@ import msgspec
 
 from bench.core.machine import ROOT, RunClock, gpu_names, why_no_gpu
 from bench.results.records import Environment
-from bench.results.templates import render
 from shards.console import PATH, FriendlyCommand
 from shards.cores import usable_cores
 from shards.errors import PetsegError
@@ -85,8 +84,20 @@ def run_parts(
         report(f"{part.name}: {result.outcome}, {result.seconds:.0f} s")
         proof = Proof(clock.finish(), (*proof.parts, result))
         write_atomically(folder / "proof.json", msgspec.json.format(msgspec.json.encode(proof)).decode() + "\n")
-        write_atomically(folder / "proof.md", render("gpu_proof.md.jinja", proof=proof) + "\n")
+        write_atomically(folder / "proof.md", proof_text(proof))
     return proof
+
+
+def proof_text(proof: Proof) -> str:
+    """Return proof.md: where it was run, and what became of each part."""
+    of = proof.environment
+    versions = ", ".join(f"{name} {version}" for name, version in of.versions.items())
+    rows = (f"| {x.name} | {x.proves} | {x.outcome} | {x.seconds:.0f} |\n" for x in proof.parts)
+    return (
+        f"{'; '.join(of.gpu) or 'no GPU'} (name, driver, memory); {of.cpu}, {of.cores} cores; {of.system}.\n"
+        f"{of.started}, commit {of.commit}; {versions}.\n\n"
+        f"| part | what it proves | result | seconds |\n|---|---|---|---:|\n{''.join(rows)}"
+    )
 
 
 def _run_part(part: ProofPart, folder: Path, *, seconds: float) -> ProofResult:
