@@ -12,7 +12,7 @@ with quiet_interrupt():
     import click
 
     from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
-    from shards.console import PATH, FriendlyGroup, print_json, say
+    from shards.console import PATH, FriendlyGroup, current_work, print_json, say
 
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -28,15 +28,13 @@ def add_benchmark(name: str, settings: type[Any]) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
     def run(*, json_file: Path | None, plot: Path | None, overwrite: bool, **options: Any) -> None:
-        from rich.console import Console
-
         from bench.core.rounds import PartSeconds
         from bench.results.outputs import Outputs
 
         outputs, wanted = Outputs(json_file, plot, overwrite), settings(**options)
         benchmark = getattr(importlib.import_module(f"bench.{name}_benchmark"), f"run_{name}_benchmark")
-        with Console(stderr=True).status("starting") as status:  # shows nothing where that is no terminal
-            results = benchmark(wanted, parts=PartSeconds(status.update))
+        with current_work("starting") as show:
+            results = benchmark(wanted, parts=PartSeconds(show))
         outputs.finish(results)
 
     main.command(name, help=settings.__doc__)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))

@@ -14,7 +14,7 @@ Importing this package is cheap: torch is imported when one of its names is firs
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader
 
@@ -56,7 +56,7 @@ def _refuse_hidden_packages() -> None:
 
 _refuse_hidden_packages()
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_lazy_attribute, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "api": [
@@ -80,3 +80,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training.start": ["train"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from shards.console import installed_version
+
+        return installed_version()
+    return _lazy_attribute(name)

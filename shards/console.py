@@ -5,7 +5,6 @@ Imports click only, so that ``--help`` answers at once.
 
 import codecs
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -14,42 +13,25 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from shards.errors import (
-    FULL_DISK,
     INTERRUPTED,
     PetsegError,
     TerminatedError,
-    first_line,
-    is_out_of_memory,
+    describe_os_error,
+    describe_shortage,
     printable,
     valid_text,
 )
 
-_LONGEST_PATH = 160  # characters of a path in a message
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPE_WIDTH = 140  # characters
 _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EACCES: "permission denied; choose a folder that you may write to",
-    errno.EPERM: "permission denied; choose a folder that you may write to",
-    errno.EROFS: "the file system is read-only; choose a folder that you may write to",
-    errno.EEXIST: "exists already; choose another name",
-    errno.ENOENT: "no such file or folder",
-    errno.ENOTDIR: "not a folder",
-    errno.EISDIR: "is a folder, a file was expected",
-    errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
-    errno.ELOOP: "symbolic links that lead in a circle",
-    errno.EFBIG: "File too large: a limit of this session (`ulimit -f`) or of the file system; raise it, or choose "
-    "another folder",
-    errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
-    errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
-    errno.ENXIO: "is a socket or a device, a file was expected",
-    errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
-}
 
 
 class PathArgument(click.Path):
@@ -82,6 +64,22 @@ PLACE = PlaceArgument()
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"{ctx.command_path} {installed_version()}")
+        ctx.exit()
+
+
+def installed_version() -> str:
+    """Return petseg's version; of a checkout that is not installed, which has none, ``unknown``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("petseg")
+    except PackageNotFoundError:
+        return "unknown (not installed with pip)"
+
+
 class FriendlyMixin:
     """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands.
 
@@ -89,6 +87,13 @@ class FriendlyMixin:
     """
 
     own_signals = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        version = click.Option(
+            ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+        )
+        self.params.append(version)  # type: ignore[attr-defined]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; never show a traceback for an error that the user can act on."""
@@ -203,30 +208,6 @@ def show(error: click.ClickException) -> None:
     say(f"Error: {sentence}{advice}", err=True)
 
 
-def describe_os_error(error: OSError) -> str:
-    """Return what the operating system refused, where, and what to do, in one line."""
-    if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
-        text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
-        return f"{text}; free some space and run the same command again"
-    name = str(error.filename or "")
-    if len(name) > _LONGEST_PATH:
-        name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
-    where = f" ({name})" if name else ""
-    return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
-
-
-def describe_shortage(error: Exception) -> str | None:
-    """Return what the machine lacks, if that is why a library has failed; torch has no types of errors for it."""
-    text = first_line(error)
-    if is_out_of_memory(error):
-        return "out of memory: use a smaller --batch-size, --size or number of workers"
-    if isinstance(error, RuntimeError) and "start new thread" in text:
-        return "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
-    if isinstance(error, ImportError) and ".so" in text:
-        return f"a library cannot be loaded, for lack of memory or because it is not installed whole: {text}"
-    return None
-
-
 def say(*lines: object, err: bool = False) -> None:
     """Print lines on stdout (or stderr), with whatever a terminal would obey as an escape, see :func:`printable`."""
     click.echo("\n".join(map(printable, lines)), err=err)
@@ -237,10 +218,24 @@ def print_json(document: Mapping[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+def can_draw(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that obeys escape sequences; where TERM is not set, none is known to."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def stdout_console(**options: Any) -> "Console":
+    """Return rich's console for tables on stdout, of a fixed width where there is no terminal to ask."""
+    from rich.console import Console
+
+    if not sys.stdout.isatty():
+        return Console(width=_PIPE_WIDTH, **options)
+    return Console(force_terminal=None if can_draw(sys.stdout) else False, **options)
+
+
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     """Show progress on stderr if that is a terminal; provide a function of (done, total), or None."""
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         yield None
         return
     from rich.console import Console
@@ -255,7 +250,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
 @contextlib.contextmanager
 def current_work(text: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being done, if that is a terminal; provide a function that says what comes next."""
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         yield lambda text: None
         return
     from rich.console import Console

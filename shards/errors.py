@@ -15,6 +15,27 @@ from typing import Final, TypeGuard
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
+_LONGEST_PATH = 160  # characters of a path in a message
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose a folder that you may write to",
+    errno.EEXIST: "exists already; choose another name",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, a file was expected",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
+    errno.ELOOP: "symbolic links that lead in a circle",
+    errno.EFBIG: "File too large: a limit of this session (`ulimit -f`) or of the file system; raise it, or choose "
+    "another folder",
+    errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
+    errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
+    errno.ENXIO: "is a socket or a device, a file was expected",
+    errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
+}
+
 FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of an OSError: what only writing raises
 
 
@@ -120,3 +141,27 @@ def listed(names: Iterable[str], *, most: int = 5) -> str:
 def first_line(error: BaseException) -> str:
     """Return an error's text, or its type where it has none, for a message of one line; at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the operating system refused, where, and what to do, in one line."""
+    if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
+        text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
+        return f"{text}; free some space and run the same command again"
+    name = str(error.filename or "")
+    if len(name) > _LONGEST_PATH:
+        name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
+    where = f" ({name})" if name else ""
+    return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
+
+
+def describe_shortage(error: Exception) -> str | None:
+    """Return what the machine lacks, if that is why a library has failed; torch has no types of errors for it."""
+    text = first_line(error)
+    if is_out_of_memory(error):
+        return "out of memory: use a smaller --batch-size, --size or number of workers"
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
+    if isinstance(error, ImportError) and ".so" in text:
+        return f"a library cannot be loaded, for lack of memory or because it is not installed whole: {text}"
+    return None

@@ -1,6 +1,5 @@
 """The files of a run: checked before minutes are spent on measuring, and not lost where they cannot be written."""
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
 from bench.results.result_page import markdown
+from shards.console import stdout_console
 from shards.errors import PetsegError, UsageError
 from shards.format.readers.output_places import expect_outside, expect_replaceable
 from shards.store.atomic import write_atomically
-
-PIPE_WIDTH = 140  # characters, where there is no terminal to ask
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,9 @@ class Outputs:
         """Write the files, and print the tables, whatever could not be written, and if that is anything, the results as
         JSON behind them. The :class:`PetsegError` says what failed, and why.
         """
-        from rich.console import Console
         from rich.markdown import Markdown
 
-        problems, console = self.write(results), Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        problems, console = self.write(results), stdout_console()
         console.print(Markdown(markdown(results, full=True, took=True)))
         if problems:
             print(results_json(results))  # noqa: T201 - a place that is left

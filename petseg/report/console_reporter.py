@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from petseg.inference.metrics import score
 from petseg.runs.history import occurring
-from shards.console import say
+from shards.console import can_draw, say
 from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
@@ -55,7 +55,7 @@ class ConsoleReporter(Reporter):
         self._quiet = quiet
         self._classes: tuple[str, ...] = ()
         self._refreshed = 0.0
-        self._progress = _make_progress("{task.fields[facts]}", disable=not sys.stderr.isatty())
+        self._progress = _make_progress("{task.fields[facts]}", disable=not can_draw(sys.stderr))
         self._task = self._progress.add_task("", total=None, facts="")
         self._progress.start()
 
@@ -136,7 +136,7 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def progress_count(what: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a live count on stderr if that is a terminal; yield a function that adds to it."""
-    with _make_progress("{task.completed} images", disable=quiet or not sys.stderr.isatty()) as progress:
+    with _make_progress("{task.completed} images", disable=quiet or not can_draw(sys.stderr)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda number: progress.advance(task, number)
 
@@ -148,7 +148,7 @@ def _make_progress(text: str, *, disable: bool) -> Progress:
         TextColumn("{task.percentage:>3.0f} %  " + text),
         console=Console(stderr=True, quiet=disable),  # older versions of rich end with an empty line all the same
         # Lines on stdout are printed above the live line, but only where stdout is the terminal too and not a file.
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=can_draw(sys.stdout),
         transient=True,
         disable=disable,
     )

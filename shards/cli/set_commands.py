@@ -1,17 +1,13 @@
 """``petseg-shard info``, ``verify`` and ``preview``: what is done with a finished set."""
 
-import sys
 from pathlib import Path
-from typing import Final
 
 import click
 
-from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar, say
+from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar, say, stdout_console
 from shards.errors import FormatError, UsageError, counted
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
-
-WIDTH: Final = 140  # of tables that do not go to a terminal, characters
 
 
 @click.command()
@@ -21,16 +17,13 @@ WIDTH: Final = 140  # of tables that do not go to a terminal, characters
 @JSON_OPTION
 def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set and its training epochs."""
-    from rich.console import Console
-
     from shards.info import describe, print_info
 
     document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
     if as_json:
         print_json(document)
     else:
-        width = None if sys.stdout.isatty() else WIDTH
-        print_info(document, Console(markup=False, highlight=False, width=width))
+        print_info(document, stdout_console(markup=False, highlight=False))
 
 
 @click.command()

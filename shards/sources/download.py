@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shards.console import can_draw
 from shards.errors import SourceError, UsageError
 from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.atomic import write_atomically
@@ -71,7 +72,7 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
     for url, md5 in archives:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_plain_errors(url, folder))
-            if not sys.stderr.isatty():  # no progress bar in pipes
+            if not can_draw(sys.stderr):  # no progress bar in pipes
                 stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             download_and_extract_archive(url, download_root=str(folder), md5=md5)
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
