@@ -147,6 +147,9 @@ _MODEL_OPTIONS = [
         type=WIDTHS,
         help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
+    click.Option(
+        ["--input-scale"], type=float, help="Enlarge images before --encoder, inside the network.  [default: 1]"
+    ),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, _UNET, _TUTORIAL, skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")

@@ -7,6 +7,7 @@ import torch
 
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig
+from petseg.nets.normalise import whole_ratio
 from petseg.nets.timm_encoders import any_size_options
 
 _LAYERS = """
@@ -65,7 +66,7 @@ w |= {key.replace("shallow.", "shallow").replace(".", ".0.", 1): w[key] for key 
 
 def network(image):  # uint8 or float (B, 3, H, W), 0..255, RGB -> logits (B, N, H, W)
     height, width = image.shape[-2:]
-    x = F.pad(PIXELS, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    PREPARE
     found, features = encoder(x), []
     for level in range(SHALLOW):
         x = blocks(x, f"shallow{level}", stride=2 if level else SCALE)
@@ -74,8 +75,18 @@ def network(image):  # uint8 or float (B, 3, H, W), 0..255, RGB -> logits (B, N,
     for level, x in enumerate(found[:-1]):
         features.append(norm(conv(x, f"laterals.{level}.0"), f"laterals.{level}.1"))
     features.append(found[-1])
-    return F.pixel_shuffle(conv(decoder(features), "head"), SCALE)[..., :height, :width]
+    logits = F.pixel_shuffle(conv(decoder(features), "head"), SCALE)
+    return RESULT
 """
+_PADDED = (
+    'x = F.pad(PIXELS, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")',
+    "logits[..., :height, :width]",
+)
+_ENLARGED = (
+    "sides = [-(-side * UP // (DOWN * STRIDE)) * STRIDE for side in (height, width)]\n"
+    '    x = F.interpolate(PIXELS, size=sides, mode="bilinear", align_corners=False)',
+    'F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)',
+)
 _TORCHVISION = """
 resnet = torchvision.models.ENCODER()
 names = {"stem.0": "conv1", "stem.1": "bn1", **{f"levels.{i}": f"layer{i + 1}" for i in range(4)}}
@@ -167,10 +178,16 @@ def _encoder(config: ModelConfig) -> str:
         network = EncoderUNet(config)
     options = "".join(f", {name}={value}" for name, value in any_size_options(config.encoder).items())
     channels_last = getattr(network.encoder, "output_fmt", None) == "NHWC"
+    prepare, result = _PADDED if config.input_scale == 1 else _ENLARGED
+    up, down = whole_ratio(config.input_scale)
     facts = {
+        "PREPARE": prepare,
+        "RESULT": result,
+        "UP": str(up),
+        "DOWN": str(down),
         "NAME": config.encoder,
         "OPTIONS": options,
-        "STRIDE": str(network.stride),
+        "STRIDE": str(network.coarsest),
         "SHALLOW": str(len(network.shallow)),
         "SCALE": str(network.scale),
         "CHANNELS_FIRST": "found[number].permute(0, 3, 1, 2)" if channels_last else "found[number]",

@@ -157,7 +157,7 @@ def side_multiple(predictor: Predictor) -> int:
     Without padding, a branch of the decoder mends odd sides, and that is not part of the exported graph.
     """
     model = predictor.recipe.model
-    if model.upsample != "transposed" or stride_of(predictor) > 1:
+    if model.upsample != "transposed" or stride_of(predictor) > 1 or model.input_scale > 1:
         return 1
     return 32 if model.encoder != "none" else 2 ** (len(model.widths) - 1) * (2 if model.stem == "half" else 1)
 

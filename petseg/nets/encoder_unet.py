@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petseg.nets.model_config import ModelConfig
-from petseg.nets.normalise import Normalise
+from petseg.nets.normalise import Normalise, enlarge
 from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels, parameters_of_levels
 from petseg.nets.unet import ResidualBlock, UNetDecoder, make_head, make_norm
 from shards.errors import UsageError, counted
@@ -34,7 +34,9 @@ class EncoderUNet(nn.Module):
         self._held = set[nn.Parameter]()
         levels = [level for level in feature_levels(config.encoder, self.encoder) if level.stride >= self.scale]
         self.outputs = [level.output for level in levels]
-        self.stride = levels[-1].stride  # the image is padded to a multiple of it
+        self.coarsest = levels[-1].stride
+        # The image is padded to a multiple of it, unless it is enlarged to such a multiple.
+        self.stride = self.coarsest if config.input_scale == 1 else 1
         own = [1 << bits for bits in range(self.scale.bit_length() - 1, levels[0].stride.bit_length() - 1)]
         strides = own + [level.stride for level in levels[:-1]]
         widths = config.decoder_widths or tuple(_WIDTHS[stride] for stride in strides)
@@ -83,7 +85,9 @@ class EncoderUNet(nn.Module):
         """Map images (B, 3, H, W) in 0..255 to logits (B, N, H, W) of N classes."""
         height, width = image.shape[-2:]
         pixels = self.normalise(image)
-        if height % self.stride or width % self.stride:  # at the right and at the bottom; cropped at the end
+        if self.config.input_scale > 1:
+            pixels = enlarge(pixels, self.config.input_scale, multiple=self.coarsest)
+        elif height % self.stride or width % self.stride:  # at the right and at the bottom; cropped at the end
             pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         coded = self._encode(pixels)
         features, x = [], pixels
@@ -94,6 +98,8 @@ class EncoderUNet(nn.Module):
         logits: torch.Tensor = self.head(self.decoder([*features, coded[-1]]))
         if self.scale > 1:
             logits = F.pixel_shuffle(logits, self.scale)
+        if self.config.input_scale > 1:
+            return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
 
     def _encode(self, pixels: torch.Tensor) -> list[torch.Tensor]:

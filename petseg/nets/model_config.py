@@ -20,6 +20,7 @@ _TORCHVISION_ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 MIN_SIZE = 32  # below it the coarsest level of the U-Net is a single pixel, which has no batch statistics
 MAX_SIZE = 2048  # pixels per side
+MAX_INPUT_SCALE = 4.0
 TUTORIAL_WIDTHS = (64, 128, 256)
 UNET_WIDTHS = (24, 48, 96, 192, 256)
 
@@ -43,6 +44,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dropout: share of the coarsest level's channels dropped in training, 0 <= dropout < 1.
         encoder: timm's name of the encoder, or ``none``; ``torchvision/resnet18``, 34 and 50 are version 1's networks.
         decoder_widths: with an encoder, channels of the decoder's levels, finest first; empty for the defaults.
+        input_scale: with an encoder of timm's, what the network enlarges images by before the encoder, 1 to 4; each
+            side to the next multiple of the encoder's stride. Its output has the size of the image.
         classes: how many classes are predicted, 1..255: those of the labels it is trained on. Not an option.
     """
 
@@ -56,6 +59,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dropout: float = 0.0
     encoder: str = NO_ENCODER
     decoder_widths: tuple[int, ...] = ()
+    input_scale: float = 1.0
     classes: int = 3
 
     def check(self) -> None:
@@ -65,7 +69,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ):
             raise UsageError(
                 "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
-                "--skip, --dropout, --encoder and --decoder-widths are for --model unet"
+                "--skip, --dropout, --encoder, --decoder-widths and --input-scale are for --model unet"
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(
@@ -99,16 +103,22 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.encoder == NO_ENCODER:
             if self.decoder_widths:
                 raise UsageError("--decoder-widths needs --encoder; a plain U-Net has --widths")
+            if self.input_scale != 1:
+                raise UsageError("--input-scale needs --encoder; a plain U-Net has --stem full and --size")
             return
         if self.widths != UNET_WIDTHS:
             raise UsageError("--encoder has its own widths: omit --widths; those of the decoder are --decoder-widths")
+        if not 1 <= self.input_scale <= MAX_INPUT_SCALE:
+            raise UsageError(f"--input-scale {self.input_scale:g}: give a number from 1 to {MAX_INPUT_SCALE:g}")
         if not self.encoder.startswith(TORCHVISION):
             return
         if self.encoder.removeprefix(TORCHVISION) not in _TORCHVISION_ENCODERS:
             choices = ", ".join(TORCHVISION + name for name in _TORCHVISION_ENCODERS)
             raise UsageError(f"--encoder {self.encoder}: version 1's encoders are {choices}")
-        if self.stem != "full" or self.decoder_widths:
-            raise UsageError(f"--encoder {self.encoder} is version 1's network: --stem full, no --decoder-widths")
+        if self.stem != "full" or self.decoder_widths or self.input_scale != 1:
+            raise UsageError(
+                f"--encoder {self.encoder} is version 1's network: --stem full, no --decoder-widths, no --input-scale"
+            )
 
 
 def default_model_config(name: Name) -> ModelConfig:

@@ -62,6 +62,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "dropout": (["--dropout", "0.125"], 0.125, {}),
     "encoder": (["--encoder", "resnet18"], "resnet18", {}),
     "decoder_widths": (["--encoder", *RESNET.values(), "--decoder-widths", "8,8,8,8"], (8, 8, 8, 8), RESNET),
+    "input_scale": (["--encoder", *RESNET.values(), "--input-scale", "2"], 2.0, RESNET),
     "encoder_weights": (
         ["--encoder", *RESNET.values(), "--pretrained"],
         "imagenet",

@@ -233,13 +233,19 @@ class SamePadding(TwoLayers):
         return [features, self.pools(self.second(features)).relu()]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5])
 @pytest.mark.parametrize(
     "encoder", ["two layers", "same padding", "resnet10t", "mobilenetv3_small_050", "tf_efficientnet_lite0"]
 )
 def test_encoders_take_images_of_any_size(
-    call, tmp_path: Path, encoder: str, campaign: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
+    call,
+    tmp_path: Path,
+    encoder: str,
+    scale: float,
+    campaign: Callable[[int, int], int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They pad images to their stride; in the file that holds for every image, not for the first one's size."""
+    """They pad images to their stride, or enlarge them; in the file that holds for every image, whatever its size."""
     pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
     if encoder != "same padding" and not campaign(0, 1):
         pytest.skip("with --campaign: many layers take a minute, and two with another padding are in the other network")
@@ -257,7 +263,8 @@ def test_encoders_take_images_of_any_size(
 
     monkeypatch.setattr(padding, "get_same_padding", of_numbers)
     labels = many_labels(21)
-    run = write_untrained(tmp_path / "run", labels, encoder=encoder, widths=UNET_WIDTHS, upsample="transposed")
+    network = {"encoder": encoder, "input_scale": scale, "upsample": "transposed", "widths": UNET_WIDTHS}
+    run = write_untrained(tmp_path / "run", labels, **network)
     assert call(export, run, tmp_path / "net.onnx").code == 0
     compare(
         open_session(tmp_path / "net.onnx"),

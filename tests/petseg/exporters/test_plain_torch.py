@@ -24,6 +24,7 @@ CONFIGS = {
     "torchvision": ModelConfig(encoder="torchvision/resnet18", stem="full", blocks=2, classes=4),
     "resnet18": ModelConfig(encoder="resnet18", stem="half", join="add", blocks=2, classes=4),
     "lite0": ModelConfig(encoder="tf_efficientnet_lite0", stem="full", join="concat", upsample="transposed"),
+    "enlarged": ModelConfig(encoder="resnet18", stem="half", join="add", input_scale=1.6),
     "convnext": ModelConfig(encoder="convnext_atto", stem="full", norm="group"),
     "channels last": ModelConfig(encoder="mambaout_femto", stem="half", join="add"),
     "attention": ModelConfig(encoder="vit_tiny_patch16_224", stem="half", join="add"),

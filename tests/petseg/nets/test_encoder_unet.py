@@ -59,6 +59,21 @@ def test_what_lies_outside_of_a_padded_image_changes_nothing(encoder: str) -> No
         torch.testing.assert_close(model(larger)[..., :50, :70], model(image))
 
 
+@pytest.mark.parametrize("stem", ["half", "full"])
+def test_an_enlarged_input(stem: str) -> None:
+    """The encoder sees each side enlarged to a multiple of its stride; the logits have the image's size."""
+    model = build_model(replace(LIGHT, encoder="resnet18", stem=stem, input_scale=1.5, classes=4)).eval()
+    seen: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    image = pixels(64, 97)
+    assert model(image).shape == (2, 4, 64, 97)
+    assert seen[0].shape == (2, 3, 96, 160)  # 145.5 is no multiple of 32
+    torch.testing.assert_close(
+        seen[0],
+        nn.functional.interpolate(model.normalise(image), size=(96, 160), mode="bilinear", align_corners=False),
+    )
+
+
 def test_attention_of_any_size() -> None:
     """Windows and positions would fit one size of images only, unless timm is asked for more."""
     check_encoder("swin_tiny_patch4_window7_224")

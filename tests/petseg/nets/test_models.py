@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -116,6 +118,10 @@ def test_size_of_the_default() -> None:
         (ModelConfig(decoder_widths=(8, 16)), "--decoder-widths needs --encoder"),
         (ModelConfig(encoder="resnet18", decoder_widths=(8, 0)), "--decoder-widths: every level"),
         (ModelConfig(encoder="resnet18", norm="group", decoder_widths=(12, 8, 8, 8)), "of --decoder-widths a multiple"),
+        (ModelConfig(input_scale=1.5), "--input-scale needs --encoder"),
+        (ModelConfig(encoder="resnet18", input_scale=0.5), "--input-scale 0.5: give a number from 1 to 4"),
+        (ModelConfig(encoder="resnet18", input_scale=math.nan), "--input-scale nan"),
+        (ModelConfig(encoder="torchvision/resnet18", input_scale=2.0), "no --input-scale"),
         (ModelConfig(encoder="torchvision/vgg11"), "version 1's encoders are torchvision/resnet18"),
         (ModelConfig(encoder="torchvision/resnet18", stem="half"), "--stem full"),
         (ModelConfig(name="tutorial", widths=TUTORIAL_WIDTHS, dropout=0.5), "tutorial"),

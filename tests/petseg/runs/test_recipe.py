@@ -52,7 +52,7 @@ def test_an_encoder_with_weights_has_a_recipe_of_its_own() -> None:
 def test_the_encoders_of_version_1_are_torchvisions() -> None:
     document = msgspec.to_builtins(UNET)
     document["model"] |= {"encoder": "resnet34", "stem": "full", "join": "concat", "pretrained": True}
-    for name in ("decoder_widths", "classes"):
+    for name in ("decoder_widths", "input_scale", "classes"):
         del document["model"][name]
     for name in ("encoder_weights", "encoder_sha256", "encoder_lr", "encoder_freeze", "encoder_freeze_stride", "fit"):
         del document[name]
@@ -192,7 +192,7 @@ def test_the_files_of_version_1_are_read() -> None:
     position |= {"stale_epochs": 0, "seconds": 9.5, "loss_sum": 40.5, "pictures": 80}
     position |= {"confusion": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "train_seconds": 3.5, "wait_seconds": 0.5}
     current_model = {name: value for name, value in model.items() if name != "pretrained"}
-    current_model |= {"decoder_widths": [], "classes": 3}
+    current_model |= {"decoder_widths": [], "input_scale": 1.0, "classes": 3}
     current = {**recipe, "model": current_model, "size": [128, 128], "fit": "stretch", "crop_scale": None}
     current |= {"encoder_weights": "none", "encoder_sha256": "", "encoder_lr": None, "encoder_freeze": 0}
     current |= {"encoder_freeze_stride": 0, "init_from": None, "drop_last": False, "decode": "full"}
