@@ -4,6 +4,7 @@ FFCV cannot store a mask of another size than the output, so masks are stored as
 JPEGs itself, from pixels.
 """
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ class FfcvPeer(ConvertedPeer):
             seed=self.job.seed, os_cache=True, drop_last=False,
             pipelines={name: [first, ToTensor()] for name, first in fields.items()},
         )  # fmt: skip
+
+    def discard_prefetched(self) -> None:
+        """Unmap the file: pages that are mapped cannot be dropped. The next epoch maps it again."""
+        self._loader.memory_manager.context.mmap = None
+        gc.collect()  # an ended epoch's iterator may still refer to it
 
 
 def _stretch(size: Size) -> Any:
