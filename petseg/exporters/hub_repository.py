@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from petseg.exporters.hub_layout import CARD, HUB_CONFIG, HUB_VERSION, PROGRAM, HubConfig
-from petseg.exporters.model_card import card_scores, escaped, expect_writable, model_card, shown_recipe
+from petseg.exporters.model_card import card_scores, escaped, model_card, shown_recipe
 from petseg.exporters.safetensors_weights import weights_file
 from petseg.exporters.usage_program import usage_code
 from petseg.inference.trained_network import Predictor
@@ -22,7 +22,7 @@ from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.initial_weights import SAFETENSORS
 from petseg.runs.run_folder import read_config
 from shards.errors import UsageError, printable
-from shards.format.readers.output_places import expect_folder
+from shards.format.readers.output_places import expect_folder, expect_free
 from shards.store.atomic import write_atomically
 
 _TAGS = ("semantic-segmentation", "image-segmentation", "petseg", "pytorch", "u-net")
@@ -70,7 +70,7 @@ def export_hub(
     expect_folder(folder, advice="--hub writes a folder")
     # config.json last: it is what makes the folder one that can be loaded.
     targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))
-    expect_writable(*targets, overwrite=overwrite, folder_is_made=True)
+    expect_free(*targets, overwrite=overwrite, folder_is_made=True)
     title = printable(Path(os.path.realpath(folder)).name)
     front = _front_matter(predictor, title=title, license=license, dataset=dataset)
     contents: tuple[bytes | str, ...] = (

@@ -20,7 +20,6 @@ from petseg.runs.run_config import versions
 from shards.errors import printable
 from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
-from shards.format.readers.output_places import expect_free
 
 _FITS = {
     "stretch": "The whole image is stretched to {size} pixels (height x width) with an antialiasing bilinear filter.",
@@ -146,12 +145,6 @@ def shown_recipe(predictor: Predictor) -> dict[str, Any]:
         if recipe.get(name):
             recipe[name] = Path(recipe[name]).name
     return recipe
-
-
-def expect_writable(*paths: Path, overwrite: bool, folder_is_made: bool = False) -> None:
-    """Raise ``UsageError`` if a file must not be written, see :func:`expect_free`."""
-    for path in paths:
-        expect_free(path, overwrite=overwrite, folder_is_made=folder_is_made)
 
 
 def _class_table(labels: Labels, scores: CardScores | None) -> str:

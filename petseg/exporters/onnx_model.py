@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from petseg.exporters.model_card import expect_writable, model_card
+from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
 from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
@@ -22,6 +22,7 @@ from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
 from shards.errors import PetsegError, UsageError, first_line
 from shards.format.geometry import Size, size_text
+from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 from shards.store.owner_files import scratch_folder
 
@@ -84,7 +85,7 @@ def export_onnx(
             f"{size_text(predictor.size)} is not; give such a --size, or --input-size fixed"
         )
     card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
-    expect_writable(path, card, overwrite=overwrite)
+    expect_free(path, card, overwrite=overwrite)
     require("onnx", "onnxruntime", "onnxscript")
     fit, stride = predictor.recipe.fit, stride_of(predictor)
     # The exporter follows strides: with kernels in channels_last it takes odd sides for even ones, and crops nothing.

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from petseg.exporters.model_card import expect_writable, model_card
+from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_model import require
 from petseg.exporters.usage_program import card_facts
 from petseg.inference.trained_network import Predictor
+from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 
@@ -20,7 +21,7 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     """
     path = Path(path)
     card = path.with_suffix(".md")
-    expect_writable(path, card, overwrite=overwrite)
+    expect_free(path, card, overwrite=overwrite)
     write_atomically(path, weights_file(predictor), replace=overwrite)
     write_atomically(card, model_card(predictor, path), replace=overwrite)
     return card

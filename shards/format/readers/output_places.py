@@ -59,26 +59,26 @@ def places_of(path: Path) -> set[object]:
 
 
 def expect_free(
-    file: Path,
-    *,
+    *files: Path,
     overwrite: bool,
     read: Path | None = None,
     advice: str = "choose another name",
     folder_is_made: bool = False,
 ) -> None:
-    """Raise ``UsageError`` if a result must not, or cannot, be written as this file; see the functions above.
+    """Raise ``UsageError`` if a result must not, or cannot, be written as these files; see the functions above.
 
     ``read`` is what the result is made from: not even ``overwrite`` replaces that.
     ``folder_is_made``: its folder need not exist.
     """
-    if read is not None and not places_of(file).isdisjoint(places_of(read)):
-        raise UsageError(f"{file} is what is read, and would be overwritten; {advice}")
-    expect_outside(file, advice=f"choose another folder for {file.name}")
-    if not folder_is_made and not file.parent.is_dir():
-        raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
-    if len(os.fsencode(file.name)) > LONGEST_NAME:
-        raise UsageError(f"{file.name[:40]}...: the name is longer than the file system takes; {advice}")
-    expect_replaceable(file, overwrite=overwrite, advice=advice)
+    for file in files:
+        if read is not None and not places_of(file).isdisjoint(places_of(read)):
+            raise UsageError(f"{file} is what is read, and would be overwritten; {advice}")
+        expect_outside(file, advice=f"choose another folder for {file.name}")
+        if not folder_is_made and not file.parent.is_dir():
+            raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
+        if len(os.fsencode(file.name)) > LONGEST_NAME:
+            raise UsageError(f"{file.name[:40]}...: the name is longer than the file system takes; {advice}")
+        expect_replaceable(file, overwrite=overwrite, advice=advice)
 
 
 def is_manifest(start: bytes) -> bool:
