@@ -15,23 +15,22 @@ from petseg.inference.evaluation import Evaluation
 from petseg.inference.scoring import evaluate_predictor
 from petseg.inference.trained_network import Predictor, load
 from petseg.nets.factory import count_parameters
-from petseg.report.figures import Rgb, picture_bytes, plain_text, shown_name, unit
+from petseg.report.figures import Rgb, picture_bytes, plain_text, ranks, shown_name, unit
 from petseg.report.page_templates import page_template
-from petseg.report.sample_predictions import image_scores, predict_sample, shown_classes
-from petseg.report.thumbnails import SIDE, data_url, shrunk
+from petseg.report.sample_predictions import class_legend, image_scores, predict_sample
+from petseg.report.thumbnails import map_url, photo_url
 from petseg.runs.history import History, judged_part
 from petseg.runs.option_fields import shown_value
 from petseg.runs.run_folder import distinct_names, read_comparable
 from shards import ShardSet
 from shards.errors import UsageError
 from shards.format.labels import Labels
-from shards.format.overlays import IGNORED_COLOUR, colour_map, map_colours
+from shards.format.overlays import colour_map
 from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 MOST_RUNS = 8
 _IMAGES = 8
-_LEGEND = 60  # classes that are named beside the images
 # Okabe and Ito's colours, distinguishable with any colour vision.
 _COLOURS: tuple[Rgb, ...] = tuple(
     ImageColor.getrgb(code)[:3]
@@ -152,14 +151,9 @@ def compared_classes(runs: Sequence[ComparedRun]) -> list[ComparedClass]:
     iou = [tuple(values.get(name) for values in by_run) for name in names]
     present = [[value for value in values if value is not None] for values in iou]
     spread = [max(values) - min(values) if len(values) > 1 else None for values in present]
-    indices = range(len(names))
-
-    def ranks(key: Callable[[int], Any]) -> dict[int, int]:
-        return {index: rank for rank, index in enumerate(sorted(indices, key=key))}
-
-    by_name = ranks(lambda i: names[i].casefold())
-    by_worst = ranks(lambda i: min(present[i], default=2.0))
-    by_spread = ranks(lambda i: -1.0 if spread[i] is None else spread[i])
+    by_name = ranks(len(names), lambda i: names[i].casefold())
+    by_worst = ranks(len(names), lambda i: min(present[i], default=2.0))
+    by_spread = ranks(len(names), lambda i: -1.0 if spread[i] is None else spread[i])
     return [
         ComparedClass(
             name=names[i],
@@ -169,7 +163,7 @@ def compared_classes(runs: Sequence[ComparedRun]) -> list[ComparedClass]:
             by_worst=by_worst[i],
             by_spread=len(names) - 1 - by_spread[i],
         )
-        for i in indices
+        for i in range(len(names))
     ]
 
 
@@ -238,24 +232,12 @@ def _images(
         each = [predict_sample(predictor, reader, index) for predictor in predictors]
         samples += each
         first = each[0]
-        photo = data_url(shrunk(first.image, SIDE, smooth=True), kind="jpeg")
-        truth = data_url(shrunk(colour_map(first.truth, labels), SIDE), kind="png")
         panels = [
-            (float(value), data_url(shrunk(colour_map(sample.prediction.index, labels), SIDE), kind="png"))
+            (float(value), map_url(colour_map(sample.prediction.index, labels)))
             for value, sample in zip(values[:, index], each, strict=True)
         ]
-        rows.append((first.key, photo, truth, panels))
-    if not samples:
-        return [], []
-    shown, _, ignored = shown_classes(samples, classes=len(labels), most=_LEGEND)
-    colours = map_colours(labels)
-    legend = [(labels.names[i], _rgb(colours[i])) for i in shown]
-    return rows, [*legend, ("ignored", IGNORED_COLOUR)] if ignored else legend
-
-
-def _rgb(colour: Any) -> Rgb:
-    red, green, blue = (int(part) for part in colour)
-    return red, green, blue
+        rows.append((first.key, photo_url(first.image), map_url(colour_map(first.truth, labels)), panels))
+    return rows, class_legend(samples, labels)[0] if samples else []
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -80,6 +80,11 @@ def extremes(values: Sequence[float | None], each: int) -> tuple[list[int], list
     present = sorted((i for i, value in enumerate(values) if value is not None), key=lambda i: (-(values[i] or 0.0), i))
     best = present[:each]
     return best, present[each:][::-1][:each]
+
+
+def ranks(count: int, key: Callable[[int], Any]) -> dict[int, int]:
+    """Return the place, from 0, of each number below ``count`` in the order of a key."""
+    return {index: rank for rank, index in enumerate(sorted(range(count), key=key))}
 
 
 def floats(values: Sequence[float | None]) -> npt.NDArray[Any]:

@@ -11,17 +11,15 @@ from petseg.inference.trained_network import Predictor
 from petseg.nets.factory import count_parameters
 from petseg.report.confusion_map import confusion_table, draw_confusion, frequent_mistakes
 from petseg.report.curves import draw_curves
-from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour
+from petseg.report.figures import MANY, Rgb, extremes, line_colour, map_colour, ranks
 from petseg.report.page_templates import page_template
-from petseg.report.sample_predictions import choose_images, predict_sample, shown_classes
+from petseg.report.sample_predictions import choose_images, class_legend, predict_sample
 from petseg.report.thumbnails import difference_legend, panels
 from petseg.runs.history import History, judged_part, occurring
 from petseg.runs.run_folder import read_config
 from shards import SplitReader
-from shards.format.overlays import IGNORED_COLOUR
 
 _TABLE = 12  # a confusion matrix of more classes is a picture
-_LEGEND = 60  # of the images; no more classes than this are named there, those with the most pixels
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,7 @@ def render_report(
     """
     config, labels = read_config(run), predictor.labels
     samples = [(rank, value, predict_sample(predictor, split, i)) for rank, i, value in choose_images(evaluation)]
-    shown, more, ignored = shown_classes([s for _, _, s in samples], classes=len(labels), most=_LEGEND)
-    legend = [(labels.names[i], map_colour(labels, i)) for i in shown]
-    if ignored:
-        legend.append(("ignored", IGNORED_COLOUR))
+    legend, more = class_legend([sample for _, _, sample in samples], labels)
     as_table = len(labels) <= _TABLE
     best, worst = extremes(occurring(msgspec.to_builtins(evaluation.scores)), 1)
     labelled, without_class = sum(split.entry.class_pixels), split.entry.ignored_pixels
@@ -104,14 +99,9 @@ def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
     labels, scores = evaluation.labels, evaluation.scores
     pixels = evaluation.matrix.sum(axis=1).tolist()
     total = max(sum(pixels), 1)
-    indices = range(len(labels))
-
-    def ranks(order: list[int]) -> dict[int, int]:
-        return {index: rank for rank, index in enumerate(order)}
-
-    by_name = ranks(sorted(indices, key=lambda i: labels.names[i].casefold()))
-    by_iou = ranks(sorted(indices, key=lambda i: (scores.iou[i] is None, scores.iou[i] or 0.0)))
-    by_share = ranks(sorted(indices, key=lambda i: -pixels[i]))
+    by_name = ranks(len(labels), lambda i: labels.names[i].casefold())
+    by_iou = ranks(len(labels), lambda i: (scores.iou[i] is None, scores.iou[i] or 0.0))
+    by_share = ranks(len(labels), lambda i: -pixels[i])
     return [
         ClassRow(
             name=labels.names[i],
@@ -125,5 +115,5 @@ def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
             by_iou=by_iou[i],
             by_share=by_share[i],
         )
-        for i in indices
+        for i in range(len(labels))
     ]

@@ -11,10 +11,12 @@ from petseg.inference.evaluation import Evaluation
 from petseg.inference.metrics import confusion, score
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.inference.trained_network import Prediction, Predictor
-from petseg.report.figures import MANY
+from petseg.report.figures import MANY, Rgb, map_colour
 from shards import SplitReader
-from shards.format.labels import IGNORE
-from shards.format.overlays import Pixels
+from shards.format.labels import IGNORE, Labels
+from shards.format.overlays import IGNORED_COLOUR, Pixels
+
+_LEGEND = 60  # no more classes than this are named on a page, those with the most pixels
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ def shown_classes(samples: Sequence[PredictedSample], *, classes: int, most: int
     pixels = np.sum([sample.pixels for sample in samples], axis=0)
     occurring = [i for i in np.argsort(-pixels[:classes], kind="stable").tolist() if pixels[i] or classes <= MANY]
     return sorted(occurring[:most]), max(0, len(occurring) - most), bool(pixels[IGNORE])
+
+
+def class_legend(samples: Sequence[PredictedSample], labels: Labels) -> tuple[list[tuple[str, Rgb]], int]:
+    """Return names and colours of :func:`shown_classes`, and of ignored pixels; and how many more classes occur."""
+    shown, more, ignored = shown_classes(samples, classes=len(labels), most=_LEGEND)
+    legend = [(labels.names[i], map_colour(labels, i)) for i in shown]
+    return [*legend, ("ignored", IGNORED_COLOUR)] if ignored else legend, more
 
 
 def predict_sample(predictor: Predictor, split: SplitReader, index: int) -> PredictedSample:

@@ -21,13 +21,23 @@ AGREED: Rgb = (255, 255, 255)
 
 def panels(sample: PredictedSample, labels: Labels) -> list[tuple[str, str]]:
     """Return (caption, data URL) of a sample's four panels."""
-    maps = {
-        "truth": colour_map(sample.truth, labels),
-        "prediction": colour_map(sample.prediction.index, labels),
-        "differences": differences(sample.truth, sample.prediction.index, labels),
-    }
-    photo = ("image", data_url(shrunk(sample.image, SIDE, smooth=True), kind="jpeg"))
-    return [photo, *((caption, data_url(shrunk(pixels, SIDE), kind="png")) for caption, pixels in maps.items())]
+    truth, predicted = sample.truth, sample.prediction.index
+    return [
+        ("image", photo_url(sample.image)),
+        ("truth", map_url(colour_map(truth, labels))),
+        ("prediction", map_url(colour_map(predicted, labels))),
+        ("differences", map_url(differences(truth, predicted, labels))),
+    ]
+
+
+def photo_url(image: Pixels) -> str:
+    """Return an image as a data URL, at the size of a panel."""
+    return data_url(shrunk(image, SIDE, smooth=True), kind="jpeg")
+
+
+def map_url(pixels: Pixels) -> str:
+    """Return a map of colours as a data URL, at the size of a panel."""
+    return data_url(shrunk(pixels, SIDE), kind="png")
 
 
 def differences(truth: Pixels, predicted: Pixels, labels: Labels) -> Pixels:
