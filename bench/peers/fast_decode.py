@@ -15,7 +15,8 @@ import simplejpeg
 
 from bench.peers.job import Job
 from bench.peers.peer import EPOCHS_DRAWN
-from pipeline.order.augmentation import Augmentation, colour_matrices, draw_parameters
+from pipeline.cpu.pixel_ops import colour_transforms
+from pipeline.order.augmentation import Augmentation, draw_parameters
 from shards.format.dataset import ShardSet
 from shards.format.geometry import PAD_COLOUR, Size, nearest_places
 from shards.format.labels import IGNORE
@@ -56,9 +57,9 @@ class ParameterTable:
         self.boxes = np.stack([one.boxes for one in drawn])
         self.places = np.stack([one.places for one in drawn])
         self.flip = np.stack([one.flip for one in drawn])
-        colours = [colour_matrices(one) for one in drawn] if job.augment else []
-        parts = [np.concatenate([matrix, offset[:, :, None]], axis=2) for matrix, offset in colours]
-        self.matrices: npt.NDArray[np.float32] | None = np.stack(parts) if parts else None
+        self.matrices: npt.NDArray[np.float32] | None = None
+        if job.augment:
+            self.matrices = np.stack([colour_transforms(one) for one in drawn])
 
 
 class FastDecoder:

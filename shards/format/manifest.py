@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from shards.errors import FormatError, UsageError, printable
+from shards.errors import FormatError, UsageError, first_line, printable
 from shards.format.geometry import FITS, Fit, Size
 from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
@@ -227,8 +227,9 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
             raise FormatError(f"{path}: its labels name {len(manifest.labels)} classes; build the set again")
         same = dump_manifest(manifest) == data
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
+        problem = printable(first_line(error))
         raise FormatError(
-            f"{path} is damaged, or of another version of this program: {_plain(str(error))}; build the set again"
+            f"{path} is damaged, or of another version of this program: {problem}; build the set again"
         ) from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
@@ -283,11 +284,6 @@ def why_missing(folder: Path) -> str:
         f"{folder} holds no finished shard set (no {MANIFEST_NAME}); "
         f"make one, or finish it, with: petseg-shard build SOURCE {quoted}"
     )
-
-
-def _plain(text: str) -> str:
-    """Return a message that may quote the file as one short line without control characters."""
-    return printable(text[:200])
 
 
 def _canonical(manifest: Manifest) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from shards.audit.findings import MAX_PIXELS, RejectedError
+from shards.audit.findings import RejectedError
 from shards.audit.mask import decode_mask, packed_colours, value_counts
 from shards.audit.palettes import PaletteTally, palette_of
 from shards.cores import usable_cores
@@ -68,27 +68,22 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class _MaskCounts:
-    """Pixels by value, or by packed colour (r << 16 | g << 8 | b), of one mask; ``problem`` if it cannot be read."""
+    """Pixels by value, or by colour (``#rrggbb``), of one mask; ``problem`` if it cannot be read."""
 
     values: dict[int, int] = field(default_factory=dict)
-    colours: dict[int, int] = field(default_factory=dict)
+    colours: dict[str, int] = field(default_factory=dict)
     palette: dict[int, str] = field(default_factory=dict)
     problem: str = ""
 
 
 def survey_masks(
-    source: Source,
-    *,
-    workers: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    source: Source, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Survey:
     """Count the values of all masks, each read as a build reads it.
 
     Args:
         source: from :func:`shards.sources.scan`.
         workers: threads; default: the cores that this process may use.
-        max_pixels: larger masks are not decoded.
         progress: called with (masks done, masks in all).
 
     Raises:
@@ -97,31 +92,28 @@ def survey_masks(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not a positive number")
-    pixels: Counter[int] = Counter()  # by value
-    masks: Counter[int] = Counter()
-    colour_pixels: Counter[int] = Counter()
-    colour_masks: Counter[int] = Counter()
+    pixels: Counter[int | str] = Counter()
+    masks: Counter[int | str] = Counter()
     palette: dict[int, str] = {}
     palettes = PaletteTally()
     unreadable: list[tuple[str, str]] = []
     index_masks = rgb_masks = 0
     pool = ThreadPoolExecutor(workers or usable_cores())
     try:
-        counted = pool.map(lambda pair: _count(pair, max_pixels), source.pairs)
+        counted = pool.map(_count, source.pairs)
         for number, (pair, counts) in enumerate(zip(source.pairs, counted, strict=True), start=1):
             if counts.problem:
                 unreadable.append((printable(pair.name), counts.problem))
             index_masks += bool(counts.values)
             rgb_masks += bool(counts.colours)
-            pixels.update(counts.values)
-            masks.update(counts.values.keys())
-            colour_pixels.update(counts.colours)
-            colour_masks.update(counts.colours.keys())
+            held = {**counts.values, **counts.colours}
+            pixels.update(held)
+            masks.update(held.keys())
             palette = counts.palette | palette
             palettes.add(counts.palette)
-            if len(colour_pixels) > MAX_COLOURS:
+            if (colours := sum(isinstance(key, str) for key in pixels)) > MAX_COLOURS:
                 raise SourceError(
-                    f"{shown(pair.mask)}: with this mask, {len(colour_pixels):,} colours have been found; masks have "
+                    f"{shown(pair.mask)}: with this mask, {colours:,} colours have been found; masks have "
                     "one for each class. Is this a photograph, or a mask that was resized with interpolation?"
                 )
             if progress is not None:
@@ -131,14 +123,10 @@ def survey_masks(
     if not index_masks and not rgb_masks:
         name, problem = unreadable[0]
         raise SourceError(f"{shown(str(source.folder))}: no mask can be read; the first, {name}: {problem}")
-    found: dict[int | str, Occurrence] = {
-        value: Occurrence(images=masks[value], pixels=pixels[value]) for value in sorted(pixels)
-    }
-    for packed in sorted(colour_pixels):
-        found[f"#{packed:06x}"] = Occurrence(images=colour_masks[packed], pixels=colour_pixels[packed])
+    ordered = sorted(pixels, key=lambda key: (isinstance(key, str), key))  # values, then colours
     return Survey(
         source=source,
-        found=found,
+        found={key: Occurrence(images=masks[key], pixels=pixels[key]) for key in ordered},
         palette=dict(sorted(palette.items())),
         palettes=palettes,
         index_masks=index_masks,
@@ -147,30 +135,30 @@ def survey_masks(
     )
 
 
-def _count(pair: Pair, max_pixels: int) -> _MaskCounts:
+def _count(pair: Pair) -> _MaskCounts:
     try:
         data = read_regular(Path(pair.mask))
     except OSError as error:
         return _MaskCounts(problem=f"cannot be read ({error.strerror})")
     try:
-        values, _ = decode_mask(data, colours=False, max_pixels=max_pixels)
+        values, _ = decode_mask(data, colours=False)
     except RejectedError as error:
-        return _count_colours(data, max_pixels) if error.reason == "mask-channels" else _problem(error)
+        return _count_colours(data) if error.reason == "mask-channels" else _problem(error)
     found = value_counts(values)
     present = {int(value): int(found[value]) for value in np.flatnonzero(found)}
     return _MaskCounts(values=present, palette=palette_of(data, present))
 
 
-def _count_colours(data: bytes, max_pixels: int) -> _MaskCounts:
+def _count_colours(data: bytes) -> _MaskCounts:
     try:
-        parts, _ = decode_mask(data, colours=True, max_pixels=max_pixels)
+        parts, _ = decode_mask(data, colours=True)
     except RejectedError as error:
         return _problem(error)
     found: Counter[int] = Counter()
     for _, packed in packed_colours(parts):
         colours, counts = np.unique(packed, return_counts=True)
         found.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
-    return _MaskCounts(colours=dict(sorted(found.items())))
+    return _MaskCounts(colours={f"#{packed:06x}": count for packed, count in sorted(found.items())})
 
 
 def _problem(error: RejectedError) -> _MaskCounts:
