@@ -106,7 +106,7 @@ def survey_masks(
                 unreadable.append((printable(pair.name), counts.problem))
             index_masks += bool(counts.values)
             rgb_masks += bool(counts.colours)
-            held: dict[int | str, int] = {**counts.values, **counts.colours}
+            held: dict[int | str, int] = dict([*counts.values.items(), *counts.colours.items()])
             pixels.update(held)
             masks.update(held.keys())
             palette = counts.palette | palette
