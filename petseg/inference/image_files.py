@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
 
+from shards.audit import transcode
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
 from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
 from shards.audit.image import ImageAudit
+from shards.audit.orientation import NORMAL
 from shards.errors import SampleError, UsageError, printable
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _TIFF_BITS = 258  # the tag BitsPerSample
-_STRIP_PIXELS = 2_000_000  # converted together; a whole huge image takes a gigabyte for every intermediate image
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     if isinstance(image, Image.Image):
         if deep := _depth_problem(image):
             raise SampleError(f"the image cannot be used: {deep}")
-        return _rgb(ImageOps.exif_transpose(image))
+        return _converted(ImageOps.exif_transpose(image))
     if not isinstance(image, str | Path):
         array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
@@ -164,26 +165,12 @@ def _depth_problem(image: Image.Image) -> str | None:
     return None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return an image that is upright already in RGB, converted strip by strip."""
+def _converted(image: Image.Image) -> Image.Image:
+    """Return an image that is upright already in RGB, as one of a file is converted."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    result = Image.new("RGB", image.size)
-    for top, strip in _strips(image):
-        result.paste(_strip_rgb(strip), (0, top))
-    return result
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield (first row, its strip of the image) from top to bottom."""
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _strip_rgb(strip: Image.Image) -> Image.Image:
-    if strip.has_transparency_data:
-        rgba = strip.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return strip.convert("RGB")
+    try:
+        pixels, _ = transcode.to_rgb(transcode.DecodedFile(image, NORMAL, turned=False, bits=8, frames=""))
+    except RejectedError as error:
+        raise SampleError(f"the image cannot be used: {printable(error.detail)}") from None
+    return Image.fromarray(pixels)

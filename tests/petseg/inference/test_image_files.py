@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.inference import image_files
 from petseg.inference.image_files import MAX_PIXELS, find_images, to_rgb
+from shards.audit import transcode
 from shards.audit.findings import REASONS, RejectedError
 from shards.audit.image import ImageAudit
 from shards.errors import SampleError, UsageError, printable
@@ -63,7 +63,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         to_rgb(np.zeros((4, 4), np.uint8))
 
 
-def test_strips_change_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_change_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     rgba = Image.fromarray(random.integers(0, 256, (23, 17, 4), dtype=np.uint8))
     rgba.save(tmp_path / "rgba.png")
@@ -73,12 +73,16 @@ def test_strips_change_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rgba.convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
     names = ["rgba.png", "palette.png", "turned.jpg"]
     whole = [np.asarray(to_rgb(tmp_path / name)) for name in names]
-    monkeypatch.setattr(image_files, "_STRIP_PIXELS", 40)
+    monkeypatch.setattr(transcode, "_TILE_ROWS", 5)
+    monkeypatch.setattr(transcode, "_TILE_COLUMNS", 7)
     for name, expected in zip(names, whole, strict=True):
         np.testing.assert_array_equal(np.asarray(to_rgb(tmp_path / name)), expected)
     white = np.full((23, 17, 4), 255, np.uint8)
     blended = Image.alpha_composite(Image.fromarray(white), rgba).convert("RGB")
     np.testing.assert_array_equal(whole[0], np.asarray(blended))
+    np.testing.assert_array_equal(whole[0], np.asarray(to_rgb(rgba)))  # opened by the caller
+    with pytest.raises(SampleError, match="colours of mode La"):
+        to_rgb(Image.new("La", (9, 7)))
 
 
 def test_a_pil_image_is_not_changed() -> None:
