@@ -17,7 +17,7 @@ from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from pipeline import Loader
 from shards import ShardSet, UsageError
-from shards.errors import printable
+from shards.errors import listed, printable
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
@@ -150,13 +150,9 @@ def _check_classes(predictor: Predictor, data: ShardSet) -> None:
     ours, theirs = predictor.labels.names, data.manifest.labels.names
     if ours != theirs:
         raise UsageError(
-            f"{predictor.source} predicts the classes {_listed(ours)}, but {data.address} has {_listed(theirs)}; score "
+            f"{predictor.source} predicts the classes {listed(ours)}, but {data.address} has {listed(theirs)}; score "
             "it on a set built with the labels of its training set"
         )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
 
 
 def compared_at(storage: Storage, *, original_resolution: bool) -> str:

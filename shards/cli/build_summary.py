@@ -7,7 +7,7 @@ from typing import Any
 from shards.audit.findings import SampleFinding, reason_text
 from shards.build.outcome.build_result import BuildResult
 from shards.build.outcome.unclaimed import values_text
-from shards.errors import counted, printable
+from shards.errors import counted, listed, printable
 from shards.format.label_files import has_placeholders
 from shards.format.layout import AUDIT_NAME, SPLITS, Split
 from shards.format.manifest import Manifest
@@ -15,8 +15,6 @@ from shards.store.byte_sizes import bytes_text
 
 SHOWN_FINDINGS = 50
 SHOWN_CLASSES = 12
-SHOWN_MISSING = 5
-SHOWN_UNREAD = 5
 
 
 def build_json(built: BuildResult) -> dict[str, Any]:
@@ -58,11 +56,10 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     splits = ", ".join(f"{name} {count}" for name, count in document["splits"].items())
     manifest, audit = built.manifest, built.manifest.audit
     names = manifest.labels.names
-    more = ", ..." if len(names) > SHOWN_CLASSES else ""
     because = f" ({built.reason})" if built.reason else ""
     lines = [
         f"layout {manifest.options.layout}{because}; "
-        f"{counted(len(names), 'class', 'classes')}: {', '.join(names[:SHOWN_CLASSES])}{more}"
+        f"{counted(len(names), 'class', 'classes')}: {listed(names, most=SHOWN_CLASSES)}"
     ]
     lines += _nothing_done(built, joined=joined)
     if built.discarded:
@@ -81,8 +78,7 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     if built.unclaimed:
         lines.append(f"values that no class claims: {values_text(built.unclaimed)}")
     for split, missing in missing_classes(manifest).items():
-        rest = f", and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
-        lines.append(f"{split}: no pixel of {', '.join(missing[:SHOWN_MISSING])}{rest}")
+        lines.append(f"{split}: no pixel of {listed(missing)}")
     absent = [set(missing) for missing in missing_classes(manifest).values()]
     everywhere: set[str] = set.intersection(*absent) if len(absent) == len(manifest.splits) else set()
     present = set(names) - everywhere
@@ -95,11 +91,10 @@ def build_text(built: BuildResult, *, joined: bool = False) -> str:
     if document["reasons"]:
         lines.append(f"{counted(sum(audit.reasons.values()), 'finding')} in {built.path}/{AUDIT_NAME}, one a line")
     if built.unread:
-        named = ", ".join(built.unread[:SHOWN_UNREAD]) + (", ..." if len(built.unread) > SHOWN_UNREAD else "")
         what = "is not read, being neither an image nor a mask"
         if len(built.unread) > 1:
             what = "are not read, being neither images nor masks"
-        lines.append(f"{counted(len(built.unread), 'file')} {what}: {named}")
+        lines.append(f"{counted(len(built.unread), 'file')} {what}: {listed(built.unread)}")
     if built.ignored:
         files = "file that is" if built.ignored == 1 else "files that are"
         lines.append(f"{built.ignored:,} {files} not part of the dataset: ignored")

@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any, Final
 
-from shards.errors import SourceError, counted, printable
+from shards.errors import SourceError, counted, listed, printable
 from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
 from shards.sources.survey.label_survey import Survey
@@ -49,7 +49,7 @@ def survey_text(survey: Survey) -> str:
             f"{found.images:,}",
             f"{found.pixels:,}",
             survey.palette.get(key, "") if isinstance(key, int) else "",
-            _owner_text(key, owners) if source.labels is not None else "",
+            owners.get(key, "UNCLAIMED") if source.labels is not None else "",
         )
         for key, found in survey.found.items()
     ]
@@ -74,7 +74,7 @@ def survey_text(survey: Survey) -> str:
             f"the layout has {counted(len(source.labels), 'class', 'classes')} of its own, which claim all of these"
         )
     elif source.labels is not None:
-        unclaimed = ", ".join(map(str, survey.unclaimed[:8])) + (", ..." if len(survey.unclaimed) > 8 else "")
+        unclaimed = listed(map(str, survey.unclaimed), most=8)
         lines.append(
             f"the layout has {counted(len(source.labels), 'class', 'classes')} of its own; none claims {unclaimed}"
         )
@@ -148,10 +148,6 @@ def _owners(survey: Survey) -> dict[int | str, str]:
 def _is_binary(survey: Survey) -> bool:
     """Return whether the masks hold nothing but background and foreground, as far as values can tell."""
     return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
-
-
-def _owner_text(key: int | str, owners: dict[int | str, str]) -> str:
-    return owners.get(key, "UNCLAIMED")
 
 
 def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) -> str:

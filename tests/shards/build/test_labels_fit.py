@@ -189,7 +189,7 @@ def test_classes_that_a_split_lacks_are_named(tmp_path: Path) -> None:
     (source / "val" / "images" / "s0.png").rename(source / "val" / "images" / "t0.png")
     (source / "val" / "masks" / "s0.png").rename(source / "val" / "masks" / "t0.png")
     result = build(source, tmp_path / "out", options(labels=parse_labels(classes)), workers=1)
-    assert "\ntrain: no pixel of c0, c1, c2, c4, c5, and 3 more\n" in build_text(result)
+    assert "\ntrain: no pixel of c0, c1, c2, c4, c5 and 3 more\n" in build_text(result)
     assert "val: no pixel" not in build_text(result)
     assert build_json(result)["missing_classes"] == {"train": ["c0", "c1", "c2", "c4", "c5", "c6", "c7", "c8"]}
 
