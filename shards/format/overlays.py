@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from shards.format.labels import IGNORE, Labels
+from shards.format.labels import IGNORE, Labels, colour_of
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Rgb: TypeAlias = tuple[int, int, int]
@@ -105,8 +105,7 @@ def indexed_mask(indices: Pixels, labels: Labels) -> Image.Image:
         colours = np.zeros((256, 3), dtype=np.uint8)
         colours[: len(labels)] = labels.source_palette
         if labels.ignore_colors:
-            text = labels.ignore_colors[0]
-            colours[IGNORE] = int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+            colours[IGNORE] = colour_of(labels.ignore_colors[0])
         return Image.fromarray(colours[indices])
     values, palette = np.zeros(256, dtype=np.uint8), np.zeros((256, 3), dtype=np.uint8)
     values[: len(labels)] = labels.source_values

@@ -13,12 +13,14 @@ from PIL import Image
 from shards.errors import UsageError
 from shards.format.builtin_labels import ADE20K, BINARY, CITYSCAPES, PETS
 from shards.format.label_files import labels_text
-from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels, chosen_colour, colour_of
+from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels, chosen_colour
+from shards.format.overlays import indexed_mask
 from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.drawing import Canvas
 
 BACKGROUND, BORDER = 2, 3  # in trimaps; the animal is 1
 LABELS_FILE: Final = "labels.toml"
+_VOID = (224, 224, 192)
 _VAL_EVERY = 5  # one of so many images that are not in the test list is in val, in layouts that have one
 
 _HEADER = """\
@@ -93,7 +95,6 @@ class FoldersWriter(LayoutWriter):
     """``images/SPLIT/NAME.jpg`` and ``masks/SPLIT/NAME.png``; masks of values, 0 and 255, or colours."""
 
     own_labels = False
-    palette = False  # whether masks are PNGs with a palette
 
     def __init__(self, *, classes: int, masks: str = "index") -> None:
         self.binary = masks == "binary"
@@ -110,27 +111,16 @@ class FoldersWriter(LayoutWriter):
             return entry.species
         return 1 + (entry.class_id - 1) % (count - 1) if count > 1 else 0
 
-    def mask(self, name: str, trimap: npt.NDArray[np.uint8]) -> Image.Image:
-        """See the base class."""
+    def indices(self, name: str, trimap: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the class of each pixel, or IGNORE, uint8 (H, W)."""
         indices = np.where(trimap == BACKGROUND, 0, self.class_of(name)).astype(np.uint8)
         if not self.binary:
             indices[trimap == BORDER] = IGNORE
-        labels = self.labels
-        if labels.rgb:
-            colours = np.zeros((256, 3), dtype=np.uint8)
-            colours[: len(labels)] = labels.source_palette
-            colours[IGNORE] = colour_of(labels.ignore_colors[0])
-            return Image.fromarray(colours[indices])
-        values = np.zeros(256, dtype=np.uint8)
-        values[: len(labels)] = labels.source_values
-        values[IGNORE] = labels.ignore[0] if labels.ignore else 0
-        image = Image.fromarray(values[indices])
-        if self.palette:
-            colours = np.zeros((256, 3), dtype=np.uint8)
-            colours[labels.source_values] = labels.palette
-            colours[IGNORE] = (224, 224, 192)
-            image.putpalette(colours.tobytes())
-        return image
+        return indices
+
+    def mask(self, name: str, trimap: npt.NDArray[np.uint8]) -> Image.Image:
+        """See the base class."""
+        return Image.fromarray(np.asarray(indexed_mask(self.indices(name, trimap), self.labels)))  # without a palette
 
     def finish(self) -> None:
         """The folders are the lists."""
@@ -156,7 +146,13 @@ class CsvWriter(FoldersWriter):
 class VocWriter(FoldersWriter):
     """``JPEGImages``, ``SegmentationClass`` with palettes, ``ImageSets/Segmentation/{train,val,trainval,test}.txt``."""
 
-    palette = True
+    def mask(self, name: str, trimap: npt.NDArray[np.uint8]) -> Image.Image:
+        """See the base class; ignored pixels have VOC's own colour."""
+        image = indexed_mask(self.indices(name, trimap), self.labels)
+        palette = image.getpalette() or []
+        palette[3 * IGNORE :] = _VOID
+        image.putpalette(palette)
+        return image
 
     def paths(self, name: str) -> tuple[str, str]:
         """See the base class."""
