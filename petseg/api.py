@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, suggests_names
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
-from shards.store.addresses import is_remote
+from shards.store.addresses import expect_places, is_remote
 
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 
+@suggests_names
 def build_shards(
     source: str | Path,
     out: str | Path,
@@ -111,7 +112,7 @@ def build_shards(
     from shards.build.tasks.task_build import build_task
     from shards.sources.choose_layout import scan
 
-    _expect_names(source, out)
+    expect_places(source, out, *([labels] if isinstance(labels, str | Path) else []))
     options = options_from(
         storage=storage,
         size=size,
@@ -137,27 +138,25 @@ def build_shards(
     return build_task(found, place, options, number=number, workers=workers, executor=executor, overwrite=overwrite)
 
 
-def _expect_names(*paths: str | Path) -> None:
-    """Refuse empty text, which would be the current folder, as the commands do."""
-    if "" in paths:
-        raise UsageError("the path is empty; for the current folder, write '.'")
-
-
 def _place(out: str | Path) -> str | Path:
     return out if is_remote(out) else Path(out)
 
 
+@suggests_names
 def join_shards(out: str | Path, *, overwrite: bool = False, strict: bool = False) -> "BuildResult":
     """Make a set of the shards that all tasks have built, as ``petseg-shard join``; see shards.build.tasks.join."""
     from shards.build.tasks.join_set import join
 
+    expect_places(out)
     return join(_place(out), overwrite=overwrite, strict=strict)
 
 
+@suggests_names
 def copy_shards(source: str | Path, target: str | Path, *, overwrite: bool = False) -> "CopyResult":
     """Copy a set between folders and object stores, as ``petseg-shard copy``; see shards.build.tasks.copy_set."""
     from shards.build.tasks.set_copy import copy_set
 
+    expect_places(source, target)
     return copy_set(source, target, overwrite=overwrite)
 
 
@@ -176,6 +175,7 @@ class FilePredictions:
     ignored: int
 
 
+@suggests_names
 def predict(
     run: str | Path,
     images: str | Path | Sequence[str | Path],
@@ -226,7 +226,7 @@ def predict(
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     names = [images] if isinstance(images, str | Path) else images
-    _expect_names(*names, out)
+    expect_places(run, *names, out)
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)
@@ -238,6 +238,7 @@ def predict(
     return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
 
 
+@suggests_names
 def export(
     run: str | Path,
     file: str | Path,
@@ -274,6 +275,7 @@ def export(
     from petseg.inference.trained_network import load
     from shards.format.readers.output_places import expect_free
 
+    expect_places(run, file)
     if not hub and (license is not None or dataset is not None):
         raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
     if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):

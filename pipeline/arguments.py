@@ -17,6 +17,17 @@ from shards.format.layout import Storage
 if TYPE_CHECKING:
     import torch
 
+
+class LoaderCopyError(PetsegError, TypeError):
+    """A loader was pickled or copied; a ``TypeError``, as for everything that cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a Loader has threads and open files, and cannot be pickled or copied: create one in the process that uses "
+            "it, from the same arguments, and give it load_state_dict() of this one's state_dict()"
+        )
+
+
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
 MANY_SAMPLES = 4096  # in an epoch: from here on, a tenth of a second to start worker processes does not matter

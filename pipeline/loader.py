@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
-from shards.errors import UsageError
+from shards.errors import UsageError, suggests_names
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
 from shards.store.remote.remote_files import Fetch
@@ -92,6 +92,7 @@ class Loader(LoaderFacts):
         FormatError: not a shard set, or a damaged one.
     """
 
+    @suggests_names
     def __init__(
         self,
         shards: str | Path | ShardSet,
@@ -232,6 +233,9 @@ class Loader(LoaderFacts):
         self._drop_stream()
         self._engine.close()
         self._reader.files.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise arguments.LoaderCopyError
 
     def __enter__(self) -> "Loader":
         return self

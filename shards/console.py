@@ -21,6 +21,7 @@ from shards.errors import (
     INTERRUPTED,
     PetsegError,
     TerminatedError,
+    command_line,
     describe_os_error,
     describe_shortage,
     printable,
@@ -101,7 +102,7 @@ class FriendlyMixin:
         open_streams()
         try:
             expect_current_folder()
-            with contextlib.nullcontext() if self.own_signals else raise_stop_signals():
+            with command_line(), contextlib.nullcontext() if self.own_signals else raise_stop_signals():
                 result = super().main(*args, **kwargs)  # type: ignore[misc]
         except click.ClickException as error:
             show(error)

@@ -4,12 +4,18 @@ This is the lowest module of the project: every other package may use it, and it
 """
 
 import contextlib
+import difflib
 import errno
+import functools
+import inspect
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Final, TypeGuard
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, ParamSpec, TypeGuard, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # Of torch's CPU allocator, CUDA, cuDNN and cuBLAS, and C++.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
@@ -52,6 +58,10 @@ class UsageError(PetsegError):
     """An option or argument is wrong, or does not fit another one."""
 
     exit_code = 2
+
+
+class ArgumentNameError(UsageError, TypeError):
+    """A function has no argument of this name; a ``TypeError``, as Python's own."""
 
 
 class TerminatedError(BaseException):
@@ -165,3 +175,53 @@ def describe_shortage(error: Exception) -> str | None:
     if isinstance(error, ImportError) and ".so" in text:
         return f"a library cannot be loaded, for lack of memory or because it is not installed whole: {text}"
     return None
+
+
+_by_command = False  # whether options were given on the command line
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Within the block, :func:`option` spells options as commands have them."""
+    global _by_command  # noqa: PLW0603
+    before, _by_command = _by_command, True
+    try:
+        yield
+    finally:
+        _by_command = before
+
+
+def option(name: str, value: object = None) -> str:
+    """Return an option as its caller has to write it.
+
+    ``option("cache_bytes")`` is ``--cache-bytes`` for a command, and ``cache_bytes`` from Python; with the value True
+    ``--overwrite``, or ``overwrite=True``; with another one ``--fetch range``, or ``fetch='range'``.
+    """
+    if not _by_command:
+        return name if value is None else f"{name}={value!r}"
+    text = f"--{name.replace('_', '-')}"
+    return text if value is None or value is True else f"{text} {value}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the nearest of some names as the end of a message, ``; did you mean lr?``; "" if none is near."""
+    close = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str] = lambda _: "") -> Callable[_P, _R]:
+    """Have a call with an argument that the function lacks raise an error that names the nearest one.
+
+    ``otherwise``: returns the end of the message where there is none.
+    """
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **options: _P.kwargs) -> _R:
+        for name in options.keys() - {*names}:
+            called = function.__qualname__.removesuffix(".__init__")
+            meant = did_you_mean(name, names) or otherwise(name)
+            raise ArgumentNameError(f"{called}() has no argument {name}{meant}")
+        return function(*args, **options)
+
+    return checked

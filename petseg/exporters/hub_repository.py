@@ -21,7 +21,7 @@ from petseg.inference.trained_network import Predictor
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.initial_weights import SAFETENSORS
 from petseg.runs.run_folder import read_config
-from shards.errors import UsageError, printable
+from shards.errors import UsageError, option, printable
 from shards.format.readers.output_places import expect_folder, expect_free
 from shards.store.atomic import write_atomically
 
@@ -66,8 +66,10 @@ def export_hub(
     if dataset is not None and not _DATASET.fullmatch(dataset):
         raise UsageError(f"--dataset {dataset}: give a name as on the Hub, NAME or OWNER/NAME")
     if folder.suffix in (".onnx", ".safetensors"):
-        raise UsageError(f"{folder}: --hub writes a folder, and this is the name of a file; choose one, or omit --hub")
-    expect_folder(folder, advice="--hub writes a folder")
+        raise UsageError(
+            f"{folder}: {option('hub', True)} writes a folder, and this is the name of a file; choose one, or omit that"
+        )
+    expect_folder(folder, advice=f"{option('hub', True)} writes a folder")
     # config.json last: it is what makes the folder one that can be loaded.
     targets = tuple(folder / name for name in (SAFETENSORS, PROGRAM, CARD, HUB_CONFIG))
     expect_free(*targets, overwrite=overwrite, folder_is_made=True)

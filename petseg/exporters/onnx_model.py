@@ -20,7 +20,7 @@ from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, UsageError, first_line, option
 from shards.format.geometry import Size, size_text
 from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
@@ -67,7 +67,7 @@ def export_onnx(
     """
     path, options = Path(path), options or OnnxOptions()
     if path.suffix != ".onnx":
-        raise UsageError(f"{path}: the name must end in .onnx or .safetensors; --hub writes a folder")
+        raise UsageError(f"{path}: the name must end in .onnx or .safetensors; {option('hub', True)} writes a folder")
     if options.input_size == "original" and predictor.recipe.fit == "cover":
         raise UsageError(
             "--input-size original is for runs of --fit stretch and contain: with cover the network takes the whole "
@@ -202,7 +202,7 @@ def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes)
             except Exception as error:  # noqa: BLE001 - onnxruntime has a class for each of its codes
                 raise PetsegError(
                     f"onnxruntime cannot run the exported network on images of {size_text(size)} "
-                    f"({first_line(error)}); nothing was written. Try --input-size fixed"
+                    f"({first_line(error)}); nothing was written. Try {option('input_size', 'fixed')}"
                 ) from None
             with torch.inference_mode():
                 scores = network.scores(torch.from_numpy(image))

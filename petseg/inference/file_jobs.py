@@ -12,7 +12,7 @@ from petseg.inference.image_files import ImageFile, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Predictor
-from shards.errors import PetsegError, SampleError, UsageError, printable
+from shards.errors import PetsegError, SampleError, UsageError, option, printable
 from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
@@ -55,7 +55,7 @@ def plan_jobs(
             if (place := _same_everywhere(output)) in taken:
                 raise UsageError(
                     f"{taken[place]} and {each.path} would both become {output}; predict them into different folders, "
-                    "or name the folder above them with --recursive, which keeps its subfolders"
+                    f"or name the folder above them with {option('recursive', True)}, which keeps its subfolders"
                 )
             taken[place] = each.path
         renamed = name != each.path.stem
@@ -150,6 +150,7 @@ def _read(job: FileJob, *, values: int) -> Image.Image:
     if size > MAX_PROBABILITIES:
         raise SampleError(
             f"{name}: probabilities of {values} classes at {image.height} x {image.width} pixels would take "
-            f"{size / 2**30:.1f} GiB, more than {MAX_PROBABILITIES / 2**30:g}; predict it without --probabilities"
+            f"{size / 2**30:.1f} GiB, more than {MAX_PROBABILITIES / 2**30:g}; predict it without "
+            f"{option('probabilities')}"
         )
     return image

@@ -9,18 +9,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
 
 from shards.audit import transcode
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
 from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
 from shards.audit.image import ImageAudit
-from shards.audit.orientation import NORMAL
-from shards.errors import SampleError, UsageError, printable
+from shards.audit.orientation import NORMAL, find_orientation
+from shards.errors import SampleError, UsageError, option, printable
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _TIFF_BITS = 258  # the tag BitsPerSample
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF's orientation
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,14 @@ def _nothing_found(path: Path, argument: str, *, recursive: bool) -> str:
     if not path.is_dir():
         return f"no images match {argument}"
     if not recursive and any(entry.is_dir() for entry in path.iterdir()):
-        return f"no images in {argument} itself; add --recursive for those in its subfolders"
+        return f"no images in {argument} itself; add {option('recursive', True)} for those in its subfolders"
     return f"no images in {argument}"
 
 
 def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     """Return an image in 8-bit RGB, with its EXIF orientation applied.
 
+    An orientation in XMP is ignored, as everywhere, except in a TIFF that Pillow has opened, and turned already.
     Transparent pixels are blended with white; of an animation the first frame is taken. Takes up to 8 bytes per pixel
     of memory while it works, and 4 for the result. Raises ``SampleError`` for a file that the audit of a set rejects,
     with the same reason: it is no image, is damaged, has more than :data:`MAX_PIXELS` pixels or 8 bits per channel.
@@ -121,7 +132,10 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     if isinstance(image, Image.Image):
         if deep := _depth_problem(image):
             raise SampleError(f"the image cannot be used: {deep}")
-        return _converted(ImageOps.exif_transpose(image))
+        image.load()  # a PNG's EXIF may follow its pixels
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        turn = _TURNS.get(find_orientation(exif, 0, len(exif))[0])
+        return _converted(image if turn is None else image.transpose(turn))
     if not isinstance(image, str | Path):
         array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:

@@ -17,13 +17,14 @@ from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from pipeline import Loader
 from shards import ShardSet, UsageError
-from shards.errors import listed, printable
+from shards.errors import listed, option, printable, suggests_names
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 
+@suggests_names
 def evaluate(
     run: str | Path,
     shards: str | Path | ShardSet,
@@ -136,7 +137,8 @@ def expect_split(data: ShardSet, split: str) -> None:
     if split not in existing:
         other = split_to_score(existing)
         raise UsageError(
-            f"{data.address} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as --split {other}"
+            f"{data.address} has no split {split!r}; it has: {', '.join(existing)}. Choose one, such as "
+            f"{option('split', other)}"
         )
 
 

@@ -31,9 +31,10 @@ from petseg.runs.checkpoint import expect_weights_of, load_checkpoint
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
 from petseg.runs.run_folder import find_checkpoint
-from shards.errors import UsageError
+from shards.errors import UsageError, option, suggests_names
 from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
+from shards.store.addresses import expect_places
 
 _KEPT_VALUES = 1 << 25  # probabilities of an image that are kept without being asked for
 
@@ -135,7 +136,9 @@ class Predictor:
         """
         if options.window is None and self._crop_scale is None:
             if options.overlap_given:
-                raise UsageError("--overlap is for --window, and this run takes whole images unless that is given")
+                raise UsageError(
+                    f"{option('overlap')} is for {option('window')}, and without that this run takes whole images"
+                )
             return None
         if options.window is None or options.window == "auto":
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
@@ -243,6 +246,7 @@ def _mean(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     return total / len(maps)
 
 
+@suggests_names
 def load(
     run: str | Path,
     *,
@@ -264,6 +268,7 @@ def load(
         CheckpointError: there is no checkpoint, or it is damaged.
         UsageError: the device is not available, or the size is out of range.
     """
+    expect_places(run)
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     path = find_checkpoint(Path(run))

@@ -8,7 +8,6 @@ progressive = false         # --no-progressive
 ema-decay = "auto"
 """
 
-import difflib
 import json
 import re
 from pathlib import Path
@@ -20,7 +19,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, shown_value, takes_auto
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
-from shards.errors import UsageError
+from shards.errors import UsageError, did_you_mean
 from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml
 
@@ -112,8 +111,7 @@ def _read_option(name: str, field: str, value: Any) -> Any:
         structs |= {one: struct for one in struct.__struct_fields__ if one not in (*NO_OPTIONS, "name", "model")}
     if field not in structs:
         names = [option_name(one)[2:] for one in [*structs, *_PATHS]]
-        close = difflib.get_close_matches(name.replace("_", "-"), names, n=1)
-        raise UsageError(f"there is no option {name}{f'; did you mean {close[0]}?' if close else ''}")
+        raise UsageError(f"there is no option {name}{did_you_mean(name.replace('_', '-'), names)}")
     converted = convert_field(structs[field], "name" if field == "model" else field, value)
     return AUTO if converted is None else converted
 

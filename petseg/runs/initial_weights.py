@@ -15,6 +15,7 @@ from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
 from petseg.runs.run_folder import find_checkpoint
 from shards.errors import PetsegError, UsageError, first_line, listed
 from shards.format.labels import Labels
+from shards.store.addresses import expect_places
 from shards.store.atomic import file_sha256
 
 SAFETENSORS = "model.safetensors"  # in the folder that petseg-export --hub writes
@@ -88,6 +89,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
         CheckpointError: it is damaged.
         PetsegError: the package safetensors is not installed.
     """
+    expect_places(source)
     path = Path(source).absolute()
     if (path / SAFETENSORS).is_file():
         path = path / SAFETENSORS

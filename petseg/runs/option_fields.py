@@ -1,5 +1,6 @@
 """The fields of the option structs as command-line options: their names, types, limits and descriptions."""
 
+import difflib
 import functools
 import math
 import types
@@ -10,6 +11,7 @@ import msgspec
 from shards.errors import UsageError
 
 _SPELLINGS = {"name": "model", "join": "skip"}  # fields whose option has another name
+_OTHER_WORDS = {"learning_rate": "lr", "image_size": "size"}  # what other programs call a field
 AUTO = "auto"  # written for None, where None chooses a value
 
 
@@ -22,6 +24,13 @@ def field_of_option(name: str) -> str:
     """Return the field of an option's name without dashes: ``batch-size`` and ``batch_size`` are ``batch_size``."""
     field = name.replace("-", "_")
     return "join" if field == "skip" else field
+
+
+def nearest(name: str, *structs: msgspec.Struct | type[msgspec.Struct]) -> str:
+    """Return the option that a name which is none was meant for, as the end of a message; "" if none is near."""
+    words = {field: field for struct in structs for field in struct.__struct_fields__} | _OTHER_WORDS
+    close = difflib.get_close_matches(name, sorted(words), n=1)
+    return f"; did you mean {words[close[0]]}?" if close else ""
 
 
 def shown_value(field: str, value: Any) -> Any:

@@ -21,7 +21,7 @@ from petseg.nets.model_config import (
 )
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.encoder_options import check_encoder_options, complete_encoder_options, current_document
-from petseg.runs.option_fields import AUTO, check_fields, convert_field, option_name, shown_value, takes_auto
+from petseg.runs.option_fields import AUTO, check_fields, convert_field, nearest, option_name, shown_value, takes_auto
 from shards.errors import UsageError
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 from shards.store.remote.remote_files import Fetch
@@ -276,7 +276,7 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
     runtime = msgspec.structs.replace(runtime, **take(runtime))
     if options:
-        raise UsageError(f"no such option: {', '.join(sorted(options))}")
+        raise UsageError(f"no such option: {min(options)}{nearest(min(options), model, recipe, runtime)}")
     return recipe, runtime
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
-from shards.errors import UsageError, first_line
+from shards.errors import UsageError, first_line, option
 from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
@@ -80,8 +80,8 @@ def create_run(path: Path | None, *, model: str) -> RunFolder:
     if path is None:
         return RunFolder(_next_free(Path("runs"), model))
     if path.exists() and not path.is_dir():
-        raise UsageError(f"--run {path} is a file; name a folder")
-    expect_outside(path, advice="choose another --run")
+        raise UsageError(f"{option('run')} {path} is a file; name a folder")
+    expect_outside(path, advice=f"choose another {option('run')}")
     if path.is_dir():
         _expect_unused(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -100,16 +100,17 @@ def _expect_unused(path: Path) -> None:
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(PARTIAL_PREFIX)}
     if names & {LAST, BEST} or {CONFIG, METRICS} <= names:
         raise UsageError(
-            f"{path} already contains a run; continue it with --resume (or --resume auto), or choose another --run"
+            f"{path} already contains a run; continue it with {option('resume', True)} (or "
+            f"{option('resume', 'auto')}), or choose another {option('run')}"
         )
     if names - {_LOCK, _OWNER} and not (CONFIG in names and names <= _STARTED):
-        raise UsageError(f"{path} is not empty; choose another --run")
+        raise UsageError(f"{path} is not empty; choose another {option('run')}")
 
 
 def reopen_run(path: Path) -> RunFolder:
     """Open the folder of an existing run; ``UsageError`` if there is none."""
     if not (path / CONFIG).is_file():
-        raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without --resume")
+        raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without {option('resume')}")
     return RunFolder(path)
 
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from petseg.nets.model_config import NO_ENCODER, ModelConfig
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_recipe
 from petseg.runs.encoder_options import WITH_WEIGHTS, is_of_timm
 from petseg.runs.initial_weights import InitialWeights, read_initial_weights
+from petseg.runs.option_fields import nearest
 from petseg.runs.recipe import (
     Recipe,
     RuntimeOptions,
@@ -21,19 +22,32 @@ from petseg.runs.recipe import (
     differences,
 )
 from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, option, suggests_names
 from shards.format.dataset import ShardSet
-from shards.store.addresses import is_remote
+from shards.store.addresses import expect_places, is_remote
 from shards.store.store_protocol import StoreError
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-def checked_arguments(options: Any, make_reporter: Any) -> dict[str, Any]:
-    """Return the options of a call from Python; ``UsageError`` unless both arguments can be used at all."""
+
+def checked_arguments(options: Any, make_reporter: Any, *, places: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the options of a call from Python; ``UsageError`` unless its arguments can be used at all."""
+    expect_places(*(place for place in places if place is not None))
     if not isinstance(options, Mapping | None) or not all(isinstance(name, str) for name in options or ()):
         raise UsageError(f"options must be names with values, such as {{'epochs': 20}}, not {str(options)[:80]!r}")
     if not callable(make_reporter):
         raise UsageError("make_reporter is called to make a reporter: give ConsoleReporter itself, not one of them")
     return dict(options or {})
+
+
+def suggests_options(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have a call with an argument that the function lacks say which option was meant, and where it goes."""
+
+    def otherwise(name: str) -> str:
+        return f": options of the training go into options={{...}}{nearest(name, ModelConfig, Recipe, RuntimeOptions)}"
+
+    return suggests_names(function, otherwise=otherwise)
 
 
 def new_options(
@@ -45,7 +59,7 @@ def new_options(
     :func:`for_set`.
     """
     if shards is None:
-        raise UsageError("--shards is missing: the folder that petseg-shard build created")
+        raise UsageError(f"{option('shards')} is missing: the folder that petseg-shard build created")
     runtime = RuntimeOptions(shards=_lasting(shards))
     source = options.get("init_from")
     initial = None if source is None else read_initial_weights(source)
@@ -64,9 +78,9 @@ def existing_options(
 ) -> tuple[Recipe, RuntimeOptions, Checkpoint | None]:
     """Return an existing run's options, changed where that is allowed, and its last checkpoint if it has one."""
     if run.is_file():
-        raise UsageError(f"--run {run} is a file; give the run's folder, {run.absolute().parent}")
+        raise UsageError(f"{option('run')} {run} is a file; give the run's folder, {run.absolute().parent}")
     if not run.is_dir():
-        raise UsageError(f"no such run: {run}; start it without --resume, or with --resume auto")
+        raise UsageError(f"no such run: {run}; start it without {option('resume')}, or with {option('resume', 'auto')}")
     document = read_config(run)
     try:
         recipe = read_recipe(document["recipe"], source=run / CONFIG)
@@ -102,7 +116,7 @@ def _last_checkpoint(run: Path) -> Checkpoint | None:
             raise CheckpointError(f"{error}; {advice}" if advice else str(error)) from None
     if (run / METRICS).is_file():  # it is written after last.pt
         what = f"{run} has finished epochs, but {LAST}, from which it would continue, is gone"
-        raise CheckpointError(f"{what}; {advice or 'choose another --run'}")
+        raise CheckpointError(f"{what}; {advice or 'choose another ' + option('run')}")
     return None
 
 
@@ -128,12 +142,12 @@ def check_same_data(run: Path, data: ShardSet) -> None:
     if started.get("fingerprint") != found:
         raise UsageError(
             f"{run} was started with other data: {data.address} has fingerprint {found[:12]}, the run "
-            f"{str(started.get('fingerprint'))[:12]}; name its set with --shards, or start a new run"
+            f"{str(started.get('fingerprint'))[:12]}; name its set with {option('shards')}, or start a new run"
         )
     if started.get("labels") != json.loads(msgspec.json.encode(data.manifest.labels)):
         raise UsageError(
             f"{run} was started with other labels: {data.address} has the same images and masks, but other values, "
-            "colours or foreground classes; name the run's own set with --shards, or start a new run"
+            f"colours or foreground classes; name the run's own set with {option('shards')}, or start a new run"
         )
 
 
@@ -153,6 +167,6 @@ def initial_weights_again(run: Path, recipe: Recipe) -> InitialWeights | None:
     if not isinstance(recorded, dict) or recorded.get("sha256") != initial.sha256:
         raise UsageError(
             f"{initial.file} has changed since {run} was started from it, and the run has no checkpoint yet; start "
-            "it again without --resume"
+            f"it again without {option('resume')}"
         )
     return initial

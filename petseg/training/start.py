@@ -39,6 +39,7 @@ from petseg.runs.run_options import (
     for_set,
     initial_weights_again,
     new_options,
+    suggests_options,
 )
 from petseg.training.encoder_start import EncoderStart
 from petseg.training.loop import TrainingLoop
@@ -52,10 +53,11 @@ from petseg.training.start_checks import (
     note_absent_classes,
 )
 from shards import ShardSet
-from shards.errors import PetsegError, SampleError, UsageError, counted
+from shards.errors import PetsegError, SampleError, UsageError, counted, option
 from shards.format.geometry import size_text
 
 
+@suggests_options
 def train(
     shards: str | Path | None = None,
     *,
@@ -88,7 +90,7 @@ def train(
         PetsegError: an option is wrong or does not fit the run; the data are unusable; the run was interrupted (a
             checkpoint was written) or diverged.
     """
-    options = checked_arguments(options, make_reporter)
+    options = checked_arguments(options, make_reporter, places=(shards, run, config))
     given = tuple(options)
     world = world_from_environment()
     command = with_torchrun(command or equivalent_command(shards, run, resume, options, config=config), world)
@@ -274,7 +276,7 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, sta
     if not resume:
         return False
     if path is None:
-        raise UsageError("--resume needs --run, the folder of the run to continue")
+        raise UsageError(f"{option('resume')} needs {option('run')}, the folder of the run to continue")
     # Without a checkpoint there is nothing to continue, and nothing is lost by starting. Rank 0 looks, because others
     # might see what it has just created.
     names = [LAST, BEST, METRICS] if shards is not None and resume == "auto" else [LAST, CONFIG]

@@ -75,6 +75,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
             if is_tiff(data):
                 bits = _check_tiff(data, what)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image.info.pop("xmp", None)  # of which Pillow takes the orientation, where EXIF has none, in some formats
             check_pixels(image.width, image.height, what, max_pixels=max_pixels)
             if image.format == "PNG":
                 chunks = png.read_chunks(data)

@@ -26,7 +26,7 @@ from shards.build.resume import finished_shards, moves
 from shards.build.staging import WORK, Staging, check_target, remove_set
 from shards.build.tasks.build_in_store import build_in_store
 from shards.build.write_shard import ShardRecord
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, option
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, load_manifest
 from shards.sources.choose_layout import scan
@@ -141,7 +141,7 @@ def _finished_set(staging: Staging, plan: BuildPlan, *, overwrite: bool, strict:
     except FormatError as error:
         if overwrite:
             return None
-        raise UsageError(f"{error} (--overwrite replaces it)") from None
+        raise UsageError(f"{error} ({option('overwrite', True)} replaces it)") from None
     if overwrite and not (just_published and manifest.plan == plan.digest):
         return None
     check_finished_set(manifest, plan.digest, staging.out, strict=strict)

@@ -219,7 +219,7 @@ class SplitReader:
 
 
 @dataclass(frozen=True)
-class ShardSet:
+class ShardSet(set_files.MadeByOpen):
     """A shard set: where its files are, and its manifest. Made by :meth:`open`."""
 
     store: Store

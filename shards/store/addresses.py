@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlsplit
 
 from shards.errors import UsageError, printable
@@ -54,12 +54,24 @@ def is_remote(place: str | Path) -> TypeGuard[str]:
     return isinstance(place, str) and _SCHEME.match(place) is not None
 
 
+def expect_places(*places: Any) -> None:
+    """Raise ``UsageError`` for empty text, which would be the current folder, and for what is no path."""
+    for place in places:
+        if not isinstance(place, str | Path):
+            raise UsageError(f"expected a path, or an address as text, not {place!r}")
+        if place == "":
+            raise UsageError("the path is empty; for the current folder, write '.'")
+        if "\0" in str(place):
+            raise UsageError(f"{_shown(str(place))}: a path cannot contain the character NUL")
+
+
 def parse_address(place: str | Path) -> StoreAddress | Path:
     """Return an address in its parts, or the path that anything else is.
 
     Raises ``UsageError`` for an unknown scheme, an address without a bucket or host, one with credentials in it, and
-    ``http://`` to another machine.
+    ``http://`` to another machine; see also :func:`expect_places`.
     """
+    expect_places(place)
     text = os.fspath(place)
     found = _SCHEME.match(text) if isinstance(place, str) else None
     if found is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from shards.audit.findings import SampleFinding, reason_text
 from shards.audit.palettes import PaletteTally
 from shards.build.write_shard import ShardRecord
-from shards.errors import PetsegError, UsageError, counted, printable
+from shards.errors import PetsegError, UsageError, counted, option, printable
 from shards.format.manifest import Manifest
 
 
@@ -49,10 +49,10 @@ def check_finished_set(existing: Manifest, digest: str, where: Path | str, *, st
     if existing.plan != digest:
         raise UsageError(
             f"{where} holds a finished set of another source or other options; "
-            "use --overwrite to replace it, or choose another folder"
+            f"use {option('overwrite', True)} to replace it, or choose another folder"
         )
     if strict and existing.audit.reasons:
-        raise StrictError(f"{where} was built without --strict: {describe_reasons(existing.audit.reasons)}")
+        raise StrictError(f"{where} was built without {option('strict')}: {describe_reasons(existing.audit.reasons)}")
 
 
 def check_outcome(manifest: Manifest, *, strict: bool, findings: Sequence[SampleFinding]) -> None:

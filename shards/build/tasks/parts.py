@@ -26,7 +26,7 @@ from shards.build.outcome.library_versions import which_differ
 from shards.build.outcome.shard_records import read_record
 from shards.build.plan import PlannedShard, PlanOutline
 from shards.build.write_shard import ShardRecord, record_name
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, option
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import Manifest, parse_manifest
 from shards.format.readers.output_places import LOOKED_AT, is_manifest
@@ -140,7 +140,7 @@ class Parts:
         except FormatError as error:
             if overwrite:
                 return None
-            raise UsageError(f"{error} (--overwrite replaces it)") from None
+            raise UsageError(f"{error} ({option('overwrite', True)} replaces it)") from None
 
     def claimed(self) -> tuple[Claim, ObjectStatus] | None:
         """Return whose files these are, and the version of the file that says so; None if nothing has begun."""
@@ -182,7 +182,7 @@ class Parts:
             if not overwrite:
                 raise UsageError(
                     f"{self.address} holds the unfinished work of another source or other options; every task needs "
-                    "the same ones, and --overwrite discards what is there"
+                    f"the same ones, and {option('overwrite', True)} discards what is there"
                 )
             with contextlib.suppress(ObjectChangedError, ObjectMissingError):
                 self.store.put(self.prefix + PLAN, data, if_match=status)

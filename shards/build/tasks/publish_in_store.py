@@ -15,7 +15,7 @@ from shards.build.outcome.build_result import check_outcome
 from shards.build.resume import final_names
 from shards.build.tasks.parts import CONCURRENT, ClaimedPlan, Parts
 from shards.build.write_shard import ShardRecord
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, option
 from shards.format.layout import MANIFEST_NAME, Split, is_set_file, shard_name
 from shards.format.manifest import WITHDRAWN, Manifest, dump_manifest
 from shards.store.owner_files import scratch_folder
@@ -122,8 +122,8 @@ def put_manifest(store: Store, data: bytes, note: ObjectStatus | None = None) ->
     except (ObjectExistsError, ObjectChangedError):
         if store.read(MANIFEST_NAME) != data:
             raise PetsegError(
-                f"another set was published at {store.address} meanwhile; run the same command with --overwrite to "
-                "replace it, or choose another address"
+                f"another set was published at {store.address} meanwhile; run the same again with "
+                f"{option('overwrite', True)} to replace it, or choose another address"
             ) from None
 
 

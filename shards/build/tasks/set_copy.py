@@ -10,7 +10,7 @@ from typing import IO, Final
 from shards.build.staging import Staging, check_target
 from shards.build.tasks.parts import ClaimedCopy, Parts
 from shards.build.tasks.publish_in_store import begin, manifest_at, put_manifest, remove_strays
-from shards.errors import FormatError, PetsegError, UsageError
+from shards.errors import FormatError, PetsegError, UsageError, option
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import FileEntry, Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
@@ -86,7 +86,9 @@ def copy_set(
         copy.clean_up(parts)
         return result(complete=True)
     if there is not None and not overwrite:
-        raise UsageError(f"{target} holds another set; use --overwrite to replace it, or choose another target")
+        raise UsageError(
+            f"{target} holds another set; use {option('overwrite', True)} to replace it, or choose another target"
+        )
     if parts.is_local:
         return result(skipped=copy.to_folder(parts.folder_path))
     parts.expect_outside()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 from shards.format.layout import FORMAT, MANIFEST_NAME, SPLITS, table_name
 from shards.store.byte_ranges import ByteRanges
 
@@ -40,7 +40,7 @@ def expect_replaceable(file: Path, *, overwrite: bool, advice: str = "choose ano
     if file.exists() and not file.is_file():
         raise UsageError(f"{file} is not a file; {advice}")
     if (file.exists() or file.is_symlink()) and not overwrite:
-        raise UsageError(f"{file} exists already; {advice}, or add --overwrite")
+        raise UsageError(f"{file} exists already; {advice}, or add {option('overwrite', True)}")
 
 
 def expect_folder(folder: Path, *, advice: str) -> None:

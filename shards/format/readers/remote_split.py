@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import FormatError, UsageError, printable
+from shards.errors import FormatError, UsageError, option, printable
 from shards.format.layout import MANIFEST_NAME, ROLES, TAR_BLOCK, Rows, member_span
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
+from shards.store.addresses import expect_places
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.folder_store import FolderStore
 from shards.store.remote.cache_place import check_bound, open_cache
@@ -29,8 +30,10 @@ def check_unused(store: FolderStore, *, fetch: Any, cache: Any, cache_bytes: Any
     """Check what a set in a folder does not use, as for one in an object store, and say that it is not used."""
     _check_fetch(fetch)
     check_bound(cache_bytes)
+    expect_places(*([] if cache is None else [cache]))
     if cache is not None or cache_bytes is not None:
-        log.warning("%s is a folder: --cache and --cache-bytes are for sets in object stores", printable(store.address))
+        names = f"{option('cache')} and {option('cache_bytes')}"
+        log.warning("%s is a folder: %s are for sets in object stores", printable(store.address), names)
 
 
 def open_remote_set(

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 from shards.errors import FormatError, UsageError
 from shards.format.layout import Split
@@ -12,6 +13,16 @@ from shards.store.byte_ranges import check_shortage
 from shards.store.folder_store import FolderStore
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
 from shards.store.store_protocol import Store
+
+
+class MadeByOpen:
+    """What is opened by its method ``open``; calling the class with a path says so."""
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Return a new object; ``UsageError`` for a path."""
+        if args and isinstance(args[0], str | Path):
+            raise UsageError(f"open a set with {cls.__name__}.open({str(args[0])!r})")
+        return super().__new__(cls)
 
 
 def local_folder(store: Store) -> Path:

@@ -4,7 +4,8 @@ import errno
 import os
 from pathlib import Path
 
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, option
+from shards.store.addresses import expect_places
 from shards.store.byte_sizes import parse_bytes
 from shards.store.remote import content_cache
 from shards.store.remote.content_cache import ContentCache
@@ -16,7 +17,7 @@ def check_bound(most: int | str | None) -> int | None:
     """Return the bound of a cache in bytes; raise ``UsageError`` for none, or one that is too small."""
     most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
     if most_bytes is not None and most_bytes < content_cache.LEAST_BYTES:
-        raise UsageError(f"--cache-bytes {most_bytes} is too small; give at least {content_cache.LEAST_BYTES}")
+        raise UsageError(f"{option('cache_bytes', most_bytes)} is too small; give at least {content_cache.LEAST_BYTES}")
     return most_bytes
 
 
@@ -35,8 +36,9 @@ def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCach
             folder = Path(base) / "petseg" if base else Path.home() / ".cache" / "petseg"
         except RuntimeError:
             raise PetsegError(
-                "there is no home folder to cache a remote set in; give one with --cache DIR, or set XDG_CACHE_HOME"
+                f"there is no home folder for a cache; name one with {option('cache')}, or set XDG_CACHE_HOME"
             ) from None
+    expect_places(folder)
     place = Path(folder).absolute()
     for left in reversed(range(_ATTEMPTS)):
         try:

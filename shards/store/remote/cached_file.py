@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shards.errors import PetsegError
+from shards.errors import PetsegError, option
 from shards.store.byte_ranges import ByteRanges, write_at
 
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -108,4 +108,4 @@ def discard(path: Path) -> None:
         return
     except OSError as error:
         what = f"{path}, which has the name of a file of the cache, cannot be removed ({error.strerror})"
-        raise PetsegError(f"{what}; remove it, or choose another folder with --cache") from None
+        raise PetsegError(f"{what}; remove it, or choose another folder with {option('cache')}") from None

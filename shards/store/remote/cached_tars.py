@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import CacheTooSmallError, FormatError, PetsegError, SampleError, printable
+from shards.errors import CacheTooSmallError, FormatError, PetsegError, SampleError, option, printable
 from shards.store.byte_ranges import OpenFiles, share_of_files
 from shards.store.cloud.request_loop import run, submit
 from shards.store.remote.cached_file import CachedFile, is_at
@@ -155,8 +155,8 @@ class CachedTars:
             held.update(run(self._fetch(missing, whole=self.files.fetch == "shard")))
         cache = self.files.cache
         raise CacheTooSmallError(
-            f"the cache {cache.folder} is too small: samples were removed before they could be used; give more than "
-            f"{cache.most_bytes} bytes with --cache-bytes"
+            f"the cache {cache.folder} is too small: samples were removed before they could be used; give "
+            f"{option('cache_bytes')} more than {cache.most_bytes}"
         )
 
     def _missing(self, held: dict[int, Any], shards: Sequence[int], indices: Sequence[int]) -> dict[int, list[int]]:
@@ -263,7 +263,7 @@ class CachedTars:
             return file
         file = cache.open_ranges(spec.sha256, size=spec.bytes, samples=spec.samples, create=True)
         if file is None:
-            raise PetsegError(f"the cache {cache.folder} cannot be written to; choose another one with --cache")
+            raise PetsegError(f"the cache {cache.folder} cannot be written to; choose another {option('cache')}")
         file.refresh()
         return await self._fill(file, spec, {i: span for i, span in spans.items() if not file.present[span.place]})
 

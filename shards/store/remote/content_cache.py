@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from shards.errors import CacheTooSmallError, PetsegError
+from shards.errors import CacheTooSmallError, PetsegError, option
 from shards.store.byte_ranges import check_shortage
 from shards.store.remote.cached_file import OWN, CachedFile, discard, entries_in, is_at, locked, remove_unused
 
@@ -145,7 +145,7 @@ class ContentCache:
                 if used + needed > self.most_bytes:
                     raise CacheTooSmallError(
                         f"the cache {self.folder} is too small: {needed} bytes are needed, and {used} of at most "
-                        f"{self.most_bytes} are in use; give more with --cache-bytes"
+                        f"{self.most_bytes} are in use; give more with {option('cache_bytes')}"
                     )
             if into is not None:
                 try:
@@ -228,8 +228,8 @@ class ContentCache:
         """Return the error for what the disk refused."""
         what = f"the cache {self.folder} cannot be used: {error.strerror}"
         if error.errno in FULL:
-            return CacheTooSmallError(f"{what}; free some space, or choose another disk with --cache")
-        return PetsegError(f"{what}; choose another folder with --cache")
+            return CacheTooSmallError(f"{what}; free some space, or choose another disk with {option('cache')}")
+        return PetsegError(f"{what}; choose another folder with {option('cache')}")
 
 
 def _space(path: Path, status: os.stat_result) -> int:

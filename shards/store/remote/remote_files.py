@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from zlib_ng import zlib_ng
 
-from shards.errors import CacheTooSmallError, FormatError, PetsegError
+from shards.errors import CacheTooSmallError, FormatError, PetsegError, option
 from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.request_loop import run
@@ -185,8 +185,8 @@ class RemoteFiles:
         if spec.bytes > self.cache.most_bytes:
             raise CacheTooSmallError(
                 f"{self.store.describe(spec.name)} has {spec.bytes} bytes, more than the {self.cache.most_bytes} that "
-                f"the cache {self.cache.folder} may hold: give more with --cache-bytes"
-                + ", or fetch samples alone with --fetch range"
+                f"the cache {self.cache.folder} may hold: give more with {option('cache_bytes')}"
+                + f", or fetch samples alone with {option('fetch', 'range')}"
                 * isinstance(spec, TarSpec)
             )
         attempts = 0

@@ -146,7 +146,7 @@ def test_subfolders_when_asked(tmp_path: Path) -> None:
     ]
     assert ignored == 1
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UsageError, match="--recursive"):
+    with pytest.raises(UsageError, match="add recursive=True"):
         find_images([str(tmp_path)])
 
 

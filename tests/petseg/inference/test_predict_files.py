@@ -168,7 +168,7 @@ def test_an_image_that_cover_would_make_huge_fails_alone(call, tmp_path: Path) -
     assert result.code == 1
     assert f"skipped: {long}: the image, 1x60000 pixels, would be enlarged to 32 x 1920000 (the" in result.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["wide.png"]
-    with pytest.raises(SampleError, match="or predict it with --window"):
+    with pytest.raises(SampleError, match="or predict it with window"):
         petseg.load(run).predict(long)
 
 

@@ -155,7 +155,7 @@ def test_an_overlap_needs_windows(call, drawn: Path, tmp_path: Path) -> None:
         lambda: petseg.evaluate(drawn / "run", drawn / "set", overlap=0.5, original_resolution=True),
         lambda: petseg.load(drawn / "run").predict(image, overlap=0.25),
     ):
-        with pytest.raises(UsageError, match="--overlap is for --window"):
+        with pytest.raises(UsageError, match="overlap is for window"):
             use()
     for images in (0, "8", 1.5, True):
         with pytest.raises(UsageError, match=r"--batch-size .*: give a whole number from 1"):

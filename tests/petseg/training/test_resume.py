@@ -166,7 +166,7 @@ def test_epochs_without_their_last_checkpoint_are_not_trained_over(reference: Pa
             petseg.train(given, run=run, resume=resume)
     assert (run / "best.pt").read_bytes() == best
     (run / "best.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"is gone; choose another --run$"):
+    with pytest.raises(CheckpointError, match=r"is gone; choose another run$"):
         petseg.train(run=run, resume=True)
 
 

@@ -208,7 +208,7 @@ def test_resume_auto_starts_continues_and_ends(
     assert "already finished" in result.err
     with pytest.raises(UsageError, match="resume 'yes': choose from"):
         petseg.train(synthetic_set, run=run, resume="yes")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="--resume needs --run"):
+    with pytest.raises(UsageError, match="resume needs run"):
         petseg.train(synthetic_set, resume="auto")
 
 

@@ -192,7 +192,7 @@ def test_a_full_disk_ends_nothing(
             most[0] = 1 << 40
             assert batches(loader) == local("source")
         assert ContentCache(tmp_path, 0).used_bytes() > before
-    (said,) = [record.message for record in caplog.records if "--cache" in record.message]
+    (said,) = [record.message for record in caplog.records if "with cache" in record.message]
     assert "cannot be used: No space left on device; free some space" in said
 
 
@@ -359,12 +359,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError
 
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(PetsegError, match="no home folder to cache a remote set in; give one with --cache DIR"):
+    with pytest.raises(PetsegError, match="there is no home folder for a cache; name one with cache,"):
         open_cache(None, None)
     (tmp_path / "file").touch()
     with pytest.raises(PetsegError, match="cannot be used: Not a directory"):
         open_cache(tmp_path / "file/cache", None)
-    with pytest.raises(UsageError, match="--cache-bytes 7 is too small"):
+    with pytest.raises(UsageError, match="cache_bytes=7 is too small"):
         open_cache(tmp_path, 7)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from odd_files import with_exif
+from PIL import Image, PngImagePlugin
 from shard_sources import Maker, draw_image, draw_mask, encoded, options
 
+from petseg.inference.image_files import to_rgb
 from shards.audit.findings import RejectedError
 from shards.audit.image_mask_pair import AuditedPair, audit_pair
 from shards.audit.orientation import EXIF_MODES, ExifMode, apply_orientation
@@ -107,3 +110,36 @@ def test_the_report_says_how_many_and_the_set_how(maker: Maker, tmp_path: Path) 
     }  # fmt: skip
     with pytest.raises(UsageError, match="--exif 'always': choose from auto, apply, ignore"):
         options(exif="always")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_orientation_in_xmp_is_ignored_in_every_format(format_: str, tmp_path: Path) -> None:
+    """Pillow follows it, where EXIF has none; browsers and cameras do not."""
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    if format_ == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+        given: dict[str, object] = {"pnginfo": text}
+    else:
+        given = {"tiffinfo": {700: xmp.encode()}} if format_ == "TIFF" else {"xmp": xmp.encode()}
+    data = encoded(WIDE, format_, **FORMATS[format_], **given)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.getexif().get(0x0112) == 6  # it is there
+    height, width = WIDE.shape[:2]
+    for mode in EXIF_MODES:
+        pair = audit_pair(
+            data, encoded(draw_mask(3, width=width, height=height), "PNG"), labels=PETS, pixels=True, exif=mode
+        )
+        assert pair.image.pixels is not None
+        assert pair.image.pixels.shape == WIDE.shape
+        assert not [finding for finding in pair.findings if finding.reason.startswith("exif")]
+    with pytest.raises(RejectedError, match="size-mismatch"):
+        audit_pair(
+            data, encoded(draw_mask(3, width=height, height=width), "PNG"), labels=PETS, pixels=True, exif="apply"
+        )
+    file = tmp_path / "image"
+    file.write_bytes(data)
+    assert to_rgb(file).size == (width, height)
+    if format_ != "TIFF":
+        with Image.open(file) as opened:
+            assert to_rgb(opened).size == (width, height)

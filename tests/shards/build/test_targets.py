@@ -23,7 +23,7 @@ def test_a_second_build_has_nothing_to_do(pets: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert made(pets, tmp_path / "out").already_complete
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-    with pytest.raises(UsageError, match="use --overwrite"):
+    with pytest.raises(UsageError, match="use overwrite=True"):
         made(pets, tmp_path / "out", seed=1)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 

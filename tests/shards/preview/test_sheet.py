@@ -97,7 +97,7 @@ def test_grey_and_large_images(maker: Maker, tmp_path: Path) -> None:
 def test_what_exists_is_replaced_only_if_asked(tiny_sets: dict[str, Path], tmp_path: Path) -> None:
     opened, sheet = ShardSet.open(tiny_sets["raw"]), tmp_path / "sheet.png"
     sheet.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists already; choose another name, or add --overwrite"):
+    with pytest.raises(UsageError, match="exists already; choose another name, or add overwrite=True"):
         contact_sheet(opened, sheet)
     assert sheet.read_bytes() == b"mine"
     contact_sheet(opened, sheet, overwrite=True)

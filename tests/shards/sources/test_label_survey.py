@@ -182,7 +182,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert f"--labels {labels}" in shown.output
     assert parse_labels(labels.read_text()).names == ("class_0", "class_1", "class_2", "class_255")
     labels.write_text("edited")
-    with pytest.raises(UsageError, match=r"exists already; choose another name, or add --overwrite"):
+    with pytest.raises(UsageError, match=r"exists already; choose another name, or add overwrite=True"):
         main.commands["labels"].main(arguments[1:], standalone_mode=False)
     assert labels.read_text() == "edited"
     shown = run.invoke(main, [*arguments, "--overwrite", "--json"], standalone_mode=False)

@@ -178,7 +178,7 @@ def test_a_cache_that_is_removed_while_a_file_is_fetched(files: RemoteFiles, mon
 def test_a_folder_with_files_in_place_of_one_is_named(files: RemoteFiles) -> None:
     path = files.cache.path(SHA256)
     (path / "mine").mkdir(parents=True)
-    with pytest.raises(PetsegError, match=r"cannot be removed .*; remove it, or choose another folder with --cache"):
+    with pytest.raises(PetsegError, match=r"cannot be removed .*; remove it, or choose another folder with cache"):
         content(files)
     assert (path / "mine").is_dir()
 

@@ -102,7 +102,7 @@ def test_copies_there_and_back(tiny_sets: dict[str, Path], place: str, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["back"]
     assert copy_set(here, f"{place}/b").already_complete
     assert copy_set(f"{place}/a", tmp_path / "back").already_complete
-    with pytest.raises(UsageError, match="holds another set; use --overwrite"):
+    with pytest.raises(UsageError, match="holds another set; use overwrite=True"):
         copy_set(tiny_sets["raw"], f"{place}/b")
     copy_set(tiny_sets["raw"], f"{place}/b", overwrite=True)
     assert stored(f"{place}/b") == tree(tiny_sets["raw"])

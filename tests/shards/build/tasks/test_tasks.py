@@ -204,7 +204,7 @@ def test_strict_publishes_nothing(gappy: Path, chosen: PackOptions, target: Targ
     assert "manifest.json" not in target.found()
     join(target.out)
     assert target.found() == expected
-    with pytest.raises(StrictError, match="was built without --strict"):
+    with pytest.raises(StrictError, match="was built without strict"):
         join(target.out, strict=True)
 
 
