@@ -2,7 +2,8 @@
 
 The store is on loopback and waits before each reply (:mod:`bench.core.slow_store`). Every subject gets the same images
 in its own format, a process of its own and an empty cache; later epochs read the cache, and those of petseg are
-compared with the local set. A subject that fails, or takes longer than its time limit, is reported as skipped.
+compared with the local set. petseg's loader runs with its defaults, and with JPEGs decoded at a reduced scale, as the
+other libraries do here. A subject that fails, or takes longer than its time limit, is reported as skipped.
 """
 
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import Any
 from bench.core.slow_store import BUCKET, SlowStore, slow_store
 from bench.core.subject_process import SubjectProcess
 from bench.peers import OURS, PEERS
-from bench.peers.job import Job
+from bench.peers.job import SCALED_DECODING, Job
 from bench.peers.peer import ConvertedPeer, files_under
 from bench.settings import RemoteSettings
 from shards.cores import usable_cores
@@ -22,9 +23,10 @@ from shards.format.dataset import ShardSet
 from shards.store.owner_files import scratch_folder
 
 LOCAL = "local"  # petseg's loader on the set as it is here
-SUBJECTS = (LOCAL, OURS.name, "litdata", "streaming", "webdataset")
+SCALED = "petseg-scaled"  # and on the one in the store, with JPEGs decoded at a reduced scale
+SUBJECTS = (LOCAL, OURS.name, SCALED, "litdata", "streaming", "webdataset")
 # Imported before the clock starts, besides what the peer itself needs.
-IMPORTS = ("torch.utils.data", "pipeline.loader", "obstore.store", "boto3")
+IMPORTS = ("torch.utils.data", "pipeline.loader", "pipeline.cpu.cpu_engine", "obstore.store", "boto3")
 
 
 def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
@@ -39,13 +41,14 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
     with scratch_folder("bench") as work, slow_store(settings.delay) as store:
         for turn in range(settings.repeats):
             for name in (name for name in SUBJECTS if name not in skipped):
-                remote, peer = name != LOCAL, PEERS[OURS.name if name == LOCAL else name]
+                remote, peer = name != LOCAL, PEERS[OURS.name if name in (LOCAL, SCALED) else name]
                 job = Job(
                     peer=peer.name, storage=data.manifest.storage, shards=shards, files="",
                     work=f"{work}/{name}", stored_size=data.manifest.size, split="train",
                     samples=samples, classes=len(data.manifest.labels), size=(size, size),
                     fit="stretch", batch_size=settings.batch_size, augment=True, seed=turn,
                     workers=0 if peer.ours else usable_cores(), cores=usable_cores(),
+                    engine=SCALED_DECODING if name == SCALED else "",
                     address=f"s3://{BUCKET}/{name}" if remote else "",
                     cache=f"{work}/cache-{name}-{turn}" if remote else "",
                 )  # fmt: skip
@@ -68,12 +71,13 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
         name: {"first": median(run[0] for run in turns), "later": median(median(run[1:]) for run in turns)}
         for name, turns in runs.items() if turns
     }  # fmt: skip
-    others = [rates[name]["first"] for name in rates if name not in (LOCAL, OURS.name)]
-    ours, local = rates.get(OURS.name), rates.get(LOCAL)
+    others = [rates[name]["first"] for name in rates if name not in (LOCAL, OURS.name, SCALED)]
+    ours, scaled, local = rates.get(OURS.name), rates.get(SCALED), rates.get(LOCAL)
     return {
         "images_per_second": rates, "skipped": skipped, "delay": settings.delay, "epochs": settings.epochs,
         "repeats": settings.repeats,
         "first_epoch_over_best_other": ours["first"] / max(others) if ours and others else None,
+        "scaled_first_epoch_over_best_other": scaled["first"] / max(others) if scaled and others else None,
         "later_epochs_over_local": ours["later"] / local["later"] if ours and local else None,
     }  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import FormatError, UsageError, option, printable
-from shards.format.layout import MANIFEST_NAME, ROLES, TAR_BLOCK, Rows, member_span
+from shards.format.layout import MANIFEST_NAME, ROLES, TAR_BLOCK, Rows
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
 from shards.store.addresses import expect_places
@@ -62,7 +63,7 @@ def remote_tars(
         files: the set's files.
         shards: the split's.
         starts: the index of each shard's first sample, shape (shards + 1,).
-        rows: returns the checked records of samples by their indices, shape (n,).
+        rows: returns the checked records of samples by their indices, shape (n,), n at least 1.
         total: the size of the whole set in bytes.
     """
 
@@ -70,16 +71,18 @@ def remote_tars(
         entry = shards[number]
         return TarSpec(entry.file, entry.bytes, entry.sha256, entry.samples, int(starts[number]))
 
-    def span(index: int) -> SampleSpan:
-        row = rows(np.array([index]))[0]
-        return sample_span(row, place=index - int(starts[int(row["shard"])]))
+    def spans(indices: Sequence[int]) -> dict[int, SampleSpan]:
+        found = rows(np.array(indices))
+        places = np.array(indices) - starts[found["shard"].astype(np.int64)]
+        return dict(zip(indices, sample_spans(found, places), strict=True))
 
-    return CachedTars(files, lru_cache(1 << 12)(tar), span, total)
+    return CachedTars(files, lru_cache(1 << 12)(tar), spans, total)
 
 
-def sample_span(row: Any, *, place: int) -> SampleSpan:
-    """Return where a sample is in its tar by its record: from the header of its image to the end of its last member."""
-    members = tuple((*member_span(row, role), int(row[f"{role}_crc32"])) for role in ROLES)
-    start = int(row["image_offset"]) - TAR_BLOCK
-    stop = max(offset + length for offset, length, _ in members)
-    return SampleSpan(place, min(start, *(offset for offset, _, _ in members)), stop, members)
+def sample_spans(rows: Rows, places: Indices) -> Iterator[SampleSpan]:
+    """Yield where samples are in their tars by their records: from the image's header to the end of the last member."""
+    columns = [rows[f"{role}_{name}"].tolist() for name in ("offset", "length", "crc32") for role in ROLES]
+    for place, *values in zip(places.tolist(), *columns, strict=True):
+        offsets, lengths, sums = values[:3], values[3:6], values[6:]
+        start, stop = min(offsets[0] - TAR_BLOCK, *offsets), max(map(add, offsets, lengths))
+        yield SampleSpan(place, start, stop, tuple(zip(offsets, lengths, sums, strict=True)))

@@ -36,13 +36,13 @@ class CachedTars:
     Args:
         files: the set's files.
         tar: describes a tar by its number.
-        span: describes a sample by its index in the split.
+        spans: describes samples by their indices in the split, at least one.
         total: bytes of the whole set, which decides whether tars stay open: an open file is never removed.
     """
 
     files: RemoteFiles
     tar: Callable[[int], TarSpec]
-    span: Callable[[int], SampleSpan]
+    spans: Callable[[Sequence[int]], dict[int, SampleSpan]]
     total: int
     damaged: set[int] = field(default_factory=set)  # samples whose bytes do not match the table, by index
     _tasks: dict[Any, "asyncio.Task[CachedFile]"] = field(default_factory=dict)  # by (shard, index); whole: (shard, -1)
@@ -220,7 +220,7 @@ class CachedTars:
         tasks = {self._tasks[shard, index] for index in indices if (shard, index) in self._tasks}
         rest = sorted(index for index in set(indices) if (shard, index) not in self._tasks)
         for run_of in self._runs(rest, self.tar(shard).bytes):
-            tasks.add(self._new_task(shard, [*run_of], self._samples(shard, list(run_of))))
+            tasks.add(self._new_task(shard, [*run_of], self._samples(shard, run_of)))
         return tasks
 
     def _new_task(self, shard: int, keys: list[int], work: Any) -> "asyncio.Task[CachedFile]":
@@ -237,7 +237,7 @@ class CachedTars:
 
     def _runs(self, indices: list[int], size: int) -> list[dict[int, SampleSpan]]:
         """Return samples of a tar in groups for one request each; one that its table places elsewhere is damaged."""
-        spans = {index: self.span(index) for index in indices}
+        spans = self.spans(indices) if indices else {}
         self.damaged.update(index for index, span in spans.items() if not 0 <= span.start < span.stop <= size)
         return neighbours({index: span for index, span in spans.items() if index not in self.damaged})
 
@@ -248,14 +248,14 @@ class CachedTars:
         except FormatError:
             # Each sample has a checksum of its own: those that are sound can be used.
             runs = self._runs(sorted(set(indices)), spec.bytes)
-            files = await asyncio.gather(*(self._samples(shard, list(run_of)) for run_of in runs))
+            files = await asyncio.gather(*(self._samples(shard, run_of) for run_of in runs))
             if not files:
                 raise
             return files[-1]
 
-    async def _samples(self, shard: int, indices: list[int]) -> CachedFile:
+    async def _samples(self, shard: int, spans: dict[int, SampleSpan]) -> CachedFile:
         """Fetch neighbouring samples of a tar, in one request unless their bytes are wrong."""
-        spec, cache, spans = self.tar(shard), self.files.cache, {index: self.span(index) for index in indices}
+        spec, cache = self.tar(shard), self.files.cache
         needed = sum(span.stop - span.start for span in spans.values())
         await self.files.making_room(needed + (spec.samples >> 3), self.close)
         file = cache.open(spec.sha256, size=spec.bytes, samples=spec.samples)

@@ -126,6 +126,19 @@ class ContentCache:
         for kind in ("", ".ranges"):
             discard(self.path(sha256, kind))
 
+    def has_room(self, needed: int) -> bool:
+        """Whether ``needed`` bytes more fit for certain, which counts them as added; looks at no file."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            added, known = self._state.get("added", 0), self._state.get("used", self.most_bytes)
+            fits = added < max(LEAST_BYTES, self.most_bytes >> 6) and known + added + needed <= self.most_bytes
+            if fits:
+                self._state["added"] = added + needed
+            return fits
+        finally:
+            self._lock.release()
+
     def make_room(self, needed: int, *, release: Callable[[], None], into: int | None = None) -> None:
         """Remove what nobody uses until ``needed`` bytes more fit; ``release`` closes what the caller could do without.
 

@@ -222,7 +222,8 @@ class RemoteFiles:
 
     async def making_room(self, needed: int, release: Callable[[], None], *, into: int | None = None) -> None:
         """See :meth:`ContentCache.make_room`; in another thread, since it may look at every file."""
-        await asyncio.to_thread(self.cache.make_room, needed, release=release, into=into)
+        if into is not None or not self.cache.has_room(needed):
+            await asyncio.to_thread(self.cache.make_room, needed, release=release, into=into)
 
     async def writing(self, write: Callable[[], _T], needed: int, release: Callable[[], None]) -> _T:
         """Write to the cache; on a full disk, make room and write again."""

@@ -265,7 +265,7 @@ def test_what_a_tar_lacks_that_was_begun_anew(server: FaultProxy, uploaded: dict
             path.unlink()
     held = tars.hold([0, 0], [0, 1])[0]
     assert held.present[:2].tolist() == [1, 1]
-    span = tars.span(0)
+    span = tars.spans([0])[0]
     assert span.matches(memoryview(held[span.start : span.stop]))
 
 
