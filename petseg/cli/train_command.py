@@ -12,7 +12,7 @@ import msgspec
 
 from petseg.cli.shared_options import HELP, NamedType, NumbersOption, SizeOption
 from petseg.nets.model_config import Name, Norm, Stem, Upsample
-from petseg.runs.encoder_options import WITH_WEIGHTS
+from petseg.runs.encoder_options import SCALE_OF_SMALL, SMALL_SIDE, WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
 from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
 from shards.console import PATH, PathArgument, PlaceArgument, TrainingCommand, print_json, say
@@ -148,7 +148,10 @@ _MODEL_OPTIONS = [
         help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
     ),
     click.Option(
-        ["--input-scale"], type=float, help="Enlarge images before --encoder, inside the network.  [default: 1]"
+        ["--input-scale"],
+        type=float,
+        help="Enlarge images before --encoder, in the network.  "
+        f"[default: with an encoder's weights {SCALE_OF_SMALL} up to a --size of {SMALL_SIDE}, else 1]",
     ),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, _UNET, _TUTORIAL, skip="model")

@@ -13,10 +13,13 @@ WITH_WEIGHTS: Final[Mapping[str, Any]] = {
     "encoder_lr": 1e-3,
     "encoder_freeze_stride": 4,
     "batch_size": 8,
-    "epochs": 24,
+    "epochs": 20,
     "augment": "train",
     "weight_decay": 0.02,
 }
+
+# Encoders with weights know objects of larger images than these, whose longer side has at most so many pixels.
+SMALL_SIDE, SCALE_OF_SMALL = 160, 1.5
 
 
 def is_of_timm(encoder: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from petseg.nets.model_config import NO_ENCODER, ModelConfig
+from petseg.nets.model_config import NO_ENCODER, NO_WEIGHTS, ModelConfig
 from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_recipe
-from petseg.runs.encoder_options import WITH_WEIGHTS, is_of_timm
+from petseg.runs.encoder_options import SCALE_OF_SMALL, SMALL_SIDE, WITH_WEIGHTS, is_of_timm
 from petseg.runs.initial_weights import InitialWeights, read_initial_weights
 from petseg.runs.option_fields import nearest
 from petseg.runs.recipe import (
@@ -69,7 +69,9 @@ def new_options(
         recipe = msgspec.structs.replace(default_recipe(initial.model.name), model=initial.model)
     encoder = NO_ENCODER if initial is None else initial.model.encoder
     if encoder == options.get("encoder", recipe.model.encoder) and is_of_timm(encoder):
-        options = {**WITH_WEIGHTS, **options}  # as for an encoder with weights of its own
+        # As for an encoder with weights of its own, but for what that was trained with.
+        assert initial is not None
+        options = {**WITH_WEIGHTS, "input_scale": initial.model.input_scale, **options}
     return *apply_options(recipe, runtime, options), initial
 
 
@@ -126,10 +128,16 @@ def _lasting(shards: str | Path) -> str:
 
 
 def for_set(recipe: Recipe, data: ShardSet, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit."""
+    """Return the recipe of a new run with the set's number of classes and, unless requested, its size and fit.
+
+    Unless requested, the network enlarges small images before an encoder with weights.
+    """
     model = msgspec.structs.replace(recipe.model, classes=len(data.manifest.labels))
     fit = recipe.fit if "fit" in options or data.manifest.fit is None else data.manifest.fit
     size = recipe.size if "size" in options else default_size(recipe, data.manifest.size)
+    chosen = recipe.init_from is not None or recipe.crop_scale is not None or "input_scale" in options
+    if is_of_timm(model.encoder) and recipe.encoder_weights != NO_WEIGHTS and not chosen and max(size) <= SMALL_SIDE:
+        model = msgspec.structs.replace(model, input_scale=SCALE_OF_SMALL)
     return msgspec.structs.replace(recipe, model=model, size=size, fit=fit)
 
 

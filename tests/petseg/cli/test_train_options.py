@@ -16,7 +16,7 @@ from petseg.host.distributed import World
 from petseg.host.stop_signals import StopRequest
 from petseg.loggers.run_loggers import make_loggers
 from petseg.report.console_reporter import Reporter
-from petseg.runs.encoder_options import WITH_WEIGHTS
+from petseg.runs.encoder_options import SCALE_OF_SMALL, WITH_WEIGHTS
 from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, Recipe, RuntimeOptions, apply_options, default_recipe
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
@@ -66,7 +66,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "encoder_weights": (
         ["--encoder", *RESNET.values(), "--pretrained"],
         "imagenet",
-        {**RESNET, **WITH_WEIGHTS},
+        {**RESNET, **WITH_WEIGHTS, "input_scale": SCALE_OF_SMALL},
     ),
     "encoder_lr": (["--encoder", *RESNET.values(), "--encoder-lr", "0.25"], 0.25, RESNET),
     "encoder_freeze": (["--encoder", *RESNET.values(), "--encoder-freeze", "2"], 2, RESNET),
@@ -153,6 +153,23 @@ def test_every_option_arrives(configure, synthetic_set: Path, tmp_path: Path, fi
         assert started.threads == value
     if field == "device":
         assert str(started.config.placement.device) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scale"),
+    [
+        (["--pretrained", "--size", "160x96"], SCALE_OF_SMALL),
+        (["--pretrained", "--size", "96x161"], 1.0),
+        (["--pretrained", "--size", "96", "--input-scale", "1"], 1.0),
+        (["--pretrained", "--size", "96", "--crop-scale", "1,2"], 1.0),
+        (["--size", "96"], 1.0),
+    ],
+    ids=str,
+)
+def test_small_images_are_enlarged_before_an_encoder_with_weights(
+    configure, arguments: list[str], scale: float
+) -> None:
+    assert configure("--encoder", "resnet18", *arguments).config.recipe.model.input_scale == scale
 
 
 def test_the_model_decides_the_recipe(configure) -> None:
@@ -259,7 +276,7 @@ def test_help_states_the_defaults() -> None:
     for name, default in {
         "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
         "progressive": "unet yes, tutorial no",
-        "epochs": "unet 80, with an encoder's weights 24; tutorial 5",
+        "epochs": "unet 80, with an encoder's weights 20; tutorial 5",
         "batch_size": "unet 16, with an encoder's weights 8; tutorial 32",
         "accumulate": "1",
         "optimizer": "unet muon, tutorial adam",

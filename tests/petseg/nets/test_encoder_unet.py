@@ -65,13 +65,19 @@ def test_an_enlarged_input(stem: str) -> None:
     model = build_model(replace(LIGHT, encoder="resnet18", stem=stem, input_scale=1.5, classes=4)).eval()
     seen: list[torch.Tensor] = []
     model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.head.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     image = pixels(64, 97)
-    assert model(image).shape == (2, 4, 64, 97)
-    assert seen[0].shape == (2, 3, 96, 160)  # 145.5 is no multiple of 32
-    torch.testing.assert_close(
-        seen[0],
-        nn.functional.interpolate(model.normalise(image), size=(96, 160), mode="bilinear", align_corners=False),
-    )
+    logits = model(image)
+    before, after = seen
+    assert before.shape == (2, 3, 96, 160)  # 145.5 is no multiple of 32
+    finest = nn.functional.pixel_shuffle(after, model.scale)
+    assert finest.shape == (2, 4, 96, 160)
+    torch.testing.assert_close(before, resized(model.normalise(image), 96, 160))
+    torch.testing.assert_close(logits, resized(finest, 64, 97))
+
+
+def resized(values: torch.Tensor, *size: int) -> torch.Tensor:
+    return nn.functional.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
 def test_attention_of_any_size() -> None:

@@ -157,6 +157,24 @@ def test_an_encoder_in_the_source_is_one_with_weights(tmp_path: Path, encoder: s
     assert recipe.network_text == f"unet with {encoder} from {run}"
 
 
+@pytest.mark.parametrize("given", [{}, {"encoder": "test_efficientnet"}])
+def test_an_encoder_of_the_source_sees_images_as_large_as_there(tmp_path: Path, given: dict[str, object]) -> None:
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'petseg[encoders]'")
+    run = write_untrained(
+        tmp_path / "run",
+        PETS,
+        encoder="test_efficientnet",
+        widths=UNET_WIDTHS,
+        stem="half",
+        join="add",
+        input_scale=2.0,
+    )
+    recipe, _, _ = new_options("set", {"init_from": run, **given})
+    assert recipe.model.input_scale == 2.0
+    chosen, _, _ = new_options("set", {"init_from": run, "encoder": "test_efficientnet", "input_scale": 1.0})
+    assert chosen.model.input_scale == 1.0
+
+
 def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run, checkpoint or export"):
         read_initial_weights(tmp_path / "nowhere")
