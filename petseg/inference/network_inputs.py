@@ -124,7 +124,7 @@ def expect_moderate(image: Image.Image, *, size: Size) -> None:
     if height * width > max(_MOST_INPUT, _MOST_LONGER * size[0] * size[1]):
         raise SampleError(
             f"the image, {size_text((image.height, image.width))} pixels, would be enlarged to {height} x {width} (the "
-            "run's --fit cover); crop it, or predict it with {option('window')}"
+            f"run's --fit cover); crop it, or predict it with {option('window')}"
         )
 
 

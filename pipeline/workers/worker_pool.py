@@ -131,8 +131,13 @@ class WorkerPool:
         Raises ``PetsegError`` where that was the end of a worker.
         """
         if isinstance(error, EOFError | OSError):
-            ended = [worker for worker in self._workers if worker.has_ended(within=0.1)]
-            report = ended[0].exit_report() if ended else "without a message"
+            # A process closes its socket first, and is gone later: on a busy core, after seconds.
+            deadline = time.monotonic() + KILL_SECONDS
+            while not (ended := [worker for worker in self._workers if worker.has_ended()]):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            report = ended[0].exit_report() if ended else "or has closed its connection: it has not told why"
             advice = "if memory ran out, use fewer processes or a smaller batch"
             if ended and ended[0].process.returncode == -signal.SIGBUS:
                 advice = (
@@ -179,11 +184,9 @@ class WorkerProcess:
             raise PetsegError(f"a worker process of the loader cannot be started: {error.strerror}") from None
         return cls(process, log)
 
-    def has_ended(self, *, within: float = 0.0) -> bool:
-        """Whether the process is gone, or is so within some seconds."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=within)
-        return self.process.returncode is not None
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.poll() is not None
 
     def exit_report(self) -> str:
         """Return how the process ended, with the last line of its output."""

@@ -126,7 +126,7 @@ def test_a_cache_that_holds_the_tables_alone(
     address = uploaded["source"]
     with Loader(address, fetch=fetch, cache=tmp_path, cache_bytes=bound, **OPTIONS, **options) as loader:
         assert batches(loader, 2) == local("source", 2, **options)
-    said = [record.message for record in caplog.records if "give more with --cache-bytes" in record.message]
+    said = [record.message for record in caplog.records if "give more with cache_bytes" in record.message]
     assert len(said) == 1
     assert said[0].endswith("samples that do not fit are fetched each time")
     assert ContentCache(tmp_path, 0).used_bytes() <= 2 * bound, "whole blocks of the disk"

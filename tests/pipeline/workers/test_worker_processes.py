@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -310,6 +311,21 @@ def test_the_last_output_of_a_process_is_reported() -> None:
         workers.wait_for(batch, SECONDS)
     with pytest.raises(PetsegError, match="were ended; start a new iteration"):
         workers.request(*pool.take(), count=1, generation=0)
+
+
+class SlowEnd:
+    """What a worker unpickles: it closes its connection long before it is gone, as on a busy core."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("import os, sys, time; os.close(int(sys.argv[1])); time.sleep(1); os._exit(7)",)
+
+
+def test_how_a_process_ended_is_waited_for() -> None:
+    pool = SharedPool(((4,),), spare=1)
+    workers = WorkerPool(pickle.dumps(SlowEnd()), pool.descriptor, 1)
+    batch = workers.request(*pool.take(), count=1, generation=0)
+    with pytest.raises(PetsegError, match=r"ended \(exit 7\)"):
+        workers.wait_for(batch, SECONDS)
 
 
 def test_exhausted_memory_is_reported(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
