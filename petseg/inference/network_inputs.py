@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.errors import SampleError, UsageError, is_whole_number
+from shards.errors import SampleError, UsageError, is_whole_number, option
 from shards.format.geometry import PAD_COLOUR, Fit, Size, cover_sizes, fit_boxes, parse_size, placements, size_text
 
 OVERLAP: Final = 0.25  # of windows, where none is given
