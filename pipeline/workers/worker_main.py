@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.cpu.cpu_engine import CpuEngine
 from pipeline.io.damage import DamagedSamples
@@ -63,7 +65,9 @@ class BatchWorker:
         except PetsegError as error:
             return BatchReport(error=str(error))
         except Exception as error:  # noqa: BLE001 - reported to the loader, whatever it is
-            text = f"a worker process of the loader failed: {type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}, line {where.lineno}"
+            text = f"a worker process of the loader failed: {type(error).__name__}: {error} ({place})"
             return BatchReport(error=text)
         return NOTHING_TO_REPORT
 

@@ -91,7 +91,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "rank_timeout": (["--rank-timeout", "77"], 77.0, {}),
 }
 # Tested where commands are run.
-OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from"}
+OTHER_OPTIONS = {"shards", "run", "resume", "model", "as_json", "config", "init_from", "version"}
 
 
 class Started(Exception):
