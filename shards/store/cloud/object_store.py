@@ -13,6 +13,7 @@ from shards.store.addresses import WEB_SCHEMES, StoreAddress
 from shards.store.byte_ranges import MOST_READ
 from shards.store.cloud.cloud_clients import make_client
 from shards.store.cloud.patience import DEFAULT_PATIENCE, Patience
+from shards.store.cloud.replies import Passing, Write, conditions, status_of
 from shards.store.cloud.request_errors import passing_reason
 from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
@@ -29,10 +30,6 @@ _PUT_PART = 8 << 20  # bytes of each part of a large file
 MOST_LISTED: Final = 1 << 25  # files of a folder
 _CHUNK: Final = 1 << 20  # bytes of a reply, each of which must arrive in time
 _SLOW: Final = "a reply that is too slow"
-
-
-class Passing(Exception):  # noqa: N818 - never shown as such
-    """A request failed in a way that may pass; the text says how."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class ObjectStore:
 
         async def request(client: Any) -> ObjectStatus:
             async with self._in_time(0):
-                return _status(await client.head_async(name))
+                return status_of(await client.head_async(name))
 
         try:
             return await self._try(name, request)
@@ -108,8 +105,8 @@ class ObjectStore:
 
         async def request(client: Any) -> bytes:
             async with self._in_time(0):
-                reply = await client.get_async(name, options=_conditions(match))
-            self._check(name, _status(reply.meta), match)
+                reply = await client.get_async(name, options=conditions(match))
+            self._check(name, status_of(reply.meta), match)
             size = reply.meta["size"]
             if size > MOST_READ:  # before memory is asked for
                 raise StoreError(f"{self.describe(name)} has {size} bytes, more than such a file of a set has")
@@ -118,20 +115,30 @@ class ObjectStore:
         return await self._try(name, request, match=match)
 
     async def read_range_async(
-        self, name: str, start: int, length: int, *, match: ObjectStatus | None = None
+        self, name: str, start: int, length: int, *, match: ObjectStatus | None = None, write: Write | None = None
     ) -> tuple[ObjectStatus, memoryview]:
-        """Return a file's version, and the bytes of :meth:`read_range`, at least one; the memory is the reply's own."""
+        """Return a file's version, and the bytes of :meth:`read_range`, at least one; the memory is the reply's own.
+
+        With ``write``, they go there as they arrive, from their start again where a request is repeated, and none are
+        returned.
+        """
 
         async def request(client: Any) -> tuple[ObjectStatus, memoryview]:
             async with self._in_time(0):
-                reply = await client.get_async(name, options={"range": (start, start + length), **_conditions(match)})
-            found = _status(reply.meta)
+                reply = await client.get_async(name, options={"range": (start, start + length), **conditions(match)})
+            found = status_of(reply.meta)
             self._check(name, found, match)
             if tuple(reply.range) != (start, start + length):
                 if found.size < start + length:
                     raise ObjectEndsError(f"{self.describe(name)} ends before byte {start + length}")
                 raise Passing("a wrong range")
-            return found, await self._body(reply, length)
+            if write is None:
+                return found, await self._body(reply, length)
+            at = start
+            async for chunk in self._chunks(reply, length):
+                await write(at, chunk)
+                at += len(chunk)
+            return found, memoryview(b"")
 
         return await self._try(name, request, match=match)
 
@@ -151,7 +158,7 @@ class ObjectStore:
         async def request(client: Any) -> ObjectStatus:
             async with self._in_time(size):
                 written = await client.put_async(name, data, mode=mode, chunk_size=_PUT_PART)
-            return _status({"size": size, **written})
+            return status_of({"size": size, **written})
 
         try:
             return run(self._try(name, request, match=if_match))
@@ -184,7 +191,7 @@ class ObjectStore:
                 firsts |= {first} - {""}
 
         for found in run(self._try(folder, request)):
-            yield found["path"], _status(found)
+            yield found["path"], status_of(found)
 
     def copy(self, name: str, new_name: str) -> None:
         """Have the server copy a file."""
@@ -253,7 +260,7 @@ class ObjectStore:
     async def _changed(self, name: str, expected: ObjectStatus | None) -> ObjectChangedError:
         """Return the error for a version that the server refused to compare as equal."""
         try:
-            found = _status(await self._client().head_async(name))
+            found = status_of(await self._client().head_async(name))
         except Exception:  # noqa: BLE001 - what is there now is only for the message
             found = ObjectStatus(0, "none")
         return self._difference(name, found, expected or ObjectStatus(0, "none"))
@@ -268,31 +275,23 @@ class ObjectStore:
             raise Passing(_SLOW) from None
 
     async def _body(self, reply: Any, size: int) -> memoryview:
-        """Return the body of a reply; ``Passing`` unless it has this size. No more is read, whatever is sent."""
-        chunks, received, stream = [], 0, aiter(reply.stream(min_chunk_size=_CHUNK))
-        while received <= size:
+        """Return the body of a reply; ``Passing`` unless it has this size."""
+        chunks = [chunk async for chunk in self._chunks(reply, size)]
+        return chunks[0] if len(chunks) == 1 else memoryview(b"".join(chunks))
+
+    async def _chunks(self, reply: Any, size: int) -> AsyncIterator[memoryview]:
+        """Yield the parts of a body; ``Passing`` unless it has this size. No more is read, whatever is sent."""
+        received, stream = 0, aiter(reply.stream(min_chunk_size=_CHUNK))
+        while True:
             async with self._in_time(min(size - received, _CHUNK)):
                 chunk = await anext(stream, None)
+            received += len(chunk) if chunk is not None else 0
+            if received > size or (chunk is None and received != size):
+                raise Passing("a body of another length")
             if chunk is None:
-                break
-            chunks.append(chunk)
-            received += len(chunk)
-        if received != size:
-            raise Passing("a body of another length")
-        return memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                return
+            yield memoryview(chunk)
 
     def _check_writable(self, name: str) -> None:
         if self.read_only:
             raise StoreError(f"{self.describe(name)}: web addresses are read only; use s3://, gs:// or az://")
-
-
-def _status(meta: Any) -> ObjectStatus:
-    stamp = meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}"
-    if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
-        stamp = f'"{stamp}"'
-    return ObjectStatus(meta["size"], stamp, meta.get("version") or "")
-
-
-def _conditions(match: ObjectStatus | None) -> dict[str, Any]:
-    """Return the condition of a request; a weak ETag matches none, and is compared with the reply's instead."""
-    return {"if_match": match.stamp} if match is not None and match.stamp.startswith('"') else {}

@@ -13,7 +13,7 @@ from zlib_ng import zlib_ng
 
 from shards.errors import CacheTooSmallError, FormatError, PetsegError, option
 from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
-from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.object_store import ObjectStore, Write
 from shards.store.cloud.request_loop import run
 from shards.store.remote.cached_file import CachedFile
 from shards.store.remote.content_cache import FULL, ContentCache
@@ -156,15 +156,18 @@ class RemoteFiles:
             self._pinned.setdefault(spec.name, status)
         return self._pinned[spec.name]
 
-    async def range_async(self, spec: FileSpec, start: int, length: int) -> memoryview:
-        """Return a part of the version that was first seen; ``ObjectChangedError`` names another one."""
+    async def range_async(self, spec: FileSpec, start: int, length: int, *, write: Write | None = None) -> memoryview:
+        """Return a part of the version that was first seen; ``ObjectChangedError`` names another one.
+
+        See :meth:`ObjectStore.read_range_async` for ``write``, which may be given bytes of another version before.
+        """
         if not self._limits:
             self._limits.append(asyncio.Semaphore(IN_FLIGHT))
         async with self._limits[0]:
             if spec.name not in self._pinned:
                 # The first reply says which version is read, so that the server is not asked for that before.
                 try:
-                    found, data = await self.store.read_range_async(spec.name, start, length)
+                    found, data = await self.store.read_range_async(spec.name, start, length, write=write)
                     if found.size == spec.bytes and self._pinned.setdefault(spec.name, found) == found:
                         return data
                 except ObjectEndsError:
@@ -175,7 +178,7 @@ class RemoteFiles:
                     self.store.failures["a wrong size"] += 1
             else:
                 match = self._pinned[spec.name]
-            return (await self.store.read_range_async(spec.name, start, length, match=match))[1]
+            return (await self.store.read_range_async(spec.name, start, length, match=match, write=write))[1]
 
     async def whole_async(self, spec: FileSpec, *, release: Callable[[], None], samples: int = 0) -> CachedFile:
         """Fetch a file into the cache, unless another process does, and return it, locked.
@@ -243,9 +246,11 @@ class RemoteFiles:
     async def _fetch_into(self, descriptor: int, spec: FileSpec, release: Callable[[], None]) -> bool:
         """Fetch a file in parts, at once, and return whether its SHA-256 is right."""
 
-        async def part(start: int) -> None:
-            data = await self.range_async(spec, start, min(PART, spec.bytes - start))
+        async def write(start: int, data: memoryview) -> None:
             await self.writing(lambda: write_at(descriptor, data, start), len(data), release)
+
+        async def part(start: int) -> None:
+            await self.range_async(spec, start, min(PART, spec.bytes - start), write=write)
 
         tasks = [asyncio.ensure_future(part(start)) for start in range(0, spec.bytes, PART)]
         try:

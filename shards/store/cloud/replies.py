@@ -1,0 +1,25 @@
+"""What replies of object stores say, in the terms of :mod:`shards.store.store_protocol`."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from shards.store.store_protocol import ObjectStatus
+
+Write = Callable[[int, memoryview], Awaitable[None]]  # takes bytes of a file, from a place on
+
+
+class Passing(Exception):  # noqa: N818 - never shown as such
+    """A request failed in a way that may pass; the text says how."""
+
+
+def status_of(meta: Any) -> ObjectStatus:
+    """Return size and version of a file by what a reply, or a line of a list, says of it."""
+    stamp = meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}"
+    if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
+        stamp = f'"{stamp}"'
+    return ObjectStatus(meta["size"], stamp, meta.get("version") or "")
+
+
+def conditions(match: ObjectStatus | None) -> dict[str, Any]:
+    """Return the condition of a request; a weak ETag matches none, and is compared with the reply's instead."""
+    return {"if_match": match.stamp} if match is not None and match.stamp.startswith('"') else {}
