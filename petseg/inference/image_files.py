@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from shards.audit import transcode
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
+from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE
 from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
 from shards.audit.image import ImageAudit
 from shards.audit.orientation import NORMAL, find_orientation
@@ -20,7 +21,6 @@ from shards.errors import SampleError, UsageError, option, printable
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
-_TIFF_BITS = 258  # the tag BitsPerSample
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -130,12 +130,11 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     with the same reason: it is no image, is damaged, has more than :data:`MAX_PIXELS` pixels or 8 bits per channel.
     """
     if isinstance(image, Image.Image):
-        if deep := _depth_problem(image):
-            raise SampleError(f"the image cannot be used: {deep}")
-        image.load()  # a PNG's EXIF may follow its pixels
-        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        turn = _TURNS.get(find_orientation(exif, 0, len(exif))[0])
-        return _converted(image if turn is None else image.transpose(turn))
+        try:
+            return _converted(image)
+        except RejectedError as error:
+            reason = f"{REASONS[error.reason]} ({printable(error.detail)})"
+            raise SampleError(f"the image cannot be used: {reason}") from None
     if not isinstance(image, str | Path):
         array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
@@ -160,31 +159,25 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     return Image.fromarray(audited.pixels)
 
 
-def _depth_problem(image: Image.Image) -> str | None:
-    """Return why an image that Pillow has opened has too many bits per channel; None if it has at most 8.
+def _converted(image: Image.Image) -> Image.Image:
+    """Return an image that a caller has opened in RGB, as one of a file is converted.
 
-    Pillow reduces 16-bit colours to their upper 8 bits without a word, so the file's own header is what counts.
+    Pillow reduces 16-bit colours to their upper 8 bits without a word, so the file's own header is what counts, as long
+    as it is there. Raises ``RejectedError``.
     """
     bits: Any = 8
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        raw = image.tile[0].args if image.tile else ""
-        bits = 16 if ";16" in str(raw) else 8
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile:
+        bits = 16 if ";16" in str(image.tile[0].args) else 8
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = max(image.tag_v2.get(_TIFF_BITS, (1,)))
-    elif isinstance(image, PpmImagePlugin.PpmImageFile):
-        codec, arguments = image.tile[0].codec_name, image.tile[0].args
-        bits = 16 if codec != "raw" and isinstance(arguments, tuple) and arguments[1] > 255 else 8
-    if bits > 8 or image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return f"{REASONS['image-depth']} (pixels of mode {image.mode})"
-    return None
-
-
-def _converted(image: Image.Image) -> Image.Image:
-    """Return an image that is upright already in RGB, as one of a file is converted."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    try:
-        pixels, _ = transcode.to_rgb(transcode.DecodedFile(image, NORMAL, turned=False, bits=8, frames=""))
-    except RejectedError as error:
-        raise SampleError(f"the image cannot be used: {printable(error.detail)}") from None
+        bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    if bits > 8:
+        raise RejectedError("image-depth", f"pixels of mode {image.mode}")
+    transcode.check_depth(image, "image")
+    image.load()  # a PNG's EXIF may follow its pixels
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    turn = _TURNS.get(find_orientation(exif, 0, len(exif))[0])
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode == "RGB" and not upright.has_transparency_data:
+        return upright
+    pixels, _ = transcode.to_rgb(transcode.DecodedFile(upright, NORMAL, turned=False, bits=8, frames=""))
     return Image.fromarray(pixels)

@@ -81,7 +81,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
                 chunks = png.read_chunks(data)
                 check_data(chunks)
                 bits = chunks.depth
-            _check_depth(image, what)
+            check_depth(image, what)
             orientation, frames = _orientation(image), _frames(image, data)
             image.load()
     except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
@@ -182,9 +182,9 @@ def _check_tiff(data: bytes, what: str) -> int:
     return bits
 
 
-def _check_depth(image: Image.Image, what: str) -> None:
-    """Reject an image that Pillow would reduce to 8 bits a channel, or that has more."""
-    if isinstance(image, PpmImagePlugin.PpmImageFile):
+def check_depth(image: Image.Image, what: str) -> None:
+    """Reject an image that Pillow would reduce to 8 bits a channel, or that has more; ``what`` as in open_file."""
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and image.tile:  # else it is loaded
         codec, arguments = image.tile[0].codec_name, image.tile[0].args
         most = arguments[1] if codec != "raw" and isinstance(arguments, tuple) else 255
         if most > 255 or (what == "mask" and most != 255):

@@ -13,7 +13,8 @@ from zlib_ng import zlib_ng
 
 from shards.errors import CacheTooSmallError, FormatError, PetsegError, option
 from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
-from shards.store.cloud.object_store import ObjectStore, Write
+from shards.store.cloud.object_store import ObjectStore
+from shards.store.cloud.replies import Write
 from shards.store.cloud.request_loop import run
 from shards.store.remote.cached_file import CachedFile
 from shards.store.remote.content_cache import FULL, ContentCache

@@ -198,6 +198,17 @@ def test_what_a_set_rejects_for_its_depth_is_not_predicted_either(tmp_path: Path
             assert to_rgb(path).size == (9, 7)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("kind", ["PPM", "PNG", "TIFF", "GIF"])
+def test_an_image_that_the_caller_has_opened(tmp_path: Path, kind: str, loaded: bool) -> None:
+    pixels = np.full((7, 9, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image", kind)
+    with Image.open(tmp_path / "image") as image:
+        if loaded:
+            image.load()
+        np.testing.assert_array_equal(np.asarray(to_rgb(image)), pixels)
+
+
 def test_a_deep_image_given_to_python_is_refused() -> None:
     with pytest.raises(SampleError, match="more than 8 bits"):
         to_rgb(Image.new("I;16", (9, 7)))
