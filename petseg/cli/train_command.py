@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from petseg.cli.shared_options import HELP, NamedType, NumbersOption, SizeOption
-from petseg.nets.model_config import Name, Norm, Stem, Upsample
+from petseg.nets.model_config import ModelConfig, Name
 from petseg.runs.encoder_options import SCALE_OF_SMALL, SMALL_SIDE, WITH_WEIGHTS
-from petseg.runs.option_fields import AUTO, field_types, option_name, takes_auto
+from petseg.runs.option_fields import AUTO, field_types, option_name, shown_value, takes_auto
 from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
 from shards.console import PATH, PathArgument, PlaceArgument, TrainingCommand, print_json, say
 from shards.format.geometry import Scales, Size, size_text
@@ -43,6 +43,8 @@ _DEFAULTS = {
     "stop_signal": "INT, TERM, USR1 and HUP alone",
     "crop_scale": "none, whole images",
     "log_every": "1 on a CPU, 25 on a GPU",
+    "decoder_widths": "24,48,96,160 at strides of 2 to 16",
+    "input_scale": f"with an encoder's weights {SCALE_OF_SMALL} up to a --size of {SMALL_SIDE}, else 1",
 }
 
 
@@ -93,20 +95,24 @@ def _field_options(struct: type[msgspec.Struct], *defaults: msgspec.Struct, skip
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
         if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
-            names = NameList([*get_args(get_args(kind)[0]), "none"])
-            options.append(click.Option([option, name], type=names, multiple=True, callback=_joined, help=text))
+            listed = NameList([*get_args(get_args(kind)[0]), "none"])
+            options.append(click.Option([option, name], type=listed, multiple=True, callback=_joined, help=text))
             continue
-        special = {Size: SizeOption(), Scales: SCALE_RANGE}
+        special = {Size: SizeOption(), Scales: SCALE_RANGE, tuple[int, ...]: WIDTHS}
         type_ = click.Choice(get_args(kind)) if get_origin(kind) is Literal else special.get(kind, kind)
         type_ = PATH if name in ("init_from", "cache") else NumberOrAuto(kind) if takes_auto(struct, name) else type_
-        options.append(click.Option([option, name], type=type_, default=None, help=text))
+        names = [option, name]
+        if name == "join":  # its field's name, and the other word for its values, are options as well
+            names, type_ = [option, "--join", name], click.Choice(["concat", "sum", "add"])
+        options.append(click.Option(names, type=type_, default=None, help=text))
     return options
 
 
 def _default(name: str, *defaults: msgspec.Struct) -> str:
     texts = []
-    for value in (getattr(struct, name) for struct in defaults):
+    for value in (shown_value(name, getattr(struct, name)) for struct in defaults):
         number = f"{value:g}" if isinstance(value, float) else size_text(value) if name == "size" else str(value)
+        number = ",".join(map(str, value)) if isinstance(value, tuple) and name != "size" else number
         texts.append(("no", "yes")[value] if isinstance(value, bool) else number)
     return texts[0] if len(set(texts)) == 1 else f"unet {texts[0]}, tutorial {texts[1]}"
 
@@ -130,29 +136,9 @@ _RUN_OPTIONS = [
     click.Option(["--model"], type=click.Choice(get_args(Name)), help="Network and recipe.  [default: unet]"),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the last epoch's metrics as one JSON object."),
 ]
-_STEM = "Resolution of unet's finest level.  [default: half]"
-_SKIPS = click.Choice(["concat", "sum", "add"])
 _MODEL_OPTIONS = [
-    click.Option(["--widths"], type=WIDTHS, help="Channels of unet's levels.  [default: 24,48,96,192,256]"),
-    click.Option(["--stem"], type=click.Choice(get_args(Stem)), help=_STEM),
-    click.Option(["--blocks"], type=int, help="Residual blocks per level of unet.  [default: 1]"),
-    click.Option(["--norm"], type=click.Choice(get_args(Norm)), help="Normalisation in unet.  [default: batch]"),
-    click.Option(["--upsample"], type=click.Choice(get_args(Upsample)), help="[default: bilinear]"),
-    click.Option(["--skip", "--join", "join"], type=_SKIPS, help="Skip connections; add means sum.  [default: sum]"),
-    click.Option(["--dropout"], type=float, help="Of unet's coarsest channels.  [default: 0]"),
-    click.Option(["--encoder"], help="One of timm's networks as unet's encoder, by name.  [default: none]"),
+    *_field_options(ModelConfig, _UNET.model, skip="name"),
     click.Option(["--pretrained/--no-pretrained"], default=None, help="--encoder-weights imagenet or none."),
-    click.Option(
-        ["--decoder-widths"],
-        type=WIDTHS,
-        help="Channels of the levels above --encoder.  [default: 24,48,96,160 at strides of 2 to 16]",
-    ),
-    click.Option(
-        ["--input-scale"],
-        type=float,
-        help="Enlarge images before --encoder, in the network.  "
-        f"[default: with an encoder's weights {SCALE_OF_SMALL} up to a --size of {SMALL_SIDE}, else 1]",
-    ),
 ]
 _RECIPE_OPTIONS = _field_options(Recipe, _UNET, _TUTORIAL, skip="model")
 _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), skip="shards")

@@ -1,8 +1,9 @@
 """A network's architecture as data: :class:`ModelConfig`, its limits and its defaults."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
+from msgspec import Meta
 
 from shards.errors import UsageError, counted
 from shards.format.labels import MAX_CLASSES
@@ -26,7 +27,7 @@ UNET_WIDTHS = (24, 48, 96, 192, 256)
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network's architecture; stored in every checkpoint.
+    """A network's architecture; stored in every checkpoint. A field's description is that of its option.
 
     The defaults here are those of a plain U-Net; :func:`default_model_config` has those of the commands.
 
@@ -50,16 +51,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     name: Name = "unet"
-    widths: tuple[int, ...] = UNET_WIDTHS
-    stem: Stem = "full"
-    blocks: int = 1
-    norm: Norm = "batch"
-    upsample: Upsample = "bilinear"
-    join: Skip = "concat"
-    dropout: float = 0.0
-    encoder: str = NO_ENCODER
-    decoder_widths: tuple[int, ...] = ()
-    input_scale: float = 1.0
+    widths: Annotated[tuple[int, ...], Meta(description="Channels of unet's levels.")] = UNET_WIDTHS
+    stem: Annotated[Stem, Meta(description="Resolution of unet's finest level.")] = "full"
+    blocks: Annotated[int, Meta(description="Residual blocks per level of unet.")] = 1
+    norm: Annotated[Norm, Meta(description="Normalisation in unet.")] = "batch"
+    upsample: Annotated[Upsample, Meta(description="How the decoder doubles the resolution.")] = "bilinear"
+    join: Annotated[Skip, Meta(description="Skip connections; add means sum.")] = "concat"
+    dropout: Annotated[float, Meta(description="Of unet's coarsest channels.")] = 0.0
+    encoder: Annotated[str, Meta(description="One of timm's networks as unet's encoder, by name.")] = NO_ENCODER
+    decoder_widths: Annotated[tuple[int, ...], Meta(description="Channels of the levels above --encoder.")] = ()
+    input_scale: Annotated[float, Meta(description="Enlarge images before --encoder, in the network.")] = 1.0
     classes: int = 3
 
     def check(self) -> None:
