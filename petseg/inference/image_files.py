@@ -16,21 +16,11 @@ from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, 
 from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE
 from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
 from shards.audit.image import ImageAudit
-from shards.audit.orientation import NORMAL, find_orientation
+from shards.audit.orientation import NORMAL, apply_orientation, find_orientation
 from shards.errors import SampleError, UsageError, option, printable
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF's orientation
 
 
 @dataclass(frozen=True)
@@ -175,9 +165,8 @@ def _converted(image: Image.Image) -> Image.Image:
     transcode.check_depth(image, "image")
     image.load()  # a PNG's EXIF may follow its pixels
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    turn = _TURNS.get(find_orientation(exif, 0, len(exif))[0])
-    upright = image if turn is None else image.transpose(turn)
-    if upright.mode == "RGB" and not upright.has_transparency_data:
-        return upright
-    pixels, _ = transcode.to_rgb(transcode.DecodedFile(upright, NORMAL, turned=False, bits=8, frames=""))
-    return Image.fromarray(pixels)
+    orientation, _ = find_orientation(exif, 0, len(exif))
+    if orientation == NORMAL and image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    pixels, _ = transcode.to_rgb(transcode.DecodedFile(image, NORMAL, turned=False, bits=8, frames=""))
+    return Image.fromarray(apply_orientation(pixels, orientation))
