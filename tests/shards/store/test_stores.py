@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import google_server
 import pytest
@@ -18,6 +19,7 @@ from shards.errors import PetsegError, UsageError
 from shards.store.addresses import StoreAddress, parse_address, without_secrets
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.patience import Patience
+from shards.store.cloud.request_loop import run
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
     ObjectChangedError,
@@ -128,6 +130,40 @@ def test_faults_are_repeated_and_counted(server: FaultProxy, tmp_path: Path) -> 
         assert store.read_range("x", start, 999, match=status) == content[start : start + 999]
     assert set(plan.injected) == set(faults)
     assert store.failures.total() == plan.injected.total()
+
+
+@pytest.mark.parametrize("sent", ["as asked for", "faulty", "too long"])
+def test_what_is_written_as_it_arrives(
+    server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    """In parts, each where it belongs; from the start again after a fault, and never beyond what was asked for."""
+    store, content, start, stop = bucket(tmp_path), os.urandom(3_000_000), 1000, 2_700_000
+    status, found, sizes = store.put("x", content), bytearray(len(content)), list[int]()
+    if sent == "faulty":
+        faults = ("503", "reset", "cut body", "wrong length", "wrong range")
+        server.plan = FaultPlan(rate=0.6, faults=faults, seed=1)
+    if sent == "too long":
+        chunks = store._chunks
+
+        def longer(self: ObjectStore, reply: Any, size: int) -> AsyncIterator[memoryview]:
+            return chunks(reply, size - 1)
+
+        monkeypatch.setattr(ObjectStore, "_chunks", longer)
+
+    async def write(at: int, data: memoryview) -> None:
+        sizes.append(len(data))
+        found[at : at + len(data)] = data
+
+    read = store.read_range_async("x", start, stop - start, match=status, write=write)
+    if sent == "too long":
+        with pytest.raises(StoreError, match="a body of another length"):
+            run(read)
+    else:
+        assert run(read)[0] == status
+        assert found[start:stop] == content[start:stop]
+        assert max(sizes) < stop - start
+    assert not any(found[:start])
+    assert not any(found[stop - (sent == "too long") :])
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "cut body", "wrong length", "slow start"])
