@@ -49,7 +49,7 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"world_size": 100, "rank": 0}, "some would get nothing"),
         ({"fetch": "all"}, "fetch 'all' is unknown; use auto, range, shard"),
         ({"cache_bytes": "lots"}, "--cache-bytes 'lots': give a number of bytes"),
-        ({"cache_bytes": 7}, "--cache-bytes 7 is too small"),
+        ({"cache_bytes": 7}, "cache_bytes=7 is too small"),
         ({"on_error": "ignore"}, "use stop or replace"),
         ({"max_damaged": -1}, "max_damaged must"),
         ({"timeout": 0}, "timeout must"),
@@ -248,7 +248,7 @@ def test_a_cache_of_a_set_in_a_folder_is_said_to_be_unused(
     """Not refused: the same program may be for a set in a store, and for its copy."""
     Loader(sets["raw"], batch_size=4, device="cpu", cache=tmp_path / "cache", cache_bytes="1GB").close()
     assert [record.message for record in caplog.records] == [
-        f"{sets['raw']} is a folder: --cache and --cache-bytes are for sets in object stores"
+        f"{sets['raw']} is a folder: cache and cache_bytes are for sets in object stores"
     ]
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UsageError, match=r"give fetch, cache and cache_bytes to ShardSet\.open"):
