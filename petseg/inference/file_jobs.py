@@ -11,7 +11,7 @@ from PIL import Image
 from petseg.inference.image_files import ImageFile, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
-from petseg.inference.trained_network import Predictor
+from petseg.inference.trained_network import Keep, Predictor
 from shards.errors import PetsegError, SampleError, UsageError, option, printable
 from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
 
@@ -98,6 +98,7 @@ def predict_files(
     """
     exact = any(output.name.endswith(PROBABILITIES) for job in jobs for output in job.outputs)
     windows = predictor.window(options) is not None
+    keep: Keep = "all" if exact else "none"
     values = len(predictor.labels) if exact and windows else 0  # of a pixel, to be kept
     together = 1 if windows else batch_size
     failures = pixels = 0
@@ -106,7 +107,7 @@ def predict_files(
         try:
             image = _read(job, values=values)
             with _named(job.image):
-                predictor.check(image, options)
+                predictor.check((image.height, image.width), options)
         except SampleError as error:
             failures += 1
             on_error(error)
@@ -116,7 +117,7 @@ def predict_files(
             del image
         if batch and (len(batch) == together or pixels > _BATCH_PIXELS or number == len(jobs)):
             images = [image for _, image in batch]
-            predictions = predictor.predict_batch(images, options, batch_size=batch_size, exact=exact)
+            predictions = predictor.predict_batch(images, options, batch_size=batch_size, keep=keep)
             del images
             predictions.reverse()
             batch.reverse()

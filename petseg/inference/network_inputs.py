@@ -107,7 +107,7 @@ def network_input(image: Image.Image, *, size: Size, fit: Fit) -> NetworkInput:
     """
     whole = fit_boxes(np.array([image.height]), np.array([image.width]), size=size, fit="stretch")
     if fit == "cover":
-        size = _cover_input(image, size)
+        size = _cover_input((image.height, image.width), size)
     top, left, height, width = placements(whole, size=size, fit=fit)[0].tolist()
     # Antialiased, as the loader does it.
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
@@ -118,12 +118,12 @@ def network_input(image: Image.Image, *, size: Size, fit: Fit) -> NetworkInput:
     return NetworkInput(pixels, slice(top, top + height), slice(left, left + width))
 
 
-def expect_moderate(image: Image.Image, *, size: Size) -> None:
+def expect_moderate(image_size: Size, *, size: Size) -> None:
     """Raise ``SampleError`` if an image is so long and thin that its input in ``cover`` would take gigabytes."""
-    height, width = _cover_input(image, size)
+    height, width = _cover_input(image_size, size)
     if height * width > max(_MOST_INPUT, _MOST_LONGER * size[0] * size[1]):
         raise SampleError(
-            f"the image, {size_text((image.height, image.width))} pixels, would be enlarged to {height} x {width} (the "
+            f"the image, {size_text(image_size)} pixels, would be enlarged to {height} x {width} (the "
             f"run's --fit cover); crop it, or predict it with {option('window')}"
         )
 
@@ -149,10 +149,10 @@ def same_sizes(inputs: Sequence[NetworkInput]) -> Iterable[list[int]]:
     return groups.values()
 
 
-def _cover_input(image: Image.Image, size: Size) -> Size:
-    heights, widths = cover_sizes(np.array([image.height]), np.array([image.width]), size)
+def _cover_input(image_size: Size, size: Size) -> Size:
+    heights, widths = cover_sizes(np.array([image_size[0]]), np.array([image_size[1]]), size)
     height, width = (
         max(side, (2 * whole * side + box) // (2 * box))
-        for side, whole, box in zip(size, (image.height, image.width), (int(heights[0]), int(widths[0])), strict=True)
+        for side, whole, box in zip(size, image_size, (int(heights[0]), int(widths[0])), strict=True)
     )
     return height, width

@@ -15,11 +15,13 @@ from petseg.inference.network_inputs import InferenceOptions
 from petseg.inference.stored_samples import read_mask, read_rgb
 from petseg.inference.trained_network import Predictor
 from pipeline.arguments import usable_cores
-from shards import SplitReader
+from shards import SampleError, SplitReader
+from shards.format.geometry import Size
 
 _CPU = torch.device("cpu")
 _BATCH_PIXELS = 50_000_000  # of decoded images that are in memory together, at 4 bytes per pixel with their masks
 _STRIP_PIXELS = 4_000_000
+_ROWS = 4096  # of the set's table that are read together
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,6 +41,7 @@ def evaluate_stored(
     """
     classes = len(predictor.labels)
     tally = PixelTally(classes, _CPU)
+    _check_sizes(predictor, split, options)
 
     def read(index: int) -> tuple[Image.Image, Pixels]:
         return read_rgb(split, index), read_mask(split, index)
@@ -49,7 +52,7 @@ def evaluate_stored(
             mine = range(start, end)[world.rank :: world.size]
             for part in _within_memory(split, mine):
                 images, masks = zip(*pool.map(read, part), strict=True)
-                predictions = predictor.predict_each(images, options, batch_size=batch_size)
+                predictions = predictor.predict_each(images, options, batch_size=batch_size, keep="none")
                 for index, prediction, mask in zip(part, predictions, masks, strict=True):
                     counted = _count_pixels(mask, prediction.index, classes=classes)
                     tally.add(torch.tensor([index]), torch.tensor([True]), counted)
@@ -64,6 +67,20 @@ def evaluate_stored(
         window=predictor.window(options),
         original_resolution=True,
     )
+
+
+def _check_sizes(predictor: Predictor, split: SplitReader, options: InferenceOptions) -> None:
+    """Raise ``SampleError``, before any is predicted, for a sample that cannot be predicted whole, naming it."""
+    first: dict[Size, int] = {}
+    for start in range(0, len(split), _ROWS):
+        indices = range(start, min(start + _ROWS, len(split)))
+        for index, row in zip(indices, split.rows(list(indices)), strict=True):
+            first.setdefault(split.manifest.size or (int(row["height"]), int(row["width"])), index)
+    for size, index in first.items():
+        try:
+            predictor.check(size, options)
+        except SampleError as error:
+            raise SampleError(f"{split.place(index, 'image')}: {error}") from None
 
 
 def _count_pixels(truth: Pixels, prediction: Pixels, *, classes: int) -> torch.Tensor:

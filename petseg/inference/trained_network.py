@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
 from shards.store.addresses import expect_places
 
+Keep = Literal["all", "some", "none"]  # probabilities of a prediction in windows
 _KEPT_VALUES = 1 << 25  # probabilities of an image that are kept without being asked for
 
 
@@ -144,10 +146,10 @@ class Predictor:
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
         return options.window
 
-    def check(self, image: Image.Image, options: InferenceOptions) -> None:
+    def check(self, image_size: Size, options: InferenceOptions) -> None:
         """Raise ``SampleError`` for an image that cannot be predicted whole; what is predicted is checked anyway."""
         if self.window(options) is None and self.recipe.fit == "cover":
-            expect_moderate(image, size=scaled_size(self.size, max(options.scales)))
+            expect_moderate(image_size, size=scaled_size(self.size, max(options.scales)))
 
     def predict_batch(
         self,
@@ -155,25 +157,25 @@ class Predictor:
         options: InferenceOptions = WHOLE_IMAGES,
         *,
         batch_size: int = 8,
-        exact: bool = False,
+        keep: Keep = "some",
     ) -> list[Prediction]:
         """Segment RGB images of any sizes together; see :meth:`predict`.
 
-        ``batch_size`` is the number of windows that are predicted together. ``exact``: probabilities are needed at
-        every pixel, also of a prediction in windows, however much memory that takes.
+        ``batch_size`` is the number of windows that are predicted together. ``keep``: which probabilities of a
+        prediction in windows are needed: of all pixels, however much memory that takes, of some, or none.
         """
-        return list(self.predict_each(images, options, batch_size=batch_size, exact=exact))
+        return list(self.predict_each(images, options, batch_size=batch_size, keep=keep))
 
     def predict_each(
-        self, images: Sequence[Image.Image], options: InferenceOptions, *, batch_size: int, exact: bool = False
+        self, images: Sequence[Image.Image], options: InferenceOptions, *, batch_size: int, keep: Keep = "some"
     ) -> Iterator[Prediction]:
         """Yield the same one by one: those in windows, which may be large, need not be in memory together."""
         window = self.window(options)
         for image in images:
-            self.check(image, options)
+            self.check((image.height, image.width), options)
         if window is not None:
             for image in images:
-                yield self._slide(image, window, options, batch_size=batch_size, exact=exact)
+                yield self._slide(image, window, options, batch_size=batch_size, keep=keep)
             return
         for image, coarse in zip(images, self._maps(images, options), strict=True):
             yield self._upscale(coarse, image.height, image.width)
@@ -201,9 +203,9 @@ class Predictor:
         return network_input(image, size=scaled_size(self.size, factor), fit=self.recipe.fit)
 
     def _slide(
-        self, image: Image.Image, window: Size, options: InferenceOptions, *, batch_size: int, exact: bool
+        self, image: Image.Image, window: Size, options: InferenceOptions, *, batch_size: int, keep: Keep
     ) -> Prediction:
-        """Predict an image in windows; unless ``exact``, probabilities may be kept of every n-th pixel only."""
+        """Predict an image in windows; ``keep`` "some": probabilities may be kept of every n-th pixel only."""
 
         def predict(windows: Sequence[Image.Image]) -> torch.Tensor:
             maps = self._maps(windows, options)
@@ -217,8 +219,9 @@ class Predictor:
         )
         classes, (height, width) = len(self.labels), (image.height, image.width)
         index = np.empty((height, width), np.uint8)
-        every = 1 if exact else math.ceil(math.sqrt(classes * height * width / _KEPT_VALUES))
-        kept_rows, kept_columns = (np.arange(min(every // 2, side - 1), side, every) for side in (height, width))
+        every = 1 if keep == "all" else math.ceil(math.sqrt(classes * height * width / _KEPT_VALUES))
+        sides = (0, 0) if keep == "none" else (height, width)
+        kept_rows, kept_columns = (np.arange(min(every // 2, max(side - 1, 0)), side, every) for side in sides)
         coarse = torch.empty(classes, len(kept_rows), len(kept_columns))
         for block in slide(image, predict, window=window, overlap=options.overlap, at_once=at_once):
             bottom, right = block.top + block.values.shape[1], block.left + block.values.shape[2]

@@ -207,3 +207,24 @@ def test_prediction_options(call, tiny_run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(masks["one"], masks["plain"], atol=1e-5)
     assert np.abs(masks["large"] - masks["plain"]).max() > 1e-4
     assert 0 < np.abs(masks["half"] - masks["plain"]).max() < 0.1
+
+
+def test_a_sample_that_cover_would_make_huge_is_named_before_any_is_predicted(call, tmp_path: Path) -> None:
+    from shards.format.builtin_labels import BINARY
+    from shards.format.overlays import indexed_mask
+
+    lines = ["image,mask,split"]
+    for name, size in (("a_square", (8, 8)), ("long", (60_000, 1)), ("wide", (200, 4))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        indexed_mask(np.zeros(size[::-1], np.uint8), BINARY).save(tmp_path / f"{name}_mask.png")
+        lines.append(f"{name}.png,{name}_mask.png,test")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    shards = tmp_path / "set"
+    petseg.build_shards(tmp_path / "list.csv", shards, labels="binary", workers=1)
+    run = write_untrained(tmp_path / "run", BINARY, fit="cover", size=(32, 32))
+    result = call(evaluate, run, "--shards", shards, "--own-size", "--batch-size", 1)
+    assert (result.code, result.out) == (1, "")
+    assert "/test-000000.tar: long.png (sample " in result.err
+    assert "would be enlarged to 32 x 1920000" in result.err
+    assert call(evaluate, run, "--shards", shards, "--own-size", "--window", "auto").code == 0
+    assert call(evaluate, run, "--shards", shards).code == 0

@@ -252,9 +252,12 @@ def test_kept_probabilities_are_those_of_every_nth_pixel(monkeypatch: pytest.Mon
     assert part.coarse.shape == (3, 23, 30)
     torch.testing.assert_close(part.coarse, whole.coarse[:, 1::3, 1::3])
     np.testing.assert_array_equal(part.index, whole.index)
-    (exact,) = network.predict_batch([image], InferenceOptions(window="auto"), exact=True)
+    (exact,) = network.predict_batch([image], InferenceOptions(window="auto"), keep="all")
     torch.testing.assert_close(exact.coarse, whole.coarse)
     assert network.predict(photo(1, 4000), window="auto").coarse.numel() > 0
+    (none,) = network.predict_batch([image], InferenceOptions(window="auto"), keep="none")
+    assert none.coarse.numel() == 0
+    np.testing.assert_array_equal(none.index, whole.index)
 
 
 @pytest.mark.parametrize(
