@@ -102,6 +102,7 @@ def claim(
         finally:
             os.close(descriptor)
         break
+    _remove_set_aside(path)
     released = threading.Event()
     if beat:
         threading.Thread(target=_beat, args=(path, own, released), name="owner", daemon=True).start()
@@ -183,6 +184,17 @@ def _remove(path: Path, found: object) -> None:
             aside.unlink()
         else:
             aside.rename(path)
+
+
+def _remove_set_aside(path: Path) -> None:
+    """Remove owner files that processes had set aside in :func:`_remove` when they were killed."""
+    name = re.compile(re.escape(path.name) + "-[0-9a-f]{16}")
+    with contextlib.suppress(OSError):  # a folder in which names can be used, but not listed
+        for entry in os.scandir(path.parent):
+            if name.fullmatch(entry.name):
+                owner = _read(Path(entry.path))
+                if owner is not None and owner.is_alive() is False:  # one that lives gets its file back
+                    Path(entry.path).unlink(missing_ok=True)
 
 
 def _touched(path: Path) -> object:
