@@ -168,7 +168,8 @@ def serve(connection: socket.socket) -> dict[str, Any]:
 
 def become(wanted: dict[str, Any]) -> None:
     """Make this process what was asked for."""
-    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 200) for file in wanted["files"]]
+    free = 1 + max([*wanted["files"], *wanted["numbers"]])  # above all of them: no file is replaced before its turn
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, free) for file in wanted["files"]]
     for file in wanted["files"]:
         os.close(file)
     for file, number in zip(high, wanted["numbers"], strict=True):
