@@ -11,7 +11,7 @@ import inspect
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, ParamSpec, TypeGuard, TypeVar
 
 _P = ParamSpec("_P")
@@ -203,10 +203,14 @@ def option(name: str, value: object = None) -> str:
     return text if value is None or value is True else f"{text} {value}"
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the nearest of some names as the end of a message, ``; did you mean lr?``; "" if none is near."""
-    close = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, str] | None = None) -> str:
+    """Return the nearest of some names as the end of a message, ``; did you mean lr?``; "" if none is near.
+
+    ``other_words``: what others call some of the names, and the name.
+    """
+    words = dict(other_words or {})
+    close = difflib.get_close_matches(name, sorted({*names, *words}), n=1)
+    return f"; did you mean {words.get(close[0], close[0])}?" if close else ""
 
 
 def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str] = lambda _: "") -> Callable[_P, _R]:

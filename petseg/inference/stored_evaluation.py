@@ -41,7 +41,8 @@ def evaluate_stored(
     """
     classes = len(predictor.labels)
     tally = PixelTally(classes, _CPU)
-    _check_sizes(predictor, split, options)
+    if predictor.may_refuse(options):
+        _check_sizes(predictor, split, options)
 
     def read(index: int) -> tuple[Image.Image, Pixels]:
         return read_rgb(split, index), read_mask(split, index)

@@ -146,9 +146,13 @@ class Predictor:
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
         return options.window
 
+    def may_refuse(self, options: InferenceOptions) -> bool:
+        """Whether there are sizes of images that :meth:`check` refuses."""
+        return self.window(options) is None and self.recipe.fit == "cover"
+
     def check(self, image_size: Size, options: InferenceOptions) -> None:
         """Raise ``SampleError`` for an image that cannot be predicted whole; what is predicted is checked anyway."""
-        if self.window(options) is None and self.recipe.fit == "cover":
+        if self.may_refuse(options):
             expect_moderate(image_size, size=scaled_size(self.size, max(options.scales)))
 
     def predict_batch(

@@ -1,6 +1,5 @@
 """The fields of the option structs as command-line options: their names, types, limits and descriptions."""
 
-import difflib
 import functools
 import math
 import types
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from shards.errors import UsageError
+from shards.errors import UsageError, did_you_mean
 
 _SPELLINGS = {"name": "model", "join": "skip"}  # fields whose option has another name
 _OTHER_WORDS = {"learning_rate": "lr", "image_size": "size"}  # what other programs call a field
@@ -28,9 +27,8 @@ def field_of_option(name: str) -> str:
 
 def nearest(name: str, *structs: msgspec.Struct | type[msgspec.Struct]) -> str:
     """Return the option that a name which is none was meant for, as the end of a message; "" if none is near."""
-    words = {field: field for struct in structs for field in struct.__struct_fields__} | _OTHER_WORDS
-    close = difflib.get_close_matches(name, sorted(words), n=1)
-    return f"; did you mean {words[close[0]]}?" if close else ""
+    fields = [field for struct in structs for field in struct.__struct_fields__]
+    return did_you_mean(name, fields, other_words=_OTHER_WORDS)
 
 
 def shown_value(field: str, value: Any) -> Any:

@@ -68,10 +68,10 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class _MaskCounts:
-    """Pixels by value, or by colour (``#rrggbb``), of one mask; ``problem`` if it cannot be read."""
+    """Pixels by value, or if ``coloured`` by colour (``#rrggbb``), of one mask; ``problem`` if it cannot be read."""
 
-    values: dict[int, int] = field(default_factory=dict)
-    colours: dict[str, int] = field(default_factory=dict)
+    found: dict[int | str, int] = field(default_factory=dict)
+    coloured: bool = False
     palette: dict[int, str] = field(default_factory=dict)
     problem: str = ""
 
@@ -104,14 +104,13 @@ def survey_masks(
         for number, (pair, counts) in enumerate(zip(source.pairs, counted, strict=True), start=1):
             if counts.problem:
                 unreadable.append((printable(pair.name), counts.problem))
-            index_masks += bool(counts.values)
-            rgb_masks += bool(counts.colours)
-            held: dict[int | str, int] = dict([*counts.values.items(), *counts.colours.items()])
-            pixels.update(held)
-            masks.update(held.keys())
+            index_masks += bool(counts.found) and not counts.coloured
+            rgb_masks += bool(counts.found) and counts.coloured
+            pixels.update(counts.found)
+            masks.update(counts.found.keys())
             palette = counts.palette | palette
             palettes.add(counts.palette)
-            if (colours := sum(isinstance(key, str) for key in pixels)) > MAX_COLOURS:
+            if counts.coloured and (colours := sum(isinstance(key, str) for key in pixels)) > MAX_COLOURS:
                 raise SourceError(
                     f"{shown(pair.mask)}: with this mask, {colours:,} colours have been found; masks have "
                     "one for each class. Is this a photograph, or a mask that was resized with interpolation?"
@@ -145,8 +144,8 @@ def _count(pair: Pair) -> _MaskCounts:
     except RejectedError as error:
         return _count_colours(data) if error.reason == "mask-channels" else _problem(error)
     found = value_counts(values)
-    present = {int(value): int(found[value]) for value in np.flatnonzero(found)}
-    return _MaskCounts(values=present, palette=palette_of(data, present))
+    present = np.flatnonzero(found).tolist()
+    return _MaskCounts(found={value: int(found[value]) for value in present}, palette=palette_of(data, present))
 
 
 def _count_colours(data: bytes) -> _MaskCounts:
@@ -158,7 +157,7 @@ def _count_colours(data: bytes) -> _MaskCounts:
     for _, packed in packed_colours(parts):
         colours, counts = np.unique(packed, return_counts=True)
         found.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
-    return _MaskCounts(colours={f"#{packed:06x}": count for packed, count in sorted(found.items())})
+    return _MaskCounts(found={f"#{packed:06x}": count for packed, count in sorted(found.items())}, coloured=True)
 
 
 def _problem(error: RejectedError) -> _MaskCounts:
