@@ -17,6 +17,7 @@ def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: Runti
             recipe.crop_scale is not None,
             "--fit is for whole images, and --crop-scale trains on crops: give one of them",
         ),
+        "mild_share": (recipe.augment == "none", "--mild-share is for --augment train and strong"),
         "patience": (
             recipe.patience and recipe.epochs <= recipe.validate_every > 1,
             "--patience needs validations before the last epoch: give a --validate-every below --epochs",

@@ -41,9 +41,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``size`` (height, width) and ``fit`` are explained in shards.format.geometry; :func:`apply_options` also takes N and
     "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
     scores the centre of each, and prediction slides windows over all of it.
-    ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` in
-    petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps. ``init_from`` is an
-    absolute path, see petseg.runs.initial_weights.
+    ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` and
+    ``mild_share`` in petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps.
+    ``init_from`` is an absolute path, see petseg.runs.initial_weights.
 
     ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
     With an ``encoder_lr`` the encoder is trained by AdamW, otherwise like the rest of the network. The file is read and
@@ -84,6 +84,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
+    mild_share: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the epochs, the last ones, with milder augmentation.")
+    ] = 0.0
     decode: Annotated[Literal["full", "scaled"], Meta(description="scaled: faster, training images differ a bit.")] = (
         "full"
     )
@@ -206,6 +209,7 @@ def default_recipe(name: Name) -> Recipe:
         weight_decay=1.0,
         dice_weight=1.0,
         augment="strong",
+        mild_share=0.15,
         ema_decay=None,
         clip_norm=1.0,
     )

@@ -22,7 +22,7 @@ from petseg.training.cuda_graph import chooses_graph
 from petseg.training.guard import DivergenceGuard
 from petseg.training.losses import balanced_class_weights
 from petseg.training.progress import Progress, read_progress
-from petseg.training.run_data import note_reading, open_train_loader, open_validation_loader, size_of_epoch
+from petseg.training.run_data import note_reading, open_validation_loader, size_of_epoch, train_loader_of_epoch
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
 from pipeline import Batch, Loader
@@ -51,7 +51,7 @@ class TrainingLoop:
         self.folder, self.path, self.reporter, self.stop = folder, path, reporter, stop
         self.progress, self.history = Progress(), list[dict[str, Any]]()
         reporter.start_run(labels=config.labels)
-        self._loader = open_train_loader(config, size=size_of_epoch(self.recipe, 0))
+        self._loader = train_loader_of_epoch(config, 0)
         self._validation = open_validation_loader(config)
         if self._validation is None:
             reporter.note("the set has no val split: the best epoch is chosen by its training scores")
@@ -135,11 +135,8 @@ class TrainingLoop:
             self._use(block)
 
     def _prepare_loader(self) -> None:
-        """Open the loader at the epoch's image size and move it to the next batch."""
-        size = size_of_epoch(self.recipe, self.progress.epoch)
-        if self._loader.size != size:
-            self._loader.close()
-            self._loader = open_train_loader(self.config, size=size)
+        """Open the loader with the epoch's image size and augmentation and move it to the next batch."""
+        self._loader = train_loader_of_epoch(self.config, self.progress.epoch, opened=self._loader)
         if self._loader_state is not None:
             self._loader.load_state_dict(self._loader_state)
             self._loader_state = None

@@ -1,11 +1,16 @@
-"""The loaders of a run's training and validation images, and the size of an epoch's images.
+"""The loaders of a run's training and validation images, and the size and augmentation of an epoch's images.
 
 Progressive resizing: small images in the first epochs, full size in the last. Half the size costs a quarter.
 Howard's fast.ai entries to DAWNBench (2018); Tan and Le, EfficientNetV2 (2021).
+
+Milder augmentation in the last epochs: random crops show objects larger than the images to be predicted do, which a
+network, and its batch normalisation, should end with (Touvron et al., Fixing the train-test resolution discrepancy,
+2019; the last epochs without mosaic of Ge et al., YOLOX, 2021).
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from petseg.host.distributed import World
@@ -36,15 +41,31 @@ def size_of_epoch(recipe: Recipe, epoch: int) -> Size:
     return height, width
 
 
-def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
-    """Return this rank's loader of the training images at ``size`` (height, width): shuffled and augmented.
+def augmentation_of_epoch(recipe: Recipe, epoch: int) -> Augmentation | None:
+    """Return how the images of an epoch (from 0) are varied: in the last ones one step milder than asked.
 
-    With ``crop_scale`` the place of a crop is drawn even where nothing else is varied.
+    The steps are ``strong``, ``train`` and flips alone. With ``crop_scale`` the place of a crop is drawn even where
+    nothing else is varied.
+    """
+    if recipe.augment == "none":
+        return None if recipe.crop_scale is None else NO_AUGMENTATION
+    late = epoch >= (1 - recipe.mild_share) * recipe.epochs
+    if not late:
+        return Augmentation.preset(recipe.augment)
+    return Augmentation.preset("train") if recipe.augment == "strong" else replace(NO_AUGMENTATION, flip=0.5)
+
+
+def train_loader_of_epoch(config: RunConfig, epoch: int, *, opened: Loader | None = None) -> Loader:
+    """Return this rank's loader of the training images, with the size and the augmentation of an epoch (from 0).
+
+    That is ``opened`` if it has them; otherwise that one is closed.
     """
     recipe = config.recipe
-    augment = None if recipe.augment == "none" else Augmentation.preset(recipe.augment)
-    if recipe.crop_scale is not None and augment is None:
-        augment = NO_AUGMENTATION
+    size, augmentation = size_of_epoch(recipe, epoch), augmentation_of_epoch(recipe, epoch)
+    if opened is not None:
+        if (opened.size, opened.augment) == (size, augmentation):
+            return opened
+        opened.close()
     return _open(
         config,
         split="train",
@@ -54,7 +75,7 @@ def open_train_loader(config: RunConfig, *, size: Size) -> Loader:
         drop_last=recipe.drop_last,
         shuffle=recipe.shuffle,
         shuffle_window=recipe.shuffle_window,
-        augment=augment,
+        augment=augmentation,
         decode=recipe.decode,
     )
 

@@ -3,8 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petseg.optim.learning_rate import learning_rate_at
-from petseg.runs.recipe import default_recipe
-from petseg.training.run_data import size_of_epoch
 
 
 def rates(schedule: str, total: int, warmup: float = 0.25) -> list[float]:
@@ -53,18 +51,3 @@ def test_onecycle_agrees_with_torch() -> None:
 def test_always_between_zero_and_the_peak(step: int, total: int, warmup: float, schedule: str) -> None:
     rate = learning_rate_at(min(step, total - 1), total_steps=total, peak=0.1, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
     assert 0 <= rate <= 0.1 + 1e-12
-
-
-def test_progressive_sizes_grow_to_the_full_one() -> None:
-    from msgspec.structs import replace
-
-    recipe = replace(default_recipe("unet"), progressive=True, epochs=10, size=(128, 128))
-    sizes = [size_of_epoch(recipe, epoch) for epoch in range(10)]
-    assert sizes == [(side, side) for side in (64, 64, 64, 64, 96, 96, 96, 128, 128, 128)]
-    for epochs in range(1, 20):  # however short a run, it ends at the full size
-        assert size_of_epoch(replace(recipe, epochs=epochs), epochs - 1) == (128, 128)
-    assert [size_of_epoch(replace(recipe, epochs=3), epoch) for epoch in range(3)] == [(64, 64), (96, 96), (128, 128)]
-    wide = replace(recipe, size=(40, 300), epochs=3)
-    assert [size_of_epoch(wide, epoch) for epoch in range(3)] == [(32, 144), (32, 224), (40, 300)]
-    assert {size_of_epoch(replace(recipe, size=(32, 32)), epoch) for epoch in range(10)} == {(32, 32)}
-    assert {size_of_epoch(replace(recipe, progressive=False), epoch) for epoch in range(10)} == {(128, 128)}

@@ -27,11 +27,13 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from shards.errors import UsageError
 
-# Everything with a state: average, dropout, momentum, growing images, random crops, a last batch with padding.
+# Everything with a state: average, dropout, momentum, growing images, random crops, another augmentation at the end,
+# a last batch with padding.
 OPTIONS: dict[str, Any] = {
     "size": 64,
     "progressive": True,
     "crop_scale": (0.4, 0.8),
+    "mild_share": 0.4,
     "widths": (8, 16),
     "dropout": 0.2,
     "epochs": 3,
