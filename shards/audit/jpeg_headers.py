@@ -14,6 +14,8 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 w
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RST0..7: no length follows
 _NO_FILL = re.compile(rb"[^\xff]")
 _MOST_SEGMENTS = 1 << 16  # of 64 KiB at most: metadata of more than any program writes
+_MOST_SCANS = 100  # encoders write up to some tens; each may be a few bytes, and takes as long as the image is large
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in or after the data of a scan
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
 
@@ -58,7 +60,10 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Walk a JPEG's segments up to its first scan; raise ``JpegError`` if this is no JPEG, or ends before it."""
+    """Walk a JPEG's segments up to its first scan; raise ``JpegError`` if this is no JPEG, or ends before it.
+
+    Also if it has more scans than any encoder writes: a progressive JPEG of 1 MB can take minutes to decode.
+    """
     if not data.startswith(SIGNATURE):
         raise JpegError("no JPEG signature")
     frame: tuple[int, bytes] | None = None
@@ -87,6 +92,7 @@ def read_header(data: bytes) -> JpegHeader:
         marker, start, position = _segment(data, position)
     if frame is None:
         raise JpegError("no frame header before the first scan")
+    _expect_few_scans(data, position)
     kind, body = frame
     precision, height, width, count = struct.unpack(">BHHB", body[:6])
     components = list(struct.iter_unpack("3B", body[6 : 6 + 3 * count]))  # identifier, sampling factors, table
@@ -104,6 +110,18 @@ def without_orientation(data: bytes, header: JpegHeader) -> bytes:
         raise ValueError("the JPEG has no EXIF orientation")
     normal = b"\0\1" if data[at] == 0 else b"\1\0"  # in the byte order of the number that is there
     return data[:at] + normal + data[at + 2 :]
+
+
+def _expect_few_scans(data: bytes, position: int) -> None:
+    """Raise ``JpegError`` for more than :data:`_MOST_SCANS`; ``position`` is in the first one."""
+    if data.count(b"\xff\xda") <= _MOST_SCANS:  # which takes much less time than to walk them
+        return
+    scans = 1
+    while (found := _MARKER.search(data, position)) is not None and found.group() != b"\xff\xd9":
+        scans += found.group() == b"\xff\xda"
+        if scans > _MOST_SCANS:
+            raise JpegError(f"more than {_MOST_SCANS} scans")
+        position = _segment(data, found.start())[2]
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:

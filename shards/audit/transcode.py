@@ -16,7 +16,14 @@ from PIL.PngImagePlugin import PngImageFile
 
 from shards.audit import png_chunks as png
 from shards.audit.file_kinds.signatures import START, describe_start, file_kind
-from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, is_tiff, read_tags
+from shards.audit.file_kinds.tiff_tags import (
+    BITS_PER_SAMPLE,
+    SAMPLES_PER_PIXEL,
+    TILE_LENGTH,
+    TILE_WIDTH,
+    is_tiff,
+    read_tags,
+)
 from shards.audit.findings import MAX_PIXELS, MOST_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import NORMAL, Pixels, undo_orientation
 from shards.audit.png_data import check_data
@@ -73,7 +80,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
     try:
         with _pillow_as_needed():
             if is_tiff(data):
-                bits = _check_tiff(data, what)
+                bits = _check_tiff(data, what, max_pixels=max_pixels)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.info.pop("xmp", None)  # of which Pillow takes the orientation, where EXIF has none, in some formats
             check_pixels(image.width, image.height, what, max_pixels=max_pixels)
@@ -170,15 +177,21 @@ def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
             yield left, top, image.crop(box)
 
 
-def _check_tiff(data: bytes, what: str) -> int:
-    """Reject a TIFF that Pillow would refuse as unknown, or read with fewer bits than it has; return its bits."""
+def _check_tiff(data: bytes, what: str, *, max_pixels: int) -> int:
+    """Reject a TIFF that Pillow would refuse as unknown, read with fewer bits than it has, or take too much memory for.
+
+    Return its bits.
+    """
     tags = read_tags(data)
-    samples = tags.get(SAMPLES_PER_PIXEL, (1,))[0]
+    for samples in tags.get(SAMPLES_PER_PIXEL, (1,)):
+        if samples not in (1, 3, 4):
+            raise RejectedError(f"{what}-channels", f"{samples} channels")
     bits = max(tags.get(BITS_PER_SAMPLE, (1,)))
-    if samples not in (1, 3, 4):
-        raise RejectedError(f"{what}-channels", f"{samples} channels")
-    if bits > 8 and (what == "image" or samples > 1):
+    if bits > 8 and (what == "image" or max(tags.get(SAMPLES_PER_PIXEL, (1,))) > 1):
         raise RejectedError(f"{what}-depth", f"{bits} bits per channel")
+    height, width = (max(tags.get(tag, (1,))) for tag in (TILE_LENGTH, TILE_WIDTH))
+    if height * width > max_pixels:  # libtiff unpacks whole tiles, however small the image is
+        raise RejectedError(f"{what}-too-large", f"tiles of {height} x {width} pixels (height x width)")
     return bits
 
 

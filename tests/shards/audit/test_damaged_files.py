@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -96,6 +97,26 @@ def test_damage_of_a_later_image_in_a_file(format_: str, campaign: Callable[[int
             except RejectedError as error:
                 seen[error.reason] += 1
     assert seen["image-corrupt"] + seen["image-truncated"], seen
+
+
+@pytest.mark.parametrize("tags", ["LONG", "LONG8", "twice"])
+def test_tiles_that_are_larger_than_any_image_take_no_memory(tags: str) -> None:
+    """A tile is unpacked whole, here of an image of 16 x 16; whole numbers of any type are taken for its size."""
+
+    def entry(tag: int, value: int, kind: int = 4) -> bytes:
+        return struct.pack("<HHII", tag, kind, 1, value)
+
+    tiles = entry(322, 40_000) + entry(323, 40_000)
+    if tags == "LONG8":  # of 8 bytes, which stand after the directory
+        tiles = b"".join(struct.pack("<HHII", tag, 16, 1, 8 + 2 + 4 * 12 + 4) for tag in (322, 323))
+    if tags == "twice":
+        tiles += entry(322, 16) + entry(323, 16)
+    directory = entry(256, 16) + entry(257, 16) + tiles
+    data = b"II*\0" + struct.pack("<IH", 8, len(directory) // 12) + directory + struct.pack("<IQ", 0, 40_000)
+    for pair, what in (((data, SMALL_PNG), "image"), ((SMALL_JPEG, data), "mask")):
+        with pytest.raises(RejectedError, match="tiles of 40000 x 40000 pixels") as error:
+            audited(*pair)
+        assert error.value.reason == f"{what}-too-large"
 
 
 def test_many_tiny_images_in_a_file_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from shard_sources import draw_image, encoded
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
 from shards.audit import png_data
+from shards.audit.findings import RejectedError
 from shards.audit.orientation import apply_orientation, undo_orientation
 
 IMAGE = draw_image(1)
@@ -32,6 +33,33 @@ def test_grey_jpegs_keep_their_bytes_and_are_rgb_as_pixels() -> None:
     pixels = audited(data, pixels=True).image.pixels
     assert pixels is not None
     assert pixels.shape == IMAGE.shape
+
+
+def progressive(scans: int, *, comment: bytes = b"") -> bytes:
+    """A grey JPEG of 8 x 8 pixels with so many scans, none of which is damage to libjpeg; 883 at most."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+    one_code = bytes([1] + [0] * 16)  # of a single bit, which means 0: no difference, or nothing more in the block
+    head = segment(0xDB, bytes([0] + [1] * 64)) + segment(0xC2, struct.pack(">BHHB", 8, 8, 8, 1) + bytes([1, 0x11, 0]))
+    tables = segment(0xC4, b"\x00" + one_code) + segment(0xC4, b"\x10" + one_code)
+    bits = [13, *(low + 1 << 4 | low for low in range(12, -1, -1))]  # one more of each coefficient in each scan
+    places = [(0, 13), *((k, each) for k in range(1, 64) for each in bits)]
+    parts = [segment(0xDA, bytes([1, 1, 0, k, k, each])) + b"\x7f" for k, each in places[:scans]]
+    return b"\xff\xd8" + segment(0xFE, comment) + head + tables + b"".join(parts) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_more_scans_than_encoders_write_is_rejected() -> None:
+    """Each is a few bytes, and takes as long as the image is large: 0.8 MB took a minute."""
+    mask = encoded(np.ones((8, 8), np.uint8), "PNG")
+    scan = b"\xff\xda"
+    for data in (progressive(100), progressive(100, comment=scan * 200), progressive(3) + scan * 200):
+        assert audited(data, mask).mask.size == (8, 8)
+    for data in (progressive(101), progressive(883), progressive(101).replace(scan, b"\xff" + scan)):
+        for pixels in (False, True):
+            with pytest.raises(RejectedError, match="more than 100 scans"):
+                audited(data, mask, pixels=pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
