@@ -37,6 +37,7 @@ _GLOBALS = threading.Lock()  # warning filters and Pillow's limit belong to the 
 _TILE_ROWS, _TILE_COLUMNS = 256, 4096  # pixels that are converted at a time
 _COUNTED: Final = 1 << 24  # bytes of a file whose images are counted, which takes seconds if they are tiny; of a TIFF:
 _COUNTED_TIFF: Final = 1 << 20
+_MOST_WEBP: Final = 1 << 27  # pixels; libwebp and Pillow take 16 bytes for each, twice as many as for other formats
 Image.preinit()  # the plugins of common formats, once for all workers that are forked later
 
 
@@ -84,6 +85,9 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.info.pop("xmp", None)  # of which Pillow takes the orientation, where EXIF has none, in some formats
             check_pixels(image.width, image.height, what, max_pixels=max_pixels)
+            if image.format == "WEBP" and image.width * image.height > _MOST_WEBP:
+                size = f"{image.height} x {image.width} pixels (height x width)"
+                raise RejectedError(f"{what}-too-large", f"{size}; WebPs are decoded up to {_MOST_WEBP:,}")
             if image.format == "PNG":
                 chunks = png.read_chunks(data)
                 check_data(chunks)

@@ -119,6 +119,19 @@ def test_tiles_that_are_larger_than_any_image_take_no_memory(tags: str) -> None:
         assert error.value.reason == f"{what}-too-large"
 
 
+def test_a_webp_that_would_take_gigabytes_is_rejected() -> None:
+    """34 bytes may claim 268 million pixels, for each of which libwebp and Pillow together take 16 bytes."""
+    assert audited(encoded(SMALL_IMAGE, "WEBP", lossless=True), SMALL_PNG).image.width == 10
+    side = 16_383
+    bits = (side - 1) | (side - 1) << 14  # width and height of a lossless one, of 14 bits each, less 1
+    body = b"WEBPVP8L" + struct.pack("<IBI", 5, 0x2F, bits) + b"\0"
+    data = b"RIFF" + struct.pack("<I", len(body)) + body
+    for pair, what in (((data, SMALL_PNG), "image"), ((SMALL_JPEG, data), "mask")):
+        with pytest.raises(RejectedError, match="WebPs are decoded up to 134,217,728") as error:
+            audited(*pair, max_pixels=2**28)
+        assert error.value.reason == f"{what}-too-large"
+
+
 def test_many_tiny_images_in_a_file_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(SMALL_IMAGE, "TIFF", save_all=True, append_images=[Image.fromarray(SMALL_IMAGE)] * 2)
     monkeypatch.setattr(transcode, "_COUNTED_TIFF", 100)
