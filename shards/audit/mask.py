@@ -1,6 +1,5 @@
 """The audit of a mask: every value or colour is that of a class, or ignored; what is packed are class indices."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -134,15 +133,16 @@ def map_colours(values: Pixels, labels: Labels) -> tuple[Pixels, Counts]:
     """Map colours, uint8 (height, width, 3), or grey values (height, width), to class indices, likewise."""
     table = labels.colour_table()
     indices = np.empty(values.shape[:2], dtype=np.uint8)
-    unknown: Counter[int] = Counter()
+    unknown: npt.NDArray[np.uint32] | None = None  # pixels by colour: there may be 16 million
     for top, packed in packed_colours(values):
         found = table.take(packed)
         indices[top : top + len(packed)] = found  # -1 becomes 255 where a colour is unclaimed
         if (found < 0).any():
+            unknown = np.zeros(1 << 24, np.uint32) if unknown is None else unknown
             colours, counts = np.unique(packed[found < 0], return_counts=True)
-            unknown.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
-    if unknown:
-        raise _unclaimed(unknown, "colours", grey=values.ndim == 2)
+            unknown[colours] += counts.astype(np.uint32)
+    if unknown is not None:
+        raise _unclaimed(_most_frequent(unknown), "colours", grey=values.ndim == 2)
     return indices, value_counts(indices)
 
 
@@ -186,6 +186,13 @@ def is_lossy(data: bytes) -> bool:
         position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
         position += position & 1
     return True  # it cannot be known
+
+
+def _most_frequent(counts: npt.NDArray[np.uint32]) -> dict[int, int]:
+    """Return the colours with the most pixels, with their pixels: as many as may be named, those of grey masks."""
+    colours = np.flatnonzero(counts)
+    order = np.argsort(-counts[colours].astype(np.int64), kind="stable")[:256]
+    return {int(colour): int(counts[colour]) for colour in colours[order]}
 
 
 def _unclaimed(counts: Mapping[int, int], what: Literal["values", "colours"], *, grey: bool = True) -> RejectedError:

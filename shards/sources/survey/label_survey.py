@@ -112,7 +112,7 @@ def survey_masks(
             palettes.add(counts.palette)
             if counts.coloured and (colours := sum(isinstance(key, str) for key in pixels)) > MAX_COLOURS:
                 raise SourceError(
-                    f"{shown(pair.mask)}: with this mask, {colours:,} colours have been found; masks have "
+                    f"{shown(pair.mask)}: with this mask, {colours:,} colours or more have been found; masks have "
                     "one for each class. Is this a photograph, or a mask that was resized with interpolation?"
                 )
             if progress is not None:
@@ -157,6 +157,8 @@ def _count_colours(data: bytes) -> _MaskCounts:
     for _, packed in packed_colours(parts):
         colours, counts = np.unique(packed, return_counts=True)
         found.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+        if len(found) > MAX_COLOURS:  # no mask: the others, of which there may be millions, are not needed
+            break
     return _MaskCounts(found={f"#{packed:06x}": count for packed, count in sorted(found.items())}, coloured=True)
 
 

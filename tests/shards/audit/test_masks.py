@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ def test_colours(format_: str) -> None:
     audited = audit_mask(data, labels=COLOURS)
     assert np.array_equal(audited.indices, COLOUR_INDICES)
     assert audited.counts.tolist() == np.bincount(COLOUR_INDICES.reshape(-1), minlength=256).tolist()
+
+
+def test_millions_of_unclaimed_colours_take_little_memory() -> None:
+    """A mask may hold 16 million colours in a small file; as Python's objects they took 4 GB."""
+    colours = np.arange(1 << 21, dtype=np.uint32).reshape(1024, 2048) * 7
+    values = np.stack([colours >> shift & 255 for shift in (16, 8, 0)], axis=2).astype(np.uint8)
+    tracemalloc.start()
+    with pytest.raises(RejectedError, match="colours that no class claims") as caught:
+        map_colours(values, COLOURS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(caught.value.unclaimed) == 32
+    assert peak < 1 << 28
 
 
 def test_unclaimed_colours_are_counted_across_strips() -> None:

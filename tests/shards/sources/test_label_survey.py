@@ -165,8 +165,12 @@ def test_masks_of_both_kinds_and_damaged_ones(tmp_path: Path) -> None:
 
 def test_photographs_are_no_masks(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
-    with pytest.raises(SourceError, match=r"a\.png: with this mask, .* colours have been found"):
+    with pytest.raises(SourceError, match=r"a\.png: with this mask, 6,\d00 colours or more have been found"):
         survey(source_of(tmp_path, {"a": Image.fromarray(noise)}))
+    number = np.arange(1 << 21, dtype=np.uint32).reshape(1024, 2048)
+    large = np.stack([number >> shift & 255 for shift in (16, 8, 0)], axis=2).astype(np.uint8)
+    with pytest.raises(SourceError, match=r"with this mask, 1,048,576 colours or more"):  # of its first rows alone
+        survey(source_of(tmp_path / "large", {"a": Image.fromarray(large)}))
     few = Image.fromarray(noise[:20, :20])
     with pytest.raises(SourceError, match="at most 255 classes are possible"):
         labels_template(survey(source_of(tmp_path / "few", {"a": few})))
