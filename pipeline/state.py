@@ -1,17 +1,22 @@
 """What can be asked of a loader, and its state: where it stands, and what that is valid for."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.engine import IN_FLIGHT, Engine
 from pipeline.io.damage import DamagePolicy
 from pipeline.io.members import MemberReader
+from pipeline.order.augmentation import Augmentation
+from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from shards.errors import UsageError, counted, is_whole_number
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Fit, Size, size_text
 from shards.format.labels import Labels
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 2
 
@@ -84,11 +89,17 @@ class LoaderFacts:
     batch_size: int
     size: Size
     fit: Fit
+    mask: Literal["onehot", "index"]
+    shuffle: Shuffle
+    augment: Augmentation | None
+    seed: int
+    device: "torch.device"
     engine: str
     threads: int
     processes: int
     prefetch: int
     _engine: Engine
+    _plan: BatchPlan
     _policy: DamagePolicy
     _reader: MemberReader
     _replaced: dict[int, int]
@@ -122,11 +133,21 @@ class LoaderFacts:
         return (self.prefetch + IN_FLIGHT) * each if (each := self._engine.batch_bytes) is not None else None
 
     def __repr__(self) -> str:
-        workers = f"processes={self.processes}" if self.processes else f"threads={self.threads}"
-        storage, size = self.shards.manifest.storage, size_text(self.size)
-        samples, classes = counted(self.samples, "sample"), counted(len(self.labels), "class", "classes")
-        text = f"{samples}, batch_size={self.batch_size}, size={size}, fit={self.fit}, engine={self.engine}"
-        return f"<Loader of {self.split.name}: {text}, {workers}, storage={storage}, {classes}>"
+        samples, batches = counted(self.samples, "sample"), counted(len(self), "batch", "batches")
+        parts = [f"{samples} in {batches}", f"batch_size={self.batch_size}"]
+        parts += ["drop_last"] * self.slices.drop_last
+        crop_scale = self._plan.options.crop_scale
+        parts += [
+            f"size={size_text(self.size)}",
+            f"fit={self.fit}" if crop_scale is None else f"crop_scale={crop_scale}",
+        ]
+        parts += [f"mask={self.mask}", f"shuffle={self.shuffle}", *["augment"] * (self.augment is not None)]
+        parts += [f"seed={self.seed}", f"engine={self.engine}", f"device={self.device}"]
+        parts += [f"processes={self.processes}" if self.processes else f"threads={self.threads}"]
+        parts += [f"storage={self.shards.manifest.storage}", counted(len(self.labels), "class", "classes")]
+        if self.slices.world_size > 1:
+            parts.append(f"rank {self.slices.rank} of {self.slices.world_size}")
+        return f"<Loader of {self.split.name}: {', '.join(parts)}>"
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

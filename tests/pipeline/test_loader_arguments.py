@@ -219,11 +219,22 @@ def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeyp
 
 
 def test_a_loader_says_what_it_is(many_class_sets: dict[str, Path]) -> None:
-    with Loader(many_class_sets["jpeg"], batch_size=4, size=(48, 64), fit="cover", device="cpu", threads=3) as loader:
+    shards = many_class_sets["jpeg"]
+    with Loader(shards, batch_size=4, size=(48, 64), fit="cover", device="cpu", threads=3) as loader:
         assert repr(loader) == (
-            "<Loader of train: 40 samples, batch_size=4, size=48x64, fit=cover, engine=torch, threads=3, "
-            "storage=jpeg, 21 classes>"
+            "<Loader of train: 40 samples in 10 batches, batch_size=4, size=48x64, fit=cover, mask=onehot, "
+            "shuffle=global, seed=0, engine=torch, device=cpu, threads=3, storage=jpeg, 21 classes>"
         )
+    with Loader(shards, batch_size=30, drop_last=True, shuffle=False, augment="train", seed=7, device="cpu") as loader:
+        text = repr(loader)
+    for part in ("40 samples in 1 batch, batch_size=30, drop_last, ", "shuffle=none, augment, seed=7"):
+        assert part in text, text
+    with Loader(shards, batch_size=6, mask="index", crop_scale=(0.5, 2), rank=1, world_size=2, device="cpu") as loader:
+        text = repr(loader)
+    for part in ("crop_scale=(0.5, 2.0), mask=index", "rank 1 of 2>"):
+        assert part in text, text
+    assert "fit=" not in text
+    assert "drop_last" not in text
 
 
 def test_original_names(sets: dict[str, Path], tmp_path: Path) -> None:
