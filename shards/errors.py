@@ -8,7 +8,9 @@ import difflib
 import errno
 import functools
 import inspect
+import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -169,7 +171,7 @@ def describe_shortage(error: Exception) -> str | None:
     """Return what the machine lacks, if that is why a library has failed; torch has no types of errors for it."""
     text = first_line(error)
     if is_out_of_memory(error):
-        return "out of memory: use a smaller --batch-size, --size or number of workers"
+        return spelled("out of memory: use a smaller --batch-size, --size or number of workers")
     if isinstance(error, RuntimeError) and "start new thread" in text:
         return "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
     if isinstance(error, ImportError) and ".so" in text:
@@ -177,6 +179,9 @@ def describe_shortage(error: Exception) -> str | None:
     return None
 
 
+_OPTION: Final = re.compile(r"(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])(?:=([\w.]+))?")
+_NONE_GIVEN: Final = object()
+_LONGEST_VALUE: Final = 100  # characters of a value in a message
 _by_command = False  # whether options were given on the command line
 
 
@@ -191,16 +196,53 @@ def command_line() -> Iterator[None]:
         _by_command = before
 
 
-def option(name: str, value: object = None) -> str:
+def option(name: str, value: object = _NONE_GIVEN) -> str:
     """Return an option as its caller has to write it.
 
     ``option("cache_bytes")`` is ``--cache-bytes`` for a command, and ``cache_bytes`` from Python; with the value True
     ``--overwrite``, or ``overwrite=True``; with another one ``--fetch range``, or ``fetch='range'``.
     """
     if not _by_command:
-        return name if value is None else f"{name}={value!r}"
-    text = f"--{name.replace('_', '-')}"
-    return text if value is None or value is True else f"{text} {value}"
+        return name if value is _NONE_GIVEN else f"{name}={shown_value(value)}"
+    text = name.replace("_", "-")
+    if value is False:
+        return f"--no-{text}"
+    return f"--{text}" if value is _NONE_GIVEN or value is True else f"--{text} {_typed(value)}"
+
+
+def _typed(value: object) -> str:
+    """Return a value as it is typed on a command line."""
+    if isinstance(value, tuple | list):
+        return _shortened(",".join(map(_typed, value)))
+    return _shortened(f"{value:g}" if isinstance(value, float) else shlex.quote(str(value)))
+
+
+def shown_value(value: object) -> str:
+    """Return a wrong value for a message, as Python writes it."""
+    return _shortened(repr(os.fspath(value) if isinstance(value, os.PathLike) else value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def spelled(text: str) -> str:
+    """Return a message, without anything in it that a user gave, with its options as the caller has to write them.
+
+    ``--shuffle-window is for --shuffle=block`` is ``--shuffle-window is for --shuffle block`` for a command, and
+    ``shuffle_window is for shuffle='block'`` from Python; ``--no-progressive`` is ``progressive=False`` there, and
+    ``--tasks=N`` ``tasks=N``.
+    """
+
+    def spell(match: re.Match[str]) -> str:
+        negated, name, value = match.groups()
+        field = name.replace("-", "_")
+        if value and value.isupper() and not _by_command:
+            return f"{field}={value}"
+        given = int(value) if value and value.isdecimal() else value or _NONE_GIVEN
+        return option(field, False if negated else given)
+
+    return _OPTION.sub(spell, text)
 
 
 def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, str] | None = None) -> str:

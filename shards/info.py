@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.audit.findings import reason_text
-from shards.errors import UsageError, counted, printable
+from shards.errors import UsageError, counted, option, printable
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.layout import SPLITS
@@ -28,8 +28,8 @@ def describe(shards: ShardSet, *, batch_size: int, world_size: int) -> dict[str,
     """
     if batch_size % world_size:
         raise UsageError(
-            f"--batch-size {batch_size} (all ranks together) cannot be shared by --world-size {world_size}; "
-            f"use a multiple of {world_size}"
+            f"{option('batch_size', batch_size)} (all ranks together) cannot be shared by "
+            f"{option('world_size', world_size)}; use a multiple of {world_size}"
         )
     manifest = shards.manifest
     splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}

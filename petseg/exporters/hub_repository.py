@@ -62,9 +62,11 @@ def export_hub(
     """
     folder = Path(folder)
     if license is not None and not _LICENSE.fullmatch(license):
-        raise UsageError(f"--license {license}: give an identifier of the Hub, such as apache-2.0, cc-by-4.0 or other")
+        raise UsageError(
+            f"{option('license', license)}: give an identifier of the Hub, such as apache-2.0, cc-by-4.0 or other"
+        )
     if dataset is not None and not _DATASET.fullmatch(dataset):
-        raise UsageError(f"--dataset {dataset}: give a name as on the Hub, NAME or OWNER/NAME")
+        raise UsageError(f"{option('dataset', dataset)}: give a name as on the Hub, NAME or OWNER/NAME")
     if folder.suffix in (".onnx", ".safetensors"):
         raise UsageError(
             f"{folder}: {option('hub', True)} writes a folder, and this is the name of a file; choose one, or omit that"

@@ -20,7 +20,7 @@ from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
-from shards.errors import PetsegError, UsageError, first_line, option
+from shards.errors import PetsegError, UsageError, first_line, option, spelled
 from shards.format.geometry import Size, size_text
 from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
@@ -70,19 +70,24 @@ def export_onnx(
         raise UsageError(f"{path}: the name must end in .onnx or .safetensors; {option('hub', True)} writes a folder")
     if options.input_size == "original" and predictor.recipe.fit == "cover":
         raise UsageError(
-            "--input-size original is for runs of --fit stretch and contain: with cover the network takes the whole "
-            "image at a size of its own, which --input-size any allows"
+            spelled(
+                "--input-size=original is for runs of --fit=stretch and contain: with cover the network takes the "
+                "whole image at a size of its own, which --input-size=any allows"
+            )
         )
     if options.input_size == "original" and predictor.recipe.crop_scale is not None:
         raise UsageError(
-            "--input-size original: the run was trained on crops, and the file would show the network whole images, "
-            "resized; with --input-size any or fixed the card's program slides windows over them"
+            spelled(
+                "--input-size=original: the run was trained on crops, and the file would show the network whole "
+                "images, resized; with --input-size=any or fixed the card's program slides windows over them"
+            )
         )
     multiple = side_multiple(predictor)
     if options.input_size == "any" and predictor.recipe.fit != "cover" and any(s % multiple for s in predictor.size):
         raise UsageError(
-            f"--input-size any: this network's file takes heights and widths that are multiples of {multiple}, and "
-            f"{size_text(predictor.size)} is not; give such a --size, or --input-size fixed"
+            f"{option('input_size', 'any')}: this network's file takes heights and widths that are multiples of "
+            f"{multiple}, and {size_text(predictor.size)} is not; give such a {option('size')}, or "
+            f"{option('input_size', 'fixed')}"
         )
     card = path.with_name(f"{path.name}.md")  # not FILE.md, which is that of FILE.safetensors
     expect_free(path, card, overwrite=overwrite)
@@ -140,7 +145,7 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
                 raise
             raise PetsegError(
                 f"torch's exporter cannot follow the network ({first_line(error)}); nothing was written. Try "
-                "--input-size fixed; a FILE.safetensors can be written of every network"
+                f"{option('input_size', 'fixed')}; a FILE.safetensors can be written of every network"
             ) from None
         model = onnx.load(target)
     onnx.checker.check_model(model, full_check=True)

@@ -12,7 +12,7 @@ import torch
 
 from petseg.host.distributed import world_from_environment
 from pipeline.arguments import resolve_device, usable_cores
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, option, spelled
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -49,19 +49,19 @@ def choose_device(name: str | torch.device, *, local_rank: int = 0) -> torch.dev
     the same GPU, where NCCL does not work.
     """
     if not isinstance(name, str | torch.device):
-        raise UsageError(f"--device {name!r}: give auto, cpu, cuda or cuda:N")
+        raise UsageError(f"{option('device', name)}: give auto, cpu, cuda or cuda:N")
     name = str(name)
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = "cuda:0" if torch.cuda.device_count() == 1 else f"cuda:{local_rank}"
     elif name.startswith("cuda:") and (processes := world_from_environment().local_size) > 1:
         raise UsageError(
-            f"--device {name}: {processes} processes on this machine would share one GPU; use --device cuda, which "
-            "gives each its own"
+            f"{option('device', name)}: {processes} processes on this machine would share one GPU; use "
+            f"{option('device', 'cuda')}, which gives each its own"
         )
     try:
         return resolve_device(name)
     except UsageError as error:
-        raise UsageError(f"--device {name}: {error}") from None
+        raise UsageError(f"{option('device', name)}: {error}") from None
 
 
 def choose_placement(device: torch.device, precision: Precision) -> Placement:
@@ -70,18 +70,20 @@ def choose_placement(device: torch.device, precision: Precision) -> Placement:
     Raises ``UsageError`` if the device cannot compute in this precision.
     """
     if precision not in get_args(Precision):
-        raise UsageError(f"--precision {precision!r}: choose from {', '.join(get_args(Precision))}")
+        raise UsageError(f"{option('precision', precision)}: choose from {', '.join(get_args(Precision))}")
     if device.type == "cpu":
         if sys.platform == "linux" and not _CPU_FACTS.exists():  # else: "Your CPU does not support FBGEMM", in a step
             raise PetsegError(
-                f"torch cannot compute on the CPU without {_CPU_FACTS}; mount /proc, or use --device cuda"
+                f"torch cannot compute on the CPU without {_CPU_FACTS}; mount /proc, or use {option('device', 'cuda')}"
             )
         if precision == "fp16":
-            raise UsageError("--precision fp16 needs a CUDA device; on the CPU use fp32 or bf16")
+            raise UsageError(spelled("--precision=fp16 needs a CUDA device; on the CPU use fp32 or bf16"))
         return Placement(device=device, precision="fp32" if precision == "auto" else precision)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not has_bf16:
-        raise UsageError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; use fp16 or auto")
+        raise UsageError(
+            f"{option('precision', 'bf16')}: {torch.cuda.get_device_name(device)} has no bf16; use fp16 or auto"
+        )
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp16"
     return Placement(device=device, precision=precision)

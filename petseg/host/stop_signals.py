@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from shards.console import signals_handled
-from shards.errors import PetsegError, UsageError
+from shards.errors import PetsegError, UsageError, option
 
 CHECKPOINTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -61,7 +61,7 @@ def parse_signals(names: str) -> tuple[signal.Signals, ...]:
     found = []
     for name in filter(None, (part.strip().upper().removeprefix("SIG") for part in names.split(","))):
         if name not in _CHOICES or not hasattr(signal, f"SIG{name}"):
-            raise UsageError(f"--stop-signal {names}: {name} is not one of {', '.join(_CHOICES)}")
+            raise UsageError(f"{option('stop_signal', names)}: {name} is not one of {', '.join(_CHOICES)}")
         found.append(signal.Signals[f"SIG{name}"])
     return tuple(found)
 

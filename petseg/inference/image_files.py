@@ -142,7 +142,7 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
     except OSError as error:
         raise SampleError(f"{name}: cannot be read ({error.strerror or printable(error)})") from None
     except RejectedError as error:
-        detail = printable(error.detail.replace(" (--max-pixels)", ""))  # an option of petseg-shard build
+        detail = printable(error.detail.replace(" (the option max-pixels)", ""))  # an option of petseg-shard build
         detail = f" ({detail})" if detail else ""
         raise SampleError(f"{name}: {REASONS[error.reason]}{detail}") from None
     assert audited.pixels is not None

@@ -20,7 +20,7 @@ MIN_FACTOR, MAX_FACTOR, MAX_FACTORS = 0.1, 4.0, 16  # of --scales
 def check_batch_size(images: Any) -> None:
     """Raise ``UsageError`` unless this is a number of images that can be predicted together."""
     if not is_whole_number(images, 1):
-        raise UsageError(f"--batch-size {images!r}: give a whole number from 1")
+        raise UsageError(f"{option('batch_size', images)}: give a whole number from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class InferenceOptions:
         Raises ``UsageError`` for a value that is impossible.
         """
         if window is not None and window != "auto":
-            window = parse_size(window, name="--window", least=MIN_WINDOW, most=MAX_WINDOW)
+            window = parse_size(window, name="window", least=MIN_WINDOW, most=MAX_WINDOW)
         given = overlap is not None
         if not isinstance(flip_tta, bool):
             raise UsageError(f"flip_tta must be True or False, not {flip_tta!r}")
@@ -60,10 +60,10 @@ class InferenceOptions:
         except (TypeError, ValueError):
             raise UsageError(f"overlap {overlap!r}, scales {scales!r}: give a number, and a list of numbers") from None
         if not 0 <= overlap <= MAX_OVERLAP:
-            raise UsageError(f"--overlap {overlap:g}: give a share of a window's side from 0 to {MAX_OVERLAP:g}")
+            raise UsageError(f"{option('overlap', overlap)}: give a share of a window's side from 0 to {MAX_OVERLAP:g}")
         if not 1 <= len(factors) <= MAX_FACTORS or not all(MIN_FACTOR <= each <= MAX_FACTOR for each in factors):
             raise UsageError(
-                f"--scales {','.join(f'{each:g}' for each in factors)}: give 1 to {MAX_FACTORS} factors from "
+                f"{option('scales', factors)}: give 1 to {MAX_FACTORS} factors from "
                 f"{MIN_FACTOR:g} to {MAX_FACTOR:g}, such as 0.75,1,1.25"
             )
         return cls(window=window, overlap=overlap, scales=factors, flip_tta=flip_tta, overlap_given=given)
@@ -124,7 +124,7 @@ def expect_moderate(image_size: Size, *, size: Size) -> None:
     if height * width > max(_MOST_INPUT, _MOST_LONGER * size[0] * size[1]):
         raise SampleError(
             f"the image, {size_text(image_size)} pixels, would be enlarged to {height} x {width} (the "
-            f"run's --fit cover); crop it, or predict it with {option('window')}"
+            f"run's {option('fit', 'cover')}); crop it, or predict it with {option('window')}"
         )
 
 

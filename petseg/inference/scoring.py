@@ -69,7 +69,7 @@ def evaluate(
     check_batch_size(batch_size)
     world = world or World()
     if batch_size % world.size:
-        raise UsageError(f"--batch-size {batch_size} cannot be divided evenly by {world.size} processes")
+        raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     return evaluate_predictor(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from petseg.runs.history import History
 from petseg.runs.recipe import LOGGER_NAMES, LoggerName
-from shards.errors import PetsegError
+from shards.errors import PetsegError, option
 
 _SCORES = ("loss", "mean_iou", "mean_dice", "pixel_accuracy")
 _OF_CLASSES = ("iou", "dice", "recall")
@@ -72,4 +72,4 @@ def expect_packages(names: Sequence[LoggerName]) -> None:
     """Raise ``PetsegError`` if the package of a logger is missing; imports none of them."""
     for name in names:
         if util.find_spec(name) is None:
-            raise PetsegError(f"--logger {name} needs a package; install with: pip install 'petseg[{name}]'")
+            raise PetsegError(f"{option('logger', name)} needs a package; install with: pip install 'petseg[{name}]'")

@@ -15,7 +15,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.nets.normalise import Normalise, enlarge
 from petseg.nets.timm_encoders import channels_first, create_encoder, feature_levels, parameters_of_levels
 from petseg.nets.unet import ResidualBlock, UNetDecoder, make_head, make_norm
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, option
 
 # By stride in pixels. Checkpoints rely on them.
 _WIDTHS = {1: 16, 2: 24, 4: 48, 8: 96, 16: 160, 32: 256}
@@ -42,8 +42,9 @@ class EncoderUNet(nn.Module):
         widths = config.decoder_widths or tuple(_WIDTHS[stride] for stride in strides)
         if len(widths) != len(strides):
             raise UsageError(
-                f"--decoder-widths names {counted(len(widths), 'level')}; with --encoder {config.encoder} and --stem "
-                f"{config.stem} the decoder has {len(strides)}, at strides of {', '.join(map(str, strides))} pixels"
+                f"{option('decoder_widths')} names {counted(len(widths), 'level')}; with "
+                f"{option('encoder', config.encoder)} and {option('stem', config.stem)} the decoder has "
+                f"{len(strides)}, at strides of {', '.join(map(str, strides))} pixels"
             )
         self.shallow = nn.ModuleList(
             ResidualBlock(inputs, width, norm=config.norm, stride=2 if number or self.scale == 2 else 1)

@@ -13,7 +13,7 @@ from petseg.host.tensor_archive import check_finite, check_values, read_tensors
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
-from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory, listed
+from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory, listed, option, spelled
 from shards.store.atomic import file_sha256
 
 State = dict[str, torch.Tensor]
@@ -71,7 +71,7 @@ def read_encoder_weights(encoder: str, weights: str) -> EncoderWeights:
 def read_state(path: Path) -> State:
     """Read a file of weights, safetensors or a ``state_dict`` saved by torch, without executing any code from it."""
     if not path.is_file():
-        raise UsageError(f"--encoder-weights {path}: no such file; give imagenet, none, or a file of weights")
+        raise UsageError(f"{option('encoder_weights', path)}: no such file; give imagenet, none, or a file of weights")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -81,23 +81,25 @@ def read_state(path: Path) -> State:
         else:
             document = read_tensors(path, old=True)
     except ImportError:
-        raise PetsegError("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'") from None
+        raise PetsegError(
+            spelled("--encoder-weights: safetensors is missing; pip install 'petseg[encoders]'")
+        ) from None
     except Exception as error:  # damage raises any of a dozen types, from zip files to unpickling
         if is_out_of_memory(error):
             raise
         raise UsageError(
-            f"--encoder-weights {path} is neither safetensors nor a state_dict ({first_line(error)})"
+            f"{option('encoder_weights', path)} is neither safetensors nor a state_dict ({first_line(error)})"
         ) from None
     for name in _NESTED:
         if isinstance(document, dict) and isinstance(document.get(name), dict):
             document = document[name]
     if not isinstance(document, dict) or not document or not all(map(torch.is_tensor, document.values())):
-        raise UsageError(f"--encoder-weights {path} holds no tensors by name: it is no state_dict")
+        raise UsageError(f"{option('encoder_weights', path)} holds no tensors by name: it is no state_dict")
     state = {name.removeprefix("module."): tensor for name, tensor in document.items()}
     try:
         check_finite(state)
     except ValueError as error:
-        raise UsageError(f"--encoder-weights {path}: {error}") from None
+        raise UsageError(f"{option('encoder_weights', path)}: {error}") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
@@ -107,13 +109,16 @@ def file_digest(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise UsageError(
-            f"--encoder-weights {path} cannot be read ({error.strerror or error}); give imagenet, none, or a file"
+            f"{option('encoder_weights', path)} cannot be read ({error.strerror or error}); give imagenet, none, or a "
+            "file"
         ) from None
 
 
 def _fetched(encoder: str, config: Any) -> nn.Module:
     if config is None or not config.has_weights:
-        raise UsageError(f"--encoder-weights imagenet: timm has no weights of {encoder}; give none, or a file")
+        raise UsageError(
+            f"{option('encoder_weights', 'imagenet')}: timm has no weights of {encoder}; give none, or a file"
+        )
     try:
         with warnings.catch_warnings(action="ignore"):
             return create_encoder(encoder, pretrained=True)
@@ -125,8 +130,8 @@ def _fetched(encoder: str, config: Any) -> nn.Module:
         where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise PetsegError(
             f"the ImageNet weights of {encoder} cannot be fetched ({first_line(error)}). Without internet, download "
-            f"model.safetensors from {where} elsewhere and name it with --encoder-weights FILE, or copy a filled "
-            "cache and set HF_HOME"
+            f"model.safetensors from {where} elsewhere and name it with {spelled('--encoder-weights=FILE')}, or copy "
+            "a filled cache and set HF_HOME"
         ) from None
 
 
@@ -150,7 +155,7 @@ def _filled(encoder: str, state: State, *, file: str, head: tuple[str, ...]) -> 
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
     if any(problems.values()):
         text = "; ".join(f"{_some(names)} {what}" for what, names in problems.items() if names)
-        raise UsageError(f"--encoder-weights {file} does not fit --encoder {encoder}: {text}")
+        raise UsageError(f"{option('encoder_weights', file)} does not fit {option('encoder', encoder)}: {text}")
     if needed is own:
         network.load_state_dict({name: state.get(name, own[name]) for name in own})
         return network

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, option, spelled
 from shards.format.labels import MAX_CLASSES
 
 Name = Literal["unet", "tutorial"]
@@ -69,56 +69,65 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             name="tutorial", widths=TUTORIAL_WIDTHS, classes=self.classes
         ):
             raise UsageError(
-                "--model tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
-                "--skip, --dropout, --encoder, --decoder-widths and --input-scale are for --model unet"
+                spelled(
+                    "--model=tutorial has a fixed architecture: --widths, --stem, --blocks, --norm, --upsample, "
+                    "--skip, --dropout, --encoder, --decoder-widths and --input-scale are for --model=unet"
+                )
             )
         if self.name == "unet" and not 2 <= len(self.widths) <= 6:
             raise UsageError(
-                f"--widths names {counted(len(self.widths), 'level')}; give 2 to 6, such as 24,48,96,192,256"
+                f"{option('widths')} names {counted(len(self.widths), 'level')}; give 2 to 6, such as 24,48,96,192,256"
             )
         if any(width < 1 or width > 4096 for width in self.widths):
-            raise UsageError("--widths: every level needs 1 to 4096 channels")
+            raise UsageError(f"{option('widths', self.widths)}: every level needs 1 to 4096 channels")
         if any(width < 1 or width > 4096 for width in self.decoder_widths):
-            raise UsageError("--decoder-widths: every level needs 1 to 4096 channels")
+            raise UsageError(f"{option('decoder_widths', self.decoder_widths)}: every level needs 1 to 4096 channels")
         if self.norm == "group":
-            for option, widths in (("--widths", self.widths), ("--decoder-widths", self.decoder_widths)):
+            for named, widths in (
+                (option("widths"), self.widths),
+                (option("decoder_widths"), self.decoder_widths),
+            ):
                 if any(width % 8 for width in widths):
                     raise UsageError(
-                        f"--norm group puts 8 channels in a group: make every number of {option} a multiple of 8"
+                        f"{option('norm', 'group')} puts 8 channels in a group: make every number of {named} a "
+                        "multiple of 8"
                     )
         if not 1 <= self.blocks <= 16:
-            raise UsageError(f"--blocks {self.blocks}: give 1 to 16")
+            raise UsageError(f"{option('blocks', self.blocks)}: give 1 to 16")
         if not 1 <= self.classes <= MAX_CLASSES:
             raise UsageError(f"a network of {self.classes} classes is impossible: 1 to {MAX_CLASSES} are")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"--dropout {self.dropout}: give a share from 0 to below 1")
-        for option, value, choices in (
-            ("--skip", self.join, get_args(Skip)),
-            ("--stem", self.stem, get_args(Stem)),
+            raise UsageError(f"{option('dropout', self.dropout)}: give a share from 0 to below 1")
+        for named, value, choices in (
+            ("skip", self.join, get_args(Skip)),
+            ("stem", self.stem, get_args(Stem)),
         ):
             if value not in choices:
-                raise UsageError(f"{option} {value}: choose from {', '.join(choices)}")
+                raise UsageError(f"{option(named, value)}: choose from {', '.join(choices)}")
         self._check_encoder()
 
     def _check_encoder(self) -> None:
         if self.encoder == NO_ENCODER:
             if self.decoder_widths:
-                raise UsageError("--decoder-widths needs --encoder; a plain U-Net has --widths")
+                raise UsageError(spelled("--decoder-widths needs --encoder; a plain U-Net has --widths"))
             if self.input_scale != 1:
-                raise UsageError("--input-scale needs --encoder; a plain U-Net has --stem full and --size")
+                raise UsageError(spelled("--input-scale needs --encoder; a plain U-Net has --stem=full and --size"))
             return
         if self.widths != UNET_WIDTHS:
-            raise UsageError("--encoder has its own widths: omit --widths; those of the decoder are --decoder-widths")
+            raise UsageError(
+                spelled("--encoder has its own widths: omit --widths; those of the decoder are --decoder-widths")
+            )
         if not 1 <= self.input_scale <= MAX_INPUT_SCALE:
-            raise UsageError(f"--input-scale {self.input_scale:g}: give a number from 1 to {MAX_INPUT_SCALE:g}")
+            raise UsageError(f"{option('input_scale', self.input_scale)}: give a number from 1 to {MAX_INPUT_SCALE:g}")
         if not self.encoder.startswith(TORCHVISION):
             return
         if self.encoder.removeprefix(TORCHVISION) not in _TORCHVISION_ENCODERS:
             choices = ", ".join(TORCHVISION + name for name in _TORCHVISION_ENCODERS)
-            raise UsageError(f"--encoder {self.encoder}: version 1's encoders are {choices}")
+            raise UsageError(f"{option('encoder', self.encoder)}: version 1's encoders are {choices}")
         if self.stem != "full" or self.decoder_widths or self.input_scale != 1:
             raise UsageError(
-                f"--encoder {self.encoder} is version 1's network: --stem full, no --decoder-widths, no --input-scale"
+                f"{option('encoder', self.encoder)} is version 1's network: {option('stem', 'full')}, no "
+                f"{option('decoder_widths')}, no {option('input_scale')}"
             )
 
 

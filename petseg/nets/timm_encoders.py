@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from petseg.nets.model_config import Norm
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, UsageError, first_line, option, spelled
 
 _COARSEST = 64  # stride; images are padded to a multiple of the encoder's
 # What lets networks with attention take images of any size, by the parameter's name in timm.
@@ -39,7 +39,7 @@ def import_timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise PetsegError("--encoder needs timm; install with: pip install 'petseg[encoders]'") from None
+        raise PetsegError(spelled("--encoder needs timm; install with: pip install 'petseg[encoders]'")) from None
 
 
 def check_encoder_name(name: str) -> None:
@@ -50,12 +50,12 @@ def check_encoder_name(name: str) -> None:
     if base not in known:
         near = difflib.get_close_matches(base, known, n=4, cutoff=0.5)
         advice = f"; similar names: {', '.join(near)}" if near else ""
-        raise UsageError(f"--encoder {name}: timm {timm.__version__} has no such network{advice}")
+        raise UsageError(f"{option('encoder', name)}: timm {timm.__version__} has no such network{advice}")
     if tag:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(base)]
         if tag not in tags:
             choice = f"choose from {', '.join(tags)}" if tags else "it has none"
-            raise UsageError(f"--encoder {name}: {base} has no weights with the tag {tag!r}; {choice}")
+            raise UsageError(f"{option('encoder', name)}: {base} has no weights with the tag {tag!r}; {choice}")
 
 
 def create_encoder(name: str, **options: Any) -> nn.Module:
@@ -92,9 +92,9 @@ def any_size_options(name: str) -> dict[str, bool]:
         except TypeError:  # a network without this parameter
             continue
         except (RuntimeError, AttributeError, AssertionError, ValueError) as error:
-            raise UsageError(f"--encoder {name} has no features for a decoder ({first_line(error)})") from None
+            raise UsageError(f"{option('encoder', name)} has no features for a decoder ({first_line(error)})") from None
         return options
-    raise UsageError(f"--encoder {name} has no features for a decoder")
+    raise UsageError(f"{option('encoder', name)} has no features for a decoder")
 
 
 def _create(name: str, **options: Any) -> nn.Module:
@@ -114,8 +114,8 @@ def feature_levels(name: str, encoder: nn.Module) -> list[FeatureLevel]:
     }
     if any(stride.bit_count() != 1 or stride > _COARSEST for stride in by_stride):
         raise UsageError(
-            f"--encoder {name} has features at strides of {', '.join(map(str, by_stride))} pixels; a decoder needs "
-            f"powers of two up to {_COARSEST}"
+            f"{option('encoder', name)} has features at strides of {', '.join(map(str, by_stride))} pixels; a decoder "
+            f"needs powers of two up to {_COARSEST}"
         )
     return [by_stride[stride] for stride in sorted(by_stride)]
 
@@ -136,8 +136,9 @@ def check_encoder(name: str, *, norm: Norm = "batch") -> None:
         levels = feature_levels(name, encoder)
     if norm == "group" and any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
         raise UsageError(
-            f"--norm group: --encoder {name} has batch normalisation of its own, which its weights need; omit --norm, "
-            "or choose an encoder with layer normalisation, such as convnext_tiny"
+            f"{option('norm', 'group')}: {option('encoder', name)} has batch normalisation of its own, which its "
+            f"weights need; omit {option('norm')}, or choose an encoder with layer normalisation, such as "
+            "convnext_tiny"
         )
     stride = levels[-1].stride
     for height, width in ((2 * stride, 3 * stride), (5 * stride, 4 * stride)):
@@ -146,13 +147,15 @@ def check_encoder(name: str, *, norm: Norm = "batch") -> None:
                 features = encoder(torch.empty(1, 3, height, width, device="meta"))
         except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
             raise UsageError(
-                f"--encoder {name} does not take images of any size: {height}x{width} fails ({first_line(error)}); "
-                "choose one that does, such as a ResNet, an EfficientNet or a ConvNeXt"
+                f"{option('encoder', name)} does not take images of any size: {height}x{width} fails "
+                f"({first_line(error)}); choose one that does, such as a ResNet, an EfficientNet or a ConvNeXt"
             ) from None
         for level in levels:
             shape = channels_first(encoder, features[level.output]).shape
             if shape[1] != level.channels:
-                raise UsageError(f"--encoder {name}: its features have another shape than timm says: {tuple(shape)}")
+                raise UsageError(
+                    f"{option('encoder', name)}: its features have another shape than timm says: {tuple(shape)}"
+                )
 
 
 def parameters_of_levels(name: str, *, stride: int) -> set[str]:

@@ -23,7 +23,7 @@ from petseg.runs.history import History, judged_part
 from petseg.runs.option_fields import shown_value
 from petseg.runs.run_folder import distinct_names, read_comparable
 from shards import ShardSet
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 from shards.format.labels import Labels
 from shards.format.overlays import colour_map
 from shards.format.readers.output_places import expect_free
@@ -67,10 +67,12 @@ class ComparedClass:
 def expect_comparable(runs: Sequence[Path], out: Path, *, overwrite: bool) -> None:
     """Raise ``UsageError`` for too few or too many runs, or a page that must not be written."""
     if not 2 <= len(runs) <= MOST_RUNS:
-        raise UsageError(f"--compare takes 2 to {MOST_RUNS} runs, not {len(runs)}")
+        raise UsageError(f"{option('compare')} takes 2 to {MOST_RUNS} runs, not {len(runs)}")
     for run in runs:
         if not run.is_dir():
-            raise UsageError(f"{run} is not the folder of a run, which --compare needs: its options and metrics")
+            raise UsageError(
+                f"{run} is not the folder of a run, which {option('compare')} needs: its options and metrics"
+            )
     expect_free(out, overwrite=overwrite, advice="choose another name with -o")
 
 

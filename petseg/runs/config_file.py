@@ -19,7 +19,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, shown_value, takes_auto
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
-from shards.errors import UsageError, did_you_mean
+from shards.errors import UsageError, did_you_mean, option
 from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml
 
@@ -40,7 +40,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     path = path / CONFIG_TOML if path.is_dir() else path
     if not path.is_file():
         what = "is not a file" if path.exists() else "leads nowhere" if path.is_symlink() else ""
-        raise UsageError(f"--config {path} {what}" if what else f"no such configuration file: {path}")
+        raise UsageError(f"{option('config', path)} {what}" if what else f"no such configuration file: {path}")
     if path.suffix == ".json":
         raise UsageError(f"{path} is not TOML; a run's options are in the {CONFIG_TOML} beside its config.json")
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from petseg.runs.recipe import Recipe, RuntimeOptions
-from shards.errors import UsageError
+from shards.errors import UsageError, spelled
 
 
 def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: RuntimeOptions) -> None:
@@ -12,24 +12,27 @@ def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: Runti
     ``given`` are those of the command line, not those of a configuration file: a run's own file has all of them.
     """
     idle = {
-        "warmup": (recipe.schedule != "onecycle", "--warmup is for --schedule onecycle"),
+        "warmup": (recipe.schedule != "onecycle", spelled("--warmup is for --schedule=onecycle")),
         "fit": (
             recipe.crop_scale is not None,
-            "--fit is for whole images, and --crop-scale trains on crops: give one of them",
+            spelled("--fit is for whole images, and --crop-scale trains on crops: give one of them"),
         ),
         "mild_share": (recipe.augment == "none", "--mild-share is for --augment train and strong"),
         "patience": (
             recipe.patience and recipe.epochs <= recipe.validate_every > 1,
-            "--patience needs validations before the last epoch: give a --validate-every below --epochs",
+            spelled("--patience needs validations before the last epoch: give a --validate-every below --epochs"),
         ),
-        "max_damaged": (runtime.on_error != "replace", "--max-damaged is for --on-error replace"),
+        "max_damaged": (
+            runtime.on_error != "replace",
+            spelled("--max-damaged is for --on-error=replace"),
+        ),
         "logger": (
             runtime.tensorboard and not runtime.logger,
-            "--logger none leaves --tensorboard as it is: give --no-tensorboard",
+            spelled("--logger=none leaves --tensorboard as it is: give --no-tensorboard"),
         ),
         "tensorboard": (
             "tensorboard" in runtime.logger and not runtime.tensorboard,
-            "--no-tensorboard leaves --logger tensorboard as it is: give another --logger, or none",
+            spelled("--no-tensorboard leaves --logger=tensorboard as it is: give another --logger, or none"),
         ),
     }
     for field in given:

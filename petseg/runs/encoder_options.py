@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION, ModelConfig
-from petseg.runs.option_fields import convert_field, option_name
-from shards.errors import UsageError
+from petseg.runs.option_fields import convert_field
+from shards.errors import UsageError, option, spelled
 
 # What a training is started with, unless it is said otherwise, where the encoder starts from weights (docs/recipe.md).
 WITH_WEIGHTS: Final[Mapping[str, Any]] = {
@@ -31,9 +31,9 @@ def check_encoder_options(encoder: str, given: dict[str, bool]) -> None:
     """Raise ``UsageError`` for options that need an encoder, by their fields, where they are given without."""
     for field in (name for name, is_given in given.items() if is_given):
         if encoder == NO_ENCODER:
-            raise UsageError(f"{option_name(field)} needs --encoder, such as --encoder resnet34")
+            raise UsageError(f"{option(field)} needs {option('encoder')}, such as {option('encoder', 'resnet34')}")
         if encoder.startswith(TORCHVISION) and field.startswith("encoder_freeze"):
-            raise UsageError(f"--encoder {encoder} is version 1's network, which cannot be frozen")
+            raise UsageError(f"{option('encoder', encoder)} is version 1's network, which cannot be frozen")
 
 
 def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str, Any]) -> None:
@@ -45,13 +45,15 @@ def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str
     if "encoder" in options:
         options["encoder"] = convert_field(ModelConfig, "encoder", options["encoder"])
     if not isinstance(options.get("encoder_weights", ""), str | Path):
-        raise UsageError(f"--encoder-weights {options['encoder_weights']}: expected text")
+        raise UsageError(f"{option('encoder_weights', options['encoder_weights'])}: expected text")
     if not isinstance(options.get("pretrained", True), bool):
-        raise UsageError(f"--pretrained {options['pretrained']}: expected true or false")
+        raise UsageError(f"{option('pretrained', options['pretrained'])}: expected true or false")
     if "pretrained" in options:
         meant = IMAGENET if options.pop("pretrained") else NO_WEIGHTS
         if options.setdefault("encoder_weights", meant) != meant:
-            raise UsageError("--pretrained is --encoder-weights imagenet, --no-pretrained is none: give one of them")
+            raise UsageError(
+                spelled("--pretrained is --encoder-weights=imagenet, --no-pretrained is none: give one of them")
+            )
     if options.get("encoder_weights", NO_WEIGHTS) not in (IMAGENET, NO_WEIGHTS):
         options["encoder_weights"] = str(Path(options["encoder_weights"]).absolute())
     if model.encoder == f"{TORCHVISION}{options.get('encoder')}":  # a run of version 1 with its own option repeated

@@ -13,7 +13,7 @@ from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
 from petseg.runs.run_folder import find_checkpoint
-from shards.errors import PetsegError, UsageError, first_line, listed
+from shards.errors import PetsegError, UsageError, first_line, listed, option
 from shards.format.labels import Labels
 from shards.store.addresses import expect_places
 from shards.store.atomic import file_sha256
@@ -96,7 +96,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
     if path.is_file() and path.suffix == ".safetensors":
         return _read_safetensors(path)
     if not path.exists():
-        raise UsageError(f"--init-from {source}: there is no such run, checkpoint or export")
+        raise UsageError(f"{option('init_from', source)}: there is no such run, checkpoint or export")
     file = find_checkpoint(path)
     checkpoint = load_checkpoint(file)
     return InitialWeights(
@@ -128,8 +128,8 @@ def fit_weights(initial: InitialWeights, model: ModelConfig, labels: Labels) -> 
     )
     if not any(name in found.weights for name, _ in network.named_parameters()):
         raise UsageError(
-            f"--init-from {initial.file}: no weight in it fits this network; omit --model and the options of the "
-            "network to take its architecture"
+            f"{option('init_from', initial.file)}: no weight in it fits this network; omit {option('model')} and the "
+            "options of the network to take its architecture"
         )
     return found
 
@@ -150,7 +150,7 @@ def _read_safetensors(path: Path) -> InitialWeights:
         labels.check()
     except KeyError as error:
         raise UsageError(
-            f"--init-from {path} was not written by petseg-export: its metadata lack {error.args[0]!r}"
+            f"{option('init_from', path)} was not written by petseg-export: its metadata lack {error.args[0]!r}"
         ) from None
     except (SafetensorError, OSError, RecursionError, ValueError, msgspec.DecodeError, UsageError) as error:
         raise CheckpointError(f"{path} is damaged ({first_line(error)})") from None

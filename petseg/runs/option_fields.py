@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from shards.errors import UsageError, did_you_mean
+from shards.errors import UsageError, did_you_mean, option
 
 _SPELLINGS = {"name": "model", "join": "skip"}  # fields whose option has another name
 _OTHER_WORDS = {"learning_rate": "lr", "image_size": "size"}  # what other programs call a field
@@ -16,7 +16,12 @@ AUTO = "auto"  # written for None, where None chooses a value
 
 def option_name(field: str) -> str:
     """Return how a field is spelled on the command line: ``batch_size`` is ``--batch-size``."""
-    return f"--{_SPELLINGS.get(field, field).replace('_', '-')}"
+    return f"--{spelling(field).replace('_', '-')}"
+
+
+def spelling(field: str) -> str:
+    """Return the name of a field's option, as :func:`shards.errors.option` takes it."""
+    return _SPELLINGS.get(field, field)
 
 
 def field_of_option(name: str) -> str:
@@ -80,9 +85,10 @@ def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
         if isinstance(converted, float) and not math.isfinite(converted):
             raise msgspec.ValidationError("not a finite number")
     except msgspec.ValidationError:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
         expected = _expected(*field_types(struct)[field])
-        raise UsageError(f"{option_name(field)} {text}: {expected}{', or auto' if auto else ''}") from None
+        name = spelling(field)
+        given = f"{option(name)} {value}" if isinstance(value, bool) else option(name, value)
+        raise UsageError(f"{given}: {expected}{', or auto' if auto else ''}") from None
     return float(converted) if field_types(struct)[field][0] is float and converted is not None else converted
 
 

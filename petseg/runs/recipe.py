@@ -21,8 +21,8 @@ from petseg.nets.model_config import (
 )
 from petseg.optim.learning_rate import Schedule
 from petseg.runs.encoder_options import check_encoder_options, complete_encoder_options, current_document
-from petseg.runs.option_fields import AUTO, check_fields, convert_field, nearest, option_name, shown_value, takes_auto
-from shards.errors import UsageError
+from petseg.runs.option_fields import AUTO, check_fields, convert_field, nearest, shown_value, spelling, takes_auto
+from shards.errors import UsageError, option, spelled
 from shards.format.geometry import MAX_SCALE, MIN_SCALE, Fit, Scales, Size, parse_size, size_text
 from shards.store.remote.remote_files import Fetch
 
@@ -125,15 +125,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parse_run_size(self.size)
         if self.crop_scale is not None and not MIN_SCALE <= self.crop_scale[0] <= self.crop_scale[1] <= MAX_SCALE:
             raise UsageError(
-                f"--crop-scale {_shown('crop_scale', self.crop_scale)}: give MIN,MAX with {MIN_SCALE:g} <= MIN <= MAX "
-                f"<= {MAX_SCALE:g}, such as 0.5,2"
+                f"{option('crop_scale', self.crop_scale)}: give MIN,MAX with {MIN_SCALE:g} <= "
+                f"MIN <= MAX <= {MAX_SCALE:g}, such as 0.5,2"
             )
         if self.accumulate > self.batch_size:
-            raise UsageError(f"--accumulate {self.accumulate}: give a whole number from 1 to {self.batch_size}")
+            raise UsageError(f"{option('accumulate', self.accumulate)}: give a number from 1 to {self.batch_size}")
         if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":
-            raise UsageError("--shuffle-window is for --shuffle block")
+            raise UsageError(spelled("--shuffle-window is for --shuffle=block"))
         if self.weight_decay and self.optimizer == "adam":
-            raise UsageError("--weight-decay is for --optimizer adamw and muon")
+            raise UsageError(spelled("--weight-decay is for --optimizer=adamw and muon"))
         given = {
             "encoder_weights": self.encoder_weights != NO_WEIGHTS,
             "encoder_lr": self.encoder_lr is not None,
@@ -242,7 +242,7 @@ def recipe_from(document: dict[str, Any]) -> Recipe:
 
 def parse_run_size(value: Any) -> Size:
     """Return (height, width) of a network's images from N, (H, W), "N" or "HxW"; ``UsageError`` if out of range."""
-    return parse_size(value, name="--size", least=MIN_SIZE, most=MAX_SIZE)
+    return parse_size(value, name="size", least=MIN_SIZE, most=MAX_SIZE)
 
 
 def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str, Any]) -> tuple[Recipe, RuntimeOptions]:
@@ -292,7 +292,7 @@ def differences(kept: msgspec.Struct, asked: msgspec.Struct) -> list[str]:
         if isinstance(old, msgspec.Struct):
             found += differences(old, new)
         elif old != new:
-            found.append(f"{option_name(field)} is {_shown(field, old)}, not {_shown(field, new)}")
+            found.append(f"{option(spelling(field))} is {_shown(field, old)}, not {_shown(field, new)}")
     return found
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
-from shards.errors import UsageError, first_line, option
+from shards.errors import UsageError, first_line, option, spelled
 from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
@@ -211,7 +211,7 @@ def distinct_names(runs: Sequence[Path]) -> list[str]:
     """Return the names of folders, each with as many of its parents as it takes to tell them apart."""
     parts = [run.resolve().parts for run in runs]
     if len(set(parts)) < len(parts):
-        raise UsageError("--compare names a run twice")
+        raise UsageError(spelled("--compare names a run twice"))
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]).replace("//", "/") for part in parts]
         if len(set(names)) == len(names):

@@ -22,7 +22,7 @@ from petseg.runs.recipe import (
     differences,
 )
 from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
-from shards.errors import FormatError, UsageError, option, suggests_names
+from shards.errors import FormatError, UsageError, option, spelled, suggests_names
 from shards.format.dataset import ShardSet
 from shards.store.addresses import expect_places, is_remote
 from shards.store.store_protocol import StoreError
@@ -59,7 +59,7 @@ def new_options(
     :func:`for_set`.
     """
     if shards is None:
-        raise UsageError(f"{option('shards')} is missing: the folder that petseg-shard build created")
+        raise UsageError(spelled("--shards is missing: the folder that petseg-shard build created"))
     runtime = RuntimeOptions(shards=_lasting(shards))
     source = options.get("init_from")
     initial = None if source is None else read_initial_weights(source)
@@ -94,7 +94,7 @@ def existing_options(
         if not checkpoint.resumable:
             raise CheckpointError(
                 f"{run / LAST} has weights alone, as best.pt has, and not what training needs to continue; start a new "
-                f"run from them with --init-from {run / LAST}"
+                f"run from them with {option('init_from', run / LAST)}"
             )
         recipe = checkpoint.recipe
     requested, runtime = apply_options(recipe, runtime, options)
@@ -110,7 +110,11 @@ def existing_options(
 
 def _last_checkpoint(run: Path) -> Checkpoint | None:
     """Return a run's last.pt; None before the first one. What else the run has is named where it is damaged or gone."""
-    advice = f"start a new run from the best epoch's weights with --init-from {run}" if (run / BEST).is_file() else ""
+    advice = (
+        f"start a new run from the best epoch's weights with {option('init_from', run)}"
+        if (run / BEST).is_file()
+        else ""
+    )
     if (run / LAST).exists():
         try:
             return load_checkpoint(run / LAST)

@@ -7,7 +7,7 @@ import torch
 
 from petseg.host.device import Placement
 from petseg.host.distributed import World
-from shards.errors import UsageError, first_line
+from shards.errors import UsageError, first_line, option, spelled
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ _EAGER_STEPS = 3  # of each image size, before it is captured: lazy initialisati
 def check_graph(placement: Placement, world: World) -> None:
     """Raise ``UsageError`` where a step cannot be captured."""
     if reason := why_no_graph(placement, world):
-        raise UsageError(f"--cuda-graph {reason}")
+        raise UsageError(f"{option('cuda_graph')} {reason}")
 
 
 def why_no_graph(placement: Placement, world: World) -> str:
@@ -26,7 +26,7 @@ def why_no_graph(placement: Placement, world: World) -> str:
         return "needs a CUDA device: there are no graphs on a CPU; omit it"
     if world.size > 1:
         return f"works in one process, not in {world.size}: omit it, or omit torchrun"
-    return "works with --precision bf16 and fp32, not with fp16" if placement.precision == "fp16" else ""
+    return spelled("works with --precision=bf16 and fp32, not with fp16") if placement.precision == "fp16" else ""
 
 
 def chooses_graph(asked: bool | None, placement: Placement, world: World, *, compiled: bool) -> bool:
@@ -88,7 +88,9 @@ class GraphedStep(Generic[T]):
                 self._results = self._compute(*self._inputs)
         except RuntimeError as error:  # torch's, cudnn's or a library's refusal
             self._possible, self._results = False, None
-            self._note(f"--cuda-graph: the step cannot be captured ({first_line(error)}); it runs without a graph")
+            self._note(
+                f"{option('cuda_graph')}: the step cannot be captured ({first_line(error)}); it runs without a graph"
+            )
             return False
         self._graph = graph
         return True

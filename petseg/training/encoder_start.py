@@ -13,7 +13,7 @@ from petseg.nets.encoder_weights import EncoderWeights, file_digest, read_encode
 from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION
 from petseg.nets.timm_encoders import check_encoder
 from petseg.runs.recipe import Recipe
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 
 
 class EncoderStart:
@@ -76,7 +76,9 @@ def _check(recipe: Recipe) -> None:
     name = recipe.model.encoder
     if name.startswith(TORCHVISION) and recipe.encoder_weights != NO_WEIGHTS:
         other = name.removeprefix(TORCHVISION)
-        raise UsageError(f"--encoder {name} is version 1's network, without weights; use --encoder {other}")
+        raise UsageError(
+            f"{option('encoder', name)} is version 1's network, without weights; use {option('encoder', other)}"
+        )
     if name != NO_ENCODER and not name.startswith(TORCHVISION):
         check_encoder(name, norm=recipe.model.norm)
         if recipe.model.decoder_widths:

@@ -9,6 +9,7 @@ from petseg.host.stop_signals import DivergedError
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, StepFacts
 from pipeline import Batch
+from shards.errors import spelled
 
 MIN_SCALE = 1e-3  # of the loss in fp16; it starts at 65536 and halves whenever a gradient overflows
 
@@ -59,11 +60,11 @@ class DivergenceGuard:
 
     def _error(self, what: str) -> DivergedError:
         saved = f"the last good checkpoint is {self._checkpoint} (step {self.saved_step})"
-        advice = ["a smaller --lr"]
+        advice = [spelled("a smaller --lr")]
         if not self._train_step.recipe.clip_norm:
-            advice.append("--clip-norm 1")
+            advice.append(spelled("--clip-norm=1"))
         if self._train_step.placement.precision != "fp32":
-            advice.append("--precision fp32")
+            advice.append(spelled("--precision=fp32"))
         return DivergedError(
             f"{what}; {saved if self.saved_step else 'no checkpoint was written before it'}; "
             f"start again with {', or with '.join(advice)}"

@@ -53,7 +53,7 @@ from petseg.training.start_checks import (
     note_absent_classes,
 )
 from shards import ShardSet
-from shards.errors import PetsegError, SampleError, UsageError, counted, option
+from shards.errors import PetsegError, SampleError, UsageError, counted, option, spelled
 from shards.format.geometry import size_text
 
 
@@ -220,22 +220,22 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         f"{config.placement.precision}; run in {path}"
     )
     if config.runtime.compile and not config.placement.on_gpu:
-        reporter.note("--compile: on a CPU it takes most of a minute and makes steps no faster (docs/training.md)")
+        reporter.note(f"{option('compile')} takes a minute on a CPU, and steps are no faster (docs/training.md)")
     if recipe.batch_size > split.samples:
         reporter.note(
-            f"--batch-size {recipe.batch_size}: there are {counted(split.samples, 'training image')}, and what is "
-            "missing is computed all the same, as copies that do not count; a smaller batch is faster"
+            f"{option('batch_size', recipe.batch_size)}: there are {counted(split.samples, 'training image')}, and "
+            "what is missing is computed all the same, as copies that do not count; a smaller batch is faster"
         )
     stored = config.data.manifest.size
     if recipe.crop_scale is not None:
         reporter.note(
-            "--crop-scale: validation scores the centre of each image, as large as a crop; petseg-eval scores all of "
-            "it, in windows"
+            f"{option('crop_scale')}: validation scores the centre of each image, as large as a crop; petseg-eval "
+            "scores all of it, in windows"
         )
     elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
         reporter.note(
-            f"--size {size_text(recipe.size)} is larger than the set's images ({size_text(stored)}): they "
-            "are enlarged, which adds work, not detail; build the set with a larger --size, or --storage source"
+            f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
+            f"are enlarged, which adds work, not detail; build the set with a larger size, or {option('storage', 'source')}"
         )
     note_absent_classes(config.data, reporter)
 
@@ -246,8 +246,8 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
     try:
         yield
     except SampleError as error:
-        replace = " --on-error replace" if config.runtime.on_error == "stop" else ""
-        raise SampleError(f"{error}; then continue with: {resume_command(path, config.world)}{replace}") from None
+        command = resume_command(path, config.world) + " --on-error replace" * (config.runtime.on_error == "stop")
+        raise SampleError(f"{error}; then continue with: {command}") from None
     except OSError as error:
         kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
         raise PetsegError(
@@ -276,7 +276,7 @@ def _continues(path: Path | None, resume: Any, *, shards: str | Path | None, sta
     if not resume:
         return False
     if path is None:
-        raise UsageError(f"{option('resume')} needs {option('run')}, the folder of the run to continue")
+        raise UsageError(spelled("--resume needs --run, the folder of the run to continue"))
     # Without a checkpoint there is nothing to continue, and nothing is lost by starting. Rank 0 looks, because others
     # might see what it has just created.
     names = [LAST, BEST, METRICS] if shards is not None and resume == "auto" else [LAST, CONFIG]
@@ -295,6 +295,6 @@ def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | N
     except CheckpointError:
         with contextlib.closing(reopen_run(path)) as folder:
             folder.write_metrics(checkpoint.history)
-    reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more --epochs")
+    reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more epochs")
     reporter.close()
     return path

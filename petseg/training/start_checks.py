@@ -17,14 +17,14 @@ from petseg.host.stop_signals import parse_signals
 from petseg.loggers.metrics_logger import chosen_loggers, expect_packages
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint
-from petseg.runs.option_fields import check_fields, option_name
+from petseg.runs.option_fields import check_fields, spelling
 from petseg.runs.recipe import Recipe, RuntimeOptions
 from petseg.runs.run_config import versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from pipeline.choose_engine import choose_engine
 from shards import ShardSet, UsageError
-from shards.errors import listed
+from shards.errors import listed, option
 from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
@@ -42,14 +42,18 @@ def check_options(recipe: Recipe, runtime: RuntimeOptions, world: World) -> Plac
     choose_engine(runtime.engine, device_type=device.type, storage="source", decode=recipe.decode)
     compiler = os.environ.get("CXX", "g++")
     if runtime.compile and not placement.on_gpu and shutil.which(compiler) is None:
-        raise UsageError(f"--compile needs a C++ compiler on a CPU, and there is no {compiler}; omit --compile")
+        raise UsageError(
+            f"{option('compile')} needs a C++ compiler on a CPU, and there is no {compiler}; omit {option('compile')}"
+        )
     if runtime.cuda_graph:
         check_graph(placement, world)
     share, remainder = divmod(recipe.batch_size, world.size)
     if remainder:
-        raise UsageError(f"--batch-size {recipe.batch_size} cannot be divided evenly among {world.size} processes")
+        raise UsageError(
+            f"{option('batch_size', recipe.batch_size)} cannot be divided evenly among {world.size} processes"
+        )
     if recipe.accumulate > share:
-        raise UsageError(f"--accumulate {recipe.accumulate}: each process has only {share} images of a batch")
+        raise UsageError(f"{option('accumulate', recipe.accumulate)}: each process has only {share} images of a batch")
     return placement
 
 
@@ -69,7 +73,7 @@ def agree_on_options(start: JointStart, recipe: Recipe, data: ShardSet) -> None:
     fields = {**msgspec.to_builtins(recipe), **msgspec.to_builtins(recipe.model)}
     del fields["model"]
     for name, value in fields.items():
-        text = f"was started with {option_name(name)} {value}"
+        text = f"was started with {option(spelling(name), value)}"
         start.must_agree(name, value, text=text, advice="give every machine the same command")
     fingerprint = data.manifest.fingerprint
     text = f"has a set with fingerprint {fingerprint[:12]} in {data.address}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.errors import SampleError, UsageError, is_whole_number, printable
+from shards.errors import SampleError, UsageError, is_whole_number, option, printable
 
 OnError = Literal["stop", "replace"]
 
@@ -65,8 +65,8 @@ class DamagePolicy:
             first, *others = found.values()
             more = f" (and {len(others)} more in the same batch)" if others else ""
             raise SampleError(
-                f'{first}{more}; run petseg-shard verify, or replace damaged samples: on_error="replace" of a loader, '
-                "--on-error replace of petseg-train"
+                f"{first}{more}; run petseg-shard verify, or replace damaged samples, with "
+                f"{option('on_error', 'replace')}"
             )
         for index, reason in found.items():
             if index not in self.damaged:
@@ -75,7 +75,6 @@ class DamagePolicy:
         if len(self.damaged) > self.budget:
             last = next(reversed(self.damaged.values()))
             raise SampleError(
-                f"{len(self.damaged)} damaged samples, more than max_damaged={self.budget} (--max-damaged) allows; the "
-                f"last one: "
-                f"{last}; run petseg-shard verify"
+                f"{len(self.damaged)} damaged samples, more than {option('max_damaged', self.budget)} allows; the "
+                f"last one: {last}; run petseg-shard verify"
             )

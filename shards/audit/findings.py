@@ -43,7 +43,7 @@ REASONS: Final[dict[str, str]] = {
     "image-stray-bytes": "extra bytes at the end of the JPEG data; removed",
     "exif-rotated": "EXIF says that the image must be rotated, and only then the mask fits; rotated",
     "exif-ignored": "EXIF says that the image must be rotated, but the mask fits without; the tag was removed",
-    "exif-ambiguous": "EXIF asks for a rotation, and the mask fits with it and without; not rotated (--exif decides)",
+    "exif-ambiguous": "EXIF asks for a rotation, and the mask fits with and without; not rotated (option exif decides)",
     "mask-empty": "the mask file is empty",
     "mask-unknown-format": "the mask file has no known format",
     "mask-corrupt": "the mask data is damaged",
@@ -117,7 +117,7 @@ def check_file_size(size: int, what: str) -> None:
 def check_pixels(width: int, height: int, what: str, *, max_pixels: int = MAX_PIXELS) -> None:
     """Reject an image whose header asks for more memory than is safe; ``what`` is "image" or "mask"."""
     if width * height > max_pixels:
-        limit = f"at most {max_pixels:,} are decoded (--max-pixels)"
+        limit = f"at most {max_pixels:,} are decoded (the option max-pixels)"
     elif max(width, height) > MAX_SIDE:
         limit = f"no side may be longer than {MAX_SIDE:,}"
     else:

@@ -148,7 +148,7 @@ class ImageAudit:
             detail = f"image {size[1]} x {size[0]}, mask {height} x {width} pixels (height x width)"
             if orientation >= 5 and self.exif != "auto" and (fits_stored or fits_rotated):
                 other = "with" if self.exif == "ignore" else "without"
-                detail += f"; it fits {other} the rotation that EXIF asks for, --exif {self.exif} excludes that"
+                detail += f"; it fits {other} the rotation that EXIF asks for, which the option exif excludes"
             raise RejectedError("size-mismatch", detail)
         if orientation == NORMAL:
             return rotate, []

@@ -5,7 +5,7 @@ import msgspec
 from shards.audit.findings import MAX_PIXELS, MOST_PIXELS
 from shards.audit.orientation import EXIF_MODES, ExifMode
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
-from shards.errors import UsageError
+from shards.errors import UsageError, option, spelled
 from shards.format.geometry import FITS, Fit, Size, parse_size
 from shards.format.labels import Labels
 from shards.format.layout import MAX_SIZE, STORAGES, Storage
@@ -43,43 +43,44 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         self._check_numbers()
         for name, value, choices in (("storage", self.storage, STORAGES), ("exif", self.exif, EXIF_MODES)):
             if value not in choices:
-                raise UsageError(f"--{name} {value!r}: choose from {', '.join(choices)}")
+                raise UsageError(f"{option(name, value)}: choose from {', '.join(choices)}")
         if self.storage == "source" and (self.size, self.fit, self.quality) != (None, None, None):
             raise UsageError(
-                "--size, --fit and --quality need --storage jpeg or raw: source storage keeps images as they are"
+                spelled(
+                    "--size, --fit and --quality need --storage=jpeg or --storage=raw: source storage keeps images "
+                    "as they are"
+                )
             )
         if self.storage != "source":
-            parse_size(self.size, name="--size", most=MAX_SIZE)
+            parse_size(self.size, name="size", most=MAX_SIZE)
             if self.fit not in FITS:
-                raise UsageError(f"--fit {self.fit!r}: choose from {', '.join(FITS)}")
+                raise UsageError(f"{option('fit', self.fit)}: choose from {', '.join(FITS)}")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise UsageError(f"--max-pixels {self.max_pixels} is outside 1..{MOST_PIXELS} (2^29)")
+            raise UsageError(f"{option('max_pixels', self.max_pixels)} is outside 1..{MOST_PIXELS} (2^29)")
         if self.labels is not None:
             self.labels.check()
         self._check_quality()
         if self.samples_per_shard is None and not 1 <= (self.shard_bytes or 0) <= MAX_SHARD_BYTES:
-            raise UsageError(f"--shard-bytes {self.shard_bytes} is outside 1..{MAX_SHARD_BYTES} (1 TB)")
+            raise UsageError(f"{option('shard_bytes', self.shard_bytes)} is outside 1..{MAX_SHARD_BYTES} (1 TB)")
         if self.samples_per_shard is not None and self.samples_per_shard < 1:
-            raise UsageError(f"--samples-per-shard {self.samples_per_shard} is not a positive number")
+            raise UsageError(f"{option('samples_per_shard', self.samples_per_shard)} is not a positive number")
         if self.split not in ("official", "random"):
-            raise UsageError(f"--split {self.split!r} is neither official nor random")
+            raise UsageError(f"{option('split', self.split)} is neither official nor random")
         if any(not 0 <= fraction <= 1 for fraction in self.fractions) or abs(sum(self.fractions) - 1) > 1e-6:
-            shown = ",".join(f"{fraction:g}" for fraction in self.fractions)
-            raise UsageError(f"fractions {shown} must be between 0 and 1 and add up to 1")
+            raise UsageError(f"{option('fractions', self.fractions)}: give numbers from 0 to 1 that add up to 1")
 
     def _check_numbers(self) -> None:
         for name in ("quality", "seed", "samples_per_shard", "shard_bytes", "max_pixels"):
             number = getattr(self, name)
             missing = number is None and name in ("seed", "max_pixels")
             if missing or (number is not None and (type(number) is not int or not -(2**63) <= number < 2**63)):
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {number!r}: give a whole number of at most 63 bits")
+                raise UsageError(f"{option(name, number)}: give a whole number of at most 63 bits")
 
     def _check_quality(self) -> None:
         if self.storage != "jpeg" and self.quality is not None:
-            raise UsageError("--quality needs --storage jpeg")
+            raise UsageError(spelled("--quality needs --storage=jpeg"))
         if self.storage == "jpeg" and not 1 <= (self.quality or 0) <= 100:
-            raise UsageError(f"--quality {self.quality} is outside 1..100")
+            raise UsageError(f"{option('quality', self.quality)} is outside 1..100")
 
 
 def options_from(
@@ -103,13 +104,13 @@ def options_from(
     Raises ``UsageError`` for options that do not go together.
     """
     if split == "official" and fractions is not None:
-        raise UsageError("--fractions needs --split random; with --split official use --val-fraction")
+        raise UsageError(spelled("--fractions needs --split=random; with --split=official use --val-fraction"))
     if split == "random" and val_fraction is not None:
-        raise UsageError("--val-fraction needs --split official; with --split random use --fractions")
+        raise UsageError(spelled("--val-fraction needs --split=official; with --split=random use --fractions"))
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         if isinstance(val, bool) or not isinstance(val, int | float):
-            raise UsageError(f"--val-fraction {val!r}: give a number from 0 to 1")
+            raise UsageError(f"{option('val_fraction', val)}: give a number from 0 to 1")
         fractions = (1 - val, val, 0.0)
     if storage != "source":
         size = DEFAULT_SIZE if size is None else size
@@ -117,23 +118,23 @@ def options_from(
     if storage == "jpeg" and quality is None:
         quality = DEFAULT_QUALITY
     if samples_per_shard is not None and shard_bytes is not None:
-        raise UsageError("--samples-per-shard and --shard-bytes: give one of them")
+        raise UsageError(spelled("--samples-per-shard and --shard-bytes: give one of them"))
     if samples_per_shard is None and shard_bytes is None:
         shard_bytes = DEFAULT_SHARD_BYTES
     try:
         train, val, test = map(float, fractions or DEFAULT_FRACTIONS)
     except (TypeError, ValueError):
-        raise UsageError(f"fractions {fractions!r}: give three numbers, of train, val and test") from None
+        raise UsageError(f"{option('fractions', fractions)}: give three numbers, of train, val and test") from None
     return PackOptions(
         storage=storage,  # type: ignore[arg-type]
-        size=None if size is None else parse_size(size, name="--size", most=MAX_SIZE),
+        size=None if size is None else parse_size(size, name="size", most=MAX_SIZE),
         fit=fit,  # type: ignore[arg-type]
         quality=quality,
         split=split,
         fractions=(train, val, test),
         seed=seed,
         samples_per_shard=samples_per_shard,
-        shard_bytes=None if shard_bytes is None else parse_bytes(shard_bytes, name="--shard-bytes"),
+        shard_bytes=None if shard_bytes is None else parse_bytes(shard_bytes, name="shard_bytes"),
         max_pixels=max_pixels,
         exif=exif,  # type: ignore[arg-type]
         labels=labels,

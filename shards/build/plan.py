@@ -15,7 +15,7 @@ import msgspec
 from shards.audit.findings import MOST_PIXELS, REASONS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shard_starts, shuffled
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 from shards.format.builtin_labels import BUILTIN
 from shards.format.geometry import Size
 from shards.format.keys import assign_keys, shown
@@ -122,8 +122,8 @@ def make_plan(source: Source, options: PackOptions) -> BuildPlan:
         where = shown(str(source.path))
         raise UsageError(
             f"which classes do the masks of {where} have? List their values, and write a file to edit, with: "
-            f"petseg-shard labels {shlex.quote(where)} -o labels.toml; then build with --labels labels.toml (built in, "
-            f"for the original datasets: --labels {', '.join(BUILTIN)})"
+            f"petseg-shard labels {shlex.quote(where)} -o labels.toml; then build with "
+            f"{option('labels', 'labels.toml')} (built in, for the original datasets: {', '.join(BUILTIN)})"
         )
     options = msgspec.structs.replace(options, labels=labels)
     findings = list(source.findings)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from shards.audit.findings import SampleFinding
-from shards.errors import SourceError
+from shards.errors import SourceError, option, spelled
 from shards.format.keys import shown
 from shards.format.layout import SPLITS, Split
 from shards.sources.layout_protocol import Pair, Source
@@ -92,12 +92,14 @@ def official_split(
 def _split_names(source: Source, names: Sequence[str]) -> dict[Split, frozenset[str]]:
     """Return the names that are listed for each split; val is empty where no list tells it from train."""
     lists, none = source.lists, frozenset[str]()
-    where, advice = shown(str(source.path)), "use --split random, which needs none"
+    where, advice = shown(str(source.path)), spelled("use --split=random, which needs none")
     missing = [f"{name}.txt" for name in _NEEDED.get(source.layout, ()) if name not in lists]
     if missing:
         raise SourceError(f"{where} has no {' and no '.join(missing)}; {advice}")
     if not lists and source.table is not None:
-        raise SourceError(f"{where} names no splits; add a column split (train, val, test), or use --split random")
+        raise SourceError(
+            f"{where} names no splits; add a column split (train, val, test), or use {option('split', 'random')}"
+        )
     if not lists:
         raise SourceError(f"{where} (layout {source.layout}) has no official lists of train, val and test; {advice}")
     train, val, test = (lists.get(name, none) for name in SPLITS)
@@ -109,7 +111,7 @@ def _split_names(source: Source, names: Sequence[str]) -> dict[Split, frozenset[
             known = " and ".join(sorted(lists))
             raise SourceError(
                 f"{where} has only a list of {known}, which leaves {rest} images open: list those for training, "
-                "too, or use --split random"
+                f"too, or use {option('split', 'random')}"
             )
     if "val" in lists:
         return {"train": train | (trainval - val), "val": val, "test": test}

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import UsageError, is_whole_number
+from shards.errors import UsageError, is_whole_number, option
 
 Size: TypeAlias = tuple[int, int]  # height, width in pixels
 Fit: TypeAlias = Literal["stretch", "cover", "contain"]
@@ -29,7 +29,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 4096) -> Size:
-    """Return (height, width) from N, (H, W), "N" or "HxW"; ``name`` is for the message.
+    """Return (height, width) from N, (H, W), "N" or "HxW"; ``name``: the option.
 
     Raises ``UsageError`` for anything else, and for a side outside ``least``..``most``.
     """
@@ -45,9 +45,8 @@ def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 40
     sides = tuple(parts) * (2 if len(parts) == 1 else 1)
     whole = all(map(is_whole_number, sides))
     if len(sides) != 2 or not whole or not all(least <= side <= most for side in sides):
-        shown = size_text((sides[0], sides[1])) if whole and len(sides) == 2 else repr(value)[:80]
         raise UsageError(
-            f"{name} {shown}: give N or HxW (height x width) in "
+            f"{option(name, value)}: give N or HxW (height x width) in "
             f"pixels, such as 128 or 96x160, each side from {least} to {most}"
         )
     return sides[0], sides[1]

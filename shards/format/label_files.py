@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Final
 
-from shards.errors import UsageError, is_whole_number
+from shards.errors import UsageError, is_whole_number, option
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
 from shards.store.byte_ranges import read_regular
@@ -30,9 +30,11 @@ def find_labels(name: str) -> Labels:
     if not path.is_file():
         if path.suffix == ".toml":
             what = "is not a file" if path.exists() else "there is no such file"
-            raise UsageError(f"--labels {name}: {what}; petseg-shard labels SOURCE -o {shlex.quote(name)} writes one")
+            raise UsageError(
+                f"{option('labels', name)}: {what}; petseg-shard labels SOURCE -o {shlex.quote(name)} writes one"
+            )
         known = ", ".join(BUILTIN)
-        raise UsageError(f"--labels {name}: neither a labels file nor one of the built-in labels ({known})")
+        raise UsageError(f"{option('labels', name)}: neither a labels file nor one of the built-in labels ({known})")
     try:
         return parse_labels(_read(path))
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, option
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 from shards.format.labels import Labels, colour_text
@@ -52,7 +52,7 @@ def write_page(
     if path.suffix.lower() != ".html":
         raise UsageError(f"{path} does not end in .html")
     if not 1 <= count <= MAX_COUNT:
-        raise UsageError(f"--count {count}: a page holds 1 to {MAX_COUNT:,} samples")
+        raise UsageError(f"{option('count', count)}: a page holds 1 to {MAX_COUNT:,} samples")
     expect_free(path, overwrite=overwrite)
     chosen_splits = [shards.split(split)] if split else [shards.split(s) for s in SPLITS if s in shards.manifest.splits]
     findings = read_findings(shards)

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import size_text
 from shards.format.overlays import legend, overlay, shortened
@@ -37,7 +37,7 @@ def contact_sheet(
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png")
     if not 1 <= count <= MAX_COUNT:
-        raise UsageError(f"--count {count}: a sheet holds 1 to {MAX_COUNT:,} samples")
+        raise UsageError(f"{option('count', count)}: a sheet holds 1 to {MAX_COUNT:,} samples")
     expect_free(path, overwrite=overwrite)
     reader = shards.split(split or next(iter(shards.manifest.splits)))
     number = min(count, len(reader))

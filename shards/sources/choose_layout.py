@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from shards.errors import SourceError, UsageError, listed
+from shards.errors import SourceError, UsageError, listed, option, spelled
 from shards.format.keys import shown
 from shards.sources.ade20k import Ade20kLayout
 from shards.sources.cityscapes import CityscapesLayout
@@ -27,8 +27,7 @@ _LOOKED_FOR: Final = {
     "cityscapes": "leftImg8bit/ and gtFine/",
     "ade20k": "images/training/ADE_* and annotations/training/",
     "csv": "one .csv file with the columns image and mask (of several, give the path of one)",
-    "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/; train/ and train_masks/; with "
-    "--mask-suffix _mask.png, say, both in one folder",
+    "folders": "images/ and masks/ by any usual name, in it or in train/, val/, test/; train/ and train_masks/",
 }
 LAYOUTS: Final = ("auto", *_LOOKED_FOR)
 _SHOWN_ENTRIES = 8
@@ -62,11 +61,11 @@ def scan(
         CsvLayout(),
         FoldersLayout(image_suffix=image_suffix, mask_suffix=mask_suffix),
     )
-    for name, suffix in (("--image-suffix", image_suffix), ("--mask-suffix", mask_suffix)):
+    for name, suffix in (("image_suffix", image_suffix), ("mask_suffix", mask_suffix)):
         if not isinstance(suffix, str | None):
-            raise UsageError(f"{name} {suffix!r}: give text, such as _mask.png")
+            raise UsageError(f"{option(name, suffix)}: give text, such as _mask.png")
     if layout not in LAYOUTS:
-        raise UsageError(f"--layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+        raise UsageError(f"{option('layout', layout)}: choose from {', '.join(LAYOUTS)}")
     try:
         if not _exists(path):
             raise SourceError(
@@ -77,9 +76,8 @@ def scan(
             raise SourceError(f"{shown(str(path))} is neither a folder nor a .csv file")
         chosen = _recognise(path, known) if layout == "auto" else next(each for each in known if each.name == layout)
         if chosen.name != "folders" and (image_suffix, mask_suffix) != (None, None):
-            raise UsageError(
-                f"--image-suffix and --mask-suffix are for the layout folders; this is {chosen.name}, leave them out"
-            )
+            what = spelled("--image-suffix and --mask-suffix are for the layout folders")
+            raise UsageError(f"{what}; this is {chosen.name}, leave them out")
         if path.is_file() and chosen.name != "csv":
             raise SourceError(f"{shown(str(path))} is a file, and the layout {layout} is a folder")
         return _with_collisions(chosen.scan(path))
@@ -119,12 +117,13 @@ def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:
         reasons = {folders.name: reason} if (reason := folders.recognise(path)) else {}
     if len(reasons) > 1:
         found = "; ".join(f"{name}, because {reason}" for name, reason in reasons.items())
-        raise SourceError(f"{where} fits several layouts: {found}; say which with --layout NAME")
+        raise SourceError(f"{where} fits several layouts: {found}; {spelled('say which with --layout=NAME')}")
     if not reasons:
         looked = "; ".join(f"{name}: {what}" for name, what in _LOOKED_FOR.items())
         raise SourceError(
-            f"{where} has no layout that is known. It holds {_holdings(path)}. Looked for {looked}. "
-            f"Anything else can be listed in a .csv file: a row for each image, with its mask{_without_masks(path)}"
+            f"{where} has no layout that is known. It holds {_holdings(path)}. Looked for {looked}. Images and masks "
+            f"in one folder need {spelled('--mask-suffix=_mask.png')}, say. Anything else can be listed in a .csv "
+            f"file: a row for each image, with its mask{_without_masks(path)}"
         )
     return next(each for each in known if each.name in reasons)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.console import can_draw
-from shards.errors import SourceError, UsageError
+from shards.errors import SourceError, UsageError, option
 from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
@@ -32,12 +32,12 @@ def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
             parts = urlsplit(mirror)
             complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
         except ValueError as error:
-            raise UsageError(f"--mirror {mirror!r} is not an address: {error}") from None
+            raise UsageError(f"{option('mirror', mirror)} is not an address: {error}") from None
         if parts.scheme not in ("http", "https", "file"):
-            raise UsageError(f"--mirror {mirror!r} does not begin with http:, https: or file:")
+            raise UsageError(f"{option('mirror', mirror)} does not begin with http:, https: or file:")
         if not complete or any(letter <= " " or letter > "~" for letter in mirror):
             what = "is not an address of the form http://HOST/PATH; write %20 for a space"
-            raise UsageError(f"--mirror {mirror!r} {what}")
+            raise UsageError(f"{option('mirror', mirror)} {what}")
     from torchvision.datasets import OxfordIIITPet
 
     archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]

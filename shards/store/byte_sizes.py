@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from shards.errors import UsageError, is_whole_number
+from shards.errors import UsageError, is_whole_number, option
 
 _UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{ending}": base**power
@@ -16,13 +16,14 @@ _TEXT: Final = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))? ?([a-z]*)", re.ASCII)
 def parse_bytes(value: Any, *, name: str) -> int:
     """Return a number of bytes from an integer or a text: a number and kB, MB, GB, TB (by 1000) or KiB, ... (by 1024).
 
-    Fractions of a byte are left out. ``name`` is for the message of the ``UsageError`` that anything else raises.
+    Fractions of a byte are left out. Anything else raises ``UsageError`` for the option
+    of this name.
     """
     if is_whole_number(value, 0):
         return value
     match = _TEXT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is None or match[3] not in _UNITS:
-        raise UsageError(f"{name} {str(value)[:40]!r}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
+        raise UsageError(f"{option(name, value)}: give a number of bytes, such as 4096, 256MB or 1.5GiB")
     whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
     return int(whole) * unit + int(int(fraction or 0) * unit // 10 ** len(fraction))
 

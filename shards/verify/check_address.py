@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, option
 from shards.format.layout import MANIFEST_NAME, is_set_file
 from shards.format.manifest import parse_manifest, read_manifest
 from shards.store.open_store import open_store
@@ -31,7 +31,8 @@ def verify_address(
     """
     if mode == "quick":
         raise UsageError(
-            f"--quick is for folders; in a store, petseg-shard info {shlex.quote(address)} checks the manifest"
+            f"{option('quick')} is for folders; in a store, petseg-shard info {shlex.quote(address)} checks the "
+            "manifest"
         )
     store = open_store(address)
     manifest = read_manifest(store)

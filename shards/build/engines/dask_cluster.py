@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Self
 
 from shards.build.engines.cluster_executor import ClusterExecutor
-from shards.errors import PetsegError
+from shards.errors import PetsegError, spelled
 
 _PATIENCE = "10s"  # for a scheduler that is not there
 _FRESH = 2.0  # seconds for which the number of threads is taken as known
@@ -35,7 +35,9 @@ class DaskExecutor(ClusterExecutor):
         try:
             from distributed import Client
         except ImportError:
-            raise PetsegError("--executor dask needs the package distributed: pip install 'petseg[dask]'") from None
+            raise PetsegError(
+                spelled("--executor=dask needs the package distributed: pip install 'petseg[dask]'")
+            ) from None
         where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         try:
             client = Client(**where, timeout=_PATIENCE, set_as_default=False, name="petseg-shard build")

@@ -7,13 +7,15 @@ from concurrent.futures import Executor
 from typing import Any
 
 from shards.build.engines.cluster_executor import ClusterExecutor
-from shards.errors import UsageError, is_whole_number
+from shards.errors import UsageError, is_whole_number, option, spelled
 
 
 def check_executor(text: str | None) -> None:
     """Raise ``UsageError`` unless a text names an engine."""
     if text is not None and text != "ray" and not re.fullmatch(r"(dask|ray):.+", text):
-        raise UsageError(f"--executor {text!r} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS")
+        raise UsageError(
+            f"{option('executor', text)} is none of dask:ADDRESS, dask:SCHEDULER_FILE.json, ray, ray:ADDRESS"
+        )
 
 
 def check_workers(workers: Any, executor: Executor | str | None) -> None:
@@ -21,9 +23,11 @@ def check_workers(workers: Any, executor: Executor | str | None) -> None:
     if workers is None:
         return
     if not is_whole_number(workers, 1):
-        raise UsageError(f"--workers {workers!r}: give a whole number from 1")
+        raise UsageError(f"{option('workers', workers)}: give a whole number from 1")
     if executor is not None:
-        raise UsageError("--workers is for processes of this machine, which --executor replaces: give one of them")
+        raise UsageError(
+            spelled("--workers is for processes of this machine, which --executor replaces: give one of them")
+        )
 
 
 def connect(text: str) -> ClusterExecutor:

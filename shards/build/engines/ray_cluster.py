@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from shards.build.engines.cluster_executor import ATTEMPTS, ClusterExecutor
-from shards.errors import PetsegError, first_line
+from shards.errors import PetsegError, first_line, spelled
 
 
 class RayExecutor(ClusterExecutor):
@@ -33,7 +33,7 @@ class RayExecutor(ClusterExecutor):
         try:
             import ray
         except ImportError:
-            raise PetsegError("--executor ray needs the package ray: pip install 'petseg[ray]'") from None
+            raise PetsegError(spelled("--executor=ray needs the package ray: pip install 'petseg[ray]'")) from None
         if ray.is_initialized():
             return cls(ray, started=False)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here

@@ -60,7 +60,9 @@ def check_outcome(manifest: Manifest, *, strict: bool, findings: Sequence[Sample
     if not manifest.samples:
         raise UsageError(f"no sample passed the audit: {describe_reasons(manifest.audit.reasons)}; nothing was built")
     if strict and manifest.audit.reasons:
-        raise StrictError(f"--strict: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings)
+        raise StrictError(
+            f"{option('strict')}: {describe_reasons(manifest.audit.reasons)}; nothing was built", findings
+        )
 
 
 def merged_palettes(records: Iterable[ShardRecord]) -> PaletteTally:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from shards.errors import FULL_DISK, PetsegError, TerminatedError
+from shards.errors import FULL_DISK, PetsegError, TerminatedError, spelled
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def interruptions_explained(place: str, kept: Callable[[BaseException], str]) ->
         text = kept(error)
         if isinstance(error, BrokenProcessPool):
             what = f"a worker process was killed, perhaps for lack of memory{'; ' * bool(text)}{text}"
-            advice = "run the same command again, with a smaller --workers if it happens again"
+            advice = spelled("run the same command again, with a smaller --workers if it happens again")
             raise PetsegError(f"{what}; {advice}") from None
         if isinstance(error, KeyboardInterrupt | TerminatedError):
             error.add_note(f"{text}; run the same command again to resume" if text else "nothing was finished yet")

@@ -7,13 +7,12 @@ from shards.audit.findings import SampleFinding
 from shards.audit.mask import INDEXED
 from shards.build.plan import PlanOutline
 from shards.build.write_shard import ShardRecord
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, option
 from shards.format.labels import Labels
 
 MOST_REJECTED = 0.05  # of all images
 SHOWN_VALUES = 12
 MOST_VALUES = 100  # of grey masks; more are seldom classes
-_ADVICE = "a labels file (petseg-shard labels SOURCE -o labels.toml writes one), and build with --labels labels.toml"
 
 
 class LabelsMismatchError(UsageError):
@@ -36,9 +35,9 @@ def check_unclaimed(records: Iterable[ShardRecord], plan: PlanOutline) -> None:
         if plan.labels.rgb and all(_is_grey(value) for value in unclaimed):
             what, hint = "grey values, while the labels name colours,", " as a value, and no color, in"
         so_far = "" if audited == planned else ", so far"
-        advice = f"give each a class{hint} {_ADVICE}"
+        advice = f"give each a class{hint} {_file_advice()}"
         if any(each.reason == "mask-values" and INDEXED in each.detail for record in found for each in record.findings):
-            advice = f"{INDEXED}, and no color, in {_ADVICE}"
+            advice = f"{INDEXED}, and no color, in {_file_advice()}"
         if len(unclaimed) > MOST_VALUES and all(map(_is_grey, unclaimed)):
             advice = (
                 f"so many values are those of photographs, or of masks resized with interpolation; if not, {advice}"
@@ -79,8 +78,15 @@ def values_text(unclaimed: dict[str, tuple[int, int]]) -> str:
 def _channels_message(example: SampleFinding, labels: Labels, masks: str) -> str:
     detail = f"such as that of {example.name} ({example.detail})"
     needed = "colours" if labels.rgb else "one value per pixel"
-    advice = "" if labels.rgb else f"; if they are colour images, give every class a color and no value in {_ADVICE}"
+    advice = (
+        "" if labels.rgb else f"; if they are colour images, give every class a color and no value in {_file_advice()}"
+    )
     return f"the labels do not fit the masks: {masks} do not hold {needed}, as the labels say, {detail}{advice}"
+
+
+def _file_advice() -> str:
+    file = "labels.toml"
+    return f"a labels file (petseg-shard labels SOURCE -o {file} writes one), and build with {option('labels', file)}"
 
 
 def _order(value: str) -> int:

@@ -15,7 +15,7 @@ from shards.build.staging import Staging, check_target, remove_set
 from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.publish_in_store import publish_in_store
 from shards.build.write_shard import ShardRecord
-from shards.errors import PetsegError, UsageError, listed
+from shards.errors import PetsegError, UsageError, listed, spelled
 from shards.format.layout import MANIFEST_NAME, shard_name
 from shards.format.manifest import Manifest, load_manifest
 from shards.store.refusals import rename_file
@@ -128,8 +128,8 @@ def _incomplete(parts: Parts, outline: PlanOutline, missing: Sequence[int], anno
         one = len(which) == 1
         text = f"{what}: those of task{'' if one else 's'} {numbers} of {tasks}, counted from 0"
         return IncompleteError(f"{text}; run {'it' if one else 'them'} again, then join", shards=names, tasks=which)
-    text = f"{what}: {listed(names, most=_SHOWN)}; run the tasks again, or all that is left as one: --task 0 --tasks 1"
-    return IncompleteError(f"{text}; then join", shards=names, tasks=None)
+    text = f"{what}: {listed(names, most=_SHOWN)}; run the tasks again, or all that is left as one"
+    return IncompleteError(f"{text}{spelled(', with --task=0 and --tasks=1; then join')}", shards=names, tasks=None)
 
 
 def _publish_folder(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shards.errors import UsageError
+from shards.errors import UsageError, option, spelled
 
 AUTO: Final = "auto"
 SLURM_ID, SLURM_COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"
@@ -49,7 +49,9 @@ def task_number(
     found = next((name for name in _INDICES if environment.get(name)), None)
     if task is None or task == AUTO:
         if found is None:
-            raise UsageError(f"which task is this? Give --task K, or run it where {', '.join(_INDICES)} is set")
+            raise UsageError(
+                f"{spelled('which task is this? Give --task=K')}, or run it where {', '.join(_INDICES)} is set"
+            )
         number = _integer(found, environment)
         origin.append(found)
     else:
@@ -58,7 +60,7 @@ def task_number(
         number, tasks = _count(found, number, environment, shift=bool(origin))
         origin.append(SLURM_COUNT if found == SLURM_ID else WORLD_SIZE)
     if tasks < 1:
-        raise UsageError(f"--tasks {tasks} is not a positive number")
+        raise UsageError(f"{option('tasks', tasks)} is not a positive number")
     if not 0 <= number < tasks:
         where = f" (from {' and '.join(origin)})" if origin else ""
         raise UsageError(
@@ -82,14 +84,15 @@ def _count(found: str | None, number: int, environment: Mapping[str, str], *, sh
             if (number - first) % step or (number - first) // step >= count:
                 raise UsageError(
                     f"{SLURM_ID} {number} is of an array with gaps (the first of {count} is {first}), such as "
-                    "--array=3,5: give --tasks N, and number the array from 0; then K is its number"
+                    f"--array=3,5: {spelled('give --tasks=N')}, and number the array from 0; then K is its number"
                 )
             number = (number - first) // step
         return number, count
     if found == RANK and environment.get(WORLD_SIZE):
         return number, _integer(WORLD_SIZE, environment)
     hint = f"; {KUBERNETES_INDEX} says which one, not of how many: give the job's completions" if found else ""
-    raise UsageError(f"of how many tasks is this one? Give --tasks N{hint if found == KUBERNETES_INDEX else ''}")
+    question = spelled("of how many tasks is this one? Give --tasks=N")
+    raise UsageError(f"{question}{hint if found == KUBERNETES_INDEX else ''}")
 
 
 def _integer(name: str, environment: Mapping[str, str], *, default: int | None = None) -> int:
@@ -100,7 +103,8 @@ def _integer(name: str, environment: Mapping[str, str], *, default: int | None =
         return int(text or "")
     except ValueError:
         raise UsageError(
-            f"the environment variable {name} is {text!r}, which is no number; give --task and --tasks"
+            f"the environment variable {name} is {text!r}, which is no number; give {option('task')} and "
+            f"{option('tasks')}"
         ) from None
 
 
@@ -108,4 +112,4 @@ def _given(task: int | str) -> int:
     try:
         return int(task)
     except ValueError:
-        raise UsageError(f"--task {task!r} is neither a number nor {AUTO}") from None
+        raise UsageError(f"{option('task', task)} is neither a number nor {AUTO}") from None

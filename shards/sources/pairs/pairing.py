@@ -8,7 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from shards.audit.findings import REASONS, SampleFinding
-from shards.errors import SourceError
+from shards.errors import SourceError, option
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Pair, SplitList
 from shards.sources.pairs.listing import ListedFile, UnreadFile
@@ -213,5 +213,6 @@ def _examples(images: Files, masks: Files) -> str:
         return ""
     return (
         f"; an image is {first(images)}, a mask {first(masks)}: names must be the same, or end in the same suffix "
-        "throughout (--image-suffix, --mask-suffix); a .csv with the columns image and mask can pair any names"
+        f"throughout ({option('image_suffix')}, {option('mask_suffix')}); a .csv with the columns image and mask can "
+        "pair any names"
     )

@@ -15,7 +15,7 @@ from shards.audit.findings import RejectedError
 from shards.audit.mask import decode_mask, packed_colours, value_counts
 from shards.audit.palettes import PaletteTally, palette_of
 from shards.cores import usable_cores
-from shards.errors import SourceError, UsageError, printable
+from shards.errors import SourceError, UsageError, option, printable
 from shards.format.keys import shown
 from shards.sources.layout_protocol import Pair, Source
 from shards.store.byte_ranges import read_regular
@@ -91,7 +91,7 @@ def survey_masks(
         SourceError: no mask can be read, or the masks hold more than :data:`MAX_COLOURS` colours.
     """
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not a positive number")
+        raise UsageError(f"{option('workers', workers)} is not a positive number")
     pixels: Counter[int | str] = Counter()
     masks: Counter[int | str] = Counter()
     palette: dict[int, str] = {}

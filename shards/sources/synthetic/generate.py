@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import SourceError, UsageError
+from shards.errors import SourceError, UsageError, option
 from shards.format.readers.output_places import expect_outside
 from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.compose import Mask, draw_image
@@ -67,9 +67,9 @@ def make_pets(
         SourceError: ``folder`` exists and is not an empty folder.
     """
     if not 1 <= count <= MAX_COUNT:
-        raise UsageError(f"--count {count}: must be between 1 and {MAX_COUNT:,}")
+        raise UsageError(f"{option('count', count)}: must be between 1 and {MAX_COUNT:,}")
     if seed < 0:
-        raise UsageError(f"--seed {seed}: must be 0 or greater")
+        raise UsageError(f"{option('seed', seed)}: must be 0 or greater")
     writer = writer_for(layout, classes=classes, masks=masks)
     expect_outside(folder, itself=True, advice="choose another folder")
     if any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink():

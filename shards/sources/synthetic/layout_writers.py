@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.errors import UsageError
+from shards.errors import UsageError, option
 from shards.format.builtin_labels import ADE20K, BINARY, CITYSCAPES, PETS
 from shards.format.label_files import labels_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels, chosen_colour
@@ -217,17 +217,19 @@ MASKS: Final = ("index", "binary", "rgb")
 def writer_for(layout: str, *, classes: int | None, masks: str) -> LayoutWriter:
     """Return the writer of a layout; raise ``UsageError`` for classes or masks that it does not have."""
     if layout not in WRITERS:
-        raise UsageError(f"--layout {layout!r}: choose from {', '.join(WRITERS)}")
+        raise UsageError(f"{option('layout', layout)}: choose from {', '.join(WRITERS)}")
     if masks not in MASKS:
-        raise UsageError(f"--masks {masks!r}: choose from {', '.join(MASKS)}")
+        raise UsageError(f"{option('masks', masks)}: choose from {', '.join(MASKS)}")
     if masks != "index" and layout not in ("folders", "csv"):
-        raise UsageError(f"--masks {masks} needs --layout folders or csv: the masks of {layout} hold values")
+        raise UsageError(
+            f"{option('masks', masks)} needs {option('layout', 'folders or csv')}: the masks of {layout} hold values"
+        )
     usual = 2 if masks == "binary" else _USUAL[layout]
     chosen = usual if classes is None else classes
     least, most = (usual, usual) if layout == "pets" or masks == "binary" else (1, _MOST[layout])
     if not least <= chosen <= most:
         what = f"{layout} with {masks} masks" if masks != "index" else layout
-        raise UsageError(f"--classes {chosen}: {what} has {least if least == most else f'{least} to {most}'}")
+        raise UsageError(f"{option('classes', chosen)}: {what} has {least if least == most else f'{least} to {most}'}")
     if layout == "pets":
         return LayoutWriter()
     if layout in ("folders", "csv"):

@@ -15,7 +15,7 @@ _ATTEMPTS = 10  # to make a folder that others remove
 
 def check_bound(most: int | str | None) -> int | None:
     """Return the bound of a cache in bytes; raise ``UsageError`` for none, or one that is too small."""
-    most_bytes = None if most is None else parse_bytes(most, name="--cache-bytes")
+    most_bytes = None if most is None else parse_bytes(most, name="cache_bytes")
     if most_bytes is not None and most_bytes < content_cache.LEAST_BYTES:
         raise UsageError(f"{option('cache_bytes', most_bytes)} is too small; give at least {content_cache.LEAST_BYTES}")
     return most_bytes

@@ -82,11 +82,11 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
     set_ranks(monkeypatch, local_size=1)  # one process on each machine
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     set_ranks(monkeypatch, local_size=2)
-    with pytest.raises(UsageError, match="2 processes on this machine would share one GPU; use --device cuda"):
+    with pytest.raises(UsageError, match="2 processes on this machine would share one GPU; use device='cuda'"):
         choose_device("cuda:0")
 
 
 @pytest.mark.parametrize("precision", ["int8", "", "FP32", None, 16])
 def test_a_precision_that_there_is_not(precision: Any) -> None:
-    with pytest.raises(UsageError, match=r"--precision .*: choose from auto, fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match=r"precision=.*: choose from auto, fp32, bf16, fp16"):
         choose_placement(torch.device("cpu"), precision)

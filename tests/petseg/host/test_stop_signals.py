@@ -48,7 +48,7 @@ def test_the_names_of_signals() -> None:
 
 @pytest.mark.parametrize("names", ["KILL", "USR3", "12", "USR2;HUP", "STOP", "CHLD"])
 def test_other_names_are_refused(names: str) -> None:
-    with pytest.raises(UsageError, match=f"--stop-signal {names}: .* is not one of HUP, "):
+    with pytest.raises(UsageError, match=f"stop_signal='{names}': .* is not one of HUP, "):
         parse_signals(names)
 
 

@@ -263,15 +263,15 @@ def test_kept_probabilities_are_those_of_every_nth_pixel(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"window": 8}, "--window 8: give N or HxW"),
-        ({"window": "96by4"}, "--window '96by4'"),
-        ({"overlap": 0.95}, "--overlap 0.95"),
-        ({"overlap": float("nan")}, "--overlap nan"),
+        ({"window": 8}, "window=8: give N or HxW"),
+        ({"window": "96by4"}, "window='96by4'"),
+        ({"overlap": 0.95}, "overlap=0.95"),
+        ({"overlap": float("nan")}, "overlap=nan"),
         ({"overlap": "half"}, "overlap 'half'"),
         ({"scales": 0.5}, "scales 0.5"),
-        ({"scales": ()}, "--scales"),
-        ({"scales": (1, 9)}, "--scales 1,9"),
-        ({"scales": (float("nan"),)}, "--scales nan"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (1, 9)}, r"scales=\(1.0, 9.0\)"),
+        ({"scales": (float("nan"),)}, r"scales=\(nan,\)"),
     ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, Any], message: str) -> None:

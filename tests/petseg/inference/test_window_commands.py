@@ -159,15 +159,15 @@ def test_an_overlap_needs_windows(call, drawn: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="overlap is for window"):
             use()
     for images in (0, "8", 1.5, True):
-        with pytest.raises(UsageError, match=r"--batch-size .*: give a whole number from 1"):
+        with pytest.raises(UsageError, match=r"batch_size=.*: give a whole number from 1"):
             petseg.predict(drawn / "run", image, tmp_path / "out", batch_size=images)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match=r"--batch-size .*: give a whole number from 1"):
+        with pytest.raises(UsageError, match=r"batch_size=.*: give a whole number from 1"):
             petseg.evaluate(drawn / "run", drawn / "set", batch_size=images)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="flip_tta must be True or False, not 'no'"):
         petseg.predict(drawn / "run", image, tmp_path / "out", flip_tta="no")  # type: ignore[arg-type]
     assert petseg.load(drawn / "run", device=torch.device("cpu")).placement.device.type == "cpu"
     for device in (None, 3):
-        with pytest.raises(UsageError, match=r"--device .*: give auto, cpu, cuda or cuda:N"):
+        with pytest.raises(UsageError, match=r"device=.*: give auto, cpu, cuda or cuda:N"):
             petseg.load(drawn / "run", device=device)  # type: ignore[arg-type]
     for images, out in (("", tmp_path / "out"), ([image, ""], tmp_path / "out"), (image, "")):
         with pytest.raises(UsageError, match="the path is empty"):

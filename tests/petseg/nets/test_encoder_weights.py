@@ -111,7 +111,7 @@ def changed(name: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("state", "part"),
     [
-        (lambda: changed("conv_stem.weight", None), r"does not fit --encoder .*: conv_stem.weight is missing$"),
+        (lambda: changed("conv_stem.weight", None), r"does not fit encoder='.*': conv_stem.weight is missing$"),
         (lambda: changed("extra.weight", torch.zeros(2)), "extra.weight is unexpected$"),
         (lambda: changed("conv_stem.weight", torch.zeros(16, 1, 3, 3)), r"\(16x1x3x3, not 16x3x3x3\) is of another"),
         (lambda: changed("bn1.bias", torch.tensor([float("nan")] * 16)), "bn1.bias has values that are not finite"),
@@ -171,7 +171,7 @@ def test_without_internet(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
-    with pytest.raises(PetsegError, match=r"no route to host.*huggingface.co/timm/.*--encoder-weights FILE"):
+    with pytest.raises(PetsegError, match=r"no route to host.*huggingface.co/timm/.*encoder_weights=FILE"):
         read_encoder_weights("resnet18", "imagenet")
 
 

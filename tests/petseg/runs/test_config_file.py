@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from petseg.runs.config_file import read_config_file, write_config_text
 from petseg.runs.option_fields import option_name
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, apply_options, default_recipe
-from shards.errors import UsageError
+from shards.errors import UsageError, command_line
 
 FILE = """
 shards = "pets shards"
@@ -85,7 +85,7 @@ def test_every_spelling_of_an_option(tmp_path: Path) -> None:
 )
 def test_errors_name_file_line_and_option(tmp_path: Path, text: str, parts: list[str]) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(UsageError) as error, command_line():
         read_config_file(path)
     message = str(error.value)
     assert message.startswith(str(path))

@@ -25,7 +25,7 @@ GPU = torch.device("cuda", 0)
     ],
 )
 def test_impossible_graphs_are_refused(placement: Placement, world: World, reason: str) -> None:
-    with pytest.raises(UsageError, match=f"--cuda-graph .*{reason}"):
+    with pytest.raises(UsageError, match=f"cuda_graph .*{reason}"):
         check_graph(placement, world)
 
 

@@ -107,7 +107,7 @@ def test_a_loss_is_judged_by_itself(loss: float, tmp_path: Path) -> None:
     guard = DivergenceGuard(train_step, world=World(), checkpoint=tmp_path / "last.pt", key=str)
     launched = LaunchedStep(torch.arange(2), 0, 2, step=1, epoch=0)
     guard.check_step(StepFacts(launched, loss=100.5, grad_norm=float("inf"), skipped=True, scale=1.0, valid=4))
-    advice = "a smaller --lr, or with --clip-norm 1, or with --precision fp32"
+    advice = "a smaller lr, or with clip_norm=1, or with precision='fp32'"
     with pytest.raises(DivergedError, match=f"the loss became {loss:g} at step 1 .* again with {advice}$"):
         guard.check_step(StepFacts(launched, loss=loss, grad_norm=1.0, skipped=True, scale=1.0, valid=4))
 

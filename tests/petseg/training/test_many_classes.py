@@ -172,7 +172,7 @@ def test_a_set_of_one_size_decides_the_fit_and_is_not_enlarged_silently(tmp_path
     options = {"size": size, "widths": (8, 16), "epochs": 1, "batch_size": 4, "threads": 1}
     run = petseg.train(out, run=tmp_path / "run", options=options, make_reporter=lambda: reporter)
     assert load_checkpoint(run / "last.pt").config["fit"] == "contain"
-    assert any("--size 48x96 is larger than the set's images (48x80)" in note for note in reporter.notes) == noted
+    assert any("size='48x96' is larger than the set's images (48x80)" in note for note in reporter.notes) == noted
     run = petseg.train(out, run=tmp_path / "stretched", options={**options, "fit": "stretch"})
     assert load_checkpoint(run / "last.pt").config["fit"] == "stretch"
 

@@ -122,7 +122,7 @@ def test_a_batch_that_is_larger_than_the_set_is_said(
     listening = Listening()
     options = {**TINY, "batch_size": 1000}
     petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: listening)
-    assert any(note.startswith("--batch-size 1000: there are ") for note in listening.notes)
+    assert any(note.startswith("batch_size=1000: there are ") for note in listening.notes)
 
 
 def test_starting_from_another_run(started: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_best_checkpoint_cannot_be_resumed(started: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     shutil.copytree(started, run)
     shutil.copy(run / "best.pt", run / "last.pt")
-    with pytest.raises(PetsegError, match=f"weights alone.*--init-from {run / 'last.pt'}"):
+    with pytest.raises(PetsegError, match=f"weights alone.*init_from='{run / 'last.pt'}'"):
         petseg.train(run=run, resume=True)
 
 

@@ -108,7 +108,7 @@ def test_the_report_says_how_many_and_the_set_how(maker: Maker, tmp_path: Path) 
     assert {finding["detail"] for finding in findings if finding["reason"] == "exif-rotated"} == {
         "orientation 2", "orientation 3", "orientation 4",
     }  # fmt: skip
-    with pytest.raises(UsageError, match="--exif 'always': choose from auto, apply, ignore"):
+    with pytest.raises(UsageError, match="exif='always': choose from auto, apply, ignore"):
         options(exif="always")
 
 

@@ -50,11 +50,11 @@ def test_a_users_processes_may_work_elsewhere(
 @pytest.mark.parametrize(
     ("workers", "executor", "message"),
     [
-        (0, None, "--workers 0: give a whole number from 1"),
-        ("2", None, "--workers '2': give"),
-        (1.5, None, "--workers 1.5: give"),
-        (True, None, "--workers True: give"),
-        (2, "ray", "--workers is for processes of this machine, which --executor replaces"),
+        (0, None, "workers=0: give a whole number from 1"),
+        ("2", None, "workers='2': give"),
+        (1.5, None, "workers=1.5: give"),
+        (True, None, "workers=True: give"),
+        (2, "ray", "workers is for processes of this machine, which executor replaces"),
     ],
 )
 def test_wrong_numbers_of_workers(
@@ -70,10 +70,10 @@ def test_wrong_numbers_of_workers(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": "a"}, "--val-fraction 'a': give a number"),
-        ({"seed": None}, "--seed None: give a whole number"),
-        ({"mask_suffix": 3}, "--mask-suffix 3: give text"),
-        ({"image_suffix": [".jpg"]}, "--image-suffix .* give text"),
+        ({"val_fraction": "a"}, "val_fraction='a': give a number"),
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"mask_suffix": 3}, "mask_suffix=3: give text"),
+        ({"image_suffix": [".jpg"]}, "image_suffix=.* give text"),
     ],
 )
 def test_wrong_options_from_python(tiny_pets: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -180,8 +180,8 @@ def test_without_a_list_for_val_a_part_is_taken_from_every_group(kind: str) -> N
 @pytest.mark.parametrize(
     ("lists", "layout", "message"),
     [
-        ({"trainval": {"b0_0"}}, "pets", r"no test\.txt; use --split random"),
-        ({}, "folders", r"layout folders\) has no official lists of train, val and test; use --split random"),
+        ({"trainval": {"b0_0"}}, "pets", r"no test\.txt; use split='random'"),
+        ({}, "folders", r"layout folders\) has no official lists of train, val and test; use split='random'"),
         ({"test": {"b0_0"}}, "voc", r"only a list of test, which leaves 11 images open"),
         ({"val": {"b0_0"}, "test": {"b1_1"}}, "voc", r"only a list of test and val, which leaves 10 images open"),
     ],

@@ -108,10 +108,8 @@ BAD_SIZES = ["", "x", "96x", "x96", "96x160x3", "-1", "1.5", "96 x 160", "٣", "
 
 @pytest.mark.parametrize("value", BAD_SIZES, ids=lambda value: repr(value)[:20])
 def test_bad_sizes_name_the_option_and_say_what_is_right(value: Any) -> None:
-    with pytest.raises(
-        UsageError, match=r"^--size .*give N or HxW \(height x width\) in pixels, such as 128"
-    ) as caught:
-        parse_size(value, name="--size")
+    with pytest.raises(UsageError, match=r"^size=.*give N or HxW \(height x width\) in pixels, such as 128") as caught:
+        parse_size(value, name="size")
     assert len(str(caught.value)) < 400
 
 

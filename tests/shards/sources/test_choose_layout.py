@@ -61,7 +61,7 @@ def test_another_layout_says_what_it_looked_for(drawn: dict[str, Path], layout: 
 def test_two_layouts_fit(put: Put) -> None:
     voc = ["JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/train.txt=a"]
     folder = put(*voc, "pairs.csv=image,mask\nJPEGImages/a.jpg,SegmentationClass/a.png\n")
-    with pytest.raises(SourceError, match=r"voc, because it has JPEGImages.*; csv, because pairs\.csv.*--layout NAME"):
+    with pytest.raises(SourceError, match=r"voc, because it has JPEGImages.*; csv, because pairs\.csv.*layout=NAME"):
         scan(folder)
     assert scan(folder, layout="voc").pairs == scan(folder, layout="csv").pairs
 
@@ -89,7 +89,7 @@ def test_paths_that_are_no_source(put: Put, tmp_path: Path) -> None:
         scan(put("a.txt") / "a.txt")
     with pytest.raises(SourceError, match="is a file, and the layout voc is a folder"):
         scan(put("a.csv=image,mask\n") / "a.csv", layout="voc")
-    with pytest.raises(UsageError, match="--layout 'coco': choose from auto, pets, voc"):
+    with pytest.raises(UsageError, match="layout='coco': choose from auto, pets, voc"):
         scan(tmp_path, layout="coco")
 
 

@@ -124,7 +124,7 @@ def test_the_archives_are_torchvisions() -> None:
     assert names == ["images.tar.gz", "annotations.tar.gz"]
     moved = official_archives("http://mirror/pets/")
     assert moved[0] == ("http://mirror/pets/images.tar.gz", official_archives()[0][1])
-    with pytest.raises(UsageError, match="--mirror"):
+    with pytest.raises(UsageError, match="mirror="):
         official_archives("mirror/pets")
 
 

@@ -127,7 +127,7 @@ def test_suffixes_that_are_given(put: Put, suffix: str) -> None:
     assert names(found) == ["a"]
     assert reasons(found) == {"b": "image-without-mask"} | ({} if "." in suffix else {"c": "mask-without-image"})
     assert found.ignored == 1 + ("." in suffix)
-    with pytest.raises(SourceError, match=r"no image has a mask .*--mask-suffix"):
+    with pytest.raises(SourceError, match=r"no image has a mask .*mask_suffix"):
         scan(folder)
     with pytest.raises(SourceError, match=r"holds no mask .* whose name ends with _gone"):
         scan(folder, mask_suffix="_gone")
@@ -306,7 +306,7 @@ def test_images_and_masks_in_one_folder(
     assert [Path(pair.mask).stem for pair in found.pairs] == [Path(path).stem for path in sorted(paths) if
                                                               suffixes[1].partition(".")[0] in path]  # fmt: skip
     assert (found.ignored, found.unread) == (0, ("notes.txt",))
-    with pytest.raises(SourceError, match=r"no layout that is known.*--mask-suffix"):
+    with pytest.raises(SourceError, match=r"no layout that is known.*mask_suffix="):
         scan(folder)
     with pytest.raises(SourceError, match=r"holds no mask .* whose name ends with _gone\.png$"):
         scan(folder, mask_suffix="_gone.png")

@@ -18,15 +18,15 @@ from shards.store.byte_sizes import bytes_text, parse_bytes
     ],
 )  # fmt: skip
 def test_texts(text: Any, expected: int) -> None:
-    assert parse_bytes(text, name="--x") == expected
+    assert parse_bytes(text, name="x") == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "MB", "-1", -1, "1e6", "1,5GB", "1.GB", "1 PB", "1 M", True, None, 1.5, "\u0663", "1" * 30]
 )
 def test_what_is_no_number_of_bytes(text: Any) -> None:
-    with pytest.raises(UsageError, match=r"--x .*give a number of bytes"):
-        parse_bytes(text, name="--x")
+    with pytest.raises(UsageError, match=r"x=.*give a number of bytes"):
+        parse_bytes(text, name="x")
 
 
 @pytest.mark.parametrize(

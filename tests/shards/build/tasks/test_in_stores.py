@@ -290,5 +290,5 @@ def test_damage_in_a_bucket_is_named(tiny_sets: dict[str, Path], place: str) -> 
     assert {found.file for found in report.problems} == {"test-000001.tar", "train-000002.idx", "train-000099.tar"}
     with pytest.raises(FormatError, match="holds no finished shard set"):
         verify_address(f"{place}/none")
-    with pytest.raises(UsageError, match="--quick is for folders"):
+    with pytest.raises(UsageError, match="quick is for folders"):
         verify_address(f"{place}/set", mode="quick")

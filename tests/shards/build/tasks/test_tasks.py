@@ -118,7 +118,7 @@ def test_what_is_missing_is_named(gappy: Path, chosen: PackOptions, target: Targ
     assert caught.value.tasks == (0, 2, 3)
     assert "train-000000.tar" in caught.value.shards
     run(gappy, target, chosen, 0, 3)  # of another division: what is left is named by shard
-    with pytest.raises(IncompleteError, match=r"train-00000\d\.tar.*--task 0 --tasks 1") as caught:
+    with pytest.raises(IncompleteError, match=r"train-00000\d\.tar.*task=0 and tasks=1") as caught:
         join(target.out)
     assert caught.value.tasks is None
     done = run(gappy, target, chosen, 0, 1)
