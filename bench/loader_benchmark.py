@@ -13,8 +13,8 @@ from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
-from bench.peers.job import PROCESSES, SCALED_DECODING, Job
-from bench.results.records import BASELINE, LoaderWork, Mask, Results, Skipped
+from bench.peers.job import Job
+from bench.results.records import BASELINE, PROCESSES, SCALED_DECODING, LoaderWork, Mask, Results, Skipped
 from bench.settings import LoaderSettings, plain
 from shards.cores import usable_cores
 from shards.errors import UsageError
@@ -37,13 +37,13 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
         # A process for each engine of each peer; whatever a peer does wrong costs its own lines only.
         processes = dict[tuple[str, str, str], SubjectProcess]()
         loaders, limits = list[LoaderSubject](), _limits(settings, workspace)
-        for work, job in plan_loaders(settings, workspace, skipped):
-            peer, key = PEERS[work.peer], (work.peer, work.engine, work.device)
-            process = processes.setdefault(key, loader_process(peer))
+        for job in plan_loaders(settings, workspace, skipped):
+            key = job.peer, job.engine, job.device
+            process = processes.setdefault(key, loader_process(PEERS[job.peer]))
             # Short trials, without augmentation if possible, find the number of workers for all lines of a storage.
-            trial = replace(job, augment=settings.augment == "train", mask=plain_mask(settings))
-            loaders.append(LoaderSubject(work, peer, job, process=process, preparations=preparations,
-                                         trial=trial, seconds=settings.seconds))  # fmt: skip
+            trial = replace(job, augment=settings.augment == "train", mask=plain_mask(settings), cache="warm")
+            loaders.append(LoaderSubject(job, process=process, preparations=preparations, trial=trial,
+                                         seconds=settings.seconds))  # fmt: skip
         subjects: list[Subject] = [*loaders, *limits]
         measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped,
                               goes_on=partial(may_be_fastest, among=loaders))  # fmt: skip
@@ -91,15 +91,16 @@ def plain_mask(settings: LoaderSettings) -> Mask:
     return "index" if settings.mask == "index" else "onehot"
 
 
-def plan_loaders(
-    settings: LoaderSettings, workspace: Workspace, skipped: list[Skipped]
-) -> Iterator[tuple[LoaderWork, Job]]:
-    """Yield every loader with all that it has to do; note those that cannot be measured."""
+def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[Skipped]) -> Iterator[Job]:
+    """Yield what every loader has to do; note those that cannot be measured."""
     no_gpu, wanted = why_no_gpu() if settings.device == "cpu" else "", settings.peers or PEERS
     storages = measured_storages(settings, workspace)
     kinds = kinds_of_work(settings, storages)
     for one in kinds:
-        skip = partial(_skip, skipped, one)
+
+        def skip(reason: str, one: LoaderWork = one, **what: str) -> None:
+            skipped.append(Skipped(name=replace(one, **what).name, reason=reason))
+
         if not workspace.files and BASELINE in wanted:
             held = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
             skip(held, peer=BASELINE, storage="source")
@@ -107,8 +108,8 @@ def plan_loaders(
             for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):
                 if one.storage not in ("", storage) and peer.name != BASELINE:
                     continue
-                work = replace(one, peer=peer.name, storage=storage)
-                if reason := peer.why_not(_job(settings, workspace, work)):
+                job = _job(settings, workspace, replace(one, peer=peer.name, storage=storage))
+                if reason := peer.why_not(job):
                     skip(reason, peer=peer.name, storage=storage)
                     continue
                 engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
@@ -118,9 +119,7 @@ def plan_loaders(
                     engines.append(("dali" if peer.ours else "", "cuda"))
                 elif peer.ours and no_gpu:
                     skip(no_gpu, peer=peer.name, storage=storage, engine="dali", device="cuda")
-                for engine, device in engines:
-                    kind = replace(work, engine=engine, device=device)
-                    yield kind, _job(settings, workspace, kind)
+                yield from (replace(job, engine=engine, device=device) for engine, device in engines)
 
 
 def measured_storages(settings: LoaderSettings, workspace: Workspace) -> list[str]:
@@ -128,18 +127,13 @@ def measured_storages(settings: LoaderSettings, workspace: Workspace) -> list[st
     return [storage for storage in workspace.stored if storage in (settings.storages or workspace.stored)]
 
 
-def _skip(skipped: list[Skipped], one: LoaderWork, reason: str, **what: str) -> None:
-    skipped.append(Skipped(name=replace(one, **what).name, reason=reason))
-
-
 def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Job:
     stored = workspace.stored[work.storage]
     folder = workspace.folder / "work" / f"{work.peer}-{work.storage}"
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
-        **{name: value for name, value in asdict(work).items() if name != "cache"}, work=str(folder),
-        shards=str(stored.shards.resolve()), stored_size=stored.size, split=settings.split, files=workspace.files,
-        samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
+        **asdict(work), work=str(folder), shards=str(stored.shards.resolve()), stored_size=stored.size,
+        split=settings.split, files=workspace.files, samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
         batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers, cores=usable_cores(),
         handicap=settings.handicap,
     )  # fmt: skip

@@ -13,9 +13,10 @@ from typing import Any
 
 from bench.core.slow_store import BUCKET, SlowStore, slow_store
 from bench.core.subject_process import SubjectProcess
-from bench.peers import OURS, PEERS
-from bench.peers.job import SCALED_DECODING, Job
+from bench.peers import PEERS
+from bench.peers.job import Job
 from bench.peers.peer import ConvertedPeer, files_under
+from bench.results.records import OURS, SCALED_DECODING
 from bench.settings import RemoteSettings
 from shards.cores import usable_cores
 from shards.errors import PetsegError
@@ -24,7 +25,7 @@ from shards.store.owner_files import scratch_folder
 
 LOCAL = "local"  # petseg's loader on the set as it is here
 SCALED = "petseg-scaled"  # and on the one in the store, with JPEGs decoded at a reduced scale
-SUBJECTS = (LOCAL, OURS.name, SCALED, "litdata", "streaming", "webdataset")
+SUBJECTS = (LOCAL, OURS, SCALED, "litdata", "streaming", "webdataset")
 # Imported before the clock starts, besides what the peer itself needs.
 IMPORTS = ("torch.utils.data", "pipeline.loader", "pipeline.cpu.cpu_engine", "obstore.store", "boto3")
 
@@ -41,7 +42,7 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
     with scratch_folder("bench") as work, slow_store(settings.delay) as store:
         for turn in range(settings.repeats):
             for name in (name for name in SUBJECTS if name not in skipped):
-                remote, peer = name != LOCAL, PEERS[OURS.name if name in (LOCAL, SCALED) else name]
+                remote, peer = name != LOCAL, PEERS[OURS if name in (LOCAL, SCALED) else name]
                 job = Job(
                     peer=peer.name, storage=data.manifest.storage, shards=shards, files="",
                     work=f"{work}/{name}", stored_size=data.manifest.size, split="train",
@@ -50,7 +51,7 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
                     workers=0 if peer.ours else usable_cores(), cores=usable_cores(),
                     engine=SCALED_DECODING if name == SCALED else "",
                     address=f"s3://{BUCKET}/{name}" if remote else "",
-                    cache=f"{work}/cache-{name}-{turn}" if remote else "",
+                    fetched=f"{work}/cache-{name}-{turn}" if remote else "",
                 )  # fmt: skip
                 if reason := peer.why_not(job):
                     skipped[name] = reason
@@ -71,8 +72,8 @@ def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
         name: {"first": median(run[0] for run in turns), "later": median(median(run[1:]) for run in turns)}
         for name, turns in runs.items() if turns
     }  # fmt: skip
-    others = [rates[name]["first"] for name in rates if name not in (LOCAL, OURS.name, SCALED)]
-    ours, scaled, local = rates.get(OURS.name), rates.get(SCALED), rates.get(LOCAL)
+    others = [rates[name]["first"] for name in rates if name not in (LOCAL, OURS, SCALED)]
+    ours, scaled, local = rates.get(OURS), rates.get(SCALED), rates.get(LOCAL)
     return {
         "images_per_second": rates, "skipped": skipped, "delay": settings.delay, "epochs": settings.epochs,
         "repeats": settings.repeats,

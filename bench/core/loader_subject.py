@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from bench.core.machine import drop_from_page_cache, resident_share, return_free_memory
@@ -14,10 +15,10 @@ from bench.core.output_check import check_epoch, collect_reference, judge
 from bench.core.rounds import Subject
 from bench.core.stopwatch import Stopwatch, warm_up
 from bench.core.subject_process import SubjectProcess
-from bench.peers import OURS, PEERS
+from bench.peers import PEERS
 from bench.peers.job import Job
 from bench.peers.peer import Peer
-from bench.results.records import LoaderLine, LoaderWork, OutputCheck, Repeat
+from bench.results.records import OURS, LoaderLine, LoaderWork, OutputCheck, Repeat
 
 WINDOW = 0.6  # of a turn's length: each window of the warm-up, and the trial of a number of workers
 STAYED = 0.02  # part of the files: where more stays in the page cache than this, a cold line has a caveat
@@ -123,7 +124,7 @@ class Preparations:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process, self._workers = folder, loader_process(OURS), dict[Job, int]()
+        self._folder, self._process, self._workers = folder, loader_process(PEERS[OURS]), dict[Job, int]()
 
     def reference(self, job: Job) -> Path:
         """Return the file with what this job's storage should deliver.
@@ -133,7 +134,7 @@ class Preparations:
         """
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
-            plain = replace(job, peer=OURS.name, engine="auto", device="cpu", workers=0)
+            plain = replace(job, peer=OURS, engine="auto", device="cpu", workers=0)
             self._process.ask("reference", job=plain, path=path)
         return path
 
@@ -153,11 +154,11 @@ class LoaderSubject(Subject):
     process: SubjectProcess
 
     def __init__(
-        self, work: LoaderWork, peer: type[Peer], job: Job, *, process: SubjectProcess, preparations: Preparations,
-        trial: Job, seconds: float,
-    ) -> None:  # fmt: skip
-        super().__init__(work.name, process)
-        self.work, self.peer, self.job, self.seconds, self._trial = work, peer, job, seconds, trial
+        self, job: Job, *, process: SubjectProcess, preparations: Preparations, trial: Job, seconds: float
+    ) -> None:
+        super().__init__(job.name, process)
+        self.peer, self.job, self.seconds, self._trial = PEERS[job.peer], job, seconds, trial
+        self.work = msgspec.convert(job, LoaderWork, from_attributes=True)
         self._preparations, self._check, self._peaks = preparations, list[OutputCheck](), list[int]()
         self._windows: int | None = None
         self._steady, self._resident = True, 0.0

@@ -12,9 +12,8 @@ from bench.peers.spdl_threads import SpdlPeer
 from bench.peers.torch_dataloader import TunedPeer, TutorialPeer
 from bench.peers.webdataset_library import WebDatasetPeer
 
-__all__ = ["OURS", "PEERS"]
+__all__ = ["PEERS"]
 
-OURS: type[Peer] = PetsegPeer
-_ALL = (OURS, TutorialPeer, TunedPeer, WebDatasetPeer, DaliReaderPeer, MosaicStreamingPeer, LitDataPeer, SpdlPeer,
+_ALL = (PetsegPeer, TutorialPeer, TunedPeer, WebDatasetPeer, DaliReaderPeer, MosaicStreamingPeer, LitDataPeer, SpdlPeer,
         FfcvPeer)  # fmt: skip
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in _ALL}

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import msgspec
 
+from bench.results.records import LoaderWork
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, Size
 from shards.format.labels import Labels
-
-# In place of an engine's name: petseg's loader with engine "torch" in worker processes, or with decode="scaled".
-PROCESSES, SCALED_DECODING = "processes", "scaled"
 
 
 class FileListing(msgspec.Struct, frozen=True):
@@ -22,11 +20,9 @@ class FileListing(msgspec.Struct, frozen=True):
     labels: Labels
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer on one storage."""
+class Job(LoaderWork, frozen=True, kw_only=True):
+    """The work of one peer on one storage, with all that it takes."""
 
-    peer: str  # its name in bench.peers.PEERS
-    storage: str  # what the shards store; see shards.format.layout
     shards: str  # the shard set in that storage
     files: str  # a file with a FileListing; empty unless the storage is `source`
     work: str  # a folder for the peer's own copy of the data, if it needs to convert it
@@ -37,15 +33,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     size: Size  # of the output
     fit: Fit
     batch_size: int
-    augment: bool  # whether training augmentation is applied, with petseg's parameters
     seed: int  # of order and augmentation
     workers: int  # processes or threads; 0: the benchmark tries several numbers and keeps the fastest
     cores: int  # that this process may use
-    mask: str = "onehot"  # (B, N, H, W), or "index" (B, H, W), as in petseg.Loader
-    device: str = "cpu"  # or "cuda"
-    engine: str = ""  # of petseg's own loader, or PROCESSES or SCALED_DECODING; empty for others
     address: str = ""  # of the data in an object store, in place of a folder here
-    cache: str = ""  # a folder for what is fetched from there
+    fetched: str = ""  # a folder for what is fetched from there
     handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
 
     @property

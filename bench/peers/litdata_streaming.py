@@ -33,7 +33,7 @@ class LitDataPeer(ConvertedPeer):
             downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # for which it has no option
             keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
             where["storage_options"] = {**keys, "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
-            where["cache_dir"] = job.cache
+            where["cache_dir"] = job.fetched
         dataset = decoded_rows(StreamingDataset, job, shuffle=True, drop_last=False, seed=job.seed, **where)
         self._loader = StreamingDataLoader(dataset, batch_size=job.batch_size, collate_fn=Collate(job), **how)
 

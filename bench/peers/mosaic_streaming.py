@@ -29,7 +29,7 @@ class MosaicStreamingPeer(ConvertedPeer):
         from torch.utils.data import DataLoader
 
         job = self.job
-        where = {"remote": job.address, "local": job.cache} if job.address else {"local": str(self.output)}
+        where = {"remote": job.address, "local": job.fetched} if job.address else {"local": str(self.output)}
         how = {"shuffle": True, "batch_size": job.batch_size, "shuffle_seed": job.seed, "num_canonical_nodes": 1}
         self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), batch_size=job.batch_size,
                                   collate_fn=Collate(job), **self.loader_options(workers))  # fmt: skip

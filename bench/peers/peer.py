@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.peers.job import Job
+from bench.results.records import SCALED_CAVEAT
 from pipeline.order.permutation import permutation
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import FITS, Fit
@@ -32,7 +33,7 @@ class Caveat(NamedTuple):
     image: bool = False  # its images differ because of it
 
 
-SCALED = Caveat("decodes JPEGs at a reduced scale, then averages areas", ("source",), image=True)
+SCALED = Caveat(SCALED_CAVEAT, ("source",), image=True)
 BUFFER = Caveat("shuffles within a buffer, not over the whole epoch")
 
 

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.job import PROCESSES, SCALED_DECODING, Job
+from bench.peers.job import Job
 from bench.peers.peer import SCALED, Caveat, Delivered, Peer, split_bytes
+from bench.results.records import OURS, PROCESSES, SCALED_DECODING
 from shards.format.layout import STORAGES, table_name
 
 
 class PetsegPeer(Peer):
     """:class:`pipeline.loader.Loader` with its defaults, with worker processes, or with scaled decoding."""
 
-    name, storages, augments, needs, ours = "petseg", STORAGES, True, "pipeline.loader", True
+    name, storages, augments, needs, ours = OURS, STORAGES, True, "pipeline.loader", True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -31,7 +32,7 @@ class PetsegPeer(Peer):
         job, self._workers, in_processes = self.job, workers, self._in_processes
         scaled = job.engine == SCALED_DECODING
         self._loader = Loader(
-            job.address or job.shards, cache=job.cache or None, split=job.split, batch_size=job.batch_size,
+            job.address or job.shards, cache=job.fetched or None, split=job.split, batch_size=job.batch_size,
             size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
             mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else workers or None,
             processes=(workers or job.cores) if in_processes else 0,

@@ -55,8 +55,8 @@ class WebDatasetPeer(Peer):
             sign = partial(client("s3").generate_presigned_url, "get_object")
             wanted = [{"Bucket": bucket, "Key": f"{folder}/{path.name}"} for path in self.files()]
             tars = [f"pipe:curl -sf '{sign(each)}'" for each in wanted]
-            Path(job.cache).mkdir()
-        how = {"shardshuffle": 1000, "seed": job.seed, "empty_check": False, "cache_dir": job.cache or None}
+            Path(job.fetched).mkdir()
+        how = {"shardshuffle": 1000, "seed": job.seed, "empty_check": False, "cache_dir": job.fetched or None}
         dataset = (
             webdataset.WebDataset(tars, **how)
             .compose(decode.count_epoch)

@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from bench.peers import OURS
-from bench.peers.job import PROCESSES, SCALED_DECODING
-from bench.peers.peer import SCALED
-from bench.results.records import BASELINE, BuildLine, Limit, LoaderLine, Results
+from bench.results import records
+from bench.results.records import BASELINE, OURS, BuildLine, Limit, LoaderLine, Results
 
 STATED_FOR = {"size": "128", "batch_size": 32, "fit": "stretch"}  # loaders
 TOLERANCE = 0.005  # 2.495 is shown, and counts, as 2.5
@@ -108,12 +106,12 @@ def _measured(results: Results) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for line in sorted(results.lines, key=lambda line: line.rate):
         work, rate = line.work, f"{line.rate:,.0f}"
-        how = f" with {line.workers} processes" if work.engine == PROCESSES else ""
-        scaled = work.engine == SCALED_DECODING
+        how = f" with {line.workers} processes" if work.engine == records.PROCESSES else ""
+        scaled = work.engine == records.SCALED_DECODING
         found[(work if scaled else replace(work, engine="")).name] = Measured(line.rate, rate + how, line)
-        if work.peer != OURS.name:
+        if work.peer != OURS:
             found[replace(work, peer=BEST).name] = Measured(line.rate, f"{rate} by {work.peer}", line)
-            if SCALED.text in line.caveats:
+            if records.SCALED_CAVEAT in line.caveats:
                 found[replace(work, peer=BEST_SCALED).name] = found[replace(work, peer=BEST).name]
     found |= {limit.name: Measured(limit.rate, f"{limit.rate:,.0f}") for limit in results.limits}
     for packing in (line for line in results.build if line.limit):

@@ -10,7 +10,11 @@ from shards.errors import FormatError
 from shards.store.byte_ranges import read_regular
 
 VERSION = 3
-BASELINE = "tutorial"  # the peer that rates are given as multiples of
+OURS = "petseg"  # the peer that the goals are for
+BASELINE = "tutorial"  # the one that rates are given as multiples of
+# In place of an engine's name: petseg's loader with engine "torch" in worker processes, or with decode="scaled".
+PROCESSES, SCALED_DECODING = "processes", "scaled"
+SCALED_CAVEAT = "decodes JPEGs at a reduced scale, then averages areas"
 Mask: TypeAlias = Literal["onehot", "index"]
 Cache: TypeAlias = Literal["warm", "cold"]
 
@@ -102,14 +106,14 @@ class Line(_Record, frozen=True, kw_only=True):
 
 
 class LoaderWork(_Record, frozen=True, kw_only=True):
-    """What a loader does: which, on what, and where; ``engine`` is of petseg's loader and empty for others."""
+    """What a loader does: which, on what, and where."""
 
-    peer: str
-    storage: str
-    engine: str = ""
-    device: str = "cpu"
-    augment: bool = False
-    mask: Mask = "onehot"
+    peer: str  # its name in bench.peers.PEERS
+    storage: str  # what the shards store; see shards.format.layout
+    engine: str = ""  # of petseg's own loader, or PROCESSES or SCALED_DECODING; empty for others
+    device: str = "cpu"  # or "cuda"
+    augment: bool = False  # whether training augmentation is applied, with petseg's parameters
+    mask: Mask = "onehot"  # (B, N, H, W), or "index" (B, H, W), as in petseg.Loader
     cache: Cache = "warm"
 
     @property

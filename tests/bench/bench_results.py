@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from bench.peers.job import Job
 from bench.results.goals import STATED_FOR
 from bench.results.records import (
     BuildLine,
@@ -56,6 +57,15 @@ def line(title: str, rates: list[float], *, processes: int = 99, **changes: Any)
         "peak_memory_bytes": 1 << 29,
     }  # fmt: skip
     return LoaderLine(**{**values, **changes})
+
+
+def job(peer: str, storage: str = "source", **changes: Any) -> Job:
+    """A job of one tiny sample, which is nowhere."""
+    values: dict[str, Any] = {
+        "shards": "/nowhere", "stored_size": None, "files": "", "work": "", "split": "train", "samples": 1,
+        "classes": 3, "size": (8, 8), "fit": "stretch", "batch_size": 1, "seed": 0, "workers": 0, "cores": 1,
+    }  # fmt: skip
+    return Job(peer=peer, storage=storage, **{**values, **changes})
 
 
 def limit(name: str, storage: str, *rates: float, how: str = "libjpeg-turbo") -> Limit:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+import bench_results
 import numpy as np
 import pytest
 import torch
@@ -21,12 +22,7 @@ N, SIZE, BATCH, C = 50, 8, 16, 3
 
 
 def job(**changes: object) -> Job:
-    values = {
-        "peer": "fake", "storage": "source", "shards": "", "files": "", "work": "", "split": "train", "classes": C,
-        "stored_size": None, "samples": N, "size": (SIZE, SIZE), "fit": "stretch",
-        "batch_size": BATCH, "augment": False, "seed": 0, "workers": 0, "cores": 1,
-    }  # fmt: skip
-    return Job(**{**values, **changes})  # type: ignore[arg-type]
+    return bench_results.job("fake", classes=C, samples=N, size=(SIZE, SIZE), batch_size=BATCH, **changes)
 
 
 def pixels(index: int) -> tuple[torch.Tensor, torch.Tensor]:

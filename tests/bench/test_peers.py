@@ -16,8 +16,8 @@ from bench.core.rounds import PartSeconds
 from bench.core.workspace import Workspace, open_workspace
 from bench.loader_benchmark import plan_loaders
 from bench.peers import PEERS
-from bench.peers.job import SCALED_DECODING, Job
-from bench.results.records import OutputCheck, Skipped
+from bench.peers.job import Job
+from bench.results.records import SCALED_DECODING, OutputCheck, Skipped
 from bench.settings import LoaderSettings
 from shards.errors import UsageError
 from shards.format.labels import IGNORE
@@ -25,11 +25,7 @@ from shards.format.labels import IGNORE
 
 def planned(workspace: Workspace, settings: LoaderSettings) -> tuple[list[Job], list[Skipped]]:
     skipped: list[Skipped] = []
-    jobs = [
-        replace(job, workers=1)
-        for work, job in plan_loaders(settings, workspace, skipped)
-        if work.engine != "processes"
-    ]
+    jobs = [replace(job, workers=1) for job in plan_loaders(settings, workspace, skipped) if job.engine != "processes"]
     return jobs, skipped
 
 

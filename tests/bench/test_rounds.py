@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_results import job
 
 from bench.core.loader_subject import LoaderSubject
 from bench.core.output_check import CheckError
 from bench.core.rounds import MOST_PROCESSES, PartSeconds, Subject, run_rounds
 from bench.core.subject_process import SubjectProcess
 from bench.loader_benchmark import kinds_of_work, may_be_fastest
-from bench.peers import PEERS
-from bench.results.records import LoaderWork, Repeat, Skipped
+from bench.results.records import Repeat, Skipped
 from bench.settings import LoaderSettings
 
 
@@ -122,8 +122,8 @@ def test_what_does_not_go_on_keeps_what_it_has_measured() -> None:
 
 def test_a_library_that_cannot_be_the_fastest_is_measured_once() -> None:
     def loader(peer: str, storage: str, rate: int, **changes: Any) -> LoaderSubject:
-        work, kind = LoaderWork(peer=peer, storage=storage, **changes), PEERS[peer]
-        found = LoaderSubject(work, kind, None, process=None, preparations=None, trial=None, seconds=1.0)
+        work = job(peer, storage, **changes)
+        found = LoaderSubject(work, process=None, preparations=None, trial=None, seconds=1.0)
         found.repeats = [Repeat(images=rate, seconds=1.0)] if rate else []
         return found
 

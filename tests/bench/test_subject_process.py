@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from bench_results import job
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -24,9 +25,8 @@ from bench.core.rounds import PartSeconds
 from bench.core.stopwatch import GROWTH, is_steady, next_window
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
-from bench.peers.job import Job
 from bench.peers.petseg_loader import PetsegPeer
-from bench.results.records import LoaderWork, Repeat
+from bench.results.records import Repeat
 from bench.settings import LoaderSettings, TrainSettings
 from bench.train_benchmark import TrainSubject
 
@@ -129,13 +129,6 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
         ours.close()
 
 
-def job(peer: str) -> Job:
-    return Job(
-        peer=peer, storage="source", shards="/nowhere", stored_size=None, files="", work="", split="train", samples=1,
-        classes=3, size=(8, 8), fit="stretch", batch_size=1, augment=False, seed=0, workers=0, cores=1,
-    )  # fmt: skip
-
-
 def test_a_peer_that_cannot_start_says_why() -> None:
     process = SubjectProcess("bench.core.loader_subject:LoaderServer", imports=("unheard_of",))
     with closing(process), pytest.raises(CheckError, match="No module named 'unheard_of'"):
@@ -186,12 +179,11 @@ def test_every_timed_turn_says_so() -> None:
             answers = {"cold_turn": (repeat, 0.0), "gpu_memory": None, "turn": (repeat, 1, True)}
             return answers[command] if self.server else repeat
 
-    loader = {"preparations": None, "trial": job("p"), "seconds": 1.0}
+    loader = {"preparations": None, "trial": job("petseg"), "seconds": 1.0}
     trained = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused")))
     trained.process = Noting("")
     subjects = [
-        *(LoaderSubject(LoaderWork(peer="p", storage="raw", cache=cache), None, job("p"), process=Noting("x"), **loader)
-          for cache in ("warm", "cold")),
+        *(LoaderSubject(job("petseg", cache=cache), process=Noting("x"), **loader) for cache in ("warm", "cold")),
         trained,
     ]  # fmt: skip
     for subject in subjects:
@@ -207,8 +199,8 @@ def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
             asked.append(arguments["windows"])
             return Repeat(images=1, seconds=1.0), 7, True
 
-    work = LoaderWork(peer="p", storage="raw")
-    subject = LoaderSubject(work, None, job("p"), process=Answering(""), preparations=None, trial=job("p"), seconds=1.0)
+    loader = {"preparations": None, "trial": job("petseg"), "seconds": 1.0}
+    subject = LoaderSubject(job("petseg"), process=Answering(""), **loader)
     subject.turn()
     subject.turn()
     assert asked == [None, 7]
