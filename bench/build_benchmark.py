@@ -21,15 +21,13 @@ from bench.peers.peer import files_under
 from bench.results.goals import MAKING
 from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
 from bench.settings import BuildSettings, plain
-from shards.build.build_set import build
-from shards.build.options import PackOptions, options_from
+from petseg.api import build_shards
+from shards.build.encode import DEFAULT_QUALITY
 from shards.cores import usable_cores
 from shards.errors import UsageError
 from shards.format.label_files import find_labels
 from shards.sources import Pair, Source, scan
 from shards.store.owner_files import scratch_folder
-
-JPEG_QUALITY = 90  # petseg-shard's own default
 
 
 class PackSubject(Subject):
@@ -38,7 +36,7 @@ class PackSubject(Subject):
     process: SubjectProcess
 
     def __init__(self, storage: str, workers: int, **work: Any) -> None:
-        process = SubjectProcess("bench.build_benchmark:PackServer", workers=workers, **work)
+        process = SubjectProcess("bench.build_benchmark:PackServer", storage=storage, workers=workers, **work)
         process.memory_every = 0.05
         super().__init__(f"petseg {storage}, {workers} worker{'s' if workers > 1 else ''}", process)
         self.part, self._workers, self._bytes = self.name, workers, 0
@@ -61,8 +59,9 @@ class PackSubject(Subject):
 class PackServer:
     """What a process that packs does on command: a source of so many images, into a folder ``out``."""
 
-    def __init__(self, source: Path, options: PackOptions, workers: int, out: Path, images: int) -> None:
-        self._build = partial(build, source, out, options, workers=workers)
+    def __init__(self, source: Path, out: Path, images: int, **options: Any) -> None:
+        self._build = partial(build_shards, source, out, split="random", fractions=(1.0, 0.0, 0.0),
+                              samples_per_shard=128, **options)  # fmt: skip
         self._out, self._images = out, images
 
     def pack(self) -> tuple[Repeat, int]:
@@ -80,26 +79,16 @@ class PackServer:
 
 
 def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Results:
-    """Measure packing in each storage, in turns.
-
-    Raises:
-        UsageError: an option is wrong, or nothing could be measured.
-        SourceError: the source cannot be used.
-    """
+    """Measure packing in each storage, in turns."""
     clock, skipped, source = RunClock(), list[Skipped](), scan(settings.source)
     pairs, labels = usable_pairs(source), source.labels if settings.labels is None else find_labels(settings.labels)
-    if settings.work is not None:
-        settings.work.mkdir(parents=True, exist_ok=True)
-    limits, subjects = _limits(settings, pairs), list[PackSubject]()
-    with scratch_folder("bench", parent=settings.work) as folder:
-        work = {"source": settings.source, "out": folder / "out", "images": len(pairs)}
-        for storage in settings.storages:
-            options = options_from(
-                storage=storage, size=None if storage == "source" else settings.size, quality=None, split="random",
-                fractions=(1.0, 0.0, 0.0), val_fraction=None, seed=0, samples_per_shard=128, labels=labels,
-            )  # fmt: skip
-            counts = settings.workers or sorted({1, usable_cores()})
-            subjects += [PackSubject(storage, workers, options=options, **work) for workers in counts]
+    limits = _limits(settings, pairs)
+    with scratch_folder("bench") as folder:
+        work = {"source": settings.source, "out": folder / "out", "images": len(pairs), "labels": labels}
+        subjects = [
+            PackSubject(storage, workers, size=None if storage == "source" else settings.size, **work)
+            for storage in settings.storages for workers in settings.workers or sorted({1, usable_cores()})
+        ]  # fmt: skip
         measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
     lines = tuple(subject.line() for subject in subjects if subject in measured)
     refuse_empty(lines, skipped)
@@ -113,11 +102,7 @@ def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Resul
 
 
 def usable_pairs(source: Source) -> list[Pair]:
-    """Return the images with masks that can be packed: those that Pillow opens as JPEG or PNG.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the images with masks that can be packed: those that Pillow opens as JPEG or PNG."""
     found = []
     for pair in source.pairs:
         with (
@@ -147,7 +132,7 @@ def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
 
     def encode(i: int) -> None:
         image, mask = resize(i)
-        image.save(io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
+        image.save(io.BytesIO(), "JPEG", quality=DEFAULT_QUALITY)
         mask.save(io.BytesIO(), "PNG")
 
     tasks: dict[str, Callable[[int], Any]] = {"source": decode, "jpeg": encode, "raw": resize}

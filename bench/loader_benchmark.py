@@ -32,6 +32,8 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     """
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
+    if unknown := set(settings.peers) - PEERS.keys():
+        raise UsageError(f"--peers: {min(unknown)!r} is not known; there are: {', '.join(PEERS)}")
     clock, skipped = RunClock(), list[Skipped]()
     with open_workspace(settings, parts) as workspace, closing(Preparations(workspace.folder)) as preparations:
         # A process for each engine of each peer; whatever a peer does wrong costs its own lines only.
@@ -133,9 +135,9 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Jo
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
         **asdict(work), work=str(folder), shards=str(stored.shards.resolve()), stored_size=stored.size,
-        split=settings.split, files=workspace.files, samples=workspace.data.samples, classes=workspace.data.classes, size=settings.size, fit=settings.fit,
-        batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers, cores=usable_cores(),
-        handicap=settings.handicap,
+        split=settings.split, files=workspace.files, samples=workspace.data.samples, classes=workspace.data.classes,
+        size=settings.size, fit=settings.fit, batch_size=settings.batch_size, seed=settings.seed,
+        workers=settings.workers, cores=usable_cores(), handicap=settings.handicap,
     )  # fmt: skip
 
 

@@ -1,11 +1,8 @@
 # ruff: noqa: RUF009 - option() returns a field, not a value
-"""The options of the benchmarks: each field becomes an option of its command, whose help is the docstring.
-
-A class raises :class:`UsageError` where an option is wrong.
-"""
+"""The options of the benchmarks: each field becomes an option of its command, whose help is the docstring."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +10,17 @@ from typing import Any
 import click
 import msgspec
 
+from petseg.cli.shared_options import NamedType
 from shards.console import PATH
-from shards.errors import UsageError
 from shards.format.geometry import FITS, Fit, Size, parse_size, size_text
 from shards.format.layout import STORAGES
 
 
-class CommaSeparated(click.ParamType):  # type: ignore[type-arg]
-    """Comma-separated values of a type, such as ``a,b,c``; none for an empty text."""
+class CommaSeparated(NamedType):
+    """Values of a type, separated by commas; none for an empty text."""
 
-    def __init__(self, kind: click.ParamType) -> None:  # type: ignore[type-arg]
-        self.kind, self.name = kind, f"{kind.name},..."
+    def __init__(self, kind: click.ParamType, name: str) -> None:  # type: ignore[type-arg]
+        self.kind, self.name = kind, name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
@@ -31,8 +28,8 @@ class CommaSeparated(click.ParamType):  # type: ignore[type-arg]
         return tuple(self.kind.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
 
 
-class Pixels(click.ParamType):  # type: ignore[type-arg]
-    """A size in pixels, N or HxW, as (height, width)."""
+class Pixels(NamedType):
+    """A size in pixels, as (height, width)."""
 
     name = "N|HxW"
 
@@ -40,8 +37,13 @@ class Pixels(click.ParamType):  # type: ignore[type-arg]
         return parse_size(value, name="--size", least=8)
 
 
-NAMES, SIZE, AT_LEAST_0, AT_LEAST_1 = CommaSeparated(click.STRING), Pixels(), click.IntRange(0), click.IntRange(1)
-COUNTS, SECONDS = CommaSeparated(AT_LEAST_1), click.FloatRange(0, 600, min_open=True)
+def names(*choices: str) -> CommaSeparated:
+    """Return the type of a list of some of the choices; of any names if there are none."""
+    return CommaSeparated(click.Choice(choices) if choices else click.STRING, "NAME,...")
+
+
+SIZE, AT_LEAST_0, AT_LEAST_1 = Pixels(), click.IntRange(0), click.IntRange(1)
+SECONDS = click.FloatRange(0, 600, min_open=True)
 
 
 def option(kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
@@ -99,9 +101,10 @@ class _OfShards(_Common):
 class LoaderSettings(_OfShards):
     """Images per second of petseg's loader and of others, over the same images, checked to be the same work."""
 
-    storages: tuple[str, ...] = option(NAMES, (), "Which storages; those that --shards is not are built in a temporary "
-                                       "folder.  [default: all of a set of source storage, else its own]")  # fmt: skip
-    peers: tuple[str, ...] = option(NAMES, (), "Only these loaders, by name.  [default: all]")
+    storages: tuple[str, ...] = option(
+        names(*STORAGES), (), "Which storages; those that --shards is not are built in a temporary folder.  "
+        "[default: all of a set of source storage, else its own]")  # fmt: skip
+    peers: tuple[str, ...] = option(names(), (), "Only these loaders, by name.  [default: all]")
     size: Size = option(SIZE, (128, 128), "Size of the output in pixels.")
     fit: Fit = option(" ".join(FITS), "stretch", "How images are brought to --size.")
     batch_size: int = option(AT_LEAST_1, 32)
@@ -113,33 +116,22 @@ class LoaderSettings(_OfShards):
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
     device: str = option("cpu cuda", "cpu")
     source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
     handicap: float = option(click.FloatRange(0, 1, max_open=True), 0.0,
                              "Slow every loader by this part, to see that compare finds it.")  # fmt: skip
-
-    def __post_init__(self) -> None:
-        from bench.peers import PEERS
-
-        _check_names("--peers", self.peers, sorted(PEERS))
-        _check_names("--storages", self.storages, STORAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(_OfShards):
     """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
 
-    models: tuple[str, ...] = option(NAMES, ("unet", "tutorial"), "Which networks.")
-    precisions: tuple[str, ...] = option(NAMES, ("auto",), "auto, fp32, bf16, fp16.")
+    models: tuple[str, ...] = option(names("unet", "tutorial"), ("unet", "tutorial"), "Which networks.")
+    precisions: tuple[str, ...] = option(names("auto", "fp32", "bf16", "fp16"), ("auto",), "auto, fp32, bf16, fp16.")
     size: Size | None = option(SIZE, None, "Size of the images.  [default: each recipe's]")
     fit: Fit | None = option(" ".join(FITS), None, "How images are brought to it.  [default: each recipe's]")
     batch_size: int | None = option(AT_LEAST_1, None, "[default: each recipe's]")
     device: str = option("auto cpu cuda", "auto")
     engine: str = option("auto dali torch", "auto")
     seconds: float = option(SECONDS, 3.0, "How long one repeat of one mode takes at least.")
-
-    def __post_init__(self) -> None:
-        _check_names("--models", self.models, ("unet", "tutorial"))
-        _check_names("--precisions", self.precisions, ("auto", "fp32", "bf16", "fp16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +140,11 @@ class BuildSettings(_Common):
 
     source: Path = option(PATH, required=True, argument=True)
     labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
-    storages: tuple[str, ...] = option(NAMES, STORAGES)
+    storages: tuple[str, ...] = option(names(*STORAGES), STORAGES)
     size: Size = option(SIZE, (128, 128), "Size of the stored images, for jpeg and raw.")
-    workers: tuple[int, ...] = option(COUNTS, (), "Numbers of processes.  [default: 1 and all cores]")
-    work: Path | None = option(PATH, text="Make temporary folders here, on the disk to be measured.")
-
-    def __post_init__(self) -> None:
-        _check_names("--storages", self.storages, STORAGES)
+    workers: tuple[int, ...] = option(
+        CommaSeparated(AT_LEAST_1, "N,..."), (), "Numbers of processes.  [default: 1 and all cores]"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +158,5 @@ class RemoteSettings:
     epochs: int = option(click.IntRange(2), 5, "Of each run; the first one fetches.")
     repeats: int = option(AT_LEAST_1, 3, "Runs of each subject, in turns.")
     time_limit: float = option(
-        click.FloatRange(0, 86_400, min_open=True), 300.0, "Seconds for each run, and for a conversion."
+        click.FloatRange(0, 86_400, min_open=True), 300.0, "Seconds for each run and conversion."
     )
-
-
-def _check_names(option_name: str, names: tuple[str, ...], known: Iterable[str]) -> None:
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"{option_name}: {unknown[0]!r} is not known; there are: {', '.join(known)}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -13,8 +14,7 @@ from bench.peers.job import FileListing
 from bench.peers.peer import split_bytes
 from bench.results.records import DataInfo
 from bench.settings import LoaderSettings
-from shards.build.build_set import build
-from shards.build.options import options_from
+from petseg.api import build_shards
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Size
@@ -54,16 +54,13 @@ def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Wor
         UsageError: a storage cannot be made from this set, or an image is not in ``settings.source``.
         FormatError: no shard set, or damaged.
     """
-    shards, work = settings.shards, settings.work
-    shard_set = ShardSet.open(shards)
+    shards, shard_set = settings.shards, ShardSet.open(settings.shards)
     reader, own = shard_set.split(settings.split), str(shard_set.manifest.storage)
     others = [each for each in settings.storages or (STORAGES if own == "source" else ()) if each != own]
     if own != "source" and (others or settings.source):
         what = f"{others[0]} can only be made from" if others else "--source is only for"
         raise UsageError(f"{shards} holds {own} storage; {what} a set of source storage")
-    if work is not None:
-        work.mkdir(parents=True, exist_ok=True)
-    with scratch_folder("bench", parent=work) as folder:
+    with scratch_folder("bench") as folder:
         size = shard_set.manifest.size
         stored = {own: StoredSplit(own, shards, reader.name, size, split_bytes(reader))}
         with parts.part("lay out"):
@@ -118,11 +115,12 @@ def _canonical(labels: Labels) -> Labels:
 def _build(reader: SplitReader, storage: str, settings: LoaderSettings, folder: Path) -> StoredSplit:
     """Build the split in another storage, all of it into the split of the same name."""
     train, val, test = (float(name == reader.name) for name in SPLITS)
-    options = options_from(storage=storage, size=settings.size, fit=settings.fit, quality=None, split="random",
-                           fractions=(train, val, test), val_fraction=None, seed=0, samples_per_shard=128,
-                           labels=_canonical(reader.manifest.labels))  # fmt: skip
-    source = scan(folder / "files", layout="folders")
-    built = ShardSet.open(build(source, folder / f"shards-{storage}", options).path).split(reader.name)
+    out = folder / f"shards-{storage}"
+    build_shards(
+        folder / "files", out, storage=cast(Any, storage), layout="folders", size=settings.size, fit=settings.fit,
+        split="random", fractions=(train, val, test), samples_per_shard=128, labels=_canonical(reader.manifest.labels),
+    )  # fmt: skip
+    built = ShardSet.open(out).split(reader.name)
     if len(built) != len(reader):
         text = f"{storage} storage of {reader.folder} would have {len(built)} samples instead of {len(reader)}"
         raise UsageError(f"{text}; run petseg-shard verify")
