@@ -242,7 +242,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
             None,
             "--fit is for whole images, and",
         ),
-        (["--mild-share", "0.3", "--augment", "none"], ["--augment", "train"], "--mild-share is for --augment train"),
+        (["--mild-share", "0.3", "--augment", "none"], ["--augment", "train"], "--mild-share is for --augment"),
         (["--patience", "3", "--validate-every", "80"], ["--epochs", "81"], "--patience needs validations before"),
         (["--max-damaged", "10"], ["--on-error", "replace"], "--max-damaged is for --on-error replace"),
         (["--max-damaged", "3", "--on-error", "stop"], None, "--max-damaged is for --on-error replace"),
