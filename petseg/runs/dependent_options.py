@@ -17,7 +17,7 @@ def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: Runti
             recipe.crop_scale is not None,
             spelled("--fit is for whole images, and --crop-scale trains on crops: give one of them"),
         ),
-        "mild_share": (recipe.augment == "none", spelled("--mild-share is for --augment=train and --augment=strong")),
+        "plain_share": (recipe.augment == "none", spelled("--plain-share is for --augment=train and --augment=strong")),
         "patience": (
             recipe.patience and recipe.epochs <= recipe.validate_every > 1,
             spelled("--patience needs validations before the last epoch: give a --validate-every below --epochs"),

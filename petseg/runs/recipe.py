@@ -42,7 +42,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     "HxW". With ``crop_scale`` (see :class:`pipeline.Loader`) training never sees a whole large image; validation then
     scores the centre of each, and prediction slides windows over all of it.
     ``precision`` is explained in petseg.host.device, the optimisers and schedules in petseg.optim, ``progressive`` and
-    ``mild_share`` in petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps.
+    ``plain_share`` in petseg.training.run_data. ``ema_decay`` None chooses a decay that fits the number of steps.
     ``init_from`` is an absolute path, see petseg.runs.initial_weights.
 
     ``encoder_weights`` is ``imagenet``, ``none`` or an absolute path, of a file with the SHA-256 ``encoder_sha256``.
@@ -84,8 +84,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
-    mild_share: Annotated[
-        float, Meta(ge=0, le=1, description="Share of the epochs, the last ones, with milder augmentation.")
+    plain_share: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the epochs, the last ones, in which images are only flipped.")
     ] = 0.0
     decode: Annotated[Literal["full", "scaled"], Meta(description="scaled: faster, training images differ a bit.")] = (
         "full"
@@ -209,7 +209,7 @@ def default_recipe(name: Name) -> Recipe:
         weight_decay=1.0,
         dice_weight=1.0,
         augment="strong",
-        mild_share=0.15,
+        plain_share=0.15,
         ema_decay=None,
         clip_norm=1.0,
     )

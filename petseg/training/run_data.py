@@ -3,9 +3,9 @@
 Progressive resizing: small images in the first epochs, full size in the last. Half the size costs a quarter.
 Howard's fast.ai entries to DAWNBench (2018); Tan and Le, EfficientNetV2 (2021).
 
-Milder augmentation in the last epochs: random crops show objects larger than the images to be predicted do, which a
-network, and its batch normalisation, should end with (Touvron et al., Fixing the train-test resolution discrepancy,
-2019; the last epochs without mosaic of Ge et al., YOLOX, 2021).
+Flips alone in the last epochs: random crops show objects larger than the images to be predicted do, and a network, and
+its batch normalisation, should end with those (Touvron et al., Fixing the train-test resolution discrepancy, 2019; Ge
+et al., YOLOX, 2021, whose last epochs are without mosaic and mixup).
 """
 
 from collections import Counter
@@ -42,17 +42,15 @@ def size_of_epoch(recipe: Recipe, epoch: int) -> Size:
 
 
 def augmentation_of_epoch(recipe: Recipe, epoch: int) -> Augmentation | None:
-    """Return how the images of an epoch (from 0) are varied: in the last ones one step milder than asked.
+    """Return how the images of an epoch (from 0) are varied: in the last ones they are only flipped.
 
-    The steps are ``strong``, ``train`` and flips alone. With ``crop_scale`` the place of a crop is drawn even where
-    nothing else is varied.
+    With ``crop_scale`` the place of a crop is drawn even where nothing else is varied.
     """
     if recipe.augment == "none":
         return None if recipe.crop_scale is None else NO_AUGMENTATION
-    late = epoch >= (1 - recipe.mild_share) * recipe.epochs
-    if not late:
-        return Augmentation.preset(recipe.augment)
-    return Augmentation.preset("train") if recipe.augment == "strong" else replace(NO_AUGMENTATION, flip=0.5)
+    augmentation = Augmentation.preset(recipe.augment)
+    plain = epoch >= (1 - recipe.plain_share) * recipe.epochs
+    return replace(NO_AUGMENTATION, flip=augmentation.flip) if plain else augmentation
 
 
 def train_loader_of_epoch(config: RunConfig, epoch: int, *, opened: Loader | None = None) -> Loader:

@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
     "size": 64,
     "progressive": True,
     "crop_scale": (0.4, 0.8),
-    "mild_share": 0.4,
+    "plain_share": 0.4,
     "widths": (8, 16),
     "dropout": 0.2,
     "epochs": 3,

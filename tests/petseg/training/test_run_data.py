@@ -30,18 +30,18 @@ def test_progressive_sizes_grow_to_the_full_one() -> None:
     assert {size_of_epoch(replace(recipe, progressive=False), epoch) for epoch in range(10)} == {(128, 128)}
 
 
-def test_the_last_epochs_vary_images_less() -> None:
-    recipe = replace(default_recipe("unet"), augment="strong", mild_share=0.15, epochs=20)
+def test_images_of_the_last_epochs_are_only_flipped() -> None:
+    recipe = replace(default_recipe("unet"), augment="strong", plain_share=0.15, epochs=20)
     kinds = [augmentation_of_epoch(recipe, epoch) for epoch in range(20)]
-    assert kinds == [STRONG] * 17 + [TRAIN] * 3
+    assert kinds == [STRONG] * 17 + [FLIPS] * 3
     mild = replace(recipe, augment="train")
     assert [augmentation_of_epoch(mild, epoch) for epoch in range(20)] == [TRAIN] * 17 + [FLIPS] * 3
     none = replace(recipe, augment="none")
     assert {augmentation_of_epoch(none, epoch) for epoch in range(20)} == {None}
     cropped = replace(none, crop_scale=(0.5, 1.0))
     assert {augmentation_of_epoch(cropped, epoch) for epoch in range(20)} == {NO_AUGMENTATION}
-    for share, last in ((0.0, STRONG), (1.0, TRAIN)):
-        everywhere = replace(recipe, mild_share=share)
+    for share, last in ((0.0, STRONG), (1.0, FLIPS)):
+        everywhere = replace(recipe, plain_share=share)
         assert {augmentation_of_epoch(everywhere, epoch) for epoch in range(20)} == {last}
     short = replace(recipe, epochs=3)  # an epoch counts as one of the last where all of it does
     assert [augmentation_of_epoch(short, epoch) for epoch in range(3)] == [STRONG] * 3
@@ -61,5 +61,5 @@ def test_training_opens_a_loader_for_each_kind_of_images(
 
     monkeypatch.setattr(run_data, "Loader", Recorded)
     options = {"size": 64, "widths": (8, 16), "epochs": 5, "batch_size": 16, "threads": 1, "validate_every": 5}
-    petseg.train(synthetic_set, run=tmp_path / "run", options={**options, "mild_share": 0.2})
-    assert opened == [(32, STRONG), (48, STRONG), (64, STRONG), (64, TRAIN)]
+    petseg.train(synthetic_set, run=tmp_path / "run", options={**options, "plain_share": 0.2})
+    assert opened == [(32, STRONG), (48, STRONG), (64, STRONG), (64, FLIPS)]
