@@ -235,7 +235,8 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
     elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
         reporter.note(
             f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
-            f"are enlarged, which adds work, not detail; build the set with a larger size, or {option('storage', 'source')}"
+            "are enlarged, which adds work, not detail; build the set with a larger size, or "
+            f"{option('storage', 'source')}"
         )
     note_absent_classes(config.data, reporter)
 

@@ -156,7 +156,7 @@ def test_epochs_without_their_last_checkpoint_are_not_trained_over(reference: Pa
     """Removed, for its size, or damaged: the weights that are left are named, and stay as they are."""
     run = tmp_path / "run"
     shutil.copytree(reference, run)
-    best, advice = (run / "best.pt").read_bytes(), f"with --init-from {run}$"
+    best, advice = (run / "best.pt").read_bytes(), f"with init_from='{run}'$"
     shards = json.loads((run / "config.json").read_text())["running"]["shards"]
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
     for given, resume in ((None, True), (shards, "auto")):
