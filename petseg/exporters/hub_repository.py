@@ -153,7 +153,7 @@ def _trained_on(predictor: Predictor) -> str:
         path = read_config(predictor.source.parent)["data"]["path"]
     except (CheckpointError, KeyError, TypeError):
         return "unknown"
-    return Path(str(path)).name or "unknown"
+    return printable(Path(str(path)).name) or "unknown"  # YAML takes no control characters
 
 
 def _starting_from(title: str) -> str:

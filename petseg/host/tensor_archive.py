@@ -77,7 +77,10 @@ def check_values(document: Any) -> None:
 
 
 def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` for the first tensor that is not of real numbers, all of them finite, naming it."""
+    """Raise ``ValueError`` for the first tensor that is not of real numbers, all of them finite, naming it.
+
+    Also for variances of batch normalisation that are below 0, whose roots are not finite.
+    """
     for name, tensor in weights.items():
         if tensor.is_complex():
             raise ValueError(f"{name} has complex numbers ({tensor.dtype}), which are no weights")
@@ -85,6 +88,8 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(f"{name} has numbers of a kind ({tensor.dtype}) that no network here has")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            raise ValueError(f"{name} has values below 0, which are no variances")
 
 
 def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:

@@ -11,7 +11,7 @@ from petseg.host.device import Placement
 from petseg.host.distributed import World
 from petseg.inference.metrics import Matrix, Scores, class_counts, confusion, predicted_class, score, score_counts
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
-from petseg.inference.probabilities import class_probabilities, compute_logits
+from petseg.inference.probabilities import class_probabilities, compute_logits, not_finite
 from pipeline import Batch, Loader
 from shards.format.geometry import Size
 from shards.format.labels import Labels
@@ -113,26 +113,30 @@ def evaluate(
     """Score a network at the loader's size; every rank of ``world`` must call this and gets the complete result.
 
     ``after_batch`` is called after each batch with its number of images, all ranks' included; it may raise to stop, if
-    it does so on all ranks.
+    it does so on all ranks. Without ``loss_sum``, which would show it, ``PetsegError`` for outputs that are not finite.
     """
     world = world or World()
     labels = loader.labels
     tally = PixelTally(len(labels), placement.device)
-    loss = torch.zeros(2, dtype=torch.float64, device=placement.device)  # the sum, and of how many images
+    # The sum of the loss, of how many images, and of how many batches the outputs are not finite.
+    sums = torch.zeros(3, dtype=torch.float64, device=placement.device)
     for number, batch in enumerate(loader):
         if len(batch.index):
             logits = compute_logits(model, batch.image, placement=placement)
             if loss_sum is not None:
-                loss += torch.stack([loss_sum(logits, batch), batch.valid.sum()])
+                sums[:2] += torch.stack([loss_sum(logits, batch), batch.valid.sum()])
             if options != WHOLE_IMAGES:
                 logits = class_probabilities(
                     model, batch.image, placement=placement, flip_tta=options.flip_tta, scales=options.scales
                 )
+            sums[2] += ~torch.isfinite(logits).all()
             matrices = confusion(batch.mask, predicted_class(logits), classes=len(labels))
             tally.add(batch.index, batch.valid, matrices)
         after_batch(loader.valid_in_batch(number))
     matrix, counts = tally.gather(world, samples=loader.samples)
-    total, images = world.sum(loss).tolist()
+    total, images, broken = world.sum(sums).tolist()
+    if broken and loss_sum is None:
+        raise not_finite(placement)
     mean = None if loss_sum is None else total / max(images, 1.0)
     stored = loader.shards.manifest.size
     enlarged = stored is not None and any(side > own for side, own in zip(loader.size, stored, strict=True))

@@ -25,7 +25,7 @@ from petseg.inference.network_inputs import (
     scaled_input,
     scaled_size,
 )
-from petseg.inference.probabilities import class_probabilities, resize_probabilities, resized_strips
+from petseg.inference.probabilities import class_probabilities, not_finite, resize_probabilities, resized_strips
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
 from petseg.runs.checkpoint import expect_weights_of, load_checkpoint
@@ -126,6 +126,7 @@ class Predictor:
         Raises:
             SampleError: the file is not an image that can be decoded.
             UsageError: an option is out of range.
+            PetsegError: the network's outputs are not finite.
         """
         options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
         return self.predict_batch([to_rgb(image)], options)[0]
@@ -193,6 +194,8 @@ class Predictor:
                 batch = torch.from_numpy(np.stack([inputs[i].pixels for i in group])).permute(0, 3, 1, 2)
                 batch = batch.to(self.placement.device)
                 maps = class_probabilities(self.model, batch, placement=self.placement, flip_tta=options.flip_tta)
+                if not bool(torch.isfinite(maps).all()):
+                    raise not_finite(self.placement)
                 for i, coarse in zip(group, maps, strict=True):
                     found[i].append(coarse[:, inputs[i].rows, inputs[i].columns])
         return [_mean(maps) for maps in found]

@@ -14,6 +14,7 @@ from petseg.loggers.logged_ids import LoggedId, read_id, write_id
 from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.runs.history import History
 from shards.errors import PetsegError
+from shards.store.addresses import without_secrets
 
 _SERVICE = "mlflow"
 _DATABASE, _FILE = "sqlite:///", "mlflow.db"  # MLflow's default, in the working directory
@@ -124,12 +125,13 @@ def _expect_local(address: str) -> str:
     The folder may be anybody's: only the environment says to which server the metrics, and its password, are sent.
     """
     if address and not (address.startswith(_DATABASE) and Path(address.removeprefix(_DATABASE)).name == _FILE):
-        raise PetsegError(f"this run was logged to {address}; to go on there, set MLFLOW_TRACKING_URI to that")
+        shown = without_secrets(address)
+        raise PetsegError(f"this run was logged to {shown}; to go on there, set MLFLOW_TRACKING_URI to that")
     return address if Path(address.removeprefix(_DATABASE)).is_file() else ""
 
 
 def _absolute(address: str) -> str:
-    """Return the address of a store so that it is the same one from every working directory."""
-    if address.startswith(_DATABASE) and not address.startswith(f"{_DATABASE}/"):
-        return f"{_DATABASE}{Path(address.removeprefix(_DATABASE)).absolute()}"
-    return address
+    """Return the address of a store so that it is the same one from every working directory, without a password."""
+    if not address.startswith(_DATABASE):
+        return without_secrets(address)
+    return f"{_DATABASE}{Path(address.removeprefix(_DATABASE)).absolute()}"

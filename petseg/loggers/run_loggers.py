@@ -15,6 +15,7 @@ from petseg.runs.recipe import LoggerName
 from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import RunFolder
 from shards.errors import first_line
+from shards.store.addresses import without_secrets
 
 _RETRY_SECONDS = 60.0  # a service that does not answer can hold up an epoch's end this often, not more
 
@@ -89,10 +90,8 @@ class RunLoggers:
             state.retry_at = self._clock() + _RETRY_SECONDS
             if not state.reported:
                 state.reported = True
-                self._note(
-                    f"{state.logger.title} failed ({first_line(error)}); the training goes on, and it is tried again "
-                    "later"
-                )
+                reason = without_secrets(first_line(error))
+                self._note(f"{state.logger.title} failed ({reason}); the training goes on, and it is tried again later")
 
 
 def make_loggers(config: RunConfig, folder: RunFolder, *, note: Callable[[str], None]) -> RunLoggers:

@@ -98,9 +98,11 @@ def read_state(path: Path) -> State:
     state = {name.removeprefix("module."): tensor for name, tensor in document.items()}
     try:
         check_finite(state)
+        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        check_finite(state)  # once more: float64 may be more than float32 holds
     except ValueError as error:
         raise UsageError(f"{option('encoder_weights', path)}: {error}") from None
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return state
 
 
 def file_digest(path: Path) -> str:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import petseg
 from petseg.cli import export, predict
 from petseg.exporters.hub_layout import HubConfig
+from petseg.exporters.hub_repository import export_hub
 from petseg.nets.factory import build_model
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.initial_weights import read_initial_weights
@@ -32,8 +33,6 @@ FILES = {"README.md", "config.json", "model.safetensors", "use.py"}
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder made from a network of 21 classes with awkward names, in a folder with an awkward name."""
-    from petseg.exporters.hub_repository import export_hub
-
     folder = tmp_path_factory.mktemp("hub")
     run = write_untrained(folder / "run", many_labels(21), fit="contain")
     predictor = petseg.load(run, device="cpu", precision="fp32")
@@ -70,9 +69,16 @@ def test_the_hub_reads_the_card(hub: Path) -> None:
     assert card.text.lstrip().startswith("# a: ")
 
 
-def test_no_folder_of_this_machine_is_published(hub: Path, tmp_path: Path) -> None:
-    from petseg.exporters.hub_repository import export_hub
+def test_the_name_of_a_set_is_valid_yaml(hub: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    shutil.copytree(hub.parent / "run", tmp_path / "run")
+    (tmp_path / "run/config.json").write_text(json.dumps({"data": {"path": "/sets/a\x7f\x85\u2028b\ud800"}}))
+    out = export_hub(petseg.load(tmp_path / "run", device="cpu", precision="fp32"), tmp_path / "out").folder
+    front = (out / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == r"a\x7f\x85\u2028b\ud800"
 
+
+def test_no_folder_of_this_machine_is_published(hub: Path, tmp_path: Path) -> None:
     predictor = petseg.load(hub.parent / "run", device="cpu", precision="fp32")
     recipe = msgspec.structs.replace(predictor.recipe, init_from="/home/me/a.pt", encoder_weights="/home/me/b.pth")
     predictor.recipe = recipe

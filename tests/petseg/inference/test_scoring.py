@@ -178,6 +178,36 @@ def test_evaluation_options(call, tiny_run: Path, synthetic_set: Path) -> None:
     assert "with the border counted as animal" in text
 
 
+def overflowing(run: Path, path: Path) -> Path:
+    """A checkpoint of finite weights whose products are not."""
+    document = torch.load(run / "best.pt", weights_only=True)
+    for name, tensor in document["model"].items():
+        if name.startswith("levels.") and tensor.dim() == 4:
+            document["model"][name] = tensor.sign() * 1e38
+    torch.save(document, path)
+    return path
+
+
+@pytest.mark.parametrize("options", [(), ("--flip-tta",), ("--own-size",), ("--window", 48)])
+def test_outputs_that_are_not_finite_have_no_score(
+    call, tiny_run: Path, synthetic_set: Path, tmp_path: Path, options: tuple[Any, ...]
+) -> None:
+    broken = overflowing(tiny_run, tmp_path / "broken.pt")
+    result = call(evaluate, broken, "--shards", synthetic_set, *options)
+    assert (result.code, result.out) == (1, "")
+    assert "Error: the network's outputs are not finite (NaN or infinity): its weights are damaged" in result.err
+
+
+def test_outputs_that_are_not_finite_are_no_prediction(call, tiny_run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    broken = overflowing(tiny_run, tmp_path / "broken.pt")
+    for options in ([], ["--window", 48], ["--scales", "1,1.5"]):
+        result = call(predict, broken, tmp_path / "a.png", "-o", tmp_path / "out", *options)
+        assert result.code == 1
+        assert "the network's outputs are not finite" in result.err
+        assert not list((tmp_path / "out").iterdir())
+
+
 def test_prediction_options(call, tiny_run: Path, tmp_path: Path) -> None:
     for name in "abc":
         Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (40, 50, 3), np.uint8)).save(

@@ -88,7 +88,7 @@ def test_no_request_is_larger_than_mlflow_allows(tmp_path: Path, monkeypatch: py
     sent = {"metrics": list[int](), "params": list[int]()}
 
     class Counting:
-        tracking_uri = "http://mlflow"
+        tracking_uri = "http://me:secret@mlflow"
 
         def __init__(self, address: str | None) -> None: ...
 
@@ -114,6 +114,9 @@ def test_no_request_is_larger_than_mlflow_allows(tmp_path: Path, monkeypatch: py
     assert sent["params"] == [100, 50]
     assert max(sent["metrics"]) <= 1000
     assert sum(sent["metrics"]) > 1500
+    kept = read_id(tmp_path / "run", "mlflow")
+    assert kept is not None
+    assert kept.address == "http://mlflow"  # a run's folder may be given to anybody
 
 
 def test_names_of_classes_are_allowed_and_distinct() -> None:
@@ -152,6 +155,7 @@ def test_without_a_server_a_database_is_made(tmp_path: Path, monkeypatch: pytest
     [
         "http://198.51.100.7:5000",
         "https://mlflow.example",
+        "postgresql://me:secret@mlflow.example/db",
         "databricks",
         "file:///tmp/store",
         "sqlite:////tmp/other.db",
@@ -163,5 +167,6 @@ def test_the_folder_of_a_run_names_no_server(address: str, tmp_path: Path, monke
     monkeypatch.setattr("mlflow.MlflowClient", lambda *given: pytest.fail(f"a client of {given} was made"))
     run = logged_run(tmp_path / "run")
     write_id(run.folder, "mlflow", LoggedId(id="1", address=address))
-    with pytest.raises(PetsegError, match="to go on there, set MLFLOW_TRACKING_URI"):
+    with pytest.raises(PetsegError, match="to go on there, set MLFLOW_TRACKING_URI") as error:
         MlflowLogger(run).open([entry(1, 6)])
+    assert "secret" not in str(error.value)

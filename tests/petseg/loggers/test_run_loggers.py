@@ -77,6 +77,16 @@ def test_every_epoch_arrives_once_however_often_a_service_fails(answers: list[bo
         assert notes[0] == "a service failed (no route to host); the training goes on, and it is tried again later"
 
 
+def test_a_password_in_the_address_of_a_service_is_not_shown() -> None:
+    class Refusing(Service):
+        def open(self, history: Sequence[Mapping[str, Any]]) -> None:
+            raise ConnectionError("API request to https://me:secret@mlflow.example/api?token=secret failed")
+
+    notes: list[str] = []
+    RunLoggers([Refusing()], note=notes.append).open([])
+    assert "(API request to https://mlflow.example/api failed)" in notes[0]
+
+
 def test_a_dead_service_is_tried_once_a_minute() -> None:
     now = 0.0
     dead = Service([False] * 1000)

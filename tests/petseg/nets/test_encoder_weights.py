@@ -115,6 +115,8 @@ def changed(name: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
         (lambda: changed("extra.weight", torch.zeros(2)), "extra.weight is unexpected$"),
         (lambda: changed("conv_stem.weight", torch.zeros(16, 1, 3, 3)), r"\(16x1x3x3, not 16x3x3x3\) is of another"),
         (lambda: changed("bn1.bias", torch.tensor([float("nan")] * 16)), "bn1.bias has values that are not finite"),
+        (lambda: changed("bn1.running_var", -torch.ones(16)), "bn1.running_var has values below 0"),
+        (lambda: changed("bn1.bias", torch.tensor([1e300] * 16, dtype=torch.float64)), "values that are not finite"),
         (lambda: whole("resnet18"), r"\d+ more are missing; .* are unexpected"),
         (lambda: changed("bn1.bias", torch.ones(1).expand(10**12)), "larger than its data"),
         (lambda: changed("bn1.bias", torch.eye(16).to_sparse()), "Python objects"),

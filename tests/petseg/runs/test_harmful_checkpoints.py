@@ -72,6 +72,10 @@ CHANGES: dict[str, tuple[Callable[[Document], object], str]] = {
     "infinity": (weight(torch.tensor([1.0, float("-inf")])), "w has values that are not finite"),
     "NaN in the average": (lambda d: d.update(average={"v": NAN}), "v has values that are not finite"),
     "NaN in half precision": (weight(NAN.half()), "w has values that are not finite"),
+    "a variance below 0": (
+        lambda d: d["model"].update({"norm.running_var": torch.tensor([1.0, -0.5])}),
+        "norm.running_var has values below 0, which are no variances",
+    ),
     "complex": (weight(torch.ones(2, dtype=torch.complex64)), "w has complex numbers"),
     "sparse": (weight(torch.eye(2).to_sparse()), "Python objects"),
     "larger than its data": (weight(torch.ones(1).expand(10**12)), "larger than its data"),
