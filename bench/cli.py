@@ -94,6 +94,8 @@ def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Pat
     from bench.results.records import read_results
     from bench.results.result_page import update_document
 
+    if len({path.stem for path in results}) < len(results):
+        raise UsageError("two of the files have the same name, which says where in the documents they go; rename one")
     runs = {path.stem: read_results(path) for path in results}
     if problems := Outputs(plot=plot, overwrite=overwrite).write(next(iter(runs.values()))):
         raise UsageError("; ".join(problems))

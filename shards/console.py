@@ -225,12 +225,15 @@ def can_draw(stream: TextIO) -> bool:
 
 
 def stdout_console(**options: Any) -> "Console":
-    """Return rich's console for tables on stdout, of a fixed width where there is no terminal to ask."""
+    """Return rich's console for tables on stdout, of a fixed width where there is no terminal to ask.
+
+    Names are shown as they are: ``:cat:`` does not become a picture.
+    """
     from rich.console import Console
 
     if not sys.stdout.isatty():
-        return Console(width=_PIPE_WIDTH, **options)
-    return Console(force_terminal=None if can_draw(sys.stdout) else False, **options)
+        return Console(width=_PIPE_WIDTH, emoji=False, **options)
+    return Console(force_terminal=None if can_draw(sys.stdout) else False, emoji=False, **options)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,12 @@ def test_help_answers_and_names_the_commands(command: Command) -> None:
         assert name in shown
 
 
+def test_figures_of_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["figures", "a/run.json", "b/run.json", "--into", str(tmp_path / "doc.md")])
+    assert result.exit_code == 2
+    assert "two of the files have the same name" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_run_and_what_is_made_of_it(tmp_path: Path) -> None:
     """With processes of their own, as always outside tests."""

@@ -57,6 +57,14 @@ def test_names_of_sets(command: str, tmp_path: Path) -> None:
     assert_harmless(output(command, tmp_path / NASTY, *more))
 
 
+def test_names_between_colons_are_no_pictures(tmp_path: Path) -> None:
+    maker = Maker(tmp_path / "pets")
+    for number in range(4):
+        maker.add(f"a_{number}")
+    output("build", maker.folder, tmp_path / "a:cat:b", "--split", "random", "--workers", "1")
+    assert "a:cat:b: 4 samples" in output("info", tmp_path / "a:cat:b")
+
+
 @pytest.mark.parametrize("command", ["build", "labels"])
 def test_names_of_sources(command: str, tmp_path: Path) -> None:
     more = [tmp_path / "set"] if command == "build" else []
