@@ -15,6 +15,7 @@ _XML_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist", re.IGNORECASE)
 _CONFLICT: Final = "ConditionalRequestConflict"  # S3's, while another conditional write of the same name goes on
 _BAD_NAME = re.compile(r"invalid path: (.*?(?:empty path segment|path segment \"[^\"]*\"))")
+_NO_RANGE: Final = "Range request not supported"  # obstore's, where a request of a range was answered with 200
 _PASSING: Final = {"408", "429"}  # and those from 500 on: worth another try
 # The innermost error of a request that got no reply.
 _CAUSES: Final = (
@@ -52,6 +53,8 @@ def passing_reason(error: Exception, place: str) -> str:
             raise ObjectExistsError(f"{place} exists already") from None
         case "PermissionDeniedError" | "UnauthenticatedError":
             raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
+    if _NO_RANGE in text:  # or a proxy's page about an error, which may pass
+        return "another reply than the range of bytes that was asked for, which the server must support"
     found = _STATUS.search(text)
     code = found[1] if found else ""
     if code == "416":

@@ -83,6 +83,12 @@ def test_more_than_was_asked_for_is_not_read(hostile: ThreadingHTTPServer) -> No
     assert hostile.sent < 2 * 200  # type: ignore[attr-defined] # times 64 KiB: what sockets and a chunk hold
 
 
+def test_a_server_without_ranges_is_named(hostile: ThreadingHTTPServer) -> None:
+    """Such as Python's own http.server: it sends the whole file, whatever is asked for."""
+    with pytest.raises(StoreError, match="2 attempts failed, the last one with another reply than the range of bytes"):
+        at(hostile, attempts=2).read_range("huge/table", 0, 1000)
+
+
 def test_a_byte_at_a_time_is_given_up(hostile: ThreadingHTTPServer) -> None:
     """Each one arrives long before a time limit for the next."""
     quick = {"connect_seconds": 0.4, "read_seconds": 0.4, "least_rate": 1e6, "slow_attempts": 2}
