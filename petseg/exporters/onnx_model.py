@@ -17,6 +17,7 @@ import torch
 from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
 from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
+from petseg.inference.probabilities import not_finite
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
@@ -211,12 +212,15 @@ def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes)
                 ) from None
             with torch.inference_mode():
                 scores = network.scores(torch.from_numpy(image))
+            if not bool(torch.isfinite(scores).all()):
+                raise not_finite(predictor.placement)
             if network.options.output != "classes":
                 difference = np.abs(found - scores.numpy())
             else:  # classes may differ where two scores are the same up to rounding
                 chosen = scores.gather(1, torch.from_numpy(found).long()[:, None])[:, 0]
                 difference = (scores.amax(dim=1) - chosen).numpy()
-            largest = max(largest, float(difference.max()))
+            worst = float(difference.max())
+            largest = max(largest, worst if math.isfinite(worst) else math.inf)  # max() would pass over NaN
     return largest
 
 

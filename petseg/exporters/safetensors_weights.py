@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_model import require
 from petseg.exporters.usage_program import card_facts
@@ -17,7 +19,8 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     labels; the card also contains code that needs torch alone.
 
     Raises:
-        PetsegError: the ``export`` extra is not installed, or a file exists already and ``overwrite`` is False.
+        PetsegError: the ``export`` extra is not installed, a file exists already and ``overwrite`` is False, or the
+            network's outputs are not finite.
     """
     path = Path(path)
     card = path.with_suffix(".md")
@@ -32,5 +35,7 @@ def weights_file(predictor: Predictor) -> bytes:
     require("safetensors")
     from safetensors.torch import save
 
+    noise = np.random.default_rng(0).integers(0, 256, (*predictor.size, 3), dtype=np.uint8)
+    predictor.predict(noise)  # its outputs are finite
     weights = {name: value.contiguous() for name, value in predictor.model.state_dict().items()}
     return save(weights, metadata={"format": "pt", **card_facts(predictor)})

@@ -172,13 +172,14 @@ def test_what_cannot_be_exported_is_refused_with_what_can(call, tmp_path: Path) 
     assert call(export, odd, tmp_path / "net.onnx", "--input-size", "fixed").code == 0
 
 
+@pytest.mark.parametrize("more", [0.01, float("nan")])
 def test_a_file_that_computes_something_else_is_not_written(
-    call, exported: OnnxExport, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call, exported: OnnxExport, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: float
 ) -> None:
     model = onnx.load(exported.path)
     (bias,) = (each for each in model.graph.initializer if each.name.endswith("head.bias"))
     values = onnx.numpy_helper.to_array(bias).copy()
-    values[1] += 0.01
+    values[1] += more
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     monkeypatch.setattr("petseg.exporters.onnx_model._to_onnx", lambda *_: model.SerializeToString())
     result = call(export, tiny_run, tmp_path / "net.onnx")

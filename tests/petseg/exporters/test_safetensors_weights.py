@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -29,3 +32,20 @@ def test_weights_and_their_card(call, tiny_run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "net.md").read_text()
     assert "Limits" in card
     assert "mean IoU" in card
+
+
+@pytest.mark.parametrize("options", [["net.safetensors"], ["net.onnx"], ["hub", "--hub"]])
+def test_outputs_that_are_not_finite_are_not_exported(
+    call, tiny_run: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petseg.exporters.onnx_model._to_onnx", lambda *_: b"")
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: SimpleNamespace(run=lambda *_: (np.zeros(1),)))
+    document = torch.load(tiny_run / "best.pt", weights_only=True)
+    for name, tensor in document["model"].items():
+        if name.startswith("levels.") and tensor.dim() == 4:
+            document["model"][name] = tensor.sign() * 1e38
+    torch.save(document, tmp_path / "broken.pt")
+    monkeypatch.chdir(tmp_path)
+    result = call(export, "broken.pt", *options)
+    assert (result.code, "outputs are not finite" in result.err) == (1, True), result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pt"]
