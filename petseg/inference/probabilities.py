@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from petseg.host.device import Placement
 from petseg.inference.network_inputs import scaled_size
-from shards.errors import PetsegError
+from shards.errors import PetsegError, option
 
 _STRIP_VALUES = 6_000_000  # 24 MB, and a few times that while they are computed
 
 
 def not_finite(placement: Placement) -> PetsegError:
     """Return the error for outputs of a network that are NaN or infinite: no class could be taken from them."""
-    advice = ", or too large for --precision fp16" if placement.precision == "fp16" else ""
+    advice = f", or too large for {option('precision', 'fp16')}" if placement.precision == "fp16" else ""
     return PetsegError(
         f"the network's outputs are not finite (NaN or infinity): its weights are damaged{advice}; take another "
         "checkpoint of the run, or train again"
