@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from shards.console import can_draw
 from shards.errors import SourceError, UsageError, option
 from shards.format.readers.output_places import expect_folder, expect_outside
+from shards.store.addresses import without_secrets
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
 
@@ -25,19 +26,25 @@ _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 def official_archives(mirror: str | None = None) -> tuple[tuple[str, str], ...]:
     """Return the addresses of the dataset's archives (at ``mirror``/FILE, if given) and their MD5, from torchvision.
 
-    Raises ``UsageError`` if the mirror is not an http, https or file address.
+    Raises ``UsageError`` if the mirror is not an http, https or file address, or holds a user, a password or a query.
     """
     if mirror is not None:  # checked before torchvision is imported, which takes seconds
+        shown = without_secrets(mirror)
         try:
             parts = urlsplit(mirror)
-            complete = parts.scheme == "file" or (bool(parts.hostname) and parts.port != 0)
-        except ValueError as error:
-            raise UsageError(f"{option('mirror', mirror)} is not an address: {error}") from None
+            local = parts.scheme == "file"
+            secret = "@" in parts.netloc or (not local and bool(parts.query or parts.fragment))
+            complete = local or secret or (bool(parts.hostname) and parts.port != 0)
+        except ValueError:
+            raise UsageError(f"{option('mirror', shown)} is not an address") from None
         if parts.scheme not in ("http", "https", "file"):
-            raise UsageError(f"{option('mirror', mirror)} does not begin with http:, https: or file:")
+            raise UsageError(f"{option('mirror', shown)} does not begin with http:, https: or file:")
+        if secret:
+            what = "an address must not hold a user, a password or a query, which end up in logs"
+            raise UsageError(f"{option('mirror', shown)}: {what}")
         if not complete or any(letter <= " " or letter > "~" for letter in mirror):
             what = "is not an address of the form http://HOST/PATH; write %20 for a space"
-            raise UsageError(f"{option('mirror', mirror)} {what}")
+            raise UsageError(f"{option('mirror', shown)} {what}")
     from torchvision.datasets import OxfordIIITPet
 
     archives = [(str(url), str(md5)) for url, md5 in OxfordIIITPet._RESOURCES]

@@ -128,6 +128,23 @@ def test_the_archives_are_torchvisions() -> None:
         official_archives("mirror/pets")
 
 
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "https://me:secret@mirror/pets",
+        "https://mirror/pets?token=secret",
+        "ftp://me:secret@mirror/",
+        "http://me:secret@mirror:port/",
+        "http://me:secret@/ x",
+        "http://:secret@[::1",
+    ],
+)
+def test_a_password_in_the_address_of_a_mirror_is_not_shown(mirror: str) -> None:
+    with pytest.raises(UsageError, match="mirror=") as error:
+        official_archives(mirror)
+    assert "secret" not in str(error.value)
+
+
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str, str]:
     """Run petseg-shard in this process, which has imported torchvision; return exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as end:
