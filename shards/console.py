@@ -6,14 +6,16 @@ Imports click only, so that ``--help`` answers at once.
 import codecs
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -31,6 +33,8 @@ from shards.errors import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+# A signal within this time of another one repeats it: a shell, or torchrun, signalled both a process and its group.
+REPEAT_SECONDS: Final = 0.5
 _PIPE_WIDTH = 140  # characters
 _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names"  # encodings; an error handler
 
@@ -84,10 +88,8 @@ def installed_version() -> str:
 class FriendlyMixin:
     """Turns exceptions that a user can act on into one line on stderr and an exit code; for outermost commands.
 
-    SIGTERM and SIGHUP are exceptions too, so that what is half done is removed, unless the command has its own signals.
+    Signals that ask to stop are exceptions too, so that what is half done is removed.
     """
-
-    own_signals = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,43 +102,37 @@ class FriendlyMixin:
         """Run the command; never show a traceback for an error that the user can act on."""
         kwargs["standalone_mode"] = False
         open_streams()
-        try:
-            expect_current_folder()
-            with command_line(), contextlib.nullcontext() if self.own_signals else raise_stop_signals():
+        with command_line(), raise_stop_signals():  # also while the message is printed
+            try:
+                expect_current_folder()
                 result = super().main(*args, **kwargs)  # type: ignore[misc]
-        except click.ClickException as error:
-            show(error)
-            sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt) as error:
-            # click turns KeyboardInterrupt into Abort; the notes are on the exception that it was raised from.
-            notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
-            fail("; ".join(["interrupted", *notes]), INTERRUPTED)
-        except (PetsegError, TerminatedError) as error:
-            fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
-        except BrokenPipeError:
-            # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.
-            drop_output()
-            sys.exit(1)
-        except OSError as error:
-            fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
-        except RecursionError:
-            fail("folders, or values in a file, are nested too deeply", 1)
-        except (ImportError, MemoryError, RuntimeError) as error:
-            lacking = describe_shortage(error)
-            if lacking is None:
-                raise
-            fail("; ".join([lacking, *getattr(error, "__notes__", [])]), 1)
+            except click.ClickException as error:
+                show(error)
+                sys.exit(error.exit_code)
+            except (click.Abort, KeyboardInterrupt) as error:
+                # click turns KeyboardInterrupt into Abort; the notes are on the exception that it was raised from.
+                notes = [*getattr(error, "__notes__", []), *getattr(error.__cause__, "__notes__", [])]
+                fail("; ".join(["interrupted", *notes]), INTERRUPTED)
+            except (PetsegError, TerminatedError) as error:
+                fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
+            except BrokenPipeError:
+                # The reader of the output has closed it (`petseg-shard info | head`): nothing to report.
+                drop_output()
+                sys.exit(1)
+            except OSError as error:
+                fail("; ".join([describe_os_error(error), *getattr(error, "__notes__", [])]), 1)
+            except RecursionError:
+                fail("folders, or values in a file, are nested too deeply", 1)
+            except (ImportError, MemoryError, RuntimeError) as error:
+                lacking = describe_shortage(error)
+                if lacking is None:
+                    raise
+                fail("; ".join([lacking, *getattr(error, "__notes__", [])]), 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 
 class FriendlyCommand(FriendlyMixin, click.Command):
     """A single command (``petseg-train``)."""
-
-
-class TrainingCommand(FriendlyCommand):
-    """A command that writes a checkpoint where a signal asks it to stop."""
-
-    own_signals = True
 
 
 class FriendlyGroup(FriendlyMixin, click.Group):
@@ -267,13 +263,19 @@ def current_work(text: str) -> Iterator[Callable[[str], None]]:
 def raise_stop_signals() -> Iterator[None]:
     """Within the block SIGTERM and SIGHUP raise :class:`TerminatedError`, as Ctrl-C raises KeyboardInterrupt.
 
-    So ``finally`` removes what is half done. A signal that is ignored (``nohup``) stays so.
+    So ``finally`` removes what is half done, which a signal within :data:`REPEAT_SECONDS` after it does not
+    interrupt. A signal that is ignored (``nohup``) stays so.
     """
+    taken = -math.inf
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TerminatedError(number)
+        nonlocal taken
+        now = time.monotonic()
+        if now - taken > REPEAT_SECONDS:
+            taken = now
+            raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError(number)
 
-    with signals_handled(stop, (signal.SIGTERM, signal.SIGHUP)):
+    with signals_handled(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         yield
 
 
@@ -281,7 +283,10 @@ def raise_stop_signals() -> Iterator[None]:
 def signals_handled(
     handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals]
 ) -> Iterator[None]:
-    """Handle signals by ``handler`` in the block, except ignored ones; only in the main thread, which receives them."""
+    """Handle signals by ``handler`` in the block, except ignored ones; only in the main thread, which receives them.
+
+    A handler that the block itself has installed stays.
+    """
     previous = {}
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.getsignal(number) for number in numbers}
@@ -292,4 +297,5 @@ def signals_handled(
         yield
     finally:
         for number, old in previous.items():
-            signal.signal(number, old)
+            if signal.getsignal(number) is handler:
+                signal.signal(number, old)

@@ -1,13 +1,12 @@
 """Errors for users: what is wrong, where, and what to do about it.
 
-This is the lowest module of the project: every other package may use it, and it imports none of the project.
+This is the lowest module of the project: every other package may use it, and it imports none of the project. Commands
+import it before Ctrl-C is theirs, so it imports little when it is loaded.
 """
 
 import contextlib
-import difflib
 import errno
 import functools
-import inspect
 import os
 import re
 import shlex
@@ -250,6 +249,8 @@ def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, s
 
     ``other_words``: what others call some of the names, and the name.
     """
+    import difflib
+
     words = dict(other_words or {})
     close = difflib.get_close_matches(name, sorted({*names, *words}), n=1)
     return f"; did you mean {words.get(close[0], close[0])}?" if close else ""
@@ -260,6 +261,8 @@ def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str
 
     ``otherwise``: returns the end of the message where there is none.
     """
+    import inspect
+
     names = [name for name in inspect.signature(function).parameters if name != "self"]
 
     @functools.wraps(function)

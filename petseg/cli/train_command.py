@@ -15,7 +15,7 @@ from petseg.nets.model_config import ModelConfig, Name
 from petseg.runs.encoder_options import SCALE_OF_SMALL, SMALL_SIDE, WITH_WEIGHTS
 from petseg.runs.option_fields import AUTO, field_types, option_name, shown_value, takes_auto
 from petseg.runs.recipe import DECAY_OF_ADAMW, LR_OF_ADAM, NO_OPTIONS, Recipe, RuntimeOptions, default_recipe
-from shards.console import PATH, PathArgument, PlaceArgument, TrainingCommand, print_json, say
+from shards.console import PATH, FriendlyCommand, PathArgument, PlaceArgument, print_json, say
 from shards.format.geometry import Scales, Size, size_text
 
 _UNET, _TUTORIAL = default_recipe("unet"), default_recipe("tutorial")
@@ -145,7 +145,7 @@ _RUNTIME_OPTIONS = _field_options(RuntimeOptions, RuntimeOptions(shards=""), ski
 
 
 @click.command(
-    cls=TrainingCommand,
+    cls=FriendlyCommand,
     context_settings={**HELP, "max_content_width": 110},
     params=[*_RUN_OPTIONS, *_RECIPE_OPTIONS, *_MODEL_OPTIONS, *_RUNTIME_OPTIONS],
 )

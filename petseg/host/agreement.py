@@ -17,7 +17,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from petseg.host.distributed import World
 from petseg.host.meeting_store import WAIT, MeetingError, meeting_store
-from shards.errors import PetsegError, UsageError, first_line
+from shards.errors import PetsegError, TerminatedError, UsageError, first_line
 
 _VERDICT, _POLL_SECONDS = "verdict", 0.02
 _starts = itertools.count()  # a program may train several times
@@ -57,7 +57,7 @@ class JointStart:
             self._store.set(key, json.dumps(decided))
             return decided
         if self._wait(key, _VERDICT) == _VERDICT:  # rank 0 has failed
-            raise _refusal(json.loads(self._store.get(_VERDICT)))
+            raise _refusal(self._verdict())
         return json.loads(self._store.get(key))
 
     def must_agree(self, name: str, value: Any, *, text: str, advice: str) -> None:
@@ -89,8 +89,7 @@ class JointStart:
         if not self.world.first:
             self._store.set(f"start/{self.world.rank}", own)
             self._wait(_VERDICT)
-            verdict = json.loads(self._store.get(_VERDICT))
-            self._store.set(f"seen/{self.world.rank}", "")
+            verdict = self._verdict()
         else:
             others = range(1, self.world.size)
             said = {rank: json.loads(self._store.get(f"start/{rank}")) for rank in others}
@@ -107,10 +106,15 @@ class JointStart:
             return
         self._store.set(f"start/{self.world.rank}", json.dumps(own))
         self._store.wait([_VERDICT], _SHORT)
-        verdict = json.loads(self._store.get(_VERDICT))
-        self._store.set(f"seen/{self.world.rank}", "")
+        verdict = self._verdict()
         if verdict and verdict["rank"] == 0 and verdict["error"] == own["error"]:
             raise _refusal(verdict)
+
+    def _verdict(self) -> Any:
+        """Return what rank 0 has published; let it know, because it waits for that."""
+        verdict = json.loads(self._store.get(_VERDICT))
+        self._store.set(f"seen/{self.world.rank}", "")
+        return verdict
 
     def _publish(self, verdict: dict[str, Any] | None) -> None:
         """Let the others know; wait until they do, because the store may end with this process."""
@@ -130,7 +134,8 @@ def joint_start(world: World) -> Iterator[JointStart]:
     try:
         yield start
     except BaseException as error:
-        if world.size > 1 and not isinstance(error, RefusedStartError | MeetingError | KeyboardInterrupt):
+        known = (RefusedStartError, MeetingError, KeyboardInterrupt, TerminatedError)  # signals reach all ranks
+        if world.size > 1 and not isinstance(error, known):
             # Where they cannot be reached, this rank's own error is what matters.
             with contextlib.suppress(RuntimeError, MeetingError, UsageError):
                 start.fail(error)

@@ -7,14 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from shards.console import signals_handled
+from shards.console import REPEAT_SECONDS, signals_handled
 from shards.errors import PetsegError, UsageError, option
 
 CHECKPOINTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _CHOICES = ("HUP", "QUIT", "USR1", "USR2", "XCPU", "CONT", "URG", "ALRM", "INT", "TERM")
-# A second signal within this time repeats the first one (a shell signalled both the process group and its job).
-_REPEAT_SECONDS = 0.5
 
 
 class InterruptedRunError(PetsegError):
@@ -52,7 +50,7 @@ class StopRequest:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._received = number, now
-        elif not self._ignore_repeats and now - self._received > _REPEAT_SECONDS:
+        elif not self._ignore_repeats and now - self._received > REPEAT_SECONDS:
             raise KeyboardInterrupt  # the second request: stop at once, the last checkpoint stays
 
 

@@ -53,7 +53,7 @@ from petseg.training.start_checks import (
     note_absent_classes,
 )
 from shards import ShardSet
-from shards.errors import PetsegError, SampleError, UsageError, counted, option, spelled
+from shards.errors import PetsegError, SampleError, TerminatedError, UsageError, counted, option, spelled
 from shards.format.geometry import size_text
 
 
@@ -196,7 +196,7 @@ def _train(
             with _advice(path, config):
                 draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
             loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, TerminatedError) as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
             raise
         finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.console import can_draw
-from shards.errors import SourceError, UsageError, option
+from shards.errors import SourceError, TerminatedError, UsageError, option
 from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.addresses import without_secrets
 from shards.store.atomic import write_atomically
@@ -94,7 +94,7 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
     again = "run the same command again"
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, TerminatedError) as error:
         error.add_note(f"complete archives are kept in {folder}; {again} to resume")
         raise
     except RuntimeError as error:  # torchvision: the MD5 does not match

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shards.console import raise_stop_signals, say
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP)
 STOPPED = """
@@ -87,9 +91,51 @@ def test_a_copy_leaves_what_is_whole_and_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, *NUMBERS])
+def test_a_repeated_signal_interrupts_neither_the_clean_up_nor_the_message(
+    stop_at: Any, call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A shell signals a process and its group, ``timeout`` both, and an impatient user presses Ctrl-C twice."""
+
+    def again(act: Callable[..., object]) -> Callable[..., object]:
+        def signalled(*values: Any, **options: Any) -> object:
+            signal.raise_signal(number)
+            return act(*values, **options)
+
+        return signalled
+
+    stop_at("source_commands", 2, number)
+    monkeypatch.setattr(shutil, "rmtree", again(shutil.rmtree))
+    monkeypatch.setattr("shards.console.say", again(say))
+    done = call("petseg-shard", "sample", tmp_path / "pets", "--count", 4)
+    text = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+    assert (done.code, done.err.strip()) == (128 + number, f"Error: {text}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_later_signal_interrupts_also_the_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.console.REPEAT_SECONDS", 0.0)
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(0.001)
+            signal.raise_signal(signal.SIGINT)
+
+    with raise_stop_signals(), pytest.raises(KeyboardInterrupt):
+        work()
+
+
 @pytest.mark.parametrize(
     ("commands", "module"),
-    [("shards.cli", "numpy"), ("shards.cli", "shards.audit"), ("petseg.cli", "click"), ("bench.cli", "bench.settings")],
+    [
+        ("shards.cli", "inspect"),
+        ("shards.cli", "numpy"),
+        ("shards.cli", "shards.audit"),
+        ("petseg.cli", "click"),
+        ("bench.cli", "bench.settings"),
+    ],
 )
 def test_ctrl_c_while_a_command_is_imported(commands: str, module: str) -> None:
     program = STOPPED.format(commands=commands, module=module)

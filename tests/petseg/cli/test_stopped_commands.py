@@ -12,7 +12,7 @@ import pytest
 from labelled_sets import smooth_image, write_untrained
 from PIL import Image, ImageFile
 
-from petseg.cli import evaluate, export, predict
+from petseg.cli import evaluate, export, predict, train
 from petseg.inference.image_files import to_rgb
 from shards.console import raise_stop_signals
 from shards.errors import TerminatedError
@@ -69,6 +69,17 @@ def test_reading_a_checkpoint_is_stopped(call, tmp_path: Path, monkeypatch: pyte
     arguments = {evaluate: ["--shards", "set"], predict: [image, "-o", tmp_path / "out"]}[command]
     result = call(command, run, *arguments)
     assert (result.code, result.err) == (143, "Error: stopped by SIGTERM\n")
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_the_start_of_a_training_is_stopped(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Before the first step there is no checkpoint to write, so the exit code does not promise one."""
+    monkeypatch.setattr("shards.format.dataset.ShardSet.open", lambda *_, **__: signal.raise_signal(number))
+    result = call(train, "--shards", "set", "--run", tmp_path / "run")
+    assert (result.code, result.err) == (128 + number, f"Error: stopped by {number.name}\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_check_of_an_export_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_an_error_of_all_ranks_is_printed_by_one(together) -> None:
 
 
 def test_nobody_waits_for_a_decision_of_a_rank_0_that_failed(together, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("petseg.host.agreement._SHORT", timedelta(seconds=0.2))
+    monkeypatch.setattr("petseg.host.agreement._SHORT", timedelta(seconds=PATIENCE))  # nor does rank 0 itself
 
     def act(start: JointStart, rank: int) -> Any:
         if rank == 0:
