@@ -29,6 +29,8 @@ _DEFAULTS = {
     },
     "size": "the set's, where it has one of 32 to 512 a side, else 128; tutorial 100, or a smaller set's",
     "lr": f"unet {_UNET.lr:g}, {LR_OF_ADAM:g} with adam and adamw; tutorial {_TUTORIAL.lr:g}",
+    "plain_share": f"unet {_UNET.plain_share:g}, with an encoder's weights {WITH_WEIGHTS['plain_share']:g}; tutorial "
+    f"{_TUTORIAL.plain_share:g}",
     "weight_decay": f"unet {_UNET.weight_decay:g}, with adamw {DECAY_OF_ADAMW:g}, with an encoder's weights "
     f"{WITH_WEIGHTS['weight_decay']:g}; tutorial {_TUTORIAL.weight_decay:g}",
     "encoder_lr": f"{WITH_WEIGHTS['encoder_lr']:g}; without weights that of the rest",

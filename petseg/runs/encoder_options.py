@@ -15,6 +15,7 @@ WITH_WEIGHTS: Final[Mapping[str, Any]] = {
     "batch_size": 8,
     "epochs": 20,
     "augment": "train",
+    "plain_share": 0.0,
     "weight_decay": 0.02,
 }
 

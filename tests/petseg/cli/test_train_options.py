@@ -285,7 +285,7 @@ def test_help_states_the_defaults() -> None:
         "lr": "unet 0.008, 0.004 with adam and adamw; tutorial 0.001",
         "dice_weight": "unet 1, tutorial 0",
         "augment": "unet strong, with an encoder's weights train; tutorial none",
-        "plain_share": "unet 0.15, tutorial 0",
+        "plain_share": "unet 0.15, with an encoder's weights 0; tutorial 0",
         "clip_norm": "unet 1, tutorial 0",
         "widths": "24,48,96,192,256",
         "stem": "half",

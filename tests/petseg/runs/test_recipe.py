@@ -196,7 +196,7 @@ def test_the_files_of_version_1_are_read() -> None:
     current = {**recipe, "model": current_model, "size": [128, 128], "fit": "stretch", "crop_scale": None}
     current |= {"encoder_weights": "none", "encoder_sha256": "", "encoder_lr": None, "encoder_freeze": 0}
     current |= {"encoder_freeze_stride": 0, "init_from": None, "drop_last": False, "decode": "full"}
-    current |= {"shuffle": "global", "shuffle_window": 16}
+    current |= {"shuffle": "global", "shuffle_window": 16, "plain_share": 0.0}
     assert msgspec.json.decode(msgspec.json.encode(recipe_from(recipe))) == current
     assert recipe_from(current) == recipe_from(recipe)
     assert msgspec.to_builtins(msgspec.convert(running, RuntimeOptions)) == {

@@ -207,7 +207,7 @@ def test_the_first_epoch_starts_from_the_files_weights(weights_file: Path) -> No
     [
         ({"encoder": "resnet18", "norm": "group"}, "norm='group': encoder='resnet18' has batch normalisation"),
         ({"encoder": "torchvision/resnet18", "encoder_weights": "imagenet"}, "version 1's network, without weights"),
-        ({"encoder": "resnet18", "encoder_weights": "w.pth"}, "w.pth: no such file"),
+        ({"encoder": "resnet18", "encoder_weights": "w.pth"}, "w.pth': no such file"),
         ({"encoder": "resnet17"}, "no such network; similar names"),
     ],
 )
