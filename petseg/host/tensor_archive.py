@@ -100,7 +100,8 @@ def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries claim to be larger than the file")
     names = [entry.filename for entry in entries]
-    if len({name.split("/")[0] for name in names}) != 1 or len(set(names)) != len(names):
+    # torch takes DATA.PKL for data.pkl, so no two names may differ in case alone.
+    if len({name.split("/")[0] for name in names}) != 1 or len({name.casefold() for name in names}) != len(names):
         raise ValueError("it is a zip file of something else")
     if damaged := archive.testzip():
         raise ValueError(f"{damaged} does not match its checksum")

@@ -83,6 +83,25 @@ def test_what_is_checked_is_what_torch_reads(kind: str, tmp_path: Path) -> None:
             read_tensors(path, old=old)
 
 
+def test_names_that_torch_takes_for_one(tmp_path: Path) -> None:
+    """Of names that differ in case alone, torch reads another one than Python."""
+    path = tmp_path / "case.pt"
+    with zipfile.ZipFile(path, "w") as target:
+        for number, spelled in enumerate(("data.pkl", "Data.pkl", "data.pkL")):
+            saved = io.BytesIO()
+            torch.save({"x": number}, saved)
+            with zipfile.ZipFile(saved) as source:
+                for name in source.namelist():
+                    short = name.split("/", 1)[1]
+                    if short == "data.pkl":
+                        target.writestr(f"archive/{spelled}", source.read(name))
+                    elif not number:
+                        target.writestr(f"archive/{short}", source.read(name))
+    assert torch.load(path, weights_only=True)["x"] > 0
+    with pytest.raises(ValueError, match="zip file of something else"):
+        read_tensors(path)
+
+
 def test_archives_of_torch_and_of_python_are_read(tmp_path: Path) -> None:
     torch.save({"x": torch.ones(4)}, tmp_path / "torch.pt")
     entries, directory = archive({"x": torch.ones(4)})
