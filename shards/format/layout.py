@@ -85,6 +85,7 @@ assert SHARD_DTYPE.itemsize == 88
 HEADER_BYTES: Final = {SAMPLE_DTYPE: 448, SHARD_DTYPE: 256}
 
 _CHECKED_WORDS = 9
+_MOST_OFFSET = np.uint64(1 << 62)  # no tar is as large, and sums stay below what 64 bits hold
 Rows: TypeAlias = npt.NDArray[Any]
 
 
@@ -117,6 +118,9 @@ def is_unsound(rows: Rows, *, shards: int, largest: tuple[int, int] | None) -> n
         largest: the largest height and width of its stored images; None where all have one size.
     """
     unsound: npt.NDArray[np.bool_] = (row_check(rows) != rows["check"]) | (rows["shard"] >= shards)
+    unsound |= (rows["height"] == 0) | (rows["width"] == 0)
+    for role in ROLES:
+        unsound |= rows[f"{role}_offset"] > _MOST_OFFSET
     if largest is not None:
         unsound |= (rows["height"] > largest[0]) | (rows["width"] > largest[1])
     return unsound

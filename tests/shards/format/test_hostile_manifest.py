@@ -281,14 +281,23 @@ def test_forged_records(
             assert not [problem for problem in report.problems if "cannot be checked" in problem.message], (name, value)
 
 
-@pytest.mark.parametrize("side", ["height", "width"])
-def test_a_record_of_a_size_that_the_set_lacks_is_refused_before_memory_is_asked_for(
-    tiny_sets: dict[str, Path], tmp_path: Path, side: str
+@pytest.mark.parametrize(
+    ("storage", "field", "value"),
+    [
+        ("source", "height", 2**31),
+        ("source", "width", 2**31),
+        *((storage, side, 0) for storage in ("source", "raw") for side in ("height", "width")),
+        *((storage, f"{role}_offset", 2**63) for storage in ("source", "raw") for role in ("image", "mask", "meta")),
+    ],
+)
+def test_a_record_of_what_the_set_lacks_is_refused_before_anything_is_computed_from_it(
+    tiny_sets: dict[str, Path], tmp_path: Path, storage: str, field: str, value: int
 ) -> None:
-    folder = Path(shutil.copytree(tiny_sets["source"], tmp_path / "set"))
+    """Memory for a huge image, a division by a height of 0, an offset that no signed number of 64 bits holds."""
+    folder = Path(shutil.copytree(tiny_sets[storage], tmp_path / "set"))
     rows = np.load(folder / "train.samples.npy")
-    rows[1][side] = 2**31
+    rows[1][field] = value
     rows["check"] = row_check(rows)
     np.save(folder / "train.samples.npy", rows)
-    with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard or size that the set lacks"):
+    with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard, size or place that the set lacks"):
         ShardSet.open(folder).split("train").rows([0, 1])
