@@ -24,12 +24,7 @@ INDEX_STORAGE = "raw"  # with masks of both forms: where classes instead of one-
 
 
 def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Results:
-    """Measure, and return everything that was found.
-
-    Raises:
-        UsageError: an option is wrong, or nothing could be measured.
-        FormatError: no shard set, or damaged.
-    """
+    """Measure, and return everything that was found; a :class:`UsageError` says why nothing could be measured."""
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
     if unknown := set(settings.peers) - PEERS.keys():

@@ -9,14 +9,14 @@ epoch.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, cast
 
 import click
 import torch
 from torch import nn
 
+from petseg.cli.shared_options import HELP
 from petseg.host.device import choose_device, choose_placement, cpu_threads
 from petseg.inference.evaluation import evaluate
 from pipeline import Loader
@@ -25,7 +25,6 @@ from shards.console import PATH, FriendlyCommand, print_json
 from shards.errors import UsageError
 
 RATE, LAST_RATE = 2e-4, 1e-5
-Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class SmpNetwork(nn.Module):
@@ -90,23 +89,18 @@ def train_smp(
     return {"architecture": architecture, "epochs": epochs, "augment": augment, "seed": seed, **scores, **seconds}
 
 
-def option(name: str, kind: Any, default: Any = None, text: str = "", **more: Any) -> Decorator:
-    """Declare an option that shows its default."""
-    return click.option(name, type=kind, default=default, show_default=default is not None, help=text, **more)
-
-
-@click.command(cls=FriendlyCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=FriendlyCommand, context_settings={**HELP, "show_default": True})
 @click.argument("shards", type=PATH)
-@option("--architecture", str, "Unet", "The library's name, such as Unet or FPN.")
-@option("--encoder", str, "tf_efficientnet_lite0", "timm's name.")
-@option("--weights", PATH, text="Encoder weights, safetensors with timm's names.  [default: random]")
-@option("--size", click.IntRange(32), 128, "Pixels per side.")
-@option("--epochs", click.IntRange(1), 50)
-@option("--batch-size", click.IntRange(1), 32)
-@option("--augment", click.Choice(["none", "train", "strong"]), "train")
-@option("--seed", click.IntRange(0), 0)
-@option("--threads", click.IntRange(1), text="torch's CPU threads.  [default: all cores]")
-@option("--split", str, ("val", "test"), "To be scored.", multiple=True)
+@click.option("--architecture", default="Unet", help="The library's name, such as Unet or FPN.")
+@click.option("--encoder", default="tf_efficientnet_lite0", help="timm's name.")
+@click.option("--weights", type=PATH, help="Encoder weights, safetensors with timm's names.  [default: random]")
+@click.option("--size", type=click.IntRange(32), default=128, help="Pixels per side.")
+@click.option("--epochs", type=click.IntRange(1), default=50)
+@click.option("--batch-size", type=click.IntRange(1), default=32)
+@click.option("--augment", type=click.Choice(["none", "train", "strong"]), default="train")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(1), help="torch's CPU threads.  [default: all cores]")
+@click.option("--split", default=("val", "test"), help="To be scored.", multiple=True)
 def main(*, shards: Path, threads: int | None, split: tuple[str, ...], **options: Any) -> None:
     """Train a network of segmentation_models_pytorch on SHARDS with that library's recipe; print scores as JSON."""
     with cpu_threads(threads):

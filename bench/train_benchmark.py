@@ -141,7 +141,8 @@ class TrainServer:
                 self.trainer.run(batch, global_valid=valid, step=self._step)
             return valid
 
-        return time_batches(batches(), use, cuda=self.placement.on_gpu, moved=0.0 if mode == "compute" else stored)
+        return time_batches(batches(), use, cuda=self.placement.on_gpu,
+                            moved=lambda images: 0.0 if mode == "compute" else images * stored)  # fmt: skip
 
     def _endless(self) -> "Iterator[Batch]":
         while True:
@@ -149,12 +150,7 @@ class TrainServer:
 
 
 def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Results:
-    """Measure the loader alone, compute-only and end-to-end training, in turns, for each model and precision.
-
-    Raises:
-        UsageError: an option is wrong, or nothing could be measured.
-        FormatError: no shard set, or damaged.
-    """
+    """Measure the loader alone, compute-only and end-to-end training, in turns, for each model and precision."""
     clock, skipped, shard_set = RunClock(), list[Skipped](), ShardSet.open(settings.shards)
     reader = shard_set.split(settings.split)
     subjects = [TrainSubject(*which, settings) for which in itertools.product(settings.models, settings.precisions)]

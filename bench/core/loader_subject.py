@@ -65,21 +65,16 @@ class LoaderServer:
     def turn(self, seconds: float, windows: int | None) -> tuple[Repeat, int, bool]:
         """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
 
-        Returns:
-            the repeat; after how many windows the speed no longer rose; whether it was steady.
+        Return the repeat, after how many windows the speed no longer rose, and whether it was steady.
         """
-
-        def window() -> float:
-            return self._watch.run_about(WINDOW * seconds).rate
-
-        steady = True
+        window, steady = WINDOW * seconds, True
         if windows is None:
-            windows, steady = warm_up(window, most_seconds=40 * WINDOW * seconds)
+            windows, steady = warm_up(lambda: self._watch.run_about(window).rate, most_seconds=40 * window)
             windows = max(0, windows - 2)
         else:
             self._watch.run(1)  # starts the workers
             for _ in range(windows):
-                window()
+                self._watch.run_about(window)
         return self._watch.run_about(seconds), windows, steady
 
     def cold_turn(self) -> tuple[Repeat, float | None]:
@@ -127,11 +122,7 @@ class Preparations:
         self._folder, self._process, self._workers = folder, loader_process(PEERS[OURS]), dict[Job, int]()
 
     def reference(self, job: Job) -> Path:
-        """Return the file with what this job's storage should deliver.
-
-        Raises:
-            CheckError: petseg's loader failed.
-        """
+        """Return the file with what this job's storage should deliver."""
         path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
         if not path.exists():
             plain = replace(job, peer=OURS, engine="auto", device="cpu", workers=0)

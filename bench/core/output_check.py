@@ -33,9 +33,7 @@ class Reference:
 
 
 def collect_reference(batches: Iterable[Delivered], job: Job) -> Reference:
-    """Keep a random part of an epoch, at most :data:`MAX_COMPARED` samples; a :class:`CheckError` as
-    :func:`check_epoch` raises.
-    """
+    """Keep a random part of an epoch, at most :data:`MAX_COMPARED` samples."""
     chosen = np.sort(np.random.default_rng(job.seed).permutation(job.samples)[:MAX_COMPARED])
     found = Reference(chosen, *(np.empty((len(chosen), *shape, *job.size), np.uint8) for shape in ((3,), ())))
     for batch in batches:
@@ -47,9 +45,8 @@ def collect_reference(batches: Iterable[Delivered], job: Job) -> Reference:
 def check_epoch(batches: Iterable[Delivered], job: Job, reference: Reference) -> OutputCheck:
     """Run through one epoch; count every sample and compare those that the reference holds.
 
-    Raises:
-        CheckError: a tensor has another shape or type, a mask is not of the requested form, or an index is not one of
-            the split.
+    A :class:`CheckError` says that a tensor has another shape or type, a mask is not of the requested form, or an index
+    is not one of the split.
     """
     seen, differences, wrong, pixels = np.zeros(job.samples, dtype=np.int64), list[float](), 0, 0
     for batch in batches:
@@ -70,11 +67,7 @@ def check_epoch(batches: Iterable[Delivered], job: Job, reference: Reference) ->
 
 
 def judge(check: OutputCheck, *, image_differs: bool) -> None:
-    """Refuse a loader whose epoch is not complete or whose masks differ; images may differ where that is declared.
-
-    Raises:
-        CheckError: with the reason.
-    """
+    """Refuse a loader whose epoch is not complete or whose masks differ; images may differ where that is declared."""
     if check.missing or check.repeated:
         raise CheckError(
             f"an epoch of {check.delivered} samples left out {check.missing} and repeated {check.repeated}; "
@@ -91,11 +84,7 @@ def judge(check: OutputCheck, *, image_differs: bool) -> None:
 
 
 def mask_classes(mask: Pixels, classes: int) -> Pixels:
-    """Return masks of either form as class indices and 255, uint8 (B, H, W).
-
-    Raises:
-        CheckError: a pixel has several classes, or one that does not exist.
-    """
+    """Return masks of either form as class indices and 255, uint8 (B, H, W)."""
     if mask.ndim == 3:
         unknown = mask[(mask >= classes) & (mask != IGNORE)]
         if unknown.size:

@@ -73,9 +73,7 @@ def run_rounds(
 
     Repeats within one process are not independent: what its memory layout or its scheduling cost, all of them pay.
     Processes start as many at a time as there are cores; what follows, they do one after another.
-
-    Returns:
-        the subjects that have repeats and did not fail; the reasons of those that did are in ``skipped``.
+    Returned are the subjects that have repeats and did not fail; the reasons of those that did are in ``skipped``.
     """
     order, alive, count = random.Random(seed), list(subjects), min(repeats, MOST_PROCESSES)
     for number in range(count):

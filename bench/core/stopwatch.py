@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from msgspec.structs import replace
 
 from bench.core.machine import cpu_seconds
 from bench.core.output_check import CheckError
@@ -21,9 +20,9 @@ GROWTH = 4  # a window has at most so many times the epochs of the one before
 B = TypeVar("B")
 
 
-def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, moved: float = 0.0) -> Repeat:
+def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, moved: Callable[[int], float]) -> Repeat:
     """Use each batch, and return what that cost; ``use`` returns the number of its images, padding not counted, and
-    ``moved`` bytes of each cross to the GPU.
+    ``moved`` how many bytes of so many images have crossed to the GPU.
 
     The clock starts before the first batch is requested and stops when the last one was used (on CUDA: by the device).
     """
@@ -47,7 +46,7 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     if cuda:
-        gpu = GpuCost(device_seconds=events[0].elapsed_time(events[1]) / 1e3, moved_bytes=round(images * moved))
+        gpu = GpuCost(device_seconds=events[0].elapsed_time(events[1]) / 1e3, moved_bytes=round(moved(images)))
     gap_ms = 1e3 * np.quantile(gaps, (0.5, 0.95, 1.0), method="inverted_cdf")
     return Repeat(
         images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, wait_seconds=waited, gpu=gpu,
@@ -69,7 +68,7 @@ class Stopwatch:
         promises. An epoch of another length is a :class:`CheckError`.
         """
         cuda = self._job.device == "cuda"
-        self._copied = 0
+        moved, self._copied = self._peer.moved_per_image() if cuda else 0.0, 0
 
         def use(batch: Delivered) -> int:
             for tensor in (batch.image, batch.mask):
@@ -82,10 +81,8 @@ class Stopwatch:
             self._images += valid
             return valid
 
-        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=self._peer.moved_per_image() if cuda else 0.0)
+        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=lambda images: images * moved + self._copied)
         self._last = epochs, repeat.seconds
-        if repeat.gpu:
-            repeat = replace(repeat, gpu=replace(repeat.gpu, moved_bytes=repeat.gpu.moved_bytes + self._copied))
         return repeat
 
     def run_about(self, seconds: float) -> Repeat:

@@ -50,9 +50,7 @@ class Workspace:
 def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Workspace]:
     """Write the split in each storage; everything is removed when the block ends.
 
-    Raises:
-        UsageError: a storage cannot be made from this set, or an image is not in ``settings.source``.
-        FormatError: no shard set, or damaged.
+    A :class:`UsageError` says that a storage cannot be made from this set, or that an image is not in ``--source``.
     """
     shards, shard_set = settings.shards, ShardSet.open(settings.shards)
     reader, own = shard_set.split(settings.split), str(shard_set.manifest.storage)

@@ -16,7 +16,7 @@ class DaliReaderPeer(Peer):
 
     name, storages, fits, needs = "dali-reader", STORAGES, ("stretch",), "nvidia.dali"
     install = "NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120"
-    caveats, reads_ahead = (BUFFER,), True
+    caveats, reads_ahead, decodes_on_gpu = (BUFFER,), True, True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -64,11 +64,3 @@ class DaliReaderPeer(Peer):
             batch = outputs[0]
             keys = (bytes(row).split(b'"', 4)[3].decode() for row in batch["key"].cpu().numpy())
             yield deliver(batch["image"], batch["mask"], [self._index[key] for key in keys])
-
-    def moved_per_image(self) -> float:
-        """Return the bytes that are copied to the GPU: the encoded ones, or the pixels of ``raw``."""
-        if self.job.device != "cuda":
-            return 0.0
-        if self.job.storage == "raw":
-            return 4.0 * self.job.size[0] * self.job.size[1]
-        return sum(path.stat().st_size for path in self.files()) / self.job.samples

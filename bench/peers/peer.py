@@ -72,6 +72,7 @@ class Peer:
     caveats: ClassVar[tuple[Caveat, ...]] = ()
     ours: ClassVar[bool] = False  # petseg's own loader
     reads_ahead: ClassVar[bool] = False  # whether it reads for the next epoch before that is requested
+    decodes_on_gpu: ClassVar[bool] = False  # so that what it copies there is what is stored
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -123,7 +124,8 @@ class Peer:
 
     def moved_per_image(self) -> float:
         """Return the bytes per image that the loader itself copies to the GPU."""
-        return 0.0
+        split = ShardSet.open(self.job.shards).split(self.job.split)
+        return split_bytes(split) / len(split) if self.decodes_on_gpu else 0.0
 
     def close(self) -> None:
         """Drop the loader, which stops its workers."""

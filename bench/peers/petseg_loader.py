@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.peers.job import Job
-from bench.peers.peer import SCALED, Caveat, Delivered, Peer, split_bytes
+from bench.peers.peer import SCALED, Caveat, Delivered, Peer
 from bench.results.records import OURS, PROCESSES, SCALED_DECODING
 from shards.format.layout import STORAGES, table_name
 
@@ -13,7 +13,8 @@ from shards.format.layout import STORAGES, table_name
 class PetsegPeer(Peer):
     """:class:`pipeline.loader.Loader` with its defaults, with worker processes, or with scaled decoding."""
 
-    name, storages, augments, needs, ours = OURS, STORAGES, True, "pipeline.loader", True
+    name, storages, augments, needs = OURS, STORAGES, True, "pipeline.loader"
+    ours = decodes_on_gpu = True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -60,10 +61,6 @@ class PetsegPeer(Peer):
                 index = index.copy()
                 index[~batch.valid.cpu().numpy()] = -1
             yield Delivered(batch.image, batch.mask, index)
-
-    def moved_per_image(self) -> float:
-        """Return the bytes that are copied to the GPU: those that are stored, since it decodes there."""
-        return split_bytes(self._loader.split) / self.job.samples if self.job.device == "cuda" else 0.0
 
     def files(self) -> list[Path]:
         return [*self.split_files(), Path(self.job.shards) / table_name(cast(Any, self.job.split))]

@@ -63,11 +63,7 @@ class Comparison:
 
 
 def compare_results(a: Results, b: Results) -> Comparison:
-    """Compare two runs of the same benchmark, line by line.
-
-    Raises:
-        UsageError: they are of different benchmarks, or have no line in common.
-    """
+    """Compare two runs of the same benchmark, line by line."""
     if a.kind != b.kind:
         raise UsageError(f"one file is of petseg-bench {a.kind}, the other of {b.kind}; compare two of the same")
     lines_a, lines_b = ({line.name: line for line in (*run.lines, *run.train, *run.build)} for run in (a, b))

@@ -9,36 +9,26 @@ from bench.results.records import Results, results_json
 from bench.results.result_page import markdown
 from shards.console import stdout_console
 from shards.errors import PetsegError, UsageError
-from shards.format.readers.output_places import expect_outside, expect_replaceable
+from shards.format.readers.output_places import expect_free
 from shards.store.atomic import write_atomically
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run goes; None: not requested.
-
-    Raises:
-        UsageError: a file exists and is not to be replaced, a folder is not there or takes no file, or the figure's
-            name has another ending.
-    """
+    """Where a run goes; None: not requested. A place that cannot be written is a :class:`UsageError` at once."""
 
     json_file: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for option, path in (("--json", self.json_file), ("--plot", self.plot)):
-            if path is None:
-                continue
-            expect_outside(path)
-            if path.is_dir():
-                raise UsageError(f"{option} {path}: is a folder; give the name of a file in it")
-            expect_replaceable(path, overwrite=self.overwrite)
+        for path in filter(None, (self.json_file, self.plot)):
+            expect_free(path, overwrite=self.overwrite)
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:
-                text = f"the folder {path.parent} takes no file ({error.strerror}); make it, or choose another"
-                raise UsageError(f"{option} {path}: {text}") from None
+                text = f"the folder {path.parent} takes no file ({error.strerror}); choose another"
+                raise UsageError(f"{path}: {text}") from None
         if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
 

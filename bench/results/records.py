@@ -210,12 +210,7 @@ def results_json(results: Results) -> str:
 
 
 def read_results(path: Path) -> Results:
-    """Read a run.
-
-    Raises:
-        FormatError: it is no result of this program, or of another version.
-        OSError: it cannot be read.
-    """
+    """Read a run; a :class:`FormatError` says that it is no result of this program, or of another version."""
     try:
         return msgspec.json.decode(read_regular(path), type=Results)
     except (msgspec.DecodeError, RecursionError) as error:

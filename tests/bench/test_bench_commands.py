@@ -184,7 +184,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--fit", "nope"), 2, "'--fit': 'nope'"),
         (("loader", "--shards", "SET", "--repeats", "0"), 2, "'--repeats': 0"),
         (("loader", "--shards", "SET", "--handicap", "1"), 2, "'--handicap': 1"),
-        (("loader", "--shards", "SET", "--json", "NOWHERE/x.json"), 2, "No such file or directory"),
+        (("loader", "--shards", "SET", "--json", "NOWHERE/x.json"), 2, "there is no folder"),
         (("loader", "--shards", "SET", "--plot", "x.gif"), 2, ".svg or .png"),
         (("loader", "--shards", "SET", "--source", "NOWHERE"), 1, "NOWHERE"),
         (("train", "--shards", "SET", "--models", "nope"), 2, "'nope' is not one of"),
