@@ -93,8 +93,8 @@ class _Common:
 @dataclass(frozen=True, kw_only=True)
 class _OfShards(_Common):
     shards: Path = option(PATH, text="A shard set; of source storage for all storages.", required=True)
-    split: str = option(str, "train")
-    seed: int = option(click.IntRange(0, 2**63 - 1), 0)
+    split: str = option(str, "train", "Which of its splits: train, val or test.")
+    seed: int = option(click.IntRange(0, 2**63 - 1), 0, "Of the order and of the augmentation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +107,14 @@ class LoaderSettings(_OfShards):
     peers: tuple[str, ...] = option(names(), (), "Only these loaders, by name.  [default: all]")
     size: Size = option(SIZE, (128, 128), "Size of the output in pixels.")
     fit: Fit = option(" ".join(FITS), "stretch", "How images are brought to --size.")
-    batch_size: int = option(AT_LEAST_1, 32)
+    batch_size: int = option(AT_LEAST_1, 32, "Images in a batch.")
     workers: int = option(AT_LEAST_0, 0, "Processes or threads for each loader.  [default: each takes its best]")
     seconds: float = option(SECONDS, 0.5, "How long one repeat takes, in complete epochs.")
-    augment: str = option("none train both", "both")
+    augment: str = option("none train both", "both", "Without augmentation, with that of training, or both.")
     mask: str = option("onehot index both", "both",
                        "Form; both: one-hot, and of raw storage, in evaluation, class indices too.")  # fmt: skip
     cache: str = option("warm cold both", "warm", "cold: drop the files from the page cache before each repeat.")
-    device: str = option("cpu cuda", "cpu")
+    device: str = option("cpu cuda", "cpu", "Where the batches are wanted.")
     source: Path | None = option(PATH, text="Read the tutorial's files from here, what the set was built from.")
     handicap: float = option(click.FloatRange(0, 1, max_open=True), 0.0,
                              "Slow every loader by this part, to see that compare finds it.")  # fmt: skip
@@ -125,12 +125,12 @@ class TrainSettings(_OfShards):
     """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
 
     models: tuple[str, ...] = option(names("unet", "tutorial"), ("unet", "tutorial"), "Which networks.")
-    precisions: tuple[str, ...] = option(names("auto", "fp32", "bf16", "fp16"), ("auto",), "auto, fp32, bf16, fp16.")
+    precisions: tuple[str, ...] = option(names("auto", "fp32", "bf16", "fp16"), ("auto",), "Of convolutions.")
     size: Size | None = option(SIZE, None, "Size of the images.  [default: each recipe's]")
     fit: Fit | None = option(" ".join(FITS), None, "How images are brought to it.  [default: each recipe's]")
-    batch_size: int | None = option(AT_LEAST_1, None, "[default: each recipe's]")
-    device: str = option("auto cpu cuda", "auto")
-    engine: str = option("auto dali torch", "auto")
+    batch_size: int | None = option(AT_LEAST_1, None, "Images in a batch.  [default: each recipe's]")
+    device: str = option("auto cpu cuda", "auto", "Where the network runs.")
+    engine: str = option("auto dali torch", "auto", "The loader's engine.")
     seconds: float = option(SECONDS, 3.0, "How long one repeat of one mode takes at least.")
 
 
@@ -140,7 +140,7 @@ class BuildSettings(_Common):
 
     source: Path = option(PATH, required=True, argument=True)
     labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
-    storages: tuple[str, ...] = option(names(*STORAGES), STORAGES)
+    storages: tuple[str, ...] = option(names(*STORAGES), STORAGES, "Which storages.")
     size: Size = option(SIZE, (128, 128), "Size of the stored images, for jpeg and raw.")
     workers: tuple[int, ...] = option(
         CommaSeparated(AT_LEAST_1, "N,..."), (), "Numbers of processes.  [default: 1 and all cores]"

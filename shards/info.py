@@ -88,9 +88,8 @@ def print_info(document: dict[str, Any], console: Console) -> None:
         table.add_row(name, *map(str, numbers), str(split["last_batch"]))
     console.print(table)
     console.print(
-        f"steps: batches per epoch with {training['batch_size']} images per batch, "
-        f"{training['batch_per_rank']} of them on {_ranks(training['world_size'])}\n"
-        "last: images in the last batch",
+        f"steps: batches per epoch with {counted(training['batch_size'], 'image')} per batch{_per_rank(training)}\n"
+        "last: images in the last batch; where it is incomplete, petseg-train leaves it out (--no-drop-last keeps it)",
         soft_wrap=True,
     )
     _print_classes(document, console)
@@ -153,8 +152,9 @@ def _natural(text: str) -> list[tuple[bool, int, str]]:
     return [(number % 2 == 0, len(part) * (number % 2), part) for number, part in enumerate(parts) if part or number]
 
 
-def _ranks(count: int) -> str:
-    return "the only rank" if count == 1 else f"each of {count} ranks"
+def _per_rank(training: dict[str, Any]) -> str:
+    ranks = training["world_size"]
+    return "" if ranks == 1 else f", {training['batch_per_rank']} of them on each of {ranks} ranks"
 
 
 def _percent(share: float) -> str:

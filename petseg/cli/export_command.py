@@ -104,6 +104,8 @@ def _write(
         size_bytes = exported.bytes
         difference = f"differ from torch's by at most {exported.largest_difference:.1e}"
         if chosen.output == "classes":
-            difference = f"are torch's, where scores differ by more than {exported.largest_difference:.1e}"
+            difference = "are those of torch"
+            if exported.largest_difference:
+                difference += f" but where the two best scores differ by at most {exported.largest_difference:.1e}"
         text = f"its model card is {exported.card}; onnxruntime's {chosen.output} {difference}"
     return text, size_bytes, facts

@@ -59,7 +59,7 @@ def predict(
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
     from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
-    from petseg.inference.image_files import find_images
+    from petseg.inference.image_files import find_images, subfolders_not_searched
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
     from petseg.report.console_reporter import progress_count
@@ -69,6 +69,7 @@ def predict(
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, **options)
     used = predictor.window(inference)
+    not_searched = 0 if recursive else subfolders_not_searched(images, skip=out)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if job.renamed:
@@ -100,6 +101,7 @@ def predict(
         print_json({**facts, "folder": str(out), **inference.facts(used)})
     else:
         others = f", {counted(ignored, 'other file')} ignored" if ignored else ""
+        others += f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else ""
         say(f"{counted(predicted, 'image')} predicted into {out}{inference.text(used)}{others}")
     if failures:
         raise PetsegError(f"{failures} of {counted(len(jobs), 'image')} could not be predicted")

@@ -35,7 +35,11 @@ RUN = click.argument("run", type=PathArgument())
 SIZE = click.option("--size", type=SizeOption(), help="Size of the network's images, pixels.  [default: as trained]")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 PRECISION = click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of convolutions; auto: bf16 or fp16 on a GPU, fp32 on a CPU.",
 )
 FLIP_TTA = click.option(
     "--flip-tta", "--mirror", "flip_tta", is_flag=True, help="Average with the flipped images' predictions."
@@ -78,6 +82,6 @@ WINDOW = click.option(
 OVERLAP = click.option("--overlap", type=float, help="Share of windows' sides that they overlap by.  [default: 0.25]")
 FACTORS = NumbersOption("F,F,...", float, "a list of numbers such as 0.75,1,1.25")
 SCALES = click.option(
-    "--scales", type=FACTORS, default=(1.0,), show_default="1", help="Average over these scales: 0.75,1,1.25."
+    "--scales", type=FACTORS, default=(1.0,), help="Average over these scales, such as 0.75,1,1.25.  [default: 1]"
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -19,8 +19,7 @@ from petseg.exporters.safetensors_weights import weights_file
 from petseg.exporters.usage_program import usage_code
 from petseg.inference.trained_network import Predictor
 from petseg.runs.checkpoint import CheckpointError
-from petseg.runs.initial_weights import SAFETENSORS
-from petseg.runs.run_folder import read_config
+from petseg.runs.run_folder import SAFETENSORS, read_config
 from shards.errors import UsageError, option, printable
 from shards.format.readers.output_places import expect_folder, expect_free
 from shards.store.atomic import write_atomically

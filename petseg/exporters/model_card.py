@@ -91,8 +91,8 @@ Segments an image into {classes}, in this order.
 
 ## Use
 
-This needs {needs}, and nothing of petseg: `python use.py photo.jpg mask.png` writes the mask of a photo at its original
-size, {"in the colours" if labels.rgb else "with the values"} of the table.
+This needs {needs}, and nothing of petseg. Saved as use.py beside the file, `python use.py photo.jpg mask.png` writes
+the mask of a photo at its original size, {"in the colours" if labels.rgb else "with the values"} of the table.
 
 ```python
 {usage_code(predictor, path.name, options).rstrip()}

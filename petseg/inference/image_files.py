@@ -66,6 +66,16 @@ def find_images(
     return list(images.values()), ignored
 
 
+def subfolders_not_searched(arguments: Sequence[str], *, skip: Path) -> int:
+    """Return how many subfolders of the folders that are named a search that is not recursive leaves out.
+
+    Hidden ones do not count, and ``skip``, where the results are, does not.
+    """
+    folders = {os.path.realpath(argument) for argument in arguments if Path(argument).is_dir()}
+    below = {os.path.realpath(entry) for each in folders for entry in os.scandir(each) if entry.name[0] != "."}
+    return sum(os.path.isdir(each) for each in below - folders - {os.path.realpath(skip)})  # noqa: PTH112
+
+
 def _matches(pattern: str) -> Iterator[Path]:
     """Yield what a glob names; other than ``glob.glob``, ``**`` follows no links: two to a folder above never end."""
     path = Path(pattern)

@@ -12,13 +12,12 @@ from petseg.host.tensor_archive import check_finite
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
-from petseg.runs.run_folder import find_checkpoint
+from petseg.runs.run_folder import SAFETENSORS, find_checkpoint
 from shards.errors import PetsegError, UsageError, first_line, listed, option
 from shards.format.labels import Labels
 from shards.store.addresses import expect_places
 from shards.store.atomic import file_sha256
 
-SAFETENSORS = "model.safetensors"  # in the folder that petseg-export --hub writes
 _NAMED = 3  # tensors in a message; the others are counted
 
 

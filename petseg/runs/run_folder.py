@@ -35,6 +35,7 @@ LAST, BEST = RUN_CHECKPOINTS
 CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"
+SAFETENSORS = "model.safetensors"  # in the folder that petseg-export --hub writes
 _LOCK, _OWNER = ".lock", ".owner"
 # What a run without a checkpoint may hold.
 _STARTED = {_LOCK, _OWNER, CONFIG, CONFIG_TOML, "events", "wandb", "loggers.json"}
@@ -181,18 +182,21 @@ def read_comparable(path: Path, *, classes: int) -> tuple[list[dict[str, Any]], 
 def find_checkpoint(run: Path) -> Path:
     """Return the checkpoint of a run to predict with: the best, or the last where there is no best; or ``run`` itself.
 
-    ``CheckpointError`` if ``run`` is neither a run's folder with a checkpoint nor a file.
+    ``CheckpointError`` if ``run`` is neither a run's folder with a checkpoint nor a file, or if it is an export.
     """
-    if run.is_file():
-        return run
-    if not run.is_dir():
+    if not run.is_file() and not run.is_dir():
         raise CheckpointError(f"no such run: {run}; name the folder that petseg-train made, or a checkpoint")
-    for name in (BEST, LAST):
-        if (run / name).is_file():
-            return run / name
-    raise CheckpointError(
-        f"{run} holds no checkpoint ({BEST} or {LAST}); train first, with petseg-train --run {shlex.quote(str(run))}"
-    )
+    for file in (run / BEST, run / LAST) if run.is_dir() else (run,):
+        if file.is_file() and file.suffix not in (".onnx", ".safetensors"):
+            return file
+    if not run.is_dir() or (run / SAFETENSORS).is_file():
+        raise CheckpointError(
+            f"{run} is an export, not a run or a checkpoint; name the run that it was made from, or use it with the "
+            "program in its card"
+        )
+    started = (run / CONFIG).is_file()
+    advice = f"train it first, with: petseg-train --resume --run {shlex.quote(str(run))}" if started else "it is no run"
+    raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); {advice}")
 
 
 def _next_free(parent: Path, model: str) -> Path:

@@ -12,7 +12,13 @@ from shards.format.manifest import why_missing
 
 @click.command()
 @click.argument("out", type=PLACE)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Global batch.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Global batch; the default is petseg-train's.",
+)
 @click.option("--world-size", type=click.IntRange(1), default=1, show_default=True, help="Ranks that share it.")
 @JSON_OPTION
 def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> None:

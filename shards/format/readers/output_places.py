@@ -75,7 +75,7 @@ def expect_free(
             raise UsageError(f"{file} is what is read, and would be overwritten; {advice}")
         expect_outside(file, advice=f"choose another folder for {file.name}")
         if not folder_is_made and not file.parent.is_dir():
-            raise UsageError(f"there is no folder {file.parent} to write {file.name} into; {advice}")
+            raise UsageError(f"there is no folder {file.parent} to write {file.name} into; make it first, or {advice}")
         if len(os.fsencode(file.name)) > LONGEST_NAME:
             raise UsageError(f"{file.name[:40]}...: the name is longer than the file system takes; {advice}")
         expect_replaceable(file, overwrite=overwrite, advice=advice)

@@ -58,6 +58,22 @@ def test_documented_commands_have_these_options(page: str) -> None:
             command.make_context(words[1], arguments, parent=context)
 
 
+def options(command: click.Command, name: str) -> list[tuple[str, click.Option]]:
+    """Return the options of a command and its subcommands, each with the name of its command."""
+    found = [(name, each) for each in command.params if isinstance(each, click.Option)]
+    subcommands = command.commands.items() if isinstance(command, click.Group) else ()
+    return found + [pair for word, each in subcommands for pair in options(each, f"{name} {word}")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_says_what_every_option_does(program: str) -> None:
+    command = PROGRAMS[program].load()
+    for name, option in options(command, program):
+        says = (option.help or "").partition("[default")[0].strip()
+        assert says or option.hidden, f"{name} {option.opts[0]}"
+        assert not isinstance(option.show_default, str), f"{name} {option.opts[0]}: click shows it in parentheses"
+
+
 def test_every_program_is_documented() -> None:
     assert {words[0] for page in PAGES for words in commands(page)} >= PROGRAMS.keys() - {"petseg-bench"}
 

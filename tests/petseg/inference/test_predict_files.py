@@ -92,6 +92,22 @@ def test_unreadable_images_are_reported_and_the_rest_is_predicted(call, tiny_run
     assert (tmp_path / "out" / "good.png").exists()
 
 
+def test_subfolders_that_are_not_searched_are_said(call, tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("a.jpg", "2025/b.jpg", "2026/c.jpg", ".hidden/d.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        image_file(folder / name)
+    out = folder / "masks"
+    assert "1 image predicted into" in (result := call(predict, tiny_run, folder, "-o", out)).out
+    assert ", 2 subfolders not searched (--recursive)\n" in result.out
+    again = call(predict, tiny_run, folder, folder / "2025", "-o", out, "--overwrite")
+    assert ", 1 subfolder not searched (--recursive)\n" in again.out
+    assert "not searched" not in call(predict, tiny_run, folder / "2025", "-o", tmp_path / "flat").out
+    assert "not searched" not in call(predict, tiny_run, folder / "a.jpg", "-o", tmp_path / "file").out
+    everything = call(predict, tiny_run, folder, "--recursive", "-o", tmp_path / "all").out
+    assert "not searched" not in everything
+
+
 def plan(
     *images: Path | ImageFile, out: Path, overlays: bool = True, overwrite: bool = False
 ) -> list[file_jobs.FileJob]:

@@ -52,6 +52,7 @@ def test_names_are_escaped(tiny_run: Path, synthetic_set: Path, tmp_path: Path) 
         assert text not in page
         assert in_html(text) in page
     assert page.count("<svg") == 1  # the curves are embedded, not escaped
+    assert "To repeat it, give another folder with <code>--run</code>" in page  # as it stands the command is refused
 
 
 def test_many_classes_in_a_table_that_can_be_sorted(many_class_run: Path) -> None:

@@ -16,7 +16,8 @@ import petseg
 from petseg.nets.model_config import UNET_WIDTHS, ModelConfig
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from petseg.runs.encoder_options import WITH_WEIGHTS
-from petseg.runs.initial_weights import SAFETENSORS, fit_weights, read_initial_weights
+from petseg.runs.initial_weights import fit_weights, read_initial_weights
+from petseg.runs.run_folder import SAFETENSORS, find_checkpoint
 from petseg.runs.run_options import new_options
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
@@ -175,10 +176,22 @@ def test_an_encoder_of_the_source_sees_images_as_large_as_there(tmp_path: Path, 
     assert chosen.model.input_scale == 1.0
 
 
+def test_an_export_is_not_taken_for_a_run_to_predict_with(exported: Path, run: Path, tmp_path: Path) -> None:
+    (onnx := tmp_path / "net.onnx").write_bytes(b"onnx")
+    for path in (exported, exported.parent, onnx):
+        with pytest.raises(CheckpointError, match=r"is an export, not a run or a checkpoint; name the run"):
+            find_checkpoint(path)
+    assert find_checkpoint(run) == run / "best.pt"
+    assert find_checkpoint(run / "best.pt") == run / "best.pt"
+
+
 def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run, checkpoint or export"):
         read_initial_weights(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*; it is no run$"):
+        read_initial_weights(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"petseg-train --resume --run {tmp_path}$"):
         read_initial_weights(tmp_path)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CheckpointError, match="not a checkpoint"):

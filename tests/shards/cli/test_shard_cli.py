@@ -114,6 +114,15 @@ def test_every_build_option(run: Command, tiny_pets: Path, tmp_path: Path, stora
     assert "train 10, val 10, test 10" in run("build", tiny_pets, tmp_path / "out", *arguments).stdout
 
 
+def test_info_counts_the_steps_of_a_training(run: Command, tiny_sets: dict[str, Path]) -> None:
+    alone = run("info", tiny_sets["raw"]).stdout
+    assert "steps: batches per epoch with 16 images per batch\n" in alone
+    assert "where it is incomplete, petseg-train leaves it out" in alone
+    shared = run("info", tiny_sets["raw"], "--batch-size", "6", "--world-size", "3").stdout
+    assert "with 6 images per batch, 2 of them on each of 3 ranks\n" in shared
+    assert "with 1 image per batch\n" in run("info", tiny_sets["raw"], "--batch-size", "1").stdout
+
+
 def test_info_counts_steps(run: Command, tiny_sets: dict[str, Path]) -> None:
     arguments = ("info", tiny_sets["raw"], "--batch-size", "6", "--world-size", "3")
     document = json.loads(run(*arguments, "--json").stdout)
