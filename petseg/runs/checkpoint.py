@@ -7,7 +7,7 @@ Tensors stand under their names in :class:`Checkpoint`, everything else in one J
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,22 @@ def damage_of(checkpoint: Checkpoint) -> Iterator[None]:
         ) from None
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ``ValueError`` unless each tensor of an optimiser's state is a number, or as large as its parameter."""
+def check_optimizer(optimizer: torch.optim.Optimizer, *, before: Mapping[torch.Tensor, Iterable[str]]) -> None:
+    """Raise ``ValueError`` unless an optimiser's state, which was loaded, is one that it can continue with.
+
+    Each tensor has finite values, and is a number or as large as its parameter. ``before`` has the names of what the
+    optimiser had of each parameter before it was loaded: all of it is there.
+    """
+    for parameter, names in before.items():
+        if missing := set(names) - optimizer.state[parameter].keys():
+            raise ValueError(f"{min(missing)} of a parameter is missing")
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{name} is no tensor")
+            if value.numel() > 1 and value.shape != parameter.shape:
                 raise ValueError(f"{name} is {kind_of(value)}, its parameter {kind_of(parameter)}")
+            check_finite({name: value})
 
 
 def kind_of(tensor: torch.Tensor) -> str:

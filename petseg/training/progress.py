@@ -1,5 +1,6 @@
 """How far a run is: steps and epochs done, the best epoch, and the running totals of the current epoch."""
 
+import math
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -59,4 +60,9 @@ def read_progress(checkpoint: Checkpoint) -> Progress:
             raise ValueError("it has an epoch without images")
         if [len(row) for row in progress.confusion] not in ([], [classes] * classes):
             raise ValueError(f"its counts of pixels are not those of {classes} classes")
+        if progress.best_epoch or progress.best_score is not None:
+            best = checkpoint.history[progress.best_epoch - 1] if progress.best_epoch else {}
+            score = (best.get("val") or best.get("train") or {}).get("mean_iou", math.nan)
+            if not abs((progress.best_score or 0.0) - score) < 1e-6:
+                raise ValueError("its best score is not the one of that epoch in its metrics")
     return progress

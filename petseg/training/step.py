@@ -263,9 +263,10 @@ class TrainStep:
         load_weights(self.model, checkpoint.model, source=checkpoint.source)
         if self.average is not None and checkpoint.average is not None:
             load_weights(self.average.model, checkpoint.average, source=checkpoint.source)
+        before = {parameter: (*state,) for parameter, state in self.optimizer.state.items()}
         with damage_of(checkpoint):
             self.optimizer.load_state_dict(current_state(checkpoint.optimizer, self.optimizer))
-            check_optimizer(self.optimizer)
+            check_optimizer(self.optimizer, before=before)
             if checkpoint.scaler:
                 self.scaler.load_state_dict(checkpoint.scaler)
         self._statistics.read()

@@ -106,7 +106,7 @@ class SplitReader:
                 table = self.store.describe(self.entry.table.file)
                 raise FormatError(
                     f"{table} is damaged: the record of sample {index} (byte {table_offset(index)}) does not match its "
-                    "checksum, or names a shard, size or place that the set lacks; run petseg-shard verify and rebuild it"
+                    "checksum, or names a shard, size or place the set lacks; run petseg-shard verify, then rebuild it"
                 )
         return np.asarray(rows)
 

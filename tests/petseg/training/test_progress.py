@@ -12,7 +12,8 @@ from petseg.runs.checkpoint import CheckpointError
 from petseg.training.progress import Progress, read_progress
 
 COUNTS = [[3, 1], [0, 2]]
-SOUND = {"epoch": 1, "step": 9, "pictures": 6, "loss_sum": 3.5, "confusion": COUNTS, "seconds": 1.5, "best_score": 0.5}
+SOUND: dict[str, Any] = {"epoch": 1, "step": 9, "pictures": 6, "loss_sum": 3.5, "confusion": COUNTS, "seconds": 1.5}
+SOUND |= {"best_score": 0.5, "best_epoch": 1}
 
 
 def progress(position: dict[str, Any], **changes: Any) -> Progress:
@@ -43,6 +44,10 @@ def test_what_agrees_is_read(phase: str) -> None:
         ({"loss_sum": 1e308}, {}),
         ({"seconds": -1e300}, {}),
         ({"best_epoch": 2**70}, {}),
+        ({"best_epoch": 0}, {}),
+        ({"best_epoch": 2}, {}),
+        ({"best_score": 1.0}, {}),  # no epoch would ever be better
+        ({"best_score": None}, {}),
         ({"stale_epochs": -1}, {}),
         ({"confusion": [[1]]}, {}),
         ({"confusion": [[1, 2], [3]]}, {}),

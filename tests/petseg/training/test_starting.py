@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,19 +238,33 @@ def test_the_best_checkpoint_cannot_be_resumed(started: Path, tmp_path: Path) ->
         petseg.train(run=run, resume=True)
 
 
-@pytest.mark.parametrize("part", ["position", "optimizer"])
-def test_a_checkpoint_whose_parts_do_not_fit(started: Path, tmp_path: Path, part: str) -> None:
+def changed_state(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any], dict[str, Any]], object]:
+    """Change what the optimiser keeps of its last parameter."""
+    return lambda document, plain: change(document["optimizer"]["state"][max(document["optimizer"]["state"])])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document, plain: plain.update(position={"epoch": "x"}),
+        lambda document, plain: plain["position"].update(best_score=1.0),
+        changed_state(lambda state: state.update({name: torch.ones(7) for name in state})),
+        changed_state(lambda state: state.update(exp_avg=torch.full_like(state["exp_avg"], float("nan")))),
+        changed_state(lambda state: state.update(exp_avg="text")),
+        changed_state(lambda state: state.pop("exp_avg_sq")),
+        changed_state(lambda state: state.clear()),
+        lambda document, plain: document["optimizer"].update(state={}),
+    ],
+    ids=["position", "score", "shape", "NaN", "text", "missing", "empty", "no state"],
+)
+def test_a_checkpoint_whose_parts_do_not_fit(started: Path, tmp_path: Path, change: Any) -> None:
     run = tmp_path / "run"
     shutil.copytree(started, run)
     document = torch.load(run / "last.pt", weights_only=True)
-    if part == "position":
-        document["plain"] = json.dumps({**json.loads(document["plain"]), "position": {"epoch": "x"}})
-    else:
-        plain = json.loads(document["plain"])
-        document["plain"] = json.dumps({**plain, "position": {**plain["position"], "finished": False}})
-        state = document["optimizer"]["state"]
-        state[0] = {name: torch.ones(7) for name in state[0]}
-    torch.save(document, run / "last.pt")
+    plain = json.loads(document["plain"])
+    plain["position"]["finished"] = False
+    change(document, plain)
+    torch.save({**document, "plain": json.dumps(plain)}, run / "last.pt")
     with pytest.raises(PetsegError, match=r"last\.pt is damaged: its state does not belong to its network"):
         petseg.train(run=run, resume=True)
 

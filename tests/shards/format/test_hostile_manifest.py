@@ -299,5 +299,5 @@ def test_a_record_of_what_the_set_lacks_is_refused_before_anything_is_computed_f
     rows[1][field] = value
     rows["check"] = row_check(rows)
     np.save(folder / "train.samples.npy", rows)
-    with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard, size or place that the set lacks"):
+    with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard, size or place the set lacks"):
         ShardSet.open(folder).split("train").rows([0, 1])
