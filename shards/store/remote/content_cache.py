@@ -102,6 +102,13 @@ class ContentCache:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
+    def fetched(self, sha256: str) -> tuple[int, int, int] | None:
+        """Return what changes while some process fetches a file; None if none does."""
+        with contextlib.suppress(OSError):
+            status = self.path(sha256, ".fetch").stat()
+            return status.st_ino, status.st_blocks, status.st_mtime_ns
+        return None
+
     def publish(self, sha256: str, descriptor: int) -> bool:
         """Make the file that was fetched the complete one; its samples alone are not needed any more.
 

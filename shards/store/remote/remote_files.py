@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from zlib_ng import zlib_ng
 
-from shards.errors import CacheTooSmallError, FormatError, PetsegError, option
+from shards.errors import CacheTooSmallError, FormatError, PetsegError, option, printable
 from shards.store.byte_ranges import MOST_GAP, share_of_files, write_at
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.replies import Write
@@ -27,8 +29,11 @@ COMPARED: Final = 64 << 20  # bytes of a cached file that is compared with its S
 IN_FLIGHT: Final = 32  # requests at once, of all splits
 _ATTEMPTS = 2  # to fetch a file whose bytes arrive with a wrong SHA-256
 _POLL = 0.05  # seconds between looks at what another process fetches
+_STALLED = 10.0  # seconds without a change there, after which that is said
 
 _T = TypeVar("_T")
+
+log = logging.getLogger("petseg")
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,13 @@ class RemoteFiles:
     _limits: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _turns: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _kept: dict[str, CachedFile] = field(default_factory=dict, compare=False, repr=False)  # open, so not removed
+    _said: list[str] = field(default_factory=list, compare=False, repr=False)  # which file is waited for, once
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "cache": self.cache, "fetch": self.fetch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={})
+        self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={}, _said=[])
 
     def local_files(self, *specs: FileSpec) -> list[CachedFile]:
         """Return files, fetched at once where they are not in the cache; they stay there as long as this object exists.
@@ -193,7 +199,7 @@ class RemoteFiles:
                 + f", or fetch samples alone with {option('fetch', 'range')}"
                 * isinstance(spec, TarSpec)
             )
-        attempts = 0
+        attempts, fetched, since = 0, self.cache.fetched(spec.sha256), time.monotonic()
         while True:
             found = self.cache.open(spec.sha256, size=spec.bytes, samples=samples)
             if found is not None:
@@ -213,6 +219,20 @@ class RemoteFiles:
                 )
             if descriptor is None:
                 await asyncio.sleep(_POLL)
+                before, fetched = fetched, self.cache.fetched(spec.sha256)
+                if fetched != before:
+                    since = time.monotonic()
+                elif time.monotonic() - since > _STALLED and not self._said:
+                    self._say_who_stalls(spec)
+
+    def _say_who_stalls(self, spec: FileSpec) -> None:
+        """Say what is waited for. It is not taken over: a process that goes on could publish its successor's file."""
+        self._said.append(
+            f"waiting for {self.store.describe(spec.name)}, which another process fetches into the cache "
+            f"{self.cache.folder}; it has written nothing for {_STALLED:.0f} s; if it is stopped (Ctrl-Z), continue or "
+            "end it"
+        )
+        log.warning("%s", printable(self._said[0]))
 
     async def in_turn(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run what fetches a sample or a tar when few others run: each has files open.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forked_programs import ForkedPopen
-from remote_sets import OPTIONS, batch_bytes
+from remote_sets import OPTIONS, batch_bytes, batches
 from store_servers import FaultProxy
+from waiting import wait_until
 
 from pipeline import Loader
+from shards.store.atomic import file_sha256
 from shards.store.remote.content_cache import ContentCache
 
 PROGRAM = """
@@ -63,6 +67,34 @@ def test_processes_that_evict_each_others_files(
             assert outputs[seed, fetch][0].splitlines() == [*expected, "{} {}"], (seed, fetch, outputs[seed, fetch][1])
     assert foreign.read_bytes() == b"mine"
     assert ContentCache(tmp_path, 0).used_bytes() <= most + len(running) * (tars[-1] + 8192)
+
+
+def test_what_a_stopped_process_makes_others_wait_for_is_said_once(
+    server: FaultProxy, sets: dict[str, Path], uploaded: dict[str, str], local: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """As long as it may go on it is not replaced; when it ends, or goes on, the others do."""
+    monkeypatch.setattr("shards.store.remote.remote_files._STALLED", 0.2)
+    tars = sorted(sets["raw"].glob("train*.tar"))
+    loaded: list[Any] = []
+
+    def load() -> None:
+        with Loader(uploaded["raw"], fetch="shard", cache=tmp_path, **OPTIONS) as loader:
+            loaded.append(batches(loader, 1))
+
+    with contextlib.ExitStack() as stopped:
+        for tar in tars:
+            assert stopped.enter_context(ContentCache(tmp_path, 0).fetching(file_sha256(tar))) is not None
+        thread = threading.Thread(target=load, daemon=True)
+        thread.start()
+        wait_until(lambda: caplog.messages)
+        thread.join(timeout=1)
+        assert not loaded
+    wait_until(lambda: loaded)
+    assert loaded == [local("raw")]
+    (message,) = caplog.messages
+    assert message.startswith(f"waiting for {uploaded['raw']}/train-00000")
+    assert message.endswith("if it is stopped (Ctrl-Z), continue or end it")
 
 
 def local_digests(folder: Path, epochs: int, seed: int) -> list[str]:
