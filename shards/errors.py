@@ -23,6 +23,7 @@ _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc",
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 _LONGEST_PATH = 160  # characters of a path in a message
+_NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -163,6 +164,8 @@ def describe_os_error(error: OSError) -> str:
     if len(name) > _LONGEST_PATH:
         name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
     where = f" ({name})" if name else ""
+    if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork; streams say more
+        return f"{_NO_THREADS}{where}"
     return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
 
 
@@ -172,7 +175,7 @@ def describe_shortage(error: Exception) -> str | None:
     if is_out_of_memory(error):
         return spelled("out of memory: use a smaller --batch-size, --size or number of workers")
     if isinstance(error, RuntimeError) and "start new thread" in text:
-        return "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
+        return _NO_THREADS
     if isinstance(error, ImportError) and ".so" in text:
         return f"a library cannot be loaded, for lack of memory or because it is not installed whole: {text}"
     return None

@@ -120,8 +120,10 @@ def _in_processes(tasks: Mapping[int, ShardTask], make: ShardMaker, cores: int) 
         for index, task in tasks.items():
             yield index, make(task, threads=lambda: cores)
         return
+    workers = min(cores, unfinished)
+    _expect_threads(2 + 2 * workers)  # two of the pool; each worker and what it follows its parent by
     pool = ProcessPoolExecutor(
-        min(cores, unfinished), mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
+        workers, mp_context=context, initializer=_start_worker, initargs=(stop, threads, started)
     )
     try:
         make_here = partial(_build_in_worker, make)
@@ -138,6 +140,23 @@ def _in_processes(tasks: Mapping[int, ShardTask], make: ShardMaker, cores: int) 
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _expect_threads(number: int) -> None:
+    """Raise ``RuntimeError`` if so many threads cannot be started, which count as processes do (``ulimit -u``).
+
+    Where a pool's own thread cannot start, the pool says nothing, and its results are waited for for ever.
+    """
+    ended, threads = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(number):
+            thread = threading.Thread(target=ended.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +23,8 @@ NO_MEMORY = [
     RuntimeError("std::bad_alloc"),
 ]
 OTHERS = {
+    BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)): "Error: no more threads or processes can be started; end "
+    "other programs",
     RuntimeError("can't start new thread"): "Error: no more threads or processes can be started; end other programs",
     ImportError("libtorch_cpu.so: failed to map segment from shared object"): "Error: a library cannot be loaded, for "
     "lack of memory or because it is not installed whole: libtorch_cpu.so",

@@ -116,6 +116,26 @@ def test_ctrl_c_reaches_a_build_that_submits_to_a_users_executor(tiny_pets: Path
     executor.shutdown()
 
 
+def test_no_process_is_started_where_threads_are_lacking(
+    tiny_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool whose own thread does not start never answers."""
+    start, allowed = threading.Thread.start, iter(range(3))
+
+    def limited(thread: threading.Thread) -> None:
+        if threading.current_thread() is threading.main_thread() and next(allowed, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: pytest.fail("a process is started"))
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        build(tiny_pets, tmp_path / "set", options(), workers=2)
+    assert threading.active_count() == before
+    assert not (tmp_path / "set").exists()
+
+
 def test_ctrl_c_waits_while_our_own_processes_are_started(
     tiny_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
