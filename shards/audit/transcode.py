@@ -1,6 +1,7 @@
 """Files that are neither plain JPEGs nor plain PNGs, decoded with Pillow: slower, tolerant, and reported."""
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -38,6 +39,9 @@ _TILE_ROWS, _TILE_COLUMNS = 256, 4096  # pixels that are converted at a time
 _COUNTED: Final = 1 << 24  # bytes of a file whose images are counted, which takes seconds if they are tiny; of a TIFF:
 _COUNTED_TIFF: Final = 1 << 20
 _MOST_WEBP: Final = 1 << 27  # pixels; libwebp and Pillow take 16 bytes for each, twice as many as for other formats
+_PPM_START: Final = re.compile(rb"P[1-6][\s#]")
+_PPM_COMMENT: Final = re.compile(rb"#[^\r\n]*")
+_PPM_HEADER: Final = 1 << 16  # bytes, in which it gives the size; Pillow reads its comments byte by byte
 Image.preinit()  # the plugins of common formats, once for all workers that are forked later
 
 
@@ -82,6 +86,8 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
         with _pillow_as_needed():
             if is_tiff(data):
                 bits = _check_tiff(data, what, max_pixels=max_pixels)
+            if _PPM_START.match(data) and len(_PPM_COMMENT.sub(b" ", data[2:_PPM_HEADER]).split(None, 2)) < 2:
+                raise damaged(what, ValueError("a header without a size"), truncated=False)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.info.pop("xmp", None)  # of which Pillow takes the orientation, where EXIF has none, in some formats
             check_pixels(image.width, image.height, what, max_pixels=max_pixels)

@@ -140,6 +140,16 @@ def test_many_tiny_images_in_a_file_are_not_counted(monkeypatch: pytest.MonkeyPa
     ] == "the first of several images was taken"
 
 
+@pytest.mark.parametrize("comment", [b"#" + b"x" * (1 << 25) + b"\n", b"#x\n" * (1 << 23)])
+def test_comments_without_end_are_not_read(comment: bytes) -> None:
+    ppm = encoded(SMALL_IMAGE, "PPM")
+    assert audited(ppm[:3] + b"# by a camera\n" * 9 + ppm[3:], SMALL_PNG).image.width == 10
+    began = time.process_time()
+    with pytest.raises(RejectedError, match="a header without a size"):
+        audited(ppm[:3] + comment + ppm[3:], SMALL_PNG)
+    assert time.process_time() - began < 0.5
+
+
 def test_fill_bytes_are_passed_over_at_once() -> None:
     data = SMALL_JPEG[:2] + b"\xff" * (1 << 25) + SMALL_JPEG[2:]
     began = time.process_time()
