@@ -228,10 +228,8 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         )
     stored = config.data.manifest.size
     if recipe.crop_scale is not None:
-        reporter.note(
-            f"{option('crop_scale')}: validation scores the centre of each image, as large as a crop; petseg-eval "
-            "scores all of it, in windows"
-        )
+        what = "validation scores the centre of each image, as large as a crop; petseg-eval all of it, in windows"
+        reporter.note(f"{option('crop_scale')}: {what}")
     elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
         reporter.note(
             f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
@@ -250,11 +248,11 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
         command = resume_command(path, config.world) + " --on-error replace" * (config.runtime.on_error == "stop")
         raise SampleError(f"{error}; then continue with: {command}") from None
     except OSError as error:
+        if not path.is_dir():
+            raise PetsegError(f"{path} was removed or renamed; what was renamed is continued by its new name") from None
         kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
-        raise PetsegError(
-            f"{error.strerror or error} ({error.filename or path}); {kept}once that is fixed, continue with: "
-            f"{resume_command(path, config.world)}"
-        ) from None
+        what = f"{error.strerror or error} ({error.filename or path}); {kept}once that is fixed, continue with"
+        raise PetsegError(f"{what}: {resume_command(path, config.world)}") from None
 
 
 @contextlib.contextmanager

@@ -51,6 +51,17 @@ def test_the_command_prints_a_line_an_epoch_or_json(call, synthetic_set: Path, t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_run_that_is_renamed_during_the_training(synthetic_set: Path, tmp_path: Path) -> None:
+    """No command that needs a folder of that name is advised."""
+
+    class Renaming(Reporter):
+        def end_epoch(self, *_: Any, **__: Any) -> None:
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises(PetsegError, match=r"removed or renamed; what was renamed is continued by its new name$"):
+        petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "epochs": 1}, make_reporter=Renaming)
+
+
 def test_the_tutorials_recipe_trains(call, synthetic_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = call(
