@@ -221,10 +221,7 @@ def can_draw(stream: TextIO) -> bool:
 
 
 def stdout_console(**options: Any) -> "Console":
-    """Return rich's console for tables on stdout, of a fixed width where there is no terminal to ask.
-
-    Names are shown as they are: ``:cat:`` does not become a picture.
-    """
+    """Return rich's console for tables on stdout, of a fixed width in pipes; names such as ``:cat:`` stay names."""
     from rich.console import Console
 
     if not sys.stdout.isatty():
