@@ -207,7 +207,7 @@ def show(error: click.ClickException) -> None:
 
 def say(*lines: object, err: bool = False) -> None:
     """Print lines on stdout (or stderr), with whatever a terminal would obey as an escape, see :func:`printable`."""
-    click.echo("\n".join(map(printable, lines)), err=err)
+    click.echo("\n".join(map(printable, lines)), err=err, nl=bool(lines))
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from shards.audit.findings import SampleFinding, reason_text
 from shards.audit.palettes import PaletteTally
 from shards.build.write_shard import ShardRecord
 from shards.errors import PetsegError, UsageError, counted, option, printable
+from shards.format.layout import AUDIT_NAME
 from shards.format.manifest import Manifest
 
 
@@ -52,7 +53,10 @@ def check_finished_set(existing: Manifest, digest: str, where: Path | str, *, st
             f"use {option('overwrite', True)} to replace it, or choose another folder"
         )
     if strict and existing.audit.reasons:
-        raise StrictError(f"{where} was built without {option('strict')}: {describe_reasons(existing.audit.reasons)}")
+        raise StrictError(
+            f"{where} was built without {option('strict')}: {describe_reasons(existing.audit.reasons)}, listed in its "
+            f"{AUDIT_NAME}; correct them, then build it again with {option('overwrite', True)}"
+        )
 
 
 def check_outcome(manifest: Manifest, *, strict: bool, findings: Sequence[SampleFinding]) -> None:

@@ -200,6 +200,20 @@ def test_strict_lists_the_findings(run: Command, pets: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("out*"))
 
 
+def test_strict_at_a_set_that_was_built_without_it_says_what_to_do(run: Command, pets: Path, tmp_path: Path) -> None:
+    intact = (broken := pets / "images" / "Bengal_1.jpg").read_bytes()
+    broken.write_bytes(b"broken")
+    build = ("build", pets, tmp_path / "out", "--workers", "1")
+    run(*build)
+    told = run(*build, "--strict", code=1).stderr
+    assert told.startswith("Error: ")  # no empty line, though there are no findings to list
+    assert "listed in its audit.jsonl; correct them, then build it again with --overwrite" in told
+    assert "Bengal_1" in (tmp_path / "out" / "audit.jsonl").read_text()
+    broken.write_bytes(intact)
+    assert "another source" in run(*build, "--strict", code=2).stderr
+    run(*build, "--strict", "--overwrite")
+
+
 def test_sample_then_build(run: Command, tmp_path: Path) -> None:
     assert "3 synthetic images" in run("sample", tmp_path / "pets", "--count", "3", "--seed", "3").stdout
     built = run("build", tmp_path / "pets", tmp_path / "out", "--strict", "--json", "--workers", "1")
