@@ -30,17 +30,16 @@ def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Res
     if unknown := set(settings.peers) - PEERS.keys():
         raise UsageError(f"--peers: {min(unknown)!r} is not known; there are: {', '.join(PEERS)}")
     clock, skipped = RunClock(), list[Skipped]()
-    with open_workspace(settings, parts) as workspace, closing(Preparations(workspace.folder)) as preparations:
+    # Short trials, without augmentation if possible, find the number of workers for all lines of a storage.
+    trial = {"augment": settings.augment == "train", "mask": plain_mask(settings), "cache": "warm"}
+    with open_workspace(settings, parts) as workspace, closing(Preparations(workspace.folder, trial)) as preparations:
         # A process for each engine of each peer; whatever a peer does wrong costs its own lines only.
         processes = dict[tuple[str, str, str], SubjectProcess]()
         loaders, limits = list[LoaderSubject](), _limits(settings, workspace)
         for job in plan_loaders(settings, workspace, skipped):
             key = job.peer, job.engine, job.device
             process = processes.setdefault(key, loader_process(PEERS[job.peer]))
-            # Short trials, without augmentation if possible, find the number of workers for all lines of a storage.
-            trial = replace(job, augment=settings.augment == "train", mask=plain_mask(settings), cache="warm")
-            loaders.append(LoaderSubject(job, process=process, preparations=preparations, trial=trial,
-                                         seconds=settings.seconds))  # fmt: skip
+            loaders.append(LoaderSubject(job, process=process, preparations=preparations, seconds=settings.seconds))
         subjects: list[Subject] = [*loaders, *limits]
         measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped,
                               goes_on=partial(may_be_fastest, among=loaders))  # fmt: skip
@@ -91,8 +90,7 @@ def plain_mask(settings: LoaderSettings) -> Mask:
 def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[Skipped]) -> Iterator[Job]:
     """Yield what every loader has to do; note those that cannot be measured."""
     no_gpu, wanted = why_no_gpu() if settings.device == "cpu" else "", settings.peers or PEERS
-    storages = measured_storages(settings, workspace)
-    kinds = kinds_of_work(settings, storages)
+    kinds = kinds_of_work(settings, workspace.measured)
     for one in kinds:
 
         def skip(reason: str, one: LoaderWork = one, **what: str) -> None:
@@ -101,7 +99,7 @@ def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[S
         if not workspace.files and BASELINE in wanted:
             held = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
             skip(held, peer=BASELINE, storage="source")
-        for storage in storages:
+        for storage in workspace.measured:
             for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):
                 if one.storage not in ("", storage) and peer.name != BASELINE:
                     continue
@@ -119,11 +117,6 @@ def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[S
                 yield from (replace(job, engine=engine, device=device) for engine, device in engines)
 
 
-def measured_storages(settings: LoaderSettings, workspace: Workspace) -> list[str]:
-    """Return the storages that are measured: the set's own may only be what the others were made from."""
-    return [storage for storage in workspace.stored if storage in (settings.storages or workspace.stored)]
-
-
 def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Job:
     stored = workspace.stored[work.storage]
     folder = workspace.folder / "work" / f"{work.peer}-{work.storage}"
@@ -137,9 +130,8 @@ def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Jo
 
 
 def _limits(settings: LoaderSettings, workspace: Workspace) -> list[LimitSubject]:
-    data, storages = workspace.data, measured_storages(settings, workspace)
-    forms = sorted({one.mask for one in kinds_of_work(settings, storages)})
+    data, forms = workspace.data, sorted({one.mask for one in kinds_of_work(settings, workspace.measured)})
     found = [copy_limit(form, size=settings.size, classes=data.classes, samples=data.samples) for form in forms]
-    for storage in storages:
+    for storage in workspace.measured:
         found += storage_limits(workspace.stored[storage], size=settings.size, seed=settings.seed)
     return found

@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -118,8 +119,10 @@ class Preparations:
     with :meth:`close`, and the number of workers that is fastest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trial: dict[str, Any]) -> None:
+        """``trial`` is how jobs are changed to find the number of workers."""
         self._folder, self._process, self._workers = folder, loader_process(PEERS[OURS]), dict[Job, int]()
+        self._trial = trial
 
     def reference(self, job: Job) -> Path:
         """Return the file with what this job's storage should deliver."""
@@ -129,8 +132,9 @@ class Preparations:
             self._process.ask("reference", job=plain, path=path)
         return path
 
-    def with_workers(self, job: Job, process: SubjectProcess, *, trial: Job, seconds: float) -> Job:
-        """Return a job with its number of workers: what is requested, or what was fastest at ``trial``."""
+    def with_workers(self, job: Job, process: SubjectProcess, seconds: float) -> Job:
+        """Return a job with its number of workers: what is requested, or what was fastest in the trial."""
+        trial = replace(job, **self._trial)
         if not job.workers and trial not in self._workers:
             self._workers[trial] = process.ask("choose_workers", job=trial, seconds=seconds)
         return replace(job, workers=job.workers or self._workers[trial])
@@ -144,11 +148,9 @@ class LoaderSubject(Subject):
 
     process: SubjectProcess
 
-    def __init__(
-        self, job: Job, *, process: SubjectProcess, preparations: Preparations, trial: Job, seconds: float
-    ) -> None:
+    def __init__(self, job: Job, *, process: SubjectProcess, preparations: Preparations, seconds: float) -> None:
         super().__init__(job.name, process)
-        self.peer, self.job, self.seconds, self._trial = PEERS[job.peer], job, seconds, trial
+        self.peer, self.job, self.seconds = PEERS[job.peer], job, seconds
         self.work = msgspec.convert(job, LoaderWork, from_attributes=True)
         self._preparations, self._check, self._peaks = preparations, list[OutputCheck](), list[int]()
         self._windows: int | None = None
@@ -156,9 +158,9 @@ class LoaderSubject(Subject):
 
     def open(self) -> None:
         """Open the loader; the first time choose its number of workers before, and check an epoch."""
-        first, window = not self._check, WINDOW * self.seconds
+        first = not self._check
         if first:
-            self.job = self._preparations.with_workers(self.job, self.process, trial=self._trial, seconds=window)
+            self.job = self._preparations.with_workers(self.job, self.process, WINDOW * self.seconds)
         self.process.peak_memory_bytes = 0  # converting and trials do not count
         self.process.ask("open", job=self.job)
         if first:

@@ -43,6 +43,7 @@ class Workspace:
     folder: Path
     files: str
     stored: dict[str, StoredSplit]
+    measured: list[str]  # storages; the set's own may only be what the others were made from
     data: DataInfo
 
 
@@ -69,7 +70,8 @@ def open_workspace(settings: LoaderSettings, parts: PartSeconds) -> Iterator[Wor
                     stored[storage] = _build(reader, storage, settings, folder)
             reader.close()
         data = data_info(shards, shard_set, reader, {x: y.bytes for x, y in stored.items()})
-        yield Workspace(folder, str(folder / "files.json") if own == "source" else "", stored, data)
+        measured = [storage for storage in stored if storage in (settings.storages or stored)]
+        yield Workspace(folder, str(folder / "files.json") if own == "source" else "", stored, measured, data)
 
 
 def data_info(path: Path, shard_set: ShardSet, reader: SplitReader, sizes: dict[str, int]) -> DataInfo:

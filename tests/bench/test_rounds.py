@@ -123,7 +123,7 @@ def test_what_does_not_go_on_keeps_what_it_has_measured() -> None:
 def test_a_library_that_cannot_be_the_fastest_is_measured_once() -> None:
     def loader(peer: str, storage: str, rate: int, **changes: Any) -> LoaderSubject:
         work = job(peer, storage, **changes)
-        found = LoaderSubject(work, process=None, preparations=None, trial=None, seconds=1.0)
+        found = LoaderSubject(work, process=None, preparations=None, seconds=1.0)
         found.repeats = [Repeat(images=rate, seconds=1.0)] if rate else []
         return found
 

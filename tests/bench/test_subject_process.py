@@ -179,7 +179,7 @@ def test_every_timed_turn_says_so() -> None:
             answers = {"cold_turn": (repeat, 0.0), "gpu_memory": None, "turn": (repeat, 1, True)}
             return answers[command] if self.server else repeat
 
-    loader = {"preparations": None, "trial": job("petseg"), "seconds": 1.0}
+    loader = {"preparations": None, "seconds": 1.0}
     trained = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused")))
     trained.process = Noting("")
     subjects = [
@@ -199,7 +199,7 @@ def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
             asked.append(arguments["windows"])
             return Repeat(images=1, seconds=1.0), 7, True
 
-    loader = {"preparations": None, "trial": job("petseg"), "seconds": 1.0}
+    loader = {"preparations": None, "seconds": 1.0}
     subject = LoaderSubject(job("petseg"), process=Answering(""), **loader)
     subject.turn()
     subject.turn()
