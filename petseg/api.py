@@ -1,6 +1,6 @@
 """The functions of the public face: each does what the command of its name does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from shards.errors import PetsegError, UsageError, suggests_names
+from shards.errors import PetsegError, UsageError, expect_flags, suggests_names
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
@@ -112,7 +112,8 @@ def build_shards(
     from shards.build.tasks.task_build import build_task
     from shards.sources.choose_layout import scan
 
-    expect_places(source, out, *([labels] if isinstance(labels, str | Path) else []))
+    expect_places(source=source, out=out, **({"labels": labels} if not isinstance(labels, Labels | None) else {}))
+    expect_flags(overwrite=overwrite, strict=strict)
     options = options_from(
         storage=storage,
         size=size,
@@ -147,7 +148,8 @@ def join_shards(out: str | Path, *, overwrite: bool = False, strict: bool = Fals
     """Make a set of the shards that all tasks have built, as ``petseg-shard join``; see shards.build.tasks.join."""
     from shards.build.tasks.join_set import join
 
-    expect_places(out)
+    expect_places(out=out)
+    expect_flags(overwrite=overwrite, strict=strict)
     return join(_place(out), overwrite=overwrite, strict=strict)
 
 
@@ -156,7 +158,8 @@ def copy_shards(source: str | Path, target: str | Path, *, overwrite: bool = Fal
     """Copy a set between folders and object stores, as ``petseg-shard copy``; see shards.build.tasks.copy_set."""
     from shards.build.tasks.set_copy import copy_set
 
-    expect_places(source, target)
+    expect_places(source=source, target=target)
+    expect_flags(overwrite=overwrite)
     return copy_set(source, target, overwrite=overwrite)
 
 
@@ -178,7 +181,7 @@ class FilePredictions:
 @suggests_names
 def predict(
     run: str | Path,
-    images: str | Path | Sequence[str | Path],
+    images: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     recursive: bool = False,
@@ -225,8 +228,11 @@ def predict(
 
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    names = [images] if isinstance(images, str | Path) else images
-    expect_places(run, *names, out)
+    expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, overwrite=overwrite)
+    names = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    for name in names:
+        expect_places(images=name)
+    expect_places(run=run, out=out)
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
     predictor = load(run, size=size, device=device, precision=precision)
@@ -275,7 +281,8 @@ def export(
     from petseg.inference.trained_network import load
     from shards.format.readers.output_places import expect_free
 
-    expect_places(run, file)
+    expect_places(run=run, file=file)
+    expect_flags(hub=hub, overwrite=overwrite)
     if not hub and (license is not None or dataset is not None):
         raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
     if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):

@@ -56,7 +56,7 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
     """Return the augmentation that a name stands for."""
     if augment is None or isinstance(augment, Augmentation):
         return augment
-    if augment in get_args(Preset):
+    if isinstance(augment, str) and augment in get_args(Preset):
         return Augmentation.preset(cast("Preset", augment))
     raise UsageError(f"augment {augment!r} is unknown; use None, 'train', 'strong' or an Augmentation")
 

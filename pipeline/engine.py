@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters
-from shards.errors import UsageError
+from shards.errors import UsageError, expect_flags, is_number, is_whole_number, suggests_fields
 from shards.format.geometry import Fit, Scales, Size
 from shards.format.layout import SAMPLE_DTYPE, Rows, Storage
 
@@ -27,6 +27,7 @@ MAX_PREALLOCATED = 1 << 30  # bytes of decoded pixels, for a whole batch
 SMALL_IMAGE = 256 * 256  # pixels up to which the JPEG engines are slower than nvJPEG's other decoder
 
 
+@suggests_fields
 @dataclass(frozen=True, kw_only=True)
 class DecoderOptions:
     """How DALI decodes JPEGs on a GPU. The arguments are all set, so that none depends on DALI's version.
@@ -56,11 +57,13 @@ class DecoderOptions:
     host_memory_padding: int | None = None
 
     def __post_init__(self) -> None:
-        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+        expect_flags(preallocate=self.preallocate)
+        if self.hw_decoder_load is not None and not is_number(self.hw_decoder_load, 0, 1):
             raise UsageError(f"hw_decoder_load must be from 0 to 1, not {self.hw_decoder_load!r}")
         for name in ("hybrid_huffman_threshold", "device_memory_padding", "host_memory_padding"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 2**31:
+            optional = value is None and name != "hybrid_huffman_threshold"
+            if not optional and not is_whole_number(value, 0, 2**31 - 1):
                 raise UsageError(f"{name} must be from 0 to 2147483647, not {value!r}")
 
     def arguments(self, *, largest: Size, batch_size: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pipeline.order.augmentation import Augmentation
 from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
-from shards.errors import UsageError, counted, is_whole_number
+from shards.errors import UsageError, counted, is_whole_number, shown_value
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Fit, Size, size_text
 from shards.format.labels import Labels
@@ -65,7 +65,8 @@ def check_state(state: Mapping[str, Any], *, batches: int, bound: Mapping[str, A
             "shard set of an earlier format; build the set again and start a new run"
         )
     if version != VERSION:
-        raise UsageError(f"this is not a loader state of version {VERSION} (version: {version!r})")
+        given = f"version {shown_value(version)}" if isinstance(state, Mapping) else shown_value(state)
+        raise UsageError(f"a loader state is what state_dict() returned, of version {VERSION}, not {given}")
     state = {"drop_last": False, "decode": "full", **state}  # which earlier states lack
     differences = [
         f"{label}: saved {state.get(name)!r}, now {bound[name]!r}"

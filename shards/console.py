@@ -175,9 +175,8 @@ def expect_current_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109
     except OSError as error:
-        raise PetsegError(
-            f"the current folder is not there any more ({error.strerror}); change to another one"
-        ) from None
+        what = f"the current folder is not there any more ({error.strerror})"
+        raise PetsegError(f"{what}; change to another one") from None
 
 
 def drop_output() -> None:

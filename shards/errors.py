@@ -17,6 +17,7 @@ from typing import Final, ParamSpec, TypeGuard, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 
 # Of torch's CPU allocator, CUDA, cuDNN and cuBLAS, and C++.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
@@ -136,6 +137,18 @@ def printable(text: object) -> str:
 def is_whole_number(value: object, least: float = float("-inf"), most: float = float("inf")) -> TypeGuard[int]:
     """Return whether an argument is an integer within bounds; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object, least: float = float("-inf"), most: float = float("inf")) -> TypeGuard[int | float]:
+    """Return whether an argument is a number within bounds; NaN, True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def expect_flags(**flags: object) -> None:
+    """Raise ``UsageError`` for the first argument that is neither True nor False: any text would be taken for True."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be True or False, not {shown_value(value)}")
 
 
 def counted(number: int, one: str, several: str = "") -> str:
@@ -277,3 +290,9 @@ def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str
         return function(*args, **options)
 
     return checked
+
+
+def suggests_fields(struct: type[_T]) -> type[_T]:
+    """Have the making of a dataclass with a field that it lacks raise an error that names the nearest one."""
+    struct.__init__ = suggests_names(struct.__init__)  # type: ignore[method-assign]
+    return struct

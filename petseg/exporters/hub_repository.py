@@ -60,11 +60,11 @@ def export_hub(
         PetsegError: safetensors is not installed.
     """
     folder = Path(folder)
-    if license is not None and not _LICENSE.fullmatch(license):
+    if license is not None and not _LICENSE.fullmatch(str(license)):
         raise UsageError(
             f"{option('license', license)}: give an identifier of the Hub, such as apache-2.0, cc-by-4.0 or other"
         )
-    if dataset is not None and not _DATASET.fullmatch(dataset):
+    if dataset is not None and not _DATASET.fullmatch(str(dataset)):
         raise UsageError(f"{option('dataset', dataset)}: give a name as on the Hub, NAME or OWNER/NAME")
     if folder.suffix in (".onnx", ".safetensors"):
         raise UsageError(

@@ -21,9 +21,10 @@ from petseg.inference.probabilities import not_finite
 from petseg.inference.trained_network import Predictor
 from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
-from shards.errors import PetsegError, UsageError, first_line, option, spelled
+from shards.errors import PetsegError, UsageError, expect_flags, first_line, option, shown_value, spelled
 from shards.format.geometry import Size, size_text
 from shards.format.readers.output_places import expect_free
+from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
 from shards.store.owner_files import scratch_folder
 
@@ -66,7 +67,12 @@ def export_onnx(
         PetsegError: the ``export`` extra is not installed, a file exists, or the exported network computes something
             else.
     """
+    expect_predictor(predictor)
+    expect_places(path=path)
+    expect_flags(overwrite=overwrite)
     path, options = Path(path), options or OnnxOptions()
+    if not isinstance(options, OnnxOptions):
+        raise UsageError(f"options must be OnnxOptions, not {shown_value(options)}")
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: the name must end in .onnx or .safetensors; {option('hub', True)} writes a folder")
     if options.input_size == "original" and predictor.recipe.fit == "cover":
@@ -108,6 +114,12 @@ def export_onnx(
     write_atomically(path, data, replace=overwrite)
     write_atomically(card, model_card(predictor, path, options=options), replace=overwrite)
     return OnnxExport(path=path, card=card, bytes=len(data), largest_difference=difference)
+
+
+def expect_predictor(predictor: object) -> None:
+    """Raise ``UsageError`` for anything but a loaded network, such as the run's folder."""
+    if not isinstance(predictor, Predictor):
+        raise UsageError(f"predictor must be what petseg.load(run) returns, not {shown_value(predictor)}")
 
 
 def require(*packages: str) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from petseg.exporters.model_card import model_card
-from petseg.exporters.onnx_model import require
+from petseg.exporters.onnx_model import expect_predictor, require
 from petseg.exporters.usage_program import card_facts
 from petseg.inference.trained_network import Predictor
+from shards.errors import expect_flags
 from shards.format.readers.output_places import expect_free
+from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
 
 
@@ -22,6 +24,9 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
         PetsegError: the ``export`` extra is not installed, a file exists already and ``overwrite`` is False, or the
             network's outputs are not finite.
     """
+    expect_predictor(predictor)
+    expect_places(path=path)
+    expect_flags(overwrite=overwrite)
     path = Path(path)
     card = path.with_suffix(".md")
     expect_free(path, card, overwrite=overwrite)

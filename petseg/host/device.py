@@ -12,7 +12,7 @@ import torch
 
 from petseg.host.distributed import world_from_environment
 from pipeline.arguments import resolve_device, usable_cores
-from shards.errors import PetsegError, UsageError, option, spelled
+from shards.errors import PetsegError, UsageError, is_whole_number, option, shown_value, spelled
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -48,6 +48,8 @@ def choose_device(name: str | torch.device, *, local_rank: int = 0) -> torch.dev
     sees one GPU only, as those of Slurm with ``--gpus-per-task=1``, has that one. ``cuda:N`` would put all of them on
     the same GPU, where NCCL does not work.
     """
+    if not is_whole_number(local_rank, 0):
+        raise UsageError(f"local_rank must be a whole number of 0 or more, not {shown_value(local_rank)}")
     if not isinstance(name, str | torch.device):
         raise UsageError(f"{option('device', name)}: give auto, cpu, cuda or cuda:N")
     name = str(name)

@@ -17,7 +17,7 @@ from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from pipeline import Loader
 from shards import ShardSet, UsageError
-from shards.errors import listed, option, printable, suggests_names
+from shards.errors import expect_flags, listed, option, printable, suggests_names
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
@@ -67,6 +67,9 @@ def evaluate(
         PetsegError: no such run, set or split, or an option that does not fit.
     """
     check_batch_size(batch_size)
+    expect_flags(original_resolution=original_resolution)
+    if not isinstance(world, World | None) or not callable(after_batch):
+        raise UsageError(f"world must be a World and after_batch a function, not {world!r} and {after_batch!r}")
     world = world or World()
     if batch_size % world.size:
         raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")

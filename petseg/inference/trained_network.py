@@ -278,7 +278,7 @@ def load(
         CheckpointError: there is no checkpoint, or it is damaged.
         UsageError: the device is not available, or the size is out of range.
     """
-    expect_places(run)
+    expect_places(run=run)
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     path = find_checkpoint(Path(run))

@@ -4,7 +4,7 @@ Every network takes uint8 or float images (B, 3, H, W) in 0..255, of any H and W
 float logits (B, N, H, W) of N classes in the order of the labels. Its first layer is its normalisation.
 """
 
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from petseg.nets.model_config import NO_ENCODER, TORCHVISION, ModelConfig, Name,
 from petseg.nets.resnet_unet import ResNetUNet
 from petseg.nets.tutorial_unet import TutorialUNet
 from petseg.nets.unet import ResidualUNet
+from shards.errors import UsageError, listed, shown_value
 
 
 def build_model(config: ModelConfig | Name = "unet") -> nn.Module:
@@ -26,6 +27,8 @@ def build_model(config: ModelConfig | Name = "unet") -> nn.Module:
         UsageError: the architecture is impossible.
         PetsegError: an encoder needs timm, which is not installed.
     """
+    if config not in get_args(Name) and not isinstance(config, ModelConfig):
+        raise UsageError(f"config must be a ModelConfig or one of {listed(get_args(Name))}, not {shown_value(config)}")
     if not isinstance(config, ModelConfig):
         config = default_model_config(config)
     config.check()

@@ -65,6 +65,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check(self) -> None:
         """Raise ``UsageError`` for values that no network can be built from, or that do not fit each other."""
+        self._check_types()
         if self.name == "tutorial" and self != ModelConfig(
             name="tutorial", widths=TUTORIAL_WIDTHS, classes=self.classes
         ):
@@ -105,6 +106,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if value not in choices:
                 raise UsageError(f"{option(named, value)}: choose from {', '.join(choices)}")
         self._check_encoder()
+
+    def _check_types(self) -> None:
+        try:
+            msgspec.convert(msgspec.structs.asdict(self), type(self))
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the network's architecture: {error}") from None
 
     def _check_encoder(self) -> None:
         if self.encoder == NO_ENCODER:

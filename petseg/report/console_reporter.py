@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from petseg.inference.metrics import score
 from petseg.runs.history import occurring
 from shards.console import can_draw, say
+from shards.errors import expect_flags
 from shards.format.labels import Labels
 
 _ALL_CLASSES = 4  # more than this make a line too long: then the best and the worst two are named
@@ -52,6 +53,7 @@ class ConsoleReporter(Reporter):
     """Shows a live progress line on stderr if that is a terminal, and prints one line per epoch unless ``quiet``."""
 
     def __init__(self, *, quiet: bool = False) -> None:
+        expect_flags(quiet=quiet)
         self._quiet = quiet
         self._classes: tuple[str, ...] = ()
         self._refreshed = 0.0

@@ -88,7 +88,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
         CheckpointError: it is damaged.
         PetsegError: the package safetensors is not installed.
     """
-    expect_places(source)
+    expect_places(init_from=source)
     path = Path(source).absolute()
     if (path / SAFETENSORS).is_file():
         path = path / SAFETENSORS

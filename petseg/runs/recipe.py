@@ -84,9 +84,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
-    plain_share: Annotated[
-        float, Meta(ge=0, le=1, description="Share of the epochs, the last ones, in which images are only flipped.")
-    ] = 0.0
+    plain_share: Annotated[float, Meta(ge=0, le=1, description="Share of the last epochs that only flip images.")] = 0.0
     decode: Annotated[Literal["full", "scaled"], Meta(description="scaled: faster, training images differ a bit.")] = (
         "full"
     )
@@ -124,10 +122,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_fields(self)
         parse_run_size(self.size)
         if self.crop_scale is not None and not MIN_SCALE <= self.crop_scale[0] <= self.crop_scale[1] <= MAX_SCALE:
-            raise UsageError(
-                f"{option('crop_scale', self.crop_scale)}: give MIN,MAX with {MIN_SCALE:g} <= "
-                f"MIN <= MAX <= {MAX_SCALE:g}, such as 0.5,2"
-            )
+            limits = f"{MIN_SCALE:g} <= MIN <= MAX <= {MAX_SCALE:g}"
+            raise UsageError(f"{option('crop_scale', self.crop_scale)}: give MIN,MAX with {limits}, such as 0.5,2")
         if self.accumulate > self.batch_size:
             raise UsageError(f"{option('accumulate', self.accumulate)}: give a number from 1 to {self.batch_size}")
         if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":

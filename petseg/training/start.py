@@ -90,7 +90,7 @@ def train(
         PetsegError: an option is wrong or does not fit the run; the data are unusable; the run was interrupted (a
             checkpoint was written) or diverged.
     """
-    options = checked_arguments(options, make_reporter, places=(shards, run, config))
+    options = checked_arguments(options, make_reporter, places={"shards": shards, "run": run, "config": config})
     given = tuple(options)
     world = world_from_environment()
     command = with_torchrun(command or equivalent_command(shards, run, resume, options, config=config), world)
@@ -233,8 +233,7 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
     elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
         reporter.note(
             f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
-            "are enlarged, which adds work, not detail; build the set with a larger size, or "
-            f"{option('storage', 'source')}"
+            "are enlarged, which adds work, not detail; build the set with a larger size, or as source"
         )
     note_absent_classes(config.data, reporter)
 

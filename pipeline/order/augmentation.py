@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.hashing import derive, uniform
-from shards.errors import UsageError
+from shards.errors import UsageError, is_number, shown_value, suggests_fields
 from shards.format.geometry import (
     Boxes,
     Fit,
@@ -41,6 +41,7 @@ LUMA = (0.299, 0.587, 0.114)
 CONTRAST_CENTRE = 128.0
 
 
+@suggests_fields
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How strongly training samples are varied. The defaults are the preset ``"train"``.
@@ -67,21 +68,28 @@ class Augmentation:
     saturation: float = 0.2
 
     def __post_init__(self) -> None:
+        for name in ("area", "ratio"):
+            value = getattr(self, name)
+            pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
+            if not pair and (name, value) != ("area", None):
+                raise UsageError(f"augmentation: {name} must be (min, max), two numbers, not {shown_value(value)}")
         if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
             raise UsageError(f"augmentation: area must be (min, max) with 0 < min <= max <= 1, not {self.area}")
         if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
             raise UsageError(f"augmentation: ratio must be (min, max) with 0 < min <= max, not {self.ratio}")
-        if not 0 <= self.flip <= 1:
-            raise UsageError(f"augmentation: flip is a probability in 0..1, not {self.flip}")
+        if not is_number(self.flip, 0, 1):
+            raise UsageError(f"augmentation: flip is a probability in 0..1, not {shown_value(self.flip)}")
         for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"augmentation: {name} must be in 0..1, not {getattr(self, name)}")
+            if not is_number(getattr(self, name), 0, 1):
+                raise UsageError(f"augmentation: {name} must be in 0..1, not {shown_value(getattr(self, name))}")
 
     @classmethod
     def preset(cls, name: Preset) -> "Augmentation":
         """Return a preset: ``train``, mild, or ``strong``, for few images and many epochs."""
         if name == "train":
             return cls()
+        if name != "strong":
+            raise UsageError(f"augmentation: there is no preset {shown_value(name)}; use train or strong")
         return cls(area=(0.2, 1.0), ratio=(2 / 3, 1.5), brightness=0.4, contrast=0.4, saturation=0.8)
 
     @property

@@ -43,7 +43,7 @@ REASONS: Final[dict[str, str]] = {
     "image-stray-bytes": "extra bytes at the end of the JPEG data; removed",
     "exif-rotated": "EXIF says that the image must be rotated, and only then the mask fits; rotated",
     "exif-ignored": "EXIF says that the image must be rotated, but the mask fits without; the tag was removed",
-    "exif-ambiguous": "EXIF asks for a rotation, and the mask fits with and without; not rotated (option exif decides)",
+    "exif-ambiguous": "EXIF asks for a rotation, and the mask fits with it and without; not rotated (see option exif)",
     "mask-empty": "the mask file is empty",
     "mask-unknown-format": "the mask file has no known format",
     "mask-corrupt": "the mask data is damaged",

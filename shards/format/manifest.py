@@ -31,6 +31,7 @@ from shards.format.layout import (
     table_name,
     table_offset,
 )
+from shards.store.addresses import expect_places
 from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.store_protocol import ObjectMissingError, Store
 
@@ -165,8 +166,10 @@ def dump_manifest(manifest: Manifest) -> bytes:
     return _canonical(msgspec.structs.replace(manifest, checksum=checksum))
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: str | Path) -> Manifest:
     """Read and check a set's manifest; raise ``FormatError`` if it is missing, of another version, or damaged."""
+    expect_places(folder=folder)
+    folder = Path(folder)
     path = folder / MANIFEST_NAME
     try:
         data = read_regular(path, most=MAX_MANIFEST_BYTES)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlsplit
 
-from shards.errors import UsageError, printable
+from shards.errors import UsageError, printable, shown_value
 
 SCHEMES: Final = {"s3": "an S3 bucket", "gs": "a Google Cloud Storage bucket", "az": "an Azure Blob container"}
 WEB_SCHEMES: Final = ("https", "http")  # read only; http from this machine alone
@@ -54,15 +54,15 @@ def is_remote(place: str | Path) -> TypeGuard[str]:
     return isinstance(place, str) and _SCHEME.match(place) is not None
 
 
-def expect_places(*places: Any) -> None:
-    """Raise ``UsageError`` for empty text, which would be the current folder, and for what is no path."""
-    for place in places:
+def expect_places(**places: Any) -> None:
+    """Raise ``UsageError`` for empty text, which would be the current folder, and for what is no path, by argument."""
+    for name, place in places.items():
         if not isinstance(place, str | Path):
-            raise UsageError(f"expected a path, or an address as text, not {place!r}")
+            raise UsageError(f"{name}: expected a path, or an address as text, not {shown_value(place)}")
         if place == "":
-            raise UsageError("the path is empty; for the current folder, write '.'")
+            raise UsageError(f"{name}: the path is empty; for the current folder, write '.'")
         if "\0" in str(place):
-            raise UsageError(f"{_shown(str(place))}: a path cannot contain the character NUL")
+            raise UsageError(f"{name} {_shown(str(place))}: a path cannot contain the character NUL")
 
 
 def parse_address(place: str | Path) -> StoreAddress | Path:
@@ -71,7 +71,7 @@ def parse_address(place: str | Path) -> StoreAddress | Path:
     Raises ``UsageError`` for an unknown scheme, an address without a bucket or host, one with credentials in it, and
     ``http://`` to another machine; see also :func:`expect_places`.
     """
-    expect_places(place)
+    expect_places(place=place)
     text = os.fspath(place)
     found = _SCHEME.match(text) if isinstance(place, str) else None
     if found is None:

@@ -332,7 +332,7 @@ def test_a_state_that_does_not_fit_says_what_differs(make: Any, change: dict[str
 @with_one_engine
 @pytest.mark.parametrize("state", [None, {}, [], {"version": 3}, {"version": True}, "text"])
 def test_anything_but_a_state_is_refused(make: Any, state: Any) -> None:
-    with pytest.raises(UsageError, match="not a loader state"):
+    with pytest.raises(UsageError, match="a loader state is what state_dict"):
         make().load_state_dict(state)
 
 

@@ -20,6 +20,8 @@ def check_executor(text: str | None) -> None:
 
 def check_workers(workers: Any, executor: Executor | str | None) -> None:
     """Raise ``UsageError`` unless a build can have so many processes (None: as it chooses), or has others' workers."""
+    if not isinstance(executor, Executor | str | None):
+        raise UsageError(f"{option('executor', executor)}: give text such as dask:ADDRESS, or an executor")
     if workers is None:
         return
     if not is_whole_number(workers, 1):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shards.errors import UsageError, option, spelled
+from shards.errors import UsageError, is_whole_number, option, spelled
 
 AUTO: Final = "auto"
 SLURM_ID, SLURM_COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"
@@ -45,6 +45,8 @@ def task_number(
     """
     if task is None and tasks is None:
         return None
+    if tasks is not None and not is_whole_number(tasks, 1):
+        raise UsageError(f"{option('tasks', tasks)} is not a positive number")
     origin: list[str] = []
     found = next((name for name in _INDICES if environment.get(name)), None)
     if task is None or task == AUTO:
@@ -59,7 +61,7 @@ def task_number(
     if tasks is None:
         number, tasks = _count(found, number, environment, shift=bool(origin))
         origin.append(SLURM_COUNT if found == SLURM_ID else WORLD_SIZE)
-    if tasks < 1:
+    if not is_whole_number(tasks, 1):
         raise UsageError(f"{option('tasks', tasks)} is not a positive number")
     if not 0 <= number < tasks:
         where = f" (from {' and '.join(origin)})" if origin else ""
@@ -111,5 +113,5 @@ def _integer(name: str, environment: Mapping[str, str], *, default: int | None =
 def _given(task: int | str) -> int:
     try:
         return int(task)
-    except ValueError:
+    except (TypeError, ValueError):
         raise UsageError(f"{option('task', task)} is neither a number nor {AUTO}") from None

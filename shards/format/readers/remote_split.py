@@ -31,7 +31,7 @@ def check_unused(store: FolderStore, *, fetch: Any, cache: Any, cache_bytes: Any
     """Check what a set in a folder does not use, as for one in an object store, and say that it is not used."""
     _check_fetch(fetch)
     check_bound(cache_bytes)
-    expect_places(*([] if cache is None else [cache]))
+    expect_places(**({} if cache is None else {"cache": cache}))
     if cache is not None or cache_bytes is not None:
         names = f"{option('cache')} and {option('cache_bytes')}"
         log.warning("%s is a folder: %s are for sets in object stores", printable(store.address), names)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.errors import UsageError, option
+from shards.errors import UsageError, option, spelled
 from shards.format.builtin_labels import ADE20K, BINARY, CITYSCAPES, PETS
 from shards.format.label_files import labels_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels, chosen_colour
@@ -222,7 +222,7 @@ def writer_for(layout: str, *, classes: int | None, masks: str) -> LayoutWriter:
         raise UsageError(f"{option('masks', masks)}: choose from {', '.join(MASKS)}")
     if masks != "index" and layout not in ("folders", "csv"):
         raise UsageError(
-            f"{option('masks', masks)} needs {option('layout', 'folders or csv')}: the masks of {layout} hold values"
+            f"{option('masks', masks)} needs {spelled('--layout=folders or csv')}: the masks of {layout} hold values"
         )
     usual = 2 if masks == "binary" else _USUAL[layout]
     chosen = usual if classes is None else classes

@@ -38,7 +38,7 @@ def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCach
             raise PetsegError(
                 f"there is no home folder for a cache; name one with {option('cache')}, or set XDG_CACHE_HOME"
             ) from None
-    expect_places(folder)
+    expect_places(cache=folder)
     place = Path(folder).absolute()
     for left in reversed(range(_ATTEMPTS)):
         try:

@@ -42,7 +42,7 @@ def test_a_diverging_run_reports_the_step_its_images_and_what_to_do(synthetic_se
     # The first update makes the weights non-finite, which is noticed before they are saved.
     assert "step 1 (epoch 1, batch 1)" in message
     assert "no checkpoint was written before it" in message
-    assert message.endswith("start again with a smaller --lr, or with --clip-norm 1")  # it is in fp32
+    assert message.endswith("start again with a smaller lr, or with clip_norm=1")  # it is in fp32
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -144,5 +144,5 @@ def test_gradients_that_overflow_for_ever_are_noticed(monkeypatch, tmp_path: Pat
     with pytest.raises(DivergedError) as error:
         train()
     assert now[0] + 1 == noticed
-    for part in (f"at step {noticed} ", "images cat_0, cat_1", "overflow in fp16", "--precision fp32", "no checkpoint"):
+    for part in (f"at step {noticed} ", "images cat_0, cat_1", "overflow in fp16", "precision='fp32'", "no checkpoint"):
         assert part in str(error.value)

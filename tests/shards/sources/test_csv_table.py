@@ -137,7 +137,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, cells: li
 def test_a_table_without_splits_is_named(put: Put) -> None:
     folder = put(*FILES, "t.csv=image,mask\np/a.jpg,m/a.png\n")
     with pytest.raises(
-        SourceError, match=r"t\.csv names no splits; add a column split \(train, val, test\), or use --"
+        SourceError, match=r"t\.csv names no splits; add a column split \(train, val, test\), or use split='random'"
     ):
         official_split(scan(folder), val_fraction=0.2, seed=0)
 

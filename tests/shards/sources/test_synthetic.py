@@ -176,7 +176,7 @@ def test_refuses_a_folder_with_something_in_it_and_leaves_it(tmp_path: Path) -> 
     assert make_pets(tmp_path / "empty", count=1).images == 1
 
 
-@pytest.mark.parametrize(("count", "seed", "names"), [(0, 0, "--count"), (-3, 0, "--count"), (1, -1, "--seed")])
+@pytest.mark.parametrize(("count", "seed", "names"), [(0, 0, "count="), (-3, 0, "count="), (1, -1, "seed=")])
 def test_refuses_numbers_out_of_range(tmp_path: Path, count: int, seed: int, names: str) -> None:
     with pytest.raises(UsageError, match=names):
         make_pets(tmp_path / "pets", count=count, seed=seed)

@@ -76,14 +76,14 @@ def test_masks_mean_the_same_in_every_layout(pets: Path, tmp_path: Path, layout:
 @pytest.mark.parametrize(
     ("layout", "classes", "masks", "message"),
     [
-        ("coco", None, "index", "--layout 'coco': choose from pets, folders"),
-        ("pets", 4, "index", "--classes 4: pets has 3"),
-        ("voc", 256, "index", "--classes 256: voc has 1 to 255"),
-        ("cityscapes", 20, "index", "--classes 20: cityscapes has 1 to 19"),
-        ("ade20k", 0, "index", "--classes 0: ade20k has 1 to 150"),
-        ("csv", 3, "binary", "--classes 3: csv with binary masks has 2"),
-        ("voc", None, "rgb", "--masks rgb needs --layout folders or csv"),
-        ("folders", None, "jpeg", "--masks 'jpeg': choose from index, binary, rgb"),
+        ("coco", None, "index", "layout='coco': choose from pets, folders"),
+        ("pets", 4, "index", "classes=4: pets has 3"),
+        ("voc", 256, "index", "classes=256: voc has 1 to 255"),
+        ("cityscapes", 20, "index", "classes=20: cityscapes has 1 to 19"),
+        ("ade20k", 0, "index", "classes=0: ade20k has 1 to 150"),
+        ("csv", 3, "binary", "classes=3: csv with binary masks has 2"),
+        ("voc", None, "rgb", "masks='rgb' needs layout='folders' or csv"),
+        ("folders", None, "jpeg", "masks='jpeg': choose from index, binary, rgb"),
     ],
 )
 def test_what_a_layout_does_not_have(layout: str, classes: int | None, masks: str, message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from shards.errors import command_line, option, spelled
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
 SPELL = {"spelled", "click.option", "click.Option", "click.argument", "click.Choice", "Meta"}
 # What these hold is typed into a shell, by whoever reads it.
