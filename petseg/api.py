@@ -229,7 +229,7 @@ def predict(
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, overwrite=overwrite)
-    names = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:
         expect_places(images=name)
     expect_places(run=run, out=out)
