@@ -287,6 +287,7 @@ def export(
         raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
     if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):
         raise UsageError(f"onnx_output and input_size are for an ONNX file, and {file} is none")
+    options = OnnxOptions(output=onnx_output or "logits", input_size=input_size or "any")
     if not hub:
         expect_free(Path(file), overwrite=overwrite, read=Path(run))
     predictor = load(run, device="cpu", precision="fp32", size=size)
@@ -295,6 +296,5 @@ def export(
     elif Path(file).suffix == ".safetensors":
         export_weights(predictor, file, overwrite=overwrite)
     else:
-        options = OnnxOptions(output=onnx_output or "logits", input_size=input_size or "any")
         export_onnx(predictor, file, options=options, overwrite=overwrite)
     return Path(file)

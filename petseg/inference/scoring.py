@@ -21,6 +21,7 @@ from shards.errors import expect_flags, listed, option, printable, suggests_name
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
+from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
 
 
@@ -74,10 +75,13 @@ def evaluate(
     if batch_size % world.size:
         raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
+    expect_places(run=run)
+    data = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    expect_split(data, split)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     return evaluate_predictor(
         predictor,
-        shards if isinstance(shards, ShardSet) else ShardSet.open(shards),
+        data,
         split=split,
         options=options,
         original_resolution=original_resolution,
