@@ -180,7 +180,7 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--peers", "nope"), 2, "'nope' is not known; there are:"),
         (("loader", "--shards", "SET", "--storages", "nope"), 2, "'nope' is not one of"),
         (("loader", "--shards", "SET", "--size", "0"), 2, "--size 0: give N or HxW"),
-        (("loader", "--shards", "SET", "--size", "9x8x7"), 2, "--size '9x8x7': give N or HxW"),
+        (("loader", "--shards", "SET", "--size", "9x8x7"), 2, "--size 9x8x7: give N or HxW"),
         (("loader", "--shards", "SET", "--fit", "nope"), 2, "'--fit': 'nope'"),
         (("loader", "--shards", "SET", "--repeats", "0"), 2, "'--repeats': 0"),
         (("loader", "--shards", "SET", "--handicap", "1"), 2, "'--handicap': 1"),

@@ -22,10 +22,10 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size 0.*: give N or HxW"),
-        ({"size": (128, -1)}, "size 128x-1: give N or HxW"),
+        ({"size": 0}, "size=0.*: give N or HxW"),
+        ({"size": (128, -1)}, r"size=\(128, -1\): give N or HxW"),
         ({"size": 5000}, "each side from 1 to 4096"),
-        ({"size": 12.5}, "size 12.5: give N or HxW"),
+        ({"size": 12.5}, "size=12.5: give N or HxW"),
         ({"size": (1, 2, 3)}, "give N or HxW"),
         ({"fit": "squash"}, "fit 'squash' is unknown; use stretch, cover, contain"),
         ({"crop_scale": 1.0}, "crop_scale must be .min, max."),
@@ -48,7 +48,7 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2"),
         ({"world_size": 100, "rank": 0}, "some would get nothing"),
         ({"fetch": "all"}, "fetch 'all' is unknown; use auto, range, shard"),
-        ({"cache_bytes": "lots"}, "--cache-bytes 'lots': give a number of bytes"),
+        ({"cache_bytes": "lots"}, "cache_bytes='lots': give a number of bytes"),
         ({"cache_bytes": 7}, "cache_bytes=7 is too small"),
         ({"on_error": "ignore"}, "use stop or replace"),
         ({"max_damaged": -1}, "max_damaged must"),
