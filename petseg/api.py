@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,13 @@ from shards.store.addresses import expect_places, is_remote
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
+    from petseg.inference.file_jobs import FilePredictions
     from shards.build.outcome.build_result import BuildResult
     from shards.build.tasks.set_copy import CopyResult
     from shards.build.tasks.task_build import TaskResult
 
 __all__ = [
     "Batch",
-    "FilePredictions",
     "Loader",
     "PetsegError",
     "ShardSet",
@@ -163,21 +162,6 @@ def copy_shards(source: str | Path, target: str | Path, *, overwrite: bool = Fal
     return copy_set(source, target, overwrite=overwrite)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilePredictions:
-    """What :func:`predict` did.
-
-    Attributes:
-        images: the image files that were predicted.
-        failed: one error for each image file that could not be read, or whose result could not be named.
-        ignored: number of other files in the named folders.
-    """
-
-    images: tuple[Path, ...]
-    failed: tuple[PetsegError, ...]
-    ignored: int
-
-
 @suggests_names
 def predict(
     run: str | Path,
@@ -188,6 +172,7 @@ def predict(
     overlays: bool = True,
     probabilities: bool = False,
     overwrite: bool = False,
+    skip_existing: bool = False,
     batch_size: int = 8,
     flip_tta: bool = False,
     scales: Sequence[float] = (1.0,),
@@ -196,7 +181,7 @@ def predict(
     size: int | str | Size | None = None,
     device: str = "auto",
     precision: "Precision" = "auto",
-) -> FilePredictions:
+) -> "FilePredictions":
     """Segment image files at their original resolution and write the masks, as ``petseg-predict``.
 
     Args:
@@ -208,6 +193,7 @@ def predict(
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
+        skip_existing: leave out images that have results, whatever made them: to go on after an interruption.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
         scales: average over inputs whose size is multiplied by these factors.
@@ -221,27 +207,33 @@ def predict(
         PetsegError: no such run or images, or a result exists already. An image that cannot be read does not raise:
             it is listed in the result.
     """
-    from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
+    from petseg.inference.file_jobs import FileJob, FilePredictions, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load
 
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, overwrite=overwrite)
+    existing = {"overwrite": overwrite, "skip_existing": skip_existing}
+    expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, **existing)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:
         expect_places(images=name)
     expect_places(run=run, out=out)
     files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
-    jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, overwrite=overwrite)
+    jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, **existing)
     predictor = load(run, size=size, device=device, precision=precision)
     predictor.window(options)  # refuses what does not fit, before anything is written
     Path(out).mkdir(parents=True, exist_ok=True)
     done: list[FileJob] = []
     failed: list[PetsegError] = []
     predict_files(predictor, jobs, batch_size=batch_size, options=options, on_error=failed.append, on_done=done.append)
-    return FilePredictions(images=tuple(job.image for job in done), failed=tuple(failed), ignored=ignored)
+    return FilePredictions(
+        images=tuple(job.image for job in done),
+        failed=tuple(failed),
+        skipped=len(files) - len(jobs),
+        ignored=ignored,
+    )
 
 
 @suggests_names

@@ -18,6 +18,7 @@ from shards.errors import PetsegError, TerminatedError, counted
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
+@click.option("--skip-existing", is_flag=True, help="Leave out images that have results, to go on after a stop.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Images per batch.")
 @WINDOW
 @OVERLAP
@@ -36,6 +37,7 @@ def predict(
     overlay: bool,
     probabilities: bool,
     overwrite: bool,
+    skip_existing: bool,
     batch_size: int,
     window: Any,
     overlap: float | None,
@@ -66,7 +68,9 @@ def predict(
 
     inference = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     files, ignored = find_images(images, recursive=recursive, skip=out)
-    jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, overwrite=overwrite)
+    existing = {"overwrite": overwrite, "skip_existing": skip_existing}
+    jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, **existing)
+    skipped = len(files) - len(jobs)
     predictor = load(run, **options)
     used = predictor.window(inference)
     not_searched = 0 if recursive else subfolders_not_searched(images, skip=out)
@@ -92,15 +96,19 @@ def predict(
             )
     except (KeyboardInterrupt, OSError, PetsegError, TerminatedError) as error:
         if written:
-            error.add_note(f"{counted(len(written), 'image')} predicted into {out}; to run it again, add --overwrite")
+            again = (
+                "keep --overwrite" if overwrite else "keep --skip-existing" if skip_existing else "add --skip-existing"
+            )
+            error.add_note(f"{counted(len(written), 'image')} predicted into {out}; to go on, run it again and {again}")
         raise
     predicted = len(jobs) - failures
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
-        facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "ignored": ignored, "renamed": renamed}
-        print_json({**facts, "folder": str(out), **inference.facts(used)})
+        facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
+        print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
     else:
-        others = f", {counted(ignored, 'other file')} ignored" if ignored else ""
+        others = f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
+        others += f", {counted(ignored, 'other file')} ignored" if ignored else ""
         others += f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else ""
         say(f"{counted(predicted, 'image')} predicted into {out}{inference.text(used)}{others}")
     if failures:

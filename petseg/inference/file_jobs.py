@@ -33,16 +33,42 @@ class FileJob:
     replace: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilePredictions:
+    """What :func:`petseg.predict` did.
+
+    Attributes:
+        images: the image files that were predicted.
+        failed: one error for each image file that could not be read, or whose result could not be named.
+        skipped: the number of images that had results, with ``skip_existing``.
+        ignored: number of other files in the named folders.
+    """
+
+    images: tuple[Path, ...]
+    failed: tuple[PetsegError, ...]
+    skipped: int
+    ignored: int
+
+
 def plan_jobs(
-    images: Sequence[ImageFile], out: Path, *, overlays: bool, probabilities: bool, overwrite: bool
+    images: Sequence[ImageFile],
+    out: Path,
+    *,
+    overlays: bool,
+    probabilities: bool,
+    overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> list[FileJob]:
-    """Choose every output's name before anything is computed.
+    """Choose every output's name before anything is computed; with ``skip_existing``, leave out what is finished.
 
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
     ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
-    is a shard set's or a run's, or if a file exists already and ``overwrite`` is False.
+    is a shard set's or a run's, or if a file exists already and ``overwrite`` is False. With ``skip_existing`` an image
+    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``.
     """
+    if overwrite and skip_existing:
+        raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
     suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
     taken: dict[str, Path] = {}
     jobs = []
@@ -59,9 +85,27 @@ def plan_jobs(
                 )
             taken[place] = each.path
         renamed = name != each.path.stem
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite))
-    _expect_free({place for each in images for place in places_of(each.path)}, jobs, overwrite=overwrite)
-    return jobs
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite or skip_existing))
+    _expect_free(
+        {place for each in images for place in places_of(each.path)}, jobs, replace=overwrite, keep=skip_existing
+    )
+    return [job for job in jobs if not _is_finished(job)] if skip_existing else jobs
+
+
+def _is_finished(job: FileJob) -> bool:
+    """Return whether a job's files exist; raise ``UsageError`` if only some do, and not those of a killed process.
+
+    The mask appears last, so that other files without it are what a process left that was killed between the two.
+    """
+    if any(map(name_too_long, job.outputs)) or not job.outputs[0].is_file():
+        return False
+    for output in job.outputs[1:]:
+        if not output.is_file():
+            raise UsageError(
+                f"{job.outputs[0]} exists, but not {output}: {option('skip_existing', True)} goes on where the same "
+                "options were given; remove the mask to predict it again, or choose another folder with -o"
+            )
+    return True
 
 
 def _same_everywhere(path: Path) -> str:
@@ -69,8 +113,8 @@ def _same_everywhere(path: Path) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
-def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, overwrite: bool) -> None:
-    """Raise ``UsageError`` if an output must not be written."""
+def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, replace: bool, keep: bool) -> None:
+    """Raise ``UsageError`` if an output must not be written; ``keep``: one that exists may not have to be."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
         expect_folder(folder, advice="choose another folder with -o")
         expect_outside(folder, itself=True, advice="choose another folder with -o")
@@ -80,7 +124,7 @@ def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, overwrite: boo
                 continue
             if not inputs.isdisjoint(places_of(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
-            expect_replaceable(output, overwrite=overwrite, advice="choose another folder with -o")
+            expect_replaceable(output, overwrite=replace or keep, advice="choose another folder with -o")
 
 
 def predict_files(

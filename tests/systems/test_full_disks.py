@@ -233,9 +233,11 @@ def test_the_second_of_two_predictions(
     command = ("petseg-predict", small_run, *images, "-o", tmp_path / "masks", "--device", "cpu")
     done = call(*command)
     assert done.code == 1
-    assert done.error.endswith(f"; 1 image predicted into {tmp_path}/masks; to run it again, add --overwrite")
+    assert done.error.endswith(
+        f"; 1 image predicted into {tmp_path}/masks; to go on, run it again and add --skip-existing"
+    )
     monkeypatch.undo()
-    assert call(*command, "--overwrite").code == 0
+    assert call(*command, "--skip-existing").code == 0
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".txt"])

@@ -50,10 +50,14 @@ def test_what_is_predicted_stays_and_is_said(call, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("petseg.inference.file_jobs.to_rgb", interrupted)
     command = (run, *images, "-o", tmp_path / "out", "--batch-size", 1, "--no-overlay")
     result = call(predict, *command)
-    kept = f"2 images predicted into {tmp_path}/out; to run it again, add --overwrite"
+    kept = f"2 images predicted into {tmp_path}/out; to go on, run it again and add --skip-existing"
     assert (result.code, result.err) == (143, f"Error: stopped by SIGTERM; {kept}\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     monkeypatch.undo()
+    before = [(tmp_path / "out" / name).stat().st_mtime_ns for name in ("a.png", "b.png")]
+    again = call(predict, *command, "--skip-existing")
+    assert again.out == f"1 image predicted into {tmp_path}/out, 2 images that had results skipped\n"
+    assert [(tmp_path / "out" / name).stat().st_mtime_ns for name in ("a.png", "b.png")] == before
     assert call(predict, *command, "--overwrite").code == 0
 
 

@@ -115,6 +115,26 @@ def plan(
     return plan_jobs(files, out, overlays=overlays, probabilities=False, overwrite=overwrite)
 
 
+def test_images_that_have_results_are_skipped(tiny_run: Path, tmp_path: Path) -> None:
+    images = [image_file(tmp_path / f"{name}.jpg") for name in "abc"]
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images[:2], out)
+    mask, overlay = out / "b.png", out / "b.overlay.png"
+    mask.unlink()  # a process that was killed leaves an overlay without its mask, never a mask alone
+    made = petseg.predict(tiny_run, images, out, skip_existing=True)
+    assert (made.images, made.skipped) == (tuple(images[1:]), 1)
+    assert mask.is_file()
+    overlay.unlink()
+    with pytest.raises(UsageError, match=r"b\.png exists, but not .*b\.overlay\.png: skip_existing=True goes on where"):
+        petseg.predict(tiny_run, images, out, skip_existing=True)
+    again = petseg.predict(tiny_run, images, out, overlays=False, skip_existing=True)
+    assert (again.images, again.skipped) == ((), 3)
+    with pytest.raises(UsageError, match="give overwrite=True or skip_existing=True, not both"):
+        petseg.predict(tiny_run, images, out, overwrite=True, skip_existing=True)
+    with pytest.raises(UsageError, match="would overwrite one of the images"):
+        petseg.predict(tiny_run, [*images, out / "a.png"], out, skip_existing=True)
+
+
 def test_the_second_of_two_images_with_one_name_keeps_its_ending(tmp_path: Path) -> None:
     jobs = plan(*(tmp_path / name for name in ("cat.jpg", "cat.png", "cat.overlay.jpg")), out=tmp_path / "out")
     assert [[path.name for path in job.outputs] for job in jobs] == [
