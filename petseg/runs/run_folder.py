@@ -10,6 +10,7 @@ events/, wandb/  with --logger tensorboard, wandb
 loggers.json     which runs of Weights & Biases and MLflow this one is
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -21,7 +22,7 @@ import msgspec
 
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
-from shards.errors import UsageError, first_line, option, spelled
+from shards.errors import PetsegError, UsageError, first_line, option, spelled
 from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
@@ -51,7 +52,7 @@ class RunFolder:
             outcome = lock_at_once(self._lock, folder=path)
             if outcome == "busy":
                 raise UsageError(f"{path} is in use: another process is training this run")
-            self._release = claim(path / _OWNER, locked=outcome == "locked", beat=True)
+            self._owner = claim(path / _OWNER, locked=outcome == "locked", beat=True)
         except BaseException as error:
             os.close(self._lock)
             if isinstance(error, OwnedError):
@@ -65,11 +66,29 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        self._release()
+        self._owner()
         os.close(self._lock)
+
+    def expect_own(self) -> None:
+        """Raise ``PetsegError`` if another folder has this one's path by now: nothing of it may be overwritten.
+
+        An owner file that somebody has removed is no sign of that: then the lock is looked at.
+        """
+        there = self._owner.is_there()
+        if there is None:
+            with contextlib.suppress(OSError):
+                there = os.path.samestat(os.fstat(self._lock), os.lstat(self / _LOCK))
+        if there:
+            return
+        happened = "another run has its place now" if self.path.is_dir() else "nothing is there now"
+        raise PetsegError(
+            f"{self.path} was moved, removed or taken over during the training; {happened}, and this training has "
+            "ended without writing there; what was moved is continued by its new name, from its last checkpoint"
+        )
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Rewrite metrics.jsonl, so that it always agrees with the checkpoint."""
+        self.expect_own()
         write_atomically(self / METRICS, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history))
 
 

@@ -282,6 +282,7 @@ class TrainingLoop:
                 loader=self._loader.state_dict() if within_epoch else None,
                 **self.train_step.state(),  # type: ignore[arg-type]
             )
+            self.folder.expect_own()
             save_checkpoint(self.folder / name, checkpoint.for_prediction() if name == BEST else checkpoint)
         self._saved_at, self._guard.saved_step = time.monotonic(), self.progress.step
 

@@ -194,6 +194,7 @@ def _train(
     if folder is not None:
         try:
             with _advice(path, config):
+                folder.expect_own()
                 draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
             loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
         except (KeyboardInterrupt, TerminatedError) as error:

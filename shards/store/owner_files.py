@@ -9,6 +9,7 @@ Temporary folders have one too, so that the next command removes what a killed o
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -72,10 +73,29 @@ class Owner(msgspec.Struct, frozen=True):
         return self.began == _began(self.pid)
 
 
-def claim(
-    path: Path, *, locked: bool, activity: Callable[[], object] = lambda: None, beat: bool = False
-) -> Callable[[], None]:
-    """Create the owner file ``path`` for this process; return a function that removes it.
+@dataclasses.dataclass(frozen=True)
+class OwnerFile:
+    """An owner file of this process."""
+
+    path: Path
+    own: Owner
+    released: threading.Event
+
+    def __call__(self) -> None:
+        """Remove the file, if it is still this one."""
+        self.released.set()
+        with contextlib.suppress(OSError):
+            if _read(self.path) == self.own:
+                self.path.unlink()
+
+    def is_there(self) -> bool | None:
+        """Whether the file at the path is this one: False if it is another process's, None if there is none."""
+        found = _read(self.path)
+        return None if found is None else found == self.own
+
+
+def claim(path: Path, *, locked: bool, activity: Callable[[], object] = lambda: None, beat: bool = False) -> OwnerFile:
+    """Create the owner file ``path`` for this process; return it, to be called when the work is done.
 
     Args:
         path: the file; its folder exists.
@@ -106,14 +126,7 @@ def claim(
     released = threading.Event()
     if beat:
         threading.Thread(target=_beat, args=(path, own, released), name="owner", daemon=True).start()
-
-    def release() -> None:
-        released.set()
-        with contextlib.suppress(OSError):
-            if _read(path) == own:
-                path.unlink()
-
-    return release
+    return OwnerFile(path, own, released)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -20,7 +21,7 @@ from petseg.host.device import choose_placement
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from petseg.runs.run_folder import read_metrics
+from petseg.runs.run_folder import read_metrics, reopen_run
 from petseg.training import start_checks
 from petseg.training.losses import balanced_class_weights
 from shards import PetsegError, ShardSet
@@ -51,15 +52,47 @@ def test_the_command_prints_a_line_an_epoch_or_json(call, synthetic_set: Path, t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_that_is_renamed_during_the_training(synthetic_set: Path, tmp_path: Path) -> None:
-    """No command that needs a folder of that name is advised."""
+@pytest.mark.parametrize("at", ["epoch", "end"])
+@pytest.mark.parametrize("there", ["nothing", "finished", "trained", "an empty folder"])
+def test_a_run_whose_folder_is_moved_during_the_training(
+    there: str, at: str, synthetic_set: Path, tmp_path: Path
+) -> None:
+    """No other run that has its path by then is overwritten, and no command that needs its own one there is advised."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    if there in ("finished", "trained"):
+        petseg.train(synthetic_set, run=other, options={**TINY, "epochs": 1})
+    with contextlib.ExitStack() as stack:
 
-    class Renaming(Reporter):
+        class Moving(Reporter):
+            def end_epoch(self, entry: dict[str, Any], **_: Any) -> None:
+                if run.exists() and entry["epoch"] == (1 if at == "epoch" else 2):
+                    run.rename(tmp_path / "moved")
+                    if there == "an empty folder":
+                        run.mkdir()
+                    elif there != "nothing":
+                        other.rename(run)
+                    if there == "trained":
+                        stack.callback(reopen_run(run).close)
+
+        with pytest.raises(PetsegError, match=r"was moved, removed or taken over .* its new name, from its last check"):
+            petseg.train(synthetic_set, run=run, options=TINY, make_reporter=Moving)
+    if there in ("finished", "trained"):
+        assert len(load_checkpoint(run / "last.pt").history) == len(read_metrics(run)) == 1
+    elif run.exists():
+        assert not list(run.iterdir())
+    petseg.train(run=tmp_path / "moved", resume=True)
+    assert len(read_metrics(tmp_path / "moved")) == 2
+
+
+def test_a_run_goes_on_without_its_owner_file(synthetic_set: Path, tmp_path: Path) -> None:
+    """It may have been removed with what looks left over: it is still the same folder."""
+
+    class Removing(Reporter):
         def end_epoch(self, *_: Any, **__: Any) -> None:
-            (tmp_path / "run").rename(tmp_path / "moved")
+            (tmp_path / "run" / ".owner").unlink(missing_ok=True)
 
-    with pytest.raises(PetsegError, match=r"removed or renamed; what was renamed is continued by its new name$"):
-        petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "epochs": 1}, make_reporter=Renaming)
+    petseg.train(synthetic_set, run=tmp_path / "run", options=TINY, make_reporter=Removing)
+    assert len(read_metrics(tmp_path / "run")) == 2
 
 
 def test_the_tutorials_recipe_trains(call, synthetic_set: Path, tmp_path: Path) -> None:
@@ -136,7 +169,7 @@ def test_compiling_on_a_cpu_is_noted_but_not_refused(synthetic_set: Path, tmp_pa
     options = {**TINY, "epochs": 1, "compile": True}
     petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(compiled) == 2  # the network that is trained, and the one that is validated
-    assert any("makes steps no faster" in note for note in recording.notes)
+    assert any("steps are no faster" in note for note in recording.notes)
 
 
 def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path, tmp_path: Path) -> None:
