@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import email.utils
 import http.client
+import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +54,10 @@ class SlowStore:
 @contextlib.contextmanager
 def slow_store(delay: float) -> Iterator[SlowStore]:
     """Run the server in a process of its own; it waits ``delay`` seconds before each reply."""
-    server = subprocess.Popen([sys.executable, "-m", __name__, str(delay)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(delay)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,  # Ctrl-C reaches only the benchmark
+    )  # fmt: skip
     try:
         assert server.stdout is not None
         yield SlowStore(server.stdout.readline().strip())
@@ -117,7 +122,8 @@ class _Server:
 
 
 async def _serve(delay: float) -> None:
-    """Be the server: print its address, and run until the process is killed."""
+    """Be the server: print its address, and run until the process is killed, or that which started it ends."""
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server = await asyncio.start_server(_Server(delay).serve, "127.0.0.1", 0, backlog=512)
     host, port = server.sockets[0].getsockname()
     print(f"http://{host}:{port}", flush=True)  # noqa: T201 - for the process that started it

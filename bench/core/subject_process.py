@@ -15,7 +15,7 @@ from typing import IO, Any, NoReturn
 
 from bench.core.machine import memory_bytes, watch_memory
 from bench.core.output_check import CheckError
-from shards.errors import PetsegError
+from shards.errors import PetsegError, TerminatedError
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -74,6 +74,10 @@ class SubjectProcess:
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
+        self._kill()
+
+    def _kill(self) -> None:
+        assert self.popen is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)  # with the workers that it may have left behind
         self.popen.wait()
@@ -97,6 +101,10 @@ class SubjectProcess:
             text = ": ".join([f"its process ended (exit {self.popen.returncode})", *last])
             self.close()
             raise CheckError(text) from None
+        except (KeyboardInterrupt, TerminatedError):  # the process would finish its command first
+            self._connection.close()
+            self._kill()
+            raise
         if not succeeded:
             raise CheckError(answer)
         return answer

@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -29,6 +30,7 @@ from bench.peers.petseg_loader import PetsegPeer
 from bench.results.records import Repeat
 from bench.settings import LoaderSettings, TrainSettings
 from bench.train_benchmark import TrainSubject
+from shards.errors import TerminatedError
 
 
 def test_steady_means_no_longer_rising() -> None:
@@ -151,6 +153,32 @@ def test_a_process_that_fails_hangs_or_dies_is_reported_and_started_anew() -> No
             with pytest.raises(CheckError, match=message):
                 process.ask("open", job=job("petseg"))
             assert (process.popen is None) == (message != "/nowhere")
+
+
+@pytest.mark.usefixtures("forked_subjects")
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TerminatedError(signal.SIGTERM)], ids=["INT", "TERM"])
+def test_ctrl_c_does_not_wait_for_a_command(error: BaseException) -> None:
+    """What hangs, or converts a data set, is ended at once, and what is closed then starts no process anew."""
+
+    def stop(*_: object) -> None:
+        raise error
+
+    subject = LoaderSubject(job("petseg"), process=loader_process(PetsegPeer), preparations=Any, seconds=1.0)
+    with closing(subject.process):
+        subject.process.start()
+        popen = subject.process.popen
+        assert popen is not None
+        popen.send_signal(signal.SIGSTOP)
+        subject.process.patience = 20.0
+        before = signal.signal(signal.SIGALRM, stop)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(type(error)):
+                subject.process.ask("open", job=subject.job)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        subject.close()
+        assert (popen.poll(), subject.process.popen) == (-signal.SIGKILL, None)
 
 
 def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
