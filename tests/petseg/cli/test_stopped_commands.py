@@ -54,7 +54,8 @@ def test_what_is_predicted_stays_and_is_said(call, tmp_path: Path, monkeypatch: 
     assert (result.code, result.err) == (143, f"Error: stopped by SIGTERM; {kept}\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     result = call(predict, *command, "--overwrite")
-    assert (result.code, result.err) == (143, f"Error: stopped by SIGTERM; 2 images predicted into {tmp_path}/out\n")
+    told = f"2 images predicted into {tmp_path}/out; to go on, run it again and keep --overwrite"
+    assert (result.code, result.err) == (143, f"Error: stopped by SIGTERM; {told}\n")
     monkeypatch.undo()
     before = [(tmp_path / "out" / name).stat().st_mtime_ns for name in ("a.png", "b.png")]
     again = call(predict, *command, "--skip-existing")
