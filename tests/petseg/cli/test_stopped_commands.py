@@ -72,7 +72,7 @@ def stopped(*_: object, **__: object) -> None:
 def test_reading_a_checkpoint_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
     run, image = write_untrained(tmp_path / "run", PETS), smooth_image(tmp_path / "a.png", (40, 30))
     monkeypatch.setattr("petseg.runs.checkpoint.read_tensors", stopped)
-    data = SimpleNamespace(manifest=SimpleNamespace(splits={"val": None}))
+    data = SimpleNamespace(manifest=SimpleNamespace(splits={"test": None}))
     monkeypatch.setattr("shards.format.dataset.ShardSet.open", lambda *_, **__: data)
     arguments = {evaluate: ["--shards", "set"], predict: [image, "-o", tmp_path / "out"]}[command]
     result = call(command, run, *arguments)
