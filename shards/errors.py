@@ -24,6 +24,7 @@ _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc",
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 _LONGEST_PATH = 160  # characters of a path in a message
+FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -37,8 +38,7 @@ _ADVICE = {
     errno.EISDIR: "is a folder, a file was expected",
     errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
     errno.ELOOP: "symbolic links that lead in a circle",
-    errno.EFBIG: "File too large: a limit of this session (`ulimit -f`) or of the file system; raise it, or choose "
-    "another folder",
+    errno.EFBIG: f"File too large: {FILE_LIMIT}; raise it, or choose another folder",
     errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
     errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
     errno.ENXIO: "is a socket or a device, a file was expected",
@@ -172,7 +172,8 @@ def describe_os_error(error: OSError) -> str:
     """Return what the operating system refused, where, and what to do, in one line."""
     if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
         text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
-        return f"{text}; free some space and run the same command again"
+        remedy = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
+        return f"{text}; {remedy}, and run the same command again"
     name = str(error.filename or "")
     if len(name) > _LONGEST_PATH:
         name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"

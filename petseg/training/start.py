@@ -1,6 +1,7 @@
 """Starting and resuming a run: options, checks, the run's folder, and the report at the end."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,7 @@ from petseg.training.start_checks import (
     note_absent_classes,
 )
 from shards import ShardSet
-from shards.errors import PetsegError, SampleError, TerminatedError, UsageError, counted, option, spelled
+from shards.errors import FILE_LIMIT, PetsegError, SampleError, TerminatedError, UsageError, counted, option, spelled
 from shards.format.geometry import size_text
 
 
@@ -251,7 +252,8 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
         if not path.is_dir():
             raise PetsegError(f"{path} was removed or renamed; what was renamed is continued by its new name") from None
         kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
-        what = f"{error.strerror or error} ({error.filename or path}); {kept}once that is fixed, continue with"
+        limit = f": {FILE_LIMIT}" if error.errno == errno.EFBIG else ""
+        what = f"{error.strerror or error}{limit} ({error.filename or path}); {kept}once that is fixed, continue with"
         raise PetsegError(f"{what}: {resume_command(path, config.world)}") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -12,8 +13,11 @@ import torch
 from sample_runs import sample_checkpoint
 
 from petseg.cli import evaluate
+from petseg.host.distributed import World
 from petseg.nets.encoder_weights import read_state
 from petseg.runs.checkpoint import CheckpointError, damage_of, load_checkpoint
+from petseg.training.start import _advice
+from shards.errors import PetsegError
 
 NO_MEMORY = [
     MemoryError(),
@@ -25,6 +29,8 @@ NO_MEMORY = [
 OTHERS = {
     BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)): "Error: no more threads or processes can be started; end "
     "other programs",
+    OSError(errno.EFBIG, "Too large"): "Error: stdout, or a temporary file, cannot be written (Too large); "
+    "raise a limit of this session (`ulimit -f`) or of the file system, and run the same command again",
     RuntimeError("can't start new thread"): "Error: no more threads or processes can be started; end other programs",
     ImportError("libtorch_cpu.so: failed to map segment from shared object"): "Error: a library cannot be loaded, for "
     "lack of memory or because it is not installed whole: libtorch_cpu.so",
@@ -75,3 +81,10 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("petseg.runs.checkpoint.read_tensors", failing(error))
     with pytest.raises(CheckpointError, match=rf"a\.pt cannot be read \({error.strerror}\)"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_training_names_the_limit_of_files(tmp_path: Path) -> None:
+    with pytest.raises(PetsegError) as raised, _advice(tmp_path, SimpleNamespace(world=World())):
+        raise OSError(errno.EFBIG, "File too large", str(tmp_path / "last.pt"))
+    limit = "a limit of this session (`ulimit -f`) or of the file system"
+    assert str(raised.value).startswith(f"File too large: {limit} ({tmp_path / 'last.pt'}); once that is fixed")
