@@ -7,19 +7,18 @@ import contextlib
 import itertools
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from petseg.host.distributed import World
-from petseg.host.meeting_store import WAIT, MeetingError, meeting_store
+from petseg.host.meeting_store import MeetingError, meeting_store, wait_for_one
 from shards.errors import PetsegError, TerminatedError, UsageError, first_line
 
-_VERDICT, _POLL_SECONDS = "verdict", 0.02
+_VERDICT: Final = "verdict"
 _starts = itertools.count()  # a program may train several times
 _SHORT = timedelta(seconds=5)  # for what concerns only who prints a message
 
@@ -56,7 +55,7 @@ class JointStart:
             decided = decide()
             self._store.set(key, json.dumps(decided))
             return decided
-        if self._wait(key, _VERDICT) == _VERDICT:  # rank 0 has failed
+        if wait_for_one(self._store, key, _VERDICT, rank=0) == _VERDICT:  # rank 0 has failed
             raise _refusal(self._verdict())
         return json.loads(self._store.get(key))
 
@@ -71,29 +70,19 @@ class JointStart:
     def _store(self) -> Store:
         return PrefixStore(f"start-{self._number}", meeting_store(self.world.rank, self.world.size))
 
-    def _wait(self, *keys: str) -> str:
-        """Wait for one of the keys, and return it."""
-        deadline = time.monotonic() + WAIT.total_seconds()
-        while True:
-            for key in keys:
-                if self._store.check([key]):
-                    return key
-            if time.monotonic() > deadline:
-                raise MeetingError(f"rank 0 has not answered rank {self.world.rank} within {WAIT}")
-            time.sleep(_POLL_SECONDS)
-
     def succeed(self) -> None:
         """Wait until every rank has come as far; raise if one has failed or found something else than rank 0."""
         facts = {name: [fact.value, fact.text, fact.advice] for name, fact in self._facts.items()}
         own = json.dumps({"host": socket.gethostname(), "error": None, "code": 0, "facts": facts})
         if not self.world.first:
             self._store.set(f"start/{self.world.rank}", own)
-            self._wait(_VERDICT)
+            wait_for_one(self._store, _VERDICT, rank=0)
             verdict = self._verdict()
         else:
-            others = range(1, self.world.size)
-            said = {rank: json.loads(self._store.get(f"start/{rank}")) for rank in others}
-            verdict = _judge({0: json.loads(own), **said})
+            said = {0: json.loads(own)}
+            for rank in range(1, self.world.size):
+                said[rank] = json.loads(self._store.get(wait_for_one(self._store, f"start/{rank}", rank=rank)))
+            verdict = _judge(said)
             self._publish(verdict)
         if verdict is not None:
             raise _refusal(verdict)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -38,13 +39,55 @@ def meeting_store(rank: int, size: int) -> Store:
         )
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store, _, _ = next(rendezvous("env://", timeout=WAIT))
+        store = _rendezvous()
         return PrefixStore(f"petseg/{_name_of_start(store, rank, size)}", store)
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
         raise MeetingError(
             f"rank {rank} does not meet the other {size - 1} processes at {where} ({first_line(error)}); this address "
             "must be one of rank 0's machine that all machines reach, and the port must be free there"
         ) from None
+
+
+def wait_for_one(store: Store, *keys: str, rank: int) -> str:
+    """Wait for one of the keys, which rank ``rank`` writes, and return it.
+
+    By looks, because a signal, of Ctrl-C, a scheduler or torchrun, is not handled while a ``get`` of torch's waits.
+
+    Raises:
+        MeetingError: that rank has ended, or has not written any.
+    """
+    deadline = time.monotonic() + WAIT.total_seconds()
+    while True:
+        try:
+            for key in keys:
+                if store.check([key]):
+                    return key
+        except RuntimeError as error:  # without torchrun rank 0 serves the store
+            raise MeetingError(
+                f"rank {rank} is not reached any more ({first_line(error)}); its own output says why"
+            ) from None
+        if time.monotonic() > deadline:
+            raise MeetingError(f"rank {rank} has not answered within {WAIT}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _rendezvous() -> Store:
+    """Return torch's store; made in a thread, because signals are not handled while it waits for the other ranks."""
+    met, failed = list[Store](), list[Exception]()
+
+    def meet() -> None:
+        try:
+            met.append(next(rendezvous("env://", timeout=WAIT))[0])
+        except Exception as error:  # noqa: BLE001 - raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+    for error in failed:
+        raise error
+    return met[0]
 
 
 def _name_of_start(store: Store, rank: int, size: int) -> str:
@@ -57,7 +100,7 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
     token = uuid.uuid4().hex
     if rank:
         store.set(f"petseg/token/{rank}", token)
-        name = store.get(f"petseg/answer/{token}").decode()
+        name = store.get(wait_for_one(store, f"petseg/answer/{token}", rank=0)).decode()
         store.set(f"petseg/confirmed/{name}/{rank}", "")
         return name
     missing, deadline = set(range(1, size)), time.monotonic() + WAIT.total_seconds()

@@ -95,13 +95,13 @@ def train(
     given = tuple(options)
     world = world_from_environment()
     command = with_torchrun(command or equivalent_command(shards, run, resume, options, config=config), world)
-    if config is not None:
-        options = read_config_file(config) | options
-        in_file = {name: options.pop(name, None) for name in ("shards", "run")}
-        shards, run = shards or in_file["shards"], run or in_file["run"]
-    path = None if run is None else Path(run)
     with contextlib.ExitStack() as opened:
         with joint_start(world) as start:
+            if config is not None:
+                options = read_config_file(config) | options
+                in_file = {name: options.pop(name, None) for name in ("shards", "run")}
+                shards, run = shards or in_file["shards"], run or in_file["run"]
+            path = None if run is None else Path(run)
             existing = path if _continues(path, resume, shards=shards, start=start) else None
             checkpoint, initial = None, None
             if existing is not None:

@@ -60,6 +60,6 @@ def test_the_server_ends_with_the_benchmark_and_says_nothing(number: signal.Sign
     with subprocess.Popen([sys.executable, "-c", SERVING], stdout=PIPE, stderr=PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         server = psutil.Process(int(process.stdout.readline()))
-        os.killpg(process.pid, number)
+        {signal.SIGINT: os.killpg, signal.SIGKILL: os.kill}[number](process.pid, number)
         wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
         assert process.communicate(timeout=60) == (b"", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, Store, TCPStore
 from waiting import PATIENCE
 
 from petseg.host import meeting_store
 from petseg.host.agreement import JointStart, RefusedStartError, joint_start
 from petseg.host.distributed import World
-from shards.errors import PetsegError, UsageError
+from petseg.host.meeting_store import MeetingError
+from shards.errors import PetsegError, TerminatedError, UsageError
 
 Results = list[Any]
 
@@ -136,3 +138,53 @@ def test_where_the_ranks_meet_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     meeting_store.meeting_store.cache_clear()
     with pytest.raises(UsageError, match=r"WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing; start .* torchrun"):
         meeting_store.meeting_store(0, 2)
+
+
+def reach_rank_0(_: Store) -> None:
+    meeting_store._rendezvous()
+
+
+def get_a_name(store: Store) -> None:
+    meeting_store._name_of_start(store, 1, 2)
+
+
+def get_a_decision(_: Store) -> None:
+    JointStart(World(rank=1, size=2)).first_decides(lambda: None)
+
+
+def hear_of_all(_: Store) -> None:
+    JointStart(World(rank=0, size=2)).succeed()
+
+
+@pytest.mark.parametrize("wait", [reach_rank_0, get_a_name, get_a_decision, hear_of_all])
+def test_a_signal_ends_the_waiting(monkeypatch: pytest.MonkeyPatch, wait: Callable[[Store], None]) -> None:
+    """torch's own waits hold signals back: torchrun, which ends the other ranks, killed them after half a minute."""
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    store, started = HashStore(), time.monotonic()
+    store.set_timeout(timedelta(seconds=10))
+    monkeypatch.setattr(meeting_store, "WAIT", timedelta(seconds=10))
+    monkeypatch.setattr("petseg.host.agreement.meeting_store", lambda rank, size: store)
+
+    def stop(*_: object) -> None:
+        raise TerminatedError(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(TerminatedError):
+            wait(store)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 8
+
+
+def test_a_rank_0_that_has_ended_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchrun the store ends with it."""
+    monkeypatch.setattr("petseg.host.agreement.meeting_store", lambda rank, size: store)
+    server = TCPStore("127.0.0.1", 0, is_master=True)
+    store = TCPStore("127.0.0.1", server.port, is_master=False)
+    del server
+    with pytest.raises(MeetingError, match=r"rank 0 is not reached any more \(.*\); its own output says why"):
+        JointStart(World(rank=1, size=2)).first_decides(lambda: None)

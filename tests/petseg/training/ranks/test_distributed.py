@@ -25,6 +25,7 @@ from sample_runs import damaged_copy
 import petseg
 from petseg.cli import evaluate as evaluate_command
 from petseg.cli import train
+from petseg.host.agreement import JointStart
 from petseg.host.device import choose_placement
 from petseg.host.distributed import World
 from petseg.inference.evaluation import evaluate
@@ -336,3 +337,16 @@ def test_evaluation_counts_every_sample_once_for_any_ranks(synthetic_set: Path, 
     assert (together.matrix == whole.matrix).all()
     assert (together.counts == whole.counts).all()
     assert whole.matrix.sum() == whole.samples * 32 * 32
+
+
+def test_the_others_hear_of_a_configuration_that_one_rank_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that one machine lacks: without torchrun they waited for ten minutes."""
+    told: list[str] = []
+    monkeypatch.setattr(JointStart, "fail", lambda _, error: told.append(str(error)))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(petseg.PetsegError, match=r"missing\.toml") as raised:
+        petseg.train(config=tmp_path / "missing.toml")
+    assert told == [str(raised.value)]
