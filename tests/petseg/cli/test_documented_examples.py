@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import petseg
+from petseg.runs.encoder_options import SCALE_OF_SMALL, WITH_WEIGHTS
 from shards.format.label_files import find_labels
 
 ROOT = Path(__file__).parents[3]
@@ -72,6 +73,14 @@ def test_help_says_what_every_option_does(program: str) -> None:
         says = (option.help or "").partition("[default")[0].strip()
         assert says or option.hidden, f"{name} {option.opts[0]}"
         assert not isinstance(option.show_default, str), f"{name} {option.opts[0]}: click shows it in parentheses"
+
+
+def test_what_an_encoder_with_weights_changes_is_documented() -> None:
+    text = (ROOT / "docs/training.md").read_text()
+    (listed,) = re.findall(r"changes what a run does unless it is said otherwise: (.*?)\(", text, re.DOTALL)
+    for name, value in {**WITH_WEIGHTS, "input_scale": SCALE_OF_SMALL}.items():
+        shown = f"{value:g}" if isinstance(value, float) else value
+        assert f"`--{name.replace('_', '-')} {shown}`" in listed
 
 
 def test_every_program_is_documented() -> None:
