@@ -273,6 +273,24 @@ def test_a_file_may_hold_options_that_change_nothing(configure, tmp_path: Path) 
     assert (recipe.warmup, recipe.fit, recipe.crop_scale) == (0.3, "cover", (1.0, 2.0))
 
 
+@pytest.mark.parametrize(
+    ("lines", "change", "advice"),
+    [
+        ('optimizer = "muon"\nweight-decay = 1', ["--optimizer", "adam"], ["--weight-decay", "0"]),
+        ('shuffle = "block"\nshuffle-window = 4', ["--shuffle", "global"], ["--shuffle-window", "16"]),
+    ],
+    ids=["optimizer", "shuffle"],
+)
+def test_what_a_file_has_of_another_option_is_refused_with_the_value_to_give(
+    configure, call, tmp_path: Path, lines: str, change: list[str], advice: list[str]
+) -> None:
+    (tmp_path / "all.toml").write_text(lines)
+    arguments = ["--config", str(tmp_path / "all.toml"), *change]
+    result = call(train, "--shards", tmp_path, "--run", tmp_path / "run", *arguments)
+    assert (result.code, result.err.strip().endswith(f"give {' '.join(advice)}")) == (2, True), result.err
+    configure(*arguments, *advice)
+
+
 def test_help_states_the_defaults() -> None:
     texts = {p.name: p.help or "" for p in train.params if isinstance(p, click.Option)}
     for name, default in {
