@@ -24,7 +24,7 @@ def main() -> None:
     """Measure how fast loading, training and packing are, compared with what else one could use."""
 
 
-def add_benchmark(name: str, settings: type[Any]) -> None:
+def add_benchmark(name: str, settings: type[Any], *, summary: str) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
     def run(*, json_file: Path | None, plot: Path | None, overwrite: bool, **options: Any) -> None:
@@ -37,14 +37,15 @@ def add_benchmark(name: str, settings: type[Any]) -> None:
             results = benchmark(wanted, parts=PartSeconds(show))
         outputs.finish(results)
 
-    main.command(name, help=settings.__doc__)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))
+    main.command(name, help=settings.__doc__, short_help=summary)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))
 
 
-for name, settings in (("loader", LoaderSettings), ("train", TrainSettings), ("build", BuildSettings)):
-    add_benchmark(name, settings)
+add_benchmark("loader", LoaderSettings, summary="Images per second of loaders.")
+add_benchmark("train", TrainSettings, summary="What the loader costs a training.")
+add_benchmark("build", BuildSettings, summary="Images per second that are packed.")
 
 
-@main.command(help=RemoteSettings.__doc__)
+@main.command(help=RemoteSettings.__doc__, short_help="Epochs over a slow object store.")
 @with_options(RemoteSettings)
 def remote(**options: Any) -> None:
     """Run it."""
@@ -53,7 +54,7 @@ def remote(**options: Any) -> None:
     print_json(run_remote_benchmark(RemoteSettings(**options)))
 
 
-@main.command()
+@main.command(short_help="Say what changed from A to B.")
 @click.argument("a", metavar="A.json", type=PATH)
 @click.argument("b", metavar="B.json", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -83,7 +84,7 @@ def show(results: Path, *, plot: Path | None, overwrite: bool) -> None:
     Outputs(plot=plot, overwrite=overwrite).finish(read_results(results))
 
 
-@main.command()
+@main.command(short_help="Put the figures of runs into documents.")
 @click.argument("results", metavar="RESULTS.json...", type=PATH, nargs=-1, required=True)
 @click.option("--into", "documents", type=PATH, multiple=True, required=True, help="A Markdown file; may be repeated.")
 @click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")

@@ -97,7 +97,9 @@ def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[S
             skipped.append(Skipped(name=replace(one, **what).name, reason=reason))
 
         if not workspace.files and BASELINE in wanted:
-            held = f"it decodes original images, and the set holds {', '.join(workspace.stored)} storage"
+            stored = ",".join(workspace.stored)
+            held = f"it decodes original images, and the set holds {stored} storage; measure a set of source storage, "
+            held += f"with --storages {stored}"
             skip(held, peer=BASELINE, storage="source")
         for storage in workspace.measured:
             for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):

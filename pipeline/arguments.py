@@ -28,6 +28,35 @@ class LoaderCopyError(PetsegError, TypeError):
         )
 
 
+class LoaderIndexError(PetsegError, TypeError):
+    """A loader was indexed, as ``torch.utils.data.DataLoader`` does with a dataset."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a Loader makes whole batches and is iterated, not indexed: it stands in the place of a "
+            "torch.utils.data.DataLoader, for batch in loader"
+        )
+
+
+_OF_DATALOADER = {
+    "dataset": "the set's folder is the first argument",
+    "num_workers": "threads=N or processes=N prepare batches",
+    "prefetch_factor": "prefetch=N batches are prepared in advance",
+    "transform": "augment='train', or an Augmentation, varies the images; what else is to be done is done to batches",
+    "collate_fn": "a Batch is made already; what else is to be done is done to batches",
+    "sampler": "shuffle='global', 'block' or 'none' is the order",
+    "batch_sampler": "shuffle='global', 'block' or 'none' is the order, batch_size=N the size",
+    "pin_memory": "with device='cuda' batches come from page-locked memory",
+    "persistent_workers": "threads and processes live as long as the loader",
+    "generator": "seed=N decides the order and the augmentation",
+}
+
+
+def meaning_in_dataloader(name: str) -> str:
+    """Return the end of a message on an argument that ``torch.utils.data.DataLoader`` has and a loader lacks."""
+    return f"; {_OF_DATALOADER[name]}" if name in _OF_DATALOADER else ""
+
+
 MAX_SIZE = 4096  # pixels per side of the output
 MAX_BATCH = 65536
 MANY_SAMPLES = 4096  # in an epoch: from here on, a tenth of a second to start worker processes does not matter

@@ -1,12 +1,21 @@
 """What a loader yields."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from shards.errors import PetsegError
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.runtime.batch_plan import BatchIndices
+
+
+class BatchFieldsError(PetsegError, TypeError):
+    """A batch was unpacked or indexed, as the tuples of a ``torch.utils.data.DataLoader`` are."""
+
+    def __init__(self) -> None:
+        super().__init__("a Batch is no tuple: take batch.image, batch.mask, batch.index and batch.valid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,12 @@ class Batch:
         """
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("image", "mask", "valid")}
         return replace(self, **moved)
+
+    def __iter__(self) -> NoReturn:
+        raise BatchFieldsError
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise BatchFieldsError
 
     def __len__(self) -> int:
         return len(self.index)

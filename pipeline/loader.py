@@ -9,6 +9,7 @@ with Loader("pets-shards", split="train", batch_size=32, size=128, augment="trai
 import os
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -92,7 +93,7 @@ class Loader(LoaderFacts):
         FormatError: not a shard set, or a damaged one.
     """
 
-    @suggests_names
+    @partial(suggests_names, otherwise=arguments.meaning_in_dataloader)
     def __init__(
         self,
         shards: str | Path | ShardSet,
@@ -236,6 +237,9 @@ class Loader(LoaderFacts):
 
     def __reduce__(self) -> NoReturn:
         raise arguments.LoaderCopyError
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise arguments.LoaderIndexError
 
     def __enter__(self) -> "Loader":
         return self

@@ -87,7 +87,7 @@ def _write(
         upload = shlex.join(["hf", "upload", "NAME", str(file)])
         text = f"{', '.join(path.name for path in made.files)}; upload it with: {upload}"
         if names["license"] is None:
-            text += "; its card names no license: add one with --license"
+            text += "; its card names no license: add one with --license and --overwrite"
     elif file.suffix == ".safetensors":
         from petseg.exporters.safetensors_weights import export_weights
 

@@ -226,7 +226,8 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
     if recipe.batch_size > split.samples:
         reporter.note(
             f"{option('batch_size', recipe.batch_size)}: there are {counted(split.samples, 'training image')}, and "
-            "what is missing is computed all the same, as copies that do not count; a smaller batch is faster"
+            "what is missing is computed all the same, as copies that batch normalisation alone counts; a smaller "
+            "batch is faster"
         )
     stored = config.data.manifest.size
     if recipe.crop_scale is not None:
@@ -296,6 +297,7 @@ def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | N
     except CheckpointError:
         with contextlib.closing(reopen_run(path)) as folder:
             folder.write_metrics(checkpoint.history)
-    reporter.note(f"{path} is already finished; nothing to do. To train for longer, start a new run with more epochs")
+    longer = f"start a new run with more epochs, or with {option('init_from', path)} from this one's weights"
+    reporter.note(f"{path} is already finished; nothing to do. To train for longer, {longer}")
     reporter.close()
     return path

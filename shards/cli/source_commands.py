@@ -76,7 +76,7 @@ def labels(
     """
     from shards.format.readers.output_places import expect_free
     from shards.sources import scan
-    from shards.sources.survey import labels_template, survey_json, survey_masks, survey_text
+    from shards.sources.survey import is_binary, labels_template, survey_json, survey_masks, survey_text
     from shards.store.atomic import write_atomically
 
     if overwrite and output is None:
@@ -99,7 +99,9 @@ def labels(
     if output is not None:
         split = [] if found.lists else ["--split", "random"]
         command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
-        say(f"edit {output}, then: {shlex.join(command)}")
+        edit = f"only to name the classes yourself, edit {output}" if is_binary(survey) else f"edit {output}"
+        say(f"{edit}, then: {shlex.join(command)}")
     elif found.labels is None or survey.unclaimed:
         command = ["petseg-shard", "labels", str(source), *given, "-o", "labels.toml"]
-        say(f"write a labels file to edit with: {shlex.join(command)}")
+        what = "only to name the classes yourself, write" if is_binary(survey) else "write"
+        say(f"{what} a labels file to edit with: {shlex.join(command)}")

@@ -50,8 +50,8 @@ class SplitReader:
 
     store: Store
     name: Split
-    manifest: Manifest
-    files: RemoteFiles | None = None  # of a set in an object store, else None
+    manifest: Manifest = field(repr=False)  # pages long
+    files: RemoteFiles | None = field(default=None, repr=False)  # of a set in an object store, else None
     _tars: OpenFiles = field(default_factory=lambda: OpenFiles(MAX_OPEN), repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -223,8 +223,8 @@ class ShardSet(set_files.MadeByOpen):
     """A shard set: where its files are, and its manifest. Made by :meth:`open`."""
 
     store: Store
-    manifest: Manifest
-    files: RemoteFiles | None = None  # of a set in an object store, else None
+    manifest: Manifest = field(repr=False)  # pages long
+    files: RemoteFiles | None = field(default=None, repr=False)  # of a set in an object store, else None
 
     @classmethod
     def open(

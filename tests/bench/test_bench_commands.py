@@ -37,6 +37,7 @@ def test_help_answers_and_names_the_commands(command: Command) -> None:
     shown = command("petseg-bench", "--help").stdout
     for name in ("loader", "train", "build", "compare", "show", "figures"):
         assert name in shown
+    assert "..." not in shown.partition("Commands:")[2], "a summary is cut"
 
 
 def test_figures_of_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def test_a_set_of_another_storage_needs_no_options(tmp_path: Path, storage: str)
             assert {job.storage for job in jobs} == {storage}
             assert {"petseg", "webdataset"} <= {job.peer for job in jobs}
             reasons = {one.name: one.reason for one in skipped}
-            assert reasons["tutorial source"] == f"it decodes original images, and the set holds {storage} storage"
+            assert reasons["tutorial source"] == (
+                f"it decodes original images, and the set holds {storage} storage; measure a set of source storage, "
+                f"with --storages {storage}"
+            )
             checked(next(job for job in jobs if job.peer == "webdataset"))
         for changes, message in (
             ({"storages": ("source",)}, "source can only be made from a set of source storage"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from pipeline import Loader, arguments
 from pipeline.arguments import usable_cores
@@ -131,6 +132,27 @@ def test_auto_chooses_an_engine_and_gives_the_reason(sets: dict[str, Path], monk
     engine, reason = choose_engine("auto", device_type="cuda", storage="source")
     assert (engine, "which is not installed: the CPU decodes, and pixels are copied" in reason) == ("torch", True)
     assert choose_engine("torch", device_type="cuda", storage="source") == ("torch", "requested")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_place_of_a_dataset(sets: dict[str, Path], workers: int) -> None:
+    loader = Loader(sets["source"], batch_size=4, device="cpu")
+    with pytest.raises((TypeError, RuntimeError), match="a Loader makes whole batches and is iterated, not indexed"):
+        next(iter(DataLoader(loader, num_workers=workers)))  # type: ignore[arg-type]
+    assert len(list(loader)) == len(loader)
+
+
+def test_the_habits_of_a_dataloader(sets: dict[str, Path]) -> None:
+    """What its arguments and tuples are here is said."""
+    batch = next(iter(Loader(sets["source"], batch_size=4, device="cpu")))
+    opened = ShardSet.open(sets["source"])
+    assert all(len(repr(each)) < 300 for each in (batch, opened, opened.split("train")))
+    for use in (tuple, lambda batch: batch[0], lambda batch: batch["image"], lambda batch: [*batch]):
+        with pytest.raises(TypeError, match=r"a Batch is no tuple: take batch\.image, batch\.mask"):
+            use(batch)
+    for name, said in {"num_workers": "threads=N", "transform": "augment='train'", "pin_memory": "page-locked"}.items():
+        with pytest.raises(TypeError, match=f"Loader.. has no argument {name}; .*{said}"):
+            Loader(sets["source"], batch_size=4, **{name: 1})
 
 
 def hide_dali(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -80,7 +80,7 @@ def survey_text(survey: Survey) -> str:
         )
     if survey.palettes.disagreeing:
         lines.append(survey.palettes.text())
-    if _is_binary(survey):
+    if is_binary(survey):
         lines.append(f"{_BINARY_HINT}: build with --labels binary")
     elif IGNORE in survey.found and IGNORE not in owners:
         lines.append(
@@ -145,7 +145,7 @@ def _owners(survey: Survey) -> dict[int | str, str]:
     return owners
 
 
-def _is_binary(survey: Survey) -> bool:
+def is_binary(survey: Survey) -> bool:
     """Return whether the masks hold nothing but background and foreground, as far as values can tell."""
     return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
 
@@ -181,7 +181,7 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
     lines += [f"{key}: {survey.found[key].images:,}, {survey.found[key].pixels:,}" for key in keys]
     if survey.palettes.disagreeing:
         lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
-    if _is_binary(survey):
+    if is_binary(survey):
         lines += ["", f"{_BINARY_HINT}: build with --labels binary, without this file."]
     elif IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"

@@ -115,7 +115,7 @@ def test_nothing_is_replaced_unless_asked(call, tiny_run: Path, tmp_path: Path) 
     assert (result.code, "--overwrite" in result.err) == (2, True)
     assert {path.name for path in out.iterdir()} == {".gitattributes", "README.md"}
     result = call(export, tiny_run, out, "--hub", "--overwrite")
-    assert (result.code, "--license" in result.out) == (0, True)
+    assert (result.code, "add one with --license and --overwrite" in result.out) == (0, True)
     assert "license:" not in (out / "README.md").read_text().split("---")[1]
     assert call(export, tiny_run, out, "--hub", "--overwrite", "--license", "mit").code == 0  # its own folder again
     assert (out / ".gitattributes").read_text() == "mine"

@@ -97,6 +97,8 @@ def test_of_binary_masks_255_is_not_said_to_be_ignored(
         Image.fromarray(np.resize(np.array(values, np.uint8), (24, 20))).save(path)
     text = output("labels", photos, "-o", tmp_path / "labels.toml")
     assert ("--labels binary" in text) is not hint
+    assert ("\nonly to name the classes yourself, edit " in text) is not hint
+    assert ("\nonly to name the classes yourself, write " in output("labels", photos)) is not hint
     assert ("255 often stands" in text) is hint
     assert ("255 often stands" in (tmp_path / "labels.toml").read_text()) is hint
 
