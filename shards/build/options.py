@@ -109,7 +109,7 @@ def options_from(
         raise UsageError(spelled("--val-fraction needs --split=official; with --split=random use --fractions"))
     if split == "official":
         val = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        if isinstance(val, bool) or not isinstance(val, int | float):
+        if isinstance(val, bool) or not isinstance(val, int | float) or not 0 <= val <= 1:
             raise UsageError(f"{option('val_fraction', val)}: give a number from 0 to 1")
         fractions = (1 - val, val, 0.0)
     if storage != "source":

@@ -8,10 +8,14 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from zlib_ng import zlib_ng
 
+from pipeline.order import Shuffling
+from pipeline.order.epoch_order import Shuffle
+from shards import ShardSet
 from shards.build.plan import raw_layout
 from shards.build.write_shard import write_file
 from shards.format import layout, manifest, npy, tar
@@ -123,3 +127,18 @@ def write_scale_set(folder: Path, *, samples: int, each: int, tables_only: bool 
         fingerprint=manifest.content_fingerprint(storage="raw", size=SIZE, labels=PETS, splits={"train": split}),
     )
     write_file(folder / layout.MANIFEST_NAME, manifest.dump_manifest(document))
+    if tables_only:
+        fill_first_batches(folder)
+
+
+def fill_first_batches(folder: Path) -> None:
+    """Repeat the first record at the first samples of each order; those of the others are zeros, which is damage."""
+    reader = ShardSet.open(folder).split("train")
+    record = reader.rows([0]).tobytes()
+    with (folder / "train.samples.npy").open("r+b") as table:
+        for kind in get_args(Shuffle):
+            order = Shuffling(kind=kind, window=16).order(0, 0, starts=reader.starts)
+            for index in order[np.arange(32)].tolist():
+                if index >= reader.starts[1] and index < reader.starts[-2]:
+                    table.seek(layout.table_offset(index))
+                    table.write(record)

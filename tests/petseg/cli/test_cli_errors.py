@@ -167,7 +167,7 @@ def test_damaged_checkpoint(call, tiny_run: Path, synthetic_set: Path, tmp_path:
 
 def test_evaluate(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     check(call(evaluate, tmp_path / "nowhere", "--shards", synthetic_set), "no such run")
-    check(call(evaluate, tmp_path, "--shards", synthetic_set), "no checkpoint", "petseg-train")
+    check(call(evaluate, tmp_path, "--shards", synthetic_set), "no checkpoint", "it is no run")
     check(call(evaluate, tiny_run, "--shards", tmp_path), "no finished shard set")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "dev"), "no split 'dev'", "--split test")
     check(call(evaluate, tiny_run, "--shards", synthetic_set, "--batch-size", 0), "--batch-size")

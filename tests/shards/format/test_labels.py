@@ -188,5 +188,5 @@ def test_256_classes_are_too_many() -> None:
 
 
 def test_a_labels_file_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nosuch\.toml: there is no such file; petseg-shard labels SOURCE -o "):
+    with pytest.raises(UsageError, match=r"nosuch\.toml': there is no such file; petseg-shard labels SOURCE -o "):
         find_labels(str(tmp_path / "nosuch.toml"))
