@@ -53,7 +53,8 @@ def current_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
     """Return an optimiser's saved state, from any version of this program, with the groups of ``optimizer``.
 
     What a group computes with (learning rate, ``fused``) is always the optimiser's own. Version 1 named the state of
-    Muon's vectors in its own way.
+    Muon's vectors in its own way. Raises ``ValueError`` for what torch would round without a word: moments that are no
+    floating-point numbers.
     """
     own = optimizer.state_dict()["param_groups"]
     saved = state["state"]
@@ -64,6 +65,10 @@ def current_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
             else old
             for number, old in saved.items()
         }
+    for values in saved.values():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and not value.is_floating_point():
+                raise ValueError(f"{name} of a parameter has numbers of another kind ({value.dtype})")
     return {"state": saved, "param_groups": own}
 
 

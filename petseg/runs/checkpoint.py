@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from petseg.host.tensor_archive import check_finite, read_tensors
+from petseg.nets.model_config import ModelConfig
 from petseg.runs.history import check_history
 from petseg.runs.recipe import Recipe, recipe_from
 from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory
@@ -127,8 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             _check_weights(weights)
         labels.check()
         recipe = read_recipe(plain.config, source=path)
-        if len(labels) != recipe.model.classes:
-            raise ValueError(f"it names {len(labels)} classes, its network predicts {recipe.model.classes}")
+        expect_classes(labels, recipe.model)
         check_history(plain.history, classes=len(labels))
     except (KeyError, TypeError, ValueError, RecursionError, UsageError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
@@ -151,6 +151,12 @@ class _Plain(msgspec.Struct, kw_only=True):
     position: dict[str, Any]
     history: list[dict[str, Any]]
     loader: dict[str, Any] | None
+
+
+def expect_classes(labels: Labels, model: ModelConfig) -> None:
+    """Raise ``ValueError`` unless a network predicts as many classes as the labels beside it name."""
+    if len(labels) != model.classes:
+        raise ValueError(f"it names {len(labels)} classes, its network predicts {model.classes}")
 
 
 def read_recipe(document: Any, *, source: Path | None) -> Recipe:

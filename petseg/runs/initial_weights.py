@@ -11,7 +11,7 @@ import torch
 from petseg.host.tensor_archive import check_finite
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.checkpoint import CheckpointError, kind_of, load_checkpoint
+from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of, load_checkpoint
 from petseg.runs.run_folder import SAFETENSORS, find_checkpoint
 from shards.errors import PetsegError, UsageError, first_line, listed, option
 from shards.format.labels import Labels
@@ -147,6 +147,7 @@ def _read_safetensors(path: Path) -> InitialWeights:
         model.check()
         labels = msgspec.json.decode(facts["labels"], type=Labels)
         labels.check()
+        expect_classes(labels, model)
     except KeyError as error:
         raise UsageError(
             f"{option('init_from', path)} was not written by petseg-export: its metadata lack {error.args[0]!r}"

@@ -53,7 +53,7 @@ from petseg.training.start_checks import (
     expect_shared_folder,
     note_absent_classes,
 )
-from shards import ShardSet
+from shards import FormatError, ShardSet
 from shards.errors import FILE_LIMIT, PetsegError, SampleError, TerminatedError, UsageError, counted, option, spelled
 from shards.format.geometry import size_text
 
@@ -246,9 +246,9 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
     """Add to what may stop a training, a full disk or a damaged sample, how it is continued."""
     try:
         yield
-    except SampleError as error:
-        command = resume_command(path, config.world) + " --on-error replace" * (config.runtime.on_error == "stop")
-        raise SampleError(f"{error}; then continue with: {command}") from None
+    except (FormatError, SampleError) as error:
+        replace = " --on-error replace" * (isinstance(error, SampleError) and config.runtime.on_error == "stop")
+        raise type(error)(f"{error}; then continue with: {resume_command(path, config.world)}{replace}") from None
     except OSError as error:
         if not path.is_dir():
             raise PetsegError(f"{path} was removed or renamed; what was renamed is continued by its new name") from None

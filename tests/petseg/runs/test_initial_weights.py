@@ -118,7 +118,7 @@ def with_numbers_of(dtype: str, bits: int, data: bytes, name: str) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture", "labels", "float8"])
+@pytest.mark.parametrize("harm", ["complex", "nan", "cut", "metadata", "architecture", "labels", "classes", "float8"])
 def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -131,6 +131,8 @@ def test_exports_are_checked(exported: Path, tmp_path: Path, harm: str) -> None:
         weights["head.bias"] = torch.full((3,), float("nan"))
     if harm == "labels":
         facts["labels"] = facts["labels"].replace("animal", r"a\u001b[2J")
+    if harm == "classes":
+        facts["architecture"] = json.dumps(json.loads(facts["architecture"]) | {"classes": 4})
     if harm == "metadata":
         del facts["architecture"]
     if harm == "architecture":

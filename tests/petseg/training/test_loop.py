@@ -7,10 +7,12 @@ import errno
 import itertools
 import json
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from labelled_sets import build_labelled, many_labels
@@ -24,7 +26,7 @@ from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from petseg.runs.run_folder import read_metrics, reopen_run
 from petseg.training import start_checks
 from petseg.training.losses import balanced_class_weights
-from shards import PetsegError, ShardSet
+from shards import FormatError, PetsegError, ShardSet
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 
@@ -93,6 +95,40 @@ def test_a_run_goes_on_without_its_owner_file(synthetic_set: Path, tmp_path: Pat
 
     petseg.train(synthetic_set, run=tmp_path / "run", options=TINY, make_reporter=Removing)
     assert len(read_metrics(tmp_path / "run")) == 2
+
+
+def test_a_set_that_is_changed_during_the_training(synthetic_set: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(synthetic_set, tmp_path / "set")
+
+    class Changing(Reporter):
+        def start_epoch(self, **_: Any) -> None:
+            shutil.copy(data / "train.samples.npy", data / "val.samples.npy")
+
+    with pytest.raises(FormatError, match=r"val\.samples.*; then continue with: petseg-train --resume --run .*run$"):
+        petseg.train(data, run=tmp_path / "run", options=TINY, make_reporter=Changing)
+
+
+@pytest.mark.parametrize("harm", ["removed", "of another run", "metrics of another run"])
+def test_no_report_shows_other_weights_as_the_best(synthetic_set: Path, tmp_path: Path, harm: str) -> None:
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "epochs": 1})
+    other = petseg.train(synthetic_set, run=tmp_path / "other", options={**TINY, "epochs": 1, "seed": 1})
+    if harm == "removed":
+        (run / "best.pt").unlink()
+        write_later_epoch(run)
+    else:
+        name = "best.pt" if harm == "of another run" else "metrics.jsonl"
+        shutil.copy(other / name, run / name)
+    placement = choose_placement(torch.device("cpu"), "fp32")
+    with pytest.raises(PetsegError, match=r"best\.pt is not the checkpoint of epoch 1, the best of .*metrics\.jsonl"):
+        draw_run(run, data=ShardSet.open(synthetic_set), placement=placement, seconds=1.0)
+
+
+def write_later_epoch(run: Path) -> None:
+    """Let last.pt be of an epoch that is not the best one."""
+    checkpoint = load_checkpoint(run / "last.pt")
+    history = [*checkpoint.history, {**checkpoint.history[-1], "epoch": 2, "best": False}]
+    save_checkpoint(run / "last.pt", msgspec.structs.replace(checkpoint, history=history))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
 
 def test_the_tutorials_recipe_trains(call, synthetic_set: Path, tmp_path: Path) -> None:
