@@ -17,6 +17,7 @@ from PIL import Image
 
 import petseg
 from petseg.runs.encoder_options import SCALE_OF_SMALL, WITH_WEIGHTS
+from petseg.runs.recipe import RuntimeOptions
 from shards.format.label_files import find_labels
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +82,16 @@ def test_what_an_encoder_with_weights_changes_is_documented() -> None:
     for name, value in {**WITH_WEIGHTS, "input_scale": SCALE_OF_SMALL}.items():
         shown = f"{value:g}" if isinstance(value, float) else value
         assert f"`--{name.replace('_', '-')} {shown}`" in listed
+
+
+def test_what_may_change_when_a_run_is_resumed_is_documented() -> None:
+    text = (ROOT / "docs/training.md").read_text()
+    (listed,) = re.findall(r"Options that do not determine the\n(.*?)\n\n", text, re.DOTALL)
+    (others,) = re.findall(r"^### Damaged samples\n(.*?)^#", text, re.DOTALL | re.MULTILINE)
+    named = {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", listed)}
+    assert named == {*RuntimeOptions.__struct_fields__} - {"on_error", "max_damaged"}
+    assert "`--on-error replace`" in others
+    assert "`--max-damaged`" in others
 
 
 def test_every_program_is_documented() -> None:
