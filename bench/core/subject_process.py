@@ -58,11 +58,17 @@ class SubjectProcess:
         The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
         reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
-        self.start()
-        assert self.popen is not None
-        pid = self.popen.pid
-        with watch_memory(pid, every=self.patience if timed else self.memory_every) as readings:
-            answer = self._send(command, arguments)
+        try:
+            self.start()
+            assert self.popen is not None
+            pid = self.popen.pid
+            with watch_memory(pid, every=self.patience if timed else self.memory_every) as readings:
+                answer = self._send(command, arguments)
+        except (KeyboardInterrupt, TerminatedError):  # the process would finish its command first
+            if self.popen is not None:
+                self._connection.close()
+                self._kill()
+            raise
         readings += [memory_bytes(pid)] if timed else []
         self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
         return answer
@@ -101,10 +107,6 @@ class SubjectProcess:
             text = ": ".join([f"its process ended (exit {self.popen.returncode})", *last])
             self.close()
             raise CheckError(text) from None
-        except (KeyboardInterrupt, TerminatedError):  # the process would finish its command first
-            self._connection.close()
-            self._kill()
-            raise
         if not succeeded:
             raise CheckError(answer)
         return answer
