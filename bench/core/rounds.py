@@ -13,7 +13,7 @@ from bench.core.output_check import CheckError
 from bench.core.subject_process import SubjectProcess
 from bench.results.records import Repeat, Skipped
 from shards.cores import usable_cores
-from shards.errors import UsageError
+from shards.errors import TerminatedError, UsageError
 
 MOST_PROCESSES = 5  # of each subject, one after another: enough for the exact rank test without the slowest of them
 
@@ -81,7 +81,12 @@ def run_rounds(
         try:
             message = f"process {number + 1} of {count}: starting"
             with parts.part("start", message), ThreadPoolExecutor(usable_cores()) as pool:
-                list(pool.map(_start, processes))
+                try:
+                    list(pool.map(_start, processes))
+                except (KeyboardInterrupt, TerminatedError):  # the pool would wait for them
+                    for process in processes:
+                        process.kill()
+                    raise
             for turn in range(repeats * number // count, repeats * (number + 1) // count):
                 for subject in filter(goes_on, order.sample(alive, len(alive))):
                     subject.number, message = number, f"round {turn + 1} of {repeats}: {subject.name}"

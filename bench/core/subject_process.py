@@ -67,7 +67,7 @@ class SubjectProcess:
         except (KeyboardInterrupt, TerminatedError):  # the process would finish its command first
             if self.popen is not None:
                 self._connection.close()
-                self._kill()
+                self._end()
             raise
         readings += [memory_bytes(pid)] if timed else []
         self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
@@ -80,12 +80,17 @@ class SubjectProcess:
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(timeout=5)
-        self._kill()
+        self._end()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Kill the process and its workers; a thread that waits for an answer then has a :class:`CheckError`."""
+        if (popen := self.popen) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(popen.pid, signal.SIGKILL)  # with the workers that it may have left behind
+
+    def _end(self) -> None:
         assert self.popen is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)  # with the workers that it may have left behind
+        self.kill()
         self.popen.wait()
         self._log.close()
         self.popen = None

@@ -22,7 +22,7 @@ from bench.core.limits import copy_limit, storage_limits
 from bench.core.loader_subject import LoaderSubject, loader_process
 from bench.core.machine import RunClock, cpu_seconds, drop_from_page_cache, memory_bytes, resident_share, watch_memory
 from bench.core.output_check import CheckError
-from bench.core.rounds import PartSeconds
+from bench.core.rounds import PartSeconds, Subject, run_rounds
 from bench.core.stopwatch import GROWTH, is_steady, next_window
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
@@ -179,6 +179,22 @@ def test_ctrl_c_does_not_wait_for_a_command(error: BaseException) -> None:
             signal.signal(signal.SIGALRM, before)
         subject.close()
         assert (popen.poll(), subject.process.popen) == (-signal.SIGKILL, None)
+
+
+def test_ctrl_c_does_not_wait_for_a_start() -> None:
+    """A process imports its libraries, and makes its network."""
+    process = SubjectProcess("subprocess:run", args=["sleep", "60"])
+    process.patience = 20.0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    started = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            run_rounds([Subject("slow", process)], repeats=1, seed=0, parts=PartSeconds(), skipped=[])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 15
+    assert process.popen is None
 
 
 def test_timed_commands_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
