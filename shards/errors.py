@@ -19,18 +19,16 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 
-# Of torch's CPU allocator, CUDA, cuDNN and cuBLAS, and C++.
-_NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc", re.IGNORECASE)
+# Plain RuntimeErrors of torch's CPU allocator, CUDA, cuDNN and cuBLAS, C++, and oneDNN.
+_NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
-
 _LONGEST_PATH = 160  # characters of a path in a message
 FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EACCES: "permission denied; choose a folder that you may write to",
-    errno.EPERM: "permission denied; choose a folder that you may write to",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied; choose a folder that you may write to"),
     errno.EROFS: "the file system is read-only; choose a folder that you may write to",
     errno.EEXIST: "exists already; choose another name",
     errno.ENOENT: "no such file or folder",
@@ -96,19 +94,20 @@ class SampleError(PetsegError):
 
 @contextlib.contextmanager
 def quiet_interrupt() -> Iterator[None]:
-    """Within the block Ctrl-C ends the program with one line: what a command imports before it runs takes a while."""
+    """Within the block, what a command imports before it runs, Ctrl-C and a lack of memory are one line."""
     try:
         yield
     except KeyboardInterrupt:
         sys.stderr.write("Error: interrupted\n")
         sys.exit(INTERRUPTED)
+    except (ImportError, MemoryError) as error:
+        if (text := "out of memory" if isinstance(error, MemoryError) else describe_shortage(error)) is None:
+            raise
+        sys.exit(f"Error: {text}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is used up: torch has plain ``RuntimeError``s for it.
-
-    They come from wherever memory is asked for, so whoever takes an error for a file's damage asks this first.
-    """
+    """Return whether an error says that memory is used up; who takes one for a file's damage asks this first."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
@@ -171,9 +170,8 @@ def first_line(error: BaseException) -> str:
 def describe_os_error(error: OSError) -> str:
     """Return what the operating system refused, where, and what to do, in one line."""
     if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
-        text = f"stdout, or a temporary file, cannot be written ({error.strerror})"
-        remedy = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
-        return f"{text}; {remedy}, and run the same command again"
+        do = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
+        return f"stdout, or a temporary file, cannot be written ({error.strerror}); {do} and run the same command again"
     name = str(error.filename or "")
     if len(name) > _LONGEST_PATH:
         name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"

@@ -23,7 +23,7 @@ import sys
 class Interrupt:
     def find_spec(self, name, *_):
         if name == {module!r}:
-            raise KeyboardInterrupt
+            raise {error}
 
 sys.meta_path.insert(0, Interrupt())
 import {commands}
@@ -138,6 +138,21 @@ def test_a_later_signal_interrupts_also_the_clean_up(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_ctrl_c_while_a_command_is_imported(commands: str, module: str) -> None:
-    program = STOPPED.format(commands=commands, module=module)
+    program = STOPPED.format(commands=commands, module=module, error="KeyboardInterrupt")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("MemoryError", "out of memory"),
+        ("ImportError('a.so: failed to map segment from shared object')", "a library cannot be loaded, for lack of"),
+    ],
+)
+@pytest.mark.parametrize(("commands", "module"), [("shards.cli", "numpy"), ("petseg.cli", "click")])
+def test_a_lack_of_memory_while_a_command_is_imported(commands: str, module: str, error: str, text: str) -> None:
+    program = STOPPED.format(commands=commands, module=module, error=error)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith(f"Error: {text}")

@@ -25,12 +25,13 @@ NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 1 GiB"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a primitive"),
 ]
 OTHERS = {
     BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)): "Error: no more threads or processes can be started; end "
     "other programs",
     OSError(errno.EFBIG, "Too large"): "Error: stdout, or a temporary file, cannot be written (Too large); "
-    "raise a limit of this session (`ulimit -f`) or of the file system, and run the same command again",
+    "raise a limit of this session (`ulimit -f`) or of the file system and run the same command again",
     RuntimeError("can't start new thread"): "Error: no more threads or processes can be started; end other programs",
     ImportError("libtorch_cpu.so: failed to map segment from shared object"): "Error: a library cannot be loaded, for "
     "lack of memory or because it is not installed whole: libtorch_cpu.so",
