@@ -23,7 +23,8 @@ import msgspec
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.history import check_history
 from shards.errors import PetsegError, UsageError, first_line, option, spelled
-from shards.format.readers.output_places import RUN_CHECKPOINTS, RUN_CONFIG, expect_outside
+from shards.format.layout import RUN_CHECKPOINTS
+from shards.format.readers.output_places import RUN_CONFIG, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim

@@ -22,6 +22,7 @@ Storage: TypeAlias = Literal["source", "jpeg", "raw"]
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 
 MANIFEST_NAME: Final = "manifest.json"
+RUN_CHECKPOINTS: Final = ("last.pt", "best.pt")  # by which a run is told from a set, see petseg.runs.run_folder
 AUDIT_NAME: Final = "audit.jsonl"
 OLD_AUDIT_NAME: Final = "quarantine.jsonl"  # of format 1, whose sets may be replaced
 _SET_FILE = re.compile(r"(train|val|test)(-\d{6,}\.(tar|idx)|\.(samples|shards)\.npy)")

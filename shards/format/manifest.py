@@ -21,6 +21,7 @@ from shards.format.layout import (
     FORMAT,
     MANIFEST_NAME,
     MAX_SIZE,
+    RUN_CHECKPOINTS,
     SAMPLE_DTYPE,
     SHARD_DTYPE,
     SPLITS,
@@ -281,6 +282,8 @@ def why_missing(folder: Path) -> str:
     quoted = shlex.quote(str(folder))
     if not folder.exists():
         return f"no such folder: {folder}; make a shard set with: petseg-shard build SOURCE {quoted}"
+    if any((folder / name).is_file() for name in RUN_CHECKPOINTS):
+        return f"{folder} is a run, not a shard set; give the folder of the set, the one that holds {MANIFEST_NAME}"
     if any((folder / name).is_dir() for name in _OF_SOURCES):
         return f"{folder} holds images, not shards; pack them first: petseg-shard build {quoted} OUT"
     return (

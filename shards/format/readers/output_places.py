@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shards.errors import UsageError, option
-from shards.format.layout import FORMAT, MANIFEST_NAME, SPLITS, table_name
+from shards.format.layout import FORMAT, MANIFEST_NAME, RUN_CHECKPOINTS, SPLITS, table_name
 from shards.store.byte_ranges import ByteRanges
 
 LONGEST_NAME: Final = 255  # bytes, of every common file system
@@ -19,7 +19,6 @@ LOOKED_AT: Final = 200  # bytes of a manifest, or of a run's configuration, whic
 # Of a run's folder, see petseg.runs.run_folder. Other programs, too, have a config.json, or keep a best.pt.
 RUN_CONFIG: Final = "config.json"
 RUN_FORMAT: Final = "petseg-run"
-RUN_CHECKPOINTS: Final = ("last.pt", "best.pt")
 
 
 def expect_outside(place: Path, *, itself: bool = False, advice: str = "choose another place") -> None:

@@ -64,6 +64,17 @@ def test_what_was_asked_of_the_layout_is_in_the_commands(photos: Path) -> None:
 
 def test_a_source_in_place_of_a_set(photos: Path, tmp_path: Path) -> None:
     assert advised(why_missing(photos)) == ["build", str(photos), "OUT"]
+    for name in ("best.pt", "last.pt"):
+        run = tmp_path / f"of {name}"
+        run.mkdir()
+        (run / name).touch()
+        assert (
+            why_missing(run)
+            == f"{run} is a run, not a shard set; give the folder of the set, the one that holds manifest.json"
+        )
+        for command in ("info", "verify", "copy"):
+            extra = [tmp_path / "copy"] if command == "copy" else []
+            assert "is a run, not a shard set" in output(command, run, *extra, code=1)
     assert advised(why_missing(tmp_path / "no set")) == ["build", "SOURCE", str(tmp_path / "no set")]
 
 
