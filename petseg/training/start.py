@@ -52,8 +52,9 @@ from petseg.training.start_checks import (
     check_options,
     expect_shared_folder,
     note_absent_classes,
+    open_set,
 )
-from shards import FormatError, ShardSet
+from shards import FormatError
 from shards.errors import FILE_LIMIT, PetsegError, SampleError, TerminatedError, UsageError, counted, option, spelled
 from shards.format.geometry import size_text
 
@@ -116,12 +117,7 @@ def train(
                 recipe, runtime, initial = new_options(shards, options)
             placement = check_options(recipe, runtime, world)
             check_dependent_options(given, recipe, runtime)
-            data = ShardSet.open(
-                runtime.shards,
-                fetch=runtime.fetch,
-                cache=runtime.cache or None,
-                cache_bytes=runtime.cache_bytes or None,
-            )
+            data = open_set(runtime, of_run=existing if shards is None else None)
             if "train" not in data.manifest.splits:
                 raise UsageError(f"{runtime.shards} has no train split; build the set with one to train on it")
             if existing is not None:

@@ -24,7 +24,8 @@ from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from pipeline.choose_engine import choose_engine
 from shards import ShardSet, UsageError
-from shards.errors import listed, option
+from shards.errors import FormatError, listed, option, spelled
+from shards.store.addresses import is_remote
 from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
@@ -117,3 +118,18 @@ def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:
         reporter.note(f"{listed(absent)} {verb} in no mask of train; the network cannot learn {what}")
     if len(present) == 1:
         reporter.note(f"all labelled pixels of train are {present[0]}: there is nothing to tell it from")
+
+
+def open_set(runtime: RuntimeOptions, *, of_run: Path | None) -> ShardSet:
+    """Open the set to train on; ``of_run``: the run that names it, where the caller does not.
+
+    Raises ``FormatError``, which of a run says what to do where the set was moved.
+    """
+    if of_run is not None and not is_remote(runtime.shards) and not Path(runtime.shards).exists():
+        raise FormatError(
+            f"no such folder: {runtime.shards}, the set that {of_run} was started with; if it was moved, say where it "
+            f"is now with {spelled('--shards SET')}"
+        )
+    return ShardSet.open(
+        runtime.shards, fetch=runtime.fetch, cache=runtime.cache or None, cache_bytes=runtime.cache_bytes or None
+    )

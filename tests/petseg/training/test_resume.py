@@ -25,7 +25,7 @@ import petseg
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from shards.errors import UsageError
+from shards.errors import PetsegError, UsageError
 
 # Everything with a state: average, dropout, momentum, growing images, random crops, another augmentation at the end,
 # a last batch with padding.
@@ -353,6 +353,25 @@ def wait_for_checkpoints(process: subprocess.Popen[bytes], file: Path, *, count:
         with contextlib.suppress(FileNotFoundError):
             stamps.add(file.stat().st_mtime_ns)
         time.sleep(0.005)
+
+
+def test_a_set_that_was_moved_is_named_again(synthetic_set: Path, tmp_path: Path, no_report: None) -> None:
+    class Stopping(Reporter):
+        def start_epoch(self, *, epoch: int, done: int, images: int) -> None:
+            if epoch == 1:  # the second
+                raise KeyboardInterrupt
+
+    shutil.copytree(synthetic_set, tmp_path / "before" / "set")
+    options = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
+    places = {"shards": tmp_path / "before" / "set", "run": tmp_path / "before" / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        petseg.train(**places, options=options, make_reporter=Stopping)
+    after = (tmp_path / "before").rename(tmp_path / "after")
+    with pytest.raises(PetsegError, match="if it was moved, say where it is now with shards") as error:
+        petseg.train(run=after / "run", resume=True)
+    assert "petseg-shard build" not in str(error.value)
+    petseg.train(after / "set", run=after / "run", resume=True)
+    assert len((after / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_second_signal_interrupts_at_once_but_a_repeat_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
