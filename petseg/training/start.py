@@ -243,8 +243,9 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (FormatError, SampleError) as error:
-        replace = " --on-error replace" * (isinstance(error, SampleError) and config.runtime.on_error == "stop")
-        raise type(error)(f"{error}; then continue with: {resume_command(path, config.world)}{replace}") from None
+        stops = isinstance(error, SampleError) and config.runtime.on_error == "stop"
+        command = f"{resume_command(path, config.world)}{' --on-error replace' * stops}"
+        raise type(error)(f"{error}; then continue with: {command}") from None
     except OSError as error:
         if not path.is_dir():
             raise PetsegError(f"{path} was removed or renamed; what was renamed is continued by its new name") from None

@@ -22,6 +22,7 @@ from petseg.runs.run_config import RunConfig
 from petseg.runs.run_folder import create_run
 from petseg.training import start, start_checks
 from petseg.training.loop import TrainingLoop
+from shards import ShardSet
 
 # Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
 # changes with it.
@@ -212,7 +213,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
     config = RunConfig(
         recipe=ReadRecipe(**msgspec.structs.asdict(recipe)),
         runtime=ReadRuntime(**msgspec.structs.asdict(runtime)),
-        data=start.ShardSet.open(synthetic_set),
+        data=ShardSet.open(synthetic_set),
         placement=placement,
         world=World(),
     )
