@@ -127,7 +127,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.accumulate > self.batch_size:
             raise UsageError(f"{option('accumulate', self.accumulate)}: give a number from 1 to {self.batch_size}")
         if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":
-            raise UsageError(spelled("--shuffle-window is for --shuffle=block; else give --shuffle-window=16"))
+            raise UsageError(spelled("--shuffle-window is for --shuffle=block") + f"; else give {DEFAULT_WINDOW}")
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError(spelled("--weight-decay is for --optimizer=adamw and muon; else give --weight-decay=0"))
         given = {
