@@ -92,7 +92,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip_norm: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0: no limit.")] = 0.0
     validate_every: Annotated[int, Meta(ge=1, description="Validate every N epochs and after the last.")] = 1
     patience: Annotated[int, Meta(ge=0, description="Stop after N epochs without a better score; 0: never.")] = 0
-    encoder_weights: Annotated[str, Meta(description="What --encoder starts from: imagenet, none, or a file.")] = (
+    encoder_weights: Annotated[str, Meta(description="What --encoder starts from: imagenet, none, a file.")] = (
         NO_WEIGHTS
     )
     encoder_sha256: str = ""
@@ -127,7 +127,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.accumulate > self.batch_size:
             raise UsageError(f"{option('accumulate', self.accumulate)}: give a number from 1 to {self.batch_size}")
         if self.shuffle_window != DEFAULT_WINDOW and self.shuffle != "block":
-            raise UsageError(spelled("--shuffle-window is for --shuffle=block") + f"; else give {DEFAULT_WINDOW}")
+            raise UsageError(
+                spelled(f"--shuffle-window is for --shuffle=block; else give --shuffle-window={DEFAULT_WINDOW}")
+            )
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError(spelled("--weight-decay is for --optimizer=adamw and muon; else give --weight-decay=0"))
         given = {
