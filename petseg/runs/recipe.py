@@ -92,9 +92,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip_norm: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0: no limit.")] = 0.0
     validate_every: Annotated[int, Meta(ge=1, description="Validate every N epochs and after the last.")] = 1
     patience: Annotated[int, Meta(ge=0, description="Stop after N epochs without a better score; 0: never.")] = 0
-    encoder_weights: Annotated[str, Meta(description="What --encoder starts from: imagenet, none, a file.")] = (
-        NO_WEIGHTS
-    )
+    encoder_weights: Annotated[str, Meta(description="What --encoder starts from: imagenet, none, FILE.")] = NO_WEIGHTS
     encoder_sha256: str = ""
     encoder_lr: Annotated[float, Meta(gt=0, description="Peak learning rate of an encoder with weights.")] | None = None
     encoder_freeze: Annotated[int, Meta(ge=0, description="Epochs in which the encoder stays as it is.")] = 0
