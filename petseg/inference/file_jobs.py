@@ -86,9 +86,7 @@ def plan_jobs(
             taken[place] = each.path
         renamed = name != each.path.stem
         jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite or skip_existing))
-    _expect_free(
-        {place for each in images for place in places_of(each.path)}, jobs, replace=overwrite, keep=skip_existing
-    )
+    _expect_free({place for each in images for place in places_of(each.path)}, jobs)
     return [job for job in jobs if not _is_finished(job)] if skip_existing else jobs
 
 
@@ -113,8 +111,8 @@ def _same_everywhere(path: Path) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
-def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, replace: bool, keep: bool) -> None:
-    """Raise ``UsageError`` if an output must not be written; ``keep``: one that exists may not have to be."""
+def _expect_free(inputs: set[object], jobs: Sequence[FileJob]) -> None:
+    """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
         expect_folder(folder, advice="choose another folder with -o")
         expect_outside(folder, itself=True, advice="choose another folder with -o")
@@ -124,7 +122,7 @@ def _expect_free(inputs: set[object], jobs: Sequence[FileJob], *, replace: bool,
                 continue
             if not inputs.isdisjoint(places_of(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
-            expect_replaceable(output, overwrite=replace or keep, advice="choose another folder with -o")
+            expect_replaceable(output, overwrite=job.replace, advice="choose another folder with -o")
 
 
 def predict_files(

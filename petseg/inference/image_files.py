@@ -72,8 +72,13 @@ def subfolders_not_searched(arguments: Sequence[str], *, skip: Path) -> int:
     Hidden ones do not count, and ``skip``, where the results are, does not.
     """
     folders = {os.path.realpath(argument) for argument in arguments if Path(argument).is_dir()}
-    below = {os.path.realpath(entry) for each in folders for entry in os.scandir(each) if entry.name[0] != "."}
-    return sum(os.path.isdir(each) for each in below - folders - {os.path.realpath(skip)})  # noqa: PTH112
+    below = {
+        os.path.realpath(entry)
+        for each in folders
+        for entry in os.scandir(each)
+        if entry.name[0] != "." and entry.is_dir()
+    }
+    return len(below - folders - {os.path.realpath(skip)})
 
 
 def _matches(pattern: str) -> Iterator[Path]:

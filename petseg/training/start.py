@@ -247,8 +247,6 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
         command = f"{resume_command(path, config.world)}{' --on-error replace' * stops}"
         raise type(error)(f"{error}; then continue with: {command}") from None
     except OSError as error:
-        if not path.is_dir():
-            raise PetsegError(f"{path} was removed or renamed; what was renamed is continued by its new name") from None
         kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
         limit = f": {FILE_LIMIT}" if error.errno == errno.EFBIG else ""
         what = f"{error.strerror or error}{limit} ({error.filename or path}); {kept}once that is fixed, continue with"

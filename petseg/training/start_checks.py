@@ -128,7 +128,7 @@ def open_set(runtime: RuntimeOptions, *, of_run: Path | None) -> ShardSet:
     if of_run is not None and not is_remote(runtime.shards) and not Path(runtime.shards).exists():
         raise FormatError(
             f"no such folder: {runtime.shards}, the set that {of_run} was started with; if it was moved, say where it "
-            f"is now with {spelled('--shards SET')}"
+            f"is now with {spelled('--shards=SET')}"
         )
     return ShardSet.open(
         runtime.shards, fetch=runtime.fetch, cache=runtime.cache or None, cache_bytes=runtime.cache_bytes or None

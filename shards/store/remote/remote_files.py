@@ -199,7 +199,7 @@ class RemoteFiles:
                 + f", or fetch samples alone with {option('fetch', 'range')}"
                 * isinstance(spec, TarSpec)
             )
-        attempts, fetched, since = 0, self.cache.fetched(spec.sha256), time.monotonic()
+        attempts, since, fetched = 0, time.monotonic(), None
         while True:
             found = self.cache.open(spec.sha256, size=spec.bytes, samples=samples)
             if found is not None:

@@ -23,6 +23,7 @@ from petseg.runs.run_folder import create_run
 from petseg.training import start, start_checks
 from petseg.training.loop import TrainingLoop
 from shards import ShardSet
+from shards.cli.set_commands import info
 
 # Each option with a valid value that is not the default, as the shell has it and as the field has it, and what else
 # changes with it.
@@ -290,6 +291,12 @@ def test_what_a_file_has_of_another_option_is_refused_with_the_value_to_give(
     result = call(train, "--shards", tmp_path, "--run", tmp_path / "run", *arguments)
     assert (result.code, result.err.strip().endswith(f"give {' '.join(advice)}")) == (2, True), result.err
     configure(*arguments, *advice)
+
+
+def test_info_counts_the_steps_of_the_trainers_batch() -> None:
+    """The default of a package that does not know the trainer."""
+    defaults = {parameter.name: parameter.default for parameter in info.params}
+    assert defaults["batch_size"] == default_recipe("unet").batch_size
 
 
 def test_help_states_the_defaults() -> None:
