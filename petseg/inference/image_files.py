@@ -76,7 +76,8 @@ def subfolders_not_searched(arguments: Sequence[str], *, skip: Path) -> int:
         os.path.realpath(entry)
         for each in folders
         for entry in os.scandir(each)
-        if entry.name[0] != "." and entry.is_dir()
+        # Most are files, which need no look; is_dir() would raise for a link to itself.
+        if entry.name[0] != "." and not entry.is_file(follow_symlinks=False) and os.path.isdir(entry)  # noqa: PTH112
     }
     return len(below - folders - {os.path.realpath(skip)})
 
