@@ -194,16 +194,22 @@ class ContentCache:
         for path, status in entries:
             if used <= most:
                 break
-            if remove_unused(path):
+            if remove_unused(path) and not _is_published(path, status):
                 used -= _space(path, status)
         return used
 
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """List the cache's files; one that is published meanwhile is listed by its new name."""
         for folder in entries_in(self.folder):
-            for path in entries_in(folder) if len(folder.name) == 2 else ():
+            paths = set(entries_in(folder)) if len(folder.name) == 2 else set()
+            for path in paths:
                 if _NAME.fullmatch(path.name):
-                    with contextlib.suppress(OSError):
-                        yield path, path.lstat()
+                    complete = path.with_suffix("")
+                    may_be_renamed = path.suffix == ".fetch" and complete not in paths
+                    for name in (path, complete) if may_be_renamed else (path,):
+                        with contextlib.suppress(OSError):
+                            yield name, name.lstat()
+                            break
 
     def _open(self, path: Path, flags: int, *, exclusive: bool = False) -> int | None:
         """Open and lock a file; None if there is none, or if another process has the exclusive lock."""
@@ -250,6 +256,13 @@ class ContentCache:
         if error.errno in FULL:
             return CacheTooSmallError(f"{what}; free some space, or choose another disk with {option('cache')}")
         return PetsegError(f"{what}; choose another folder with {option('cache')}")
+
+
+def _is_published(path: Path, status: os.stat_result) -> bool:
+    """Whether a file that was being fetched has become a complete one since its status was read."""
+    with contextlib.suppress(OSError):
+        return path.suffix == ".fetch" and os.path.samestat(path.with_suffix("").lstat(), status)
+    return False
 
 
 def _space(path: Path, status: os.stat_result) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shards.errors import PetsegError
+from shards.errors import CacheTooSmallError, PetsegError
 from shards.store.remote.cache_place import open_cache
 from shards.store.remote.cached_file import CachedFile
 from shards.store.remote.content_cache import ContentCache
@@ -107,6 +107,34 @@ def test_what_another_process_fetches_is_not_published(cache: ContentCache) -> N
     found = cache.open(SHA256, size=SIZE)
     assert found is not None
     assert found[:] == CONTENT
+
+
+@pytest.mark.parametrize("moment", ["before its status is read", "before it is removed"])
+def test_a_file_that_is_published_while_space_is_counted(
+    cache: ContentCache, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It has another name by then, and still takes its space."""
+    small = ContentCache(cache.folder, SIZE)
+    with cache.fetching(SHA256) as descriptor, cache.fetching("f" * 64) as other:
+        assert descriptor is not None
+        assert other is not None
+        os.pwrite(descriptor, CONTENT, 0)
+        os.ftruncate(other, SIZE)
+        name = "stat" if moment.endswith("read") else "open"
+        real, left, published = getattr(os, name), [descriptor], []
+
+        def late(path: Any, *arguments: Any, **named: Any) -> Any:
+            if left and str(path).endswith(f"{SHA256}.fetch"):
+                published.append(cache.publish(SHA256, left.pop()))
+            return real(path, *arguments, **named)
+
+        monkeypatch.setattr(os, name, late)
+        if name == "stat":
+            assert small.used_bytes() >= 2 * SIZE
+        else:
+            with pytest.raises(CacheTooSmallError, match=r"give more with cache_bytes"):
+                small.make_room(SIZE, release=lambda: None)
+        assert published == [True]
 
 
 @pytest.mark.parametrize("moment", ["open", "lock"])
