@@ -156,10 +156,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: Annotated[Literal["auto", "dali", "torch"], Meta(description="The loader's engine.")] = "auto"
     compile: Annotated[bool, Meta(description="Use torch.compile; not worthwhile on a CPU.")] = False
     cuda_graph: Annotated[bool, Meta(description="Launch a step as one CUDA graph; one GPU, not fp16.")] | None = None
-    log_every: (
-        Annotated[int, Meta(ge=1, le=100_000, description="Look at losses and stop requests every N steps.")] | None
-    ) = None
+    log_every: Annotated[int, Meta(ge=1, le=100_000, description="Read losses and stops every N steps.")] | None = None
     checkpoint_minutes: Annotated[float, Meta(ge=0, description="Write last.pt every N minutes; 0: never.")] = 5.0
+    checkpoint_epochs: Annotated[int, Meta(ge=1, description="Write last.pt after every N-th epoch.")] = 1
     checkpoint_steps: Annotated[int, Meta(ge=0, description="Write last.pt every N steps; 0: never.")] = 0
     stop_signal: Annotated[str, Meta(description="Further signals that checkpoint and stop, such as USR2,HUP.")] = ""
     rank_timeout: Annotated[

@@ -224,7 +224,12 @@ class TrainingLoop:
         self._next_epoch()
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)
-        self._save(LAST)
+        # After the first one, too: finished epochs without a checkpoint look like those of a damaged run.
+        chosen = progress.epoch == 1 or progress.epoch % self.config.runtime.checkpoint_epochs == 0
+        if best or progress.finished or chosen:
+            self._save(LAST)
+        elif self.folder is not None:  # the loggers write into it
+            self.folder.expect_own()
         self._loggers.log(self.history[-1])
         self.reporter.end_epoch(self.history[-1], epochs=self.recipe.epochs)
 

@@ -82,6 +82,7 @@ VALUES: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
     "cuda_graph": (["--cuda-graph"], True, {}),
     "log_every": (["--log-every", "7"], 7, {}),
     "checkpoint_minutes": (["--checkpoint-minutes", "0.5"], 0.5, {}),
+    "checkpoint_epochs": (["--checkpoint-epochs", "4"], 4, {}),
     "checkpoint_steps": (["--checkpoint-steps", "11"], 11, {}),
     "tensorboard": (["--tensorboard"], True, {}),
     "logger": (["--logger", "wandb,mlflow", "--logger", "wandb"], ("wandb", "mlflow"), {}),

@@ -203,6 +203,7 @@ def test_the_files_of_version_1_are_read() -> None:
         **running,
         "cuda_graph": None,
         "log_every": None,
+        "checkpoint_epochs": 1,
         "stop_signal": "",
         "logger": (),
         "on_error": "stop",

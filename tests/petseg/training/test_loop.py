@@ -54,20 +54,22 @@ def test_the_command_prints_a_line_an_epoch_or_json(call, synthetic_set: Path, t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("at", ["epoch", "end"])
+@pytest.mark.parametrize("at", ["epoch", "epoch without checkpoint", "end"])
 @pytest.mark.parametrize("there", ["nothing", "finished", "trained", "an empty folder"])
 def test_a_run_whose_folder_is_moved_during_the_training(
     there: str, at: str, synthetic_set: Path, tmp_path: Path
 ) -> None:
     """No other run that has its path by then is overwritten, and no command that needs its own one there is advised."""
-    run, other = tmp_path / "run", tmp_path / "other"
+    run, other, options = tmp_path / "run", tmp_path / "other", TINY
     if there in ("finished", "trained"):
         petseg.train(synthetic_set, run=other, options={**TINY, "epochs": 1})
+    if "without" in at:
+        options = {**TINY, "epochs": 3, "checkpoint_epochs": 3, "validate_every": 9}
     with contextlib.ExitStack() as stack:
 
         class Moving(Reporter):
             def end_epoch(self, entry: dict[str, Any], **_: Any) -> None:
-                if run.exists() and entry["epoch"] == (1 if at == "epoch" else 2):
+                if run.exists() and entry["epoch"] == (2 if at == "end" else 1):
                     run.rename(tmp_path / "moved")
                     if there == "an empty folder":
                         run.mkdir()
@@ -77,13 +79,14 @@ def test_a_run_whose_folder_is_moved_during_the_training(
                         stack.callback(reopen_run(run).close)
 
         with pytest.raises(PetsegError, match=r"was moved, removed or taken over .* its new name, from its last check"):
-            petseg.train(synthetic_set, run=run, options=TINY, make_reporter=Moving)
+            petseg.train(synthetic_set, run=run, options=options, make_reporter=Moving)
     if there in ("finished", "trained"):
         assert len(load_checkpoint(run / "last.pt").history) == len(read_metrics(run)) == 1
     elif run.exists():
         assert not list(run.iterdir())
+    assert "epoch" not in at or len(read_metrics(tmp_path / "moved")) == 1
     petseg.train(run=tmp_path / "moved", resume=True)
-    assert len(read_metrics(tmp_path / "moved")) == 2
+    assert len(read_metrics(tmp_path / "moved")) == options["epochs"]
 
 
 def test_a_run_goes_on_without_its_owner_file(synthetic_set: Path, tmp_path: Path) -> None:
