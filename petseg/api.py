@@ -186,14 +186,15 @@ def predict(
 
     Args:
         run: a run's folder, or a checkpoint.
-        images: files, folders or glob patterns, or one of them.
+        images: files, folders or glob patterns, or one of them; results of earlier predictions that are found, not
+            named, are left out.
         out: folder for NAME.png, NAME.overlay.png and NAME.probabilities.npz; created if missing. The masks have the
             values and colours of those that the run was trained on.
         recursive: search folders with their subfolders, which ``out`` gets, too.
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
-        skip_existing: leave out images that have results, whatever made them: to go on after an interruption.
+        skip_existing: leave out images that have results: to go on after an interruption.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
         scales: average over inputs whose size is multiplied by these factors.
@@ -220,7 +221,7 @@ def predict(
     for name in names:
         expect_places(images=name)
     expect_places(run=run, out=out)
-    files, ignored = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
+    files, ignored, results = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, **existing)
     predictor = load(run, size=size, device=device, precision=precision)
     predictor.window(options)  # refuses what does not fit, before anything is written
@@ -233,6 +234,7 @@ def predict(
         failed=tuple(failed),
         skipped=len(files) - len(jobs),
         ignored=ignored,
+        results=results,
     )
 
 

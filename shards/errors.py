@@ -22,7 +22,6 @@ _T = TypeVar("_T")
 # Plain RuntimeErrors of torch's CPU allocator, CUDA, cuDNN and cuBLAS, C++, and oneDNN.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
-_LONGEST_PATH = 160  # characters of a path in a message
 FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _ADVICE = {
@@ -155,11 +154,16 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def abridged(name: str, *, most: int = 120) -> str:
+    """Return a name, which may come from anybody's file, for a message: of a long one the beginning and the end."""
+    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
+
+
 def listed(names: Iterable[str], *, most: int = 5) -> str:
     """Return names in one line, of many only the first ones: ``dog, cat``, ``a, b, c and 7 more``."""
     first = list(names)
     more = len(first) - most
-    return ", ".join(first[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(abridged, first[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:
@@ -172,9 +176,7 @@ def describe_os_error(error: OSError) -> str:
     if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
         do = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
         return f"stdout, or a temporary file, cannot be written ({error.strerror}); {do} and run the same command again"
-    name = str(error.filename or "")
-    if len(name) > _LONGEST_PATH:
-        name = f"{name[: _LONGEST_PATH // 2]}...{name[-_LONGEST_PATH // 2 :]}"
+    name = abridged(str(error.filename or ""), most=160)
     where = f" ({name})" if name else ""
     if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork; streams say more
         return f"{_NO_THREADS}{where}"

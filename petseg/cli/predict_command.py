@@ -50,8 +50,9 @@ def predict(
 
     cat.jpg becomes cat.png, a mask like those that RUN was trained on: an indexed image with the same value for each
     class and its colour in the palette (pets: 1 animal, 2 background, 3 border), or an RGB image in the same colours;
-    and cat.overlay.png for viewing, with a legend below. A cat.png beside cat.jpg becomes cat.png.png. An image that
-    cannot be read is reported, the others are predicted, and the exit code is 1.
+    and cat.overlay.png for viewing, with a legend below. A cat.png beside cat.jpg becomes cat.png.png. Such results
+    among the images of a folder or glob are left out. An image that cannot be read is reported, the others are
+    predicted, and the exit code is 1.
 
     \b
     petseg-predict runs/pets cat.jpg holiday/ 'more/*.png' -o masks
@@ -67,7 +68,7 @@ def predict(
     from petseg.report.console_reporter import progress_count
 
     inference = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    files, ignored = find_images(images, recursive=recursive, skip=out)
+    files, ignored, results = find_images(images, recursive=recursive, skip=out)
     existing = {"overwrite": overwrite, "skip_existing": skip_existing}
     jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, **existing)
     skipped = len(files) - len(jobs)
@@ -105,10 +106,12 @@ def predict(
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
         facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
+        facts["results"] = results
         print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
     else:
         others = f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
         others += f", {counted(ignored, 'other file')} ignored" if ignored else ""
+        others += f", {counted(results, 'result')} of earlier predictions left out" if results else ""
         others += f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else ""
         say(f"{counted(predicted, 'image')} predicted into {out}{inference.text(used)}{others}")
     if failures:

@@ -198,7 +198,8 @@ def train(
             print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
             command = _scoring_command(path, shards, read_config(path))
-            say(f"run in {path}: best.pt, report.html, gallery.png; score it with: {command}")
+            weights = "best.pt" if (path / "best.pt").is_file() else "last.pt"
+            say(f"run in {path}: {weights}, report.html, gallery.png; score it with: {command}")
 
 
 def _scoring_command(run: Path, shards: str | Path | None, config: dict[str, Any]) -> str:

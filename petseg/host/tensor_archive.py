@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import torch
 
+from shards.errors import abridged
+
 _ZIP = b"PK\x03\x04"
 _OLD_PICKLES = 5  # in a file without an archive: a magic number, the version, the system, the content, its storages
 _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
@@ -82,14 +84,15 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
     Also for variances of batch normalisation that are below 0, whose roots are not finite.
     """
     for name, tensor in weights.items():
+        shown = abridged(str(name))
         if tensor.is_complex():
-            raise ValueError(f"{name} has complex numbers ({tensor.dtype}), which are no weights")
+            raise ValueError(f"{shown} has complex numbers ({tensor.dtype}), which are no weights")
         if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-            raise ValueError(f"{name} has numbers of a kind ({tensor.dtype}) that no network here has")
+            raise ValueError(f"{shown} has numbers of a kind ({tensor.dtype}) that no network here has")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
+            raise ValueError(f"{shown} has values that are not finite (NaN or infinity)")
         if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
-            raise ValueError(f"{name} has values below 0, which are no variances")
+            raise ValueError(f"{shown} has values below 0, which are no variances")
 
 
 def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
@@ -104,7 +107,7 @@ def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
     if len({name.split("/")[0] for name in names}) != 1 or len({name.casefold() for name in names}) != len(names):
         raise ValueError("it is a zip file of something else")
     if damaged := archive.testzip():
-        raise ValueError(f"{damaged} does not match its checksum")
+        raise ValueError(f"{abridged(damaged)} does not match its checksum")
     try:
         return archive.read(f"{names[0].split('/')[0]}/data.pkl")
     except KeyError:
@@ -138,7 +141,7 @@ def _check_pickle(pickled: bytes | IO[bytes]) -> None:
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4") or (
             operation.name == "GLOBAL" and not _PLAIN_OBJECTS.fullmatch(str(argument))
         ):
-            what = f" ({'.'.join(str(argument).split(' '))})" if argument else ""
+            what = f" ({abridged('.'.join(str(argument).split(' ')))})" if argument else ""
             raise ValueError(
                 f"it holds Python objects{what}, which petseg never loads, because loading them can run any code"
             )

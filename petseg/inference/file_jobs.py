@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from petseg.inference.image_files import ImageFile, to_rgb
+from petseg.inference.image_files import ImageFile, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Keep, Predictor
@@ -42,12 +42,14 @@ class FilePredictions:
         failed: one error for each image file that could not be read, or whose result could not be named.
         skipped: the number of images that had results, with ``skip_existing``.
         ignored: number of other files in the named folders.
+        results: number of results of earlier predictions in them; they are not predicted.
     """
 
     images: tuple[Path, ...]
     failed: tuple[PetsegError, ...]
     skipped: int
     ignored: int
+    results: int = 0
 
 
 def plan_jobs(
@@ -65,7 +67,8 @@ def plan_jobs(
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
     ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
     is a shard set's or a run's, or if a file exists already and ``overwrite`` is False. With ``skip_existing`` an image
-    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``.
+    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``; a mask
+    that was made of an image of another name counts as another image's, which has the shorter name.
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
@@ -74,7 +77,8 @@ def plan_jobs(
     jobs = []
     for each in images:
         folder, name = out / each.subfolder, each.path.stem
-        if any(_same_everywhere(folder / f"{name}{suffix}") in taken for suffix in suffixes):
+        others = skip_existing and _is_of_another(folder / f"{name}{MASK}", each.path)
+        if others or any(_same_everywhere(folder / f"{name}{suffix}") in taken for suffix in suffixes):
             name = each.path.name
         outputs = tuple(folder / f"{name}{suffix}" for suffix in suffixes)
         for output in outputs:
@@ -97,6 +101,8 @@ def _is_finished(job: FileJob) -> bool:
     """
     if any(map(name_too_long, job.outputs)) or not job.outputs[0].is_file():
         return False
+    if _is_of_another(job.outputs[0], job.image):
+        raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another folder with -o")
     for output in job.outputs[1:]:
         if not output.is_file():
             raise UsageError(
@@ -104,6 +110,11 @@ def _is_finished(job: FileJob) -> bool:
                 "options were given; remove the mask to predict it again, or choose another folder with -o"
             )
     return True
+
+
+def _is_of_another(mask: Path, image: Path) -> bool:
+    """Whether a file says that it is the result of an image of another name."""
+    return result_of(mask) not in (None, image.name)
 
 
 def _same_everywhere(path: Path) -> str:
@@ -166,7 +177,9 @@ def predict_files(
             while batch:  # both lists are emptied on the way: the results of huge images need the memory
                 done, image = batch.pop()
                 done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
-                write_results(done.outputs, image, predictions.pop(), predictor.labels, replace=done.replace)
+                write_results(
+                    done.outputs, image, predictions.pop(), predictor.labels, source=done.image, replace=done.replace
+                )
                 on_done(done)
                 del image
             pixels = 0

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from shards.errors import SampleError, UsageError, option, printable
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
+_PNG, _HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes in front of the chunk that PngInfo writes
+_MARK = "petseg-predict"
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,48 @@ class ImageFile:
     subfolder: Path = Path()
 
 
-def find_images(
-    arguments: Sequence[str], *, recursive: bool = False, skip: Path | None = None
-) -> tuple[list[ImageFile], int]:
-    """Resolve files, folders and globs (also ``**``) to images and the number of other files.
+class FoundImages(NamedTuple):
+    """The image files that were found, and how many files are something else, and results of earlier predictions."""
+
+    files: list[ImageFile]
+    ignored: int
+    results: int
+
+
+def result_mark(image: Path) -> PngImagePlugin.PngInfo:
+    """Return what says in a PNG file that it is the result of an image's prediction."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text(_MARK, quote(os.fsencode(image.name)))
+    return info
+
+
+def result_of(path: Path) -> str | None:
+    """Return the name of the image that a file is a result of; None where it has no :func:`result_mark`."""
+    try:
+        if path.suffix.lower() != ".png" or not path.is_file():
+            return None
+        with path.open("rb") as handle:
+            head = handle.read(_HEADER + 1024)
+    except OSError:
+        return None
+    size, kind, text = head[_HEADER : _HEADER + 4], head[_HEADER + 4 : _HEADER + 8], head[_HEADER + 8 :]
+    word, _, name = text[: int.from_bytes(size)].partition(b"\0")
+    if not head.startswith(_PNG) or kind != b"tEXt" or word != _MARK.encode():
+        return None
+    return os.fsdecode(unquote_to_bytes(name))
+
+
+def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path | None = None) -> FoundImages:
+    """Resolve files, folders and globs (also ``**``) to images.
 
     A named file is taken whatever its name; of a folder or glob, files with an image's ending, or that begin like an
-    image. Each file is taken once.
+    image, without results of earlier predictions. Each file is taken once.
     With ``recursive``, folders are searched with their subfolders, without hidden ones and without ``skip``. An
     argument that names nothing raises ``UsageError``.
     """
     images: dict[str, ImageFile] = {}
     ignored = 0
+    results: set[str] = set()
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
@@ -57,13 +90,16 @@ def find_images(
             found = [ImageFile(name) for name in sorted(_matches(argument)) if _is_shown(name)]
         else:
             raise UsageError(f"no such image or folder: {argument}")
-        chosen = [each for each in found if _is_image(each.path)]
+        alike = [each for each in found if _is_image(each.path)]
+        chosen = [each for each in alike if result_of(each.path) is None]
         if not chosen:
-            raise UsageError(_nothing_found(path, argument, recursive=recursive))
-        ignored += len(found) - len(chosen)
+            reason = _nothing_found(path, argument, recursive=recursive)
+            raise UsageError(f"{reason}, only results of earlier predictions" if alike else reason)
+        ignored += len(found) - len(alike)
+        results |= {os.path.realpath(each.path) for each in alike} - {os.path.realpath(each.path) for each in chosen}
         for each in chosen:
             images.setdefault(os.path.realpath(each.path), each)
-    return list(images.values()), ignored
+    return FoundImages(list(images.values()), ignored, len(results - images.keys()))
 
 
 def subfolders_not_searched(arguments: Sequence[str], *, skip: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from petseg.host.stop_signals import delay_stop_signals
+from petseg.inference.image_files import result_mark
 from petseg.inference.trained_network import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
@@ -30,9 +31,17 @@ def name_too_long(path: Path) -> bool:
 
 
 def write_results(
-    outputs: Sequence[Path], image: Image.Image, prediction: Prediction, labels: Labels, *, replace: bool = True
+    outputs: Sequence[Path],
+    image: Image.Image,
+    prediction: Prediction,
+    labels: Labels,
+    *,
+    source: Path = Path(),
+    replace: bool = True,
 ) -> None:
     """Write the files of a prediction, told apart by their endings; all appear together, or none does.
+
+    Pictures carry the name of ``source``, the image's file, see :func:`petseg.inference.image_files.result_mark`.
 
     They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
     raises, the files that were there before are unchanged and no partial file stays. Without ``replace``, one that
@@ -43,7 +52,7 @@ def write_results(
     try:
         for partial, output in zip(partials, outputs, strict=True):
             with naming(output), partial.open("xb") as handle:
-                _write(handle, output.name, image, prediction, labels)
+                _write(handle, output.name, image, prediction, labels, source=source)
                 handle.flush()
                 set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
                 flush_file(handle.fileno(), folder=output.parent)
@@ -64,13 +73,15 @@ def write_results(
     sync_folder(outputs[0].parent)
 
 
-def _write(handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels) -> None:
+def _write(
+    handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels, *, source: Path
+) -> None:
     if name.endswith(PROBABILITIES):
         _write_probabilities(handle, prediction)
-    elif name.endswith(OVERLAY):
-        draw_overlay(image, prediction.index, labels).save(handle, format="PNG")
-    else:
-        indexed_mask(prediction.index, labels).save(handle, format="PNG")
+        return
+    overlaid = name.endswith(OVERLAY)
+    drawn = draw_overlay(image, prediction.index, labels) if overlaid else indexed_mask(prediction.index, labels)
+    drawn.save(handle, format="PNG", pnginfo=result_mark(source))
 
 
 def _write_probabilities(handle: BinaryIO, prediction: Prediction) -> None:

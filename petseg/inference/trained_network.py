@@ -28,10 +28,10 @@ from petseg.inference.network_inputs import (
 from petseg.inference.probabilities import class_probabilities, not_finite, resize_probabilities, resized_strips
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
-from petseg.runs.checkpoint import expect_weights_of, load_checkpoint
+from petseg.runs.checkpoint import expect_weights_of
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
-from petseg.runs.run_folder import find_checkpoint
+from petseg.runs.run_folder import load_best
 from shards.errors import UsageError, option, suggests_names
 from shards.format.geometry import Size, middle_scale
 from shards.format.labels import Labels
@@ -281,9 +281,8 @@ def load(
     expect_places(run=run)
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
-    path = find_checkpoint(Path(run))
-    checkpoint = load_checkpoint(path)
-    recipe = checkpoint.recipe
+    checkpoint = load_best(Path(run))
+    recipe, path = checkpoint.recipe, checkpoint.source or Path(run)
     with torch.device("meta"):  # first, since what a checkpoint says that its network is may be huge
         expect_weights_of(build_model(recipe.model), checkpoint.weights, source=path)
     model = build_model(recipe.model)

@@ -41,7 +41,7 @@ class ClassRow:
 def render_report(
     run: Path, *, history: History, predictor: Predictor, split: SplitReader, evaluation: Evaluation, seconds: float
 ) -> str:
-    """Return the page as HTML, about the best weights (``predictor``) and their evaluation.
+    """Return the page as HTML, about a checkpoint's weights (``predictor``) and their evaluation.
 
     ``split`` is ``val``, or ``train`` where the set has none; ``seconds`` is the wall time of the whole run.
     """
@@ -58,7 +58,7 @@ def render_report(
             {name: config[name] for name in ("recipe", "running", "data")}, indent=2, ensure_ascii=False
         ),
         history=history,
-        best=max(history, key=lambda entry: bool(entry["best"]) * entry["epoch"]),
+        epoch=len(predictor.history),
         part=judged_part(history)[0],
         nothing={"loss": None, "mean_iou": None, "iou": [None] * len(labels)},
         parameters=count_parameters(predictor.model),

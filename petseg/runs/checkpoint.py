@@ -19,7 +19,7 @@ from petseg.host.tensor_archive import check_finite, read_tensors
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.history import check_history
 from petseg.runs.recipe import Recipe, recipe_from
-from shards.errors import PetsegError, UsageError, first_line, is_out_of_memory
+from shards.errors import PetsegError, UsageError, abridged, first_line, is_out_of_memory
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
 from shards.store.atomic import atomic_file
@@ -188,7 +188,7 @@ def expect_weights_of(model: nn.Module, weights: Mapping[str, Any], *, source: P
     if strange := [*(own.keys() - weights.keys()), *(weights.keys() - own.keys())]:
         raise CheckpointError(
             f"{where} is damaged: it does not belong to its network ({len(strange)} tensors are missing or too many, "
-            f"such as {min(strange)})"
+            f"such as {abridged(min(strange))})"
         )
     for name, tensor in own.items():
         other = weights[name]

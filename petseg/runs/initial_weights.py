@@ -11,9 +11,9 @@ import torch
 from petseg.host.tensor_archive import check_finite
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of, load_checkpoint
-from petseg.runs.run_folder import SAFETENSORS, find_checkpoint
-from shards.errors import PetsegError, UsageError, first_line, listed, option
+from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of
+from petseg.runs.run_folder import SAFETENSORS, load_best
+from shards.errors import PetsegError, UsageError, abridged, first_line, listed, option
 from shards.format.labels import Labels
 from shards.store.addresses import expect_places
 from shards.store.atomic import file_sha256
@@ -61,7 +61,7 @@ class FittingWeights:
             "taken": len(self.weights),
             "left_out": self.other_shape,
             "absent": list(self.absent),
-            "unused": list(self.unused),
+            "unused": [*map(abridged, self.unused)],
         }
 
     @property
@@ -96,8 +96,8 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
         return _read_safetensors(path)
     if not path.exists():
         raise UsageError(f"{option('init_from', source)}: there is no such run, checkpoint or export")
-    file = find_checkpoint(path)
-    checkpoint = load_checkpoint(file)
+    checkpoint = load_best(path)
+    file = checkpoint.source or path
     return InitialWeights(
         file=file,
         sha256=file_sha256(file),

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from petseg.runs.checkpoint import CheckpointError
+from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.history import check_history
 from shards.errors import PetsegError, UsageError, first_line, option, spelled
 from shards.format.layout import RUN_CHECKPOINTS
@@ -217,6 +217,18 @@ def find_checkpoint(run: Path) -> Path:
     started = (run / CONFIG).is_file()
     advice = f"train it first, with: petseg-train --resume --run {shlex.quote(str(run))}" if started else "it is no run"
     raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); {advice}")
+
+
+def load_best(run: Path) -> Checkpoint:
+    """Read the checkpoint that :func:`find_checkpoint` finds; ``CheckpointError`` names another one that is intact."""
+    file = find_checkpoint(run)
+    try:
+        return load_checkpoint(file)
+    except CheckpointError as error:
+        last = run / LAST
+        if file == last or not last.is_file() or not run.is_dir():
+            raise
+        raise CheckpointError(f"{error}; the last epoch's weights are in {last}: name that file instead") from None
 
 
 def _next_free(parent: Path, model: str) -> Path:

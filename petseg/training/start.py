@@ -192,7 +192,7 @@ def _train(
         try:
             with _advice(path, config):
                 folder.expect_own()
-                draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds)
+                draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds, note=reporter.note)
             loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
         except (KeyboardInterrupt, TerminatedError) as error:
             error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")

@@ -112,7 +112,7 @@ def test_globs_folders_and_files_together(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.PNG", ".hidden.jpg"):
         Image.new("RGB", (4, 3)).save(tmp_path / name)
     (tmp_path / "readme.md").touch()
-    images, ignored = find_images([str(tmp_path / "*.jpg"), str(tmp_path), str(tmp_path / "a.jpg")])
+    images, ignored, _ = find_images([str(tmp_path / "*.jpg"), str(tmp_path), str(tmp_path / "a.jpg")])
     assert [each.path.name for each in images] == ["a.jpg", "b.jpg", "c.PNG"]
     assert ignored == 2
 
@@ -127,7 +127,7 @@ def test_globs_follow_no_links_to_folders(pattern: str, tmp_path: Path, monkeypa
         (tmp_path / "one" / name).symlink_to("..")
     monkeypatch.chdir(tmp_path)
     for argument in (pattern, str(tmp_path / pattern)):
-        images, ignored = find_images([argument])
+        images, ignored, _ = find_images([argument])
         assert ([each.path.name for each in images], ignored) == (["c.jpg"], 0)
 
 
@@ -136,9 +136,9 @@ def test_subfolders_when_asked(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3)).save(tmp_path / name)
     (tmp_path / "one" / "notes.txt").touch()
-    images, ignored = find_images([str(tmp_path)])
+    images, ignored, _ = find_images([str(tmp_path)])
     assert [(each.path.name, each.subfolder) for each in images] == [("a.jpg", Path())]
-    images, ignored = find_images([str(tmp_path)], recursive=True, skip=tmp_path / "one" / "out")
+    images, ignored, _ = find_images([str(tmp_path)], recursive=True, skip=tmp_path / "one" / "out")
     assert [(each.path.name, each.subfolder.as_posix()) for each in images] == [
         ("a.jpg", "."),
         ("b.jpg", "one"),
@@ -233,9 +233,9 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
         found = ["a.png", "link.png", "socket.png"]  # what is no file is named by the prediction; the link is the pipe
         for arguments in ([str(tmp_path)], [str(tmp_path / "*.png")]):
-            images, ignored = find_images(arguments)
+            images, ignored, _ = find_images(arguments)
             assert ([each.path.name for each in images], ignored) == (found, 0)
-        images, ignored = find_images([str(tmp_path)], recursive=True)
+        images, ignored, _ = find_images([str(tmp_path)], recursive=True)
         assert ([each.path.name for each in images], ignored) == (found, 0)
 
 

@@ -1,6 +1,8 @@
 """Predicting: from Python, and files with petseg-predict."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import petseg
 from petseg.cli import evaluate, predict
 from petseg.inference import file_jobs, probabilities
 from petseg.inference.file_jobs import plan_jobs
-from petseg.inference.image_files import ImageFile, to_rgb
+from petseg.inference.image_files import ImageFile, result_of, to_rgb
 from shards.errors import SampleError, UsageError
 from shards.format.builtin_labels import PETS
 
@@ -133,6 +135,57 @@ def test_images_that_have_results_are_skipped(tiny_run: Path, tmp_path: Path) ->
         petseg.predict(tiny_run, images, out, overwrite=True, skip_existing=True)
     with pytest.raises(UsageError, match="would overwrite one of the images"):
         petseg.predict(tiny_run, [*images, out / "a.png"], out, skip_existing=True)
+
+
+def test_results_are_no_images_unless_they_are_named(call, tiny_run: Path, tmp_path: Path) -> None:
+    """In the folder of the images, in another one below it, and for a glob; a name that is not UTF-8 is kept."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b \u00e9.jpg", os.fsdecode(b"c\xff.jpg")):
+        image_file(folder / name)
+    result = call(predict, tiny_run, folder, "-o", folder)
+    assert "3 images predicted into" in result.out, result.err
+    assert result_of(folder / os.fsdecode(b"c\xff.overlay.png")) == os.fsdecode(b"c\xff.jpg")
+    again = call(predict, tiny_run, folder, "-o", folder, "--skip-existing")
+    assert "3 images that had results skipped, 6 results of earlier predictions left out" in again.out, again.err
+    call(predict, tiny_run, folder, "-o", folder / "below", "--no-overlay")
+    for argument, count in ((folder, 9), (folder / "**", 9), (folder / "*.*", 6)):
+        options = ["--recursive"] if argument == folder else []
+        found = json.loads(call(predict, tiny_run, argument, *options, "-o", tmp_path / str(count), "--json").out)
+        assert (found["predicted"], found["results"]) == (3, count)
+        shutil.rmtree(tmp_path / str(count))
+    only = call(predict, tiny_run, folder / "below", "-o", tmp_path / "out")
+    assert f"no images in {folder / 'below'}, only results of earlier predictions" in only.err
+    named = petseg.predict(tiny_run, [folder / "a.png", folder], tmp_path / "out", overlays=False)
+    assert (len(named.images), named.results) == (4, 5)
+    Image.open(folder / "a.png").convert("RGB").save(folder / "own.png")  # an image of the user's
+    assert petseg.predict(tiny_run, folder, tmp_path / "out", overwrite=True).images[-1].name == "own.png"
+
+
+def test_another_images_result_is_not_taken_for_ones_own(tiny_run: Path, tmp_path: Path) -> None:
+    """Two images of one stem, of which the second alone was predicted when the first one was added."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    later, first = image_file(folder / "cat.png"), folder / "cat.jpg"
+    petseg.predict(tiny_run, folder, out)
+    kept = (out / "cat.png").read_bytes()
+    image_file(first)
+    for expected in ((first,), ()):  # the third time nothing is left to do
+        made = petseg.predict(tiny_run, folder, out, skip_existing=True)
+        assert (made.images, made.skipped) == (expected, 2 - len(expected))
+        assert (out / "cat.png").read_bytes() == kept
+        assert sorted(file.name for file in out.glob("cat.*")) == [
+            "cat.jpg.overlay.png",
+            "cat.jpg.png",
+            "cat.overlay.png",
+            "cat.png",
+        ]
+    assert (result_of(out / "cat.png"), result_of(out / "cat.jpg.png")) == (later.name, first.name)
+    shutil.copy(out / "cat.png", out / "cat.jpg.png")
+    with pytest.raises(UsageError, match=r"cat\.jpg\.png is not a result of .*cat\.jpg; choose another folder"):
+        petseg.predict(tiny_run, folder, out, skip_existing=True)
+    Image.open(out / "cat.png").save(out / "cat.png")  # without the name, as other programs write it
+    assert petseg.predict(tiny_run, first, out, skip_existing=True).images == ()
 
 
 def test_the_second_of_two_images_with_one_name_keeps_its_ending(tmp_path: Path) -> None:

@@ -198,3 +198,26 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         read_initial_weights(tmp_path / "a.txt")
+
+
+def test_names_from_a_file_do_not_flood_a_message(run: Path, tmp_path: Path) -> None:
+    """Whose names are long or many: the summary, the record, and the errors that name a tensor."""
+    trained = load_checkpoint(run / "best.pt")
+    strange = {f"{number}{'x' * 10_000}": torch.zeros(1) for number in range(5_000)}
+    initial = dataclasses.replace(read_initial_weights(run), weights={**trained.weights, **strange})
+    fitting = fit_weights(initial, initial.model, PETS)
+    assert len(fitting.summary) < 1_000
+    assert fitting.summary.endswith(" and 4997 more")
+    assert len(json.dumps(fitting.record)) < 1_000_000
+    name = "x" * 10_000
+    for weights, message in (
+        ({**trained.weights, name: torch.zeros(1)}, "1 tensors are missing or too many"),
+        (
+            {**trained.weights, name: torch.tensor(float("nan"))},
+            r"xx has values that are not finite \(NaN or infinity\)",
+        ),
+    ):
+        save_checkpoint(tmp_path / "long.pt", msgspec.structs.replace(trained, model=weights))
+        with pytest.raises(CheckpointError, match=message) as raised:
+            petseg.load(tmp_path / "long.pt")
+        assert len(str(raised.value)) < 600

@@ -111,19 +111,40 @@ def test_a_set_that_is_changed_during_the_training(synthetic_set: Path, tmp_path
         petseg.train(data, run=tmp_path / "run", options=TINY, make_reporter=Changing)
 
 
-@pytest.mark.parametrize("harm", ["removed", "of another run", "metrics of another run"])
+@pytest.mark.parametrize("harm", ["of another run", "metrics of another run", "truncated", "garbage"])
 def test_no_report_shows_other_weights_as_the_best(synthetic_set: Path, tmp_path: Path, harm: str) -> None:
+    """The message names a way on, and it works: nothing else ends the same error at every --resume."""
     run = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "epochs": 1})
-    other = petseg.train(synthetic_set, run=tmp_path / "other", options={**TINY, "epochs": 1, "seed": 1})
-    if harm == "removed":
-        (run / "best.pt").unlink()
-        write_later_epoch(run)
-    else:
+    best = run / "best.pt"
+    if "another" in harm:
+        other = petseg.train(synthetic_set, run=tmp_path / "other", options={**TINY, "epochs": 1, "seed": 1})
         name = "best.pt" if harm == "of another run" else "metrics.jsonl"
         shutil.copy(other / name, run / name)
+        message = r"best\.pt is not the checkpoint of epoch 1, the best of .*metrics\.jsonl"
+    else:
+        best.write_bytes(best.read_bytes()[:5000] if harm == "truncated" else b"garbage")
+        message = r"best\.pt is damaged"
+    before = best.read_bytes()
+    drawing = {"data": ShardSet.open(synthetic_set), "placement": choose_placement(torch.device("cpu"), "fp32")}
+    with pytest.raises(PetsegError, match=rf"{message}.*or remove best\.pt: petseg-train --resume --run {run} then"):
+        draw_run(run, seconds=1.0, **drawing)
+    assert best.read_bytes() == before
+    if harm in ("truncated", "garbage"):
+        with pytest.raises(PetsegError, match=rf"damaged .*; the last epoch's weights are in {run / 'last.pt'}"):
+            petseg.load(run)
+        with pytest.raises(PetsegError, match=rf"damaged .*; the last epoch's weights are in {run / 'last.pt'}"):
+            petseg.train(synthetic_set, run=tmp_path / "third", options={**TINY, "init_from": str(run)})
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_report_without_the_best_weights_shows_the_last_and_says_so(synthetic_set: Path, tmp_path: Path) -> None:
+    run, notes = petseg.train(synthetic_set, run=tmp_path / "run", options={**TINY, "epochs": 1}), list[str]()
+    (run / "best.pt").unlink()
+    write_later_epoch(run)
     placement = choose_placement(torch.device("cpu"), "fp32")
-    with pytest.raises(PetsegError, match=r"best\.pt is not the checkpoint of epoch 1, the best of .*metrics\.jsonl"):
-        draw_run(run, data=ShardSet.open(synthetic_set), placement=placement, seconds=1.0)
+    draw_run(run, data=ShardSet.open(synthetic_set), placement=placement, seconds=1.0, note=notes.append)
+    assert "The weights of epoch 2 (of 2)" in (run / "report.html").read_text()
+    assert notes == [f"{run / 'best.pt'}, the weights of epoch 1, is gone; the report shows those of the last epoch, 2"]
 
 
 def write_later_epoch(run: Path) -> None:

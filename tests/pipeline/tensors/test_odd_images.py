@@ -116,7 +116,7 @@ def test_predict_gives_the_verdict_of_the_audit(tmp_path: Path) -> None:
             with pytest.raises(SampleError, match=f"^{path}: the image "):
                 to_rgb(path)
     (tmp_path / "notes").write_text("BMW and P5 are no images")
-    images, ignored = find_images([str(tmp_path)])
+    images, ignored, _ = find_images([str(tmp_path)])
     assert {each.path.name for each in images} == set(ODD)
     assert ignored == 1
 
