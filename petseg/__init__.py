@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from petseg.api import predict as predict
     from petseg.exporters.onnx_model import export_onnx as export_onnx
     from petseg.exporters.safetensors_weights import export_weights as export_weights
+    from petseg.inference.probabilities import Prediction as Prediction
     from petseg.inference.scoring import evaluate as evaluate
     from petseg.inference.scoring import score_run as score_run
-    from petseg.inference.trained_network import Prediction as Prediction
     from petseg.inference.trained_network import Predictor as Predictor
     from petseg.inference.trained_network import load as load
     from petseg.nets.factory import build_model as build_model
@@ -73,7 +73,8 @@ _lazy_attribute, __dir__, __all__ = lazy_loader.attach(
         "exporters.onnx_model": ["export_onnx"],
         "exporters.safetensors_weights": ["export_weights"],
         "inference.scoring": ["evaluate", "score_run"],
-        "inference.trained_network": ["Prediction", "Predictor", "load"],
+        "inference.probabilities": ["Prediction"],
+        "inference.trained_network": ["Predictor", "load"],
         "nets.factory": ["build_model"],
         "nets.model_config": ["ModelConfig"],
         "report.console_reporter": ["ConsoleReporter"],
@@ -84,7 +85,7 @@ _lazy_attribute, __dir__, __all__ = lazy_loader.attach(
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from shards.console import installed_version
+        from shards import installed_version
 
         return installed_version()
     return _lazy_attribute(name)

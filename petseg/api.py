@@ -212,6 +212,7 @@ def predict(
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load
+    from petseg.runs.run_folder import A_RUN
 
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
@@ -219,8 +220,9 @@ def predict(
     expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, **existing)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:
-        expect_places(images=name)
-    expect_places(run=run, out=out)
+        expect_places("petseg.load(run).predict(image) takes arrays and PIL images", images=name)
+    expect_places(A_RUN, run=run)
+    expect_places(out=out)
     files, ignored, results = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, **existing)
     predictor = load(run, size=size, device=device, precision=precision)
@@ -273,9 +275,11 @@ def export(
     from petseg.exporters.onnx_network import OnnxOptions
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
+    from petseg.runs.run_folder import A_RUN
     from shards.format.readers.output_places import expect_free
 
-    expect_places(run=run, file=file)
+    expect_places(f"{A_RUN}; export_onnx() and export_weights() take a Predictor", run=run)
+    expect_places(file=file)
     expect_flags(hub=hub, overwrite=overwrite)
     if not hub and (license is not None or dataset is not None):
         raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")

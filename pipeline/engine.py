@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters
-from shards.errors import UsageError, expect_flags, is_number, is_whole_number, suggests_fields
+from pipeline.order.augmentation import NO_AUGMENTATION, Augmentation, Parameters, suggests_fields
+from shards.errors import UsageError, expect_flags, is_number, is_whole_number
 from shards.format.geometry import Fit, Scales, Size
 from shards.format.layout import SAMPLE_DTYPE, Rows, Storage
 

@@ -184,6 +184,7 @@ class Loader(LoaderFacts):
         self._plan = BatchPlan(reader=self._reader, slices=self.slices, options=options, seed=seed, shuffle=shuffling)
         self._bound = bound_values(self._plan)
 
+    @suggests_names
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration run this epoch from its start."""
         self._go_to(arguments.checked_epoch(epoch), 0)

@@ -26,3 +26,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "format.manifest": ["Manifest", "load_manifest"],
     },
 )
+
+
+def installed_version() -> str:
+    """Return petseg's version; of a checkout that is not installed, which has none, ``unknown``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("petseg")
+    except PackageNotFoundError:
+        return "unknown (not installed with pip)"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
+from shards import installed_version
 from shards.errors import (
     INTERRUPTED,
     PetsegError,
@@ -73,16 +74,6 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
         click.echo(f"{ctx.command_path} {installed_version()}")
         ctx.exit()
-
-
-def installed_version() -> str:
-    """Return petseg's version; of a checkout that is not installed, which has none, ``unknown``."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("petseg")
-    except PackageNotFoundError:
-        return "unknown (not installed with pip)"
 
 
 class FriendlyMixin:
@@ -266,13 +257,24 @@ def raise_stop_signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal taken
-        now = time.monotonic()
-        if now - taken > REPEAT_SECONDS:
+        if _loses_exceptions(frame):  # soon again, to whoever handles it by then
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        elif (now := time.monotonic()) - taken > REPEAT_SECONDS:
             taken = now
             raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError(number)
 
     with signals_handled(stop, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         yield
+
+
+def _loses_exceptions(frame: FrameType | None) -> bool:
+    """Whether an exception may be lost here: importers take any for a missing module, and ``__del__`` drops its own."""
+    while frame is not None and frame.f_code.co_filename != __file__:
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

@@ -7,17 +7,18 @@ import it before Ctrl-C is theirs, so it imports little when it is loaded.
 import contextlib
 import errno
 import functools
+import numbers
+import operator
 import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, ParamSpec, TypeGuard, TypeVar
+from typing import Any, Final, ParamSpec, TypeGuard, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_T = TypeVar("_T")
 
 # Plain RuntimeErrors of torch's CPU allocator, CUDA, cuDNN and cuBLAS, C++, and oneDNN.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
@@ -154,16 +155,15 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
-def abridged(name: str, *, most: int = 120) -> str:
-    """Return a name, which may come from anybody's file, for a message: of a long one the beginning and the end."""
+def abridged(name: str, *, most: int = 100) -> str:
+    """Return a name or value, which may be anybody's, for a message: of a long one the beginning and the end."""
     return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
 
 
 def listed(names: Iterable[str], *, most: int = 5) -> str:
     """Return names in one line, of many only the first ones: ``dog, cat``, ``a, b, c and 7 more``."""
     first = list(names)
-    more = len(first) - most
-    return ", ".join(map(abridged, first[:most])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(abridged, first[:most])) + (f" and {len(first) - most} more" if len(first) > most else "")
 
 
 def first_line(error: BaseException) -> str:
@@ -197,7 +197,6 @@ def describe_shortage(error: Exception) -> str | None:
 
 _OPTION: Final = re.compile(r"(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])(?:=([\w.]+))?")
 _NONE_GIVEN: Final = object()
-_LONGEST_VALUE: Final = 100  # characters of a value in a message
 _by_command = False  # whether options were given on the command line
 
 
@@ -229,17 +228,14 @@ def option(name: str, value: object = _NONE_GIVEN) -> str:
 def _typed(value: object) -> str:
     """Return a value as it is typed on a command line."""
     if isinstance(value, tuple | list):
-        return _shortened(",".join(map(_typed, value)))
-    return _shortened(f"{value:g}" if isinstance(value, float) else shlex.quote(str(value)))
+        return abridged(",".join(map(_typed, value)))
+    return abridged(f"{value:g}" if isinstance(value, float) else shlex.quote(str(value)))
 
 
 def shown_value(value: object) -> str:
-    """Return a wrong value for a message, as Python writes it."""
-    return _shortened(repr(os.fspath(value) if isinstance(value, os.PathLike) else value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    """Return a wrong value for a message, as Python writes it; of an array, whose lines are many, the type."""
+    text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return f"a {type(value).__name__}" if "\n" in text else abridged(text)
 
 
 def spelled(text: str) -> str:
@@ -274,9 +270,9 @@ def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, s
 
 
 def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str] = lambda _: "") -> Callable[_P, _R]:
-    """Have a call with an argument that the function lacks raise an error that names the nearest one.
+    """Have a public function name the argument that a wrong one was meant for, and take NumPy's numbers as Python's.
 
-    ``otherwise``: returns the end of the message where there is none.
+    ``otherwise``: returns the end of the message where no name is near.
     """
     import inspect
 
@@ -288,12 +284,17 @@ def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str
             called = function.__qualname__.removesuffix(".__init__")
             meant = did_you_mean(name, names) or otherwise(name)
             raise ArgumentNameError(f"{called}() has no argument {name}{meant}")
-        return function(*args, **options)
+        return function(*map(plain_numbers, args), **plain_numbers(options))
 
     return checked
 
 
-def suggests_fields(struct: type[_T]) -> type[_T]:
-    """Have the making of a dataclass with a field that it lacks raise an error that names the nearest one."""
-    struct.__init__ = suggests_names(struct.__init__)  # type: ignore[method-assign]
-    return struct
+def plain_numbers(value: Any) -> Any:
+    """Return an argument with NumPy's numbers, also those in lists, tuples and dictionaries, as Python's own."""
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_numbers, value))
+    if type(value) is dict:
+        return {name: plain_numbers(each) for name, each in value.items()}
+    if isinstance(value, bool | str) or not isinstance(value, numbers.Real):
+        return value
+    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

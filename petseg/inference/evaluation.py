@@ -13,6 +13,7 @@ from petseg.inference.metrics import Matrix, Scores, class_counts, confusion, pr
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.probabilities import class_probabilities, compute_logits, not_finite
 from pipeline import Batch, Loader
+from shards.errors import counted
 from shards.format.geometry import Size
 from shards.format.labels import Labels
 
@@ -44,6 +45,11 @@ class Evaluation:
     window: Size | None = None
     original_resolution: bool = False
     enlarged_from: Size | None = None
+
+    def __repr__(self) -> str:
+        classes = counted(len(self.labels), "class", "classes")
+        mean = self.scores.mean_iou
+        return f"<Evaluation: mean IoU {mean:.4f} of {classes} on {counted(self.samples, 'image')}>"
 
     @property
     def scores(self) -> Scores:

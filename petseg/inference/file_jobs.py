@@ -12,7 +12,7 @@ from petseg.inference.image_files import ImageFile, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Keep, Predictor
-from shards.errors import PetsegError, SampleError, UsageError, option, printable
+from shards.errors import PetsegError, SampleError, UsageError, counted, option, printable
 from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
@@ -50,6 +50,11 @@ class FilePredictions:
     skipped: int
     ignored: int
     results: int = 0
+
+    def __repr__(self) -> str:
+        more = f", {len(self.failed)} failed" if self.failed else ""
+        more += f", {self.skipped} that had results skipped" if self.skipped else ""
+        return f"<FilePredictions: {counted(len(self.images), 'image')} predicted{more}>"
 
 
 def plan_jobs(

@@ -1,14 +1,19 @@
 """From images to class probabilities, optionally with flip TTA, and to probabilities at another resolution."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from petseg.host.device import Placement
 from petseg.inference.network_inputs import scaled_size
-from shards.errors import PetsegError, option
+from shards.errors import PetsegError, listed, option
+from shards.format.labels import Labels
+from shards.format.overlays import occurring
 
 _STRIP_VALUES = 6_000_000  # 24 MB, and a few times that while they are computed
 
@@ -20,6 +25,46 @@ def not_finite(placement: Placement) -> PetsegError:
         f"the network's outputs are not finite (NaN or infinity): its weights are damaged{advice}; take another "
         "checkpoint of the run, or train again"
     )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's prediction for one image of H x W pixels.
+
+    Attributes:
+        index: predicted class indices 0..N-1: uint8 (H, W).
+        coarse: probabilities at the network's size, float32 (N, h, w), of the image without padding; of a prediction
+            in windows those of every n-th pixel each way, n the least for which there are at most 2**25 values.
+        labels: the classes.
+    """
+
+    index: npt.NDArray[np.uint8]
+    coarse: torch.Tensor
+    labels: Labels
+
+    def __repr__(self) -> str:
+        height, width = self.index.shape
+        found = listed(self.labels.names[index] for index in occurring(self.index))
+        return f"<Prediction: {height} x {width} pixels of {found}>"
+
+    @property
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """The prediction as the dataset's own masks have it: its values, uint8 (H, W), or RGB, uint8 (H, W, 3)."""
+        table = self.labels.source_palette if self.labels.rgb else self.labels.source_values
+        return table[self.index]
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Float32 (N, H, W), in class order, summing to 1; enlarged at each access, 4 N bytes per pixel."""
+        height, width = self.index.shape
+        return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
+
+    def probability_rows(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the same class by class, some rows (h, W) at a time, from top to bottom."""
+        height, width = self.index.shape
+        for plane in self.coarse:
+            for strip in resized_strips(plane[None, None], height, width):
+                yield strip[0, 0].cpu().numpy()
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference.image_files import result_mark
-from petseg.inference.trained_network import Prediction
+from petseg.inference.probabilities import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME

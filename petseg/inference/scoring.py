@@ -15,6 +15,7 @@ from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions, check_batch_size
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
+from petseg.runs.run_folder import A_RUN
 from pipeline import Loader
 from shards import ShardSet, UsageError
 from shards.errors import expect_flags, listed, option, printable, suggests_names
@@ -75,7 +76,7 @@ def evaluate(
     if batch_size % world.size:
         raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    expect_places(run=run)
+    expect_places(A_RUN, run=run)
     data = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     expect_split(data, split)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,55 +24,26 @@ from petseg.inference.network_inputs import (
     scaled_input,
     scaled_size,
 )
-from petseg.inference.probabilities import class_probabilities, not_finite, resize_probabilities, resized_strips
+from petseg.inference.probabilities import (
+    Prediction,
+    class_probabilities,
+    not_finite,
+    resize_probabilities,
+    resized_strips,
+)
 from petseg.inference.sliding_window import slide, windows_at_once
 from petseg.nets.factory import build_model, place
 from petseg.runs.checkpoint import expect_weights_of
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
-from petseg.runs.run_folder import load_best
-from shards.errors import UsageError, option, suggests_names
-from shards.format.geometry import Size, middle_scale
+from petseg.runs.run_folder import A_RUN, load_best
+from shards.errors import UsageError, counted, option, printable, suggests_names
+from shards.format.geometry import Size, middle_scale, size_text
 from shards.format.labels import Labels
 from shards.store.addresses import expect_places
 
 Keep = Literal["all", "some", "none"]  # probabilities of a prediction in windows
 _KEPT_VALUES = 1 << 25  # probabilities of an image that are kept without being asked for
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A network's prediction for one image of H x W pixels.
-
-    Attributes:
-        index: predicted class indices 0..N-1: uint8 (H, W).
-        coarse: probabilities at the network's size, float32 (N, h, w), of the image without padding; of a prediction
-            in windows those of every n-th pixel each way, n the least for which there are at most 2**25 values.
-        labels: the classes.
-    """
-
-    index: npt.NDArray[np.uint8]
-    coarse: torch.Tensor
-    labels: Labels
-
-    @property
-    def mask(self) -> npt.NDArray[np.uint8]:
-        """The prediction as the dataset's own masks have it: its values, uint8 (H, W), or RGB, uint8 (H, W, 3)."""
-        table = self.labels.source_palette if self.labels.rgb else self.labels.source_values
-        return table[self.index]
-
-    @property
-    def probabilities(self) -> npt.NDArray[np.float32]:
-        """Float32 (N, H, W), in class order, summing to 1; enlarged at each access, 4 N bytes per pixel."""
-        height, width = self.index.shape
-        return resize_probabilities(self.coarse[None], height, width)[0].cpu().numpy()
-
-    def probability_rows(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the same class by class, some rows (h, W) at a time, from top to bottom."""
-        height, width = self.index.shape
-        for plane in self.coarse:
-            for strip in resized_strips(plane[None, None], height, width):
-                yield strip[0, 0].cpu().numpy()
 
 
 class Predictor:
@@ -104,6 +74,11 @@ class Predictor:
         self.placement, self.source, self.size = placement, source, size
         self._crop_scale = None if recipe.crop_scale is None else middle_scale(recipe.crop_scale)
 
+    def __repr__(self) -> str:
+        classes, where = counted(len(self.labels), "class", "classes"), printable(self.source)
+        return f"<Predictor: {self.recipe.network_text}, {classes}, size {size_text(self.size)}, from {where}>"
+
+    @suggests_names
     def predict(
         self,
         image: str | Path | Image.Image | npt.NDArray[np.uint8],
@@ -278,7 +253,7 @@ def load(
         CheckpointError: there is no checkpoint, or it is damaged.
         UsageError: the device is not available, or the size is out of range.
     """
-    expect_places(run=run)
+    expect_places(A_RUN, run=run)
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     checkpoint = load_best(Path(run))

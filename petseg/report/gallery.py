@@ -7,8 +7,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from petseg.inference.probabilities import resized_strips
-from petseg.inference.trained_network import Prediction
+from petseg.inference.probabilities import Prediction, resized_strips
 from petseg.report.figures import MANY, map_colour, picture_bytes, plain_text, shown_name, unit
 from petseg.report.sample_predictions import PredictedSample, shown_classes
 from petseg.report.thumbnails import difference_legend, differences, shrunk

@@ -9,8 +9,9 @@ import torch
 
 from petseg.inference.evaluation import Evaluation
 from petseg.inference.metrics import confusion, score
+from petseg.inference.probabilities import Prediction
 from petseg.inference.stored_samples import read_image, read_mask
-from petseg.inference.trained_network import Prediction, Predictor
+from petseg.inference.trained_network import Predictor
 from petseg.report.figures import MANY, Rgb, map_colour
 from shards import SplitReader
 from shards.format.labels import IGNORE, Labels

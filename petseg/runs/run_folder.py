@@ -37,6 +37,7 @@ LAST, BEST = RUN_CHECKPOINTS
 CURVES = "curves.png"
 GALLERY = "gallery.png"
 REPORT = "report.html"
+A_RUN = "a run is the folder that train() has returned, or a checkpoint in it"
 SAFETENSORS = "model.safetensors"  # in the folder that petseg-export --hub writes
 _LOCK, _OWNER = ".lock", ".owner"
 # What a run without a checkpoint may hold.

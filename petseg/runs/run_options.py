@@ -33,7 +33,8 @@ _R = TypeVar("_R")
 
 def checked_arguments(options: Any, make_reporter: Any, *, places: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a call from Python; ``UsageError`` unless its arguments can be used at all."""
-    expect_places(**{name: place for name, place in places.items() if place is not None})
+    advice = "an open set has its place in .address"
+    expect_places(advice, **{name: place for name, place in places.items() if place is not None})
     if not isinstance(options, Mapping | None) or not all(isinstance(name, str) for name in options or ()):
         raise UsageError(f"options must be names with values, such as {{'epochs': 20}}, not {str(options)[:80]!r}")
     if not callable(make_reporter):

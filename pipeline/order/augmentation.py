@@ -6,13 +6,13 @@ of the others.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.hashing import derive, uniform
-from shards.errors import UsageError, is_number, shown_value, suggests_fields
+from shards.errors import UsageError, is_number, shown_value, suggests_names
 from shards.format.geometry import (
     Boxes,
     Fit,
@@ -39,6 +39,13 @@ _DECISIONS = 8
 # Weights of red, green and blue in grey (ITU-R BT.601), and the grey level that contrast is scaled around.
 LUMA = (0.299, 0.587, 0.114)
 CONTRAST_CENTRE = 128.0
+_T = TypeVar("_T")
+
+
+def suggests_fields(struct: type[_T]) -> type[_T]:
+    """Have the making of a dataclass treat its arguments as :func:`shards.errors.suggests_names` does."""
+    struct.__init__ = suggests_names(struct.__init__)  # type: ignore[method-assign]
+    return struct
 
 
 @suggests_fields

@@ -54,11 +54,16 @@ def is_remote(place: str | Path) -> TypeGuard[str]:
     return isinstance(place, str) and _SCHEME.match(place) is not None
 
 
-def expect_places(**places: Any) -> None:
-    """Raise ``UsageError`` for empty text, which would be the current folder, and for what is no path, by argument."""
+def expect_places(advice: str = "", /, **places: Any) -> None:
+    """Raise ``UsageError`` for empty text, which would be the current folder, and for what is no path, by argument.
+
+    ``advice``: what else takes such a thing, for the end of that message.
+    """
     for name, place in places.items():
         if not isinstance(place, str | Path):
-            raise UsageError(f"{name}: expected a path, or an address as text, not {shown_value(place)}")
+            raise UsageError(
+                f"{name}: expected a path, or an address as text, not {shown_value(place)}{advice and '; '}{advice}"
+            )
         if place == "":
             raise UsageError(f"{name}: the path is empty; for the current folder, write '.'")
         if "\0" in str(place):

@@ -10,7 +10,7 @@ from typing import IO, Final
 from shards.build.staging import Staging, check_target
 from shards.build.tasks.parts import ClaimedCopy, Parts
 from shards.build.tasks.publish_in_store import begin, manifest_at, put_manifest, remove_strays
-from shards.errors import FormatError, PetsegError, UsageError, option
+from shards.errors import FormatError, PetsegError, UsageError, counted, option, printable
 from shards.format.layout import MANIFEST_NAME
 from shards.format.manifest import FileEntry, Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
@@ -36,6 +36,9 @@ class CopyResult:
     bytes: int  # of the set, but the manifest
     skipped: int = 0  # files that were there already, with the right content
     already_complete: bool = False  # the same set was at the target; nothing was done
+
+    def __repr__(self) -> str:
+        return f"<CopyResult: {counted(self.files, 'file')} of {printable(self.source)} in {printable(self.target)}>"
 
 
 def copy_set(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import petseg
 from petseg import Loader, PetsegError, ShardSet
+from petseg.runs.run_folder import read_config
+from pipeline import Augmentation
 from shards.errors import command_line, option
 
 PLACES: dict[str, Callable[[Any], object]] = {
@@ -109,3 +116,93 @@ def test_messages_spell_options_as_the_caller_does(synthetic_pets: Path, synthet
             "--fetch range",
             "--cache-bytes",
         )
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [
+        (lambda: petseg.predict("run", np.zeros((9, 8, 3), np.uint8), "out"), r"petseg\.load\(run\)\.predict\(image\)"),
+        (lambda: petseg.predict("run", Image.new("RGB", (9, 8)), "out"), r"petseg\.load\(run\)\.predict\(image\)"),
+        (lambda: petseg.predict("run", [torch.zeros(3, 9, 8)], "out"), r"not a Tensor; petseg\.load\(run\)\.predict"),
+        (
+            lambda: petseg.predict(torch.nn.ReLU(), "a.jpg", "out"),
+            r"not ReLU\(\); a run is the folder that train",
+        ),
+        (lambda: petseg.evaluate(torch.nn.ReLU(), "set"), r"not ReLU\(\); a run is the folder that train"),
+        (lambda: petseg.load(torch.nn.ReLU()), r"not ReLU\(\); a run is the folder that train"),
+        (lambda: petseg.export(torch.nn.ReLU(), "a.onnx"), r"export_onnx\(\) and export_weights\(\) take a Predictor$"),
+    ],
+)
+def test_what_is_no_path_leads_to_what_takes_it(call: Callable[[], object], advice: str) -> None:
+    with pytest.raises(PetsegError, match=rf"expected a path, or an address as text, .*{advice}") as raised:
+        call()
+    assert len(str(raised.value)) < 300
+    assert "\n" not in str(raised.value)
+
+
+def test_an_open_set_is_named_by_its_address(synthetic_set: Path, tmp_path: Path) -> None:
+    opened = ShardSet.open(synthetic_set)
+    with pytest.raises(PetsegError, match=r"shards: .*; an open set has its place in \.address$"):
+        petseg.train(opened, run=tmp_path / "run")  # type: ignore[arg-type]
+    assert str(opened.address) == str(synthetic_set)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_numbers_of_numpy_are_numbers(synthetic_set: Path, tmp_path: Path) -> None:
+    """As results of a computation, such as image.shape // 2; what is stored of them is JSON."""
+    size = np.array([32, 32]) // 1
+    loader = Loader(
+        synthetic_set,
+        batch_size=np.int64(2),
+        size=tuple(size),
+        seed=np.uint8(3),
+        timeout=np.float32(60),
+        prefetch=np.int16(1),
+        augment=Augmentation(flip=np.float64(0.25), area=(np.float32(0.5), np.int64(1))),
+        cache_bytes=None,
+    )
+    with contextlib.closing(loader):
+        loader.set_epoch(np.int64(1))
+        assert (loader.batch_size, loader.seed) == (2, 3)
+        json.dumps(loader.state_dict())
+        for wrong in (np.bool_(True), np.float32(1.5), True, 1.5):
+            with pytest.raises(PetsegError, match="epoch"):
+                loader.set_epoch(wrong)
+    options = {"size": tuple(size), "widths": [np.int64(8), 16], "epochs": np.int64(1), "lr": np.float32(0.01)}
+    run = petseg.train(
+        synthetic_set, run=tmp_path / "run", options={**options, "batch_size": np.uint8(8), "threads": 1}
+    )
+    recipe = read_config(run)["recipe"]
+    assert (recipe["size"], recipe["epochs"], recipe["model"]["widths"]) == ([32, 32], 1, [8, 16])
+    assert recipe["lr"] == pytest.approx(0.01)
+    for wrong in (np.bool_(True), np.float32(1.5), 1.5):
+        with pytest.raises(PetsegError, match="epochs"):
+            petseg.train(synthetic_set, run=tmp_path / "no", options={**options, "epochs": wrong})
+        with pytest.raises(PetsegError, match="batch_size"):
+            Loader(synthetic_set, batch_size=wrong)
+    scored = petseg.evaluate(
+        run, synthetic_set, split="val", batch_size=np.int64(4), scales=(np.float32(1), np.int8(1))
+    )
+    assert scored.samples > 0
+    predictor = petseg.load(run, size=np.int64(32), local_rank=np.int64(0))
+    prediction = predictor.predict(np.zeros((50, 60, 3), np.uint8), window=np.int64(32), overlap=np.float16(0.5))
+    assert prediction.index.shape == (50, 60)
+    with pytest.raises(PetsegError, match="window"):
+        predictor.predict(np.zeros((50, 60, 3), np.uint8), window=np.float32(32.5))
+
+
+def test_results_print_as_one_line(tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    predictor = petseg.load(tiny_run)
+    prediction = predictor.predict(np.zeros((50, 60, 3), np.uint8))
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.jpg")
+    texts = {
+        repr(predictor): "<Predictor: unet, 3 classes, size 32, from ",
+        repr(prediction): "<Prediction: 50 x 60 pixels of ",
+        repr(petseg.evaluate(tiny_run, synthetic_set, split="val")): "<Evaluation: mean IoU 0.",
+        repr(petseg.predict(tiny_run, tmp_path / "a.jpg", tmp_path / "out")): "<FilePredictions: 1 image predicted>",
+        repr(petseg.copy_shards(synthetic_set, tmp_path / "copy")): "<CopyResult: ",
+    }
+    for text, beginning in texts.items():
+        assert text.startswith(beginning)
+        assert len(text) < 100 + 2 * len(str(tmp_path)), text
+        assert "\n" not in text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ from PIL import Image, ImageFile
 
 from petseg.cli import evaluate, export, predict, train
 from petseg.inference.image_files import to_rgb
-from shards.console import raise_stop_signals
+from shards.console import FriendlyCommand, raise_stop_signals
 from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS
 
@@ -110,3 +112,51 @@ def test_no_library_takes_a_signal_for_an_error_of_its_own(number: signal.Signal
     """torch's exporter catches every exception of what it tries, and goes on."""
     with raise_stop_signals(), pytest.raises(TerminatedError, match=number.name):
         catch_all(number)
+
+
+SWALLOWING = """
+import os, signal, time
+
+def sent():
+    os.kill(os.getpid(), signal.{number})
+    time.sleep(0.02)
+
+class Dropped:
+    def __del__(self):
+        sent()
+
+if {place!r} == "import":
+    try:
+        sent()
+    except BaseException:
+        pass
+elif {place!r} == "optional":
+    try:
+        sent()
+    except BaseException as error:
+        raise ImportError from error
+"""
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("place", ["import", "optional", "__del__"])
+def test_no_signal_is_lost_where_exceptions_are(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, place: str
+) -> None:
+    """While a module is imported, whose importer takes anything for a missing module, and in a finaliser."""
+    (tmp_path / "swallowing.py").write_text(SWALLOWING.format(number=number.name, place=place))
+    monkeypatch.syspath_prepend(tmp_path)
+    went_on = list[bool]()
+
+    def importing() -> None:
+        with contextlib.suppress(ImportError):
+            import swallowing  # type: ignore[import-not-found]
+
+            swallowing.Dropped()
+        time.sleep(5)
+        went_on.append(True)
+
+    monkeypatch.delitem(sys.modules, "swallowing", raising=False)
+    result = call(FriendlyCommand("importing", callback=importing))
+    assert (result.code, result.err) == (128 + number, f"Error: stopped by {number.name}\n")
+    assert not went_on

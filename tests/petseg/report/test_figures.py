@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from petseg.inference.trained_network import Prediction
+from petseg.inference.probabilities import Prediction
 from petseg.report import curves, figures, gallery
 from petseg.report.curves import draw_curves
 from petseg.report.figures import extremes, line_colour, plain_text, shown_name
