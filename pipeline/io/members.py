@@ -16,7 +16,7 @@ from pipeline.io.tar_files import TarFiles
 from shards.errors import FormatError, PetsegError, SampleError, UsageError
 from shards.format.dataset import SplitReader
 from shards.format.layout import Rows, extensions_of, member_span
-from shards.format.tar import sample_key
+from shards.format.tar import OtherTarError, sample_key
 
 _T = TypeVar("_T")
 
@@ -116,6 +116,8 @@ class MemberReader:
         row = self.split.table[index]
         try:
             key = self.key(index)
+        except OtherTarError as error:  # says more than that checksums do not match
+            return str(error)
         except PetsegError:
             key = "?"
         extension = extensions_of(row).get(role, role)

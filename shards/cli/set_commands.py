@@ -38,9 +38,9 @@ def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> No
 @click.option("--full", is_flag=True, help="Also decode every sample.")
 @JSON_OPTION
 def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
-    """Prove that a shard set is what was packed.
+    """Prove that every byte of a shard set is as its manifest says.
 
-    If it is not, exit with 1 and name shard, key, member and byte offset.
+    If one is not, exit with 1 and name shard, key, member and byte offset.
     """
     from shards.cores import usable_cores
     from shards.store.store_protocol import repeated_text

@@ -15,12 +15,17 @@ from shards.store.byte_ranges import ByteRanges, check_shortage
 
 END = bytes(2 * TAR_BLOCK)  # two empty blocks end a tar
 INDEX_VERSION = "v1.2"
+_SIZE = slice(124, 135)
 _MAX_MEMBER = 8**11 - 1  # the size field has eleven octal digits
 
 _HEADER_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(TAR_BLOCK - 265)
 _HEADER_OWNER = b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, user, group
 _NO_TIME = b"00000000000\0"
 _FIXED_SUM = sum(_HEADER_TAIL) + sum(_HEADER_OWNER) + sum(_NO_TIME) + 8 * ord(" ")
+
+
+class OtherTarError(SampleError):
+    """A tar that is intact, but not the one that belongs there."""
 
 
 def header(name: str, size: int) -> bytes:
@@ -49,17 +54,34 @@ def image_header(tar: ByteRanges, row: Any) -> tuple[int, bytes, str | None]:
     return offset, name, key if matches else None
 
 
+def intact_header(block: bytes) -> str | None:
+    """Return the key of the sample in a header; None if it is not one that :func:`header` writes, for any sample."""
+    name, _, _ = block[:TAR_NAME_BYTES].partition(b"\0")
+    key = name.decode("ascii", "replace").partition(".")[0]
+    try:
+        intact = header(name.decode("ascii"), int(block[_SIZE], 8)) == block
+    except ValueError:
+        return None
+    return key if intact and is_safe(key) else None
+
+
 def sample_key(tar: ByteRanges, row: Any, *, path: Path | str, index: int) -> str:
     """Return the key of sample ``index``, read from the header of its image in the open tar ``path``.
 
-    ``row`` is its record. Raises ``SampleError`` if the header cannot be read or is another sample's, ``PetsegError``
-    for a lack of descriptors or memory.
+    ``row`` is its record. Raises ``SampleError`` if the header cannot be read or is damaged, ``OtherTarError`` if it is
+    another sample's, ``PetsegError`` for a lack of descriptors or memory.
     """
     try:
         offset, name, key = image_header(tar, row)
+        other = intact_header(tar[offset : offset + TAR_BLOCK]) if key is None else None
     except OSError as error:
         check_shortage(error)
         raise SampleError(f"{path}: the tar header of sample {index} cannot be read: {error.strerror}") from None
+    if other is not None:
+        raise OtherTarError(
+            f"{path}: byte {offset}: sample {other!r} is where sample {index} should be: the tar was exchanged with "
+            "another one, or is of another build; petseg-shard verify says which, and what to do"
+        )
     if key is None:
         raise SampleError(f"{path}: byte {offset}: the tar header of sample {index} is damaged (name {name!r})")
     return key

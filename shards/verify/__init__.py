@@ -1,4 +1,4 @@
-"""Proof that a shard set is what was packed: every byte of it is checked, every problem is reported with its place.
+"""Proof that a shard set is as its manifest says: every byte is checked, every problem is reported with its place.
 
 :func:`verify` is the entry point; ``check_shard`` checks one shard with its samples.
 """

@@ -21,6 +21,7 @@ from shards.format.manifest import Manifest, load_manifest
 from shards.format.npy import SampleTable, ShardTable
 from shards.verify.check_shard import ShardCheck
 from shards.verify.check_tables import check_audit_file, check_raw_layout, check_shard_table, check_table
+from shards.verify.exchanged import file_finder, shard_problems
 from shards.verify.problems import Mode, Problem, Report
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -84,9 +85,17 @@ def verify(
     total = sum(len(shards or ()) for _, shards in tables.values())
     checks = _checks(folder, manifest, tables)
 
+    file_of = file_finder(manifest, {split: shards for split, (_, shards) in tables.items()})
+
     def run(check: ShardCheck) -> ShardCheck:
         with around(check):
-            return check.run(mode)
+            check.run(mode)
+            if check.problems:
+                first = None if check.table is None else int(check.table[check.first]["key_hash"])
+                intact = None if quick else check.intact
+                found = shard_problems(folder, check.entry, check.problems, file_of, first=first, intact=intact)
+                check.problems = list(found)
+            return check
 
     with ThreadPoolExecutor(max(workers, 1)) as executor:
         running: deque[Future[ShardCheck]] = deque()

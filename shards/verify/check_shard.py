@@ -50,6 +50,7 @@ class ShardCheck:
     table: SampleTable | None  # of the split; None if it is unusable
     first: int  # the index of the shard's first sample
     rows: Rows | None = None  # the records of its samples, while they are checked
+    intact: int = 0  # how many of its samples were read and have no problem
     largest: Size = (0, 0)  # height and width of its source images, pixels
     problems: list[Problem] = field(default_factory=list)
     attributes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -138,6 +139,7 @@ class ShardCheck:
         self._lines.append(index_line(key, members))
         if len(self.problems) > before:
             return
+        self.intact += 1
         self._check_meta(tar, row, key)
         raw = self.manifest.raw
         if raw is not None and int(row["image_offset"]) - TAR_BLOCK != index * raw.stride:

@@ -30,6 +30,7 @@ from shards.format.tar import padded
 from shards.store.atomic import file_sha256
 from shards.store.byte_ranges import check_shortage, open_regular, read_regular
 from shards.verify.check_file import check_file, first_difference
+from shards.verify.exchanged import exchanged_file, file_finder
 from shards.verify.locate import wrong_byte_of_record
 from shards.verify.problems import Problem
 
@@ -39,9 +40,11 @@ _CHUNK = 1 << 20
 def check_table(
     folder: Path, manifest: Manifest, split: Split, *, quick: bool
 ) -> tuple[SampleTable | None, list[Problem]]:
-    """Check a split's table; return it if its records can be used."""
+    """Check a split's table; return it if its records can be used and are those of this set."""
     entry = manifest.splits[split].table
     problems = check_file(folder, entry, quick=quick)
+    if problems and (other := exchanged_file(folder, entry, file_finder(manifest, {}))):
+        return None, [other]
     try:
         table = SampleTable(folder / entry.file, samples=manifest.splits[split].samples)
     except FormatError as error:
@@ -56,6 +59,9 @@ def check_table(
                 if inside is None:
                     message += f" (somewhere in the {table_offset(1) - table_offset(0)} bytes from there)"
                 problems.append(Problem(kind="table", file=entry.file, message=message, offset=place + (inside or 0)))
+        if len(problems) == 1:  # a table that is damaged has a damaged record
+            message = "is intact, but not the one that manifest.json describes: one of them is of another build"
+            return None, [Problem(kind="exchanged", file=entry.file, message=message)]
     return table, problems
 
 
@@ -70,21 +76,22 @@ def check_shard_table(
     entry = manifest.splits[split]
     file, path = entry.shard_table.file, folder / entry.shard_table.file
     problems = check_file(folder, entry.shard_table, quick=False)
+    other = exchanged_file(folder, entry.shard_table, file_finder(manifest, {})) if problems else None
     try:
         data = read_regular(path)
         if problems and (right := _table_of_tars(folder, split, entry, samples)) is not None:
             offset = first_difference(data, right)
             message = f"is damaged: shard {max(0, offset - table_offset(0, SHARD_DTYPE)) // SHARD_DTYPE.itemsize} "
             message += "has other sizes, samples or checksums than the tar, which is right"
-            problems = [Problem(kind="checksum", file=file, message=message, offset=offset)]
+            problems = [other or Problem(kind="checksum", file=file, message=message, offset=offset)]
             return ShardTable.parse(right, path, split, entry), problems
         table = ShardTable.parse(data, path, split, entry, checked=not problems)
     except OSError as error:
         check_shortage(error)
         return None, problems or [Problem(kind="missing", file=file, message=f"cannot be read: {error.strerror}")]
     except FormatError as error:
-        return None, problems or [Problem(kind="table", file=file, message=str(error))]
-    return table, problems
+        return None, [other] if other else problems or [Problem(kind="table", file=file, message=str(error))]
+    return table, [other] if other else problems
 
 
 def _table_of_tars(folder: Path, split: Split, entry: SplitEntry, samples: SampleTable | None) -> bytes | None:

@@ -13,6 +13,7 @@ Kind: TypeAlias = Literal[
     "missing",  # a file of the set does not exist or cannot be read
     "size",  # a file's size is not the manifest's
     "checksum",  # a file's SHA-256 is not the manifest's
+    "exchanged",  # a file is intact, but another one of the set, or of another set or build
     "table",  # a record of the table is damaged or contradicts the tar
     "index",  # DALI's index does not match the tar
     "header",  # a tar header is damaged or another sample's
@@ -30,12 +31,17 @@ MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first 
 MAX_PROBLEMS: Final = 1000  # of all files; a set may lack a hundred thousand
 _CONCLUSIONS: Final[dict[Mode, str]] = {
     "quick": "sizes and structure are right (contents were not read)",
-    "default": "every byte is what was packed",
-    "full": "every byte is what was packed, and every sample decodes",
+    "default": "every byte is as the manifest says",
+    "full": "every byte is as the manifest says, and every sample decodes",
 }
 _ADVICE: Final = (
     "what to do: replace the set by an intact copy (petseg-shard copy SET {path} --overwrite), or build it again "
     "(petseg-shard build SOURCE {path} --overwrite)"
+)
+_EXCHANGED: Final = (
+    "what to do: give the files that were exchanged their own names again, and copy those that are of another build "
+    "from where this set is intact (petseg-shard copy SET {path} --overwrite brings all of them); then check again: "
+    "petseg-shard verify {path}"
 )
 _MEANWHILE: Final = (
     "; until then, petseg-train --on-error replace goes on without samples that cannot be read, and --max-damaged N "
@@ -117,4 +123,5 @@ class Report:
             lines.append(f"... and {counted(self.dropped, 'more place')}")
         kinds = {problem.kind for problem in self.problems}
         opens = not self.dropped and kinds & _OF_SAMPLES and kinds <= _OF_SAMPLES | _NOT_READ
-        return "\n".join([*lines, printable(_ADVICE.format(path=shlex.quote(self.path)) + _MEANWHILE * bool(opens))])
+        advice = _EXCHANGED if "exchanged" in kinds else _ADVICE
+        return "\n".join([*lines, printable(advice.format(path=shlex.quote(self.path)) + _MEANWHILE * bool(opens))])

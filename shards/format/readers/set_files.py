@@ -87,4 +87,7 @@ def check_size(folder: Path, entry: FileEntry) -> None:
         check_shortage(error)
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if size != entry.bytes:
-        raise FormatError(f"{path} has {size} bytes, the manifest says {entry.bytes}; build the set again")
+        raise FormatError(
+            f"{path} has {size} bytes, the manifest says {entry.bytes}: it was cut off, exchanged with another, or "
+            "is of another build; petseg-shard verify says which, and what to do"
+        )
