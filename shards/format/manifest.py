@@ -37,6 +37,7 @@ from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.store_protocol import ObjectMissingError, Store
 
 # In the place of a manifest in a store, where a set is being replaced; what replaces it follows.
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # by gzip, Zstandard
 WITHDRAWN: Final = b"the set that was here is being replaced by "
 _OF_SOURCES: Final = ("annotations", "images", "masks", "JPEGImages", "leftImg8bit")  # folders that no set has
 MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
@@ -213,6 +214,8 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
             f"{path}: the set that was here is being replaced; if nobody is at it any more, run the command that "
             "replaced it again"
         )
+    if data.startswith(_COMPRESSED):
+        raise FormatError(f"{path} is compressed; the files of a set have to be stored, and served, as they are")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

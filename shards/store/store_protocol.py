@@ -28,6 +28,10 @@ class ObjectEndsError(StoreError):
     """A file ends before the bytes that were asked for."""
 
 
+class NoRangesError(StoreError):
+    """A server sends whole files only."""
+
+
 @dataclass(frozen=True)
 class ObjectStatus:
     """What a store says of a file: its size in bytes, and a stamp that another content would not have.

@@ -34,9 +34,9 @@ def file_finder(manifest: Manifest, tables: Mapping[Split, ShardTable | None]) -
         wanted = np.frombuffer(bytes.fromhex(digest), np.uint8)
         for split, shards in tables.items():
             for column, name in (("sha256", shard_name), ("index_sha256", index_name)):
-                found = [] if shards is None else np.flatnonzero((shards.records[column] == wanted).all(axis=1))
-                if len(found):
-                    return name(split, int(found[0]))
+                records = [] if shards is None else (shards.records[column] == wanted).all(axis=1).nonzero()[0].tolist()
+                if records:
+                    return name(split, records[0])
         return None
 
     return file_of

@@ -61,6 +61,7 @@ def make_client(address: StoreAddress, *, connect_seconds: float, read_seconds: 
                 options["allow_http"] = endpoint.startswith("http://") or emulator
                 return stores.AzureStore(address.host, prefix=prefix, **common)
         options["allow_http"] = address.scheme == "http"  # to this machine only: see parse_address
+        options["default_headers"] = {"Accept-Encoding": "identity"}  # else a server may compress what it sends
         return stores.HTTPStore(address.url, **common)
     except PetsegError:
         raise

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,8 +13,8 @@ from shards.store.addresses import WEB_SCHEMES, StoreAddress
 from shards.store.byte_ranges import MOST_READ
 from shards.store.cloud.cloud_clients import make_client
 from shards.store.cloud.patience import DEFAULT_PATIENCE, Patience
-from shards.store.cloud.replies import Passing, Write, conditions, status_of
-from shards.store.cloud.request_errors import passing_reason
+from shards.store.cloud.replies import Passing, Write, conditions, expect_plain, status_of
+from shards.store.cloud.request_errors import NO_RANGES, SLOW, given_up, passing_reason
 from shards.store.cloud.request_loop import run
 from shards.store.store_protocol import (
     ObjectChangedError,
@@ -29,7 +29,6 @@ _T = TypeVar("_T")
 _PUT_PART = 8 << 20  # bytes of each part of a large file
 MOST_LISTED: Final = 1 << 25  # files of a folder
 _CHUNK: Final = 1 << 20  # bytes of a reply, each of which must arrive in time
-_SLOW: Final = "a reply that is too slow"
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ class ObjectStore:
         async def request(client: Any) -> bytes:
             async with self._in_time(0):
                 reply = await client.get_async(name, options=conditions(match))
-            self._check(name, status_of(reply.meta), match)
-            size = reply.meta["size"]
+            size = self._check(name, reply, match).size
             if size > MOST_READ:  # before memory is asked for
                 raise StoreError(f"{self.describe(name)} has {size} bytes, more than such a file of a set has")
             return bytes(await self._body(reply, size))
@@ -115,19 +113,25 @@ class ObjectStore:
         return await self._try(name, request, match=match)
 
     async def read_range_async(
-        self, name: str, start: int, length: int, *, match: ObjectStatus | None = None, write: Write | None = None
+        self,
+        name: str,
+        start: int,
+        length: int,
+        *,
+        match: ObjectStatus | None = None,
+        write: Write | None = None,
+        ranged: bool = True,
     ) -> tuple[ObjectStatus, memoryview]:
         """Return a file's version, and the bytes of :meth:`read_range`, at least one; the memory is the reply's own.
 
-        With ``write``, they go there as they arrive, from their start again where a request is repeated, and none are
-        returned.
+        With ``write``, they go there as they arrive, anew where a request is repeated. Not ``ranged``: all of a file.
         """
+        options = conditions(match) | ({"range": (start, start + length)} if ranged else {})
 
         async def request(client: Any) -> tuple[ObjectStatus, memoryview]:
             async with self._in_time(0):
-                reply = await client.get_async(name, options={"range": (start, start + length), **conditions(match)})
-            found = status_of(reply.meta)
-            self._check(name, found, match)
+                reply = await client.get_async(name, options=options)
+            found = self._check(name, reply, match)
             if tuple(reply.range) != (start, start + length):
                 if found.size < start + length:
                     raise ObjectEndsError(f"{self.describe(name)} ends before byte {start + length}")
@@ -206,33 +210,28 @@ class ObjectStore:
             async with self._in_time(0):
                 await client.delete_async(name)
 
-        try:
+        with suppress(ObjectMissingError):
             run(self._try(name, request))
-        except ObjectMissingError:
-            return
 
     async def _try(
         self, name: str, request: Callable[[Any], Awaitable[_T]], *, match: ObjectStatus | None = None
     ) -> _T:
         """Make a request, again and again where it fails in a way that may pass."""
-        slow = 0
+        hopeless = 0
         for attempt in range(1, self.patience.attempts + 1):
             try:
                 return await request(self._client())
-            except Passing as error:
-                reason = str(error)
-                slow += reason == _SLOW
             except PetsegError:
                 raise
+            except Passing as error:
+                reason = str(error)
             except Exception as error:  # noqa: BLE001 - obstore's errors; what they mean is decided there
                 if type(error).__name__ in ("PreconditionError", "NotModifiedError"):
                     raise await self._changed(name, match) from None
                 reason = passing_reason(error, self.describe(name))
-            if attempt == self.patience.attempts or slow == self.patience.slow_attempts:
-                raise StoreError(
-                    f"{self.describe(name)} cannot be reached: {attempt} attempts failed, the last one with {reason}; "
-                    "check the network and the endpoint, and start again: nothing is damaged"
-                )
+            hopeless += reason in (SLOW, NO_RANGES)
+            if attempt == self.patience.attempts or hopeless == self.patience.hopeless_attempts:
+                raise given_up(self.describe(name), attempt, reason)
             self.failures[reason] += 1
             await asyncio.sleep(self.patience.wait(attempt - 1))
         raise AssertionError
@@ -243,9 +242,13 @@ class ObjectStore:
             self._clients.append(make_client(self.place, **seconds))
         return self._clients[0]
 
-    def _check(self, name: str, found: ObjectStatus, expected: ObjectStatus | None) -> None:
+    def _check(self, name: str, reply: Any, expected: ObjectStatus | None) -> ObjectStatus:
+        """Return the version of a reply, if it is the expected one."""
+        if self.read_only:  # elsewhere it is what was said when the file was uploaded
+            expect_plain(self.describe(name), reply)
+        found = status_of(reply.meta)
         if expected is None or found == expected:
-            return
+            return found
         if found.stamp == expected.stamp:
             raise Passing("a wrong size")
         self.failures["another ETag"] += 1  # counted even where it was fetched in advance, and nobody needs it
@@ -272,7 +275,7 @@ class ObjectStore:
             async with asyncio.timeout(self.patience.limit(size)):
                 yield
         except TimeoutError:
-            raise Passing(_SLOW) from None
+            raise Passing(SLOW) from None
 
     async def _body(self, reply: Any, size: int) -> memoryview:
         """Return the body of a reply; ``Passing`` unless it has this size."""

@@ -11,7 +11,7 @@ class Patience:
 
     The waits double from ``first_wait`` to ``longest_wait`` seconds, each multiplied by a random number from 0.5 to 1
     (so that many clients do not come back at once); by default 20 seconds in all, besides the requests' own time.
-    A server that sends more slowly than ``least_rate`` is given up sooner, after ``slow_attempts``.
+    A server that sends more slowly than ``least_rate``, or knows no ranges, is given up after ``hopeless_attempts``.
     """
 
     attempts: int = 8
@@ -20,7 +20,7 @@ class Patience:
     connect_seconds: float = 5.0
     read_seconds: float = 20.0  # without a byte
     least_rate: float = 16_384.0  # bytes a second of one reply: 4 Mbit/s for 32 at once
-    slow_attempts: int = 3
+    hopeless_attempts: int = 3
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 0."""

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shards.store.store_protocol import ObjectStatus
+from shards.errors import printable
+from shards.store.store_protocol import ObjectStatus, StoreError
 
 Write = Callable[[int, memoryview], Awaitable[None]]  # takes bytes of a file, from a place on
 
@@ -18,6 +19,16 @@ def status_of(meta: Any) -> ObjectStatus:
     if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
         stamp = f'"{stamp}"'
     return ObjectStatus(meta["size"], stamp, meta.get("version") or "")
+
+
+def expect_plain(place: str, reply: Any) -> None:
+    """Raise ``StoreError`` if a reply says that its bytes are not those of the file, which is at ``place``."""
+    coding = printable(str(reply.attributes.get("Content-Encoding") or "identity"))[:40]
+    if coding.lower() != "identity":
+        raise StoreError(
+            f"{printable(place)}: the server changes the bytes in transit (Content-Encoding: {coding}); have it send "
+            "the files of a set as they are, without compression"
+        )
 
 
 def conditions(match: ObjectStatus | None) -> dict[str, Any]:

@@ -6,9 +6,15 @@ An error's text has a line for people, without the cause, and behind it all nest
 import re
 from typing import Final
 
-from shards.errors import printable
+from shards.errors import option, printable
 from shards.store.addresses import without_secrets
-from shards.store.store_protocol import ObjectEndsError, ObjectExistsError, ObjectMissingError, StoreError
+from shards.store.store_protocol import (
+    NoRangesError,
+    ObjectEndsError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+)
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _XML_MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
@@ -16,6 +22,8 @@ _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does no
 _CONFLICT: Final = "ConditionalRequestConflict"  # S3's, while another conditional write of the same name goes on
 _BAD_NAME = re.compile(r"invalid path: (.*?(?:empty path segment|path segment \"[^\"]*\"))")
 _NO_RANGE: Final = "Range request not supported"  # obstore's, where a request of a range was answered with 200
+NO_RANGES: Final = "another reply than the range of bytes that was asked for"
+SLOW: Final = "a reply that is too slow"
 _PASSING: Final = {"408", "429"}  # and those from 500 on: worth another try
 # The innermost error of a request that got no reply.
 _CAUSES: Final = (
@@ -54,7 +62,7 @@ def passing_reason(error: Exception, place: str) -> str:
         case "PermissionDeniedError" | "UnauthenticatedError":
             raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
     if _NO_RANGE in text:  # or a proxy's page about an error, which may pass
-        return "another reply than the range of bytes that was asked for, which the server must support"
+        return NO_RANGES
     found = _STATUS.search(text)
     code = found[1] if found else ""
     if code == "416":
@@ -62,6 +70,20 @@ def passing_reason(error: Exception, place: str) -> str:
     if code and code < "500" and code not in _PASSING:
         raise StoreError(f"{place}: the server refused the request: status {code}{_said(text)}") from None
     return f"status {code}" if code else _short(text)
+
+
+def given_up(place: str, attempts: int, reason: str) -> StoreError:
+    """Return the error of a request that failed again and again."""
+    if reason == NO_RANGES:
+        return NoRangesError(
+            f"{printable(place)}: the server sends whole files where a range of bytes is asked for; whole shards can "
+            f"be read from it, with {option('fetch', 'shard')}; all else takes a server that supports ranges, or a "
+            "copy of the set in a local folder"
+        )
+    return StoreError(
+        f"{place} cannot be reached: {attempts} attempts failed, the last one with {reason}; check the network and the "
+        "endpoint, and start again: nothing is damaged"
+    )
 
 
 def _said(text: str) -> str:

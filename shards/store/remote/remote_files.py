@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -20,7 +21,7 @@ from shards.store.cloud.replies import Write
 from shards.store.cloud.request_loop import run
 from shards.store.remote.cached_file import CachedFile
 from shards.store.remote.content_cache import FULL, ContentCache
-from shards.store.store_protocol import ObjectEndsError, ObjectStatus
+from shards.store.store_protocol import NoRangesError, ObjectEndsError, ObjectStatus
 
 Fetch = Literal["auto", "range", "shard"]
 FETCHES: Final = get_args(Fetch)
@@ -111,13 +112,14 @@ class RemoteFiles:
     _limits: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _turns: list[asyncio.Semaphore] = field(default_factory=list, compare=False, repr=False)
     _kept: dict[str, CachedFile] = field(default_factory=dict, compare=False, repr=False)  # open, so not removed
+    _whole: list[str] = field(default_factory=list, compare=False, repr=False)  # why files are not fetched in ranges
     _said: list[str] = field(default_factory=list, compare=False, repr=False)  # which file is waited for, once
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "cache": self.cache, "fetch": self.fetch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={}, _said=[])
+        self.__dict__.update(state, _pinned={}, _limits=[], _turns=[], _kept={}, _whole=[], _said=[])
 
     def local_files(self, *specs: FileSpec) -> list[CachedFile]:
         """Return files, fetched at once where they are not in the cache; they stay there as long as this object exists.
@@ -163,18 +165,22 @@ class RemoteFiles:
             self._pinned.setdefault(spec.name, status)
         return self._pinned[spec.name]
 
-    async def range_async(self, spec: FileSpec, start: int, length: int, *, write: Write | None = None) -> memoryview:
+    async def range_async(
+        self, spec: FileSpec, start: int, length: int, *, write: Write | None = None, ranged: bool = True
+    ) -> memoryview:
         """Return a part of the version that was first seen; ``ObjectChangedError`` names another one.
 
-        See :meth:`ObjectStore.read_range_async` for ``write``, which may be given bytes of another version before.
+        See :meth:`ObjectStore.read_range_async` for ``write``, which may be given bytes of another version before, and
+        ``ranged``.
         """
+        read = partial(self.store.read_range_async, spec.name, start, length, write=write, ranged=ranged)
         if not self._limits:
             self._limits.append(asyncio.Semaphore(IN_FLIGHT))
         async with self._limits[0]:
             if spec.name not in self._pinned:
                 # The first reply says which version is read, so that the server is not asked for that before.
                 try:
-                    found, data = await self.store.read_range_async(spec.name, start, length, write=write)
+                    found, data = await read()
                     if found.size == spec.bytes and self._pinned.setdefault(spec.name, found) == found:
                         return data
                 except ObjectEndsError:
@@ -185,7 +191,7 @@ class RemoteFiles:
                     self.store.failures["a wrong size"] += 1
             else:
                 match = self._pinned[spec.name]
-            return (await self.store.read_range_async(spec.name, start, length, match=match, write=write))[1]
+            return (await read(match=match))[1]
 
     async def whole_async(self, spec: FileSpec, *, release: Callable[[], None], samples: int = 0) -> CachedFile:
         """Fetch a file into the cache, unless another process does, and return it, locked.
@@ -273,14 +279,18 @@ class RemoteFiles:
         async def part(start: int) -> None:
             await self.range_async(spec, start, min(PART, spec.bytes - start), write=write)
 
-        tasks = [asyncio.ensure_future(part(start)) for start in range(0, spec.bytes, PART)]
+        tasks = [] if self._whole else [asyncio.ensure_future(part(start)) for start in range(0, spec.bytes, PART)]
         try:
             await asyncio.gather(*tasks)
-        except BaseException:
+        except BaseException as error:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+            if not isinstance(error, NoRangesError):
+                raise
+            self._whole.append(str(error))
+        if self._whole and spec.bytes:
+            await self.range_async(spec, 0, spec.bytes, write=write, ranged=False)
 
         def digest() -> str:
             with os.fdopen(os.dup(descriptor), "rb") as file:
