@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,8 @@ _WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _LOSSY_ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo")
 _SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # Excel's own first line
 _MOST_HEADER = 1 << 16  # bytes
+_MOST_COLUMNS: Final = 1000
+_MOST_ROW: Final = 1 << 20  # characters of a row; without a bound, one of 100 MB takes gigabytes
 _SAVE: Final = "save the table as UTF-8 (Excel: CSV UTF-8)"
 
 
@@ -159,13 +161,27 @@ def _scan_table(path: Path) -> Source:
 
 def _read_rows(table: _Table, where: str) -> list[_Row]:
     """Return the rows, with a cell for each column; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.delimiter, strict=True)
     rows: list[_Row] = []
     columns: list[str] = []
-    line = 0
+    line = read = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        text = io.StringIO(table.text, newline="")
+        while part := text.readline(_MOST_ROW + 1):
+            read += len(part)
+            if read > _MOST_ROW:
+                at = reader.line_num + table.skipped + 1
+                raise SourceError(
+                    f"{where}:{at}: the row has more than {_MOST_ROW} characters; this is no table of images, or a "
+                    "quote is missing"
+                )
+            yield part
+
+    reader = csv.reader(lines(), delimiter=table.delimiter, strict=True)
     try:
         for cells in reader:
-            line = reader.line_num + table.skipped
+            line, read = reader.line_num + table.skipped, 0
             if not columns:
                 columns = _check_columns(cells, f"{where}:{line}")
             elif any(cell.strip() for cell in cells):
@@ -177,7 +193,10 @@ def _read_rows(table: _Table, where: str) -> list[_Row]:
                 rows.append(_Row(line=line, cells=dict(zip(columns, cells, strict=True))))
     except csv.Error as error:
         line = reader.line_num + table.skipped
-        raise SourceError(f"{where}:{line}: {error}; put quotes around cells that hold quotes") from None
+        what = (
+            "close quotes that are open" if "field limit" in str(error) else "put quotes around cells that hold quotes"
+        )
+        raise SourceError(f"{where}:{line}: {error}; {what}") from None
     if not rows:
         raise SourceError(f"{where} names no image; write a row for each below the line of column names")
     for row in rows:
@@ -188,7 +207,9 @@ def _read_rows(table: _Table, where: str) -> list[_Row]:
 
 
 def _check_columns(cells: Sequence[str], where: str) -> list[str]:
-    columns: dict[str, None] = {}  # of millions, too, one is found at once
+    if len(cells) > _MOST_COLUMNS:
+        raise SourceError(f"{where}: the table has {len(cells)} columns; {_MOST_COLUMNS} at most become attributes")
+    columns: dict[str, None] = {}
     for number, cell in enumerate(cells, start=1):
         if not is_utf8(cell):
             raise SourceError(f"{where}: the name of column {number} is not UTF-8; {_SAVE}")

@@ -31,6 +31,7 @@ from shards.store.text_files import TextError, decode_text, split_lines
 JPEG_ENDINGS: Final = (".jpg", ".jpeg")
 MASK_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value
 
+_MOST_LINE: Final = 1 << 14  # characters of a line of a list
 # By which first bytes a file counts whose ending says nothing; a lossy WebP is no mask, which the audit finds.
 _KINDS: Final = {
     IMAGE_ENDINGS: READABLE,
@@ -186,7 +187,14 @@ def read_names(path: Path) -> list[tuple[int, str]]:
         raise SourceError(f"{shown(str(path))} {what}; a list of images was expected")
     # Files that were put together have byte-order marks in the middle, too.
     lines = enumerate((line.strip().lstrip("\ufeff").strip() for line in split_lines(read_text(path))), start=1)
-    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+    found = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for number, line in found:
+        if len(line) > _MOST_LINE:
+            raise SourceError(
+                f"{shown(str(path))}:{number}: the line has {len(line)} characters; write the name or path of an image "
+                "a line"
+            )
+    return found
 
 
 def read_text(path: Path) -> str:

@@ -19,6 +19,7 @@ _SPLIT_WORDS: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test", "trainval": "trainval",
 }  # fmt: skip
+_MOST_CUT: Final = 64  # leading folders of a path of another machine
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
 
 
@@ -87,7 +88,7 @@ def _matches(
         where = f"line {number} of {shown(path.name)}"
         meant = [each for text in variants(line, KNOWN_ENDINGS) for each in (text, f"{split}/{text}")]
         if shortened:
-            meant += [text.split("/", cut)[cut] for text in meant for cut in range(1, text.count("/"))]
+            meant += [text.split("/", cut)[cut] for text in meant for cut in range(1, min(text.count("/"), _MOST_CUT))]
         match = index.find(meant)
         if match is None:
             found.setdefault(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,34 @@ def test_a_missing_file_has_a_hint(put: Put, image: str, hint: str) -> None:
     (folder / "t.csv").write_text(f"image,mask\np/a.jpg,m/a.png\n{image},m/b.png\n")
     (finding,) = scan(folder).findings
     assert finding.detail == f"line 3 of t.csv: there is no {image}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "image,mask," + ",".join(str(n) for n in range(100_000)) + "\n",
+            r"t\.csv:1: the table has 100002 columns; 1000 at most",
+        ),
+        ("image,mask\n" + "a," * 2_000_000 + "\n", r"t\.csv:2: the row has more than 1048576 characters"),
+        ("image,mask\na,b\n" + '"a\n",' * 2_000_000, r"t\.csv:\d+: the row has more than 1048576 characters"),
+        ("image,mask," + "x" * 8_000_000 + "\n", r"t\.csv:1: the row has more than 1048576 characters"),
+        (
+            'image,mask\n"' + "a\n" * 100_000,
+            r"t\.csv:\d+: field larger than field limit .*; close quotes",
+        ),
+    ],
+    ids=["columns", "cells", "cells of several lines", "name of a column", "open quote"],
+)
+def test_a_row_without_bounds_is_refused(put: Put, text: str, message: str) -> None:
+    folder = put(*FILES)
+    (folder / "t.csv").write_text(text)
+    tracemalloc.start()
+    with pytest.raises(SourceError, match=message):
+        scan(folder / "t.csv")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 16 * len(text) + (32 << 20)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -232,3 +232,21 @@ def test_variants_and_nearest() -> None:
     assert list(variants("./a/b.JPG c", (".jpg",)))[:4] == ["a/b.JPG c", "a/b.JPG", "a/b"]
     assert list(variants("x y", (), first_word=False)) == ["x y"]
     assert NearNames(["cat", "dog"]).find("catt") == ["cat"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("line", ["x" * 3_000_000, "a/" * 1_000_000 + "b"])
+def test_a_line_without_bounds_is_refused(put: Put, layout: str, line: str) -> None:
+    """Of a path with a million folders, a million shorter ones would be tried."""
+    with pytest.raises(
+        SourceError, match=r"\.txt:2: the line has \d+ characters; write the name or path of an image"
+    ) as caught:
+        scan(dataset(put, layout, f"q\n{line}\n".encode()))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_path_of_many_folders_takes_no_time(put: Put) -> None:
+    began = time.process_time()
+    with pytest.raises(SourceError, match="there is no image"):
+        scan(dataset(put, "folders", ("a/" * 8000 + "\n").encode() * 20))
+    assert time.process_time() - began < 10
