@@ -9,10 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -112,27 +111,6 @@ def _total(pid: int, of: Callable[[psutil.Process], float]) -> float:
             with suppress(psutil.Error):  # it has just ended; its parent has waited for it and carries its time
                 total += of(process)
     return total
-
-
-@contextmanager
-def watch_memory(pid: int, *, every: float = 0.25) -> Iterator[list[int]]:
-    """Read the tree's memory every so many seconds, from a thread, until the block ends; yield the list of readings.
-
-    Each reading stops each of the processes for milliseconds, so that what is timed should not be watched.
-    """
-    readings, stop = [memory_bytes(pid)], threading.Event()
-
-    def look() -> None:
-        while not stop.wait(every):
-            readings.append(memory_bytes(pid))
-
-    thread = threading.Thread(target=look, name="petseg-bench-memory", daemon=True)
-    thread.start()
-    try:
-        yield readings
-    finally:
-        stop.set()
-        thread.join()
 
 
 def return_free_memory() -> None:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import IO, Any, NoReturn
 
-from bench.core.machine import memory_bytes, watch_memory
+from bench.core.machine import memory_bytes
 from bench.core.output_check import CheckError
-from shards.errors import PetsegError, TerminatedError
+from shards.errors import PetsegError, TerminatedError, first_line
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -55,32 +56,30 @@ class SubjectProcess:
     def ask(self, command: str, *, timed: bool = False, **arguments: Any) -> Any:
         """Run one command and return its answer.
 
-        The memory of the process tree is watched meanwhile. Of what is timed it is read before and after only: a
-        reading stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
+        The memory of the process tree is read meanwhile. Of what is timed it is read before and after only: a reading
+        stops each of the processes for milliseconds, which costs the fast ones up to a tenth.
         """
         try:
             self.start()
-            assert self.popen is not None
-            pid = self.popen.pid
-            with watch_memory(pid, every=self.patience if timed else self.memory_every) as readings:
-                answer = self._send(command, arguments)
+            self._read_memory()
+            answer = self._send(command, arguments, pause=self.patience if timed else self.memory_every)
+            self._read_memory()
         except (KeyboardInterrupt, TerminatedError):  # the process would finish its command first
-            if self.popen is not None:
-                self._connection.close()
-                self._end()
+            self.close(seconds=0)
             raise
-        readings += [memory_bytes(pid)] if timed else []
-        self.peak_memory_bytes = max(self.peak_memory_bytes, *readings)
         return answer
 
-    def close(self) -> None:
-        """End the process and its workers: by hanging up first, then killed."""
+    def close(self, *, seconds: float = 5) -> None:
+        """End the process and its workers: hang up, wait so long for it to end, and kill what is left."""
         if self.popen is None:
             return
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(timeout=5)
-        self._end()
+            self.popen.wait(timeout=seconds)
+        self.kill()
+        self.popen.wait()
+        self._log.close()
+        self.popen = None
 
     def kill(self) -> None:
         """Kill the process and its workers; a thread that waits for an answer then has a :class:`CheckError`."""
@@ -88,21 +87,21 @@ class SubjectProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(popen.pid, signal.SIGKILL)  # with the workers that it may have left behind
 
-    def _end(self) -> None:
+    def _read_memory(self) -> None:
         assert self.popen is not None
-        self.kill()
-        self.popen.wait()
-        self._log.close()
-        self.popen = None
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes(self.popen.pid))
 
-    def _send(self, command: str, arguments: dict[str, Any]) -> Any:
+    def _send(self, command: str, arguments: dict[str, Any], *, pause: float = PATIENCE_SECONDS) -> Any:
+        """Return the answer to a command; read the memory after each pause until it comes."""
         assert self.popen is not None
+        deadline = time.monotonic() + self.patience
         try:
             self._connection.send((command, arguments))
-            if not self._connection.poll(self.patience):
-                self.popen.kill()
-                self.close()
-                raise CheckError(f"{command}: no answer within {self.patience:g} s")
+            while not self._connection.poll(min(pause, self.patience)):
+                if time.monotonic() >= deadline:
+                    self.close(seconds=0)
+                    raise CheckError(f"{command}: no answer within {self.patience:g} s")
+                self._read_memory()
             succeeded, answer = self._connection.recv()
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,7 +132,7 @@ def serve(descriptor: int) -> NoReturn:
             except PetsegError as error:
                 answer = False, str(error)
             except Exception as error:  # noqa: BLE001 - whatever a peer raises is reported, and the others run on
-                answer = False, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                answer = False, f"{type(error).__name__}: {first_line(error)}"
             connection.send(answer)
     if server is not None:
         server.close()
