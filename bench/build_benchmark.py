@@ -13,14 +13,14 @@ from typing import Any, cast
 from PIL import Image
 
 from bench.core.limits import LimitSubject
-from bench.core.machine import RunClock, cpu_seconds
-from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.machine import cpu_seconds
+from bench.core.rounds import Run, Subject
 from bench.core.subject_process import SubjectProcess
 from bench.peers.fast_decode import decode_image
 from bench.peers.peer import files_under
 from bench.results.goals import MAKING
-from bench.results.records import BuildLine, DataInfo, Repeat, Results, Skipped
-from bench.settings import BuildSettings, plain
+from bench.results.records import BuildLine, DataInfo, Repeat, Results
+from bench.settings import BuildSettings
 from petseg.api import build_shards
 from shards.build.encode import DEFAULT_QUALITY
 from shards.cores import usable_cores
@@ -33,6 +33,7 @@ from shards.store.owner_files import scratch_folder
 class PackSubject(Subject):
     """Packing in one storage by a number of processes, started from one of their own, as in a command of its own."""
 
+    field = "build"
     process: SubjectProcess
 
     def __init__(self, storage: str, workers: int, **work: Any) -> None:
@@ -78,31 +79,31 @@ class PackServer:
         """Nothing is left to be stopped."""
 
 
-def run_build_benchmark(settings: BuildSettings, *, parts: PartSeconds) -> Results:
-    """Measure packing in each storage, in turns."""
-    clock, skipped, source = RunClock(), list[Skipped](), scan(settings.source)
+def run_build_benchmark(settings: BuildSettings, *, report: Callable[[str], None] = lambda _: None) -> Results:
+    """Measure packing in each storage, in turns.
+
+    A :class:`UsageError` says why nothing could be measured. ``report`` is told what is done now.
+    """
+    run, source = Run(settings, report), scan(settings.source)
     pairs, labels = usable_pairs(source), source.labels if settings.labels is None else find_labels(settings.labels)
-    limits = _limits(settings, pairs)
     with scratch_folder("bench") as folder:
         work = {"source": settings.source, "out": folder / "out", "images": len(pairs), "labels": labels}
         subjects = [
             PackSubject(storage, workers, size=None if storage == "source" else settings.size, **work)
             for storage in settings.storages for workers in settings.workers or sorted({1, usable_cores()})
         ]  # fmt: skip
-        measured = run_rounds([*limits, *subjects], repeats=settings.repeats, seed=0, parts=parts, skipped=skipped)
-    lines = tuple(subject.line() for subject in subjects if subject in measured)
-    refuse_empty(lines, skipped)
+        measured = run.rounds([*_limits(settings, pairs), *subjects], seed=0)
     total = sum(pair.image_stamp.bytes + pair.mask_stamp.bytes for pair in pairs)
     data = DataInfo(path=str(settings.source), fingerprint=f"{len(pairs)} pairs, {total} bytes", split="all",
                     samples=len(pairs), classes=len(labels or ()), bytes={"source": total})  # fmt: skip
-    return Results(
-        kind="build", environment=clock.finish(), data=data, settings=plain(settings), build=lines,
-        skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits), parts=parts.rounded(),
-    )  # fmt: skip
+    return run.results(data, measured)
 
 
 def usable_pairs(source: Source) -> list[Pair]:
-    """Return the images with masks that can be packed: those that Pillow opens as JPEG or PNG."""
+    """Return the images with masks that can be packed: those that Pillow opens as JPEG or PNG.
+
+    A :class:`UsageError` says that there are none.
+    """
     found = []
     for pair in source.pairs:
         with (
@@ -138,6 +139,8 @@ def _limits(settings: BuildSettings, pairs: list[Pair]) -> list[LimitSubject]:
     tasks: dict[str, Callable[[int], Any]] = {"source": decode, "jpeg": encode, "raw": resize}
     how = "libjpeg-turbo and Pillow in threads"
     return [
-        LimitSubject(f"make {storage}", f"{MAKING[storage]}, {how}", len(pairs), tasks[storage], storage=storage)
+        LimitSubject(
+            len(pairs), tasks[storage], name=f"make {storage}", how=f"{MAKING[storage]}, {how}", storage=storage
+        )
         for storage in settings.storages
     ]

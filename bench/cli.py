@@ -12,7 +12,7 @@ with quiet_interrupt():
     import click
 
     from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
-    from shards.console import PATH, FriendlyGroup, current_work, print_json, say
+    from shards.console import JSON_OPTION, PATH, FriendlyGroup, current_work, print_json, say
 
 PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -28,13 +28,12 @@ def add_benchmark(name: str, settings: type[Any], *, summary: str) -> None:
     """Add a command whose options are the fields of ``settings``, and that runs ``bench.{name}_benchmark``."""
 
     def run(*, json_file: Path | None, plot: Path | None, overwrite: bool, **options: Any) -> None:
-        from bench.core.rounds import PartSeconds
         from bench.results.outputs import Outputs
 
         outputs, wanted = Outputs(json_file, plot, overwrite), settings(**options)
         benchmark = getattr(importlib.import_module(f"bench.{name}_benchmark"), f"run_{name}_benchmark")
         with current_work("starting") as show:
-            results = benchmark(wanted, parts=PartSeconds(show))
+            results = benchmark(wanted, report=show)
         outputs.finish(results)
 
     main.command(name, help=settings.__doc__, short_help=summary)(with_options(settings)(PLOT(JSON(OVERWRITE(run)))))
@@ -57,7 +56,7 @@ def remote(**options: Any) -> None:
 @main.command(short_help="Say what changed from A to B.")
 @click.argument("a", metavar="A.json", type=PATH)
 @click.argument("b", metavar="B.json", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@JSON_OPTION
 @click.option("--fail", is_flag=True, help="Exit with 1 if a line became slower, or has too few repeats to show it.")
 def compare(a: Path, b: Path, *, as_json: bool, fail: bool) -> int:
     """Say what changed from A to B beyond the noise; both are files written with --json."""

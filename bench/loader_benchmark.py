@@ -1,54 +1,51 @@
 """``petseg-bench loader``: every loader on every storage, checked, warmed up, and timed in rounds."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import product
 
 from msgspec.structs import asdict, replace
 
 from bench.core.limits import LimitSubject, copy_limit, storage_limits
-from bench.core.loader_subject import LoaderSubject, Preparations, loader_process
-from bench.core.machine import RunClock, why_no_gpu
-from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.loader_subject import LoaderSubject, loader_process
+from bench.core.machine import why_no_gpu
+from bench.core.rounds import Run, Subject
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
 from bench.peers import PEERS
-from bench.peers.job import Job
-from bench.results.records import BASELINE, PROCESSES, SCALED_DECODING, LoaderWork, Mask, Results, Skipped
-from bench.settings import LoaderSettings, plain
-from shards.cores import usable_cores
+from bench.peers.peer import Job
+from bench.results.records import BASELINE, OURS, PROCESSES, SCALED_DECODING, LoaderWork, Results, Skipped
+from bench.settings import LoaderSettings
 from shards.errors import UsageError
 
 SLOW = 0.5  # of the fastest other library's rate: what is below is measured once
 INDEX_STORAGE = "raw"  # with masks of both forms: where classes instead of one-hot make a difference worth a pass
 
 
-def run_loader_benchmark(settings: LoaderSettings, *, parts: PartSeconds) -> Results:
-    """Measure, and return everything that was found; a :class:`UsageError` says why nothing could be measured."""
+def run_loader_benchmark(settings: LoaderSettings, *, report: Callable[[str], None] = lambda _: None) -> Results:
+    """Measure, and return everything that was found; ``report`` is told what is done now.
+
+    A :class:`UsageError` says which option is wrong, or why nothing could be measured.
+    """
     if settings.device == "cuda" and (reason := why_no_gpu()):
         raise UsageError(f"--device cuda: {reason}")
     if unknown := set(settings.peers) - PEERS.keys():
         raise UsageError(f"--peers: {min(unknown)!r} is not known; there are: {', '.join(PEERS)}")
-    clock, skipped = RunClock(), list[Skipped]()
-    # Short trials, without augmentation if possible, find the number of workers for all lines of a storage.
-    trial = {"augment": settings.augment == "train", "mask": plain_mask(settings), "cache": "warm"}
-    with open_workspace(settings, parts) as workspace, closing(Preparations(workspace.folder, trial)) as preparations:
+    run = Run(settings, report)
+    with ExitStack() as stack:
+        with run.part("lay out"):
+            workspace = stack.enter_context(open_workspace(settings))
+        ours = stack.enter_context(closing(loader_process(PEERS[OURS])))
         # A process for each engine of each peer; whatever a peer does wrong costs its own lines only.
-        processes = dict[tuple[str, str, str], SubjectProcess]()
-        loaders, limits = list[LoaderSubject](), _limits(settings, workspace)
-        for job in plan_loaders(settings, workspace, skipped):
+        processes, loaders = dict[tuple[str, str, str], SubjectProcess](), list[LoaderSubject]()
+        for job in plan_loaders(settings, workspace, run.skipped):
             key = job.peer, job.engine, job.device
             process = processes.setdefault(key, loader_process(PEERS[job.peer]))
-            loaders.append(LoaderSubject(job, process=process, preparations=preparations, seconds=settings.seconds))
-        subjects: list[Subject] = [*loaders, *limits]
-        measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped,
-                              goes_on=partial(may_be_fastest, among=loaders))  # fmt: skip
-        lines = tuple(loader.line() for loader in loaders if loader in measured)
-    refuse_empty(lines, skipped)
-    return Results(
-        kind="loader", environment=clock.finish(), data=workspace.data, parts=parts.rounded(), lines=lines,
-        settings=plain(settings), skipped=tuple(skipped), limits=tuple(limit.line() for limit in limits),
-    )  # fmt: skip
+            loaders.append(LoaderSubject(job, process=process, ours=ours, seconds=settings.seconds))
+        subjects: list[Subject] = [*loaders, *_limits(settings, workspace)]
+        measured = run.rounds(subjects, seed=settings.seed, goes_on=partial(may_be_fastest, among=loaders))
+    return run.results(workspace.data, measured)
 
 
 def kinds_of_work(settings: LoaderSettings, storages: Sequence[str]) -> list[LoaderWork]:
@@ -59,7 +56,7 @@ def kinds_of_work(settings: LoaderSettings, storages: Sequence[str]) -> list[Loa
     With masks of both forms, class indices are measured of ``raw`` storage, evaluation, warm.
     """
     augments = {"none": [False], "train": [True], "both": [False, True]}[settings.augment]
-    plain = LoaderWork(peer="", storage="", mask=plain_mask(settings))
+    plain = LoaderWork(peer="", storage="", mask="index" if settings.mask == "index" else "onehot")
     found = [replace(plain, augment=augment) for augment in augments] if settings.cache != "cold" else []
     if found and settings.mask == "both" and False in augments and INDEX_STORAGE in storages:
         found.insert(1, replace(plain, mask="index", storage=INDEX_STORAGE))
@@ -82,58 +79,38 @@ def may_be_fastest(subject: Subject, *, among: Sequence[LoaderSubject]) -> bool:
     return subject.name not in rates or rates[subject.name] >= SLOW * max(rates.values())
 
 
-def plain_mask(settings: LoaderSettings) -> Mask:
-    """Return the form of masks, but of those that are delivered in both."""
-    return "index" if settings.mask == "index" else "onehot"
-
-
 def plan_loaders(settings: LoaderSettings, workspace: Workspace, skipped: list[Skipped]) -> Iterator[Job]:
     """Yield what every loader has to do; note those that cannot be measured."""
-    no_gpu, wanted = why_no_gpu() if settings.device == "cpu" else "", settings.peers or PEERS
     kinds = kinds_of_work(settings, workspace.measured)
-    for one in kinds:
-
-        def skip(reason: str, one: LoaderWork = one, **what: str) -> None:
-            skipped.append(Skipped(name=replace(one, **what).name, reason=reason))
-
-        if not workspace.files and BASELINE in wanted:
-            stored = ",".join(workspace.stored)
-            held = f"it decodes original images, and the set holds {stored} storage; measure a set of source storage, "
-            held += f"with --storages {stored}"
-            skip(held, peer=BASELINE, storage="source")
-        for storage in workspace.measured:
-            for peer in (PEERS[name] for name in PEERS if name in wanted and storage in PEERS[name].storages):
-                if one.storage not in ("", storage) and peer.name != BASELINE:
-                    continue
-                job = _job(settings, workspace, replace(one, peer=peer.name, storage=storage))
-                if reason := peer.why_not(job):
-                    skip(reason, peer=peer.name, storage=storage)
-                    continue
-                engines = [(engine, "cpu") for engine in (("torch", PROCESSES) if peer.ours else ("",))]
-                if peer.ours and storage == "source" and one == kinds[0]:
-                    engines.append((SCALED_DECODING, "cpu"))
-                if settings.device == "cuda":
-                    engines.append(("dali" if peer.ours else "", "cuda"))
-                elif peer.ours and no_gpu:
-                    skip(no_gpu, peer=peer.name, storage=storage, engine="dali", device="cuda")
-                yield from (replace(job, engine=engine, device=device) for engine, device in engines)
-
-
-def _job(settings: LoaderSettings, workspace: Workspace, work: LoaderWork) -> Job:
-    stored = workspace.stored[work.storage]
-    folder = workspace.folder / "work" / f"{work.peer}-{work.storage}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Job(
-        **asdict(work), work=str(folder), shards=str(stored.shards.resolve()), stored_size=stored.size,
-        split=settings.split, files=workspace.files, samples=workspace.data.samples, classes=workspace.data.classes,
-        size=settings.size, fit=settings.fit, batch_size=settings.batch_size, seed=settings.seed,
-        workers=settings.workers, cores=usable_cores(), handicap=settings.handicap,
-    )  # fmt: skip
+    wanted = [peer for name, peer in PEERS.items() if name in (settings.peers or PEERS)]
+    for one, storage, peer in product(kinds, workspace.measured, wanted):
+        if storage not in peer.storages or (one.storage not in ("", storage) and peer.name != BASELINE):
+            continue
+        work = workspace.folder / "work" / f"{peer.name}-{storage}"
+        work.mkdir(parents=True, exist_ok=True)
+        what = asdict(one) | {"peer": peer.name, "storage": storage, "work": str(work)}
+        job = replace(workspace.jobs[storage], **what)
+        if reason := peer.why_not(job):
+            skipped.append(Skipped(name=job.name, reason=reason))
+            continue
+        engines = ["torch", PROCESSES] if peer.ours else [""]
+        if peer.ours and storage == "source" and one == kinds[0]:
+            engines.append(SCALED_DECODING)
+        yield from (replace(job, engine=engine) for engine in engines)
+        on_gpu = replace(job, engine="dali" if peer.ours else "", device="cuda")
+        if settings.device == "cuda":
+            yield on_gpu
+        elif peer.ours and (reason := why_no_gpu()):
+            skipped.append(Skipped(name=on_gpu.name, reason=reason))
+    if "source" not in workspace.jobs and PEERS[BASELINE] in wanted:
+        stored = ",".join(workspace.jobs)
+        reason = f"it decodes original images, and the set holds {stored} storage; measure a set of source storage, "
+        reason += f"with --storages {stored}"
+        names = [replace(one, peer=BASELINE, storage="source").name for one in kinds]
+        skipped += [Skipped(name=name, reason=reason) for name in names]
 
 
 def _limits(settings: LoaderSettings, workspace: Workspace) -> list[LimitSubject]:
-    data, forms = workspace.data, sorted({one.mask for one in kinds_of_work(settings, workspace.measured)})
-    found = [copy_limit(form, size=settings.size, classes=data.classes, samples=data.samples) for form in forms]
-    for storage in workspace.measured:
-        found += storage_limits(workspace.stored[storage], size=settings.size, seed=settings.seed)
-    return found
+    jobs, kinds = workspace.jobs, kinds_of_work(settings, workspace.measured)
+    found = [copy_limit(replace(next(iter(jobs.values())), mask=form)) for form in sorted({one.mask for one in kinds})]
+    return found + [limit for storage in workspace.measured for limit in storage_limits(jobs[storage])]

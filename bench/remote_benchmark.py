@@ -7,15 +7,17 @@ other libraries do here. A subject that fails, or takes longer than its time lim
 """
 
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from msgspec.structs import replace
+
 from bench.core.slow_store import BUCKET, SlowStore, slow_store
 from bench.core.subject_process import SubjectProcess
 from bench.peers import PEERS
-from bench.peers.job import Job
-from bench.peers.peer import ConvertedPeer, files_under
+from bench.peers.peer import ConvertedPeer, Job, files_under
 from bench.results.records import OURS, SCALED_DECODING
 from bench.settings import RemoteSettings
 from shards.cores import usable_cores
@@ -33,41 +35,32 @@ IMPORTS = ("torch.utils.data", "pipeline.loader", "pipeline.cpu.cpu_engine", "ob
 def run_remote_benchmark(settings: RemoteSettings) -> dict[str, Any]:
     """Return images per second of each subject, in the first epoch and in later ones (medians), and the goals' ratios.
 
-    The ``train`` split of a local set is uploaded, and converted for those who need another format.
+    The ``train`` split of a local set is uploaded, and converted for those who need another format. A
+    :class:`PetsegError` says why the set cannot be read.
     """
-    data, shards, size = ShardSet.open(settings.shards), str(settings.shards.absolute()), settings.size
-    samples = len(data.split("train"))
-    runs: dict[str, list[list[float]]] = {name: [] for name in SUBJECTS}
-    skipped: dict[str, str] = {}
+    common = Job.on(ShardSet.open(settings.shards).split("train"), size=(settings.size, settings.size), fit="stretch",
+                    batch_size=settings.batch_size, augment=True)  # fmt: skip
+    runs, skipped = {name: list[list[float]]() for name in SUBJECTS}, dict[str, str]()
     with scratch_folder("bench") as work, slow_store(settings.delay) as store:
-        for turn in range(settings.repeats):
-            for name in (name for name in SUBJECTS if name not in skipped):
-                remote, peer = name != LOCAL, PEERS[OURS if name in (LOCAL, SCALED) else name]
-                job = Job(
-                    peer=peer.name, storage=data.manifest.storage, shards=shards, files="",
-                    work=f"{work}/{name}", stored_size=data.manifest.size, split="train",
-                    samples=samples, classes=len(data.manifest.labels), size=(size, size),
-                    fit="stretch", batch_size=settings.batch_size, augment=True, seed=turn,
-                    workers=0 if peer.ours else usable_cores(), cores=usable_cores(),
-                    engine=SCALED_DECODING if name == SCALED else "",
-                    address=f"s3://{BUCKET}/{name}" if remote else "",
-                    fetched=f"{work}/cache-{name}-{turn}" if remote else "",
-                )  # fmt: skip
-                if reason := peer.why_not(job):
-                    skipped[name] = reason
-                    continue
-                process = SubjectProcess("bench.core.loader_subject:LoaderServer", environment=store.environment,
-                                         imports=(*IMPORTS, *filter(None, [peer.needs])))  # fmt: skip
-                process.patience = settings.time_limit
-                try:
-                    with closing(process):
-                        if remote and turn == 0:
-                            bring_into_store(store, job, process)
-                        runs[name].append(
-                            process.ask("rates_from_opening", timed=True, job=job, epochs=settings.epochs)
-                        )
-                except PetsegError as error:
-                    skipped[name], runs[name] = str(error), []
+        for turn, name in product(range(settings.repeats), SUBJECTS):
+            peer, where = PEERS[OURS if name in (LOCAL, SCALED) else name], dict[str, str]()
+            if name != LOCAL:
+                where = {"address": f"s3://{BUCKET}/{name}", "fetched": f"{work}/cache-{name}-{turn}"}
+            job = replace(common, peer=peer.name, engine=SCALED_DECODING if name == SCALED else "", seed=turn,
+                          work=f"{work}/{name}", workers=0 if peer.ours else usable_cores(), **where)  # fmt: skip
+            if reason := skipped.get(name) or peer.why_not(job):
+                skipped[name] = reason
+                continue
+            process = SubjectProcess("bench.core.loader_subject:LoaderServer", environment=store.environment,
+                                     imports=(*IMPORTS, *filter(None, [peer.needs])))  # fmt: skip
+            process.patience = settings.time_limit
+            try:
+                with closing(process):
+                    if where and turn == 0:
+                        bring_into_store(store, job, process)
+                    runs[name].append(process.ask("rates_from_opening", timed=True, job=job, epochs=settings.epochs))
+            except PetsegError as error:
+                skipped[name], runs[name] = str(error), []
     rates = {
         name: {"first": median(run[0] for run in turns), "later": median(median(run[1:]) for run in turns)}
         for name, turns in runs.items() if turns

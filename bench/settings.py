@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import msgspec
@@ -54,17 +54,16 @@ def option(kind: Any, default: Any = None, text: str = "", **more: Any) -> Any:
     return dataclasses.field(metadata={"type": kind, "help": text, "show_default": shown, **more}, **found)
 
 
-def shown_value(value: Any) -> Any:
-    """Return the value of an option as one writes it on the command line."""
+def shown_value(value: Any, kind: Any) -> Any:
+    """Return the value of an option of a click type as one writes it on the command line."""
     if isinstance(value, tuple):
-        sides = len(value) == 2 and all(isinstance(side, int) for side in value)
-        return size_text((value[0], value[1])) if sides else ",".join(map(str, value))
+        return size_text((value[0], value[1])) if isinstance(kind, Pixels) else ",".join(map(str, value))
     return value
 
 
 def plain(settings: Any) -> dict[str, Any]:
     """Return settings as JSON values, for the results."""
-    found = {field.name: shown_value(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    found = {x.name: shown_value(getattr(settings, x.name), x.metadata["type"]) for x in dataclasses.fields(settings)}
     return dict(msgspec.to_builtins(found, enc_hook=str))
 
 
@@ -78,7 +77,7 @@ def with_options(settings: type[Any]) -> Callable[[Any], Any]:
                 command = click.argument(field.name, type=how["type"])(command)
                 continue
             if field.default is not dataclasses.MISSING:
-                how["default"] = shown_value(field.default)
+                how["default"] = shown_value(field.default, how["type"])
             command = click.option(f"--{field.name.replace('_', '-')}", **how)(command)
         return command
 
@@ -101,6 +100,7 @@ class _OfShards(_Common):
 class LoaderSettings(_OfShards):
     """Images per second of petseg's loader and of others, over the same images, checked to be the same work."""
 
+    kind: ClassVar = "loader"
     storages: tuple[str, ...] = option(
         names(*STORAGES), (), "Which storages; those that --shards is not are built in a temporary folder.  "
         "[default: all of a set of source storage, else its own]")  # fmt: skip
@@ -124,6 +124,7 @@ class LoaderSettings(_OfShards):
 class TrainSettings(_OfShards):
     """How much of the network's speed the loader costs: the loader alone, compute-only, end-to-end."""
 
+    kind: ClassVar = "train"
     models: tuple[str, ...] = option(names("unet", "tutorial"), ("unet", "tutorial"), "Which networks.")
     precisions: tuple[str, ...] = option(names("auto", "fp32", "bf16", "fp16"), ("auto",), "Of convolutions.")
     size: Size | None = option(SIZE, None, "Size of the images.  [default: each recipe's]")
@@ -138,6 +139,7 @@ class TrainSettings(_OfShards):
 class BuildSettings(_Common):
     """How fast SOURCE is packed, with one process and with all cores, and how near that is to decoding alone."""
 
+    kind: ClassVar = "build"
     source: Path = option(PATH, required=True, argument=True)
     labels: str | None = option(str, None, "The classes: built in, or a file.  [default: the source's]")
     storages: tuple[str, ...] = option(names(*STORAGES), STORAGES, "Which storages.")

@@ -34,7 +34,10 @@ class SmpNetwork(nn.Module):
     std: torch.Tensor
 
     def __init__(self, architecture: str, encoder: str, *, classes: int, weights: Path | None) -> None:
-        """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones."""
+        """Build it for a timm encoder; ``weights`` is a safetensors file with timm's names, None for random ones.
+
+        A :class:`UsageError` says that timm has no such network, or that the file lacks tensors.
+        """
         super().__init__()
         import segmentation_models_pytorch as smp
         from timm.models import get_pretrained_cfg, is_model

@@ -4,19 +4,19 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from bench.core.machine import RunClock, why_no_gpu
-from bench.core.rounds import PartSeconds, Subject, refuse_empty, run_rounds
+from bench.core.machine import why_no_gpu
+from bench.core.rounds import Run, Subject
 from bench.core.stopwatch import time_batches, warm_up
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import data_info
 from bench.peers.peer import split_bytes
 from bench.results.records import Repeat, Results, Skipped, TrainLine
-from bench.settings import TrainSettings, plain
+from bench.settings import TrainSettings
 from petseg.host.openmp import configure_openmp
 from petseg.runs.recipe import default_recipe
 from shards.format.dataset import ShardSet
@@ -33,6 +33,7 @@ MODES = ("loader", "compute", "end-to-end")
 class TrainSubject(Subject):
     """A network that trains, in three modes: the loader alone, compute-only, end-to-end."""
 
+    field = "train"
     process: SubjectProcess
 
     def __init__(self, model: str, precision: str, settings: TrainSettings) -> None:
@@ -41,29 +42,22 @@ class TrainSubject(Subject):
         server = "bench.train_benchmark:TrainServer"
         process = SubjectProcess(server, environment=environment, model=model, precision=precision, settings=settings)
         super().__init__(f"{model} {precision}", process)
-        self._model, self._modes = model, {mode: list[Repeat]() for mode in MODES}
-        self._prepared: dict[str, Any] = {}
-        self._peak_gpu_bytes: int | None = None
+        self._modes, self._facts = {mode: list[Repeat]() for mode in MODES}, dict[str, Any]()
 
     def open(self) -> None:
         """Train until the speed no longer rises."""
-        self._prepared = self.process.ask("prepare")
+        self.process.ask("prepare")
 
     def turn(self) -> Repeat:
-        for mode, repeats in self._modes.items():
-            repeats.append(replace(self.process.ask("turn", timed=True, mode=mode), process=self.number))
-        self._peak_gpu_bytes = self.process.ask("gpu_memory")
+        repeats, self._facts = self.process.ask("turn", timed=True)
+        for mode, repeat in repeats.items():
+            self._modes[mode].append(replace(repeat, process=self.number))
         return self._modes["end-to-end"][-1]
 
     def line(self) -> TrainLine:
-        found = dict(self._prepared)
-        engine = found.pop("engine")
-        name = f"{self._model} {found['precision']} {found['size']} px {found['device']} {engine}"
-        return TrainLine(
-            name=name, repeats=tuple(self.repeats), peak_memory_bytes=self.process.peak_memory_bytes,
-            model=self._model, loader=tuple(self._modes["loader"]), compute=tuple(self._modes["compute"]),
-            peak_gpu_bytes=self._peak_gpu_bytes, **found,
-        )  # fmt: skip
+        return TrainLine(repeats=tuple(self.repeats), loader=tuple(self._modes["loader"]),
+                         compute=tuple(self._modes["compute"]), peak_memory_bytes=self.process.peak_memory_bytes,
+                         **self._facts)  # fmt: skip
 
 
 class TrainServer:
@@ -99,26 +93,28 @@ class TrainServer:
         copied = {name: getattr(kept, name).clone() for name in ("image", "mask", "index", "valid")}
         self._kept = dataclasses.replace(kept, **copied)
 
-    def prepare(self) -> dict[str, Any]:
-        """Train end-to-end until the speed no longer rises; return what the line says of it."""
+    def prepare(self) -> None:
+        """Train end-to-end until the speed no longer rises."""
         warm_up(lambda: self._run("end-to-end", 0.0).rate, most_seconds=4 * self._seconds)
-        return {"precision": self.placement.precision, "size": size_text(self.recipe.size),
-                "batch_size": self.recipe.batch_size, "device": str(self.placement.device),
-                "engine": self.loader.engine}  # fmt: skip
 
-    def turn(self, mode: str) -> Repeat:
-        """Run one mode, ``loader``, ``compute`` or ``end-to-end``, for the wanted time and at least one step; first
-        some batches that are not timed.
+    def turn(self) -> tuple[dict[str, Repeat], dict[str, Any]]:
+        """Run each mode for the wanted time and at least one step, after some batches that are not timed.
+
+        Return the repeats by mode, and what else the line says.
         """
-        for _ in range(PREFETCH + 1 if mode == "loader" else 0):
+        for _ in range(PREFETCH + 1):
             next(self._batches)
-        if mode != "loader":
+        found = {"loader": self._run("loader", self._seconds)}
+        for mode in ("compute", "end-to-end"):
             self._run(mode, 0.0)
-        return self._run(mode, self._seconds)
-
-    def gpu_memory(self) -> int | None:
-        """Return the most that was allocated on the device; None on the CPU."""
-        return self._torch.cuda.max_memory_allocated(self.placement.device) if self.placement.on_gpu else None
+            found[mode] = self._run(mode, self._seconds)
+        placement, device, size = self.placement, str(self.placement.device), size_text(self.recipe.size)
+        model = self.recipe.model.name
+        return found, {
+            "name": f"{model} {placement.precision} {size} px {device} {self.loader.engine}", "model": model,
+            "precision": placement.precision, "size": size, "batch_size": self.recipe.batch_size, "device": device,
+            "peak_gpu_bytes": self._torch.cuda.max_memory_allocated(device) if placement.on_gpu else None,
+        }  # fmt: skip
 
     def close(self) -> None:
         self.loader.close()
@@ -149,16 +145,15 @@ class TrainServer:
             yield from self.loader
 
 
-def run_train_benchmark(settings: TrainSettings, *, parts: PartSeconds) -> Results:
-    """Measure the loader alone, compute-only and end-to-end training, in turns, for each model and precision."""
-    clock, skipped, shard_set = RunClock(), list[Skipped](), ShardSet.open(settings.shards)
-    reader = shard_set.split(settings.split)
+def run_train_benchmark(settings: TrainSettings, *, report: Callable[[str], None] = lambda _: None) -> Results:
+    """Measure the loader alone, compute-only and end-to-end training, in turns, for each model and precision.
+
+    A :class:`UsageError` says why nothing could be measured. ``report`` is told what is done now.
+    """
+    run, reader = Run(settings, report), ShardSet.open(settings.shards).split(settings.split)
     subjects = [TrainSubject(*which, settings) for which in itertools.product(settings.models, settings.precisions)]
-    measured = run_rounds(subjects, repeats=settings.repeats, seed=settings.seed, parts=parts, skipped=skipped)
-    refuse_empty(measured, skipped)
+    measured = run.rounds(subjects, seed=settings.seed)
     if settings.device != "cuda" and (reason := why_no_gpu()):
-        skipped += [Skipped(name=f"{model} on a GPU", reason=reason) for model in settings.models]
-    data = data_info(settings.shards, shard_set, reader, {shard_set.manifest.storage: split_bytes(reader)})
-    return Results(kind="train", environment=clock.finish(), data=data, settings=plain(settings),
-                   train=tuple(subject.line() for subject in measured), skipped=tuple(skipped),
-                   parts=parts.rounded())  # fmt: skip
+        run.skipped += [Skipped(name=f"{model} on a GPU", reason=reason) for model in settings.models]
+    data = data_info(settings.shards, reader, {reader.manifest.storage: split_bytes(reader)})
+    return run.results(data, measured)

@@ -3,6 +3,6 @@
 Everything here runs subjects; what was found goes into the records of :mod:`bench.results`.
 """
 
-from bench.core.rounds import PartSeconds, Subject, run_rounds
+from bench.core.rounds import Run, Subject
 
-__all__ = ["PartSeconds", "Subject", "run_rounds"]
+__all__ = ["Run", "Subject"]

@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 
 from bench.core.rounds import Subject
-from bench.core.workspace import StoredSplit
 from bench.peers.fast_decode import decode_image
-from bench.results.records import Limit, Mask, Repeat
+from bench.peers.peer import Job
+from bench.results.records import Limit, Repeat
 from shards.cores import usable_cores
 from shards.format.dataset import ShardSet
-from shards.format.geometry import Size, size_text
+from shards.format.geometry import size_text
 from shards.format.layout import member_span
 
 
 class LimitSubject(Subject):
     """One part of the work, done for sample i by ``task(i)`` in as many threads as cores for about ``seconds``."""
 
-    part, seconds = "limits", 0.5
+    part, field, seconds = "limits", "limits", 0.5
 
-    def __init__(
-        self, title: str, how: str, samples: int, task: Callable[[int], Any], *, storage: str = "", mask: str = ""
-    ) -> None:
-        super().__init__(" ".join(filter(None, (title, storage, mask))))
-        self.title, self.how, self.storage, self.mask, self._task = title, how, storage, mask, task
+    def __init__(self, samples: int, task: Callable[[int], Any], **line: str) -> None:
+        """``line`` are fields of the :class:`Limit`."""
+        super().__init__(" ".join(filter(None, (line["name"], line.get("storage"), line.get("mask")))))
+        self._line: dict[str, Any] = line
+        self._task = task
         self._chunks = np.array_split(np.arange(samples), max(1, min(usable_cores(), samples)))
 
     def turn(self) -> Repeat:
@@ -45,7 +45,7 @@ class LimitSubject(Subject):
         return Repeat(images=done, seconds=spent)
 
     def line(self) -> Limit:
-        return Limit(name=self.title, how=self.how, repeats=tuple(self.repeats), storage=self.storage, mask=self.mask)
+        return Limit(repeats=tuple(self.repeats), **self._line)
 
     def _run(self, chunk: np.ndarray[Any, Any]) -> int:
         for i in chunk.tolist():
@@ -53,11 +53,11 @@ class LimitSubject(Subject):
         return len(chunk)
 
 
-def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitSubject]:
+def storage_limits(job: Job) -> list[LimitSubject]:
     """Return what reading and decoding one storage takes."""
-    storage, reader = stored.storage, ShardSet.open(stored.shards).split(stored.split)
+    storage, reader = job.storage, ShardSet.open(job.shards).split(job.split)
     images = [reader.read(i, "image") for i in range(len(reader))] if storage != "raw" else []
-    rows = reader.rows(np.random.default_rng(seed).permutation(len(reader)))
+    rows = reader.rows(np.random.default_rng(job.seed).permutation(len(reader)))
     reader.close()
     members = [(int(row["shard"]), *member_span(row, role)) for row in rows for role in ("image", "mask")]
     tars = [reader.shard_path(number).open("rb", buffering=0) for number in range(reader.entry.shards)]
@@ -73,18 +73,19 @@ def storage_limits(stored: StoredSplit, *, size: Size, seed: int) -> list[LimitS
         how = "libjpeg-turbo through simplejpeg (PNG: OpenCV), images alone"
         tasks["decode"] = how, lambda i: decode_image(images[i])
     if storage == "source":
-        how = f"the same, at the smallest scale that is not below {size_text(size)} pixels"
-        tasks["decode, scaled"] = how, lambda i: decode_image(images[i], size)
-    return [LimitSubject(title, how, len(rows), task, storage=storage) for title, (how, task) in tasks.items()]
+        how = f"the same, at the smallest scale that is not below {size_text(job.size)} pixels"
+        tasks["decode, scaled"] = how, lambda i: decode_image(images[i], job.size)
+    return [LimitSubject(len(rows), task, name=name, how=how, storage=storage) for name, (how, task) in tasks.items()]
 
 
-def copy_limit(mask: Mask, *, size: Size, classes: int, samples: int) -> LimitSubject:
+def copy_limit(job: Job) -> LimitSubject:
     """Return what writing the output's bytes once takes: image and mask of each sample."""
-    planes = 3 + (classes if mask == "onehot" else 1)
-    many = max(2, (24 << 20) // (planes * math.prod(size)))  # samples: more than a core's own cache holds
-    made, into = np.zeros((2, many, planes * math.prod(size)), np.uint8)
+    planes = 3 + (job.classes if job.onehot else 1)
+    many = max(2, (24 << 20) // (planes * math.prod(job.size)))  # samples: more than a core's own cache holds
+    made, into = np.zeros((2, many, planes * math.prod(job.size)), np.uint8)
 
     def task(i: int) -> None:
         into[i % many] = made[(i * 7) % many]
 
-    return LimitSubject("copy", f"memcpy of image and mask of each sample, {planes} planes", samples, task, mask=mask)
+    how = f"memcpy of image and mask of each sample, {planes} planes"
+    return LimitSubject(job.samples, task, name="copy", how=how, mask=job.mask)

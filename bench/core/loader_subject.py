@@ -2,23 +2,22 @@
 
 import gc
 import importlib
+import math
 import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from bench.core.machine import drop_from_page_cache, resident_share, return_free_memory
-from bench.core.output_check import check_epoch, collect_reference, judge
+from bench.core.output_check import CheckError, check_epoch, collect_reference, judge
 from bench.core.rounds import Subject
-from bench.core.stopwatch import Stopwatch, warm_up
+from bench.core.stopwatch import next_window, time_batches, warm_up
 from bench.core.subject_process import SubjectProcess
 from bench.peers import PEERS
-from bench.peers.job import Job
-from bench.peers.peer import Peer
+from bench.peers.peer import Delivered, Job, Peer
 from bench.results.records import OURS, LoaderLine, LoaderWork, OutputCheck, Repeat
 
 WINDOW = 0.6  # of a turn's length: each window of the warm-up, and the trial of a number of workers
@@ -28,40 +27,53 @@ STAYED = 0.02  # part of the files: where more stays in the page cache than this
 class LoaderServer:
     """Loaders of one peer in a process of their own, one at a time, and what is done with them there."""
 
+    peer: Peer  # while one is open
+
     def __init__(self, imports: tuple[str, ...]) -> None:
+        self._workers = dict[Job, int]()
         for module in imports:
             importlib.import_module(module)
-        self._peer: Peer | None = None
 
     def convert(self, job: Job) -> None:
         """Bring the images into the peer's own format, unless that is done."""
         PEERS[job.peer](job).prepare()
 
     def choose_workers(self, job: Job, seconds: float) -> int:
-        """Return the number of workers that is fastest in short trials."""
-        rates = {}
-        for count in PEERS[job.peer](job).worker_counts():
-            self.open(replace(job, workers=count))
-            self._watch.run(1)  # starts the workers
-            rates[count] = self._watch.run_about(seconds).rate
-            self.close()
-        return max(rates, key=lambda count: rates[count], default=0)
+        """Return the number of workers that is fastest in short trials.
+
+        These are of evaluation with one-hot masks and a warm cache, for all lines of a storage.
+        """
+        trial, rates = replace(job, augment=False, mask="onehot", cache="warm"), dict[int, float]()
+        if trial not in self._workers:
+            for count in PEERS[job.peer](trial).worker_counts():
+                self.open(replace(trial, workers=count))
+                self.run(1)  # starts the workers
+                rates[count] = self.run_about(seconds).rate
+                self.close()
+            self._workers[trial] = max(rates, key=lambda count: rates[count], default=0)
+        return self._workers[trial]
 
     def open(self, job: Job) -> None:
         self.close()
         self.convert(job)
-        self._peer, self._job = PEERS[job.peer](job), job
-        self._peer.open(job.workers)
-        self._watch = Stopwatch(self._peer, job)
+        peer = PEERS[job.peer](job)
+        peer.open(job.workers)
+        self.use(peer, job)
+
+    def use(self, peer: Peer, job: Job) -> None:
+        """Take a loader that is open as the one that is measured."""
+        self.peer, self.job, self._images, self._copied = peer, job, 0, 0
+        self._next_epoch = 1  # epoch 0 is the one that is checked
+        self._last = 1, math.inf  # epochs and seconds of the last window
 
     def reference(self, job: Job, path: Path) -> None:
         """Write what a loader delivers in epoch 0, as what others must deliver."""
         self.open(job)
-        path.write_bytes(pickle.dumps(collect_reference(self.opened.epoch(0), job)))
+        path.write_bytes(pickle.dumps(collect_reference(self.peer.epoch(0), job)))
         self.close()
 
     def check(self, path: Path) -> OutputCheck:
-        return check_epoch(self.opened.epoch(0), self._job, pickle.loads(path.read_bytes()))
+        return check_epoch(self.peer.epoch(0), self.job, pickle.loads(path.read_bytes()))
 
     def turn(self, seconds: float, windows: int | None) -> tuple[Repeat, int, bool]:
         """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
@@ -70,77 +82,83 @@ class LoaderServer:
         """
         window, steady = WINDOW * seconds, True
         if windows is None:
-            windows, steady = warm_up(lambda: self._watch.run_about(window).rate, most_seconds=40 * window)
+            windows, steady = warm_up(lambda: self.run_about(window).rate, most_seconds=40 * window)
             windows = max(0, windows - 2)
         else:
-            self._watch.run(1)  # starts the workers
+            self.run(1)  # starts the workers
             for _ in range(windows):
-                self._watch.run_about(window)
-        return self._watch.run_about(seconds), windows, steady
+                self.run_about(window)
+        return self.run_about(seconds), windows, steady
 
     def cold_turn(self) -> tuple[Repeat, float | None]:
         """Start the workers by one epoch, drop the peer's files from the page cache and what it has read ahead of them,
         and time one epoch; return also which part of the files stayed.
         """
-        self._watch.run(1)
-        self.opened.discard_prefetched()
-        files = self.opened.files()
+        self.run(1)
+        self.peer.discard_prefetched()
+        files = self.peer.files()
         drop_from_page_cache(files)
         resident = resident_share(files)
-        return self._watch.run(1), resident
+        return self.run(1), resident
 
     def rates_from_opening(self, job: Job, epochs: int) -> list[float]:
         """Return images/s of each epoch of a new loader, the opening in the first."""
         found, last = list[float](), time.perf_counter()
         self.open(job)
         for _ in range(epochs):
-            images, now = self._watch.run(1).images, time.perf_counter()
+            images, now = self.run(1).images, time.perf_counter()
             found.append(images / (now - last))
             last = now
         return found
 
-    @property
-    def opened(self) -> Peer:
-        assert self._peer is not None
-        return self._peer
+    def run(self, epochs: int) -> Repeat:
+        """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
+        promises. An epoch of another length is a :class:`CheckError`.
+        """
+        cuda = self.job.device == "cuda"
+        moved, self._copied = self.peer.moved_per_image() if cuda else 0.0, 0
+
+        def use(batch: Delivered) -> int:
+            for tensor in (batch.image, batch.mask):
+                if not cuda:
+                    int(tensor.numpy()[(-1,) * tensor.ndim])  # not through torch, which takes longer than some loaders
+                elif not tensor.is_cuda:  # from pinned memory without waiting, else as it comes
+                    tensor.to("cuda", non_blocking=True)
+                    self._copied += tensor.numel() * tensor.element_size()
+            valid = int((batch.index >= 0).sum())
+            self._images += valid
+            return valid
+
+        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=lambda images: images * moved + self._copied)
+        self._last = epochs, repeat.seconds
+        return repeat
+
+    def run_about(self, seconds: float) -> Repeat:
+        """Run as many epochs as take ``seconds`` by the last window, or more of them until they take at least half of
+        it; return what the last window cost. Of a shorter one too much may have been ready beforehand.
+        """
+        while True:
+            window = self.run(next_window(*self._last, wanted=seconds))
+            if window.seconds >= seconds / 2:
+                return window
+
+    def _epochs(self, count: int) -> Iterator[Delivered]:
+        for number in range(self._next_epoch, self._next_epoch + count):
+            began, before = time.perf_counter(), self._images
+            self._next_epoch = number + 1
+            yield from self.peer.epoch(number)
+            if (images := self._images - before) != self.job.samples:
+                raise CheckError(f"an epoch had {images} samples, expected {self.job.samples}")
+            if self.job.handicap:  # what is missing in speed
+                time.sleep((time.perf_counter() - began) * self.job.handicap / (1 - self.job.handicap))
 
     def close(self) -> None:
         """Close the loader, and give its memory back."""
-        if self._peer is not None:
-            self._peer.close()
-            self._peer = None
-            del self._watch
+        if hasattr(self, "peer"):
+            self.peer.close()
+            del self.peer
             gc.collect()
             return_free_memory()
-
-
-class Preparations:
-    """What loaders of the same kind share: what they must deliver, made by petseg's in a process of its own, which ends
-    with :meth:`close`, and the number of workers that is fastest.
-    """
-
-    def __init__(self, folder: Path, trial: dict[str, Any]) -> None:
-        """``trial`` is how jobs are changed to find the number of workers."""
-        self._folder, self._process, self._workers = folder, loader_process(PEERS[OURS]), dict[Job, int]()
-        self._trial = trial
-
-    def reference(self, job: Job) -> Path:
-        """Return the file with what this job's storage should deliver."""
-        path = self._folder / f"reference-{job.storage}-{job.mask}-{job.augment}.pickle"
-        if not path.exists():
-            plain = replace(job, peer=OURS, engine="auto", device="cpu", workers=0)
-            self._process.ask("reference", job=plain, path=path)
-        return path
-
-    def with_workers(self, job: Job, process: SubjectProcess, seconds: float) -> Job:
-        """Return a job with its number of workers: what is requested, or what was fastest in the trial."""
-        trial = replace(job, **self._trial)
-        if not job.workers and trial not in self._workers:
-            self._workers[trial] = process.ask("choose_workers", job=trial, seconds=seconds)
-        return replace(job, workers=job.workers or self._workers[trial])
-
-    def close(self) -> None:
-        self._process.close()
 
 
 class LoaderSubject(Subject):
@@ -148,24 +166,30 @@ class LoaderSubject(Subject):
 
     process: SubjectProcess
 
-    def __init__(self, job: Job, *, process: SubjectProcess, preparations: Preparations, seconds: float) -> None:
+    def __init__(self, job: Job, *, process: SubjectProcess, ours: SubjectProcess, seconds: float) -> None:
+        """``ours`` is where petseg's loader delivers what others must deliver."""
         super().__init__(job.name, process)
         self.peer, self.job, self.seconds = PEERS[job.peer], job, seconds
         self.work = msgspec.convert(job, LoaderWork, from_attributes=True)
-        self._preparations, self._check, self._peaks = preparations, list[OutputCheck](), list[int]()
+        self._ours, self._check, self._peaks = ours, list[OutputCheck](), list[int]()
         self._windows: int | None = None
         self._steady, self._resident = True, 0.0
 
     def open(self) -> None:
         """Open the loader; the first time choose its number of workers before, and check an epoch."""
-        first = not self._check
-        if first:
-            self.job = self._preparations.with_workers(self.job, self.process, WINDOW * self.seconds)
+        job, first = self.job, not self._check
+        if first and not job.workers:
+            workers = self.process.ask("choose_workers", job=job, seconds=WINDOW * self.seconds)
+            self.job = job = replace(job, workers=workers)
         self.process.peak_memory_bytes = 0  # converting and trials do not count
-        self.process.ask("open", job=self.job)
+        self.process.ask("open", job=job)
         if first:
-            self._check.append(self.process.ask("check", path=self._preparations.reference(self.job)))
-            judge(self._check[0], image_differs=any(caveat.image for caveat in self.peer.caveats_on(self.job)))
+            reference = Path(job.work).with_name(f"reference-{job.storage}-{job.mask}-{job.augment}.pickle")
+            if not reference.exists():
+                plain = replace(job, peer=OURS, engine="auto", device="cpu", workers=0)
+                self._ours.ask("reference", job=plain, path=reference)
+            self._check.append(self.process.ask("check", path=reference))
+            judge(self._check[0], image_differs=any(caveat.image for caveat in self.peer.caveats_on(job)))
 
     def turn(self) -> Repeat:
         """Time complete epochs for about as long as is wanted; of a cold cache one."""

@@ -51,10 +51,10 @@ class RunClock:
 
 
 def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _last_level_cache() -> int | None:
@@ -133,9 +133,7 @@ def drop_from_page_cache(files: Sequence[Path]) -> None:
 
 def resident_share(files: Sequence[Path]) -> float | None:
     """Return which part of the files is in the page cache, 0..1, as ``fincore`` (util-linux) says; None without it."""
-    command = ["fincore", "--bytes", "--noheadings", "--raw", "--output", "RES,SIZE", "--", *map(str, files)]
-    with suppress(OSError, subprocess.SubprocessError):
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        cached, size = (sum(column) for column in zip(*(map(int, line.split()) for line in lines), strict=True))
-        return min(1.0, cached / size) if size else None
-    return None
+    text = _output("fincore", "--bytes", "--noheadings", "--raw", "--output", "RES,SIZE", "--", *map(str, files))
+    numbers = list(map(int, (text or "").split()))
+    cached, size = sum(numbers[::2]), sum(numbers[1::2])
+    return min(1.0, cached / size) if size else None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.peers.job import Job
-from bench.peers.peer import Delivered
+from bench.peers.peer import Delivered, Job
 from bench.results.records import OutputCheck
 from shards.errors import PetsegError
 from shards.format.labels import IGNORE

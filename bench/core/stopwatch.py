@@ -1,17 +1,13 @@
 """The clock around whatever takes batches, on the CPU and on CUDA; and how long to warm up."""
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bench.core.machine import cpu_seconds
-from bench.core.output_check import CheckError
-from bench.peers.job import Job
-from bench.peers.peer import Delivered, Peer
 from bench.results.records import GpuCost, Repeat
 
 GAIN = 1.05  # steady: not more than 5 % faster than the window before
@@ -52,57 +48,6 @@ def time_batches(batches: Iterable[B], use: Callable[[B], int], *, cuda: bool, m
         images=images, seconds=seconds, cpu_seconds=cpu_seconds(os.getpid()) - cpu, wait_seconds=waited, gpu=gpu,
         batch_ms=tuple(gap_ms.tolist()),
     )  # fmt: skip
-
-
-class Stopwatch:
-    """Times complete epochs of one peer."""
-
-    def __init__(self, peer: Peer, job: Job) -> None:
-        self._peer, self._job = peer, job
-        self._next_epoch = 1  # epoch 0 is the one that is checked
-        self._images = self._copied = 0
-        self._last = 1, math.inf  # epochs and seconds of the last window
-
-    def run(self, epochs: int) -> Repeat:
-        """Run some epochs and return what they cost. Each batch's last pixels are read, so that a loader cannot deliver
-        promises. An epoch of another length is a :class:`CheckError`.
-        """
-        cuda = self._job.device == "cuda"
-        moved, self._copied = self._peer.moved_per_image() if cuda else 0.0, 0
-
-        def use(batch: Delivered) -> int:
-            for tensor in (batch.image, batch.mask):
-                if not cuda:
-                    int(tensor.numpy()[(-1,) * tensor.ndim])  # not through torch, which takes longer than some loaders
-                elif not tensor.is_cuda:  # from pinned memory without waiting, else as it comes
-                    tensor.to("cuda", non_blocking=True)
-                    self._copied += tensor.numel() * tensor.element_size()
-            valid = int((batch.index >= 0).sum())
-            self._images += valid
-            return valid
-
-        repeat = time_batches(self._epochs(epochs), use, cuda=cuda, moved=lambda images: images * moved + self._copied)
-        self._last = epochs, repeat.seconds
-        return repeat
-
-    def run_about(self, seconds: float) -> Repeat:
-        """Run as many epochs as take ``seconds`` by the last window, or more of them until they take at least half of
-        it; return what the last window cost. Of a shorter one too much may have been ready beforehand.
-        """
-        while True:
-            window = self.run(next_window(*self._last, wanted=seconds))
-            if window.seconds >= seconds / 2:
-                return window
-
-    def _epochs(self, count: int) -> Iterator[Delivered]:
-        for number in range(self._next_epoch, self._next_epoch + count):
-            began, before = time.perf_counter(), self._images
-            self._next_epoch = number + 1
-            yield from self._peer.epoch(number)
-            if (images := self._images - before) != self._job.samples:
-                raise CheckError(f"an epoch had {images} samples, expected {self._job.samples}")
-            if self._job.handicap:  # what is missing in speed
-                time.sleep((time.perf_counter() - began) * self._job.handicap / (1 - self._job.handicap))
 
 
 def is_steady(rates: Sequence[float]) -> bool:

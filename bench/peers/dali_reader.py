@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.peers.job import Job
-from bench.peers.peer import BUFFER, Delivered, Peer, deliver
+from bench.peers.peer import BUFFER, Delivered, Job, Peer, deliver
+from shards.cores import usable_cores
 from shards.format.layout import STORAGES
 
 SHUFFLE_BUFFER = 1000
@@ -23,7 +23,7 @@ class DaliReaderPeer(Peer):
         self._index = job.read_index()
 
     def worker_counts(self) -> tuple[int, ...]:
-        return (self.job.cores,)
+        return (usable_cores(),)
 
     def open(self, workers: int) -> None:
         from nvidia.dali import pipeline_def

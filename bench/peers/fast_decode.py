@@ -3,8 +3,7 @@
 libjpeg-turbo decodes at a reduced scale (simplejpeg), OpenCV does the rest: what one writes to tune a DataLoader.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from bench.peers.job import Job
-from bench.peers.peer import EPOCHS_DRAWN
+from bench.peers.peer import Job
 from pipeline.cpu.pixel_ops import colour_transforms
-from pipeline.order.augmentation import Augmentation, draw_parameters
+from pipeline.order.augmentation import Augmentation, Parameters, draw_parameters
 from shards.format.dataset import ShardSet
 from shards.format.geometry import PAD_COLOUR, Size, nearest_places
 from shards.format.labels import IGNORE
@@ -27,68 +25,49 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedSample:
-    """One sample: image (H, W, 3), mask (H, W) with class indices and 255, index in the split."""
-
-    image: Pixels
-    mask: Pixels
-    index: int
+Sample = tuple[Pixels, Pixels, int]  # image (H, W, 3), mask (H, W) with class indices and 255, index in the split
 
 
-class ParameterTable:
-    """What is done to every sample in each of ``epochs`` epochs: petseg's parameters, drawn beforehand.
+def draw_beforehand(job: Job) -> tuple[Parameters, npt.NDArray[np.float32] | None]:
+    """Return petseg's parameters of every sample in epoch 0, which peers apply in each epoch, at no cost.
 
-    ``boxes`` are int32 (epochs, samples, 4): top, left, height, width in pixels of the stored image; ``places``
-    likewise in the output, see :func:`shards.format.geometry.placements`; ``flip`` is bool (epochs, samples);
-    ``matrices`` are float32 (epochs, samples, 3, 4): colour, ``m[:, :3] @ rgb + m[:, 3]``, None without augmentation.
+    With augmentation also its colour transforms, float32 (samples, 3, 4): ``m[:, :3] @ rgb + m[:, 3]``.
     """
-
-    def __init__(self, job: Job) -> None:
-        self.epochs = EPOCHS_DRAWN if job.augment else 1
-        indices = np.arange(job.samples)
-        rows = ShardSet.open(job.shards).split(job.split).rows(indices)
-        sides = (rows["height"], rows["width"]) if job.stored_size is None else job.stored_size
-        heights, widths = (np.broadcast_to(side, job.samples).astype(np.int64) for side in sides)
-        augmentation = Augmentation() if job.augment else None
-        common: dict[str, Any] = {"seed": job.seed, "indices": indices, "heights": heights, "widths": widths}
-        drawn = [draw_parameters(augmentation, epoch=epoch, size=job.size, fit=job.fit, **common)
-                 for epoch in range(self.epochs)]  # fmt: skip
-        self.boxes = np.stack([one.boxes for one in drawn])
-        self.places = np.stack([one.places for one in drawn])
-        self.flip = np.stack([one.flip for one in drawn])
-        self.matrices: npt.NDArray[np.float32] | None = None
-        if job.augment:
-            self.matrices = np.stack([colour_transforms(one) for one in drawn])
+    indices = np.arange(job.samples)
+    rows = ShardSet.open(job.shards).split(job.split).rows(indices)
+    sides = (rows["height"], rows["width"]) if job.stored_size is None else job.stored_size
+    heights, widths = (np.broadcast_to(side, job.samples).astype(np.int64) for side in sides)
+    drawn = draw_parameters(Augmentation() if job.augment else None, seed=job.seed, epoch=0, indices=indices,
+                            heights=heights, widths=widths, size=job.size, fit=job.fit)  # fmt: skip
+    return drawn, colour_transforms(drawn) if job.augment else None
 
 
 class FastDecoder:
-    """Turns the stored bytes of a sample into a :class:`DecodedSample`; thread-safe."""
+    """Turns the stored bytes of a sample into a :data:`Sample`; thread-safe."""
 
     def __init__(self, job: Job) -> None:
         self._size, self._stored = job.size, job.stored_size if job.storage == "raw" else None
-        self._table = ParameterTable(job)
+        self._drawn, self._colours = draw_beforehand(job)
 
-    def __call__(self, image: bytes, mask: bytes, index: int, epoch: int = 0) -> DecodedSample:
+    def __call__(self, image: bytes, mask: bytes, index: int) -> Sample:
         """Decode image and mask as the job's storage holds them, crop, resize, flip, colour and place them."""
-        table, which = self._table, (epoch % self._table.epochs, index)
-        top, left, height, width = table.boxes[which].tolist()
-        row, column, *inner = table.places[which].tolist()
+        top, left, height, width = self._drawn.boxes[index].tolist()
+        row, column, *inner = self._drawn.places[index].tolist()
         pixels, indices = self._decode(image, mask, box=(height, width), inner=(inner[0], inner[1]))
         scale_y, scale_x = pixels.shape[0] / indices.shape[0], pixels.shape[1] / indices.shape[1]
         pixels = pixels[_scaled(top, height, scale_y), _scaled(left, width, scale_x)]
         shrinks = pixels.shape[0] >= inner[0] and pixels.shape[1] >= inner[1]
         pixels = _resize(pixels, inner, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         indices = resize_mask(indices[top : top + height, left : left + width], (inner[0], inner[1]))
-        if table.flip[which]:
+        if self._drawn.flip[index]:
             pixels, indices = np.asarray(cv2.flip(pixels, 1)), np.asarray(cv2.flip(indices, 1))
-        if table.matrices is not None:
-            pixels = np.asarray(cv2.transform(pixels, table.matrices[which]), np.uint8)
+        if self._colours is not None:
+            pixels = np.asarray(cv2.transform(pixels, self._colours[index]), np.uint8)
         if tuple(inner) != self._size:
             place, small = (slice(row, row + inner[0]), slice(column, column + inner[1])), (pixels, indices)
             pixels, indices = np.full((*self._size, 3), PAD_COLOUR, np.uint8), np.full(self._size, IGNORE, np.uint8)
             pixels[place], indices[place] = small
-        return DecodedSample(pixels, indices, index)
+        return pixels, indices, index
 
     def _decode(self, image: bytes, mask: bytes, *, box: Size, inner: Size) -> tuple[Pixels, Pixels]:
         """Return the image, at a scale at which the box is not below the size that it gets, and the mask."""
@@ -100,40 +79,28 @@ class FastDecoder:
 
 
 class DecodedFiles:
-    """A map-style dataset over image and mask files; items are numbered as :class:`EpochSampler` numbers them."""
+    """A map-style dataset over image and mask files."""
 
     def __init__(self, job: Job) -> None:
-        self._samples = job.read_files().members
-        self._decode = FastDecoder(job)
+        self._samples, self._decode = job.files.members, FastDecoder(job)
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, number: int) -> DecodedSample:
-        epoch, index = divmod(number, len(self._samples))
+    def __getitem__(self, index: int) -> Sample:
         image, mask = self._samples[index]
-        return self._decode(Path(image).read_bytes(), Path(mask).read_bytes(), index, epoch)
+        return self._decode(Path(image).read_bytes(), Path(mask).read_bytes(), index)
 
 
 def decoded_rows(dataset_class: Any, job: Job, **options: Any) -> Any:
-    """Return a ``dataset_class(**options)`` that decodes the rows of a :class:`ConvertedPeer`, and counts epochs."""
+    """Return a ``dataset_class(**options)`` that decodes the rows of a :class:`ConvertedPeer`."""
+    decode = FastDecoder(job)
 
     class DecodedRows(dataset_class):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(**options)
-            self._decode = FastDecoder(job)
-            self._epoch = -1
+        def __getitem__(self, at: Any) -> Sample:
+            return decode(**super().__getitem__(at))
 
-        def __iter__(self) -> Iterator[Any]:
-            self._epoch += 1
-            found: Iterator[Any] = super().__iter__()
-            return found
-
-        def __getitem__(self, at: Any) -> DecodedSample:
-            row = super().__getitem__(at)
-            return self._decode(row["image"], row["mask"], row["index"], self._epoch)
-
-    return DecodedRows()
+    return DecodedRows(**options)
 
 
 class Collate:
@@ -144,14 +111,20 @@ class Collate:
     def __init__(self, job: Job) -> None:
         self._classes = np.arange(job.classes, dtype=np.uint8) if job.onehot else None
 
-    def __call__(self, samples: Sequence[DecodedSample]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    def __call__(self, samples: Sequence[Sample]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         import torch
 
-        image, mask = np.stack([sample.image for sample in samples]), np.stack([sample.mask for sample in samples])
+        images, masks, indices = zip(*samples, strict=True)
+        mask = np.stack(masks)
         if self._classes is not None:
             mask = (mask[..., None] == self._classes).view(np.uint8)
-        index = torch.tensor([sample.index for sample in samples])
-        return torch.from_numpy(image), torch.from_numpy(mask), index
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(mask), torch.tensor(indices)
+
+
+def loader_options(job: Job, workers: int) -> dict[str, Any]:
+    """Return the arguments that the tuned peers on ``torch.utils.data.DataLoader`` have in common."""
+    return {"batch_size": job.batch_size, "num_workers": workers, "persistent_workers": workers > 0,
+            "pin_memory": job.device == "cuda", "collate_fn": Collate(job)}  # fmt: skip
 
 
 def decode_image(data: bytes, least: Size = (0, 0)) -> Pixels:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from bench.peers.fast_decode import Collate, FastDecoder, decode_image
-from bench.peers.job import Job
-from bench.peers.peer import Caveat, ConvertedPeer
+from bench.peers.peer import Caveat, ConvertedPeer, Job
+from shards.cores import usable_cores
 from shards.format.geometry import Size
 from shards.format.layout import STORAGES
 
@@ -31,8 +31,8 @@ class FfcvSamples:
 
     def __getitem__(self, number: int) -> tuple[Any, Any, int]:
         row = self._rows[number]
-        sample = self._decode(row["image"], row["mask"], row["index"])
-        image = decode_image(row["image"]) if self._original else np.ascontiguousarray(sample.image)
+        sample = self._decode(**row)
+        image = decode_image(row["image"]) if self._original else np.ascontiguousarray(sample[0])
         return image, self._collate([sample])[1][0].numpy(), row["index"]
 
 
@@ -66,7 +66,7 @@ class FfcvPeer(ConvertedPeer):
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the usual counts up to the number of cores, the most threads that numba allows."""
-        return tuple(count for count in super().worker_counts() if count <= self.job.cores)
+        return tuple(count for count in super().worker_counts() if count <= usable_cores())
 
     def open(self, workers: int) -> None:
         from ffcv.fields.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder

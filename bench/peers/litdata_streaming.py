@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from bench.peers.fast_decode import Collate, decoded_rows
+from bench.peers.fast_decode import decoded_rows, loader_options
 from bench.peers.peer import SCALED, ConvertedPeer
 
 CHUNK_BYTES = 64 << 20  # the usual size in its documentation
@@ -27,15 +27,14 @@ class LitDataPeer(ConvertedPeer):
         from litdata import StreamingDataLoader, StreamingDataset
         from litdata.streaming import downloader
 
-        job, how = self.job, self.loader_options(workers)
-        where: dict[str, Any] = {"input_dir": job.address or str(self.output)}
+        job, where = self.job, dict[str, Any](input_dir=self.job.address or str(self.output))
         if job.address:
             downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # for which it has no option
             keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
             where["storage_options"] = {**keys, "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
             where["cache_dir"] = job.fetched
         dataset = decoded_rows(StreamingDataset, job, shuffle=True, drop_last=False, seed=job.seed, **where)
-        self._loader = StreamingDataLoader(dataset, batch_size=job.batch_size, collate_fn=Collate(job), **how)
+        self._loader = StreamingDataLoader(dataset, **loader_options(job, workers))
 
     def close(self) -> None:
         """Drop the loader. Its workers do not end when asked: torch waits 5 s before it stops one, here 0.1 s."""

@@ -1,6 +1,6 @@
 """MosaicML Streaming: MDS shards with the stored bytes, decoded by the fast functions in a DataLoader."""
 
-from bench.peers.fast_decode import Collate, decoded_rows
+from bench.peers.fast_decode import decoded_rows, loader_options
 from bench.peers.peer import SCALED, ConvertedPeer
 
 
@@ -31,5 +31,4 @@ class MosaicStreamingPeer(ConvertedPeer):
         job = self.job
         where = {"remote": job.address, "local": job.fetched} if job.address else {"local": str(self.output)}
         how = {"shuffle": True, "batch_size": job.batch_size, "shuffle_seed": job.seed, "num_canonical_nodes": 1}
-        self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), batch_size=job.batch_size,
-                                  collate_fn=Collate(job), **self.loader_options(workers))  # fmt: skip
+        self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), **loader_options(job, workers))

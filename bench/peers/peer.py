@@ -1,4 +1,5 @@
-"""The interface of a peer, the same for petseg's loader and all others, and what kinds of peers have in common.
+"""The interface of a peer, the same for petseg's loader and all others, what it is asked to do, and what kinds of peers
+have in common.
 
 To add one, write a module with a subclass of :class:`Peer`, and add it to :mod:`bench.peers`.
 """
@@ -9,20 +10,75 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bench.peers.job import Job
-from bench.results.records import SCALED_CAVEAT
+from bench.results.records import SCALED_CAVEAT, LoaderWork
 from pipeline.order.permutation import permutation
+from shards.cores import usable_cores
 from shards.format.dataset import ShardSet, SplitReader
-from shards.format.geometry import FITS, Fit
+from shards.format.geometry import FITS, Fit, Size
+from shards.format.labels import Labels
 from shards.format.layout import STORAGES
 
 if TYPE_CHECKING:
     import torch
 
-EPOCHS_DRAWN = 8  # epochs whose augmentation parameters are drawn before the clock starts; later epochs reuse them
+
+class FileListing(msgspec.Struct, frozen=True):
+    """The split as files, paths of (image, mask) by index: the members of the set, and the files that it was made from,
+    where they are known (else the members again), with the labels of the masks among these.
+    """
+
+    members: tuple[tuple[str, str], ...]
+    originals: tuple[tuple[str, str], ...]
+    labels: Labels
+
+
+NO_FILES = FileListing((), (), Labels(classes=()))
+
+
+class Job(LoaderWork, frozen=True, kw_only=True):
+    """The work of one peer on one storage, with all that it takes."""
+
+    shards: str  # the shard set in that storage
+    files: FileListing = NO_FILES  # of the set, where that is of `source` storage
+    work: str = ""  # a folder for the peer's own copy of the data, if it needs to convert it
+    stored_size: Size | None  # of all its images; None: each has its own
+    split: str
+    samples: int  # in the split
+    classes: int
+    size: Size  # of the output
+    fit: Fit
+    batch_size: int
+    seed: int = 0  # of order and augmentation
+    workers: int = 0  # processes or threads; 0: the benchmark tries several numbers and keeps the fastest
+    address: str = ""  # of the data in an object store, in place of a folder here
+    fetched: str = ""  # a folder for what is fetched from there
+    handicap: float = 0.0  # part of its speed that the benchmark takes away from the peer, to test compare
+
+    @classmethod
+    def on(cls, reader: SplitReader, **settings: Any) -> "Job":
+        """Return what any peer is asked to do on a split."""
+        manifest = reader.manifest
+        return cls(peer="", storage=manifest.storage, shards=str(reader.folder.resolve()), stored_size=manifest.size,
+                   split=reader.name, samples=len(reader), classes=len(manifest.labels), **settings)  # fmt: skip
+
+    @property
+    def resizes(self) -> bool:
+        return self.stored_size != self.size
+
+    @property
+    def onehot(self) -> bool:
+        return self.mask == "onehot"
+
+    def read_index(self) -> dict[str, int]:
+        """Return the index of every sample by its key."""
+        reader = ShardSet.open(self.shards).split(self.split)
+        found = {reader.key(index): index for index in range(len(reader))}
+        reader.close()
+        return found
 
 
 class Caveat(NamedTuple):
@@ -99,7 +155,7 @@ class Peer:
 
     def worker_counts(self) -> tuple[int, ...]:
         """Return the numbers of workers worth trying, by default those for a DataLoader; empty: nothing to choose."""
-        cores = self.job.cores
+        cores = usable_cores()
         return tuple(sorted({max(1, cores // 2), cores, 2 * cores}))
 
     def open(self, workers: int) -> None:
@@ -110,7 +166,7 @@ class Peer:
         """Deliver every sample of the split once, in a different order for each ``number`` (0, 1, ...).
 
         With ``job.augment``, sample i of epoch n gets petseg's augmentation parameters of that epoch, or where they are
-        drawn beforehand, of epoch ``n % EPOCHS_DRAWN``. The default ignores ``number``: the library shuffles by itself.
+        drawn beforehand, of epoch 0. The default ignores ``number``: the library shuffles by itself.
         """
         for image, mask, index in self._loader:
             yield deliver(image, mask, index)
@@ -135,11 +191,6 @@ class Peer:
         """Return the files of the split in its shard set, by default its tars."""
         return sorted(Path(self.job.shards).glob(f"{self.job.split}-*{suffix}"))
 
-    def loader_options(self, workers: int) -> dict[str, Any]:
-        """Return the arguments that the tuned peers on ``torch.utils.data.DataLoader`` have in common."""
-        pin = self.job.device == "cuda"
-        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
-
 
 def _is_there(module: str) -> bool:
     parent = module.rpartition(".")[0]
@@ -147,11 +198,7 @@ def _is_there(module: str) -> bool:
 
 
 class FilePeer(Peer):
-    """A peer that reads image and mask files in petseg's order, and the sampler of that for its DataLoader.
-
-    It yields ``(number % EPOCHS_DRAWN) * samples + index``, so that workers that outlive an epoch know which
-    augmentation parameters to use.
-    """
+    """A peer that reads image and mask files in petseg's order, and the sampler of that for its DataLoader."""
 
     number = 0  # of the epoch
 
@@ -159,15 +206,14 @@ class FilePeer(Peer):
         return self.job.samples
 
     def __iter__(self) -> Iterator[int]:
-        order = permutation(self.job.seed, self.number, self.job.samples)
-        return iter((order + self.number % EPOCHS_DRAWN * self.job.samples).tolist())
+        return iter(permutation(self.job.seed, self.number, self.job.samples).tolist())
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         self.number = number
         return super().epoch(number)
 
     def files(self) -> list[Path]:
-        return [Path(path) for pair in self.job.read_files().members for path in pair]
+        return [Path(path) for pair in self.job.files.members for path in pair]
 
 
 class ConvertedPeer(Peer):

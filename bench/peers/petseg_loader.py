@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.job import Job
-from bench.peers.peer import SCALED, Caveat, Delivered, Peer
+from bench.peers.peer import SCALED, Caveat, Delivered, Job, Peer
 from bench.results.records import OURS, PROCESSES, SCALED_DECODING
+from shards.cores import usable_cores
 from shards.format.layout import STORAGES, table_name
 
 
@@ -36,7 +36,7 @@ class PetsegPeer(Peer):
             job.address or job.shards, cache=job.fetched or None, split=job.split, batch_size=job.batch_size,
             size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
             mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else workers or None,
-            processes=(workers or job.cores) if in_processes else 0,
+            processes=(workers or usable_cores()) if in_processes else 0,
             engine=cast(Any, "torch" if in_processes or scaled else job.engine or "auto"),
             decode="scaled" if scaled else "full",
         )  # fmt: skip

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.peers.fast_decode import Collate, DecodedFiles, ParameterTable, are_powers_of_two, resize_mask
-from bench.peers.job import Job
-from bench.peers.peer import SCALED, Delivered, FilePeer
+from bench.peers.fast_decode import DecodedFiles, are_powers_of_two, draw_beforehand, loader_options, resize_mask
+from bench.peers.peer import SCALED, Delivered, FilePeer, Job
 from shards.format.geometry import PAD_COLOUR
 
 if TYPE_CHECKING:
@@ -26,24 +25,22 @@ class TutorialDataset:
     """A map-style dataset of (image, mask, index), from the files that the set was made from where they are known."""
 
     def __init__(self, job: Job) -> None:
-        listing = job.read_files()
-        self._job, self._samples, self._labels = job, listing.originals, listing.labels
-        self._table = ParameterTable(job)
+        self._job, self._samples, self._labels = job, job.files.originals, job.files.labels
+        self._drawn, self._colours = draw_beforehand(job)
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, number: int) -> "tuple[torch.Tensor, torch.Tensor, int]":
+    def __getitem__(self, index: int) -> "tuple[torch.Tensor, torch.Tensor, int]":
         import torch
 
-        epoch, index = divmod(number, len(self._samples))
-        (image_path, mask_path), which = self._samples[index], (epoch % self._table.epochs, index)
+        image_path, mask_path = self._samples[index]
         image: Image.Image = Image.open(image_path).convert("RGB")
         values: Image.Image = Image.open(mask_path)
         if self._labels.rgb:
             values = values.convert("RGB")
-        top, left, height, width = self._table.boxes[which].tolist()
-        row, column, inner_height, inner_width = self._table.places[which].tolist()
+        top, left, height, width = self._drawn.boxes[index].tolist()
+        row, column, inner_height, inner_width = self._drawn.places[index].tolist()
         box, inner = (left, top, left + width, top + height), (inner_width, inner_height)
         if box != (0, 0, *image.size):
             image, values = image.crop(box), values.crop(box)
@@ -52,11 +49,11 @@ class TutorialDataset:
             values = values.resize(inner, Image.Resampling.NEAREST)
         else:  # where Pillow rounds otherwise than petseg
             values = Image.fromarray(resize_mask(np.asarray(values), (inner_height, inner_width)))
-        if self._table.flip[which]:
+        if self._drawn.flip[index]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             values = values.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self._table.matrices is not None:
-            image = image.convert("RGB", tuple(self._table.matrices[which].ravel().tolist()))
+        if self._colours is not None:
+            image = image.convert("RGB", tuple(self._colours[index].ravel().tolist()))
         pixels, classes = np.asarray(image), self._classes(values)
         if (inner_height, inner_width) != self._job.size:
             around = [(row, self._job.size[0] - row - inner_height), (column, self._job.size[1] - column - inner_width)]
@@ -95,7 +92,7 @@ class TutorialPeer(FilePeer):
             yield Delivered(image, mask, np.asarray(index, dtype=np.int64))
 
     def files(self) -> list[Path]:
-        return [Path(path) for pair in self.job.read_files().originals for path in pair]
+        return [Path(path) for pair in self.job.files.originals for path in pair]
 
 
 class TunedPeer(FilePeer):
@@ -107,6 +104,5 @@ class TunedPeer(FilePeer):
         from torch.utils.data import DataLoader
 
         data: Any = DecodedFiles(self.job)
-        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self,
-                                  collate_fn=Collate(self.job), prefetch_factor=4 if workers else None,
-                                  **self.loader_options(workers))  # fmt: skip
+        self._loader = DataLoader(data, sampler=self, prefetch_factor=4 if workers else None,
+                                  **loader_options(self.job, workers))  # fmt: skip

@@ -1,13 +1,11 @@
 """The ``webdataset`` library over the same tars, with its WebLoader."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.peers.fast_decode import Collate, DecodedSample, FastDecoder
-from bench.peers.job import Job
-from bench.peers.peer import BUFFER, SCALED, Peer
+from bench.peers.fast_decode import Collate, FastDecoder, Sample, loader_options
+from bench.peers.peer import BUFFER, SCALED, Job, Peer
 from shards.format.layout import EXTENSIONS, STORAGES, STORED_FORMATS
 
 SHUFFLE_BUFFER = 1000
@@ -18,19 +16,11 @@ class DecodeMembers:
 
     def __init__(self, job: Job) -> None:
         self._formats = [EXTENSIONS[each] for each in STORED_FORMATS[job.storage]]  # type: ignore[index]
-        self._decode = FastDecoder(job)
-        self._index = job.read_index()
-        self._epoch = -1
+        self._decode, self._index = FastDecoder(job), job.read_index()
 
-    def count_epoch(self, samples: Iterator[Any]) -> Iterator[Any]:
-        """A stage of the pipeline: count the epochs of this worker, which lives as long as the loader."""
-        self._epoch += 1
-        yield from samples
-
-    def __call__(self, sample: dict[str, Any]) -> DecodedSample:
+    def __call__(self, sample: dict[str, Any]) -> Sample:
         names = next(each for each in self._formats if each["image"] in sample)
-        image, mask = sample[names["image"]], sample[names["mask"]]
-        return self._decode(image, mask, self._index[sample["__key__"]], self._epoch)
+        return self._decode(sample[names["image"]], sample[names["mask"]], self._index[sample["__key__"]])
 
 
 class WebDatasetPeer(Peer):
@@ -59,9 +49,9 @@ class WebDatasetPeer(Peer):
         how = {"shardshuffle": 1000, "seed": job.seed, "empty_check": False, "cache_dir": job.fetched or None}
         dataset = (
             webdataset.WebDataset(tars, **how)
-            .compose(decode.count_epoch)
             .shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4)
             .map(decode)
             .batched(job.batch_size, collation_fn=Collate(job), partial=True)
         )
-        self._loader = webdataset.WebLoader(dataset, batch_size=None, **self.loader_options(workers))
+        options = loader_options(job, workers) | {"batch_size": None, "collate_fn": None}  # batches are made already
+        self._loader = webdataset.WebLoader(dataset, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.results.records import Results
-from bench.results.templates import render
+from bench.results.result_page import render
 from shards.errors import UsageError
 
 FLOOR = math.log(1.08)  # smaller differences are not reported: runs of the same thing differ by some percent
@@ -63,7 +63,7 @@ class Comparison:
 
 
 def compare_results(a: Results, b: Results) -> Comparison:
-    """Compare two runs of the same benchmark, line by line."""
+    """Compare two runs of the same benchmark, line by line; a :class:`UsageError` says why they have none in common."""
     if a.kind != b.kind:
         raise UsageError(f"one file is of petseg-bench {a.kind}, the other of {b.kind}; compare two of the same")
     lines_a, lines_b = ({line.name: line for line in (*run.lines, *run.train, *run.build)} for run in (a, b))
@@ -129,6 +129,8 @@ def compare(a: Sequence[float], b: Sequence[float], *, noise: float = 0.0, drift
     Of each five values the slowest is left out: other work on the machine can only slow one down, and a single one that
     it hit must neither make a change nor hide one. All of these must hold for a change: the ratio is beyond 8 % (plus
     ``drift``); it is beyond three standard errors; and the exact rank test (Mann-Whitney) gives at most 0.02.
+
+    A :class:`UsageError` says that SciPy is missing.
 
     Args:
         a: independent rates of the first run, all positive: one of each process.

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.results.plot import draw_figure
 from bench.results.records import Results, results_json
@@ -37,7 +38,8 @@ class Outputs:
         problems = []
         for path in filter(None, (self.json_file, self.plot)):
             try:
-                data = draw_figure(results, path.suffix[1:]) if path is self.plot else results_json(results)
+                kind: Any = path.suffix[1:]
+                data = draw_figure(results, kind) if path is self.plot else results_json(results)
                 write_atomically(path, data, replace=self.overwrite)
             except OSError as error:
                 problems.append(f"{path} could not be written: {error.strerror or error}")

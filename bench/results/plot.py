@@ -1,13 +1,15 @@
 """The figure of a run: images per second on a logarithmic axis, the range of the repeats as bars."""
 
-import io
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.results.goals import limits_for
 from bench.results.records import Results
 from bench.results.result_page import sections
 from shards.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OURS, OTHERS, EDGE = "#c2410c", "#475569", "#94a3b8"
 ROW_INCHES = 0.3
@@ -47,29 +49,28 @@ def panels(results: Results) -> list[Panel]:
     return [*found, Panel("", others)] if others else found
 
 
-def draw_figure(results: Results, file_format: str = "svg") -> bytes:
+def draw_figure(results: Results, kind: Literal["svg", "png"] = "svg") -> bytes:
     """Return the figure of a run as SVG or PNG; the same bytes each time."""
     import matplotlib as mpl
 
-    from petseg.report.figures import plain_text
+    from petseg.report.figures import picture_bytes, plain_text
 
     with plain_text(), mpl.rc_context({"svg.hashsalt": "petseg"}):
-        return _drawn(results, file_format)
+        return picture_bytes(_figure(results), kind)
 
 
-def _drawn(results: Results, file_format: str) -> bytes:
+def _figure(results: Results) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     found, environment = panels(results), results.environment
     rows, heights = [row for panel in found for row in panel.rows], [len(panel.rows) + 1.4 for panel in found]
-    figure = Figure(figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), layout="constrained")
+    figure = Figure(figsize=(8.5, ROW_INCHES * sum(heights) + 0.9), layout="constrained", dpi=150)
     axes = figure.subplots(len(found), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axis, panel in zip(axes, found, strict=True):
         _draw_panel(axis, panel)
     last, least, most = axes[-1], min(min(row.rates) for row in rows), max(max(row.rates) for row in rows)
-    last.set_xscale("log")
-    last.set_xlim(least / 1.5, most * 3)
+    last.set(xscale="log", xlim=(least / 1.5, most * 3))
     last.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 100 * least else (1.0,)))
     last.xaxis.set_major_formatter("{x:,.0f}")
     last.xaxis.set_minor_formatter(NullFormatter())
@@ -77,9 +78,7 @@ def _drawn(results: Results, file_format: str) -> bytes:
     text = f"images/s (log scale; dot: median, bar: min to max of {len(rows[0].rates)} repeats{opened})\n"
     text += printable(f"{results.data.samples} images; {environment.cpu}, {environment.cores} cores")
     last.set_xlabel(text, fontsize=7.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
-    return buffer.getvalue()
+    return figure
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:

@@ -9,15 +9,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
+import jinja2
 from msgspec.structs import replace
 
 from bench.results.goals import bound, ratio_text, share_of_limit, times_baseline, verdicts
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results
-from bench.results.templates import render
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
 
 _BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
@@ -57,6 +57,17 @@ def sections(lines: Iterable[LoaderLine]) -> list[Section]:
         title = f"{work.storage} storage, {what}, {form}, page cache {work.cache}"
         found.append(Section(work.storage, title, tuple(sorted(group, key=lambda line: -line.rate))))
     return found
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template's text; in a Markdown table a | in a value would end the cell."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, autoescape=False,
+        finalize=lambda x: printable(x).replace("|", "\\|") if type(x) is str else x,
+    )  # fmt: skip
+    environment.filters |= {"f": format, "median": median, "mean": fmean}
+    return environment.get_template(template).render(values).strip()
 
 
 def markdown(results: Results, **how: Any) -> str:

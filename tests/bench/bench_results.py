@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.peers.job import Job
+from bench.peers.peer import Job
 from bench.results.goals import STATED_FOR
 from bench.results.records import (
     BuildLine,
@@ -62,8 +62,8 @@ def line(title: str, rates: list[float], *, processes: int = 99, **changes: Any)
 def job(peer: str, storage: str = "source", **changes: Any) -> Job:
     """A job of one tiny sample, which is nowhere."""
     values: dict[str, Any] = {
-        "shards": "/nowhere", "stored_size": None, "files": "", "work": "", "split": "train", "samples": 1,
-        "classes": 3, "size": (8, 8), "fit": "stretch", "batch_size": 1, "seed": 0, "workers": 0, "cores": 1,
+        "shards": "/nowhere", "stored_size": None, "work": "", "split": "train", "samples": 1,
+        "classes": 3, "size": (8, 8), "fit": "stretch", "batch_size": 1, "seed": 0, "workers": 0,
     }  # fmt: skip
     return Job(peer=peer, storage=storage, **{**values, **changes})
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from bench.core.loader_subject import LoaderServer
 from bench.core.machine import cpu_seconds
 from bench.core.output_check import CheckError, Reference, check_epoch, collect_reference, judge, mask_classes
-from bench.core.stopwatch import Stopwatch
-from bench.peers.job import Job
-from bench.peers.peer import Delivered
+from bench.peers.peer import Delivered, Job
+from bench.results.records import Repeat
 from shards.format.labels import IGNORE
 
 N, SIZE, BATCH, C = 50, 8, 16, 3
@@ -188,15 +188,21 @@ class FakePeer:
             yield batch
 
 
+def timed(peer: FakePeer, work: Job, epochs: int) -> Repeat:
+    server = LoaderServer(())
+    server.use(peer, work)  # type: ignore[arg-type]
+    return server.run(epochs)
+
+
 def test_the_clock_refuses_an_epoch_of_another_length() -> None:
     for n in (N - 1, N + 1):
         with pytest.raises(CheckError, match=f"had {n} samples, expected {N}"):
-            Stopwatch(FakePeer(n), job()).run(1)  # type: ignore[arg-type]
+            timed(FakePeer(n), job(), 1)
 
 
 def test_the_clock_measures_what_was_slept() -> None:
     for _ in range(5):  # on a crowded machine a sleep may last too long
-        repeat = Stopwatch(FakePeer(seconds=0.05), job()).run(2)  # type: ignore[arg-type]
+        repeat = timed(FakePeer(seconds=0.05), job(), 2)
         assert repeat.images == 2 * N
         assert repeat.seconds >= 0.4
         assert repeat.batch_ms[0] >= 50
@@ -209,10 +215,7 @@ def test_the_clock_measures_what_was_slept() -> None:
 def test_a_handicap_costs_what_it_says() -> None:
     shares = []
     for _ in range(5):  # on a crowded machine a sleep may last too long; a handicap that is not there never fits
-        plain, slow = (
-            Stopwatch(FakePeer(seconds=0.05), job(handicap=part)).run(2).rate  # type: ignore[arg-type]
-            for part in (0.0, 0.2)
-        )
+        plain, slow = (timed(FakePeer(seconds=0.05), job(handicap=part), 2).rate for part in (0.0, 0.2))
         shares.append(slow / plain)
         if shares[-1] == pytest.approx(0.8, abs=0.06):
             return

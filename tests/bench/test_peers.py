@@ -12,11 +12,10 @@ from class_sets import SIZES, make_class_set
 from msgspec.structs import replace
 
 from bench.core.output_check import MAX_COMPARED, CheckError, check_epoch, collect_reference, judge
-from bench.core.rounds import PartSeconds
 from bench.core.workspace import Workspace, open_workspace
 from bench.loader_benchmark import plan_loaders
 from bench.peers import PEERS
-from bench.peers.job import Job
+from bench.peers.peer import Job
 from bench.results.records import SCALED_DECODING, OutputCheck, Skipped
 from bench.settings import LoaderSettings
 from shards.errors import UsageError
@@ -56,7 +55,7 @@ def test_peers_deliver_what_petseg_does(
     source, shards = make_class_set(tmp_path, classes=classes, rgb=rgb)
     height, width = map(int, size.split("x"))
     settings = LoaderSettings(shards=shards, source=source, size=(height, width), fit=fit, batch_size=3)
-    with open_workspace(settings, PartSeconds()) as workspace:
+    with open_workspace(settings) as workspace:
         jobs, skipped = planned(workspace, settings)
         names = {f"{job.peer} {job.storage} {job.mask} {job.augment} {job.engine}".strip(): job for job in jobs}
         assert len(names) == len(jobs)
@@ -83,7 +82,7 @@ def test_what_is_ignored_is_in_no_plane(tmp_path: Path) -> None:
         settings = LoaderSettings(
             shards=shards, source=source, size=(32, 32), batch_size=3, mask=form, augment="none", storages=("source",)
         )
-        with open_workspace(settings, PartSeconds()) as workspace:
+        with open_workspace(settings) as workspace:
             jobs, _ = planned(workspace, settings)
             for job in jobs:
                 if job.peer not in ("petseg", "tutorial", "dali-reader"):
@@ -102,10 +101,10 @@ def test_what_is_ignored_is_in_no_plane(tmp_path: Path) -> None:
 @pytest.mark.parametrize("storage", ["jpeg", "raw"])
 def test_a_set_of_another_storage_needs_no_options(tmp_path: Path, storage: str) -> None:
     source, shards = make_class_set(tmp_path, classes=4)
-    with open_workspace(LoaderSettings(shards=shards, size=(16, 24), storages=(storage,)), PartSeconds()) as made:
-        stored = made.stored[storage].shards
+    with open_workspace(LoaderSettings(shards=shards, size=(16, 24), storages=(storage,))) as made:
+        stored = Path(made.jobs[storage].shards)
         settings = LoaderSettings(shards=stored, size=(16, 24), batch_size=3, augment="none")
-        with open_workspace(settings, PartSeconds()) as workspace:
+        with open_workspace(settings) as workspace:
             jobs, skipped = planned(workspace, settings)
             assert {job.storage for job in jobs} == {storage}
             assert {"petseg", "webdataset"} <= {job.peer for job in jobs}
@@ -120,7 +119,7 @@ def test_a_set_of_another_storage_needs_no_options(tmp_path: Path, storage: str)
             ({"source": source}, "--source is only for a set of source storage"),
         ):
             wrong = LoaderSettings(shards=stored, **changes)
-            with pytest.raises(UsageError, match=message), open_workspace(wrong, PartSeconds()):
+            with pytest.raises(UsageError, match=message), open_workspace(wrong):
                 pass
 
 
@@ -128,7 +127,7 @@ def test_a_source_without_an_image_is_refused(tmp_path: Path) -> None:
     source, shards = make_class_set(tmp_path, classes=2)
     (source / "images" / "s_3.jpg").unlink()
     settings = LoaderSettings(shards=shards, source=source)
-    with pytest.raises(UsageError, match=r"has no image 's_3'"), open_workspace(settings, PartSeconds()):
+    with pytest.raises(UsageError, match=r"has no image 's_3'"), open_workspace(settings):
         pass
 
 
@@ -136,16 +135,12 @@ def test_wrong_labels_are_found(tmp_path: Path) -> None:
     """A tutorial that takes the values of masks for class indices does other work."""
     _, shards = make_class_set(tmp_path, classes=5)
     settings = LoaderSettings(shards=shards, size=(32, 32), mask="index", augment="none", storages=("source",))
-    with open_workspace(settings, PartSeconds()) as workspace:
+    with open_workspace(settings) as workspace:
         job = next(job for job in planned(workspace, settings)[0] if job.peer == "tutorial")
-        listing = job.read_files()
-        shuffled = tuple(reversed(listing.labels.classes))
-        import msgspec
-
-        wrong = replace(listing, labels=replace(listing.labels, classes=shuffled))
-        Path(job.files).write_bytes(msgspec.json.encode(wrong))
+        labels = job.files.labels
+        shuffled = replace(labels, classes=tuple(reversed(labels.classes)))
         with pytest.raises(CheckError, match="of its mask pixels have another class"):
-            checked(job)
+            checked(replace(job, files=replace(job.files, labels=shuffled)))
 
 
 def test_every_peer_is_listed_by_its_name() -> None:

@@ -10,7 +10,7 @@ from bench_results import job
 
 from bench.core.loader_subject import LoaderSubject
 from bench.core.output_check import CheckError
-from bench.core.rounds import MOST_PROCESSES, PartSeconds, Subject, run_rounds
+from bench.core.rounds import MOST_PROCESSES, Run, Subject
 from bench.core.subject_process import SubjectProcess
 from bench.loader_benchmark import kinds_of_work, may_be_fastest
 from bench.results.records import Repeat, Skipped
@@ -55,39 +55,39 @@ class FakeProcess(SubjectProcess):
         self.subject.log.append(f"{self.subject.name} end")
 
 
-def rounds(subjects: list[Any], repeats: int) -> tuple[list[Any], list[Skipped], PartSeconds]:
-    skipped, parts = list[Skipped](), PartSeconds()
-    return run_rounds(subjects, repeats=repeats, seed=0, parts=parts, skipped=skipped), skipped, parts
+def rounds(subjects: list[Any], repeats: int, **how: Any) -> tuple[list[Any], Run]:
+    run = Run(LoaderSettings(shards=Path("unused"), repeats=repeats))
+    return run.rounds(subjects, seed=0, **how), run
 
 
 @pytest.mark.parametrize(("repeats", "processes"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 3, 4]),
                                                     (7, [0, 1, 2, 2, 3, 4, 4])])  # fmt: skip
 def test_repeats_are_spread_over_processes(repeats: int, processes: list[int]) -> None:
     log: list[str] = []
-    (subject,), skipped, _ = rounds([FakeSubject("a", log)], repeats)
+    (subject,), run = rounds([FakeSubject("a", log)], repeats)
     assert [repeat.process for repeat in subject.repeats] == processes
     assert log.count("a start") == log.count("a end") == min(repeats, MOST_PROCESSES)
     assert log.count("a open") == log.count("a turn") == log.count("a close") == repeats
-    assert skipped == []
+    assert run.skipped == []
 
 
 def test_nothing_is_started_where_nothing_is_requested() -> None:
     log: list[str] = []
-    alive, skipped, _ = rounds([FakeSubject("a", log)], 0)
-    assert (alive, skipped, log) == ([], [], [])
+    alive, run = rounds([FakeSubject("a", log)], 0)
+    assert (alive, run.skipped, log) == ([], [], [])
 
 
 @pytest.mark.parametrize("fails", ["open", "turn"])
 def test_a_subject_that_fails_is_closed_and_skipped_and_the_others_go_on(fails: str) -> None:
     log: list[str] = []
     subjects = [FakeSubject("a", log), FakeSubject("b", log, fails), FakeSubject("c", log)]
-    alive, skipped, parts = rounds(subjects, 4)
+    alive, run = rounds(subjects, 4)
     assert [subject.name for subject in alive] == ["a", "c"]
-    assert skipped == [Skipped(name="b", reason=f"no {fails}")]
+    assert run.skipped == [Skipped(name="b", reason=f"no {fails}")]
     assert log.count("a turn") == log.count("c turn") == 4
     assert log.count(f"b {fails}") == 1
     assert "b close" in log
-    assert {"start", "open", "turns", "close"} == parts.seconds.keys()
+    assert {"start", "open", "turns", "close"} == run.seconds.keys()
 
 
 def test_one_is_open_at_a_time() -> None:
@@ -115,15 +115,14 @@ def test_turns_are_in_random_order_the_same_each_time() -> None:
 def test_what_does_not_go_on_keeps_what_it_has_measured() -> None:
     log: list[str] = []
     subjects = [FakeSubject(name, log) for name in "ab"]
-    alive = run_rounds(subjects, repeats=3, seed=0, parts=PartSeconds(), skipped=[],
-                       goes_on=lambda subject: subject.name == "a" or not subject.repeats)  # fmt: skip
+    alive, _ = rounds(subjects, 3, goes_on=lambda subject: subject.name == "a" or not subject.repeats)
     assert [(subject.name, len(subject.repeats)) for subject in alive] == [("a", 3), ("b", 1)]
 
 
 def test_a_library_that_cannot_be_the_fastest_is_measured_once() -> None:
     def loader(peer: str, storage: str, rate: int, **changes: Any) -> LoaderSubject:
         work = job(peer, storage, **changes)
-        found = LoaderSubject(work, process=None, preparations=None, seconds=1.0)
+        found = LoaderSubject(work, process=None, ours=None, seconds=1.0)
         found.repeats = [Repeat(images=rate, seconds=1.0)] if rate else []
         return found
 
@@ -147,14 +146,14 @@ def test_processes_end_where_something_unexpected_is_raised() -> None:
 def test_parts_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 10.0, 11.5, 20.0, 20.126])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    parts = PartSeconds()
-    with parts.part("turns"):
+    run = Run(LoaderSettings(shards=Path("unused")))
+    with run.part("turns"):
         pass
-    with pytest.raises(KeyError), parts.part("open"):
+    with pytest.raises(KeyError), run.part("open"):
         raise KeyError
-    with parts.part("turns"):
+    with run.part("turns"):
         pass
-    assert parts.rounded() == {"turns": 2.13, "open": 1.5}
+    assert run.seconds == pytest.approx({"turns": 2.126, "open": 1.5})
 
 
 def test_masks_and_caches_choose_passes() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import forked_programs
 import pytest
 
-from bench.core.rounds import PartSeconds
 from bench.core.workspace import open_workspace
 from bench.settings import LoaderSettings
 
@@ -52,8 +51,8 @@ def run(program: str, *arguments: object, start: Callable[..., Any] = subprocess
 @pytest.fixture(scope="module")
 def sets(synthetic_set: Path) -> Iterator[dict[str, Path]]:
     """The training split in each storage."""
-    with open_workspace(LoaderSettings(shards=synthetic_set, storages=STORAGES, size=(64, 64)), PartSeconds()) as made:
-        yield {storage: made.stored[storage].shards for storage in STORAGES}
+    with open_workspace(LoaderSettings(shards=synthetic_set, storages=STORAGES, size=(64, 64))) as made:
+        yield {storage: Path(made.jobs[storage].shards) for storage in STORAGES}
 
 
 @pytest.mark.slow

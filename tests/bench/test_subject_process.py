@@ -24,7 +24,7 @@ from bench.core.limits import copy_limit, storage_limits
 from bench.core.loader_subject import LoaderSubject, loader_process
 from bench.core.machine import RunClock, cpu_seconds, drop_from_page_cache, memory_bytes, resident_share
 from bench.core.output_check import CheckError
-from bench.core.rounds import PartSeconds, Subject, run_rounds
+from bench.core.rounds import Run, Subject
 from bench.core.stopwatch import GROWTH, is_steady, next_window
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
@@ -97,11 +97,13 @@ def test_memory_and_time_of_descendants_are_counted() -> None:
 
 def test_limits_are_measured_on_images_of_any_size(synthetic_set: Path) -> None:
     settings = LoaderSettings(shards=synthetic_set, split="val", storages=("jpeg",), size=(48, 40))
-    with open_workspace(settings, PartSeconds()) as workspace:  # "source" is the set's own
-        limits = [copy_limit("onehot", size=(48, 40), classes=3, samples=8)]
-        for stored in workspace.stored.values():
-            limits += storage_limits(stored, size=(640, 600), seed=0)  # larger than any image
-        assert [one.title for one in limits] == ["copy", "read", "decode", "decode, scaled", "read", "decode"]
+    with open_workspace(settings) as workspace:  # "source" is the set's own
+        limits = [copy_limit(workspace.jobs["jpeg"])]
+        for stored in workspace.jobs.values():
+            limits += storage_limits(replace(stored, size=(640, 600)))  # larger than any image
+        assert [one.name for one in limits] == [
+            "copy onehot", "read source", "decode source", "decode, scaled source", "read jpeg", "decode jpeg",
+        ]  # fmt: skip
         for one in limits:
             one.seconds = 0.02
             assert one.turn().rate > 1
@@ -116,7 +118,7 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert [line for line in maps.read_text().splitlines() if str(workspace.folder) in line] == []
-    shards, samples = str(workspace.stored["jpeg"].shards), workspace.data.samples
+    shards, samples = workspace.jobs["jpeg"].shards, workspace.data.samples
     ours = PetsegPeer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples,
                               size=(48, 40), batch_size=3))  # fmt: skip
     ours.open(0)
@@ -162,7 +164,7 @@ def test_ctrl_c_does_not_wait_for_a_command(error: BaseException) -> None:
     def stop(*_: object) -> None:
         raise error
 
-    subject = LoaderSubject(job("petseg"), process=loader_process(PetsegPeer), preparations=Any, seconds=1.0)
+    subject = LoaderSubject(job("petseg"), process=loader_process(PetsegPeer), ours=Any, seconds=1.0)
     with closing(subject.process):
         subject.process.start()
         popen = subject.process.popen
@@ -189,7 +191,7 @@ def test_ctrl_c_does_not_wait_for_a_start() -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 1.0)
         with pytest.raises(KeyboardInterrupt):
-            run_rounds([Subject("slow", process)], repeats=1, seed=0, parts=PartSeconds(), skipped=[])
+            Run(LoaderSettings(shards=Path("unused"), repeats=1)).rounds([Subject("slow", process)], seed=0)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 15
@@ -222,10 +224,11 @@ def test_every_timed_turn_says_so() -> None:
         def ask(self, command: str, *, timed: bool = False, **_: object) -> object:
             asked.append((command, timed))
             repeat = Repeat(images=1, seconds=1.0)
-            answers = {"cold_turn": (repeat, 0.0), "gpu_memory": None, "turn": (repeat, 1, True)}
-            return answers[command] if self.server else repeat
+            if not self.server:
+                return dict.fromkeys(("loader", "compute", "end-to-end"), repeat), {}
+            return (repeat, 0.0) if command == "cold_turn" else (repeat, 1, True)
 
-    loader = {"preparations": None, "seconds": 1.0}
+    loader = {"ours": None, "seconds": 1.0}
     trained = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused")))
     trained.process = Noting("")
     subjects = [
@@ -234,7 +237,7 @@ def test_every_timed_turn_says_so() -> None:
     ]  # fmt: skip
     for subject in subjects:
         subject.turn()
-    assert [timed for command, timed in asked if "turn" in command] == [True] * 5
+    assert [timed for command, timed in asked if "turn" in command] == [True] * 3
 
 
 def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
@@ -245,7 +248,7 @@ def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
             asked.append(arguments["windows"])
             return Repeat(images=1, seconds=1.0), 7, True
 
-    loader = {"preparations": None, "seconds": 1.0}
+    loader = {"ours": None, "seconds": 1.0}
     subject = LoaderSubject(job("petseg"), process=Answering(""), **loader)
     subject.turn()
     subject.turn()
