@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from msgspec.structs import replace
@@ -57,7 +58,7 @@ class LoaderServer:
         self.close()
         self.convert(job)
         peer = PEERS[job.peer](job)
-        peer.open(job.workers)
+        peer.open()
         self.use(peer, job)
 
     def use(self, peer: Peer, job: Job) -> None:
@@ -75,12 +76,21 @@ class LoaderServer:
     def check(self, path: Path) -> OutputCheck:
         return check_epoch(self.peer.epoch(0), self.job, pickle.loads(path.read_bytes()))
 
-    def turn(self, seconds: float, windows: int | None) -> tuple[Repeat, int, bool]:
+    def turn(self, seconds: float, windows: int | None) -> tuple[Repeat, int | None, bool, float]:
         """Run so many windows, or until the speed no longer rises, and directly after them those epochs that are timed.
 
-        Return the repeat, after how many windows the speed no longer rose, and whether it was steady.
+        With a cold cache: start the workers by one epoch, drop the peer's files from the page cache and what it has
+        read ahead of them, and time one epoch. Return the repeat, after how many windows the speed no longer rose,
+        whether it was steady, and which part of the files stayed in the page cache.
         """
         window, steady = WINDOW * seconds, True
+        if self.job.cache == "cold":
+            self.run(1)
+            self.peer.discard_prefetched()
+            files = self.peer.files()
+            drop_from_page_cache(files)
+            resident = resident_share(files) or 0.0
+            return self.run(1), None, steady, resident
         if windows is None:
             windows, steady = warm_up(lambda: self.run_about(window).rate, most_seconds=40 * window)
             windows = max(0, windows - 2)
@@ -88,18 +98,7 @@ class LoaderServer:
             self.run(1)  # starts the workers
             for _ in range(windows):
                 self.run_about(window)
-        return self.run_about(seconds), windows, steady
-
-    def cold_turn(self) -> tuple[Repeat, float | None]:
-        """Start the workers by one epoch, drop the peer's files from the page cache and what it has read ahead of them,
-        and time one epoch; return also which part of the files stayed.
-        """
-        self.run(1)
-        self.peer.discard_prefetched()
-        files = self.peer.files()
-        drop_from_page_cache(files)
-        resident = resident_share(files)
-        return self.run(1), resident
+        return self.run_about(seconds), windows, steady, 0.0
 
     def rates_from_opening(self, job: Job, epochs: int) -> list[float]:
         """Return images/s of each epoch of a new loader, the opening in the first."""
@@ -193,17 +192,12 @@ class LoaderSubject(Subject):
 
     def turn(self) -> Repeat:
         """Time complete epochs for about as long as is wanted; of a cold cache one."""
-        repeat: Repeat
-        if self.work.cache == "cold":
-            repeat, resident = self.process.ask("cold_turn", timed=True)
-            self._resident = max(self._resident, resident or 0.0)
-        else:
-            repeat, self._windows, steady = self.process.ask(
-                "turn", timed=True, seconds=self.seconds, windows=self._windows
-            )
-            self._steady = self._steady and steady
+        repeat, self._windows, steady, resident = self.process.ask(
+            "turn", timed=True, seconds=self.seconds, windows=self._windows
+        )
+        self._steady, self._resident = self._steady and steady, max(self._resident, resident)
         self._peaks.append(self.process.peak_memory_bytes)
-        return repeat
+        return cast(Repeat, repeat)
 
     def close(self) -> None:
         if self.process.popen is not None:

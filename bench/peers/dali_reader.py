@@ -25,13 +25,13 @@ class DaliReaderPeer(Peer):
     def worker_counts(self) -> tuple[int, ...]:
         return (usable_cores(),)
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from nvidia.dali import pipeline_def
         from nvidia.dali.plugin.base_iterator import LastBatchPolicy
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         job, gpu = self.job, self.job.device == "cuda"
-        graph = pipeline_def(self._graph)(gpu=gpu, batch_size=job.batch_size, num_threads=workers,
+        graph = pipeline_def(self._graph)(gpu=gpu, batch_size=job.batch_size, num_threads=job.workers,
                                           device_id=0 if gpu else None, seed=job.seed)  # fmt: skip
         self._loader = DALIGenericIterator([graph], ["image", "mask", "key"], reader_name="reader", auto_reset=True,
                                            last_batch_policy=LastBatchPolicy.PARTIAL)  # fmt: skip

@@ -121,9 +121,9 @@ class Collate:
         return torch.from_numpy(np.stack(images)), torch.from_numpy(mask), torch.tensor(indices)
 
 
-def loader_options(job: Job, workers: int) -> dict[str, Any]:
+def loader_options(job: Job) -> dict[str, Any]:
     """Return the arguments that the tuned peers on ``torch.utils.data.DataLoader`` have in common."""
-    return {"batch_size": job.batch_size, "num_workers": workers, "persistent_workers": workers > 0,
+    return {"batch_size": job.batch_size, "num_workers": job.workers, "persistent_workers": job.workers > 0,
             "pin_memory": job.device == "cuda", "collate_fn": Collate(job)}  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class FfcvPeer(ConvertedPeer):
         """Return the usual counts up to the number of cores, the most threads that numba allows."""
         return tuple(count for count in super().worker_counts() if count <= usable_cores())
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from ffcv.fields.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
         from ffcv.transforms import ToTensor
@@ -77,7 +77,7 @@ class FfcvPeer(ConvertedPeer):
         decoder = _stretch(self.job.size) if self.job.storage == "source" else decoders[self.job.storage]()
         fields = {"image": decoder, "mask": NDArrayDecoder(), "index": IntDecoder()}
         self._loader = Loader(
-            str(self.output), batch_size=self.job.batch_size, num_workers=workers, order=OrderOption.RANDOM,
+            str(self.output), batch_size=self.job.batch_size, num_workers=self.job.workers, order=OrderOption.RANDOM,
             seed=self.job.seed, os_cache=True, drop_last=False,
             pipelines={name: [first, ToTensor()] for name, first in fields.items()},
         )  # fmt: skip

@@ -23,7 +23,7 @@ class LitDataPeer(ConvertedPeer):
         writer.done()
         writer.merge()
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from litdata import StreamingDataLoader, StreamingDataset
         from litdata.streaming import downloader
 
@@ -34,7 +34,7 @@ class LitDataPeer(ConvertedPeer):
             where["storage_options"] = {**keys, "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
             where["cache_dir"] = job.fetched
         dataset = decoded_rows(StreamingDataset, job, shuffle=True, drop_last=False, seed=job.seed, **where)
-        self._loader = StreamingDataLoader(dataset, **loader_options(job, workers))
+        self._loader = StreamingDataLoader(dataset, **loader_options(job))
 
     def close(self) -> None:
         """Drop the loader. Its workers do not end when asked: torch waits 5 s before it stops one, here 0.1 s."""

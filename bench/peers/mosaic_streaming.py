@@ -24,11 +24,11 @@ class MosaicStreamingPeer(ConvertedPeer):
             for row in self.rows():
                 writer.write(row)
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from streaming import StreamingDataset
         from torch.utils.data import DataLoader
 
         job = self.job
         where = {"remote": job.address, "local": job.fetched} if job.address else {"local": str(self.output)}
         how = {"shuffle": True, "batch_size": job.batch_size, "shuffle_seed": job.seed, "num_canonical_nodes": 1}
-        self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), **loader_options(job, workers))
+        self._loader = DataLoader(decoded_rows(StreamingDataset, job, **how, **where), **loader_options(job))

@@ -158,8 +158,8 @@ class Peer:
         cores = usable_cores()
         return tuple(sorted({max(1, cores // 2), cores, 2 * cores}))
 
-    def open(self, workers: int) -> None:
-        """Make the loader; called again with another number after :meth:`close`."""
+    def open(self) -> None:
+        """Make the loader, with ``job.workers``."""
         raise NotImplementedError
 
     def epoch(self, number: int) -> Iterator[Delivered]:
@@ -200,17 +200,14 @@ def _is_there(module: str) -> bool:
 class FilePeer(Peer):
     """A peer that reads image and mask files in petseg's order, and the sampler of that for its DataLoader."""
 
-    number = 0  # of the epoch
+    _epochs = 0
 
     def __len__(self) -> int:
         return self.job.samples
 
     def __iter__(self) -> Iterator[int]:
-        return iter(permutation(self.job.seed, self.number, self.job.samples).tolist())
-
-    def epoch(self, number: int) -> Iterator[Delivered]:
-        self.number = number
-        return super().epoch(number)
+        self._epochs += 1
+        return iter(permutation(self.job.seed, self._epochs - 1, self.job.samples).tolist())
 
     def files(self) -> list[Path]:
         return [Path(path) for pair in self.job.files.members for path in pair]

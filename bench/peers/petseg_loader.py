@@ -27,16 +27,15 @@ class PetsegPeer(Peer):
     def worker_counts(self) -> tuple[int, ...]:
         return super().worker_counts() if self._in_processes else ()
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from pipeline.loader import Loader
 
-        job, self._workers, in_processes = self.job, workers, self._in_processes
-        scaled = job.engine == SCALED_DECODING
+        job, in_processes, scaled = self.job, self._in_processes, self.job.engine == SCALED_DECODING
         self._loader = Loader(
             job.address or job.shards, cache=job.fetched or None, split=job.split, batch_size=job.batch_size,
             size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
-            mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else workers or None,
-            processes=(workers or usable_cores()) if in_processes else 0,
+            mask=cast(Any, job.mask), shuffle=True, threads=None if in_processes else job.workers or None,
+            processes=(job.workers or usable_cores()) if in_processes else 0,
             engine=cast(Any, "torch" if in_processes or scaled else job.engine or "auto"),
             decode="scaled" if scaled else "full",
         )  # fmt: skip
@@ -49,7 +48,7 @@ class PetsegPeer(Peer):
             self._loader.set_epoch(self._loader.epoch + 1)
             return
         self._loader.close()
-        self.open(self._workers)
+        self.open()
 
     def epoch(self, number: int) -> Iterator[Delivered]:
         """Deliver one epoch; padding is marked with index -1."""

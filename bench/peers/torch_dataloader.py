@@ -78,16 +78,15 @@ class TutorialPeer(FilePeer):
 
     name, augments = "tutorial", True
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from torch.utils.data import DataLoader
 
         data: Any = TutorialDataset(self.job)
-        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self, num_workers=workers,
-                                  persistent_workers=workers > 0)  # fmt: skip
+        self._loader = DataLoader(data, batch_size=self.job.batch_size, sampler=self, num_workers=self.job.workers,
+                                  persistent_workers=self.job.workers > 0)  # fmt: skip
 
     def epoch(self, number: int) -> Iterator[Delivered]:
-        """Deliver one epoch in petseg's order; the batches are (B, C, H, W) already."""
-        self.number = number
+        """Deliver one epoch; the batches are (B, C, H, W) already."""
         for image, mask, index in self._loader:
             yield Delivered(image, mask, np.asarray(index, dtype=np.int64))
 
@@ -100,9 +99,9 @@ class TunedPeer(FilePeer):
 
     name, augments, caveats = "tuned", True, (SCALED,)
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         from torch.utils.data import DataLoader
 
         data: Any = DecodedFiles(self.job)
-        self._loader = DataLoader(data, sampler=self, prefetch_factor=4 if workers else None,
-                                  **loader_options(self.job, workers))  # fmt: skip
+        self._loader = DataLoader(data, sampler=self, prefetch_factor=4 if self.job.workers else None,
+                                  **loader_options(self.job))  # fmt: skip

@@ -34,7 +34,7 @@ class WebDatasetPeer(Peer):
         shards = len(self.files())
         return tuple(count for count in super().worker_counts() if count <= shards) or (1,)
 
-    def open(self, workers: int) -> None:
+    def open(self) -> None:
         import webdataset
 
         job, decode, tars = self.job, DecodeMembers(self.job), [str(path) for path in self.files()]
@@ -53,5 +53,5 @@ class WebDatasetPeer(Peer):
             .map(decode)
             .batched(job.batch_size, collation_fn=Collate(job), partial=True)
         )
-        options = loader_options(job, workers) | {"batch_size": None, "collate_fn": None}  # batches are made already
+        options = loader_options(job) | {"batch_size": None, "collate_fn": None}  # batches are made already
         self._loader = webdataset.WebLoader(dataset, **options)

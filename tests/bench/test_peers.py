@@ -30,10 +30,11 @@ def planned(workspace: Workspace, settings: LoaderSettings) -> tuple[list[Job], 
 
 def checked(job: Job) -> OutputCheck:
     """Open a peer in this process, with one worker, and compare epochs with petseg's as the benchmark does."""
-    ours, peer = PEERS["petseg"](replace(job, peer="petseg", engine="")), PEERS[job.peer](job)
-    ours.open(0)
+    ours = PEERS["petseg"](replace(job, peer="petseg", engine="", workers=0))
+    peer = PEERS[job.peer](job)
+    ours.open()
     peer.prepare()
-    peer.open(job.workers)
+    peer.open()
     try:
         check = check_epoch(peer.epoch(0), job, collect_reference(ours.epoch(0), job))
         judge(check, image_differs=any(caveat.image for caveat in peer.caveats_on(job)))
@@ -87,8 +88,8 @@ def test_what_is_ignored_is_in_no_plane(tmp_path: Path) -> None:
             for job in jobs:
                 if job.peer not in ("petseg", "tutorial", "dali-reader"):
                     continue
-                peer = PEERS[job.peer](job)
-                peer.open(0 if job.peer != "dali-reader" else 1)
+                peer = PEERS[job.peer](replace(job, workers=int(job.peer == "dali-reader")))
+                peer.open()
                 masks = np.concatenate([batch.mask.numpy()[batch.index >= 0] for batch in peer.epoch(0)])
                 peer.close()
                 ignored = masks.sum(axis=1) == 0 if form == "onehot" else masks == IGNORE

@@ -121,7 +121,7 @@ def nothing_keeps_a_cold_loader_warm(workspace: Workspace) -> None:
     shards, samples = workspace.jobs["jpeg"].shards, workspace.data.samples
     ours = PetsegPeer(replace(job("petseg"), shards=shards, split="val", storage="jpeg", samples=samples,
                               size=(48, 40), batch_size=3))  # fmt: skip
-    ours.open(0)
+    ours.open()
     try:
         assert sum(int((batch.index >= 0).sum()) for batch in ours.epoch(0)) == samples
         assert ours._loader._stream is not None
@@ -226,7 +226,7 @@ def test_every_timed_turn_says_so() -> None:
             repeat = Repeat(images=1, seconds=1.0)
             if not self.server:
                 return dict.fromkeys(("loader", "compute", "end-to-end"), repeat), {}
-            return (repeat, 0.0) if command == "cold_turn" else (repeat, 1, True)
+            return repeat, 1, True, 0.0
 
     loader = {"ours": None, "seconds": 1.0}
     trained = TrainSubject("unet", "auto", TrainSettings(shards=Path("unused")))
@@ -246,7 +246,7 @@ def test_later_processes_warm_up_as_long_as_the_first_needed() -> None:
     class Answering(SubjectProcess):
         def ask(self, command: str, *, timed: bool = False, **arguments: object) -> object:
             asked.append(arguments["windows"])
-            return Repeat(images=1, seconds=1.0), 7, True
+            return Repeat(images=1, seconds=1.0), 7, True, 0.0
 
     loader = {"ours": None, "seconds": 1.0}
     subject = LoaderSubject(job("petseg"), process=Answering(""), **loader)
