@@ -205,8 +205,7 @@ class SplitReader:
             if int(row["shard"]) != shard or key is None:
                 raise FormatError(
                     f"{self.shard_path(shard)} does not match {self.entry.table.file}: sample {index} should start at "
-                    f"byte {offset}, not {name[:40]!r}; it is damaged, was exchanged with another file, or is of "
-                    "another build; petseg-shard verify says which, and what to do"
+                    f"byte {offset}, not {name[:40]!r}; damaged, or exchanged with another: run petseg-shard verify"
                 )
 
     def _tar_of(self, index: int, shard: int) -> ByteRanges:
