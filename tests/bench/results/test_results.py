@@ -153,7 +153,7 @@ def test_tables_and_figure_hold_everything(capsys: pytest.CaptureFixture[str]) -
         assert text in shown
     assert draw_figure(run) == draw_figure(run)
     for other in (train_results(), build_results()):
-        assert draw_figure(other, file_format="png")[:4] == b"\x89PNG"
+        assert draw_figure(other, kind="png")[:4] == b"\x89PNG"
         Outputs().finish(other)
     shown = capsys.readouterr().out
     assert f"{train_results().train[0].stall:.1%}" in shown
