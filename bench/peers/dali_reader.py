@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.peers.peer import BUFFER, Delivered, Job, Peer, deliver
+from bench.peers.peer import BUFFER, Delivered, Peer, deliver
 from shards.cores import usable_cores
 from shards.format.layout import STORAGES
 
@@ -18,10 +18,6 @@ class DaliReaderPeer(Peer):
     install = "NVIDIA builds it for Linux only: pip install nvidia-dali-cuda120"
     caveats, reads_ahead, decodes_on_gpu = (BUFFER,), True, True
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._index = job.read_index()
-
     def worker_counts(self) -> tuple[int, ...]:
         return (usable_cores(),)
 
@@ -30,7 +26,7 @@ class DaliReaderPeer(Peer):
         from nvidia.dali.plugin.base_iterator import LastBatchPolicy
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-        job, gpu = self.job, self.job.device == "cuda"
+        job, gpu, self._index = self.job, self.job.device == "cuda", self.job.read_index()
         graph = pipeline_def(self._graph)(gpu=gpu, batch_size=job.batch_size, num_threads=job.workers,
                                           device_id=0 if gpu else None, seed=job.seed)  # fmt: skip
         self._loader = DALIGenericIterator([graph], ["image", "mask", "key"], reader_name="reader", auto_reset=True,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 Pixels = npt.NDArray[np.uint8]
-
-
 Sample = tuple[Pixels, Pixels, int]  # image (H, W, 3), mask (H, W) with class indices and 255, index in the split
 
 

@@ -16,21 +16,17 @@ class PetsegPeer(Peer):
     name, storages, augments, needs = OURS, STORAGES, True, "pipeline.loader"
     ours = decodes_on_gpu = True
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._in_processes = job.engine == PROCESSES
-
     @classmethod
     def caveats_on(cls, job: Job) -> list[Caveat]:
         return [SCALED] if job.engine == SCALED_DECODING else []
 
     def worker_counts(self) -> tuple[int, ...]:
-        return super().worker_counts() if self._in_processes else ()
+        return super().worker_counts() if self.job.engine == PROCESSES else ()
 
     def open(self) -> None:
         from pipeline.loader import Loader
 
-        job, in_processes, scaled = self.job, self._in_processes, self.job.engine == SCALED_DECODING
+        job, in_processes, scaled = self.job, self.job.engine == PROCESSES, self.job.engine == SCALED_DECODING
         self._loader = Loader(
             job.address or job.shards, cache=job.fetched or None, split=job.split, batch_size=job.batch_size,
             size=job.size, fit=job.fit, device=job.device, seed=job.seed, augment="train" if job.augment else None,
@@ -44,7 +40,7 @@ class PetsegPeer(Peer):
         """Drop what was read ahead for the next epoch: what is timed is the first of a new loader, whose threads, but
         not worker processes, have started before the clock does.
         """
-        if self._in_processes:
+        if self.job.engine == PROCESSES:
             self._loader.set_epoch(self._loader.epoch + 1)
             return
         self._loader.close()
