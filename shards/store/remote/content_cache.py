@@ -201,9 +201,10 @@ class ContentCache:
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         """List the cache's files; one that is published meanwhile is listed by its new name."""
         for folder in entries_in(self.folder):
-            paths = set(entries_in(folder)) if len(folder.name) == 2 else set()
+            own = len(folder.name) == 2 and not folder.is_symlink()
+            paths = set(entries_in(folder)) if own else set()
             for path in paths:
-                if _NAME.fullmatch(path.name):
+                if _NAME.fullmatch(path.name) and path.name.startswith(folder.name):
                     complete = path.with_suffix("")
                     may_be_renamed = path.suffix == ".fetch" and complete not in paths
                     for name in (path, complete) if may_be_renamed else (path,):
@@ -216,6 +217,8 @@ class ContentCache:
         missing: OSError | None = None
         for _ in range(100):
             try:
+                if path.parent.is_symlink():  # which may lead to files that are not the cache's
+                    discard(path.parent)
                 if flags & os.O_CREAT:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, flags | OWN, 0o644)
@@ -233,8 +236,9 @@ class ContentCache:
                     discard(path)
                     continue
                 raise self.failure(error) from None
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or (flags & os.O_RDWR and status.st_nlink > 1):
+                os.close(descriptor)  # a file of another name, too, would be written to
                 discard(path)
                 continue
             if not locked(descriptor, exclusive=exclusive):

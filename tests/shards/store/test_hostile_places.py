@@ -145,7 +145,14 @@ def link(path: Path) -> None:
     path.symlink_to(precious)
 
 
+def hard_link(path: Path) -> None:
+    link(path)
+    path.unlink()
+    path.hardlink_to(path.parent.parent / "precious")
+
+
 PLANTED = {
+    "hard link": hard_link,
     "damaged": lambda path: path.write_bytes(bytes(len(CONTENT))),
     "link": link,
     "link to nothing": lambda path: path.symlink_to(path.parent / "nothing"),
@@ -165,8 +172,46 @@ def test_what_others_put_into_a_cache(files: RemoteFiles, planted: str, kind: st
     plant(path)
     assert content(files) == CONTENT
     assert not (path.parent / "nothing").exists()
-    if planted == "link":
+    if planted in ("link", "hard link") and (kind or planted == "link"):  # a complete file is only read
         assert (files.cache.folder / "precious").read_bytes() == b"x" * len(CONTENT)
+
+
+def test_samples_are_not_written_through_a_hard_link(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "cache", 1 << 20)
+    path = cache.path(SHA256, ".ranges")
+    path.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_bytes(bytes(20))
+    path.hardlink_to(tmp_path / "precious")
+    file = cache.open_ranges(SHA256, size=15, samples=5, create=True)
+    assert file is not None
+    file.add(0, 0, b"sample")
+    assert (tmp_path / "precious").read_bytes() == bytes(20)
+
+
+def test_a_cache_removes_nothing_of_a_folder_that_a_link_leads_to(files: RemoteFiles, tmp_path: Path) -> None:
+    """Other programs name files by their SHA-256, too; and of its own folders, only files that belong there."""
+    other = tmp_path / "blobs"
+    other.mkdir()
+    kept = [other / SHA256, files.cache.folder / "zz" / SHA256]
+    kept[1].parent.mkdir(parents=True)
+    for path in kept:
+        path.write_bytes(bytes(5000))
+    (files.cache.folder / SHA256[:2]).symlink_to(other)
+    files.cache.shrink(1 << 30, release=lambda: None)
+    assert files.cache.used_bytes() == 0
+    assert content(files) == CONTENT
+    assert all(path.read_bytes() == bytes(5000) for path in kept)
+
+
+@pytest.mark.parametrize("now", [0, 4102444800, 1])
+def test_wrong_clocks_lose_nothing(files: RemoteFiles, now: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of 1970 and of 2100 are used as any others; only the order in which they are removed is another one."""
+    assert content(files) == CONTENT
+    os.utime(files.cache.path(SHA256), (now, now))
+    monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000 * (4102444800 - now))
+    again = RemoteFiles(files.store, files.cache, "auto")
+    files.store.delete("table")
+    assert content(again) == CONTENT
 
 
 def test_a_cache_that_is_removed_while_a_file_is_fetched(files: RemoteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
