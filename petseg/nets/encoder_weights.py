@@ -52,8 +52,8 @@ def read_encoder_weights(encoder: str, weights: str) -> EncoderWeights:
         UsageError: there is no such file, timm has no weights of this encoder, or the file's do not fit it.
         PetsegError: the weights cannot be fetched.
     """
-    silence_timm()
     timm = import_timm()
+    silence_timm()
     config = timm.get_pretrained_cfg(encoder) or timm.get_pretrained_cfg(encoder.partition(".")[0])
     if weights == IMAGENET:
         network = _fetched(encoder, config)

@@ -214,5 +214,9 @@ def constant_padding() -> Iterator[None]:
 
 
 def silence_timm() -> None:
-    """Let timm's loader say nothing of what this program checks itself."""
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    """Let timm's loader, once it is imported, say nothing of what this program checks and says itself.
+
+    Nor the hub's client, which writes each attempt to reach the hub.
+    """
+    for library in ("timm", "huggingface_hub"):  # the latter sets its level when it is imported
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 """Weights that an encoder starts from: files with timm's names, and what is wrong with others."""
 
+import logging
 import re
 import zipfile
 from pathlib import Path
@@ -205,3 +206,14 @@ def test_python_objects_are_refused_in_our_own_words(content: Any, tmp_path: Pat
         read_encoder_weights(NAME, str(tmp_path / "w.pth"))
     assert "trust" not in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_the_hubs_client_says_nothing_of_its_attempts(tmp_path: Path) -> None:
+    """They would come before the message that says what is wrong and what helps."""
+    import timm  # which imports the client, and that sets its logger's level
+
+    assert timm
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
+    with pytest.raises(UsageError):
+        read_encoder_weights(NAME, str(tmp_path / "none.safetensors"))
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
