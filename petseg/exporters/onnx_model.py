@@ -161,6 +161,10 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
                 f"{option('input_size', 'fixed')}; a FILE.safetensors can be written of every network"
             ) from None
         model = onnx.load(target)
+    # The exporter has a formula of rounded halves for each side of the output, which is as large as the image.
+    for name, side in zip(("height", "width"), model.graph.output[0].type.tensor_type.shape.dim[-2:], strict=True):
+        if side.dim_param:
+            side.dim_param = name
     onnx.checker.check_model(model, full_check=True)
     found = {each.domain: each.version for each in model.opset_import}.get("")
     if found != OPSET:

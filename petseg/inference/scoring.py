@@ -18,7 +18,7 @@ from petseg.inference.trained_network import Predictor, load
 from petseg.runs.run_folder import A_RUN
 from pipeline import Loader
 from shards import ShardSet, UsageError
-from shards.errors import expect_flags, listed, option, printable, suggests_names
+from shards.errors import counted, expect_flags, listed, option, printable, suggests_names
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
@@ -159,9 +159,14 @@ def _check_classes(predictor: Predictor, data: ShardSet) -> None:
     """Raise ``UsageError`` unless the set has the classes that the network predicts."""
     ours, theirs = predictor.labels.names, data.manifest.labels.names
     if ours != theirs:
+        alone = {
+            "the run": [name for name in ours if name not in theirs],
+            "the set": [name for name in theirs if name not in ours],
+        }
+        others = "; ".join(f"{who} alone has {listed(names)}" for who, names in alone.items() if names)
         raise UsageError(
-            f"{predictor.source} predicts the classes {listed(ours)}, but {data.address} has {listed(theirs)}; score "
-            "it on a set built with the labels of its training set"
+            f"{predictor.source} predicts {counted(len(ours), 'class', 'classes')}, {data.address} has {len(theirs)}: "
+            f"{others or 'the same ones in another order'}; score it on a set built with the labels of its training set"
         )
 
 

@@ -56,7 +56,7 @@ def _load_best(run: Path, history: History, placement: Placement) -> tuple[Predi
     again = f"petseg-train --resume --run {shlex.quote(str(run))}"
     advice = f"put the right one back, or remove {BEST}: {again} then draws the report with the weights of {LAST}"
     try:
-        predictor = load(run, device=str(placement.device), precision=placement.precision)
+        predictor = load(run / (BEST if exists else LAST), device=str(placement.device), precision=placement.precision)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {advice}") if exists else error from None
     if list(predictor.history) != history[: best if exists else None]:

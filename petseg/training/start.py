@@ -9,7 +9,7 @@ from typing import Any, Literal
 from petseg.host.agreement import JointStart, joint_start
 from petseg.host.device import cpu_threads, fast_kernels
 from petseg.host.distributed import LostRankError, World, process_group, world_from_environment
-from petseg.host.stop_signals import catch_stop_signals, parse_signals
+from petseg.host.stop_signals import InterruptedRunError, catch_stop_signals, parse_signals
 from petseg.loggers.run_loggers import RunLoggers, make_loggers
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
@@ -189,13 +189,16 @@ def _train(
                 loggers.close(finished=False)
                 raise
     if folder is not None:
+        missing = f"the run is finished, only its report is missing: {resume_command(path, World())} draws it"
         try:
+            if stop.signal is not None:  # after the last step, or while a finished run was opened
+                raise InterruptedRunError(f"stopped; {missing}", number=stop.signal)
             with _advice(path, config):
                 folder.expect_own()
                 draw_run(path, data=config.data, placement=placement, seconds=loop.progress.seconds, note=reporter.note)
             loggers.add_files([folder / name for name in (CURVES, GALLERY, REPORT)])
         except (KeyboardInterrupt, TerminatedError) as error:
-            error.add_note(f"the run is finished, only its report is missing: {resume_command(path, World())} draws it")
+            error.add_note(missing)
             raise
         finally:
             loggers.close(finished=True)
@@ -225,11 +228,10 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
             "what is missing is computed all the same, as copies that batch normalisation alone counts; a smaller "
             "batch is faster"
         )
-    stored = config.data.manifest.size
     if recipe.crop_scale is not None:
         what = "validation scores the centre of each image, as large as a crop; petseg-eval all of it, in windows"
         reporter.note(f"{option('crop_scale')}: {what}")
-    elif stored is not None and any(side > most for side, most in zip(recipe.size, stored, strict=True)):
+    elif (stored := config.data.manifest.size) and any(a > b for a, b in zip(recipe.size, stored, strict=True)):
         reporter.note(
             f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
             "are enlarged, which adds work, not detail; build the set with a larger size, or as source"

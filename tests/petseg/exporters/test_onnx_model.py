@@ -66,8 +66,10 @@ def test_the_default_network_s_five_levels_take_odd_sides(call, tmp_path: Path) 
     """A loaded network has kernels in channels_last, with which torch's exporter takes sides for multiples of 32."""
     run = write_untrained(tmp_path / "run", many_labels(3), size=(64, 64), widths=(8,) * 5, stem="half", join="add")
     assert call(export, run, tmp_path / "net.onnx").code == 0
-    network = petseg.load(run, device="cpu", precision="fp32").model
-    compare(open_session(tmp_path / "net.onnx"), network, [(64, 64), (64, 87), (33, 97)])
+    network, session = petseg.load(run, device="cpu", precision="fp32").model, open_session(tmp_path / "net.onnx")
+    compare(session, network, [(64, 64), (64, 87), (33, 97)])
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", 3, "height", "width"]  # not a formula of each side
 
 
 def test_twenty_one_classes_and_one_size_that_is_no_square(call, many_class_run: Path, tmp_path: Path) -> None:
@@ -111,6 +113,7 @@ def test_resizing_and_argmax_inside_give_what_petseg_predicts(
     arguments = ["--input-size", "original", "--onnx-output", "classes"]
     assert call(export, run, tmp_path / "net.onnx", *arguments).code == 0
     session, predictor = open_session(tmp_path / "net.onnx"), petseg.load(run, device="cpu", precision="fp32")
+    assert session.get_outputs()[0].shape == ["batch", "height", "width"]
     for number, size in enumerate([(90, 60), (61, 200), (20, 25), (48, 32)]):
         with Image.open(smooth_image(tmp_path / "a.png", size, seed=number)) as image:
             pixels = np.asarray(image)

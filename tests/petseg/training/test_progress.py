@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from sample_runs import ENTRY, sample_checkpoint
 
+import petseg
+from petseg.host.stop_signals import InterruptedRunError
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import CheckpointError
 from petseg.training.progress import Progress, read_progress
 
@@ -57,3 +64,21 @@ def test_what_agrees_is_read(phase: str) -> None:
 def test_what_contradicts_itself_is_damaged(position: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         progress({**SOUND, **position}, **changes)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_a_finished_run_is_opened(tiny_run: Path, tmp_path: Path, number: int, code: int) -> None:
+    """No step is left that would look for it; the report, which takes long, is left to the next time."""
+
+    class Stopping(Reporter):
+        def start_run(self, **facts: object) -> None:
+            os.kill(os.getpid(), number)
+
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "report.html").unlink()
+    with pytest.raises(
+        InterruptedRunError, match=f"^stopped; .*petseg-train --resume --run {run} draws it$"
+    ) as stopped:
+        petseg.train(run=run, resume=True, make_reporter=Stopping)
+    assert (stopped.value.exit_code, (run / "report.html").exists()) == (code, False)
