@@ -225,7 +225,7 @@ class TrainingLoop:
         if best:  # before last.pt: a kill between the two repeats this epoch and writes the same again
             self._save(BEST)
         # After the first one, too: finished epochs without a checkpoint look like those of a damaged run.
-        chosen = progress.epoch == 1 or progress.epoch % self.config.runtime.checkpoint_epochs == 0
+        chosen = progress.epoch % self.config.runtime.checkpoint_epochs == 0 or progress.epoch == 1
         if best or progress.finished or chosen:
             self._save(LAST)
         elif self.folder is not None:  # the loggers write into it
