@@ -124,8 +124,17 @@ def _readings(text: str) -> Iterator[str]:
     if plain != text:
         yield plain
     if plain.lower().startswith("file:"):
-        path = unquote(urlsplit(plain).path)
+        path = _path_of(plain)
         plain = path[1:] if _DRIVE.match(path[1:]) else path
         yield plain
     if "\\" in plain:
         yield plain.replace("\\", "/")
+
+
+def _path_of(address: str) -> str:
+    """Return the path in a ``file:`` address; one that is not valid itself, as which there is no file."""
+    try:
+        path = unquote(urlsplit(address).path)
+    except ValueError:  # such as half an IPv6 address
+        return address
+    return address if "\0" in path else path

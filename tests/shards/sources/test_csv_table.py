@@ -193,6 +193,9 @@ def test_paths_that_are_spelled_differently(put: Put, image: str | bytes, file: 
         ("p/Cat_200.jpg", "; it may be any of CAT_200.jpg, cat_200.jpg"),
         (r"C:\data\cat_100.jpg", "; write paths relative to the table"),
         ("file:///C:/data/cat_100.jpg", "; write paths relative to the table"),
+        ("file:p/%00cat_100.jpg", "; write paths relative to the table"),
+        ("file:///p%2F%00", "; write paths relative to the table"),
+        ("file://[::1/cat_100.jpg", "; write paths relative to the table"),
     ],
 )
 def test_a_missing_file_has_a_hint(put: Put, image: str, hint: str) -> None:
