@@ -156,9 +156,14 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def _is_abandoned(folder: os.DirEntry[str]) -> bool:
-    """Whether a scratch folder is this user's, and its process is known to have ended."""
+    """Whether a folder is a scratch folder of this user, and its process is known to have ended.
+
+    A run that was killed has an owner file too, and may have such a name (petseg-run-20260131): it holds more.
+    """
     with contextlib.suppress(OSError):
         if folder.is_dir(follow_symlinks=False) and folder.stat(follow_symlinks=False).st_uid == os.geteuid():
+            if not {*os.listdir(folder)} <= {_SCRATCH_OWNER, _SCRATCH_FILES}:
+                return False
             owner = _read(Path(folder.path, _SCRATCH_OWNER))
             return owner is not None and owner.boot != "" and owner.is_alive() is False
     return False

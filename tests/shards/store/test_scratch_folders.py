@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from petseg.runs.run_folder import create_run
 from shards.store.owner_files import Owner, scratch_folder
 
 fork = multiprocessing.get_context("fork")
@@ -59,7 +60,7 @@ def other(owner: Owner, **changed: object) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(owner, **changed))
 
 
-@pytest.mark.parametrize("what", ["machine", "boot", "no boot", "user", "name", "no owner", "damaged", "link"])
+@pytest.mark.parametrize("what", ["machine", "boot", "no boot", "user", "name", "no owner", "damaged", "link", "more"])
 def test_what_may_be_in_use_elsewhere_stays(what: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed()
     (folder,) = place.iterdir()
@@ -79,9 +80,26 @@ def test_what_may_be_in_use_elsewhere_stays(what: str, place: Path, monkeypatch:
         file.unlink()
     elif what == "damaged":
         file.write_bytes(b"[" * 100_000)
-    else:
+    elif what == "link":
         kept = folder.rename(place / "kept")
         folder.symlink_to(kept)
+    else:
+        (folder / "last.pt").touch()
     with scratch_folder("copy"):
         pass
     assert (folder / "files" / "large").exists()
+
+
+@pytest.mark.parametrize("parent", [False, True])
+def test_a_killed_run_of_such_a_name_stays(parent: bool, place: Path) -> None:
+    def train() -> None:
+        run = create_run(place / "petseg-run-20260131", model="unet")
+        (run / "last.pt").write_bytes(b"x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = fork.Process(target=train)
+    process.start()
+    process.join()
+    with scratch_folder("sample", parent=place if parent else None):
+        pass
+    assert (place / "petseg-run-20260131" / "last.pt").exists()
