@@ -78,7 +78,7 @@ class PathFinder:
         """Return the only existing path that differs in case, Unicode form or spaces; None if there is not one."""
         here = Path("/") if path.startswith("/") else Path()
         for part in Path(path).parts:
-            if part in ("/", "..") or (self._folder / here / part).exists():
+            if part in ("/", "..") or _exists(self._folder / here / part):
                 here /= part
                 continue
             names = self._listed(self._folder / here).get(folded(part), [])
@@ -117,6 +117,26 @@ class PathFinder:
         return self._entries[folder]
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is something; a name that is too long for that is nothing, not an error."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in _MISSING:
+            return False
+        raise
+    return True
+
+
+def _path_of_url(text: str) -> str:
+    """Return the path in a ``file:`` URL; the text itself where it is no URL, or names what no file can have."""
+    try:
+        path = unquote(urlsplit(text).path)
+    except ValueError:  # such as file://[a
+        return text
+    return text if "\0" in path else path
+
+
 def _readings(text: str) -> Iterator[str]:
     """Yield the paths that a cell may stand for: as it is, without spaces around, from a URL, with ``/`` for ``\\``."""
     yield text
@@ -124,17 +144,8 @@ def _readings(text: str) -> Iterator[str]:
     if plain != text:
         yield plain
     if plain.lower().startswith("file:"):
-        path = _path_of(plain)
+        path = _path_of_url(plain)
         plain = path[1:] if _DRIVE.match(path[1:]) else path
         yield plain
     if "\\" in plain:
         yield plain.replace("\\", "/")
-
-
-def _path_of(address: str) -> str:
-    """Return the path in a ``file:`` address; one that is not valid itself, as which there is no file."""
-    try:
-        path = unquote(urlsplit(address).path)
-    except ValueError:  # such as half an IPv6 address
-        return address
-    return address if "\0" in path else path

@@ -196,6 +196,12 @@ def test_paths_that_are_spelled_differently(put: Put, image: str | bytes, file: 
         ("file:p/%00cat_100.jpg", "; write paths relative to the table"),
         ("file:///p%2F%00", "; write paths relative to the table"),
         ("file://[::1/cat_100.jpg", "; write paths relative to the table"),
+        ("file://[a/cat_100.jpg", "; write paths relative to the table"),  # no URL
+        ("file://exa\u2100mple/cat_100.jpg", "; write paths relative to the table"),
+        ("file:///p/cat%00.jpg", "; write paths relative to the table"),
+        ("file:///" + "x" * 300, "; write paths relative to the table"),
+        ("p/" + "x" * 300, ""),
+        ("p/" + "../p/" * 1000 + "cat_100.jpg", ""),
     ],
 )
 def test_a_missing_file_has_a_hint(put: Put, image: str, hint: str) -> None:
