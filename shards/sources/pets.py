@@ -5,10 +5,12 @@
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from shards.audit.file_kinds.signatures import IMAGE_ENDINGS, KNOWN_ENDINGS
 from shards.audit.findings import SampleFinding
@@ -23,6 +25,7 @@ from shards.sources.pairs.spelling import NameIndex, differs, variants
 TORCHVISION_FOLDER = "oxford-iiit-pet"  # what torchvision creates in the folder that it is given
 SPLIT_LISTS = ("trainval", "test")
 _REASON = "it has images/ and annotations/trimaps/"
+_NUMBER: Final = re.compile("[0-9]{1,18}")  # Python refuses to read what has thousands of digits
 SPECIES = ("unknown", "cat", "dog")  # the dataset's own numbers: 1 cat, 2 dog
 
 
@@ -127,7 +130,7 @@ def _read_list(path: Path, index: NameIndex) -> _NameList:
     for number, text in read_names(path):
         parts = text.rsplit(maxsplit=3)
         numbers = (0, 0)
-        if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
+        if len(parts) == 4 and all(map(_NUMBER.fullmatch, parts[1:])):
             class_id, species = int(parts[1]), int(parts[2])
             numbers = class_id if class_id < 2**16 else 0, species if species in (1, 2) else 0
             text = parts[0]  # noqa: PLW2901 - the rest of the line is read

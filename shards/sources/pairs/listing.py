@@ -6,6 +6,7 @@ Files with a usual ending count as what it says; the audit looks at their conten
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from shards.store.text_files import TextError, decode_text, split_lines
 JPEG_ENDINGS: Final = (".jpg", ".jpeg")
 MASK_ENDINGS: Final = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value
 
+_MOST_WAYS: Final = 100  # by links, to one folder
 _MOST_LINE: Final = 1 << 14  # characters of a line of a list
 # By which first bytes a file counts whose ending says nothing; a lossy WebP is no mask, which the audit finds.
 _KINDS: Final = {
@@ -230,18 +232,29 @@ def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
 
 
 def _walk(folder: Path | str, *, nested: bool = True) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield the entries of a folder and those below it, but folders only if they are litter or named like a file."""
-    pending: list[tuple[Path | str, str, tuple[tuple[int, int], ...]]] = [(folder, "", ())]
+    """Yield the entries of a folder and those below it, but folders only if they are litter or named like a file.
+
+    Two links in each of some folders to the next one lead to the last in as many ways as 2 has powers: raises
+    ``SourceError`` where more than :data:`_MOST_WAYS` lead to one.
+    """
+    pending: list[tuple[Path | str, str, tuple[tuple[int, int], ...], bool]] = [(folder, "", (), False)]
+    ways: Counter[tuple[int, int]] = Counter()  # to folders, by links
     while pending:  # folders may be nested more deeply than calls
-        folder, prefix, above = pending.pop()
+        folder, prefix, above, linked = pending.pop()
         status = Path(folder).stat()
         here = status.st_dev, status.st_ino
         if here in above:  # a link to a folder that holds it
             continue
+        if linked:
+            ways[here] += 1
+        if ways[here] > _MOST_WAYS:
+            what = f"links lead to {shown(os.path.realpath(folder))} in more than {_MOST_WAYS} ways"
+            raise SourceError(f"{what}, such as {shown(str(folder))}; remove those that are not needed")
         with os.scandir(folder) as entries:
             for entry in entries:
                 like_file = is_litter(entry.name) or split_ending(entry.name)[1] in IMAGE_ENDINGS
                 if not nested or like_file or not leads_to(entry.is_dir):
                     yield entry, prefix + entry.name
                 else:
-                    pending.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))
+                    linked_too = linked or entry.is_symlink()
+                    pending.append((entry.path, f"{prefix}{entry.name}/", (*above, here), linked_too))

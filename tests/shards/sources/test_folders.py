@@ -40,6 +40,31 @@ def test_folders_nested_more_deeply_than_calls(put: Put, tmp_path: Path) -> None
     remove_deep(found / "images" / "d")
 
 
+@pytest.mark.parametrize("side", ["images", "masks"])
+def test_links_that_lead_to_a_folder_in_a_billion_ways(side: str, put: Put, tmp_path: Path) -> None:
+    found = put("images/a.jpg", "masks/a.png")
+    here = found / side
+    for number in range(30):
+        below = tmp_path / f"folder-{number}"
+        below.mkdir()
+        for name in ("x", "y"):
+            (here / name).symlink_to(below)
+        here = below
+    with pytest.raises(SourceError, match=r"links lead to .*/folder-\d+ in more than 100 ways, such as .*; remove"):
+        scan(found)
+
+
+def test_a_folder_that_several_links_lead_to(put: Put, tmp_path: Path) -> None:
+    found = put("images/a.jpg", "masks/a.png")
+    for side, ending in (("images", "jpg"), ("masks", "png")):
+        shared = tmp_path / f"shared-{side}"
+        shared.mkdir()
+        (shared / f"b.{ending}").touch()
+        for number in range(100):
+            (found / side / str(number)).symlink_to(shared)
+    assert len(names(scan(found))) == 101
+
+
 def remove_deep(folder: Path) -> None:
     """Remove it with an iteration; pytest's own way is a recursion."""
     deepest = folder

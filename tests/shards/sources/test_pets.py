@@ -32,6 +32,14 @@ def test_lists_and_numbers(maker: Maker) -> None:
     assert found.lists == {"test": frozenset({"Abyssinian_1"}), "trainval": frozenset({"american_bulldog_7"})}
 
 
+def test_a_number_of_thousands_of_digits_is_no_number(maker: Maker) -> None:
+    maker.add("a_1")
+    maker.add("b_1")
+    (maker.folder / "annotations" / "list.txt").write_text(f"a_1 {'1' * 5000} 1 1\nb_1 3 2 1\n")
+    found = scan(maker.folder)
+    assert [(pair.name, pair.attributes["class_id"]) for pair in found.pairs] == [("b_1", 3)]
+
+
 def test_every_reason_of_a_folder(maker: Maker) -> None:
     for name in ("good_1", "unlisted_1"):
         maker.add(name)
