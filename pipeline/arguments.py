@@ -69,7 +69,7 @@ DEFAULT_SIZE: Size = (128, 128)  # where the stored images have none
 def usable_cores() -> int:
     """Return how many cores this process may use; under torchrun, its share of the machine's."""
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by torchrun
-    return max(1, cores.usable_cores() // max(1, int(local_ranks) if local_ranks.isdecimal() else 1))
+    return max(1, cores.usable_cores() // max(1, int(local_ranks[:9]) if local_ranks.isdecimal() else 1))
 
 
 def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:

@@ -14,9 +14,10 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from petseg.host.meeting_store import meeting_store
-from shards.errors import PetsegError, first_line
+from shards.errors import PetsegError, UsageError, abridged, first_line
 
 _MINUTES = 10.0  # until a rank that does not answer counts as lost, where its machine has not closed the connection
+_MOST = 10**9  # of processes
 
 
 class LostRankError(PetsegError):
@@ -67,11 +68,32 @@ class World:
 
 
 def world_from_environment() -> World:
-    """Read torchrun's environment variables; without them this is the only process."""
-    names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Read torchrun's environment variables; without them this is the only process.
+
+    Raises ``UsageError`` for values that they cannot have: with a wrong rank, the processes would wait for each other.
+    """
+    size = _number_from("WORLD_SIZE", default=1, least=1)
+    if size == 1:
         return World()
-    return World(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
+    return World(
+        rank=_number_from("RANK", default=0, most=size - 1),
+        size=size,
+        local_rank=_number_from("LOCAL_RANK", default=0),
+        local_size=_number_from("LOCAL_WORLD_SIZE", default=1, least=1),
+    )
+
+
+def _number_from(name: str, *, default: int, least: int = 0, most: int = _MOST) -> int:
+    """Return the number in an environment variable; ``default`` where it is not set, or empty."""
+    text = os.environ.get(name) or str(default)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+    if not least <= number <= most:
+        limit = f"from {least} to {most}" if most < _MOST else f"of at least {least}"
+        raise UsageError(
+            f"the environment variable {name} is {abridged(text)!r}, not a whole number {limit}; start the processes "
+            "with torchrun, or unset WORLD_SIZE for a single one"
+        )
+    return number
 
 
 _groups = itertools.count()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from petseg.host.device import choose_device, choose_placement, cpu_threads
+from petseg.host.distributed import World, world_from_environment
 from shards import cores
 from shards.errors import UsageError
 
@@ -90,3 +91,32 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_a_precision_that_there_is_not(precision: Any) -> None:
     with pytest.raises(UsageError, match=r"precision=.*: choose from auto, fp32, bf16, fp16"):
         choose_placement(torch.device("cpu"), precision)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WORLD_SIZE", "two", "WORLD_SIZE is 'two', not a whole number of at least 1"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE is '0', not a whole number of at least 1"),
+        ("WORLD_SIZE", "9" * 5000, "WORLD_SIZE is '9+\\.\\.\\.9+', not a whole number"),
+        ("RANK", "4", "RANK is '4', not a whole number from 0 to 3"),
+        ("RANK", "-1", "RANK is '-1', not a whole number from 0 to 3"),
+        ("LOCAL_RANK", "1.0", "LOCAL_RANK is '1.0', not a whole number of at least 0"),
+        ("LOCAL_WORLD_SIZE", "\u0662\u00b2", "LOCAL_WORLD_SIZE is .*, not a whole number of at least 1"),
+    ],
+)
+def test_variables_that_torchrun_does_not_set_so(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_ranks(monkeypatch, local_size=2)
+    assert world_from_environment() == World(rank=1, size=4, local_rank=1, local_size=2)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        world_from_environment()
+
+
+@pytest.mark.parametrize("size", ["", "1"])
+def test_a_single_process_needs_no_further_variables(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_ranks(monkeypatch, local_size=2)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert world_from_environment() == World()
