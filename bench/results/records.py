@@ -1,12 +1,13 @@
 """What a benchmark writes down: everything that a reader needs to repeat it and to judge it."""
 
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from shards.errors import FormatError
+from shards.errors import FormatError, abridged
 from shards.store.byte_ranges import read_regular
 
 VERSION = 3
@@ -15,6 +16,9 @@ BASELINE = "tutorial"  # the one that rates are given as multiples of
 # In place of an engine's name: petseg's loader with engine "torch" in worker processes, or with decode="scaled".
 PROCESSES, SCALED_DECODING = "processes", "scaled"
 SCALED_CAVEAT = "decodes JPEGs at a reduced scale, then averages areas"
+# A file may be anybody's: what is computed from such numbers is finite, and can be printed.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**18)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Mask: TypeAlias = Literal["onehot", "index"]
 Cache: TypeAlias = Literal["warm", "cold"]
 
@@ -28,13 +32,13 @@ class Environment(_Record, frozen=True, kw_only=True):
 
     command: str
     started: str  # local time, ISO 8601 with the zone
-    seconds: float  # of the run
+    seconds: Seconds  # of the run
     commit: str | None  # with "+changes" where files differ from it; None outside a checkout
     system: str
     cpu: str
-    cores: int  # that the process may use
-    last_level_cache_bytes: int | None
-    memory_bytes: int
+    cores: Annotated[int, msgspec.Meta(ge=1, le=10**6)]  # that the process may use
+    last_level_cache_bytes: Count | None
+    memory_bytes: Count
     gpu: tuple[str, ...]
     load_before: float | None  # the system's load average of a minute
     load_after: float | None
@@ -47,27 +51,27 @@ class DataInfo(_Record, frozen=True, kw_only=True):
     path: str
     fingerprint: str
     split: str
-    samples: int
-    classes: int
-    bytes: dict[str, int]
+    samples: Count
+    classes: Count
+    bytes: Annotated[dict[str, Count], msgspec.Meta(min_length=1)]
 
 
 class GpuCost(_Record, frozen=True, kw_only=True):
     """What a repeat cost on the GPU's side; ``device_seconds`` is between CUDA events around it."""
 
-    device_seconds: float
-    moved_bytes: int  # to the device; encoded images or pixels, whichever crosses
+    device_seconds: Seconds
+    moved_bytes: Count  # to the device; encoded images or pixels, whichever crosses
 
 
 class Repeat(_Record, frozen=True, kw_only=True):
     """One timed repeat, in the ``process``-th process of its subject."""
 
     process: int = 0
-    images: Annotated[int, msgspec.Meta(ge=1)]  # delivered, padding not counted
-    seconds: Annotated[float, msgspec.Meta(gt=0)]
-    cpu_seconds: float = 0.0  # user + system, of the process and its workers
-    batch_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
-    wait_seconds: float = 0.0  # spent waiting for batches
+    images: Annotated[int, msgspec.Meta(ge=1, le=10**15)]  # delivered, padding not counted
+    seconds: Annotated[float, msgspec.Meta(ge=1e-9, le=1e12)]
+    cpu_seconds: Seconds = 0.0  # user + system, of the process and its workers
+    batch_ms: tuple[Seconds, Seconds, Seconds] = (0.0, 0.0, 0.0)  # between batches: median, 95th percentile, longest
+    wait_seconds: Seconds = 0.0  # spent waiting for batches
     gpu: GpuCost | None = None
 
     @property
@@ -83,7 +87,7 @@ class Line(_Record, frozen=True, kw_only=True):
 
     name: str
     repeats: Repeats
-    peak_memory_bytes: int = 0  # of its processes with their workers
+    peak_memory_bytes: Count = 0  # of its processes with their workers
 
     @property
     def rates(self) -> list[float]:
@@ -164,7 +168,7 @@ class TrainLine(Line, frozen=True, kw_only=True):
     batch_size: int
     loader: Repeats  # the loader alone
     compute: Repeats  # training on one batch that is kept
-    peak_gpu_bytes: int | None = None
+    peak_gpu_bytes: Count | None = None
 
     @property
     def stall(self) -> float:
@@ -176,7 +180,7 @@ class BuildLine(Line, frozen=True, kw_only=True):
     """Packing, or a part of it; ``limit`` names the :class:`Limit` that it is held against."""
 
     workers: int
-    bytes: int  # that came out
+    bytes: Count  # that came out
     limit: str = ""
 
 
@@ -201,7 +205,7 @@ class Results(_Record, frozen=True, kw_only=True):
     build: tuple[BuildLine, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     limits: tuple[Limit, ...] = ()
-    parts: dict[str, float] = {}
+    parts: dict[str, Seconds] = {}
 
 
 def results_json(results: Results) -> str:
@@ -212,7 +216,11 @@ def results_json(results: Results) -> str:
 def read_results(path: Path) -> Results:
     """Read a run; a :class:`FormatError` says that it is no result of this program, or of another version."""
     try:
-        return msgspec.json.decode(read_regular(path), type=Results)
+        results = msgspec.json.decode(read_regular(path), type=Results)
+        names = Counter(line.name for line in (*results.lines, *results.train, *results.build))
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise msgspec.ValidationError(f"it has two lines of the name {abridged(twice[0])!r}")
+        return results
     except (msgspec.DecodeError, RecursionError) as error:
         text = f"{path} is not what petseg-bench --json writes in format {VERSION}: {error}"
         raise FormatError(f"{text}; run the benchmark again") from None

@@ -19,6 +19,7 @@ from bench.results.goals import bound, ratio_text, share_of_limit, times_baselin
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results
 from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
+from shards.store.byte_ranges import read_regular
 
 _BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
@@ -60,11 +61,12 @@ def sections(lines: Iterable[LoaderLine]) -> list[Section]:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template's text; in a Markdown table a | in a value would end the cell."""
+    """Return a template's text; in a Markdown table a | in a value would end the cell, and < begin HTML."""
+    markup = str.maketrans({"|": "\\|", "<": "&lt;"} if template.endswith(".md.jinja") else {})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=False,
-        finalize=lambda x: printable(x).replace("|", "\\|") if type(x) is str else x,
+        finalize=lambda x: printable(x).translate(markup) if type(x) is str else x,
     )  # fmt: skip
     environment.filters |= {"f": format, "median": median, "mean": fmean}
     return environment.get_template(template).render(values).strip()
@@ -74,12 +76,12 @@ def markdown(results: Results, **how: Any) -> str:
     """Return a run's tables; of ``how`` see results.md.jinja: what is shown besides or instead."""
     fits = [name for name, size in results.data.bytes.items()
             if size < (results.environment.last_level_cache_bytes or 0)]  # fmt: skip
-    options: set[Any] = {(line.size, line.batch_size) for line in results.train}  # where the recipe says it
+    options = sorted({(line.size, line.batch_size) for line in results.train})  # where the recipe says it
     text = render(
         "results.md.jinja", run=results, goals=verdicts(results), sections=sections(results.lines), in_cache=fits,
         caveats=list(dict.fromkeys(caveat for line in results.lines for caveat in line.caveats)),
-        sizes=sorted(options or {(results.settings.get("size"), results.settings.get("batch_size"))}),
-        on_gpu=[line for line in (*results.lines, *results.train) if line.repeats[0].gpu],
+        sizes=options or [(results.settings.get("size"), results.settings.get("batch_size"))],
+        on_gpu=[line for line in (*results.lines, *results.train) if all(repeat.gpu for repeat in line.repeats)],
         waiting=lambda line: median(repeat.wait_seconds / repeat.seconds for repeat in line.repeats),
         bound=bound, ratio_text=ratio_text, share_of_limit=share_of_limit, times_baseline=times_baseline,
         **{"full": False, "headline": False, "took": False, "plot": None, **how},
@@ -90,9 +92,14 @@ def markdown(results: Results, **how: Any) -> str:
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
     """Replace what stands between markers by the figures of the runs, by name; return the names of the blocks.
 
-    ``plot`` is the address of the first run's figure. A :class:`UsageError` says that there is no marker for any run.
+    ``plot`` is the address of the first run's figure. A :class:`UsageError` says that there is no marker for any run,
+    or that the document is not UTF-8. Its ends of lines stay as they are.
     """
-    text, done = path.read_text(encoding="utf-8"), list[str]()
+    try:
+        written = read_regular(path).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
+    text, done = written.replace("\r\n", "\n"), list[str]()
 
     def replaced(match: re.Match[str]) -> str:
         name = match[2].removesuffix("-full")
@@ -108,5 +115,5 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
         kinds = " or ".join(f"<!-- figures: {kind} -->" for kind in runs)
         raise UsageError(f"{path} has no place for these figures; put in {kinds} and <!-- end of figures -->")
     if updated != text:
-        write_atomically(path, updated)
+        write_atomically(path, updated.replace("\n", "\r\n") if "\r\n" in written else updated)
     return done

@@ -44,7 +44,11 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("before", "after"),
     [('"seconds": 1.1', '"seconds": 0.0'), ('"images": 480', '"images": 0'),
-     ('"seconds": 1.1', '"seconds": NaN'), ('"seconds": 1.1', '"seconds": -Infinity')],
+     ('"seconds": 1.1', '"seconds": NaN'), ('"seconds": 1.1', '"seconds": -Infinity'),
+     ('"seconds": 1.1', '"seconds": 5e-324'), ('"seconds": 1.1', '"seconds": 1e308'),
+     ('"images": 480', f'"images": {10**400}'), ('"memory_bytes": ', '"memory_bytes": 9999999999'),
+     ('"cores": 2', '"cores": 0'), ('"cpu_seconds": ', '"cpu_seconds": -1'),
+     ('"peak_memory_bytes": ', '"peak_memory_bytes": -1')],
 )  # fmt: skip
 def test_numbers_that_nobody_has_measured_are_refused(tmp_path: Path, before: str, after: str) -> None:
     write_results(build_results(), tmp_path / "run.json")
@@ -53,6 +57,38 @@ def test_numbers_that_nobody_has_measured_are_refused(tmp_path: Path, before: st
     assert (tmp_path / "run.json").read_text() != text
     with pytest.raises(FormatError, match="is not what petseg-bench --json writes"):
         read_results(tmp_path / "run.json")
+
+
+def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    run = results(OURS, OTHER)
+    twice = msgspec.structs.replace(run, lines=(*run.lines, run.lines[0]))
+    nothing = msgspec.structs.replace(run, data=msgspec.structs.replace(run.data, bytes={}))
+    for wrong, message in ((twice, "two lines of the name 'petseg source torch'"), (nothing, r"data\.bytes")):
+        write_results(wrong, tmp_path / "run.json")
+        with pytest.raises(FormatError, match=message):
+            read_results(tmp_path / "run.json")
+
+
+def test_settings_of_other_kinds_and_a_repeat_without_the_gpu_s_side_are_shown() -> None:
+    for size in ([1, 2], {}):
+        assert "[1, 2]" not in markdown(results(OURS, OTHER, settings={"size": size}), full=True, headline=True)
+    run = results(OURS, OTHER)
+    mixed = msgspec.structs.replace(run.lines[2], repeats=(*run.lines[2].repeats, *run.lines[0].repeats))
+    text = markdown(msgspec.structs.replace(run, lines=(*run.lines[:2], mixed)), full=True)
+    assert "the GPU's side" in markdown(run, full=True)
+    assert "the GPU's side" not in text
+
+
+def test_a_document_keeps_its_ends_of_lines_and_has_to_be_utf_8(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_bytes("é\r\n<!-- figures: loader -->\r\nold\r\n<!-- end of figures -->\r\n".encode())
+    run = results(OURS, OTHER, environment=environment(cpu="<script>"))
+    assert update_document(document, {"loader": run}, plot=None) == ["loader"]
+    assert document.read_bytes().count(b"\n") == document.read_bytes().count(b"\r\n")
+    assert b"; &lt;script>, 2 cores" in document.read_bytes()
+    document.write_bytes(b"\xe9\n<!-- figures: loader -->\n<!-- end of figures -->\n")
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        update_document(document, {"loader": run}, plot=None)
 
 
 def test_a_line_without_repeats_is_refused(tmp_path: Path) -> None:
@@ -186,16 +222,16 @@ def header(run: Results) -> str:
 def test_the_head_of_figures_says_what_is_known() -> None:
     asked = {"size": "128", "batch_size": 32}
     start = "1000 images of 3 classes, 128 pixels, batch 32"
-    assert header(results(OURS, OTHER)).startswith(f"{start}; A <fast> one, 2 cores, no GPU;")
+    assert header(results(OURS, OTHER)).startswith(f"{start}; A &lt;fast> one, 2 cores, no GPU;")
     other = {**STATED_FOR, "fit": "contain", "size": "96x160"}
     assert header(results(OURS, OTHER, settings=other)).startswith(
         "1000 images of 3 classes, 96x160 pixels, batch 32, --fit contain; "
     )
     assert "commit abc." in header(results(OURS, OTHER))
     run = results(OURS, OTHER, environment=environment(commit=None, last_level_cache_bytes=None), settings={})
-    ran = "A <fast> one, 2 cores, no GPU; 2026-01-01, commit unknown"
+    ran = "A &lt;fast> one, 2 cores, no GPU; 2026-01-01, commit unknown"
     assert header(run) == f"1000 images of 3 classes; {ran}. The data fit into memory."
-    assert header(build_results()) == "A <fast> one, 2 cores; 2026-01-01, commit abc."
+    assert header(build_results()) == "A &lt;fast> one, 2 cores; 2026-01-01, commit abc."
     (line,) = train_results().train
     for settings in ({"size": None, "batch_size": None}, asked):  # None: as the recipe says
         found = msgspec.structs.replace(train_results(), settings=settings)
