@@ -162,7 +162,7 @@ def _is_abandoned(folder: os.DirEntry[str]) -> bool:
     """
     with contextlib.suppress(OSError):
         if folder.is_dir(follow_symlinks=False) and folder.stat(follow_symlinks=False).st_uid == os.geteuid():
-            if not {*os.listdir(folder)} <= {_SCRATCH_OWNER, _SCRATCH_FILES}:
+            if not {entry.name for entry in os.scandir(folder)} <= {_SCRATCH_OWNER, _SCRATCH_FILES}:
                 return False
             owner = _read(Path(folder.path, _SCRATCH_OWNER))
             return owner is not None and owner.boot != "" and owner.is_alive() is False
