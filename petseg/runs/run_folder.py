@@ -24,7 +24,7 @@ from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from petseg.runs.history import check_history
 from shards.errors import PetsegError, UsageError, first_line, option, spelled
 from shards.format.layout import RUN_CHECKPOINTS
-from shards.format.readers.output_places import RUN_CONFIG, expect_outside
+from shards.format.readers.output_places import RUN_CONFIG, expect_outside, is_run_config
 from shards.store.atomic import PARTIAL_PREFIX, write_atomically
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim
@@ -125,7 +125,8 @@ def _expect_unused(path: Path) -> None:
             f"{path} already contains a run; continue it with {option('resume', True)} (or "
             f"{option('resume', 'auto')}), or choose another {option('run')}"
         )
-    if names - {_LOCK, _OWNER} and not (CONFIG in names and names <= _STARTED):
+    begun = names <= _STARTED and is_run_config(path / CONFIG)  # other programs, too, have a config.json
+    if names - {_LOCK, _OWNER} and not begun:
         raise UsageError(f"{path} is not empty; choose another {option('run')}")
 
 

@@ -85,13 +85,18 @@ def is_manifest(start: bytes) -> bool:
     return f'"{FORMAT}"'.encode() in start[:LOOKED_AT]
 
 
+def is_run_config(file: Path) -> bool:
+    """Return whether a file is the configuration of a run."""
+    return f'"{RUN_FORMAT}"'.encode() in _start(file)
+
+
 def _kept(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the folders that are a set's or a run's; of the first one, a damaged manifest or a checkpoint says so."""
     for number, folder in enumerate(folders):
         first = number == 0
         if is_manifest(_start(folder / MANIFEST_NAME)) or (first and _holds(folder, map(table_name, SPLITS))):
             yield folder, "a shard set"
-        elif f'"{RUN_FORMAT}"'.encode() in _start(folder / RUN_CONFIG) or (first and _holds(folder, RUN_CHECKPOINTS)):
+        elif is_run_config(folder / RUN_CONFIG) or (first and _holds(folder, RUN_CHECKPOINTS)):
             yield folder, "a run"
 
 

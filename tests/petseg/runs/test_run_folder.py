@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from PIL import Image
 
 from petseg.cli import train
 from petseg.runs.checkpoint import load_checkpoint
-from petseg.runs.run_folder import RunFolder, read_metrics
+from petseg.runs.run_folder import RunFolder, create_run, read_metrics
 from shards import ShardSet
+from shards.errors import UsageError
 from shards.format.labels import Labels
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
@@ -51,6 +53,27 @@ def test_runs_get_the_next_free_name(call, synthetic_set: Path, tmp_path: Path, 
         result = call(train, "--shards", synthetic_set, *TINY_ARGUMENTS[:-6], "--epochs", "1")
         assert result.code == 0, result.err
         assert (tmp_path / "runs" / f"unet-00{number}" / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "segformer"}', "", '{"recipe": {}, "running": {}}'])
+@pytest.mark.parametrize("more", [(), ("config.toml",), ("events", "config.toml")])
+def test_another_program_s_configuration_is_no_run_that_begins(
+    tmp_path: Path, content: str, more: tuple[str, ...]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    for name in more:
+        (tmp_path / name).write_text("mine")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="is not empty; choose another"):
+        create_run(tmp_path, model="unet")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_without_a_checkpoint_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{\n  "format": "petseg-run",\n  "version": 2\n}\n')
+    (tmp_path / "config.toml").write_text("seed = 1\n")
+    with contextlib.closing(create_run(tmp_path, model="unet")):
+        assert not list(tmp_path.glob("config*"))
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
