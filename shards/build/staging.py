@@ -86,7 +86,24 @@ class Staging:
             stack.callback(release)
             if self.out.is_dir():  # an old set: after the swap it takes the staging folder's place
                 stack.callback(os.close, _lock_folder(self.out)[0])
+            self._expect_no_other_set()
             yield
+
+    def _expect_no_other_set(self) -> None:
+        """Raise ``UsageError`` where a folder beside OUT is a set of its own.
+
+        Of one that a build has left, the work folder says so: in the staging folder, from the publication on in OUT.
+        """
+        if any((folder / WORK).is_dir() for folder in (self.folder, self.out)):
+            return
+        for folder in (self.folder, self.replaced):
+            if (folder / MANIFEST_NAME).exists() and not folder.is_symlink():
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()  # empty, it was made here
+                raise UsageError(
+                    f"{folder} is a finished set, and has the name of a folder that is needed, and removed, to make "
+                    f"{self.out}; rename it, or choose another name for this one"
+                )
 
     def prepare(self, digest: str) -> bool:
         """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.

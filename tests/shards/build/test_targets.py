@@ -10,6 +10,7 @@ from shard_sources import Maker, fill, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.build.staging import BusyError, Staging
+from shards.build.tasks.set_copy import copy_set
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 
@@ -90,6 +91,25 @@ def test_folders_beside_a_set_that_are_the_users_are_left_alone(
     with pytest.raises(UsageError, match="files that no build created"):
         build(pets, out, options(seed=5), workers=1, overwrite=True)
     assert (beside / "thesis.doc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("ending", ["building", "replaced"])
+def test_a_finished_set_beside_a_set_is_left_alone(pets: Path, tmp_path: Path, ending: str, finished: bool) -> None:
+    """Of a city's buildings, say: CITY.building; whatever is done with the set CITY."""
+    out, beside = tmp_path / "out", tmp_path / f"out.{ending}"
+    if finished:
+        made(pets, out)
+    made(pets, tmp_path / "other")
+    copy_set(tmp_path / "other", beside)
+    before = tree(beside)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=rf"out\.{ending} is a finished set, .*; rename it"):
+            build(pets, out, options(), workers=1, overwrite=overwrite)
+    with pytest.raises(UsageError, match="is a finished set"):
+        copy_set(tmp_path / "other", out, overwrite=True)
+    assert tree(beside) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"pets", "other", beside.name, *(["out"] if finished else [])}
 
 
 @pytest.mark.parametrize("ending", ["building", "replaced"])
