@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from shards.errors import FormatError, abridged
+from shards.errors import FormatError, abridged, first_line
 from shards.store.byte_ranges import read_regular
 
 VERSION = 3
@@ -222,5 +222,5 @@ def read_results(path: Path) -> Results:
             raise msgspec.ValidationError(f"it has two lines of the name {abridged(twice[0])!r}")
         return results
     except (msgspec.DecodeError, RecursionError) as error:
-        text = f"{path} is not what petseg-bench --json writes in format {VERSION}: {error}"
+        text = f"{path} is not what petseg-bench --json writes in format {VERSION}: {first_line(error)}"
         raise FormatError(f"{text}; run the benchmark again") from None

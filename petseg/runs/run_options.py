@@ -22,7 +22,7 @@ from petseg.runs.recipe import (
     differences,
 )
 from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
-from shards.errors import FormatError, UsageError, option, spelled, suggests_names
+from shards.errors import FormatError, UsageError, first_line, option, spelled, suggests_names
 from shards.format.dataset import ShardSet
 from shards.store.addresses import expect_places, is_remote
 from shards.store.store_protocol import StoreError
@@ -89,7 +89,7 @@ def existing_options(
         recipe = read_recipe(document["recipe"], source=run / CONFIG)
         runtime = msgspec.convert(document["running"], RuntimeOptions)
     except (KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{run / CONFIG} is damaged, or of another version ({error})") from None
+        raise CheckpointError(f"{run / CONFIG} is damaged, or of another version ({first_line(error)})") from None
     checkpoint = _last_checkpoint(run)
     if checkpoint is not None:
         if not checkpoint.resumable:

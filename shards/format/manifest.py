@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from shards.errors import FormatError, UsageError, first_line, printable
+from shards.errors import FormatError, UsageError, first_line, printable, shown_value
 from shards.format.geometry import FITS, Fit, Size
 from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
@@ -225,8 +225,8 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
     if document.get("version") != VERSION:
         folder = shlex.quote(str(path).rpartition("/")[0])
         raise FormatError(
-            f"{path} is of format version {document.get('version')!r}, this program reads version {VERSION}; build the "
-            f"set again from its source: petseg-shard build SOURCE {folder} --overwrite"
+            f"{path} is of format version {shown_value(document.get('version'))}, this program reads version {VERSION};"
+            f" build the set again from its source: petseg-shard build SOURCE {folder} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)

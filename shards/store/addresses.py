@@ -91,8 +91,9 @@ def parse_address(place: str | Path) -> StoreAddress | Path:
         parts = urlsplit(text)
         web = scheme in WEB_SCHEMES
         host = parts.hostname if web else parts.netloc
-        if web and parts.port is not None:
-            host = f"{f'[{host}]' if ':' in str(host) else host}:{parts.port}"
+        if web and host:
+            port = "" if parts.port is None else f":{parts.port}"
+            host = f"{f'[{host}]' if ':' in host else host}{port}"
     except ValueError:
         raise UsageError(f"{_shown(text)} is not a valid address") from None
     if "@" in parts.netloc or parts.query or parts.fragment:

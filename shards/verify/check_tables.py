@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from shards.audit.findings import ACTIONS, SampleFinding
-from shards.errors import FormatError
+from shards.errors import FormatError, first_line
 from shards.format.layout import (
     MANIFEST_NAME,
     ROLES,
@@ -159,7 +159,7 @@ def check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[P
     except (OSError, ValueError) as error:
         if isinstance(error, OSError):
             check_shortage(error)
-        return [Problem(kind="count", file=entry.file, message=f"cannot be read: {error}")]
+        return [Problem(kind="count", file=entry.file, message=f"cannot be read: {first_line(error)}")]
     audit = manifest.audit
     pairs: list[tuple[str, Any, Any]] = [
         ("reasons", audit.reasons, dict(sorted(reasons.items()))),

@@ -275,6 +275,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         ("AZ://container/x", StoreAddress("az", "container", "x")),
         ("https://Example.org:8443/x y", StoreAddress("https", "example.org:8443", "x y")),
         ("http://[::1]:80/x", StoreAddress("http", "[::1]:80", "x")),
+        ("http://[::1]/x", StoreAddress("http", "[::1]", "x")),
         ("folder/s3", Path("folder/s3")),
     ],
 )
