@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
-from shards.errors import PetsegError
+from shards.errors import PetsegError, UsageError, shown_value
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,15 @@ class Batch:
         """Return the batch with image, mask and validity on another device; ``index`` stays on the CPU.
 
         ``non_blocking`` is that of :meth:`torch.Tensor.to`; a loader made with ``device="cuda"`` needs none of this.
+        Raises ``UsageError`` for a dtype or a tensor, which would also convert the mask's classes and ``valid``.
         """
+        import torch
+
+        if isinstance(device, torch.dtype | torch.Tensor):
+            raise UsageError(
+                f"Batch.to() takes a device, such as 'cuda', not {shown_value(device)}; convert what the network "
+                "takes: batch.image.float()"
+            )
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("image", "mask", "valid")}
         return replace(self, **moved)
 

@@ -14,6 +14,7 @@ from shards.errors import UsageError, counted, is_whole_number, shown_value
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import Fit, Size, size_text
 from shards.format.labels import Labels
+from shards.format.readers.set_files import sample_number
 
 if TYPE_CHECKING:
     import torch
@@ -160,8 +161,8 @@ class LoaderFacts:
 
     def key(self, index: int) -> str:
         """Return the key of a sample, as in ``KEY.jpg``."""
-        return self._reader.key(int(index))
+        return self._reader.key(sample_number(index))
 
     def name(self, index: int) -> str:
         """Return the name of a sample in its source; the key is made from it."""
-        return self._reader.name(int(index))
+        return self._reader.name(sample_number(index))

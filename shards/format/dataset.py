@@ -213,7 +213,7 @@ class SplitReader:
         return self.open_tar(shard) if self.remote is None else self.remote.hold_one(shard, index)
 
     def _row(self, index: int) -> Any:
-        if not 0 <= index < len(self):
+        if not 0 <= (index := set_files.sample_number(index)) < len(self):
             raise UsageError(f"sample {index} is outside 0..{len(self) - 1} of split {self.name!r}")
         return self.rows([index])[0]
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -150,6 +151,11 @@ def test_the_habits_of_a_dataloader(sets: dict[str, Path]) -> None:
     for use in (tuple, lambda batch: batch[0], lambda batch: batch["image"], lambda batch: [*batch]):
         with pytest.raises(TypeError, match=r"a Batch is no tuple: take batch\.image, batch\.mask"):
             use(batch)
+    for wrong in (torch.float32, torch.float16, torch.zeros(1)):
+        with pytest.raises(UsageError, match=r"takes a device, such as 'cuda', not .*batch\.image\.float"):
+            batch.to(wrong)  # type: ignore[arg-type]
+    for right in ("cpu", torch.device("cpu")):
+        assert batch.to(right).valid.dtype == torch.bool
     for name, said in {"num_workers": "threads=N", "transform": "augment='train'", "pin_memory": "page-locked"}.items():
         with pytest.raises(TypeError, match=f"Loader.. has no argument {name}; .*{said}"):
             Loader(sets["source"], batch_size=4, **{name: 1})
@@ -263,6 +269,11 @@ def test_original_names(sets: dict[str, Path], tmp_path: Path) -> None:
     for folder in sets.values():
         with Loader(folder, batch_size=4, device="cpu") as loader:
             assert [loader.name(index) for index in (0, 13, 39)] == ["pet no. 0", "pet no. 13", "pet no. 39"]
+            for index in (0.5, "1", [0, 1], torch.tensor(0.5), torch.tensor([0, 1]), np.array([0, 1])):
+                for use in (loader.key, loader.name, loader.split.key):
+                    with pytest.raises(UsageError, match=r"a sample's index is one whole number, not .*batch\.index"):
+                        use(index)  # type: ignore[arg-type]
+            assert [loader.key(i) for i in torch.arange(2)] == [loader.key(i) for i in np.arange(2)]
             for index in (-1, 40):
                 with pytest.raises(UsageError, match=rf"sample {index} is outside 0..39 of split 'train'"):
                     loader.name(index)

@@ -1,11 +1,12 @@
 """Files of a set as local ones: those of its folder, or those that the cache has of an object store."""
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from shards.errors import FormatError, UsageError
+from shards.errors import FormatError, UsageError, shown_value
 from shards.format.layout import Split
 from shards.format.manifest import FileEntry, SplitEntry
 from shards.format.npy import ShardTable
@@ -23,6 +24,17 @@ class MadeByOpen:
         if args and isinstance(args[0], str | Path):
             raise UsageError(f"open a set with {cls.__name__}.open({str(args[0])!r})")
         return super().__new__(cls)
+
+
+def sample_number(index: Any) -> int:
+    """Return which sample an integer, or a tensor or array of no dimension, names; ``UsageError`` for anything else."""
+    try:
+        return operator.index(index)
+    except (TypeError, ValueError, RuntimeError):  # of a tensor of several numbers the last
+        raise UsageError(
+            f"a sample's index is one whole number, not {shown_value(index)}; ask for each of a batch: "
+            "[loader.key(i) for i in batch.index]"
+        ) from None
 
 
 def local_folder(store: Store) -> Path:

@@ -171,3 +171,11 @@ def test_a_table_of_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     labels = find_labels("labels.toml")
     assert labels.names == ("Sky", 'Car "x"')
     assert [each.source_colors for each in labels.classes] == [("#808080",), ("#400080",)]
+
+
+def test_the_rates_of_the_storages_are_those_of_the_figures() -> None:
+    text = (ROOT / "README.md").read_text()
+    for storage in ("source", "jpeg", "raw"):
+        measured = re.findall(rf"^\| `{storage}`, evaluation, one-hot \|.*?x \(([\d,]+) ", text, re.MULTILINE)[0]
+        shown = re.findall(rf"^\| `{storage}[^|]*\|[^|]*\| ([\d,]+) images/s", text, re.MULTILINE)
+        assert shown == [f"{round(int(measured.replace(',', '')), -2):,}"]
