@@ -96,9 +96,7 @@ def evaluate(
         return
     if overwrite and table is None:
         raise click.UsageError("--overwrite is for --csv and --compare: nothing else is written")
-    if len(runs) != 1 or page is not None:
-        raise click.UsageError("give one RUN; several, and -o, are for --compare")
-    run = runs[0]
+    run = _only_run(runs, page, as_json=as_json)
     if shards is None:
         raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
     from shards.format.readers.output_places import expect_free
@@ -125,6 +123,17 @@ def evaluate(
         say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it
         write_table(evaluation, data, options["split"], table, overwrite=overwrite)
+
+
+def _only_run(runs: tuple[Path, ...], page: Path | None, *, as_json: bool) -> Path:
+    """Return the one RUN; raise ``UsageError`` for several, and for the page of a comparison."""
+    if len(runs) != 1:
+        hint = "; --json takes no file, it prints: --json > scores.json" if as_json else ""
+        names = listed([str(run) for run in runs])
+        raise click.UsageError(f"give one RUN, not {len(runs)} ({names}): several are for --compare{hint}")
+    if page is not None:
+        raise click.UsageError("-o is for --compare; --csv writes a table, --json prints")
+    return runs[0]
 
 
 def _expect_used(shards: str | Path | None, table: Path | None, *options: object) -> None:

@@ -107,12 +107,12 @@ def _is_finished(job: FileJob) -> bool:
     if any(map(name_too_long, job.outputs)) or not job.outputs[0].is_file():
         return False
     if _is_of_another(job.outputs[0], job.image):
-        raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another folder with -o")
+        raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another output folder")
     for output in job.outputs[1:]:
         if not output.is_file():
             raise UsageError(
                 f"{job.outputs[0]} exists, but not {output}: {option('skip_existing', True)} goes on where the same "
-                "options were given; remove the mask to predict it again, or choose another folder with -o"
+                "options were given; remove the mask to predict it again, or choose another output folder"
             )
     return True
 
@@ -130,15 +130,15 @@ def _same_everywhere(path: Path) -> str:
 def _expect_free(inputs: set[object], jobs: Sequence[FileJob]) -> None:
     """Raise ``UsageError`` if an output must not be written."""
     for folder in {output.parent for job in jobs for output in job.outputs}:
-        expect_folder(folder, advice="choose another folder with -o")
-        expect_outside(folder, itself=True, advice="choose another folder with -o")
+        expect_folder(folder, advice="choose another output folder")
+        expect_outside(folder, itself=True, advice="choose another output folder")
     for job in jobs:
         for output in job.outputs:
             if name_too_long(output):
                 continue
             if not inputs.isdisjoint(places_of(output)):
-                raise UsageError(f"{output} would overwrite one of the images; choose another folder with -o")
-            expect_replaceable(output, overwrite=job.replace, advice="choose another folder with -o")
+                raise UsageError(f"{output} would overwrite one of the images; choose another output folder")
+            expect_replaceable(output, overwrite=job.replace, advice="choose another output folder")
 
 
 def predict_files(

@@ -187,7 +187,7 @@ def test_predict(call, tiny_run: Path, tmp_path: Path) -> None:
     check(call(predict, tiny_run, image, "-o", out, "--batch-size", 0), "--batch-size")
     assert not out.exists()
     (tmp_path / "file").write_text("mine")
-    check(call(predict, tiny_run, image, "-o", tmp_path / "file"), "file is a file; choose another folder with -o")
+    check(call(predict, tiny_run, image, "-o", tmp_path / "file"), "file is a file; choose another output folder")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -57,6 +57,10 @@ def test_five_lines_of_python_give_the_same(call, tiny_run: Path, tmp_path: Path
     prediction = petseg.load(tiny_run).predict(path, flip_tta=True)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "cat.png")), prediction.mask)
     assert not (tmp_path / "out" / "cat.overlay.png").exists()
+    with pytest.raises(
+        UsageError, match=r"cat\.png exists already; choose another output folder, or add overwrite=True$"
+    ):
+        petseg.predict(tiny_run, [path], tmp_path / "out")
     again = petseg.load(tiny_run / "best.pt").predict(np.asarray(Image.open(path)), flip_tta=True)
     np.testing.assert_array_equal(again.mask, prediction.mask)
 
@@ -182,7 +186,7 @@ def test_another_images_result_is_not_taken_for_ones_own(tiny_run: Path, tmp_pat
         ]
     assert (result_of(out / "cat.png"), result_of(out / "cat.jpg.png")) == (later.name, first.name)
     shutil.copy(out / "cat.png", out / "cat.jpg.png")
-    with pytest.raises(UsageError, match=r"cat\.jpg\.png is not a result of .*cat\.jpg; choose another folder"):
+    with pytest.raises(UsageError, match=r"cat\.jpg\.png is not a result of .*cat\.jpg; choose another output folder"):
         petseg.predict(tiny_run, folder, out, skip_existing=True)
     Image.open(out / "cat.png").save(out / "cat.png")  # without the name, as other programs write it
     assert petseg.predict(tiny_run, first, out, skip_existing=True).images == ()

@@ -51,6 +51,14 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, syntheti
     assert {"iou_animal", "recall_border", "pixel_accuracy"} <= set(rows[0])
 
 
+def test_a_file_after_json_is_told_to_be_no_run(call, tiny_run: Path) -> None:
+    result = call(evaluate, tiny_run, "--shards", "set", "--json", "scores.json")
+    assert result.code == 2
+    assert "scores.json): several are for --compare; --json takes no file, it prints: --json > " in result.err
+    assert "not 2 (" in call(evaluate, tiny_run, tiny_run, "--shards", "set").err
+    assert "-o is for --compare; --csv writes" in call(evaluate, tiny_run, "--shards", "set", "-o", "p.html").err
+
+
 def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("mine")
