@@ -154,7 +154,12 @@ def _filled(encoder: str, state: State, *, file: str, head: tuple[str, ...]) -> 
         for name in needed
         if name in state and state[name].shape != needed[name].shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    strange = [  # quantised weights are no weights of this network, without their scales
+        f"{name} ({str(state[name].dtype).removeprefix('torch.')})"
+        for name in needed
+        if name in state and needed[name].is_floating_point() and not state[name].is_floating_point()
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched, "of integers": strange}
     if any(problems.values()):
         text = "; ".join(f"{_some(names)} {what}" for what, names in problems.items() if names)
         raise UsageError(f"{option('encoder_weights', file)} does not fit {option('encoder', encoder)}: {text}")

@@ -115,6 +115,8 @@ def changed(name: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
         (lambda: changed("conv_stem.weight", None), r"does not fit encoder='.*': conv_stem.weight is missing$"),
         (lambda: changed("extra.weight", torch.zeros(2)), "extra.weight is unexpected$"),
         (lambda: changed("conv_stem.weight", torch.zeros(16, 1, 3, 3)), r"\(16x1x3x3, not 16x3x3x3\) is of another"),
+        (lambda: changed("bn1.bias", torch.ones(16, dtype=torch.int8)), r"bn1.bias \(int8\) is of integers$"),
+        (lambda: changed("bn1.bias", torch.ones(16, dtype=torch.bool)), r"bn1.bias \(bool\) is of integers$"),
         (lambda: changed("bn1.bias", torch.tensor([float("nan")] * 16)), "bn1.bias has values that are not finite"),
         (lambda: changed("bn1.running_var", -torch.ones(16)), "bn1.running_var has values below 0"),
         (lambda: changed("bn1.bias", torch.tensor([1e300] * 16, dtype=torch.float64)), "values that are not finite"),
