@@ -1,11 +1,12 @@
 """A run's metrics by epoch, as in metrics.jsonl, and whether its validation or its training scores count."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
+LARGEST_LOSS: Final = 1e30  # that can be drawn, and that a checkpoint is read with
 
 
 def judged_part(history: History) -> tuple[Literal["val", "train"], History]:
@@ -15,7 +16,7 @@ def judged_part(history: History) -> tuple[Literal["val", "train"], History]:
 
 
 _Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]  # that can be drawn
+_Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
 
 
 class _EpochScores(msgspec.Struct):

@@ -1,11 +1,11 @@
 """Ends a run that has diverged: a loss or gradient that is non-finite or far too large, and in which step."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from petseg.host.distributed import World
 from petseg.host.stop_signals import DivergedError
+from petseg.runs.history import LARGEST_LOSS
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, StepFacts
 from pipeline import Batch
@@ -47,7 +47,7 @@ class DivergenceGuard:
 
     def check_validation(self, loss: float, *, epoch: int) -> None:
         """Check the validation loss of an epoch (from 0)."""
-        if not math.isfinite(loss):
+        if not abs(loss) <= LARGEST_LOSS:
             raise self._error(f"the validation loss became {loss:g} in epoch {epoch + 1}")
 
     def _step_error(self, what: str, step: LaunchedStep, *, skipped: Sequence[StepFacts] = ()) -> DivergedError:

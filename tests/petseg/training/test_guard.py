@@ -60,12 +60,16 @@ def test_the_last_checkpoint_of_a_diverging_run_is_a_good_one(synthetic_set: Pat
     assert len(read_metrics(tmp_path / "run")) == 3
 
 
-def test_weights_that_diverge_only_in_validation(synthetic_set: Path, tmp_path: Path, monkeypatch) -> None:
-    nothing = torch.tensor(float("nan"))
-    monkeypatch.setattr(TrainStep, "validation_loss", lambda self, logits, batch: nothing)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e36])
+def test_weights_that_diverge_only_in_validation(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """No checkpoint is written that could not be read again."""
+    monkeypatch.setattr(TrainStep, "validation_loss", lambda self, logits, batch: torch.tensor(value))
     monkeypatch.setattr(TrainStep, "loss_without_update", lambda self, batch, **arguments: torch.tensor(1.0))
-    with pytest.raises(DivergedError, match="the validation loss became nan in epoch 1"):
+    with pytest.raises(DivergedError, match=r"the validation loss became (nan|-inf|[\d.]+e\+3\d) in epoch 1"):
         petseg.train(synthetic_set, run=tmp_path / "run", options=TINY)
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
