@@ -171,7 +171,7 @@ def train(
     from petseg.host.lasting_output import lasting_output
     from petseg.host.stop_signals import DivergedError, InterruptedRunError
     from petseg.report.console_reporter import ConsoleReporter
-    from petseg.runs.run_folder import read_config, read_metrics
+    from petseg.runs.run_folder import find_checkpoint, read_config, read_metrics
     from petseg.training.start import train as start_training
 
     world = world_from_environment()
@@ -198,8 +198,7 @@ def train(
             print_json({"run": str(path), **read_metrics(path)[-1]})
         else:
             command = _scoring_command(path, shards, read_config(path))
-            weights = "best.pt" if (path / "best.pt").is_file() else "last.pt"
-            say(f"run in {path}: {weights}, report.html, gallery.png; score it with: {command}")
+            say(f"run in {path}: {find_checkpoint(path).name}, report.html, gallery.png; score it with: {command}")
 
 
 def _scoring_command(run: Path, shards: str | Path | None, config: dict[str, Any]) -> str:

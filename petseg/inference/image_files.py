@@ -91,14 +91,17 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path
         else:
             raise UsageError(f"no such image or folder: {argument}")
         alike = [each for each in found if _is_image(each.path)]
-        chosen = [each for each in alike if result_of(each.path) is None]
-        if not chosen:
+        made = {each for each in alike if result_of(each.path) is not None}
+        if len(made) == len(alike):
             reason = _nothing_found(path, argument, recursive=recursive)
             raise UsageError(f"{reason}, only results of earlier predictions" if alike else reason)
         ignored += len(found) - len(alike)
-        results |= {os.path.realpath(each.path) for each in alike} - {os.path.realpath(each.path) for each in chosen}
-        for each in chosen:
-            images.setdefault(os.path.realpath(each.path), each)
+        for each in alike:
+            place = os.path.realpath(each.path)
+            if each in made:
+                results.add(place)
+            else:
+                images.setdefault(place, each)
     return FoundImages(list(images.values()), ignored, len(results - images.keys()))
 
 

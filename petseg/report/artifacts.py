@@ -33,7 +33,7 @@ def draw_run(
 
     history = read_metrics(run)
     split = data.split("val" if "val" in data.manifest.splits else "train")
-    predictor, best = _load_best(run, history, placement)
+    predictor, best = _network_to_draw(run, history, placement)
     epoch = len(predictor.history)
     if epoch != best:
         note(f"{run / BEST}, the weights of epoch {best}, is gone; the report shows those of the last epoch, {epoch}")
@@ -49,7 +49,7 @@ def draw_run(
     write_atomically(run / REPORT, page)
 
 
-def _load_best(run: Path, history: History, placement: Placement) -> tuple[Predictor, int]:
+def _network_to_draw(run: Path, history: History, placement: Placement) -> tuple[Predictor, int]:
     """Return the network to draw, and which epoch of the run is the best."""
     best = max((entry["epoch"] for entry in history if entry["best"]), default=len(history))
     exists = (run / BEST).exists()
