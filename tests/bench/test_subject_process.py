@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench.core.limits import copy_limit, storage_limits
-from bench.core.loader_subject import LoaderSubject, loader_process
+from bench.core.loader_subject import LoaderServer, LoaderSubject, loader_process
 from bench.core.machine import RunClock, cpu_seconds, drop_from_page_cache, memory_bytes, resident_share
 from bench.core.output_check import CheckError
 from bench.core.rounds import Run, Subject
 from bench.core.stopwatch import GROWTH, is_steady, next_window
 from bench.core.subject_process import SubjectProcess
 from bench.core.workspace import Workspace, open_workspace
+from bench.peers.peer import Job
 from bench.peers.petseg_loader import PetsegPeer
 from bench.results.records import Repeat
 from bench.settings import LoaderSettings, TrainSettings
@@ -59,6 +60,31 @@ def test_windows_reach_the_wanted_length(epoch_seconds: float, wanted: float) ->
     for _ in range(20):
         epochs = next_window(epochs, epochs * epoch_seconds, wanted=wanted)
     assert epochs == 1 or wanted / 2 < epochs * epoch_seconds < 2 * wanted
+
+
+def test_numbers_of_workers_that_come_near_the_fastest_are_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two cores was disturbed in its first trial, so that one worker or four seemed better."""
+    rates, tried = {1: [550.0], 2: [900.0, 1600.0], 4: [1100.0, 1150.0]}, list[int]()
+
+    def trial(_: LoaderServer, job: Job, seconds: float) -> float:
+        tried.append(job.workers)
+        return rates[job.workers].pop(0)
+
+    monkeypatch.setattr(PetsegPeer, "worker_counts", lambda _: tuple(rates))
+    monkeypatch.setattr(LoaderServer, "_trial", trial)
+    server = LoaderServer(())
+    assert server.choose_workers(job("petseg", engine="processes"), 0.3) == 2
+    assert tried == [1, 2, 4, 4, 2]  # not 1 again: it is far from the fastest
+    assert server.choose_workers(job("petseg", engine="processes", augment=True), 0.3) == 2
+    assert len(tried) == 5  # lines of a storage share the trials
+
+
+def test_a_single_number_of_workers_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PetsegPeer, "worker_counts", lambda _: (3,))
+    monkeypatch.setattr(LoaderServer, "_trial", lambda *_: 100.0)
+    assert LoaderServer(()).choose_workers(job("petseg"), 0.3) == 3
+    monkeypatch.setattr(PetsegPeer, "worker_counts", lambda _: ())
+    assert LoaderServer(()).choose_workers(job("petseg"), 0.3) == 0
 
 
 def test_page_cache_is_dropped_and_seen(tmp_path: Path) -> None:
