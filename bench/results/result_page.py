@@ -21,7 +21,7 @@ from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
 
-_BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->(\r?\n))(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
     """Replace what stands between markers by the figures of the runs, by name; return the names of the blocks.
 
     ``plot`` is the address of the first run's figure. A :class:`UsageError` says that there is no marker for any run,
-    or that the document is not UTF-8. Its ends of lines stay as they are.
+    or that the document is not UTF-8. Its ends of lines stay as they are; the figures get those of their marker.
     """
     try:
         written = read_regular(path).decode()
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
-    text, done = written.replace("\r\n", "\n"), list[str]()
+    done: list[str] = []
 
     def replaced(match: re.Match[str]) -> str:
         name = match[2].removesuffix("-full")
@@ -108,12 +108,12 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
         done.append(match[2])
         shown = plot if name == next(iter(runs)) else None
         made = markdown(runs[name], full=match[2].endswith("-full"), headline=True, plot=shown)
-        return f"{match[1]}{made}\n{match[4]}"
+        return match[1] + f"{made}\n".replace("\n", match[3]) + match[5]
 
-    updated = _BLOCK.sub(replaced, text)
+    updated = _BLOCK.sub(replaced, written)
     if not done:
         kinds = " or ".join(f"<!-- figures: {kind} -->" for kind in runs)
         raise UsageError(f"{path} has no place for these figures; put in {kinds} and <!-- end of figures -->")
-    if updated != text:
-        write_atomically(path, updated.replace("\n", "\r\n") if "\r\n" in written else updated)
+    if updated != written:
+        write_atomically(path, updated)
     return done

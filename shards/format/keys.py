@@ -2,7 +2,8 @@
 
 A key consists of ``[A-Za-z0-9_-]`` only, because readers cut a member's name at its first dot, DALI splits its index
 at white space, and a leading dash or ``../`` is dangerous when the tar is unpacked. A safe name is its own key; any
-other name becomes a readable stem and part of its SHA-256. The original name is in ``KEY.json``.
+other name becomes a readable stem and part of its SHA-256. Letters without an ASCII form, such as ``ß``, are missing in
+the stem, which the SHA-256 does not mind. The original name is in ``KEY.json``.
 """
 
 import hashlib

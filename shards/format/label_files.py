@@ -3,6 +3,7 @@
 import re
 import reprlib
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,12 +68,13 @@ def parse_labels(text: str) -> Labels:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError("write each class as its own [[class]], with a name and a value")
     ignored = _listed(document.get("ignore", []))
+    classes = tuple(_class(entry, number) for number, entry in enumerate(entries))
     labels = Labels(
-        classes=tuple(_class(entry, number) for number, entry in enumerate(entries)),
+        classes=classes,
         ignore=tuple(value for value in ignored if not isinstance(value, str)),
         ignore_colors=tuple(value.lower() for value in ignored if isinstance(value, str)),
-        foreground=_names(document, "foreground"),
-        boundary=_names(document, "boundary"),
+        foreground=_names(document, "foreground", classes),
+        boundary=_names(document, "boundary", classes),
     )
     for value in labels.ignore:
         _expect_int(value, "ignore")
@@ -139,11 +141,13 @@ def _class(entry: dict[str, Any], number: int) -> LabelClass:
     )
 
 
-def _names(document: dict[str, Any], key: str) -> tuple[str, ...]:
+def _names(document: dict[str, Any], key: str, classes: tuple[LabelClass, ...]) -> tuple[str, ...]:
+    """Return the names of classes that a key lists, in the Unicode form of the classes."""
     names = _listed(document.get(key, []))
     if not all(isinstance(name, str) for name in names):
         raise UsageError(f'{key}: give names of classes, such as {key} = ["cat"]')
-    return tuple(names)
+    forms = {unicodedata.normalize("NFC", each.name): each.name for each in classes}
+    return tuple(forms.get(unicodedata.normalize("NFC", name), name) for name in names)
 
 
 def _refuse_unknown(table: dict[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -6,6 +6,7 @@ nothing else knows a class.
 
 import colorsys
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Final
 
@@ -90,10 +91,11 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise UsageError("the labels name no class; add one [[class]] with a name and a value for each")
         if len(self.classes) > MAX_CLASSES:
             raise UsageError(f"the labels name {len(self.classes)} classes; at most {MAX_CLASSES} are possible")
-        for name in self.names:
+        composed = [unicodedata.normalize("NFC", name) for name in self.names]
+        for name, form in zip(self.names, composed, strict=True):
             if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
                 raise UsageError(f"class name {name[:100]!r}: give 1 to {MAX_NAME} printable characters")
-            if self.names.count(name) > 1:
+            if composed.count(form) > 1:
                 raise UsageError(f"two classes are named {name!r}; give each its own name")
         self._check_sources()
         for what, chosen in (("foreground", self.foreground), ("boundary", self.boundary)):

@@ -86,6 +86,14 @@ def test_a_document_keeps_its_ends_of_lines_and_has_to_be_utf_8(tmp_path: Path) 
     assert update_document(document, {"loader": run}, plot=None) == ["loader"]
     assert document.read_bytes().count(b"\n") == document.read_bytes().count(b"\r\n")
     assert b"; &lt;script>, 2 cores" in document.read_bytes()
+    mixed = b"a\r\nb\n<!-- figures: loader -->%s\nold\r\n<!-- end of figures -->\nc\r\n"
+    for end in (b"", b"\r"):  # the figures have the ends of lines of their marker, all others those that they had
+        document.write_bytes(mixed % end)
+        update_document(document, {"loader": run}, plot=None)
+        before, _, rest = document.read_bytes().partition(b"<!-- figures: loader -->")
+        made, _, after = rest.partition(b"<!-- end of figures -->")
+        assert (before, after) == (b"a\r\nb\n", b"\nc\r\n")
+        assert (made.count(b"\r\n"), made.count(b"\n") > 5) == (made.count(b"\n") if end else 0, True)
     document.write_bytes(b"\xe9\n<!-- figures: loader -->\n<!-- end of figures -->\n")
     with pytest.raises(UsageError, match="is not UTF-8"):
         update_document(document, {"loader": run}, plot=None)

@@ -63,6 +63,8 @@ def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, t
     assert cells(page, "lr") == ["0.01", "0.5"]
     assert cells(page, "model.widths") == ["8x16", "8x24"]
     assert cells(page, "animal")[:2] == [f"{best['iou'][0]:.3f}", "0.111"]
+    assert "<th>spread (highest - lowest)</th>" in page  # of any number of runs, so it has no sign
+    assert "difference" not in page
     assert cells(page, "border") == [f"{best['iou'][2]:.3f}", "-", "-"]
     assert page.index(">lr<") < page.index("options that are the same") < page.index(">epochs<")
     assert "<i>x" not in page
@@ -105,7 +107,7 @@ def test_damaged_runs_are_named(
 def test_the_same_images_side_by_side(
     call, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
 ) -> None:
-    """Scored on the set, not by the metrics of the runs; the order is that of the largest difference."""
+    """Scored on the set, not by the metrics of the runs; the order is that of the largest spread."""
     checkpoint = load_checkpoint(other_run / "best.pt")
     weights = {
         **checkpoint.model,

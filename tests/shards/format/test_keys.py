@@ -55,6 +55,15 @@ def test_a_name_that_looks_like_anothers_key_keeps_it() -> None:
     assert keys["a b"] == candidate_keys("a b")[1]
 
 
+def test_letters_without_an_ascii_form_are_left_out_and_keys_stay_apart() -> None:
+    names = ["Stra\u00dfe", "Strae", "Stra\u00f8e", "Stra\u0142e", "Strasse", "Stra e", "\u00dfStra\u00f0e"]
+    keys = assign_keys(names)
+    assert keys["Stra\u00dfe"] == "Strae-58a3778c18"  # as docs/formats.md says
+    assert (keys["Strae"], keys["Strasse"]) == ("Strae", "Strasse")
+    assert {key.partition("-")[0] for key in keys.values()} == {"Strae", "Strasse", "Stra_e"}
+    assert len(set(keys.values())) == len(names)
+
+
 def test_the_same_name_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="no key"):
         assign_keys(["a", "a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ colours = st.integers(1, 2**24 - 1).map(lambda packed: f"#{packed:06x}")
 @st.composite
 def any_labels(draw: st.DrawFn) -> Labels:
     """Labels with values or colours, several for a class, some ignored, some foreground."""
-    chosen = draw(st.lists(names, min_size=1, max_size=12, unique=True))
+    chosen = draw(st.lists(names, min_size=1, max_size=12, unique_by=lambda name: unicodedata.normalize("NFC", name)))
     count = len(chosen)
     palette = draw(st.lists(colours, min_size=2 * count + 2, max_size=2 * count + 2, unique=True))
     if draw(st.booleans()):
@@ -79,6 +80,20 @@ def any_labels(draw: st.DrawFn) -> Labels:
     foreground = tuple(name for name, kind in zip(chosen, kinds, strict=True) if kind == "foreground")
     boundary = tuple(name for name, kind in zip(chosen, kinds, strict=True) if kind == "boundary" and foreground)
     return Labels(classes=classes, foreground=foreground, boundary=boundary, **ignored)
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "\u00c5ngstr\u00f6m", "\uac00"])
+def test_class_names_that_differ_in_unicode_form_alone_are_one_name(name: str) -> None:
+    other = unicodedata.normalize("NFD", name)
+    with pytest.raises(UsageError, match="two classes are named"):
+        parse_labels(one("value = 0", name) + one("value = 1", other))
+    with pytest.raises(UsageError, match="two classes are named"):
+        Labels(
+            classes=tuple(LabelClass(name=n, color=f"#00000{i}", values=(i,)) for i, n in enumerate((other, name)))
+        ).check()
+    for written, listed in ((name, other), (other, name)):
+        labels = parse_labels(f'foreground = "{listed}"\n{one("value = 0", written)}{one("value = 1", "rest")}')
+        assert labels.foreground == labels.names[:1] == (written,)
 
 
 @given(any_labels(), st.text(st.characters(exclude_categories=("C",)), max_size=40))
