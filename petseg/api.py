@@ -194,7 +194,8 @@ def predict(
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
-        skip_existing: leave out images that have results: to go on after an interruption.
+        skip_existing: leave out images that have results, to go on after a stop; those of another network or of other
+            options are an error.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
         scales: average over inputs whose size is multiplied by these factors.
@@ -205,10 +206,9 @@ def predict(
         device, precision: see :func:`petseg.load`.
 
     Raises:
-        PetsegError: no such run or images, or a result exists already. An image that cannot be read does not raise:
-            it is listed in the result.
+        PetsegError: no such run or images, or a result exists already. Images that cannot be read are in the result.
     """
-    from petseg.inference.file_jobs import FileJob, FilePredictions, plan_jobs, predict_files
+    from petseg.inference.file_jobs import FileJob, FilePredictions, origin_of, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load
@@ -217,16 +217,17 @@ def predict(
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     existing = {"overwrite": overwrite, "skip_existing": skip_existing}
-    expect_flags(recursive=recursive, overlays=overlays, probabilities=probabilities, **existing)
+    what = {"overlays": overlays, "probabilities": probabilities, **existing}
+    expect_flags(recursive=recursive, **what)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:
         expect_places("petseg.load(run).predict(image) takes arrays and PIL images", images=name)
     expect_places(A_RUN, run=run)
     expect_places(out=out)
     files, ignored, results = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
-    jobs = plan_jobs(files, Path(out), overlays=overlays, probabilities=probabilities, **existing)
     predictor = load(run, size=size, device=device, precision=precision)
-    predictor.window(options)  # refuses what does not fit, before anything is written
+    origin = origin_of(predictor, options)  # refuses options that do not fit, before anything is written
+    jobs, skipped, unmarked = plan_jobs(files, Path(out), origin=origin, **what)
     Path(out).mkdir(parents=True, exist_ok=True)
     done: list[FileJob] = []
     failed: list[PetsegError] = []
@@ -234,9 +235,10 @@ def predict(
     return FilePredictions(
         images=tuple(job.image for job in done),
         failed=tuple(failed),
-        skipped=len(files) - len(jobs),
+        skipped=skipped,
         ignored=ignored,
         results=results,
+        unmarked=unmarked,
     )
 
 

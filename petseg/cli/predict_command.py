@@ -18,7 +18,11 @@ from shards.errors import PetsegError, TerminatedError, counted
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
-@click.option("--skip-existing", is_flag=True, help="Leave out images that have results, to go on after a stop.")
+@click.option(
+    "--skip-existing",
+    is_flag=True,
+    help="Leave out images that have results, to go on after a stop: with the same RUN and options.",
+)
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Images per batch.")
 @WINDOW
 @OVERLAP
@@ -61,7 +65,7 @@ def predict(
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
-    from petseg.inference.file_jobs import FileJob, plan_jobs, predict_files
+    from petseg.inference.file_jobs import FileJob, origin_of, plan_jobs, predict_files
     from petseg.inference.image_files import find_images, subfolders_not_searched
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
@@ -70,10 +74,12 @@ def predict(
     inference = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     files, ignored, results = find_images(images, recursive=recursive, skip=out)
     existing = {"overwrite": overwrite, "skip_existing": skip_existing}
-    jobs = plan_jobs(files, out, overlays=overlay, probabilities=probabilities, **existing)
-    skipped = len(files) - len(jobs)
     predictor = load(run, **options)
     used = predictor.window(inference)
+    origin = origin_of(predictor, inference)
+    jobs, skipped, unmarked = plan_jobs(
+        files, out, overlays=overlay, probabilities=probabilities, origin=origin, **existing
+    )
     not_searched = 0 if recursive else subfolders_not_searched(images, skip=out)
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
@@ -106,10 +112,11 @@ def predict(
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
         facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
-        facts["results"] = results
+        facts |= {"results": results, "unmarked": unmarked}
         print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
     else:
         others = f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
+        others += f" ({unmarked:,} of them with results that do not say which network made them)" if unmarked else ""
         others += f", {counted(ignored, 'other file')} ignored" if ignored else ""
         others += f", {counted(results, 'result')} of earlier predictions left out" if results else ""
         others += f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else ""

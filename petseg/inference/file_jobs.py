@@ -1,16 +1,19 @@
 """Predicting image files: where each result goes, and that nothing is overwritten by accident."""
 
 import contextlib
+import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from PIL import Image
 
-from petseg.inference.image_files import ImageFile, result_of, to_rgb
+from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
-from petseg.inference.result_files import MASK, OVERLAY, PROBABILITIES, name_too_long, write_results
+from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Keep, Predictor
 from shards.errors import PetsegError, SampleError, UsageError, counted, option, printable
 from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
@@ -24,13 +27,22 @@ class FileJob:
     """One image file and the files to write its prediction to, the mask first.
 
     ``renamed``: they carry the image's name with its ending, because another image has the name without it.
-    ``replace``: they may replace files that exist.
+    ``replace``: they may replace files that exist. ``origin``: what predicts it, which the pictures say.
     """
 
     image: Path
     outputs: tuple[Path, ...]
     renamed: bool = False
     replace: bool = False
+    origin: str = ""
+
+
+class Plan(NamedTuple):
+    """What there is to predict, how many images have results, and how many of these do not say what made them."""
+
+    jobs: list[FileJob]
+    skipped: int
+    unmarked: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,7 @@ class FilePredictions:
         skipped: the number of images that had results, with ``skip_existing``.
         ignored: number of other files in the named folders.
         results: number of results of earlier predictions in them; they are not predicted.
+        unmarked: of the images that were skipped, those whose results do not say which network made them.
     """
 
     images: tuple[Path, ...]
@@ -50,6 +63,7 @@ class FilePredictions:
     skipped: int
     ignored: int
     results: int = 0
+    unmarked: int = 0
 
     def __repr__(self) -> str:
         more = f", {len(self.failed)} failed" if self.failed else ""
@@ -65,26 +79,30 @@ def plan_jobs(
     probabilities: bool,
     overwrite: bool = False,
     skip_existing: bool = False,
-) -> list[FileJob]:
+    origin: str = "",
+) -> Plan:
     """Choose every output's name before anything is computed; with ``skip_existing``, leave out what is finished.
 
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
     ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
     is a shard set's or a run's, or if a file exists already and ``overwrite`` is False. With ``skip_existing`` an image
-    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``; a mask
+    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``, and so
+    does a mask that another ``origin`` made, see :func:`origin_of`; a mask
     that was made of an image of another name counts as another image's, which has the shorter name.
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
     suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
     taken: dict[str, Path] = {}
-    jobs = []
+    jobs, marks = [], list[ResultMark | None]()
     for each in images:
         folder, name = out / each.subfolder, each.path.stem
-        others = skip_existing and _is_of_another(folder / f"{name}{MASK}", each.path)
+        mark = result_of(folder / f"{name}{MASK}") if skip_existing else None
+        others = mark is not None and mark.image != each.path.name
         if others or any(_same_everywhere(folder / f"{name}{suffix}") in taken for suffix in suffixes):
             name = each.path.name
+            mark = result_of(folder / f"{name}{MASK}") if skip_existing else None
         outputs = tuple(folder / f"{name}{suffix}" for suffix in suffixes)
         for output in outputs:
             if (place := _same_everywhere(output)) in taken:
@@ -94,19 +112,42 @@ def plan_jobs(
                 )
             taken[place] = each.path
         renamed = name != each.path.stem
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=overwrite or skip_existing))
+        replace = overwrite or skip_existing
+        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=replace, origin=origin))
+        marks.append(mark)
     _expect_free({place for each in images for place in places_of(each.path)}, jobs)
-    return [job for job in jobs if not _is_finished(job)] if skip_existing else jobs
+    if not skip_existing:
+        return Plan(jobs, 0, 0)
+    left = [(job, mark) for job, mark in zip(jobs, marks, strict=True) if _is_finished(job, mark)]
+    if foreign := [job.outputs[0] for job, mark in left if mark is not None and mark.origin not in ("", origin)]:
+        raise UsageError(
+            f"{counted(len(foreign), 'result')} of another network, or with other options, in {out}, the first "
+            f"{foreign[0]}: {option('skip_existing', True)} goes on with the same ones; choose another output folder, "
+            f"or replace all with {option('overwrite', True)}"
+        )
+    finished = {id(job) for job, _ in left}
+    unmarked = sum(mark is None or not mark.origin for _, mark in left)
+    return Plan([job for job in jobs if id(job) not in finished], len(left), unmarked)
 
 
-def _is_finished(job: FileJob) -> bool:
+def origin_of(predictor: Predictor, options: InferenceOptions) -> str:
+    """Return what tells the results of a network with options from those of others: 16 hexadecimal digits."""
+    facts = [predictor.recipe.fit, predictor.size, predictor.recipe.crop_scale, predictor.labels]
+    digest = hashlib.sha256(repr([*facts, options.facts(predictor.window(options))]).encode())
+    for name, tensor in predictor.model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _is_finished(job: FileJob, mark: ResultMark | None) -> bool:
     """Return whether a job's files exist; raise ``UsageError`` if only some do, and not those of a killed process.
 
     The mask appears last, so that other files without it are what a process left that was killed between the two.
     """
     if any(map(name_too_long, job.outputs)) or not job.outputs[0].is_file():
         return False
-    if _is_of_another(job.outputs[0], job.image):
+    if mark is not None and mark.image != job.image.name:
         raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another output folder")
     for output in job.outputs[1:]:
         if not output.is_file():
@@ -115,11 +156,6 @@ def _is_finished(job: FileJob) -> bool:
                 "options were given; remove the mask to predict it again, or choose another output folder"
             )
     return True
-
-
-def _is_of_another(mask: Path, image: Path) -> bool:
-    """Whether a file says that it is the result of an image of another name."""
-    return result_of(mask) not in (None, image.name)
 
 
 def _same_everywhere(path: Path) -> str:
@@ -183,7 +219,13 @@ def predict_files(
                 done, image = batch.pop()
                 done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
                 write_results(
-                    done.outputs, image, predictions.pop(), predictor.labels, source=done.image, replace=done.replace
+                    done.outputs,
+                    image,
+                    predictions.pop(),
+                    predictor.labels,
+                    source=done.image,
+                    origin=done.origin,
+                    replace=done.replace,
                 )
                 on_done(done)
                 del image

@@ -24,6 +24,8 @@ from shards.store.byte_ranges import read_regular
 _GLOB_CHARACTERS = frozenset("*?[")
 _PNG, _HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes in front of the chunk that PngInfo writes
 _MARK = "petseg-predict"
+MASK = ".png"
+OVERLAY = ".overlay.png"
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,22 @@ class FoundImages(NamedTuple):
     results: int
 
 
-def result_mark(image: Path) -> PngImagePlugin.PngInfo:
-    """Return what says in a PNG file that it is the result of an image's prediction."""
+class ResultMark(NamedTuple):
+    """What a result says of itself: the name of its image, and what predicted it; "" where it does not say that."""
+
+    image: str
+    origin: str
+
+
+def result_mark(image: Path, origin: str = "") -> PngImagePlugin.PngInfo:
+    """Return what says in a PNG file that it is the result of an image's prediction, and of which network's."""
     info = PngImagePlugin.PngInfo()
-    info.add_text(_MARK, quote(os.fsencode(image.name)))
+    info.add_text(_MARK, f"{quote(os.fsencode(image.name))} {origin}".rstrip())
     return info
 
 
-def result_of(path: Path) -> str | None:
-    """Return the name of the image that a file is a result of; None where it has no :func:`result_mark`."""
+def result_of(path: Path) -> ResultMark | None:
+    """Return what a file that is a result says of itself; None where it has no :func:`result_mark`."""
     try:
         if path.suffix.lower() != ".png" or not path.is_file():
             return None
@@ -59,10 +68,31 @@ def result_of(path: Path) -> str | None:
     except OSError:
         return None
     size, kind, text = head[_HEADER : _HEADER + 4], head[_HEADER + 4 : _HEADER + 8], head[_HEADER + 8 :]
-    word, _, name = text[: int.from_bytes(size)].partition(b"\0")
+    word, _, mark = text[: int.from_bytes(size)].partition(b"\0")
     if not head.startswith(_PNG) or kind != b"tEXt" or word != _MARK.encode():
         return None
-    return os.fsdecode(unquote_to_bytes(name))
+    name, _, origin = mark.partition(b" ")
+    return ResultMark(os.fsdecode(unquote_to_bytes(name)), origin.decode("latin-1"))
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an image is a result of an earlier prediction.
+
+    Earlier versions wrote no marks. Of their results a mask with a palette beside its overlay is known, and an overlay
+    by its name, beside its mask.
+    """
+    if result_of(path) is not None:
+        return True
+    try:
+        if path.name.endswith(OVERLAY):
+            return path.with_name(path.name.removesuffix(OVERLAY) + MASK).is_file()
+        if path.suffix != MASK or not path.with_name(path.stem + OVERLAY).is_file():
+            return False
+        with path.open("rb") as handle:
+            head = handle.read(_HEADER)
+        return head.startswith(_PNG) and head[25] == 3  # the colour type: indexed
+    except OSError:  # such as a name that would be too long
+        return False
 
 
 def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path | None = None) -> FoundImages:
@@ -91,7 +121,7 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path
         else:
             raise UsageError(f"no such image or folder: {argument}")
         alike = [each for each in found if _is_image(each.path)]
-        made = {each for each in alike if result_of(each.path) is not None}
+        made = {each for each in alike if _is_result(each.path)}
         if len(made) == len(alike):
             reason = _nothing_found(path, argument, recursive=recursive)
             raise UsageError(f"{reason}, only results of earlier predictions" if alike else reason)

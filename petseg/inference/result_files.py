@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from petseg.host.stop_signals import delay_stop_signals
-from petseg.inference.image_files import result_mark
+from petseg.inference.image_files import OVERLAY, result_mark
 from petseg.inference.probabilities import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
@@ -19,8 +20,6 @@ from shards.format.readers.output_places import LONGEST_NAME
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, create_file, naming, sync_folder
 from shards.store.refusals import flush_file, rename_file, set_mode
 
-MASK = ".png"
-OVERLAY = ".overlay.png"
 PROBABILITIES = ".probabilities.npz"
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
 
@@ -37,11 +36,13 @@ def write_results(
     labels: Labels,
     *,
     source: Path = Path(),
+    origin: str = "",
     replace: bool = True,
 ) -> None:
     """Write the files of a prediction, told apart by their endings; all appear together, or none does.
 
-    Pictures carry the name of ``source``, the image's file, see :func:`petseg.inference.image_files.result_mark`.
+    Pictures carry the name of ``source``, the image's file, and ``origin``, what has predicted them, see
+    :func:`petseg.inference.image_files.result_mark`.
 
     They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
     raises, the files that were there before are unchanged and no partial file stays. Without ``replace``, one that
@@ -52,7 +53,7 @@ def write_results(
     try:
         for partial, output in zip(partials, outputs, strict=True):
             with naming(output), partial.open("xb") as handle:
-                _write(handle, output.name, image, prediction, labels, source=source)
+                _write(handle, output.name, image, prediction, labels, mark=result_mark(source, origin))
                 handle.flush()
                 set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
                 flush_file(handle.fileno(), folder=output.parent)
@@ -74,14 +75,14 @@ def write_results(
 
 
 def _write(
-    handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels, *, source: Path
+    handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels, *, mark: PngInfo
 ) -> None:
     if name.endswith(PROBABILITIES):
         _write_probabilities(handle, prediction)
         return
     overlaid = name.endswith(OVERLAY)
     drawn = draw_overlay(image, prediction.index, labels) if overlaid else indexed_mask(prediction.index, labels)
-    drawn.save(handle, format="PNG", pnginfo=result_mark(source))
+    drawn.save(handle, format="PNG", pnginfo=mark)
 
 
 def _write_probabilities(handle: BinaryIO, prediction: Prediction) -> None:

@@ -118,7 +118,7 @@ def plan(
     *images: Path | ImageFile, out: Path, overlays: bool = True, overwrite: bool = False
 ) -> list[file_jobs.FileJob]:
     files = [each if isinstance(each, ImageFile) else ImageFile(each) for each in images]
-    return plan_jobs(files, out, overlays=overlays, probabilities=False, overwrite=overwrite)
+    return plan_jobs(files, out, overlays=overlays, probabilities=False, overwrite=overwrite).jobs
 
 
 def test_images_that_have_results_are_skipped(tiny_run: Path, tmp_path: Path) -> None:
@@ -149,7 +149,9 @@ def test_results_are_no_images_unless_they_are_named(call, tiny_run: Path, tmp_p
         image_file(folder / name)
     result = call(predict, tiny_run, folder, "-o", folder)
     assert "3 images predicted into" in result.out, result.err
-    assert result_of(folder / os.fsdecode(b"c\xff.overlay.png")) == os.fsdecode(b"c\xff.jpg")
+    mark = result_of(folder / os.fsdecode(b"c\xff.overlay.png"))
+    assert mark is not None
+    assert mark.image == os.fsdecode(b"c\xff.jpg")
     again = call(predict, tiny_run, folder, "-o", folder, "--skip-existing")
     assert "3 images that had results skipped, 6 results of earlier predictions left out" in again.out, again.err
     call(predict, tiny_run, folder, "-o", folder / "below", "--no-overlay")
@@ -184,7 +186,8 @@ def test_another_images_result_is_not_taken_for_ones_own(tiny_run: Path, tmp_pat
             "cat.overlay.png",
             "cat.png",
         ]
-    assert (result_of(out / "cat.png"), result_of(out / "cat.jpg.png")) == (later.name, first.name)
+    marks = [result_of(out / name) for name in ("cat.png", "cat.jpg.png")]
+    assert [mark and mark.image for mark in marks] == [later.name, first.name]
     shutil.copy(out / "cat.png", out / "cat.jpg.png")
     with pytest.raises(UsageError, match=r"cat\.jpg\.png is not a result of .*cat\.jpg; choose another output folder"):
         petseg.predict(tiny_run, folder, out, skip_existing=True)

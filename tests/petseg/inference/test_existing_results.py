@@ -1,0 +1,93 @@
+"""Results that exist: of another network or other options they are not taken for one's own, nor for images."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelled_sets import write_untrained
+from PIL import Image
+
+import petseg
+from petseg.cli import predict
+from petseg.inference import file_jobs
+from petseg.inference.image_files import find_images, result_of
+from shards.errors import UsageError
+from shards.format.builtin_labels import PETS
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def without_mark(path: Path) -> None:
+    """Save a result as versions did that wrote no marks."""
+    Image.open(path).save(path)
+
+
+def test_results_of_another_network_are_refused(call, tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    other, out = write_untrained(tmp_path / "other", PETS, size=(32, 32)), tmp_path / "out"
+    petseg.predict(tiny_run, [images / "a.jpg", images / "b.jpg"], out)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    refused = call(predict, other, images, "-o", out, "--skip-existing")
+    assert refused.code == 2
+    assert "2 results of another network, or with other options, in" in refused.err
+    assert f"the first {out / 'a.png'}: --skip-existing goes on with the same ones; " in refused.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    assert "1 image predicted into" in call(predict, tiny_run / "best.pt", images, "-o", out, "--skip-existing").out
+    assert "3 images predicted into" in call(predict, other, images, "-o", out, "--overwrite").out
+    assert petseg.predict(other, images, out, skip_existing=True).skipped == 3
+
+
+@pytest.mark.parametrize(
+    "more", [{"size": 64}, {"flip_tta": True}, {"scales": (0.5, 1)}, {"window": 32}, {"window": 32, "overlap": 0.5}]
+)
+def test_results_with_other_options_are_refused(
+    tiny_run: Path, images: Path, tmp_path: Path, more: Mapping[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images / "a.jpg", out, **more)
+    with pytest.raises(UsageError, match=r"1 result of another network, or with other options.*overwrite=True$"):
+        petseg.predict(tiny_run, images, out, skip_existing=True)
+    assert petseg.predict(tiny_run, images, out, skip_existing=True, batch_size=1, **more).skipped == 1
+
+
+def test_results_that_do_not_say_what_made_them_are_counted(
+    call, tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images, out)
+    without_mark(out / "a.png")
+    read: list[Path] = []
+    monkeypatch.setattr(file_jobs, "result_of", lambda path: (read.append(path), result_of(path))[1])
+    result = call(predict, tiny_run, images, "-o", out, "--skip-existing")
+    assert "3 images that had results skipped (1 of them with results that do not say which network" in result.out
+    assert sorted(path.name for path in read) == ["a.png", "b.png", "c.png"]  # each once
+    facts = json.loads(call(predict, tiny_run, images, "-o", out, "--skip-existing", "--json").out)
+    assert (facts["skipped"], facts["unmarked"], facts["predicted"]) == (3, 1, 0)
+
+
+def test_results_without_marks_are_no_images(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    """Earlier versions wrote a mask with a palette and its overlay; pictures of other kinds stay images."""
+    petseg.predict(tiny_run, images, images)
+    for path in images.glob("*.png"):
+        without_mark(path)
+    found = find_images([str(images)])
+    assert ([each.path.name for each in found.files], found.results) == (["a.jpg", "b.jpg", "c.jpg"], 6)
+    photo = images / "photo.png"
+    Image.open(images / "a.jpg").save(photo)
+    Image.open(images / "a.jpg").save(images / "photo.overlay.png")  # an overlay that was copied to its image
+    Image.open(images / "a.jpg").convert("P").save(images / "drawn.png")  # a palette, no overlay
+    Image.open(images / "a.jpg").save(images / "alone.overlay.png")
+    Image.open(images / "a.jpg").save(images / ("x" * 245 + ".png"))  # no overlay of it can have a name
+    found = find_images([str(images)])
+    names = ["a.jpg", "alone.overlay.png", "b.jpg", "c.jpg", "drawn.png", "photo.png", "x" * 245 + ".png"]
+    assert ([each.path.name for each in found.files], found.results) == (names, 7)
