@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from petseg.exporters.export_files import write_export
 from petseg.exporters.hub_layout import CARD, HUB_CONFIG, HUB_VERSION, PROGRAM, HubConfig
 from petseg.exporters.model_card import card_scores, escaped, model_card, shown_recipe
 from petseg.exporters.safetensors_weights import weights_file
@@ -22,7 +23,6 @@ from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.run_folder import SAFETENSORS, read_config
 from shards.errors import UsageError, option, printable
 from shards.format.readers.output_places import expect_folder, expect_free
-from shards.store.atomic import write_atomically
 
 _TAGS = ("semantic-segmentation", "image-segmentation", "petseg", "pytorch", "u-net")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # the Hub's identifiers: apache-2.0, mit, cc-by-4.0, other
@@ -83,8 +83,7 @@ def export_hub(
         _configuration(predictor).encode(),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for target, content in zip(targets, contents, strict=True):
-        write_atomically(target, content, replace=overwrite)
+    write_export(dict(zip(targets, contents, strict=True)), overwrite=overwrite)
     return HubExport(folder=folder, files=targets, bytes=sum(target.stat().st_size for target in targets))
 
 

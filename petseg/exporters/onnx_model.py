@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from petseg.exporters.export_files import write_export
 from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_network import OPSET, OnnxNetwork, OnnxOptions
 from petseg.exporters.usage_program import card_facts, side_multiple, stride_of
@@ -25,7 +26,6 @@ from shards.errors import PetsegError, UsageError, expect_flags, first_line, opt
 from shards.format.geometry import Size, size_text
 from shards.format.readers.output_places import expect_free
 from shards.store.addresses import expect_places
-from shards.store.atomic import write_atomically
 from shards.store.owner_files import scratch_folder
 
 INPUT = "image"
@@ -111,8 +111,7 @@ def export_onnx(
         raise PetsegError(
             f"the exported network differs from torch's by {difference:g} in its {options.output}; nothing was written"
         )
-    write_atomically(path, data, replace=overwrite)
-    write_atomically(card, model_card(predictor, path, options=options), replace=overwrite)
+    write_export({path: data, card: model_card(predictor, path, options=options)}, overwrite=overwrite)
     return OnnxExport(path=path, card=card, bytes=len(data), largest_difference=difference)
 
 

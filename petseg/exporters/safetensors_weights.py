@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petseg.exporters.export_files import write_export
 from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_model import expect_predictor, require
 from petseg.exporters.usage_program import card_facts
@@ -11,7 +12,6 @@ from petseg.inference.trained_network import Predictor
 from shards.errors import expect_flags
 from shards.format.readers.output_places import expect_free
 from shards.store.addresses import expect_places
-from shards.store.atomic import write_atomically
 
 
 def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -30,8 +30,8 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     path = Path(path)
     card = path.with_suffix(".md")
     expect_free(path, card, overwrite=overwrite)
-    write_atomically(path, weights_file(predictor), replace=overwrite)
-    write_atomically(card, model_card(predictor, path), replace=overwrite)
+    contents: dict[Path, bytes | str] = {path: weights_file(predictor), card: model_card(predictor, path)}
+    write_export(contents, overwrite=overwrite)
     return card
 
 

@@ -106,12 +106,18 @@ class MlflowLogger:
 def metric_names(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of classes for MLflow, which allows letters, digits, ``_``, ``-``, ``.``, ``:`` and spaces.
 
-    Others are replaced by ``_``; a name that then stands for two classes, or for a folder, gets its class's index.
+    Others are replaced by ``_``; a name that then stands for two classes, or for a folder, gets its class's index, and
+    no name is that of two classes.
     """
     plain = [_FORBIDDEN.sub("_", name) for name in classes]
-    return tuple(
-        name if plain.count(name) == 1 and name.strip(".") else f"{name}_{index}" for index, name in enumerate(plain)
-    )
+
+    def distinct(index: int) -> str:
+        name = plain[index]
+        while not name.strip(".") or plain.count(name) > (name == plain[index]):
+            name = f"{name}_{index}"
+        return name
+
+    return tuple(map(distinct, range(len(plain))))
 
 
 def _parts(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:

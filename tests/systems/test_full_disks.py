@@ -35,6 +35,9 @@ class FullDisk:
 
         self._patch.setattr(tempfile, "NamedTemporaryFile", limited)
 
+    def free(self) -> None:
+        self._patch.setattr(tempfile, "NamedTemporaryFile", self._original)
+
     def _limit(self, handle: Any, limit: int) -> None:
         outer, written = self, 0
         file = handle.file
@@ -160,6 +163,8 @@ def test_tensorboard_logs_of_a_run_that_is_resumed(
     ("arguments", "name"),
     [
         (("export", "RUN", "net.safetensors"), "net.safetensors"),
+        (("export", "RUN", "net.safetensors"), "net.md"),
+        (("export", "RUN", "hub", "--hub"), "use.py"),
         (("export", "RUN", "hub", "--hub"), "config.json"),
         (("eval", "RUN", "--shards", "SET", "--device", "cpu", "--csv", "scores.csv"), "scores.csv"),
         (("eval", "--compare", "RUN", "OTHER", "-o", "page.html"), "page.html"),
@@ -192,6 +197,9 @@ def test_what_commands_write(
     )
     assert name in done.err.splitlines()[-1]
     assert not [path for path in tmp_path.rglob("*") if path.name == name or path.name.startswith(".partial-")]
+    disk.free()
+    again = call(f"petseg-{arguments[0]}", *(places.get(each, each) for each in arguments[1:]))
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -170,3 +170,14 @@ def test_the_folder_of_a_run_names_no_server(address: str, tmp_path: Path, monke
     with pytest.raises(PetsegError, match="to go on there, set MLFLOW_TRACKING_URI") as error:
         MlflowLogger(run).open([entry(1, 6)])
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "classes", [("a?", "a!", "a__0"), ("a__1", "a?", "a!"), (".", "._0", ".."), ("a?", "a!", "a__0", "a__0_0")]
+)
+def test_no_made_up_name_is_that_of_another_class(classes: tuple[str, ...]) -> None:
+    names = metric_names(classes)
+    assert len(set(names)) == len(classes)
+    assert [name for name in names if name in classes] == [
+        name for name in classes if name.isidentifier() or "0" in name
+    ]

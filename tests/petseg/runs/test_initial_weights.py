@@ -195,6 +195,10 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=rf"petseg-train --resume --run {tmp_path}$"):
         read_initial_weights(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")  # it has trained: --resume refuses it
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*; it has had one.* start a new run$"):
+        read_initial_weights(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         read_initial_weights(tmp_path / "a.txt")

@@ -1,0 +1,29 @@
+"""Writes the files of an export, which belong together."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from petseg.host.stop_signals import delay_stop_signals
+from shards.store.atomic import write_atomically
+
+
+def write_export(contents: Mapping[Path, bytes | str], *, overwrite: bool) -> None:
+    """Write files in their order, each atomically; after an error, such as a full disk, none of the new ones stays.
+
+    So the same command can be run again without ``overwrite``. Files that it has replaced keep their new content.
+    """
+    made: list[Path] = []
+    with delay_stop_signals():
+        try:
+            for path, data in contents.items():
+                new = not os.path.lexists(path)
+                write_atomically(path, data, replace=overwrite)
+                if new:
+                    made.append(path)
+        except BaseException:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
