@@ -1,25 +1,27 @@
-"""The real dataset, through torchvision's downloader: its addresses, its checksums."""
+"""The real dataset: torchvision's addresses, its checksums, and its way of unpacking."""
 
 import contextlib
+import hashlib
 import http.client
-import io
 import json
+import os
 import socket
-import sys
 import tarfile
+import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shards.console import can_draw
+from shards.console import progress_bar
 from shards.errors import SourceError, TerminatedError, UsageError, option
 from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.addresses import without_secrets
-from shards.store.atomic import write_atomically
+from shards.store.atomic import atomic_file, write_atomically
 from shards.store.byte_ranges import read_regular
 
 MARK = ".downloaded.json"  # written last: which archives are unpacked here
+_CHUNK = 1 << 16  # bytes
 _TIMEOUT = 60.0  # seconds without a byte after which a connection is given up
 
 
@@ -57,15 +59,16 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
     """Download and unpack the dataset into ``folder``, in the official layout.
 
     Run again after an interruption, it keeps archives that arrived completely (by their MD5) and fetches the others.
+    Files of other origin are never replaced.
 
     Args:
         folder: created if it does not exist.
         archives: (address, MD5) of each; default: :func:`official_archives`.
 
     Returns False if everything existed already. Raises ``SourceError`` for no network, no such file, or content that
-    does not match its MD5.
+    does not match its MD5, ``UsageError`` for a folder with other files of these names.
     """
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import extract_archive
 
     archives = official_archives() if archives is None else archives
     sums = [md5 for _, md5 in archives]
@@ -75,15 +78,61 @@ def download(folder: Path, *, archives: Sequence[tuple[str, str]] | None = None)
             return False
     expect_folder(folder, advice="choose another folder")
     expect_outside(folder, itself=True, advice="choose another folder")
+    files = [folder / url.rsplit("/", 1)[1] for url, _ in archives]
+    missing = [file for file, md5 in zip(files, sums, strict=True) if not _has_arrived(file, md5)]
     folder.mkdir(parents=True, exist_ok=True)
-    for url, md5 in archives:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_plain_errors(url, folder))
-            if not can_draw(sys.stderr):  # no progress bar in pipes
-                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            download_and_extract_archive(url, download_root=str(folder), md5=md5)
+    for (url, md5), file in zip(archives, files, strict=True):
+        with _plain_errors(url, folder):
+            if file in missing:
+                _fetch(url, file, md5)
+            extract_archive(str(file), str(folder))
     write_atomically(folder / MARK, json.dumps(sums) + "\n")
     return True
+
+
+def _has_arrived(file: Path, md5: str) -> bool:
+    """Return whether an archive is there; raise ``UsageError`` if something else is, or the folder that it unpacks to.
+
+    What is on its way has another name, and is not unpacked.
+    """
+    if not os.path.lexists(file):
+        unpacked = file.with_name(file.name.removesuffix(".tar.gz"))
+        if os.path.lexists(unpacked):
+            raise UsageError(f"{unpacked} exists already, without {file.name}; choose another folder, or remove it")
+        return False
+    if file.is_file():
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, _md5).hexdigest() == md5:
+                return True
+    raise UsageError(
+        f"{file} exists already, and is not the dataset's archive, or only a part; choose another folder, or remove it"
+    )
+
+
+def _md5() -> "hashlib._Hash":
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _fetch(url: str, file: Path, md5: str) -> None:
+    """Download a file, which appears when it is complete; ``SourceError`` if that is not what it should be."""
+    digest = _md5()
+    request = urllib.request.Request(url, headers={"User-Agent": "petseg"})
+    with (
+        urllib.request.urlopen(request) as response,
+        progress_bar(file.name) as progress,
+        atomic_file(file, replace=False) as handle,
+    ):
+        length = int(response.headers.get("Content-Length") or 0)
+        while chunk := response.read(_CHUNK):
+            handle.write(chunk)
+            digest.update(chunk)
+            if progress is not None:
+                progress(handle.tell(), max(length, handle.tell()))
+        if digest.hexdigest() != md5:
+            raise SourceError(
+                f"{url}: what arrived, {handle.tell():,} bytes, is not what torchvision expects (its MD5 is another); "
+                "run the same command again"
+            )
 
 
 @contextlib.contextmanager
@@ -97,8 +146,6 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, TerminatedError) as error:
         error.add_note(f"complete archives are kept in {folder}; {again} to resume")
         raise
-    except RuntimeError as error:  # torchvision: the MD5 does not match
-        raise SourceError(f"{url}: what arrived is not what torchvision expects ({error}); {again}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise SourceError(f"{url}: the archive cannot be unpacked: {error}; {again}") from None
     except http.client.HTTPException as error:

@@ -1,4 +1,4 @@
-"""Downloading from a server on this machine, through torchvision's own downloader."""
+"""Downloading from a server on this machine."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_run_again_it_fetches_only_what_is_missing(archives: Path, tmp_path: Pat
             download(tmp_path, archives=[chosen[0], (f"{base}/nothing.tar.gz", "0" * 32)])
         assert not (tmp_path / MARK).exists()
         asked.clear()
-        (tmp_path / "annotations.tar.gz").write_bytes(b"half of it")
+        assert not list(tmp_path.glob(".partial-*"))
         assert download(tmp_path, archives=chosen)
         assert "/images.tar.gz" not in asked
         assert "/annotations.tar.gz" in asked
@@ -86,10 +86,43 @@ def test_run_again_it_fetches_only_what_is_missing(archives: Path, tmp_path: Pat
         assert not asked
 
 
+def test_archives_in_a_folder(archives: Path, tmp_path: Path) -> None:
+    """``--mirror file:///...``."""
+    assert download(tmp_path / "pets", archives=listed(archives, archives.as_uri()))
+    assert (tmp_path / "pets" / "images").is_dir()
+    with pytest.raises(SourceError, match=r"cannot download file:.*nothing\.tar\.gz: .*No such file"):
+        download(tmp_path, archives=[((archives / "nothing.tar.gz").as_uri(), "0" * 32)])
+
+
+@pytest.mark.parametrize("name", ["images.tar.gz", "annotations.tar.gz", "images/a.jpg", "annotations/trimaps/a.png"])
+def test_files_of_other_origin_are_not_replaced(name: str, archives: Path, tmp_path: Path) -> None:
+    own = tmp_path / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_bytes(b"the only copy")
+    with server(archives) as (base, asked), pytest.raises(UsageError, match=r"exists already.* choose another folder"):
+        download(tmp_path, archives=listed(archives, base))
+    assert not asked
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"the only copy"]
+
+
+def test_what_was_unpacked_halfway_is_unpacked_again(archives: Path, tmp_path: Path) -> None:
+    with server(archives) as (base, asked):
+        chosen = listed(archives, base)
+        assert download(tmp_path, archives=chosen)
+        (tmp_path / MARK).unlink()
+        next((tmp_path / "images").iterdir()).unlink()
+        asked.clear()
+        assert download(tmp_path, archives=chosen)
+        assert not asked
+    with tarfile.open(archives / "images.tar.gz") as archive:
+        names = {Path(name).name for name in archive.getnames() if "/" in name}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == names
+
+
 def test_wrong_content_is_refused(archives: Path, tmp_path: Path) -> None:
     with server(archives) as (base, _), pytest.raises(SourceError, match="not what torchvision expects"):
         download(tmp_path, archives=[(f"{base}/images.tar.gz", "0" * 32)])
-    assert not (tmp_path / "images").exists()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
