@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class FileJob:
     origin: str = ""
 
 
-class Plan(NamedTuple):
+class PredictionPlan(NamedTuple):
     """What there is to predict, how many images have results, and how many of these do not say what made them."""
 
     jobs: list[FileJob]
@@ -80,22 +80,22 @@ def plan_jobs(
     overwrite: bool = False,
     skip_existing: bool = False,
     origin: str = "",
-) -> Plan:
+) -> PredictionPlan:
     """Choose every output's name before anything is computed; with ``skip_existing``, leave out what is finished.
 
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
     ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
     is a shard set's or a run's, or if a file exists already and ``overwrite`` is False. With ``skip_existing`` an image
-    whose files all exist is left out, and one whose mask exists without another of them raises ``UsageError``, and so
-    does a mask that another ``origin`` made, see :func:`origin_of`; a mask
-    that was made of an image of another name counts as another image's, which has the shorter name.
+    whose files all exist is left out; ``UsageError`` if its mask exists without another of them, or if another
+    ``origin`` made it, see :func:`origin_of`. A mask that was made of an image of another name counts as another
+    image's, which has the shorter name.
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
     suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
     taken: dict[str, Path] = {}
-    jobs, marks = [], list[ResultMark | None]()
+    marks: dict[FileJob, ResultMark | None] = {}
     for each in images:
         folder, name = out / each.subfolder, each.path.stem
         mark = result_of(folder / f"{name}{MASK}") if skip_existing else None
@@ -113,21 +113,23 @@ def plan_jobs(
             taken[place] = each.path
         renamed = name != each.path.stem
         replace = overwrite or skip_existing
-        jobs.append(FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=replace, origin=origin))
-        marks.append(mark)
-    _expect_free({place for each in images for place in places_of(each.path)}, jobs)
-    if not skip_existing:
-        return Plan(jobs, 0, 0)
-    left = [(job, mark) for job, mark in zip(jobs, marks, strict=True) if _is_finished(job, mark)]
-    if foreign := [job.outputs[0] for job, mark in left if mark is not None and mark.origin not in ("", origin)]:
+        job = FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=replace, origin=origin)
+        marks[job] = mark
+    _expect_free({place for each in images for place in places_of(each.path)}, list(marks))
+    return _without_finished(marks, out, origin=origin) if skip_existing else PredictionPlan(list(marks), 0, 0)
+
+
+def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, origin: str) -> PredictionPlan:
+    """Leave out jobs whose results exist, given what the masks say; ``UsageError`` if another ``origin`` made any."""
+    finished = {job: mark for job, mark in marks.items() if _is_finished(job, mark)}
+    if foreign := [job.outputs[0] for job, mark in finished.items() if mark and mark.origin not in ("", origin)]:
         raise UsageError(
             f"{counted(len(foreign), 'result')} of another network, or with other options, in {out}, the first "
             f"{foreign[0]}: {option('skip_existing', True)} goes on with the same ones; choose another output folder, "
             f"or replace all with {option('overwrite', True)}"
         )
-    finished = {id(job) for job, _ in left}
-    unmarked = sum(mark is None or not mark.origin for _, mark in left)
-    return Plan([job for job in jobs if id(job) not in finished], len(left), unmarked)
+    unmarked = sum(not (mark and mark.origin) for mark in finished.values())
+    return PredictionPlan([job for job in marks if job not in finished], len(finished), unmarked)
 
 
 def origin_of(predictor: Predictor, options: InferenceOptions) -> str:

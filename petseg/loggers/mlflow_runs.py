@@ -112,8 +112,8 @@ def metric_names(classes: Sequence[str]) -> tuple[str, ...]:
     plain = [_FORBIDDEN.sub("_", name) for name in classes]
 
     def distinct(index: int) -> str:
-        name = plain[index]
-        while not name.strip(".") or plain.count(name) > (name == plain[index]):
+        name, others = plain[index], plain[:index] + plain[index + 1 :]
+        while not name.strip(".") or name in others:
             name = f"{name}_{index}"
         return name
 

@@ -216,10 +216,11 @@ def find_checkpoint(run: Path) -> Path:
             f"{run} is an export, not a run or a checkpoint; name the run that it was made from, or use it with the "
             "program in its card"
         )
-    advice = f"train it first, with: petseg-train --resume --run {shlex.quote(str(run))}"
     if (run / METRICS).is_file():
         advice = "it has had one, since it has metrics; copy it there again, or start a new run"
-    elif not (run / CONFIG).is_file():
+    elif (run / CONFIG).is_file():
+        advice = f"train it first, with: petseg-train --resume --run {shlex.quote(str(run))}"
+    else:
         advice = "it is no run"
     raise CheckpointError(f"{run} holds no checkpoint ({BEST} or {LAST}); {advice}")
 
