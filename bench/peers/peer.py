@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bench.results.records import SCALED_CAVEAT, LoaderWork
+from bench.results.records import NOT_INSTALLED, SCALED_CAVEAT, LoaderWork
 from pipeline.order.permutation import permutation
 from shards.cores import usable_cores
 from shards.format.dataset import ShardSet, SplitReader
@@ -138,7 +138,7 @@ class Peer:
     def why_not(cls, job: Job) -> str:
         """Return why it cannot do a job here; an empty text if it can."""
         if cls.needs and not _is_there(cls.needs):
-            return f"not installed: {cls.needs} ({cls.install})"
+            return f"{NOT_INSTALLED}: {cls.needs} ({cls.install})"
         if job.augment and not cls.augments:
             return "has no training augmentation in its peer file"
         if job.resizes and job.fit not in cls.fits:

@@ -76,13 +76,16 @@ class Verdict:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Judge every goal of which this run measured both sides."""
-    measured, found = _measured(results), []
+    """Judge every goal of which this run measured both sides. No loader is the best of those that --peers names."""
+    measured, found, chosen = _measured(results), [], bool(results.settings.get("peers"))
     stated = all(results.settings.get(name) == value for name, value in STATED_FOR.items())
     for goal in GOALS if stated else GOALS[len(LOADER_GOALS) :]:
+        if chosen and goal.baseline.startswith(BEST):
+            continue
         if (line := measured.get(goal.line)) and (base := measured.get(goal.baseline)):
             ratio = line.value / base.value
-            text = f"{ratio_text(ratio)} ({line.text} and {base.text})"
+            missing = "".join(f", without {name}" for name in _not_installed(goal, results))
+            text = f"{ratio_text(ratio)} ({line.text} and {base.text}{missing})"
             reached = ratio >= goal.factor * (1 - TOLERANCE)
             found.append(Verdict(goal.title, goal.asked, text, reached, _limited_by(line, base, results)))
     return found
@@ -97,6 +100,13 @@ def times_baseline(line: LoaderLine, results: Results) -> float | None:
 def ratio_text(times: float) -> str:
     """Return a ratio as 2.47x, 34.1x, 214x."""
     return f"{times:.2f}x" if times < 10 else f"{times:.1f}x" if times < 100 else f"{times:,.0f}x"
+
+
+def _not_installed(goal: Goal, results: Results) -> list[str]:
+    """Return the loaders that the best other one might have been, had they been installed."""
+    work = goal.baseline.removeprefix(BEST_SCALED).removeprefix(BEST)
+    found = (each.name.partition(" ") for each in results.skipped if each.reason.startswith(records.NOT_INSTALLED))
+    return [peer for peer, _, rest in found if f" {rest}" == work]
 
 
 def _measured(results: Results) -> dict[str, Measured]:

@@ -16,6 +16,7 @@ BASELINE = "tutorial"  # the one that rates are given as multiples of
 # In place of an engine's name: petseg's loader with engine "torch" in worker processes, or with decode="scaled".
 PROCESSES, SCALED_DECODING = "processes", "scaled"
 SCALED_CAVEAT = "decodes JPEGs at a reduced scale, then averages areas"
+NOT_INSTALLED = "not installed"  # so begins the reason why such a loader was skipped
 # A file may be anybody's: what is computed from such numbers is finite, and can be printed.
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**18)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e12)]

@@ -9,7 +9,7 @@ from bench_results import environment, limit, line, repeats, results
 
 from bench.peers.peer import SCALED
 from bench.results.goals import GOALS, LOADER_GOALS, STATED_FOR, Goal, ratio_text, times_baseline, verdicts
-from bench.results.records import BuildLine, LoaderLine, Results
+from bench.results.records import BuildLine, LoaderLine, Results, Skipped
 
 
 def tutorial(rate: float, **changes: Any) -> LoaderLine:
@@ -21,7 +21,7 @@ def ours(storage: str, rate: float, **changes: Any) -> LoaderLine:
 
 
 def run(*lines: LoaderLine, **changes: Any) -> Results:
-    return results([1.0], [1.0], **{"lines": lines, "limits": (), **changes})
+    return results([1.0], [1.0], **{"lines": lines, "limits": (), "skipped": (), **changes})
 
 
 def judged(found: Results) -> dict[str, bool]:
@@ -100,6 +100,24 @@ def test_the_best_other_loader_must_have_done_the_same_work() -> None:
     for other in ({"augment": True}, {"mask": "index"}, {"cache": "cold"}, {"device": "cuda"}):
         assert judged(run(line("ffcv raw", [100.0] * 5, **other), ours("raw", 9e9))) == {}
     assert judged(run(line("ffcv jpeg", [100.0] * 5), ours("raw", 9e9))) == {}
+
+
+def test_the_best_of_some_loaders_is_not_the_best_other_loader() -> None:
+    two, settings = (line("tuned source", [100.0] * 5), tutorial(90)), {**STATED_FOR, "peers": "petseg,tuned,tutorial"}
+    assert judged(run(*two, ours("source", 500), settings=settings)) == {}
+    scaled = line("petseg source scaled", [500.0] * 5)
+    asked = [verdict.asked for verdict in verdicts(run(*two, scaled, settings=settings))]
+    assert asked == ["2.5x the tutorial"]
+
+
+def test_loaders_that_are_not_installed_are_named_where_the_best_one_counts() -> None:
+    reasons = {"ffcv source": "not installed: ffcv", "spdl source": "not installed: spdl (make peers)",
+               "ffcv raw": "not installed: ffcv", "streaming source": "has no training augmentation"}  # fmt: skip
+    skipped = tuple(Skipped(name=name, reason=reason) for name, reason in reasons.items())
+    tuned = line("tuned source", [100.0] * 5, caveats=(SCALED.text,))
+    found = run(tuned, tutorial(50), ours("source", 250), line("petseg source scaled", [250] * 5), skipped=skipped)
+    without = "2.50x (250 and 100 by tuned, without ffcv, without spdl)"
+    assert [verdict.measured for verdict in verdicts(found)] == [without, without, "5.00x (250 and 50)"]
 
 
 @pytest.mark.parametrize("changes", [{"size": "64"}, {"batch_size": 16}, {"fit": "cover"}])
