@@ -79,7 +79,7 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     console.print(
         f"{printable(document['path'])}: {counted(document['samples'], 'sample')}, "
         f"layout {printable(document['layout'])}, {document['storage']} storage{size}, "
-        f"{bytes_text(document['bytes'])}, largest image {largest['height']} x {largest['width']} (height x width)",
+        f"{bytes_text(document['bytes'])}, images up to {largest['height']} high and up to {largest['width']} wide",
         soft_wrap=True,
     )
     table = _table(["split"], ["samples", "shards", "size", "steps", "last"])

@@ -6,6 +6,7 @@ from typing import Any, Final
 from shards.errors import SourceError, counted, listed, printable
 from shards.format.label_files import labels_text, placeholder
 from shards.format.labels import IGNORE, MAX_CLASSES, UNTINTED, LabelClass, Labels, chosen_colour
+from shards.sources.layout_protocol import Source
 from shards.sources.survey.label_survey import Survey
 
 _SHOWN: Final = 300  # rows of the table
@@ -81,7 +82,7 @@ def survey_text(survey: Survey) -> str:
     if survey.palettes.disagreeing:
         lines.append(survey.palettes.text())
     if is_binary(survey):
-        lines.append(f"{_BINARY_HINT}: build with --labels binary")
+        lines.append(f"{_BINARY_HINT}: build with --labels binary{_split_option(source)}")
     elif IGNORE in survey.found and IGNORE not in owners:
         lines.append(
             f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE} in a labels file"
@@ -150,6 +151,11 @@ def is_binary(survey: Survey) -> bool:
     return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
 
 
+def _split_option(source: Source) -> str:
+    """Return what ``build`` needs where nothing says which images are for training."""
+    return "" if source.lists else " --split random"
+
+
 def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) -> str:
     """Return the colour of a class: the mask's own, if no other class has it, else one that differs from all.
 
@@ -182,7 +188,7 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
     if survey.palettes.disagreeing:
         lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
     if is_binary(survey):
-        lines += ["", f"{_BINARY_HINT}: build with --labels binary, without this file."]
+        lines += ["", f"{_BINARY_HINT}: build with --labels binary{_split_option(source)}, without this file."]
     elif IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [

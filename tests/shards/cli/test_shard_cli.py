@@ -176,7 +176,18 @@ def test_numbers_are_sorted_as_numbers(run: Command, maker: Maker, tmp_path: Pat
     build(maker.folder, tmp_path / "set", options(split="random", fractions=(1, 0, 0)), workers=1)
     text = run("info", tmp_path / "set").stdout
     assert re.findall(r"breed-(\d+)", text) == ["2", "3", "9", "10", "12", "100"]
-    assert re.search(r"set: 6 samples, .*, \d+\.\d kB, largest", text)
+    assert re.search(r"set: 6 samples, .*, \d+\.\d kB, images up to", text)
+
+
+def test_info_does_not_make_one_image_of_two(run: Command, tmp_path: Path) -> None:
+    """The greatest height and the greatest width may be those of different images."""
+    for side in ("images", "masks"):
+        (tmp_path / "photos" / side).mkdir(parents=True)
+    for name, size in (("tall", (20, 50)), ("wide", (60, 24)), ("third", (24, 24))):
+        Image.effect_noise(size, 30).convert("RGB").save(tmp_path / "photos" / "images" / f"{name}.jpg")
+        Image.new("L", size, 1).save(tmp_path / "photos" / "masks" / f"{name}.png")
+    run("build", tmp_path / "photos", tmp_path / "set", "--labels", "binary", "--split", "random")
+    assert "images up to 50 high and up to 60 wide\n" in run("info", tmp_path / "set").stdout
 
 
 def test_verify_in_json_names_the_place(run: Command, tiny_sets: dict[str, Path], tmp_path: Path) -> None:

@@ -217,9 +217,15 @@ def test_palettes_that_disagree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("values", "said"), [([0, 255], True), ([0, 1], True), ([0, 2], False), ([0, 1, 255], False)])
 def test_binary_masks_need_no_labels_file(tmp_path: Path, values: list[int], said: bool) -> None:
-    found = survey(source_of(tmp_path, {"a": Image.fromarray(np.array([values], dtype=np.uint8))}))
-    for text in survey_text(found), labels_template(found):
-        assert ("background (0) and foreground: build with --labels binary" in text) is said
+    """Without lists, ``build`` needs --split random, too."""
+    source_of(tmp_path, {"a": Image.fromarray(np.array([values], dtype=np.uint8))})
+    for listed, more in ((False, " --split random"), (True, "")):
+        if listed:
+            (tmp_path / "train.txt").write_text("a\n")
+        found = survey(tmp_path)
+        for text, end in (survey_text(found), "\n"), (labels_template(found), ", without this file"):
+            advice = f"background (0) and foreground: build with --labels binary{more}{end}"
+            assert (advice in f"{text}\n") is said
 
 
 def test_values_of_16_bits_say_what_to_do(tmp_path: Path) -> None:
