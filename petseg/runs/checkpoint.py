@@ -51,6 +51,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: State  # empty in best.pt
     scaler: State  # empty unless fp16
     source: Path | None = None  # the file that it was read from; not stored
+    stamp: tuple[int, ...] | None = None  # which file that was, see file_stamp; not stored
 
     @property
     def weights(self) -> State:
@@ -70,6 +71,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     def for_prediction(self) -> "Checkpoint":
         """Return what is needed to predict with, score, export or initialise: the weights, without training's state."""
         return msgspec.structs.replace(self, model=self.weights, average=None, optimizer={}, scaler={}, loader=None)
+
+
+def file_stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from one that has replaced it; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 _TENSORS = ("model", "average", "optimizer", "scaler")
@@ -99,6 +109,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
+    stamp = file_stamp(path)
     try:
         document = read_tensors(path)
     except Exception as error:  # damage raises any of a dozen types, from zlib to unpickling
@@ -139,6 +150,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         history=plain.history,
         loader=plain.loader,
         source=path,
+        stamp=stamp,
         **tensors,
     )
 

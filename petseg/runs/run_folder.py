@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from petseg.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from petseg.runs.checkpoint import Checkpoint, CheckpointError, file_stamp, load_checkpoint
 from petseg.runs.history import check_history
 from shards.errors import PetsegError, UsageError, first_line, option, spelled
 from shards.format.layout import RUN_CHECKPOINTS
@@ -130,11 +130,19 @@ def _expect_unused(path: Path) -> None:
         raise UsageError(f"{path} is not empty; choose another {option('run')}")
 
 
-def reopen_run(path: Path) -> RunFolder:
-    """Open the folder of an existing run; ``UsageError`` if there is none."""
+def reopen_run(path: Path, read: Checkpoint | None) -> RunFolder:
+    """Open the folder of an existing run; ``UsageError`` if there is none.
+
+    ``read``: its last.pt, as read before. ``UsageError`` if there is another one by now: a process that has ended since
+    then has trained on, and its work must not be trained over.
+    """
     if not (path / CONFIG).is_file():
         raise UsageError(f"{path} contains no run to resume (no {CONFIG}); start one without {option('resume')}")
-    return RunFolder(path)
+    folder = RunFolder(path)
+    if file_stamp(path / LAST) != (None if read is None else read.stamp):
+        folder.close()
+        raise UsageError(f"{path} was trained by another process while this one started; run the same command again")
+    return folder
 
 
 def read_config(path: Path) -> dict[str, Any]:

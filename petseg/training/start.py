@@ -133,7 +133,7 @@ def train(
             settings = RunConfig(recipe=recipe, runtime=runtime, data=data, placement=placement, world=world)
             folder = None
             if world.first:
-                folder = create_run(path, model=recipe.model.name) if existing is None else reopen_run(existing)
+                folder = reopen_run(existing, checkpoint) if existing else create_run(path, model=recipe.model.name)
                 opened.callback(folder.close)
                 if checkpoint is None or not read_progress(checkpoint).finished:
                     record = None if weights is None else weights.record
@@ -292,7 +292,7 @@ def _already_finished(path: Path, checkpoint: Checkpoint, reporter: Reporter | N
     try:
         read_metrics(path)
     except CheckpointError:
-        with contextlib.closing(reopen_run(path)) as folder:
+        with contextlib.closing(reopen_run(path, checkpoint)) as folder:
             folder.write_metrics(checkpoint.history)
     longer = f"start a new run with more epochs, or with {option('init_from', path)} from this one's weights"
     reporter.note(f"{path} is already finished; nothing to do. To train for longer, {longer}")

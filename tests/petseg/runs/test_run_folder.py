@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+import petseg
 from petseg.cli import train
+from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
-from petseg.runs.run_folder import RunFolder, create_run, read_metrics
+from petseg.runs.run_folder import BEST, LAST, METRICS, RunFolder, create_run, read_metrics
 from shards import ShardSet
 from shards.errors import UsageError
 from shards.format.labels import Labels
@@ -101,3 +103,36 @@ def test_the_command_that_repeats_a_run(tiny_run: Path, synthetic_set: Path) -> 
     four = with_torchrun(command, World(rank=0, size=4, local_rank=0, local_size=2))
     place = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 2"
     assert four == f"torchrun {place} --no-python -- {command}"
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("resume", [True, "auto"])
+@pytest.mark.parametrize("begun", ["an epoch", "nothing"])
+def test_work_of_a_process_that_has_ended_is_not_trained_over(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, resume: Any
+) -> None:
+    """Two processes resume a run; one trains and ends after the other has read last.pt, before that locks the run."""
+    run, opened = tmp_path / "run", petseg.training.start.open_set
+
+    class Stopping(Reporter):
+        def end_epoch(self, entry: dict[str, Any], **_: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        petseg.train(synthetic_set, run=run, options=TINY, make_reporter=Stopping)
+    if begun == "nothing":
+        for name in (LAST, BEST, METRICS):
+            (run / name).unlink()
+
+    def another_trains(*given: Any, **named: Any) -> ShardSet:
+        monkeypatch.undo()
+        petseg.train(run=run, resume=True)
+        return opened(*given, **named)
+
+    monkeypatch.setattr("petseg.training.start.open_set", another_trains)
+    with pytest.raises(UsageError, match="trained by another process while this one started; run the same command ag"):
+        petseg.train(run=run, resume=resume)
+    trained = (run / LAST).read_bytes()
+    assert len(read_metrics(run)) == TINY["epochs"]
+    petseg.train(run=run, resume=resume)
+    assert (run / LAST).read_bytes() == trained

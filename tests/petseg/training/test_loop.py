@@ -23,7 +23,7 @@ from petseg.host.device import choose_placement
 from petseg.report.artifacts import draw_run
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from petseg.runs.run_folder import read_metrics, reopen_run
+from petseg.runs.run_folder import RunFolder, read_metrics
 from petseg.training import start_checks
 from petseg.training.losses import balanced_class_weights
 from shards import FormatError, PetsegError, ShardSet
@@ -76,7 +76,7 @@ def test_a_run_whose_folder_is_moved_during_the_training(
                     elif there != "nothing":
                         other.rename(run)
                     if there == "trained":
-                        stack.callback(reopen_run(run).close)
+                        stack.callback(RunFolder(run).close)
 
         with pytest.raises(PetsegError, match=r"was moved, removed or taken over .* its new name, from its last check"):
             petseg.train(synthetic_set, run=run, options=options, make_reporter=Moving)
