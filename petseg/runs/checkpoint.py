@@ -238,6 +238,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, *, before: Mapping[torch.T
             if value.numel() > 1 and value.shape != parameter.shape:
                 raise ValueError(f"{name} is {kind_of(value)}, its parameter {kind_of(parameter)}")
             check_finite({name: value})
+            if name in ("step", "exp_avg_sq") and bool((value < 0).any()):
+                raise ValueError(f"{name} of a parameter has values below 0")
 
 
 def kind_of(tensor: torch.Tensor) -> str:

@@ -21,7 +21,7 @@ from petseg.runs.run_folder import BEST, LAST, RunFolder
 from petseg.training.cuda_graph import chooses_graph
 from petseg.training.guard import DivergenceGuard
 from petseg.training.losses import balanced_class_weights
-from petseg.training.progress import Progress, read_progress
+from petseg.training.progress import Progress, expect_possible, read_progress
 from petseg.training.run_data import note_reading, open_validation_loader, size_of_epoch, train_loader_of_epoch
 from petseg.training.step import TrainStep
 from petseg.training.step_log import LaunchedStep, LogBlock, StepLog, default_steps
@@ -68,12 +68,12 @@ class TrainingLoop:
             initialise=initialise,
             note=reporter.note,
         )
-        self._loader_state: dict[str, Any] | None = None
         if resume_from is not None:
             self.train_step.load(resume_from)
             self.progress = read_progress(resume_from)
             self.history = list(resume_from.history)
-            self._loader_state = resume_from.loader
+            self._prepare_loader(resume_from.loader)
+            expect_possible(self.progress, resume_from, batches=len(self._loader))
         labels = config.labels
         self._loggers = loggers
         loggers.open(self.history)
@@ -134,13 +134,12 @@ class TrainingLoop:
         for block in self._log.read_blocks():
             self._use(block)
 
-    def _prepare_loader(self) -> None:
-        """Open the loader with the epoch's image size and augmentation and move it to the next batch."""
+    def _prepare_loader(self, state: dict[str, Any] | None = None) -> None:
+        """Open the loader with the epoch's image size and augmentation and move it to the next batch, or to a state."""
         self._loader = train_loader_of_epoch(self.config, self.progress.epoch, opened=self._loader)
-        if self._loader_state is not None:
-            self._loader.load_state_dict(self._loader_state)
-            self._loader_state = None
-        else:
+        if state is not None:
+            self._loader.load_state_dict(state)
+        elif self._loader.epoch != self.progress.epoch:  # else it is at the epoch's start, or where it continues
             self._loader.set_epoch(self.progress.epoch)
 
     def _timed(self, loader: Loader) -> Iterator[Batch]:

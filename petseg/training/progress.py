@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from petseg.runs.checkpoint import Checkpoint, damage_of
+from petseg.training.run_data import size_of_epoch
 
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
@@ -66,3 +67,19 @@ def read_progress(checkpoint: Checkpoint) -> Progress:
             if not abs((progress.best_score or 0.0) - score) < 1e-6:
                 raise ValueError("its best score is not the one of that epoch in its metrics")
     return progress
+
+
+def expect_possible(progress: Progress, checkpoint: Checkpoint, *, batches: int) -> None:
+    """Raise ``CheckpointError`` unless a run of so many batches in an epoch can have these counts."""
+    recipe, state = checkpoint.recipe, checkpoint.loader
+    height, width = size_of_epoch(recipe, progress.epoch)
+    done = batches if progress.phase == "validate" else 0 if state is None else state["batch"]
+    with damage_of(checkpoint):
+        if progress.epoch >= recipe.epochs and not progress.finished:
+            raise ValueError(f"it is in epoch {progress.epoch + 1} of {recipe.epochs}")
+        if progress.step != progress.epoch * batches + done:
+            raise ValueError(f"it is after step {progress.step}, its epochs and its loader are not")
+        if progress.images > done * recipe.batch_size:
+            raise ValueError(f"it counts {progress.images} images of an epoch after {done} batches")
+        if sum(map(sum, progress.confusion)) > progress.images * height * width:
+            raise ValueError("it counts more pixels than its images have")

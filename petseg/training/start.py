@@ -51,7 +51,7 @@ from petseg.training.start_checks import (
     agree_on_options,
     check_options,
     expect_shared_folder,
-    note_absent_classes,
+    note_unusual,
     open_set,
 )
 from shards import FormatError
@@ -135,7 +135,7 @@ def train(
             if world.first:
                 folder = reopen_run(existing, checkpoint) if existing else create_run(path, model=recipe.model.name)
                 opened.callback(folder.close)
-                if checkpoint is None or not read_progress(checkpoint).finished:
+                if checkpoint is None:  # else once it is known to fit
                     record = None if weights is None else weights.record
                     write_config(folder, settings, command=command, initialised_from=record)
         reporter = make_reporter() if world.first else Reporter()
@@ -148,6 +148,7 @@ def train(
             encoder=encoder,
             weights=weights,
             resume=bool(resume),
+            command=command,
         )
 
 
@@ -160,6 +161,7 @@ def _train(
     encoder: EncoderStart,
     weights: FittingWeights | None,
     resume: bool,
+    command: str,
 ) -> Path:
     world, placement = config.world, config.placement
     signals = catch_stop_signals(further=parse_signals(config.runtime.stop_signal), ignore_repeats=world.size > 1)
@@ -179,6 +181,8 @@ def _train(
                 initialise=encoder,
                 loggers=loggers,
             )
+            if folder is not None and checkpoint is not None and not loop.progress.finished:
+                write_config(folder, config, command=command)
             if weights is not None:
                 loop.train_step.start_from(weights.weights)
                 reporter.note(weights.summary)
@@ -220,23 +224,7 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         f"{size_text(recipe.size)}, batch {recipe.batch_size}, {device_name(config.placement)}, "
         f"{config.placement.precision}; run in {path}"
     )
-    if config.runtime.compile and not config.placement.on_gpu:
-        reporter.note(f"{option('compile')} takes a minute on a CPU, and steps are no faster (docs/training.md)")
-    if recipe.batch_size > split.samples:
-        reporter.note(
-            f"{option('batch_size', recipe.batch_size)}: there are {counted(split.samples, 'training image')}, and "
-            "what is missing is computed all the same, as copies that batch normalisation alone counts; a smaller "
-            "batch is faster"
-        )
-    if recipe.crop_scale is not None:
-        what = "validation scores the centre of each image, as large as a crop; petseg-eval all of it, in windows"
-        reporter.note(f"{option('crop_scale')}: {what}")
-    elif (stored := config.data.manifest.size) and any(a > b for a, b in zip(recipe.size, stored, strict=True)):
-        reporter.note(
-            f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
-            "are enlarged, which adds work, not detail; build the set with a larger size, or as source"
-        )
-    note_absent_classes(config.data, reporter)
+    note_unusual(config, reporter)
 
 
 @contextlib.contextmanager

@@ -19,12 +19,13 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import Checkpoint
 from petseg.runs.option_fields import check_fields, spelling
 from petseg.runs.recipe import Recipe, RuntimeOptions
-from petseg.runs.run_config import versions
+from petseg.runs.run_config import RunConfig, versions
 from petseg.runs.run_folder import CONFIG
 from petseg.training.cuda_graph import check_graph
 from pipeline.choose_engine import choose_engine
 from shards import ShardSet, UsageError
-from shards.errors import FormatError, listed, option, spelled
+from shards.errors import FormatError, counted, listed, option, spelled
+from shards.format.geometry import size_text
 from shards.store.addresses import is_remote
 from shards.store.byte_ranges import read_regular
 
@@ -106,6 +107,28 @@ def _digest(path: Path) -> str | None:
         return hashlib.sha256(read_regular(path / CONFIG)).hexdigest()
     except OSError:
         return None
+
+
+def note_unusual(config: RunConfig, reporter: Reporter) -> None:
+    """Say what is unusual about a training, before it starts."""
+    recipe, samples = config.recipe, config.data.manifest.splits["train"].samples
+    if config.runtime.compile and not config.placement.on_gpu:
+        reporter.note(f"{option('compile')} takes a minute on a CPU, and steps are no faster (docs/training.md)")
+    if recipe.batch_size > samples:
+        reporter.note(
+            f"{option('batch_size', recipe.batch_size)}: there are {counted(samples, 'training image')}, and "
+            "what is missing is computed all the same, as copies that batch normalisation alone counts; a smaller "
+            "batch is faster"
+        )
+    if recipe.crop_scale is not None:
+        what = "validation scores the centre of each image, as large as a crop; petseg-eval all of it, in windows"
+        reporter.note(f"{option('crop_scale')}: {what}")
+    elif (stored := config.data.manifest.size) and any(a > b for a, b in zip(recipe.size, stored, strict=True)):
+        reporter.note(
+            f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
+            "are enlarged, which adds work, not detail; build the set with a larger size, or as source"
+        )
+    note_absent_classes(config.data, reporter)
 
 
 def note_absent_classes(data: ShardSet, reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ from sample_runs import ENTRY, sample_checkpoint
 import petseg
 from petseg.host.stop_signals import InterruptedRunError
 from petseg.report.console_reporter import Reporter
-from petseg.runs.checkpoint import CheckpointError
+from petseg.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from petseg.training.progress import Progress, read_progress
+from shards.errors import PetsegError
 
 COUNTS = [[3, 1], [0, 2]]
 SOUND: dict[str, Any] = {"epoch": 1, "step": 9, "pictures": 6, "loss_sum": 3.5, "confusion": COUNTS, "seconds": 1.5}
@@ -64,6 +66,67 @@ def test_what_agrees_is_read(phase: str) -> None:
 def test_what_contradicts_itself_is_damaged(position: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         progress({**SOUND, **position}, **changes)
+
+
+@pytest.fixture(scope="module")
+def stopped(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped within its second epoch, of four batches."""
+
+    class Stopping(Reporter):
+        batches = 0
+
+        def batch(self, **facts: object) -> None:
+            self.batches += 1
+            if self.batches == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    options = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 5, "threads": 1, "augment": "none"}
+    with pytest.raises(InterruptedRunError):
+        petseg.train(synthetic_set, run=run, options=options, make_reporter=Stopping)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("loader", {"batch": 400}, "the saved loader state is damaged: epoch 1, batch 400 of 4"),
+        ("loader", {"batch": 1}, "it is after step 6, its epochs and its loader are not"),
+        ("loader", {"seed": 9}, "the saved loader state does not fit this loader; seed: saved 9, now 0"),
+        ("position", {"step": 10**15}, "it is after step 1000000000000000"),
+        ("position", {"pictures": 11}, "it counts 11 images of an epoch after 2 batches"),
+        ("position", {"confusion": [[10**15, 0, 0]] * 3}, "it counts more pixels than its images have"),
+        ("optimizer", {"exp_avg_sq": -1.0}, "exp_avg_sq of a parameter has values below 0"),
+        ("optimizer", {"step": -7.0}, "step of a parameter has values below 0"),
+    ],
+)
+def test_what_cannot_be_continued_changes_nothing(
+    stopped: Path, tmp_path: Path, part: str, changes: dict[str, Any], message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    checkpoint = load_checkpoint(run / "last.pt")
+    if part == "optimizer":
+        for state in checkpoint.optimizer["state"].values():
+            for name in changes.keys() & state.keys():
+                state[name].fill_(changes[name])
+    else:
+        getattr(checkpoint, part).update(changes)
+    save_checkpoint(run / "last.pt", checkpoint)
+    names = ("config.json", "config.toml", "metrics.jsonl", "last.pt", "best.pt")
+    before = {name: (run / name).read_bytes() for name in names}
+    with pytest.raises(PetsegError) as error:
+        petseg.train(run=run, resume=True)
+    assert message in str(error.value)
+    assert {name: (run / name).read_bytes() for name in names} == before
+
+
+def test_what_can_be_continued_is(stopped: Path, tmp_path: Path, no_report: None) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    petseg.train(run=run, resume=True)
+    assert len(json.loads((run / "config.json").read_text())["resumed"]) == 1
+    assert load_checkpoint(run / "last.pt").position["step"] == 8
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
