@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import logging
 import math
 import warnings
@@ -172,7 +173,7 @@ def _to_onnx(predictor: Predictor, network: OnnxNetwork) -> bytes:
         **card_facts(predictor),
         "output": network.options.output,
         "input_size": network.options.input_size,
-        "classes": ",".join(predictor.labels.names),
+        "classes": json.dumps(predictor.labels.names),  # a name may hold any sign
         "trained_with": f"petseg {metadata.version('petseg')}",
     }
     onnx.helper.set_model_props(model, facts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from petseg.loggers.metrics_logger import LoggedRun, epoch_values
 from petseg.runs.history import History
-from shards.errors import UsageError
+from shards.errors import UsageError, printable
 from shards.store.atomic import naming, write_atomically
 
 FOLDER = "events"
@@ -34,7 +34,7 @@ class TensorBoardLogger:
 
         content: list[dict[str, Any]] = [{"file_version": "brain.Event:2"}]
         if self._run.parameters:
-            rows = "\n".join(f"| {name} | `{value}` |" for name, value in self._run.parameters.items())
+            rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in self._run.parameters.items())
             table = f"| option | value |\n|---|---|\n{rows}"
             content.append({"summary": text("parameters", table)})  # type: ignore[no-untyped-call]
         for entry in history:
@@ -67,6 +67,11 @@ class TensorBoardLogger:
 
     def close(self, *, finished: bool) -> None:
         """No file is open."""
+
+
+def _cell(value: str) -> str:
+    """Return a text for a Markdown table in which it means nothing but itself, as TensorBoard's reader takes it."""
+    return "".join(f"&#{ord(sign)};" if sign in "\\`*_{}[]<>&|" else sign for sign in printable(value))
 
 
 def _records(content: Sequence[Mapping[str, Any]]) -> bytes:

@@ -125,7 +125,7 @@ def _expect_unused(path: Path) -> None:
             f"{path} already contains a run; continue it with {option('resume', True)} (or "
             f"{option('resume', 'auto')}), or choose another {option('run')}"
         )
-    begun = names <= _STARTED and is_run_config(path / CONFIG)  # other programs, too, have a config.json
+    begun = names <= _STARTED and is_run_config(path / CONFIG)
     if names - {_LOCK, _OWNER} and not begun:
         raise UsageError(f"{path} is not empty; choose another {option('run')}")
 
@@ -226,7 +226,7 @@ def find_checkpoint(run: Path) -> Path:
         )
     if (run / METRICS).is_file():
         advice = "it has had one, since it has metrics; copy it there again, or start a new run"
-    elif (run / CONFIG).is_file():
+    elif is_run_config(run / CONFIG):  # other programs, too, have a config.json
         advice = f"train it first, with: petseg-train --resume --run {shlex.quote(str(run))}"
     else:
         advice = "it is no run"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,20 @@ def test_events_of_a_killed_run_are_written_once(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("val/iou/dog")] == [1]
     assert "val/recall/none" not in events.Tags()["scalars"]
     killed.close(finished=False)
+
+
+@pytest.mark.parametrize("name", ["a|b", "`a` | `b`", "``", "<b>*a* _b_ [c](d)</b>", "a&lt;b\\|"])
+def test_an_option_is_one_cell_of_the_table_whatever_it_holds(tmp_path: Path, name: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    TensorBoardLogger(LoggedRun(folder=tmp_path, classes=("cat",), parameters={"data.name": name, "lr": "1"})).open([])
+    events = EventAccumulator(str(tmp_path / FOLDER))
+    events.Reload()
+    (written,) = events.Tensors("parameters/text_summary")
+    page = markdown_to_safe_html(written.tensor_proto.string_val[0].decode())
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", page, re.DOTALL)]
+    assert cells == ["data.name", name, "lr", "1"]
 
 
 def test_events_of_other_runs_stay_where_the_folder_is_a_link(tmp_path: Path) -> None:

@@ -190,9 +190,12 @@ def test_an_export_is_not_taken_for_a_run_to_predict_with(exported: Path, run: P
 def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run, checkpoint or export"):
         read_initial_weights(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*; it is no run$"):
-        read_initial_weights(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    for content in (None, '{"model_type": "segformer"}'):  # other programs, too, have a config.json
+        if content:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"holds no checkpoint .*; it is no run$"):
+            read_initial_weights(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": "petseg-run"}')
     with pytest.raises(CheckpointError, match=rf"petseg-train --resume --run {tmp_path}$"):
         read_initial_weights(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{}\n")  # it has trained: --resume refuses it
