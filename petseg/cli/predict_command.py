@@ -88,6 +88,7 @@ def predict(
         if job.renamed:
             say(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
     written: list[FileJob] = []
+    padded: list[FileJob] = []
 
     def count(job: FileJob) -> None:
         written.append(job)
@@ -102,6 +103,7 @@ def predict(
                 options=inference,
                 on_error=lambda error: say(f"skipped: {error}", err=True),
                 on_done=count,
+                on_padded=padded.append,
             )
     except (KeyboardInterrupt, OSError, PetsegError, TerminatedError) as error:
         if written:
@@ -114,10 +116,11 @@ def predict(
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
     if as_json:
         facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
-        facts |= {"results": results, "unmarked": unmarked}
+        facts |= {"results": results, "unmarked": unmarked, "padded": len(padded)}
         print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
     else:
-        others = f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
+        others = f", {counted(len(padded), 'image')} padded, being smaller than a window" if padded else ""
+        others += f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
         others += f" ({unmarked:,} of them with results that do not say which network made them)" if unmarked else ""
         others += f", {counted(ignored, 'other file')} ignored" if ignored else ""
         others += f", {counted(results, 'result')} of earlier predictions left out" if results else ""

@@ -187,16 +187,18 @@ def predict_files(
     options: InferenceOptions = WHOLE_IMAGES,
     on_error: Callable[[PetsegError], None],
     on_done: Callable[[FileJob], None] = lambda job: None,
+    on_padded: Callable[[FileJob], None] = lambda job: None,
 ) -> int:
     """Predict and write every job; an image that cannot be read or named goes to ``on_error``.
 
-    The folders are created. Returns how many images failed.
+    ``on_done`` gets each job that is written, ``on_padded`` those of them whose image is smaller than a window. The
+    folders are created. Returns how many images failed.
     """
     exact = any(output.name.endswith(PROBABILITIES) for job in jobs for output in job.outputs)
-    windows = predictor.window(options) is not None
+    window = predictor.window(options)
     keep: Keep = "all" if exact else "none"
-    values = len(predictor.labels) if exact and windows else 0  # of a pixel, to be kept
-    together = 1 if windows else batch_size
+    values = len(predictor.labels) if exact and window else 0  # of a pixel, to be kept
+    together = 1 if window else batch_size
     failures = pixels = 0
     batch: list[tuple[FileJob, Image.Image]] = []
     for number, job in enumerate(jobs, start=1):
@@ -230,6 +232,8 @@ def predict_files(
                     replace=done.replace,
                 )
                 on_done(done)
+                if window and (image.height < window[0] or image.width < window[1]):
+                    on_padded(done)
                 del image
             pixels = 0
     return failures

@@ -299,6 +299,24 @@ def test_messages_show_names_without_escape_sequences(call, tiny_run: Path, tmp_
     assert "predicted into" in result.out
 
 
+@pytest.mark.parametrize(
+    ("window", "padded"), [("20", 0), ("30x40", 0), ("31x16", 1), ("16x41", 1), ("400", 2), ("auto", 1), (None, 0)]
+)
+def test_images_smaller_than_a_window_are_counted(
+    call, tiny_run: Path, tmp_path: Path, window: str | None, padded: int
+) -> None:
+    """``auto`` is 32 pixels here."""
+    for name, size in (("small.png", (40, 30)), ("large.png", (70, 60))):
+        Image.new("RGB", size).save(tmp_path / name)
+    more = [] if window is None else ["--window", window]
+    images = [tmp_path / "small.png", tmp_path / "large.png"]
+    said = call(predict, tiny_run, *images, "-o", tmp_path / "out", *more).out
+    told = f", {padded} image{'s' if padded > 1 else ''} padded, being smaller than a window" if padded else ""
+    assert said.endswith(f" overlap by 0.25{told}\n" if window else "/out\n")
+    facts = call(predict, tiny_run, *images, "-o", tmp_path / "out", "--overwrite", "--json", *more).out
+    assert json.loads(facts)["padded"] == padded
+
+
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
     path = image_file(tmp_path / "cat.jpg")
     out = tmp_path / "out"
