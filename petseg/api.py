@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from shards.errors import PetsegError, UsageError, expect_flags, suggests_names
+from shards.errors import PetsegError, UsageError, expect_flags
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places, is_remote
 
 if TYPE_CHECKING:
@@ -216,8 +217,12 @@ def predict(
 
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    existing = {"overwrite": overwrite, "skip_existing": skip_existing}
-    what = {"overlays": overlays, "probabilities": probabilities, **existing}
+    what = {
+        "overlays": overlays,
+        "probabilities": probabilities,
+        "overwrite": overwrite,
+        "skip_existing": skip_existing,
+    }
     expect_flags(recursive=recursive, **what)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:

@@ -3,16 +3,18 @@
 import os
 import sys
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pipeline.engine import Decode, DecoderOptions
 from pipeline.order.augmentation import Augmentation, Preset
 from pipeline.order.epoch_order import SHUFFLES, Shuffling
 from shards import cores
-from shards.errors import PetsegError, UsageError, is_whole_number
+from shards.errors import PetsegError, UsageError, is_number, is_whole_number, shown_value
 from shards.format.dataset import ShardSet
 from shards.format.geometry import FITS, MAX_SCALE, MIN_SCALE, Scales, Size, parse_size
 from shards.format.layout import Storage
+from shards.store.addresses import expect_places
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +77,7 @@ def usable_cores() -> int:
 def resolve_shards(shards: str | Path | ShardSet, **stored: Any) -> ShardSet:
     """Return a set that is open already, or that a path or address names; ``stored`` as for ``ShardSet.open``."""
     if not isinstance(shards, ShardSet):
+        expect_places(shards=shards)
         return ShardSet.open(shards, **stored)
     if any(value not in (None, "auto") for value in stored.values()):
         raise UsageError("this set is open already: give fetch, cache and cache_bytes to ShardSet.open")
@@ -87,7 +90,7 @@ def resolve_augment(augment: str | Augmentation | None) -> Augmentation | None:
         return augment
     if isinstance(augment, str) and augment in get_args(Preset):
         return Augmentation.preset(cast("Preset", augment))
-    raise UsageError(f"augment {augment!r} is unknown; use None, 'train', 'strong' or an Augmentation")
+    raise UsageError(f"augment {shown_value(augment)} is unknown; use None, 'train', 'strong' or an Augmentation")
 
 
 def resolve_device(device: "str | torch.device") -> "torch.device":
@@ -99,7 +102,7 @@ def resolve_device(device: "str | torch.device") -> "torch.device":
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
-        raise UsageError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+        raise UsageError(f"device {shown_value(device)} is unknown; use auto, cpu, cuda or cuda:N") from None
     if chosen.type not in ("cpu", "cuda"):
         raise UsageError(f"device {str(device)!r} is not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cpu":
@@ -129,7 +132,7 @@ def resolve_crop_scale(crop_scale: Any) -> Scales | None:
     if not MIN_SCALE <= least <= most <= MAX_SCALE:
         raise UsageError(
             f"crop_scale must be (min, max), output pixels per image pixel, with {MIN_SCALE:g} <= min <= max <= "
-            f"{MAX_SCALE:g}, not {crop_scale!r}"
+            f"{MAX_SCALE:g}, not {shown_value(crop_scale)}"
         )
     return least, most
 
@@ -139,9 +142,10 @@ def resolve_shuffle(shuffle: Any, *, window: Any, training: bool) -> Shuffling:
     if shuffle is None or isinstance(shuffle, bool):
         shuffle = "global" if shuffle or (shuffle is None and training) else "none"
     if shuffle not in SHUFFLES:
-        raise UsageError(f"shuffle {shuffle!r} is unknown; use True, False, {', '.join(SHUFFLES)}")
+        raise UsageError(f"shuffle {shown_value(shuffle)} is unknown; use True, False, {', '.join(SHUFFLES)}")
     if not is_whole_number(window, 1, MAX_WINDOW):
-        raise UsageError(f"shuffle_window must be a whole number of shards from 1 to {MAX_WINDOW}, not {window!r}")
+        given = shown_value(window)
+        raise UsageError(f"shuffle_window must be a whole number of shards from 1 to {MAX_WINDOW}, not {given}")
     return Shuffling(kind=shuffle, window=window)
 
 
@@ -170,23 +174,25 @@ def check_numbers(*, batch_size: int, prefetch: int, threads: int | None, proces
         ("processes", 0 if processes is None else processes, 0, 64),
     ):
         if not is_whole_number(value, least, most):
-            raise UsageError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+            raise UsageError(f"{name} must be a whole number from {least} to {most}, not {shown_value(value)}")
 
 
 def check_values(*, seed: Any, fit: Any, mask: Any, decode: Any, drop_last: Any, timeout: Any) -> None:
     """Raise ``UsageError`` unless each has a meaning."""
     if not is_whole_number(seed):
-        raise UsageError(f"seed must be a whole number, not {seed!r}")
+        raise UsageError(f"seed must be a whole number, not {shown_value(seed)}")
     if fit not in FITS:
-        raise UsageError(f"fit {fit!r} is unknown; use {', '.join(FITS)}")
+        raise UsageError(f"fit {shown_value(fit)} is unknown; use {', '.join(FITS)}")
     if mask not in ("onehot", "index"):
-        raise UsageError(f"mask {mask!r} is unknown; use onehot or index")
+        raise UsageError(f"mask {shown_value(mask)} is unknown; use onehot or index")
     if decode not in get_args(Decode):
-        raise UsageError(f"decode {decode!r} is unknown; use {', '.join(get_args(Decode))}")
+        raise UsageError(f"decode {shown_value(decode)} is unknown; use {', '.join(get_args(Decode))}")
     if not isinstance(drop_last, bool):
-        raise UsageError(f"drop_last must be True or False, not {drop_last!r}")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-        raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        raise UsageError(f"drop_last must be True or False, not {shown_value(drop_last)}")
+    if not is_number(timeout, 0, TIMEOUT_MAX) or not timeout:
+        raise UsageError(
+            f"timeout must be a number of seconds above 0 and up to {TIMEOUT_MAX:.0f}, not {shown_value(timeout)}"
+        )
 
 
 def are_small(stored_size: Size | None, size: Size) -> bool:
@@ -221,7 +227,7 @@ def check_processes(processes: int, *, threads: int | None, engine: str) -> None
 def check_decoder(decoder: Any) -> None:
     """Raise ``UsageError`` for what are no options of DALI's decoder, also where another engine decodes."""
     if not isinstance(decoder, DecoderOptions | None):
-        raise UsageError(f"decoder must be DecoderOptions, not {decoder!r}")
+        raise UsageError(f"decoder must be DecoderOptions, not {shown_value(decoder)}")
 
 
 def check_process(creator: int) -> None:
@@ -236,7 +242,7 @@ def check_process(creator: int) -> None:
 def checked_epoch(epoch: Any) -> int:
     """Return the number of an epoch; ``UsageError`` unless it is one."""
     if not is_whole_number(epoch, 0):
-        raise UsageError(f"epoch must be a whole number of 0 or more, not {epoch!r}")
+        raise UsageError(f"epoch must be a whole number of 0 or more, not {shown_value(epoch)}")
     return epoch
 
 

@@ -27,9 +27,10 @@ from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
-from shards.errors import UsageError, suggests_names
+from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
+from shards.public_calls import suggests_names
 from shards.store.remote.remote_files import Fetch
 
 if TYPE_CHECKING:

@@ -6,19 +6,13 @@ import it before Ctrl-C is theirs, so it imports little when it is loaded.
 
 import contextlib
 import errno
-import functools
-import numbers
-import operator
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, ParamSpec, TypeGuard, TypeVar
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeGuard
 
 # Plain RuntimeErrors of torch's CPU allocator, CUDA, cuDNN and cuBLAS, C++, and oneDNN.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
@@ -59,10 +53,6 @@ class UsageError(PetsegError):
     """An option or argument is wrong, or does not fit another one."""
 
     exit_code = 2
-
-
-class ArgumentNameError(UsageError, TypeError):
-    """A function has no argument of this name; a ``TypeError``, as Python's own."""
 
 
 class TerminatedError(BaseException):
@@ -267,34 +257,3 @@ def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, s
     words = dict(other_words or {})
     close = difflib.get_close_matches(name, sorted({*names, *words}), n=1)
     return f"; did you mean {words.get(close[0], close[0])}?" if close else ""
-
-
-def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str] = lambda _: "") -> Callable[_P, _R]:
-    """Have a public function name the argument that a wrong one was meant for, and take NumPy's numbers as Python's.
-
-    ``otherwise``: returns the end of the message where no name is near.
-    """
-    import inspect
-
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
-
-    @functools.wraps(function)
-    def checked(*args: _P.args, **options: _P.kwargs) -> _R:
-        for name in options.keys() - {*names}:
-            called = function.__qualname__.removesuffix(".__init__")
-            meant = did_you_mean(name, names) or otherwise(name)
-            raise ArgumentNameError(f"{called}() has no argument {name}{meant}")
-        return function(*map(plain_numbers, args), **plain_numbers(options))
-
-    return checked
-
-
-def plain_numbers(value: Any) -> Any:
-    """Return an argument with NumPy's numbers, also those in lists, tuples and dictionaries, as Python's own."""
-    if type(value) in (list, tuple):
-        return type(value)(map(plain_numbers, value))
-    if type(value) is dict:
-        return {name: plain_numbers(each) for name, each in value.items()}
-    if isinstance(value, bool | str) or not isinstance(value, numbers.Real):
-        return value
-    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

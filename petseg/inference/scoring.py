@@ -17,11 +17,13 @@ from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
 from petseg.runs.run_folder import A_RUN
 from pipeline import Loader
+from pipeline.arguments import resolve_shards
 from shards import ShardSet, UsageError
-from shards.errors import counted, expect_flags, listed, option, printable, suggests_names
+from shards.errors import counted, expect_flags, listed, option, printable
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
 
@@ -77,7 +79,7 @@ def evaluate(
         raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
     expect_places(A_RUN, run=run)
-    data = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    data = resolve_shards(shards)
     expect_split(data, split)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)
     return evaluate_predictor(

@@ -37,9 +37,10 @@ from petseg.runs.checkpoint import expect_weights_of
 from petseg.runs.history import History
 from petseg.runs.recipe import Recipe, parse_run_size
 from petseg.runs.run_folder import A_RUN, load_best
-from shards.errors import UsageError, counted, option, printable, suggests_names
+from shards.errors import UsageError, counted, option, printable
 from shards.format.geometry import Size, middle_scale, size_text
 from shards.format.labels import Labels
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places
 
 Keep = Literal["all", "some", "none"]  # probabilities of a prediction in windows

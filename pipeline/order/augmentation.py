@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.order.hashing import derive, uniform
-from shards.errors import UsageError, is_number, shown_value, suggests_names
+from shards.errors import UsageError, is_number, shown_value
 from shards.format.geometry import (
     Boxes,
     Fit,
@@ -27,6 +27,7 @@ from shards.format.geometry import (
     scaled_crops,
     scaled_placements,
 )
+from shards.public_calls import suggests_names
 
 Preset = Literal["train", "strong"]
 
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 
 
 def suggests_fields(struct: type[_T]) -> type[_T]:
-    """Have the making of a dataclass treat its arguments as :func:`shards.errors.suggests_names` does."""
+    """Have the making of a dataclass treat its arguments as :func:`shards.public_calls.suggests_names` does."""
     struct.__init__ = suggests_names(struct.__init__)  # type: ignore[method-assign]
     return struct
 

@@ -55,6 +55,7 @@ from shards.errors import FormatError, PetsegError, SampleError, UsageError
         ({"on_error": "ignore"}, "use stop or replace"),
         ({"max_damaged": -1}, "max_damaged must"),
         ({"timeout": 0}, "timeout must"),
+        ({"timeout": 10**30}, "timeout must be a number of seconds above 0 and up to"),
         ({"timeout": "5"}, "timeout must"),
         ({"timeout": None}, "timeout must"),
         ({"decoder": "mixed"}, "decoder must be DecoderOptions, not 'mixed'"),

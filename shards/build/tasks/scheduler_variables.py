@@ -111,7 +111,9 @@ def _integer(name: str, environment: Mapping[str, str], *, default: int | None =
 
 
 def _given(task: int | str) -> int:
+    if is_whole_number(task):
+        return task
     try:
-        return int(task)
-    except (TypeError, ValueError):
+        return int(task if isinstance(task, str) else "")
+    except ValueError:
         raise UsageError(f"{option('task', task)} is neither a number nor {AUTO}") from None

@@ -88,6 +88,57 @@ def test_a_wrong_name_names_the_nearest(call: Callable[[], object], text: str) -
     assert isinstance(error.value, TypeError) == ("has no argument" in str(error.value))
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: petseg.train("set", 20), "train() takes shards without a name, not 2 arguments; "  # type: ignore[misc]
+         "write NAME=VALUE for the others: run, resume, config, options, command and 1 more"),
+        (lambda: Loader("set", 32), "Loader() takes shards without a name, not 2 arguments; "  # type: ignore[call-arg, misc]
+         "write NAME=VALUE for the others: split, batch_size, size, fit, crop_scale and 21 more"),
+        (lambda: petseg.evaluate("run", "set", "val"), "evaluate() takes run, shards without a name, not 3 "  # type: ignore[misc]
+         "arguments; write NAME=VALUE for the others: split, size, original_resolution, flip_tta, scales and 7 more"),
+        (lambda: Augmentation(0.5), "Augmentation() takes none without a name, not 1 argument; "  # type: ignore[misc]
+         "write NAME=VALUE for the others: area, ratio, flip, brightness, contrast and 1 more"),
+    ],
+)  # fmt: skip
+def test_an_argument_without_its_name_is_told_the_names(call: Callable[[], object], text: str) -> None:
+    with pytest.raises(PetsegError) as error:
+        call()
+    assert str(error.value) == text
+    assert isinstance(error.value, TypeError)
+
+
+def test_arrays_and_truth_values_of_numpy(synthetic_set: Path, tmp_path: Path) -> None:
+    """An array of one dimension is as good as a tuple, and no array ends with an error of NumPy's."""
+    loader = Loader(synthetic_set, batch_size=2, device="cpu", size=np.array([32, 48]), drop_last=np.bool_(True))  # type: ignore[arg-type]
+    with contextlib.closing(loader):
+        assert (loader.size, loader.slices.drop_last) == ((32, 48), True)
+    for name in ("split", "fit", "decode", "device", "mask", "augment", "shuffle", "engine", "on_error", "timeout"):
+        with pytest.raises(PetsegError, match=name) as error:
+            Loader(synthetic_set, **{"batch_size": 2, "device": "cpu", name: np.array(["a", "b"])})
+        assert "\n" not in str(error.value)
+    for name in ("batch_size", "seed", "drop_last", "decoder", "timeout"):
+        with pytest.raises(PetsegError, match=rf"{name} must be .* not a Tensor") as error:
+            Loader(synthetic_set, **{"batch_size": 2, "device": "cpu", name: torch.zeros(2, 2)})
+    for name in ("storage", "layout", "fit", "split", "exif", "task"):
+        with pytest.raises(PetsegError, match=name):
+            petseg.build_shards("a", tmp_path / "out", **{"storage": "jpeg", name: np.array(["a", "b"])})
+    with pytest.raises(PetsegError, match="precision"):
+        petseg.load("run", precision=np.array(["a", "b"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", [0.7, 1.0, float("inf"), True, b"1"])
+def test_a_task_is_a_whole_number(task: Any, tmp_path: Path) -> None:
+    with pytest.raises(PetsegError, match="is neither a number nor auto"):
+        petseg.build_shards("a", tmp_path / "out", task=task, tasks=2)
+
+
+def test_a_set_is_named_as_the_caller_named_it() -> None:
+    for call in (lambda: Loader(None, batch_size=2), lambda: petseg.evaluate("run", None)):  # type: ignore[arg-type]
+        with pytest.raises(PetsegError, match=r"^shards: expected a path"):
+            call()
+
+
 def test_a_loader_says_why_it_cannot_be_copied(synthetic_set: Path) -> None:
     with Loader(synthetic_set, batch_size=2, device="cpu") as loader:
         for use in (pickle.dumps, copy.copy, copy.deepcopy):
