@@ -13,7 +13,7 @@ from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
-from shards.public_calls import suggests_names
+from shards.format.readers.public_calls import suggests_names
 from shards.store.addresses import expect_places, is_remote
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def build_shards(
         exif=exif,
         labels=labels if labels is None or isinstance(labels, Labels) else find_labels(str(labels)),
     )
-    number = task_number(task, tasks)
-    if number is not None and strict:
+    if (number := task_number(task, tasks)) is not None and strict:
         raise UsageError("strict is for the whole set: give it to join_shards()")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)
     place = _place(out)
@@ -217,12 +216,8 @@ def predict(
 
     check_batch_size(batch_size)
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    what = {
-        "overlays": overlays,
-        "probabilities": probabilities,
-        "overwrite": overwrite,
-        "skip_existing": skip_existing,
-    }
+    written = {"overlays": overlays, "probabilities": probabilities}
+    what = {**written, "overwrite": overwrite, "skip_existing": skip_existing}
     expect_flags(recursive=recursive, **what)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:

@@ -27,7 +27,7 @@ from shards.format.geometry import (
     scaled_crops,
     scaled_placements,
 )
-from shards.public_calls import suggests_names
+from shards.format.readers.public_calls import suggests_names
 
 Preset = Literal["train", "strong"]
 
@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 
 def suggests_fields(struct: type[_T]) -> type[_T]:
-    """Have the making of a dataclass treat its arguments as :func:`shards.public_calls.suggests_names` does."""
+    """Have the making of a dataclass treat its arguments as ``suggests_names`` does."""
     struct.__init__ = suggests_names(struct.__init__)  # type: ignore[method-assign]
     return struct
 
