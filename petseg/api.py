@@ -13,7 +13,7 @@ from shards.format.geometry import Fit, Size
 from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places, is_remote
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 from shards.store.remote.remote_files import Fetch
 
 if TYPE_CHECKING:

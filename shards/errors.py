@@ -6,15 +6,13 @@ import it before Ctrl-C is theirs, so it imports little when it is loaded.
 
 import contextlib
 import errno
-import numbers
-import operator
 import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TypeGuard
+from typing import Final, TypeGuard
 
 # Plain RuntimeErrors of torch's CPU allocator, CUDA, cuDNN and cuBLAS, C++, and oneDNN.
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
@@ -259,21 +257,3 @@ def did_you_mean(name: str, names: Iterable[str], *, other_words: Mapping[str, s
     words = dict(other_words or {})
     close = difflib.get_close_matches(name, sorted({*names, *words}), n=1)
     return f"; did you mean {words.get(close[0], close[0])}?" if close else ""
-
-
-def plain_numbers(value: Any) -> Any:
-    """Return an argument with NumPy's numbers and truth values, also those in lists and the like, as Python's own.
-
-    An array of one dimension is a tuple: compared with a name, it would be no answer but several.
-    """
-    numpy = sys.modules.get("numpy")  # not imported: no value is of it
-    if numpy is not None and isinstance(value, numpy.bool_ | numpy.ndarray) and value.ndim < 2:
-        value = value.tolist()
-        return tuple(value) if isinstance(value, list) else value
-    if type(value) in (list, tuple):
-        return type(value)(map(plain_numbers, value))
-    if type(value) is dict:
-        return {name: plain_numbers(each) for name, each in value.items()}
-    if isinstance(value, bool | str) or not isinstance(value, numbers.Real):
-        return value
-    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

@@ -28,7 +28,7 @@ OPEN_FOLDERS = {
     "pipeline": ("shards.format", "shards.store"),
     "petseg": ("shards.format", "shards.store", "shards.audit"),
 }
-OPEN_MODULES = {"shards", "shards.errors", "shards.console", "shards.cores"}
+OPEN_MODULES = {"shards", "shards.errors", "shards.public_calls", "shards.console", "shards.cores"}
 PUBLIC_FACE = {"petseg/__init__.py", "petseg/api.py"}
 
 HEAVY = ("torch", "torchvision", "nvidia.dali", "matplotlib", "datasets", "webdataset", "scipy")

@@ -23,7 +23,7 @@ from shards.errors import counted, expect_flags, listed, option, printable
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_free
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
 

@@ -40,7 +40,7 @@ from petseg.runs.run_folder import A_RUN, load_best
 from shards.errors import UsageError, counted, option, printable
 from shards.format.geometry import Size, middle_scale, size_text
 from shards.format.labels import Labels
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places
 
 Keep = Literal["all", "some", "none"]  # probabilities of a prediction in windows

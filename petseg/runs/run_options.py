@@ -24,7 +24,7 @@ from petseg.runs.recipe import (
 from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
 from shards.errors import FormatError, UsageError, first_line, option, spelled
 from shards.format.dataset import ShardSet
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places, is_remote
 from shards.store.store_protocol import StoreError
 

@@ -27,7 +27,7 @@ from shards.format.geometry import (
     scaled_crops,
     scaled_placements,
 )
-from shards.format.readers.public_calls import suggests_names
+from shards.public_calls import suggests_names
 
 Preset = Literal["train", "strong"]
 

@@ -23,7 +23,7 @@ from shards.format.manifest import why_missing
 @JSON_OPTION
 def info(out: Path | str, batch_size: int, world_size: int, as_json: bool) -> None:
     """Describe a shard set and its training epochs."""
-    from shards.info import describe, print_info
+    from shards.cli.set_summary import describe, print_info
 
     document = describe(ShardSet.open(out), batch_size=batch_size, world_size=world_size)
     if as_json:

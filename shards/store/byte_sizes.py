@@ -3,7 +3,8 @@
 import re
 from typing import Any, Final
 
-from shards.errors import UsageError, is_whole_number, option, plain_numbers
+from shards.errors import UsageError, is_whole_number, option
+from shards.public_calls import plain_numbers
 
 _UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{ending}": base**power

@@ -173,9 +173,9 @@ class Subjects:
         """Ask everything of a set; what is delivered has the shape and the values that it says."""
         from petseg import Loader
         from petseg.inference.stored_samples import read_mask, read_rgb
+        from shards.cli.set_summary import describe
         from shards.errors import PetsegError
         from shards.format.dataset import ShardSet
-        from shards.info import describe
         from shards.preview.small_sample import small_sample
         from shards.verify.check_set import verify
 

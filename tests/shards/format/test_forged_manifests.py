@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline import Loader
+from shards.cli.set_summary import describe
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import STORAGES
-from shards.info import describe
 from shards.verify.check_set import verify
 
 SPARE_BYTES = 2 << 30  # of address space, beyond what the process has: threads take some, a forged number far more

@@ -18,11 +18,11 @@ import pytest
 from forging import places, reseal_shards, sealed, with_fingerprint
 from rich.console import Console
 
+from shards.cli.set_summary import describe, print_info
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.layout import SAMPLE_DTYPE, row_check
 from shards.format.manifest import parse_manifest
-from shards.info import describe, print_info
 from shards.preview import contact_sheet, write_page
 from shards.verify.check_set import verify
 

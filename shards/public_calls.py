@@ -2,10 +2,13 @@
 
 import functools
 import inspect
+import numbers
+import operator
+import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from shards.errors import UsageError, counted, did_you_mean, listed, plain_numbers
+from shards.errors import UsageError, counted, did_you_mean, listed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -40,3 +43,21 @@ def suggests_names(function: Callable[_P, _R], *, otherwise: Callable[[str], str
         return function(*map(plain_numbers, args), **plain_numbers(options))
 
     return checked
+
+
+def plain_numbers(value: Any) -> Any:
+    """Return an argument with NumPy's numbers and truth values, also those in lists and the like, as Python's own.
+
+    An array of one dimension is a tuple: compared with a name, it would be no answer but several.
+    """
+    numpy = sys.modules.get("numpy")  # not imported: no value is of it
+    if numpy is not None and isinstance(value, numpy.bool_ | numpy.ndarray) and value.ndim < 2:
+        value = value.tolist()
+        return tuple(value) if isinstance(value, list) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_numbers, value))
+    if type(value) is dict:
+        return {name: plain_numbers(each) for name, each in value.items()}
+    if isinstance(value, bool | str) or not isinstance(value, numbers.Real):
+        return value
+    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)
