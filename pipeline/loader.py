@@ -30,6 +30,7 @@ from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import Fit
+from shards.format.readers.set_files import expect_same_set
 from shards.public_calls import suggests_names
 from shards.store.remote.remote_files import Fetch
 
@@ -141,7 +142,8 @@ class Loader(LoaderFacts):
         self.size, self.fit = arguments.resolve_size(size, self.shards.manifest.size), fit
         self.batch_size, self.seed, self.mask, self.timeout = batch_size, seed, mask, timeout
         self.augment = arguments.resolve_augment(augment)
-        self._policy = DamagePolicy(on_error=on_error, budget=max_damaged)
+        check_set = partial(expect_same_set, self.shards.store, self.shards.manifest)
+        self._policy = DamagePolicy(on_error=on_error, budget=max_damaged, check_set=check_set)
         self.device = arguments.resolve_device(device)
         self.threads = threads or arguments.usable_cores()
         self.epoch = self._delivered = self._first = 0  # batches delivered; where the next iteration starts

@@ -1,7 +1,7 @@
 """Damaged samples, and the policy for them while a loader runs."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +32,7 @@ class DamagePolicy:
 
     on_error: OnError  # stop: the first one raises; replace: another sample takes its place, marked invalid
     budget: int  # how many different samples may be replaced before the loader stops all the same
+    check_set: Callable[[], None] = lambda: None  # raises if the set is not there any more: then no sample is damaged
     damaged: dict[int, str] = field(default_factory=dict)  # by sample index: what is wrong, in all delivered batches
     _undelivered: set[int] = field(default_factory=set)  # found, in batches that were not delivered yet
 
@@ -57,10 +58,11 @@ class DamagePolicy:
     def admit(self, found: Mapping[int, str]) -> None:
         """Count the damaged samples (reasons by sample index) of a batch that is about to be delivered.
 
-        Raises ``SampleError`` if the policy is to stop or the budget is exceeded.
+        Raises ``SampleError`` if the policy is to stop or the budget is exceeded, and what ``check_set`` raises.
         """
         if not found:
             return
+        self.check_set()
         if self.on_error == "stop":
             first, *others = found.values()
             more = f" (and {len(others)} more in the same batch)" if others else ""

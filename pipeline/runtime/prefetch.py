@@ -174,4 +174,5 @@ class BatchMaker:
             candidate = int(samples.order[(start + distance) % slices.samples])
             if not self._policy.is_known(candidate):
                 return candidate
+        self._policy.check_set()
         raise PetsegError("every sample of the split is damaged; run petseg-shard verify")

@@ -83,12 +83,12 @@ class SplitReader:
     @cached_property
     def table(self) -> SampleTable:
         """The records of all samples, of dtype :data:`shards.format.layout.SAMPLE_DTYPE`."""
-        return SampleTable(set_files.local_table(self.store, self.files, self.entry), samples=self.entry.samples)
+        return set_files.open_sample_table(self.store, self.files, self.manifest, self.entry)
 
     @cached_property
     def shards(self) -> ShardTable:
         """The split's shards in order: sizes, checksums, numbers of samples; read and checked when first needed."""
-        return set_files.open_shard_table(self.store, self.files, self.name, self.entry)
+        return set_files.open_shard_table(self.store, self.files, self.name, self.manifest)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:

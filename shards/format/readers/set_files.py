@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from shards.errors import FormatError, UsageError, shown_value
 from shards.format.layout import Split
-from shards.format.manifest import FileEntry, SplitEntry
-from shards.format.npy import ShardTable
+from shards.format.manifest import FileEntry, Manifest, SplitEntry, load_manifest
+from shards.format.npy import SampleTable, ShardTable
 from shards.store.byte_ranges import check_shortage
 from shards.store.folder_store import FolderStore
 from shards.store.remote.remote_files import FileSpec, RemoteFiles
@@ -56,17 +56,40 @@ def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry, *also:
     return files.local_files(*(file_spec(each) for each in (entry, *also)))[0].path
 
 
-def local_table(store: Store, files: RemoteFiles | None, entry: SplitEntry) -> Path:
-    """Return the local path of a split's table of samples; both of its tables are fetched."""
-    return local_file(store, files, entry.table, entry.shard_table)
+def open_sample_table(store: Store, files: RemoteFiles | None, manifest: Manifest, entry: SplitEntry) -> SampleTable:
+    """Return a split's table of samples; of a remote set, both of its tables are fetched.
+
+    A record's checksum does not say of which set it is, so that of a folder is looked at once more, after the table has
+    been opened: a set that has taken its place meanwhile would be read under the name of the other one.
+    """
+    table = SampleTable(local_file(store, files, entry.table, entry.shard_table), samples=entry.samples)
+    expect_same_set(store, manifest)
+    return table
 
 
-def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, entry: SplitEntry) -> ShardTable:
+def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, manifest: Manifest) -> ShardTable:
     """Return a split's table of shards; raises ``FormatError`` as :meth:`ShardTable.open` does."""
+    entry = manifest.splits[split]
     if files is None:
-        return ShardTable.open(local_folder(store) / entry.shard_table.file, split, entry)
+        try:
+            return ShardTable.open(local_folder(store) / entry.shard_table.file, split, entry)
+        except FormatError:
+            expect_same_set(store, manifest)
+            raise
     with cached_damage(files, entry.shard_table):
         return ShardTable.open(local_file(store, files, entry.shard_table), split, entry)
+
+
+def expect_same_set(store: Store, manifest: Manifest) -> None:
+    """Raise ``FormatError`` if a folder holds another set than the manifest's, which was opened there."""
+    if isinstance(store, FolderStore):
+        found = load_manifest(store.folder).fingerprint
+        if found != manifest.fingerprint:
+            raise FormatError(
+                f"{store.folder} holds another set than when it was opened: it was built again, or exchanged "
+                f"(fingerprint {found[:12]}, it was {manifest.fingerprint[:12]}); start again to use this one, or put "
+                "the other one back"
+            )
 
 
 @contextlib.contextmanager
