@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -57,5 +58,5 @@ def test_a_loader_names_no_damage_in_a_set_that_was_exchanged(
             next(batches_of)
         exchange(*two)
         with pytest.raises(FormatError, match=AGAIN):
-            [*batches_of, *loader, *loader]  # what was read in advance may be an epoch
+            list(itertools.chain(batches_of, loader, loader))  # what was read in advance may be an epoch
         assert not loader.damaged
