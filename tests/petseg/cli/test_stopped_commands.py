@@ -71,12 +71,12 @@ def stopped(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("command", [evaluate, predict])
-def test_reading_a_checkpoint_is_stopped(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
+def test_reading_a_checkpoint_is_stopped(
+    call, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
     run, image = write_untrained(tmp_path / "run", PETS), smooth_image(tmp_path / "a.png", (40, 30))
     monkeypatch.setattr("petseg.runs.checkpoint.read_tensors", stopped)
-    data = SimpleNamespace(manifest=SimpleNamespace(splits={"test": None}))
-    monkeypatch.setattr("shards.format.dataset.ShardSet.open", lambda *_, **__: data)
-    arguments = {evaluate: ["--shards", "set"], predict: [image, "-o", tmp_path / "out"]}[command]
+    arguments = {evaluate: ["--shards", synthetic_set], predict: [image, "-o", tmp_path / "out"]}[command]
     result = call(command, run, *arguments)
     assert (result.code, result.err) == (143, "Error: stopped by SIGTERM\n")
 
