@@ -73,7 +73,7 @@ def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, mani
     if files is None:
         try:
             return ShardTable.open(local_folder(store) / entry.shard_table.file, split, entry)
-        except FormatError:
+        except FormatError:  # its checksum is the manifest's, so that of another set ends here
             expect_same_set(store, manifest)
             raise
     with cached_damage(files, entry.shard_table):

@@ -57,6 +57,7 @@ def test_a_loader_names_no_damage_in_a_set_that_was_exchanged(
         for _ in range(batches):
             next(batches_of)
         exchange(*two)
-        with pytest.raises(FormatError, match=AGAIN):
+        # A thread that reads ahead may have come between the two renames.
+        with pytest.raises(FormatError, match=f"{AGAIN}|set1/.* cannot be read: No such file"):
             list(itertools.chain(batches_of, loader, loader))  # what was read in advance may be an epoch
         assert not loader.damaged
