@@ -11,6 +11,7 @@ from pipeline.cpu.pixel_ops import Pixels
 from pipeline.cpu.sample_decoders import RawDecoder, SampleDecoder, TurboDecoder
 from pipeline.cpu.scaled_jpeg import scaled_box
 from pipeline.engine import BatchWork, EngineOptions
+from pipeline.io.abandoned import check_wanted
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
@@ -123,6 +124,7 @@ class CpuEngine:
         colours = pixel_ops.colour_transforms(part.parameters) if self._options.operations.colour else None
         damaged: dict[int, str] = {}
         for place, sample in enumerate(samples):
+            check_wanted()
             if isinstance(sample, str):
                 damaged[place] = sample
                 continue

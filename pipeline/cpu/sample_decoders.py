@@ -9,6 +9,7 @@ from pipeline.cpu.pixel_ops import Pixels
 from pipeline.cpu.scaled_jpeg import decode_scaled_jpeg, jpeg_scales
 from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, size_problem
 from pipeline.engine import BatchWork, stored_sizes
+from pipeline.io.abandoned import check_wanted
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from pipeline.io.raw_reader import RawReader
@@ -67,12 +68,14 @@ class TurboDecoder:
         damaged: dict[int, tuple[str, str]] = {}
         if not decode_masks(encoded_masks, masks):
             for place, data in enumerate(encoded_masks):
+                check_wanted()
                 mask = decode_mask(data, *masks.shape[1:])
                 if isinstance(mask, str):
                     damaged[place] = "mask", mask
                 else:
                     masks[place] = mask
         for place, data in enumerate(encoded_images):
+            check_wanted()
             image = decode_jpeg(data, images[place])
             if isinstance(image, str):
                 damaged[place] = "image", image

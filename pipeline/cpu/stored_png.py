@@ -13,6 +13,7 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from pipeline.cpu.pixel_ops import Pixels
+from pipeline.io.abandoned import check_wanted
 from pipeline.io.scratch import Bytes
 
 # Signature, then the header chunk: length 13, "IHDR", width, height, bits and kind of colour, how it is stored, CRC.
@@ -80,6 +81,7 @@ def decode_masks(encoded: list[Bytes], out: Pixels) -> bool:
     height, width = out.shape[1:]
     inflated: list[Bytes] = []
     for data in encoded:
+        check_wanted()
         parsed = parse_png(data)
         if parsed is None or parsed[:2] != (height, width):
             return False

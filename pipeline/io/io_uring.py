@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.io.abandoned import check_wanted
+
 ENTRIES = 256  # reads per call; more take further calls
 
 # System call numbers: the same on all processors for which there are wheels of torch.
@@ -92,6 +94,7 @@ class Ring:
         """
         result = np.empty(len(descriptors), dtype=np.int32)
         for start in range(0, len(result), self._entries):
+            check_wanted()
             part = slice(start, start + self._entries)
             count = len(result[part])
             places = self._places[:count]

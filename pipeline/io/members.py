@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
+from pipeline.io.abandoned import check_wanted
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.io_uring import thread_ring
 from pipeline.io.scratch import Bytes, Scratch
@@ -153,6 +154,7 @@ class MemberReader:
         if not verified.all():
             expected = np.concatenate([rows["image_crc32"], rows["mask_crc32"]]).tolist()
             for position in np.flatnonzero(~np.tile(verified, 2)).tolist():
+                check_wanted()
                 if zlib_ng.crc32(members[position].data) != expected[position]:
                     return False
             self.files.mark_verified(indices)
@@ -164,6 +166,7 @@ class MemberReader:
         verified = self.files.verified(indices, rows).tolist()
         damaged: dict[int, str] = {}
         for position, (shard, *spans) in enumerate(zip(rows["shard"].tolist(), *fields, strict=True)):
+            check_wanted()
             for (role, found), span in zip(members.items(), (spans[:3], spans[3:]), strict=True):
                 data, problem = self._member(shard, *span, verified=verified[position])
                 found.append(data)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
+from pipeline.io.abandoned import check_wanted
 from pipeline.io.damage import DamagedSamples
 from pipeline.io.members import MemberReader
 from shards.format.geometry import Size
@@ -87,6 +88,7 @@ class RawReader:
             return False
         if not verified:
             for head, image, tail, mask, row in zip(heads, images, tails, masks, rows, strict=True):
+                check_wanted()
                 if self._find_problem(head, image, tail, mask, row):
                     return False
             self._reader.files.mark_verified(indices)
@@ -103,6 +105,7 @@ class RawReader:
         columns = (column.tolist() for column in (rows["shard"], starts, gaps, fits, verified))
         damaged: dict[int, str] = {}
         for position, (shard, start, gap, fit, known) in enumerate(zip(*columns, strict=True)):
+            check_wanted()
             image, mask = images[position], masks[position]
             problem: str | None = f"the members are not arrays of {self._shape} pixels"
             if fit:

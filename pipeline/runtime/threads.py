@@ -1,8 +1,9 @@
 """Threads that never keep a process from ending.
 
 ``concurrent.futures`` joins its threads when the interpreter exits, so that one read from a dead disk would hang the
-program. These are daemon threads; what is still running at exit is stopped and given a few seconds first, since native
-code that is cut off can crash.
+program. These are daemon threads. At exit they are stopped first: native code that is cut off can crash. What is being
+made is given up at the next sample (see :mod:`pipeline.io.abandoned`), and a thread that does not respond within a few
+seconds is left behind.
 """
 
 import atexit
@@ -14,12 +15,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
+from pipeline.io.abandoned import check_wanted, current_work, work_for
+
 J = TypeVar("J")
 T = TypeVar("T")
 Jobs = queue.SimpleQueue[Callable[[], None] | None]
 Result = tuple[T | None, BaseException | None]
 
-STOP_SECONDS = 5.0  # that a thread is given to finish what it is doing
+STOP_SECONDS = 5.0  # that threads are given to finish the sample they are at
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -46,6 +49,7 @@ class WorkerThreads:
         errors: list[BaseException] = []
         helpers = min(len(self._threads), max(0, waiting.qsize() - 1))
         done = threading.Semaphore(0)
+        abandoned = current_work()
 
         def drain() -> None:
             while True:
@@ -54,12 +58,14 @@ class WorkerThreads:
                 except queue.Empty:
                     return
                 try:
+                    check_wanted()
                     function(part)
                 except BaseException as error:  # noqa: BLE001 - raised by the caller below
                     errors.append(error)
 
         def help_out() -> None:
-            drain()
+            with work_for(abandoned):
+                drain()
             done.release()
 
         for _ in range(helpers):
@@ -71,16 +77,24 @@ class WorkerThreads:
         if errors:
             raise errors[0]
 
+    def abandon(self) -> None:
+        """Do nothing: the work of these threads is abandoned by whoever calls :meth:`run`."""
+
     def stop(self) -> None:
-        """End the threads; one that does not respond within a few seconds is left behind."""
+        """End the threads; those that do not respond within a few seconds are left behind."""
         _end(self._jobs, len(self._threads))
-        for thread in self._threads:
-            thread.join(STOP_SECONDS)
+        _join(self._threads)
         self._threads = []
 
 
 def _nothing(_: object) -> None:
     """Replace a function that has done its work."""
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _end(jobs: Jobs, count: int) -> None:
@@ -107,7 +121,7 @@ class PrefetchQueue(Generic[J, T]):
         self._claim = threading.Lock()
         self._claimed = 0
         self._taken = 0
-        self._stopped = False
+        self._stopped = self._abandoned = False
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each job that may be started
         for _ in range(depth):
             self._room.put(None)
@@ -146,12 +160,15 @@ class PrefetchQueue(Generic[J, T]):
         for _ in self._threads:
             self._room.put(None)
 
-    def stop(self) -> None:
-        """Start nothing more; waits a few seconds for what is being made."""
+    def abandon(self) -> None:
+        """Start nothing more, and have what is being made given up; does not wait."""
+        self._abandoned = True
         self.cancel()
-        deadline = time.monotonic() + STOP_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """Abandon what is being made, and wait a few seconds until that is done."""
+        self.abandon()
+        _join(self._threads)
 
     def _next(self) -> T:
         result, error = self._early.pop(self._taken)
@@ -162,8 +179,9 @@ class PrefetchQueue(Generic[J, T]):
         return result  # type: ignore[return-value]
 
     def _run(self) -> None:
-        while self._make_one():  # a separate method, so that no result is kept
-            pass
+        with work_for(lambda: self._abandoned):
+            while self._make_one():  # a separate method, so that no result is kept
+                pass
 
     def _make_one(self) -> bool:
         """Make the next result; return whether there may be more."""
@@ -204,5 +222,8 @@ def stop_first_at_exit() -> None:
 
 @atexit.register
 def _stop_all() -> None:
-    for each in list(_running):
+    running = list(_running)
+    for each in running:
+        each.abandon()
+    for each in running:
         each.stop()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from waiting import PATIENCE, wait_until
 
+from pipeline.io.abandoned import AbandonedError, check_wanted
 from pipeline.io.scratch import Scratch
 from pipeline.runtime.buffers import BufferPool
 from pipeline.runtime.threads import PrefetchQueue, WorkerThreads
@@ -150,6 +151,51 @@ def test_waiting_for_what_is_not_made_in_time_ends() -> None:
         prefetched.take(1.3)
     assert 1.3 < time.monotonic() - start < PATIENCE / 2
     release.set()
+    prefetched.stop()
+
+
+@pytest.mark.parametrize("sharers", [1, 3])
+def test_what_is_being_made_is_given_up_at_the_next_sample(sharers: int) -> None:
+    """A batch of endless samples: its threads, and those that share it, are told when the queue is stopped."""
+    workers = WorkerThreads(sharers, name="test")
+    at_work, given_up = threading.Barrier(sharers + 1, timeout=PATIENCE), []
+
+    def fill(part: int) -> None:
+        at_work.wait()
+        try:
+            while True:
+                time.sleep(0.001)
+                check_wanted()
+        except AbandonedError:
+            given_up.append(part)
+            raise
+
+    prefetched = PrefetchQueue(lambda _: workers.run(fill, range(9)), iter(range(9)), depth=1, name="slow-batch")
+    at_work.wait()
+    prefetched.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "slow-batch"]
+    assert len(given_up) == sharers  # nothing more was begun
+    check_wanted()
+    workers.run(given_up.append, range(5))  # of others, who go on
+    assert len(given_up) == sharers + 5
+    workers.stop()
+
+
+def test_the_last_batches_are_made_though_nothing_more_is_started() -> None:
+    ended = threading.Event()
+
+    def jobs() -> Iterator[int]:
+        yield from range(2)
+        ended.set()
+
+    def make(number: int) -> int:
+        assert ended.wait(PATIENCE) if number else True
+        time.sleep(0.05)  # by which the queue has been told that there are no further jobs
+        check_wanted()
+        return number
+
+    prefetched = PrefetchQueue(make, jobs(), depth=4, threads=2, name="test")
+    assert [prefetched.take(PATIENCE) for _ in range(2)] == [0, 1]
     prefetched.stop()
 
 
