@@ -19,9 +19,10 @@ _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|n
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
+_AGAIN = "run the same command again"
 _ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.ENOSPC: f"the disk is full; free some space and {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up; free some space and {_AGAIN}",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied; choose a folder that you may write to"),
     errno.EROFS: "the file system is read-only; choose a folder that you may write to",
     errno.EEXIST: "exists already; choose another name",
@@ -31,8 +32,8 @@ _ADVICE = {
     errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
     errno.ELOOP: "symbolic links that lead in a circle",
     errno.EFBIG: f"File too large: {FILE_LIMIT}; raise it, or choose another folder",
-    errno.EIO: "input/output error; check the disk or the network share, then run the same command again",
-    errno.ESTALE: "stale file handle: the file was replaced on its server; run the same command again",
+    errno.EIO: f"input/output error; check the disk or the network share, then {_AGAIN}",
+    errno.ESTALE: f"stale file handle: the file was replaced on its server; {_AGAIN}",
     errno.ENXIO: "is a socket or a device, a file was expected",
     errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
 }
@@ -161,16 +162,27 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def describe_os_error(error: OSError) -> str:
-    """Return what the operating system refused, where, and what to do, in one line."""
+def describe_os_error(error: OSError, *, again: str = _AGAIN) -> str:
+    """Return what the operating system refused, where, and what to do, in one line; ``again``: how to go on then."""
     if error.filename is None and error.errno in FULL_DISK:  # every file that is written for a user has a name
         do = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
-        return f"stdout, or a temporary file, cannot be written ({error.strerror}); {do} and run the same command again"
+        return f"stdout, or a temporary file, cannot be written ({error.strerror}); {do} and {again}"
     name = abridged(str(error.filename or ""), most=160)
     where = f" ({name})" if name else ""
     if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork; streams say more
         return f"{_NO_THREADS}{where}"
-    return f"{_ADVICE.get(error.errno or 0) or error.strerror or error}{where}"
+    return f"{_ADVICE.get(error.errno or 0, '').replace(_AGAIN, again) or error.strerror or error}{where}"
+
+
+@contextlib.contextmanager
+def work_is_done(result: str) -> Iterator[None]:
+    """Within the block, which only prints: an error of stdout says that ``result`` is there, not to start again."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PetsegError(f"stdout cannot be written ({error.strerror}), but {result}") from None
 
 
 def describe_shortage(error: Exception) -> str | None:

@@ -17,7 +17,7 @@ from petseg.cli.shared_options import (
     WINDOW,
 )
 from shards.console import FriendlyCommand, PathArgument, PlaceArgument, print_json, say
-from shards.errors import counted, listed
+from shards.errors import counted, listed, work_is_done
 
 if TYPE_CHECKING:
     from petseg.inference.evaluation import Evaluation
@@ -89,10 +89,11 @@ def evaluate(
         data = None if shards is None else ShardSet.open(shards, **stored)
         place = page or Path("comparison.html")
         _compare(runs, place, shards=data, overwrite=overwrite, options=options)
-        if as_json:
-            print_json({"page": str(place), "runs": [str(run) for run in runs]})
-        else:
-            say(f"{place}: {counted(len(runs), 'run')} side by side")
+        with work_is_done(f"{place} is written"):
+            if as_json:
+                print_json({"page": str(place), "runs": [str(run) for run in runs]})
+            else:
+                say(f"{place}: {counted(len(runs), 'run')} side by side")
         return
     if overwrite and table is None:
         raise click.UsageError("--overwrite is for --csv and --compare: nothing else is written")

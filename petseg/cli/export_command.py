@@ -9,7 +9,7 @@ import click
 
 from petseg.cli.shared_options import HELP, JSON, RUN, SIZE
 from shards.console import FriendlyCommand, PathArgument, current_work, print_json, say
-from shards.errors import UsageError
+from shards.errors import UsageError, work_is_done
 from shards.format.geometry import Size
 
 _OUTPUTS = ("logits", "probabilities", "classes")
@@ -57,10 +57,11 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
         expect_free(file, overwrite=options["overwrite"], read=run)  # before torch is imported
     with current_work("reading the network") as on_part:
         text, size_bytes, facts = _write(run, file, hub, on_part, onnx=onnx, names=names, **options)
-    if as_json:
-        print_json({"file": str(file), "bytes": size_bytes, **facts})
-    else:
-        say(f"{file}: {size_bytes:,} bytes; {text}")
+    with work_is_done(f"{file} is written"):
+        if as_json:
+            print_json({"file": str(file), "bytes": size_bytes, **facts})
+        else:
+            say(f"{file}: {size_bytes:,} bytes; {text}")
 
 
 def _write(

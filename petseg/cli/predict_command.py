@@ -7,7 +7,7 @@ import click
 
 from petseg.cli.shared_options import DEVICE, FLIP_TTA, HELP, JSON, OVERLAP, PRECISION, RUN, SCALES, SIZE, WINDOW
 from shards.console import FriendlyCommand, PathArgument, print_json, say
-from shards.errors import PetsegError, TerminatedError, counted
+from shards.errors import PetsegError, TerminatedError, counted, describe_os_error, work_is_done
 
 
 @click.command(cls=FriendlyCommand, context_settings=HELP)
@@ -106,25 +106,43 @@ def predict(
                 on_padded=padded.append,
             )
     except (KeyboardInterrupt, OSError, PetsegError, TerminatedError) as error:
-        if written:
-            again = (
-                "keep --overwrite" if overwrite else "keep --skip-existing" if skip_existing else "add --skip-existing"
-            )
-            error.add_note(f"{counted(len(written), 'image')} predicted into {out}; to go on, run it again and {again}")
-        raise
+        if not written:
+            raise
+        again = "keep --overwrite" if overwrite else "keep --skip-existing" if skip_existing else "add --skip-existing"
+        raise _told(
+            error, f"{counted(len(written), 'image')} predicted into {out}", f"run it again and {again}"
+        ) from None
     predicted = len(jobs) - failures
     renamed = {str(job.image): str(job.outputs[0]) for job in jobs if job.renamed}
-    if as_json:
-        facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
-        facts |= {"results": results, "unmarked": unmarked, "padded": len(padded)}
-        print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
-    else:
-        others = f", {counted(len(padded), 'image')} padded, being smaller than a window" if padded else ""
-        others += f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
-        others += f" ({unmarked:,} of them with results that do not say which network made them)" if unmarked else ""
-        others += f", {counted(ignored, 'other file')} ignored" if ignored else ""
-        others += f", {counted(results, 'result')} of earlier predictions left out" if results else ""
-        others += f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else ""
-        say(f"{counted(predicted, 'image')} predicted into {out}{inference.text(used)}{others}")
+    done = f"{counted(predicted, 'image')} predicted into {out}"
+    facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
+    facts |= {"results": results, "unmarked": unmarked, "padded": len(padded)}
+    with work_is_done(done):
+        if as_json:
+            print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
+        else:
+            others = _others(not_searched=not_searched, **facts)
+            say(f"{done}{inference.text(used)}{others}")
     if failures:
         raise PetsegError(f"{failures} of {counted(len(jobs), 'image')} could not be predicted")
+
+
+def _told(error: BaseException, kept: str, again: str) -> BaseException:
+    """Return an error that ended the command when it had results, with what is kept and how to go on."""
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        text = describe_os_error(error, again=again)
+        return PetsegError(f"{text}; {kept}" + ("" if again in text else f"; to go on, {again}"))
+    error.add_note(f"{kept}; to go on, {again}")
+    return error
+
+
+def _others(
+    *, padded: int, skipped: int, unmarked: int, ignored: int, results: int, not_searched: int, **_: int
+) -> str:
+    """Return what else is said of the images and files, each only where there are any."""
+    text = f", {counted(padded, 'image')} padded, being smaller than a window" if padded else ""
+    text += f", {counted(skipped, 'image')} that had results skipped" if skipped else ""
+    text += f" ({unmarked:,} of them with results that do not say which network made them)" if unmarked else ""
+    text += f", {counted(ignored, 'other file')} ignored" if ignored else ""
+    text += f", {counted(results, 'result')} of earlier predictions left out" if results else ""
+    return text + (f", {counted(not_searched, 'subfolder')} not searched (--recursive)" if not_searched else "")

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ def _input_sizes(predictor: Predictor, options: OnnxOptions) -> list[Size]:
 
 def _largest_difference(predictor: Predictor, network: OnnxNetwork, data: bytes) -> float:
     """Return the largest difference of an output to torch's; where classes differ, that of their scores."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it leaves files in TMPDIR and in the user's cache folder
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from shards.console import JSON_OPTION, PATH, PLACE, print_json, progress_bar, say, stdout_console
-from shards.errors import FormatError, UsageError, counted
+from shards.errors import FormatError, UsageError, counted, work_is_done
 from shards.format.dataset import ShardSet
 from shards.format.manifest import why_missing
 
@@ -92,4 +92,5 @@ def preview(out: Path | str, file: Path, split: str | None, count: int | None, o
         given = page.DEFAULT_COUNT if count is None else count
         with progress_bar("drawing") as progress:
             drawn = page.write_page(opened, file, split=split, count=given, overwrite=overwrite, progress=progress)
-    say(f"{counted(drawn, 'sample')} in {file}")
+    with work_is_done(f"{file} is written"):
+        say(f"{counted(drawn, 'sample')} in {file}")

@@ -1,5 +1,6 @@
 """``petseg-shard sample``, ``download`` and ``labels``: where a source comes from, and what its masks hold."""
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,7 @@ import click
 
 from shards.cli.layout_options import layout_options
 from shards.console import JSON_OPTION, PATH, print_json, progress_bar, say
-from shards.errors import UsageError, counted
+from shards.errors import UsageError, counted, work_is_done
 
 
 @click.command()
@@ -32,7 +33,8 @@ def sample(*, folder: Path, count: int, seed: int, layout: str, classes: int | N
     own = folder / LABELS_FILE
     options = ["--labels", str(own)] if own.exists() else []
     command = shlex.join(["petseg-shard", "build", str(folder), "OUT", *options])
-    say(f"{counted(count, 'synthetic image')} in {folder}; pack {'it' if count == 1 else 'them'} with: {command}")
+    with work_is_done(f"the dataset in {folder} is complete"):
+        say(f"{counted(count, 'synthetic image')} in {folder}; pack {'it' if count == 1 else 'them'} with: {command}")
 
 
 @click.command()
@@ -90,18 +92,19 @@ def labels(
         survey = survey_masks(found, workers=workers, progress=progress)
     if output is not None:
         write_atomically(output, labels_template(survey), replace=overwrite)
-    if as_json:
-        print_json(survey_json(survey))
-        return
-    click.echo(survey_text(survey))
-    suffixes = {"--layout": layout, "--image-suffix": image_suffix, "--mask-suffix": mask_suffix}
-    given = [f"{name}={value}" for name, value in suffixes.items() if value not in (None, "auto")]
-    if output is not None:
-        split = [] if found.lists else ["--split", "random"]
-        command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
-        edit = f"only to name the classes yourself, edit {output}" if is_binary(survey) else f"edit {output}"
-        say(f"{edit}, then: {shlex.join(command)}")
-    elif found.labels is None or survey.unclaimed:
-        command = ["petseg-shard", "labels", str(source), *given, "-o", "labels.toml"]
-        what = "only to name the classes yourself, write" if is_binary(survey) else "write"
-        say(f"{what} a labels file to edit with: {shlex.join(command)}")
+    with contextlib.nullcontext() if output is None else work_is_done(f"{output} is written"):
+        if as_json:
+            print_json(survey_json(survey))
+            return
+        click.echo(survey_text(survey))
+        suffixes = {"--layout": layout, "--image-suffix": image_suffix, "--mask-suffix": mask_suffix}
+        given = [f"{name}={value}" for name, value in suffixes.items() if value not in (None, "auto")]
+        if output is not None:
+            split = [] if found.lists else ["--split", "random"]
+            command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
+            edit = f"only to name the classes yourself, edit {output}" if is_binary(survey) else f"edit {output}"
+            say(f"{edit}, then: {shlex.join(command)}")
+        elif found.labels is None or survey.unclaimed:
+            command = ["petseg-shard", "labels", str(source), *given, "-o", "labels.toml"]
+            what = "only to name the classes yourself, write" if is_binary(survey) else "write"
+            say(f"{what} a labels file to edit with: {shlex.join(command)}")

@@ -229,7 +229,7 @@ def test_a_prediction(
 def test_the_second_of_two_predictions(
     call: Call, small_run: Path, few_pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command would be refused, since the first one is there."""
+    """The same command would be refused, since the first one is there, and is not advised."""
 
     def full(outputs: Any, *arguments: Any, **options: Any) -> None:
         if any(outputs[0].parent.iterdir()):
@@ -241,9 +241,9 @@ def test_the_second_of_two_predictions(
     command = ("petseg-predict", small_run, *images, "-o", tmp_path / "masks", "--device", "cpu")
     done = call(*command)
     assert done.code == 1
-    assert done.error.endswith(
-        f"; 1 image predicted into {tmp_path}/masks; to go on, run it again and add --skip-existing"
-    )
+    start = "Error: the disk is full; free some space and run it again and add --skip-existing ("
+    assert done.error.startswith(start)
+    assert done.error.endswith(f"); 1 image predicted into {tmp_path}/masks")
     monkeypatch.undo()
     assert call(*command, "--skip-existing").code == 0
 
@@ -280,3 +280,29 @@ def test_stdout(call: Call, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -
         done = call("petseg-shard", *arguments)
         assert done.code == 1
         assert done.error.startswith("Error: stdout, or a temporary file, cannot be written (No space left on device)")
+
+
+def test_stdout_of_a_command_that_has_written_its_result(
+    call: Call, small_run: Path, few_shards: Path, few_pets: Path, tmp_path: Path
+) -> None:
+    """The same command, which would be refused, is not advised."""
+    import sys
+
+    images = sorted((few_pets / "images").iterdir())[:2]
+    other = shutil.copytree(small_run, tmp_path / "other")
+    predicted = f"2 images predicted into {tmp_path}/masks"
+    commands: dict[str, tuple[object, ...]] = {
+        predicted: ("petseg-predict", small_run, *images, "-o", tmp_path / "masks", "--device", "cpu"),
+        f"{tmp_path}/a.safetensors is written": ("petseg-export", small_run, tmp_path / "a.safetensors"),
+        f"{tmp_path}/hub is written": ("petseg-export", small_run, tmp_path / "hub", "--hub", "--json"),
+        f"{tmp_path}/c.html is written": ("petseg-eval", "--compare", small_run, other, "-o", tmp_path / "c.html"),
+        f"{tmp_path}/set.png is written": ("petseg-shard", "preview", few_shards, tmp_path / "set.png"),
+        f"{tmp_path}/l.toml is written": ("petseg-shard", "labels", few_pets, "-o", tmp_path / "l.toml"),
+        f"the dataset in {tmp_path}/pets is complete": ("petseg-shard", "sample", tmp_path / "pets", "--count", 2),
+    }
+    for told, command in commands.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", open("/dev/full", "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - as above
+            done = call(*command)
+        assert done.code == 1
+        assert done.error == f"Error: stdout cannot be written (No space left on device), but {told}"

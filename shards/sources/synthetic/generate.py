@@ -5,6 +5,7 @@ For trying everything without a download. The images are drawings: scores on the
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -91,7 +92,13 @@ def make_pets(
             if progress is not None:
                 progress(number + 1, count)
         writer.finish()
-        (work / "dataset").replace(folder)
+        try:
+            (work / "dataset").replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            what = "another process has made it meanwhile, or put something there"
+            raise SourceError(f"{folder}: {what}, which stays; use that, or choose a new folder") from None
     return SyntheticPets(count, min(count, len(BREEDS)), len(lists["trainval"]), len(lists["test"]))
 
 

@@ -1,6 +1,9 @@
 """Exported ONNX models, run with onnxruntime."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -307,3 +310,16 @@ def test_what_torch_cannot_export_is_one_line(
     assert "torch's exporter cannot follow the network" in result.err
     assert "--input-size fixed" in result.err
     assert not any(tmp_path.iterdir())
+
+
+def test_nothing_but_the_export_is_written(tmp_path: Path) -> None:
+    """onnxruntime's telemetry leaves files in TMPDIR and in the user's cache folder."""
+    run = write_untrained(tmp_path / "run", PETS)
+    for name in ("home", "scratch"):
+        (tmp_path / name).mkdir()
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "scratch")}
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-c", "from petseg.cli import export; export()", run, tmp_path / "a.onnx"]
+    subprocess.run(command, env={**unset, **places}, check=True, capture_output=True)
+    left = [path for name in ("home", "scratch") for path in (tmp_path / name).rglob("*")]
+    assert [path for path in left if ".ses" in path.name or "Microsoft" in str(path)] == []

@@ -192,3 +192,19 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_pets(tmp_path / "pets", count=5, progress=stop)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", ["folder", "file"])
+def test_of_two_processes_the_second_to_end_says_so(tmp_path: Path, other: str) -> None:
+    folder = tmp_path / "pets"
+
+    def meanwhile(done: int, total: int) -> None:
+        made_by = folder / "images.txt" if other == "folder" else folder
+        made_by.parent.mkdir(exist_ok=True)
+        made_by.write_text("of the other one")
+
+    with pytest.raises(SourceError, match=r"pets: another process has made it meanwhile.*choose a new folder"):
+        make_pets(folder, count=1, progress=meanwhile)
+    kept = folder / "images.txt" if other == "folder" else folder
+    assert kept.read_text() == "of the other one"
+    assert list(tmp_path.iterdir()) == [folder]
