@@ -34,7 +34,7 @@ class Pixels(NamedType):
     name = "N|HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
-        return parse_size(value, name="--size", least=8)
+        return parse_size(value, name="size", least=8)
 
 
 def names(*choices: str) -> CommaSeparated:

@@ -213,18 +213,21 @@ def command_line() -> Iterator[None]:
         _by_command = before
 
 
-def option(name: str, value: object = _NONE_GIVEN) -> str:
+def option(name: str, value: object = _NONE_GIVEN, *, typed: object = _NONE_GIVEN) -> str:
     """Return an option as its caller has to write it.
 
     ``option("cache_bytes")`` is ``--cache-bytes`` for a command, and ``cache_bytes`` from Python; with the value True
-    ``--overwrite``, or ``overwrite=True``; with another one ``--fetch range``, or ``fetch='range'``.
+    ``--overwrite``, or ``overwrite=True``; with another one ``--fetch range``, or ``fetch='range'``. ``typed``: the
+    value of a command, where it is not a list's or a text's usual one.
     """
     if not _by_command:
         return name if value is _NONE_GIVEN else f"{name}={shown_value(value)}"
     text = name.replace("_", "-")
     if value is False:
         return f"--no-{text}"
-    return f"--{text}" if value is _NONE_GIVEN or value is True else f"--{text} {_typed(value)}"
+    if value is _NONE_GIVEN or value is True:
+        return f"--{text}"
+    return f"--{text} {_typed(value if typed is _NONE_GIVEN else typed)}"
 
 
 def _typed(value: object) -> str:

@@ -25,7 +25,7 @@ class SizeOption(NamedType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
         """Return the size; fail if it is not one."""
         try:
-            return parse_size(value, name="--size", least=0, most=10**9)
+            return parse_size(value, name="size", least=0, most=10**9)
         except UsageError:
             self.fail(f"{value!r} is neither N nor HxW (height x width) in pixels, such as 128 or 96x160", param, ctx)
 

@@ -81,8 +81,11 @@ class NumberOrAuto(NamedType):
         self.name = f"{self._number.name.upper()}|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or ``auto``."""
-        return value if value == AUTO else self._number.convert(value, param, ctx)
+        """Return the number, or ``auto``; fail if it is neither."""
+        try:
+            return value if value == AUTO else self._number.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message.removesuffix('.')}, nor {AUTO}", param, ctx)
 
 
 # Every option is None unless given: then the model's default holds, or the resumed run's value.

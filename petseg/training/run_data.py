@@ -19,6 +19,7 @@ from petseg.report.console_reporter import Reporter
 from petseg.runs.recipe import Recipe
 from petseg.runs.run_config import RunConfig
 from pipeline import Augmentation, Loader
+from pipeline.arguments import MAX_BATCH
 from pipeline.order.augmentation import NO_AUGMENTATION
 from shards.errors import counted, listed
 from shards.format.geometry import Size
@@ -87,6 +88,8 @@ def open_validation_loader(config: RunConfig) -> Loader | None:
     if "val" not in config.data.manifest.splits:
         return None
     batch_size = config.recipe.batch_size * _EVALUATION_BATCH
+    if batch_size > MAX_BATCH:
+        batch_size = config.recipe.batch_size
     return _open(config, split="val", batch_size=batch_size, size=config.recipe.size)
 
 

@@ -45,8 +45,9 @@ def parse_size(value: Any, *, name: str = "size", least: int = 1, most: int = 40
     sides = tuple(parts) * (2 if len(parts) == 1 else 1)
     whole = all(map(is_whole_number, sides))
     if len(sides) != 2 or not whole or not all(least <= side <= most for side in sides):
+        typed = size_text((sides[0], sides[1])) if whole and len(sides) == 2 else value
         raise UsageError(
-            f"{option(name, value)}: give N or HxW (height x width) in "
+            f"{option(name, value, typed=typed)}: give N or HxW (height x width) in "
             f"pixels, such as 128 or 96x160, each side from {least} to {most}"
         )
     return sides[0], sides[1]

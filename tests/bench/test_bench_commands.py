@@ -114,7 +114,8 @@ def test_options_of_loader(synthetic_set: Path, tmp_path: Path, monkeypatch: pyt
         assert (line.workers > 0) == (line.work.engine == "processes")
         assert line.caveats == ("slowed on purpose by 50% (--handicap)",)
     assert run.settings["seed"] == 5
-    assert not list((tmp_path / "work").iterdir())
+    left = [path.name for path in (tmp_path / "work").iterdir()]
+    assert not [name for name in left if not name.startswith("pymp-")]  # multiprocessing keeps its folder until the end
     assert {"lay out", "start", "open", "limits", "turns"} <= run.parts.keys()
     assert sum(run.parts.values()) <= run.environment.seconds + 0.1
     if not run.environment.gpu:
@@ -180,8 +181,8 @@ def test_a_planted_handicap_is_found(synthetic_set: Path, tmp_path: Path, campai
         (("loader", "--shards", "SET", "--split", "nope"), 2, "no split 'nope'"),
         (("loader", "--shards", "SET", "--peers", "nope"), 2, "'nope' is not known; there are:"),
         (("loader", "--shards", "SET", "--storages", "nope"), 2, "'nope' is not one of"),
-        (("loader", "--shards", "SET", "--size", "0"), 2, "--size 0: give N or HxW"),
-        (("loader", "--shards", "SET", "--size", "9x8x7"), 2, "--size 9x8x7: give N or HxW"),
+        (("loader", "--shards", "SET", "--size", "0"), 2, "Error: --size 0: give N or HxW"),
+        (("loader", "--shards", "SET", "--size", "9x8x7"), 2, "Error: --size 9x8x7: give N or HxW"),
         (("loader", "--shards", "SET", "--fit", "nope"), 2, "'--fit': 'nope'"),
         (("loader", "--shards", "SET", "--repeats", "0"), 2, "'--repeats': 0"),
         (("loader", "--shards", "SET", "--handicap", "1"), 2, "'--handicap': 1"),

@@ -63,3 +63,23 @@ def test_training_opens_a_loader_for_each_kind_of_images(
     options = {"size": 64, "widths": (8, 16), "epochs": 5, "batch_size": 16, "threads": 1, "validate_every": 5}
     petseg.train(synthetic_set, run=tmp_path / "run", options={**options, "plain_share": 0.2})
     assert opened == [(32, STRONG), (48, STRONG), (64, STRONG), (64, FLIPS)]
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(("most", "expected"), [(65536, 32), (32, 32), (31, 16)])
+def test_the_largest_batches_are_validated_as_they_are(
+    most: int, expected: int, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[int]()
+
+    class Recorded(Loader):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if options["split"] == "val":
+                opened.append(options["batch_size"])
+
+    monkeypatch.setattr(run_data, "Loader", Recorded)
+    monkeypatch.setattr(run_data, "MAX_BATCH", most)
+    options = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 16, "threads": 1}
+    petseg.train(synthetic_set, run=tmp_path / "run", options=options)
+    assert opened == [expected]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.errors import UsageError
+from shards.errors import UsageError, command_line
 from shards.format.geometry import FITS, Size, cover_sizes, fit_boxes, nearest_places, parse_size, placements, size_text
 
 SIDES = st.one_of(st.integers(1, 12), st.integers(1, 5000), st.integers(1, 2**20))
@@ -111,6 +111,12 @@ def test_bad_sizes_name_the_option_and_say_what_is_right(value: Any) -> None:
     with pytest.raises(UsageError, match=r"^size=.*give N or HxW \(height x width\) in pixels, such as 128") as caught:
         parse_size(value, name="size")
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("value", "typed"), [((0, 0), "0"), ((20, 5000), "20x5000"), ("2x5000", "2x5000"), (0, "0")])
+def test_a_wrong_size_is_shown_to_a_command_as_it_is_typed(value: Any, typed: str) -> None:
+    with command_line(), pytest.raises(UsageError, match=rf"^--size {typed}: give N or HxW"):
+        parse_size(value, least=4)
 
 
 def test_the_limits_of_a_size() -> None:
