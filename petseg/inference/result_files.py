@@ -18,7 +18,7 @@ from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME
 from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, create_file, naming, sync_folder
-from shards.store.refusals import flush_file, rename_file, set_mode
+from shards.store.refusals import flush_file, rename_file, set_mode, taking_turns
 
 PROBABILITIES = ".probabilities.npz"
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
@@ -46,7 +46,7 @@ def write_results(
 
     They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
     raises, the files that were there before are unchanged and no partial file stays. Without ``replace``, one that
-    another process has made meanwhile raises ``OSError``.
+    another process has made meanwhile raises ``OSError``; with it, of several processes all files that stay are one's.
     """
     token = secrets.token_hex(8)
     partials = [output.with_name(f"{PARTIAL_PREFIX}{token}-{number}") for number, output in enumerate(outputs)]
@@ -57,7 +57,7 @@ def write_results(
                 handle.flush()
                 set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
                 flush_file(handle.fileno(), folder=output.parent)
-        with delay_stop_signals():
+        with taking_turns(outputs[0].parent), delay_stop_signals():
             made: list[Path] = []
             for partial, output in zip(reversed(partials), reversed(outputs), strict=True):  # the mask is the last
                 try:

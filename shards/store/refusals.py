@@ -12,10 +12,12 @@ import logging
 import multiprocessing
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from shards.errors import printable
+from shards.errors import PetsegError, printable
 
 log = logging.getLogger("petseg.files")
 
@@ -31,6 +33,8 @@ _AT_FDCWD, _RENAME = -100, {"no replace": 1, "exchange": 2}  # of Linux
 NO_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 # EBADF: NFS, whose exclusive locks need a descriptor for writing, which a folder has not; EIO: Lustre without -o flock.
 _NO_LOCK = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EIO}
+
+TURN_SECONDS = 60.0  # that a process waits for others to write their files; they take seconds
 
 _said: set[tuple[str, object]] = set()
 
@@ -177,3 +181,36 @@ def lock_at_once(descriptor: int, *, folder: Path) -> Literal["locked", "busy", 
         say_once("lock", folder, text)
         return "unsupported"
     return "locked"
+
+
+@contextlib.contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Within the block, no other process is in such a block for ``folder``: what it writes there belongs together.
+
+    Where a folder cannot be locked, nobody waits. ``PetsegError`` after :data:`TURN_SECONDS`.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a folder that one may write to, but not read; or what the block itself will find
+        yield
+        return
+    try:
+        deadline = time.monotonic() + TURN_SECONDS
+        while _is_busy(descriptor):
+            if time.monotonic() > deadline:
+                what = f"another process has been writing results there for {TURN_SECONDS:.0f} s"
+                raise PetsegError(f"{folder}: {what}; run the same command again when it has ended")
+            time.sleep(0.02)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a fork may have the descriptor, too, and would keep the lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _is_busy(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False

@@ -1,5 +1,6 @@
 """The files of an export: after an error none of the new ones stays, and nobody else's file is touched."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,26 @@ def test_a_file_that_another_process_has_made_stays(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_export({first: "first", other: "mine"}, overwrite=False)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"other": "theirs"}
+
+
+def test_of_two_that_write_at_the_same_time_all_files_are_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One's model stayed with the other's card. Threads stand for processes: what they hold is the file system's."""
+    names = [tmp_path / name for name in ("a.onnx", "a.onnx.md")]
+    original, second = export_files.write_atomically, threading.Thread(target=lambda: None)
+
+    def interleaved(path: Path, data: bytes | str, *, replace: bool) -> None:
+        original(path, data, replace=replace)
+        if data == "first" and path == names[0]:  # the other one begins between this one's files
+            second.start()
+            second.join(0.5)
+
+    def write(content: str) -> None:
+        write_export(dict.fromkeys(names, content), overwrite=True)
+
+    second = threading.Thread(target=write, args=("second",))
+    monkeypatch.setattr(export_files, "write_atomically", interleaved)
+    write("first")
+    second.join()
+    assert [path.read_text() for path in names] == ["second", "second"]

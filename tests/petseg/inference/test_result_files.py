@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import petseg
 from petseg.cli import predict
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference import result_files
+from petseg.inference.image_files import result_of
 from petseg.inference.probabilities import Prediction
 from petseg.inference.result_files import draw_overlay, write_results
 from shards.console import raise_stop_signals
@@ -165,3 +167,27 @@ def test_an_overlay_has_a_border_on_any_image_and_a_legend_of_what_is_drawn() ->
     small = draw_overlay(Image.new("RGB", (60, 120)), index[:, :60], PETS)
     assert small.size == (60, 120)
     assert draw_overlay(Image.new("RGB", (200, 120)), np.ones((120, 200), np.uint8), PETS).size == (200, 120)
+
+
+def test_of_two_that_write_at_the_same_time_all_files_are_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask of one network stayed with the overlay of another."""
+    names = [tmp_path / name for name in ("a.png", "a.overlay.png")]
+    rename, first = result_files.rename_file, threading.current_thread()
+
+    def write_as(origin: str) -> None:
+        write_results(names, Image.new("RGB", (30, 20)), prediction(PETS), PETS, origin=origin)
+
+    second = threading.Thread(target=write_as, args=("second",))
+
+    def interleaved(source: Path, target: Path) -> None:
+        rename(source, target)
+        if threading.current_thread() is first and target == names[1]:  # the mask is renamed last
+            second.start()
+            second.join(0.5)
+
+    monkeypatch.setattr(result_files, "rename_file", interleaved)
+    write_as("first")
+    second.join()
+    assert [mark.origin for name in names if (mark := result_of(name))] == ["second", "second"]

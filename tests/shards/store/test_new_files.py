@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import resource
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from shards.store import atomic, owner_files
+from shards.errors import PetsegError
+from shards.store import atomic, owner_files, refusals
 from shards.store.atomic import atomic_file, create_file, write_atomically
 from shards.store.folder_store import FolderStore
 from shards.store.owner_files import OwnedError, claim
@@ -146,3 +148,24 @@ def test_no_empty_claim_is_left(tmp_path: Path) -> None:
         claim(tmp_path / "owner", locked=True)
     assert caught.value.filename == str(tmp_path / "owner")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_turn_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped while it writes keeps its turn."""
+    monkeypatch.setattr(refusals, "TURN_SECONDS", 0.1)
+    with refusals.taking_turns(tmp_path):
+        with pytest.raises(PetsegError, match="another process has been writing"), refusals.taking_turns(tmp_path):
+            pass
+        with refusals.taking_turns(tmp_path / "none"):  # what is written there will fail, and say why
+            pass
+    with refusals.taking_turns(tmp_path):
+        pass
+
+
+def test_a_folder_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with refusals.taking_turns(tmp_path), refusals.taking_turns(tmp_path):
+        pass
