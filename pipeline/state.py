@@ -157,6 +157,8 @@ class LoaderFacts:
 
     def valid_in_batch(self, batch: int) -> int:
         """Return how many samples of a global batch are valid: not padding, nor known to this rank as replaced."""
+        if not is_whole_number(batch, 0, len(self) - 1):
+            raise UsageError(f"batch must be a whole number from 0 to {len(self) - 1}, not {shown_value(batch)}")
         return self.slices.valid_in_batch(batch) - self._replaced.get(batch, 0)
 
     def key(self, index: int) -> str:

@@ -214,6 +214,8 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
         array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
             raise SampleError(f"an image must be uint8 (H, W, 3), not {array.dtype} {array.shape}")
+        if not array.size:
+            raise SampleError(f"the image has no pixels: its shape is {array.shape}")
         return Image.fromarray(array)
     path = Path(image)
     name = printable(path)

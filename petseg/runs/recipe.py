@@ -246,8 +246,7 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     Numbers given as ``auto`` are chosen. A name that is no field, and a value that its field cannot have, raise
     ``UsageError``.
     """
-    options = dict(options)
-    model = recipe.model
+    options, model = dict(options), recipe.model
     name = convert_field(ModelConfig, "name", options.pop("model", model.name))
     if name != model.name:
         model = default_model_config(name)
@@ -275,7 +274,8 @@ def apply_options(recipe: Recipe, runtime: RuntimeOptions, options: Mapping[str,
     recipe = msgspec.structs.replace(recipe, model=model, **take(recipe))
     runtime = msgspec.structs.replace(runtime, **take(runtime))
     if options:
-        raise UsageError(f"no such option: {min(options)}{nearest(min(options), model, recipe, runtime)}")
+        meant = nearest(min(options), model, recipe, runtime) if min(options) not in NO_OPTIONS else ""
+        raise UsageError(f"no such option: {min(options)}{meant}")
     return recipe, runtime
 
 

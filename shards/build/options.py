@@ -122,7 +122,7 @@ def options_from(
     if samples_per_shard is None and shard_bytes is None:
         shard_bytes = DEFAULT_SHARD_BYTES
     try:
-        train, val, test = map(float, fractions or DEFAULT_FRACTIONS)
+        train, val, test = map(float, DEFAULT_FRACTIONS if fractions is None else fractions)
     except (TypeError, ValueError):
         raise UsageError(f"{option('fractions', fractions)}: give three numbers, of train, val and test") from None
     return PackOptions(

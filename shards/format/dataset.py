@@ -30,6 +30,7 @@ from shards.format.npy import SampleTable, ShardTable
 from shards.format.readers import set_files
 from shards.format.readers.remote_split import check_unused, open_remote_set, remote_tars
 from shards.format.tar import image_header, sample_key
+from shards.public_calls import suggests_names
 from shards.store.byte_ranges import ByteRanges, OpenFiles, check_shortage
 from shards.store.folder_store import FolderStore
 from shards.store.open_store import open_store
@@ -37,16 +38,13 @@ from shards.store.remote.cached_tars import CachedTars
 from shards.store.remote.remote_files import Fetch, RemoteFiles
 from shards.store.store_protocol import Store
 
-MAX_OPEN: Final = 64  # tars of a split that are kept open
+MAX_OPEN: Final = 64  # tars of a split that are kept open, at most
 META_KEYS: Final = ("key", "name", "split", "width", "height")  # what KEY.json always holds
 
 
 @dataclass(frozen=True)
 class SplitReader:
-    """The samples of one split, by index, in the order of the shards.
-
-    Keeps some tars open, :data:`MAX_OPEN` at most; safe to use from several threads and to pickle.
-    """
+    """The samples of one split, by index, in the order of the shards; safe to use in several threads and to pickle."""
 
     store: Store
     name: Split
@@ -227,6 +225,7 @@ class ShardSet(set_files.MadeByOpen):
     files: RemoteFiles | None = field(default=None, repr=False)  # of a set in an object store, else None
 
     @classmethod
+    @suggests_names
     def open(
         cls,
         place: str | Path,
@@ -237,16 +236,15 @@ class ShardSet(set_files.MadeByOpen):
     ) -> Self:
         """Open a set: check the manifest, and that every file that it describes exists with the right size.
 
-        Tars, and the tables of a set in an object store, are checked when they are opened.
-
         Args:
             place: a folder, or the address of one: ``s3://``, ``gs://``, ``az://`` or ``https://`` (docs/stores.md).
             fetch: from a store: samples by ``range``, their whole ``shard``, or ``auto``: as much is needed soon.
             cache: the folder to keep in what was fetched; None: ``petseg`` in the user's cache folder.
             cache_bytes: how large that may become: a number, or text such as 200GB; None: half of what is free.
 
-        Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size, and
-        ``StoreError`` where a store cannot be reached.
+        Raises ``FormatError`` for no set, another version, damage, or a file that is missing or has a wrong size (tars,
+        and the tables of a set in an object store, are checked when they are opened), and ``StoreError`` where a store
+        cannot be reached.
         """
         store = open_store(place)
         if isinstance(store, FolderStore):
@@ -272,6 +270,7 @@ class ShardSet(set_files.MadeByOpen):
         """Return the path of one of the manifest's files, fetched where the set is in an object store."""
         return set_files.local_file(self.store, self.files, entry)
 
+    @suggests_names
     def split(self, name: str) -> SplitReader:
         """Return the reader of one split; raise ``UsageError`` if the set has no such split."""
         if name not in [*self.manifest.splits]:  # anything may be asked for, also a list

@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from shards.errors import UsageError, is_whole_number, option
-from shards.public_calls import plain_numbers
+from shards.public_calls import plain_values
 
 _UNITS: Final[dict[str, int]] = {"": 1, "b": 1} | {
     f"{letter}{ending}": base**power
@@ -20,7 +20,7 @@ def parse_bytes(value: Any, *, name: str) -> int:
     Fractions of a byte are left out. Anything else raises ``UsageError`` for the option
     of this name.
     """
-    if is_whole_number(value := plain_numbers(value), 0):
+    if is_whole_number(value := plain_values(value), 0):
         return value
     match = _TEXT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is None or match[3] not in _UNITS:

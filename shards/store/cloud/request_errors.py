@@ -76,9 +76,9 @@ def given_up(place: str, attempts: int, reason: str) -> StoreError:
     """Return the error of a request that failed again and again."""
     if reason == NO_RANGES:
         return NoRangesError(
-            f"{printable(place)}: the server sends whole files where a range of bytes is asked for; whole shards can "
-            f"be read from it, with {option('fetch', 'shard')}; all else takes a server that supports ranges, or a "
-            "copy of the set in a local folder"
+            f"{printable(place)}: the server sends whole files where a range of bytes is asked for; training and "
+            f"evaluation can read whole shards from it, with {option('fetch', 'shard')}; all else takes a server that "
+            "supports ranges, or a copy of the set in a local folder"
         )
     return StoreError(
         f"{place} cannot be reached: {attempts} attempts failed, the last one with {reason}; check the network and the "

@@ -242,6 +242,86 @@ def test_numbers_of_numpy_are_numbers(synthetic_set: Path, tmp_path: Path) -> No
         predictor.predict(np.zeros((50, 60, 3), np.uint8), window=np.float32(32.5))
 
 
+ARRAYS = [np.zeros((2, 2)), np.zeros((2, 2, 3), np.uint8), torch.zeros(2, 2), torch.zeros(2), torch.tensor(3)]
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{type(array).__name__}{tuple(array.shape)}")
+def test_arrays_are_no_answers(array: Any, tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    """Compared with a name, an array is several answers: an error of ours, and not NumPy's or PyTorch's."""
+    loader = {"batch_size": 2, "device": "cpu"}
+    calls: list[Callable[[], object]] = [
+        *(
+            lambda name=name: Loader(synthetic_set, **{**loader, name: array})
+            for name in (
+                "fit",
+                "mask",
+                "decode",
+                "shuffle",
+                "split",
+                "engine",
+                "on_error",
+                "fetch",
+                "device",
+                "augment",
+            )
+        ),
+        *(
+            lambda name=name: petseg.build_shards("source", "out", **{name: array})
+            for name in ("storage", "layout", "fit", "split", "exif")
+        ),
+        *(lambda name=name: petseg.train("set", options={name: array}) for name in ("encoder", "model", "loss")),
+        lambda: ShardSet.open(array),
+        lambda: ShardSet.open(synthetic_set, fetch=array),
+        lambda: ShardSet.open(synthetic_set).split(array),
+        lambda: petseg.evaluate(tiny_run, synthetic_set, split=array),
+        lambda: petseg.predict(tiny_run, array, tmp_path / "out"),
+        lambda: petseg.predict(tiny_run, images=array, out=tmp_path / "out"),
+        lambda: petseg.export(tiny_run, tmp_path / "net.safetensors", onnx_output=array),
+        lambda: petseg.export(tiny_run, tmp_path / "net.onnx", onnx_output=array),
+    ]
+    for call in calls:
+        with pytest.raises(PetsegError):
+            call()
+
+
+def test_a_sets_arguments_are_named_as_others_are(synthetic_set: Path) -> None:
+    with pytest.raises(TypeError, match=r"open\(\) has no argument cach; did you mean cache\?"):
+        ShardSet.open(synthetic_set, cach="x")  # type: ignore[call-arg]
+    with pytest.raises(PetsegError, match=r"open\(\) takes place without a name, not 2 arguments"):
+        ShardSet.open(synthetic_set, "range")  # type: ignore[misc]
+    assert len(ShardSet.open(place=synthetic_set).split(name="train")) > 0
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (3, 0, 3), (0, 0, 3)])
+def test_an_image_has_pixels(tiny_run: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(PetsegError, match="the image has no pixels"):
+        petseg.load(tiny_run, device=torch.device("cpu")).predict(np.zeros(shape, np.uint8))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_device_of_torch_is_a_device(synthetic_set: Path, tmp_path: Path) -> None:
+    options = {"device": torch.device("cpu"), "epochs": 1, "size": 32, "widths": (8, 16), "batch_size": 8}
+    run = petseg.train(synthetic_set, run=tmp_path / "run", options=options)
+    assert read_config(run)["running"]["device"] == "cpu"
+
+
+def test_what_is_no_option_is_not_suggested_for_itself(tmp_path: Path) -> None:
+    for name in ("classes", "encoder_sha256"):
+        with pytest.raises(PetsegError, match=f"no such option: {name}") as failure:
+            petseg.train("set", run=tmp_path / "run", options={name: 5})
+        assert f"did you mean {name}" not in str(failure.value)
+    with pytest.raises(PetsegError, match="give three numbers"):
+        petseg.build_shards("source", "out", split="random", fractions=())  # type: ignore[arg-type]
+
+
+def test_batches_are_counted_from_0(synthetic_set: Path) -> None:
+    with Loader(synthetic_set, batch_size=2, device="cpu") as loader:
+        assert loader.valid_in_batch(len(loader) - 1) in (1, 2)
+        for wrong in ("a", None, 1.0, -1, len(loader), 99_999):
+            with pytest.raises(PetsegError, match=f"batch must be a whole number from 0 to {len(loader) - 1}, not"):
+                loader.valid_in_batch(wrong)
+
+
 def test_results_print_as_one_line(tiny_run: Path, synthetic_set: Path, tmp_path: Path) -> None:
     predictor = petseg.load(tiny_run)
     prediction = predictor.predict(np.zeros((50, 60, 3), np.uint8))
