@@ -5,13 +5,15 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from shards.audit.findings import SampleFinding
 from shards.errors import FormatError
 from shards.format.layout import Rows, Split, member_span
+
+_MOST_NAMED: Final = 5  # of the others; of thousands of black tiles, each would name all others
 
 ReadTar: TypeAlias = Callable[[Split, int, int, int], bytes]  # (split, shard, offset, length), bytes of a tar
 
@@ -37,8 +39,9 @@ def duplicates_across_splits(read: ReadTar, tables: Mapping[Split, Rows]) -> Ite
         if len({split for split, _ in group}) > 1:
             names = [_name(_member(read, split, tables[split][row], "meta"), split) for split, row in group]
             for number, (split, _) in enumerate(group):
-                others = [f"{names[i]} in {group[i][0]}" for i in range(len(group)) if i != number]
-                detail = f"the same image as {', '.join(others)}"
+                first = [i for i in range(min(len(group), _MOST_NAMED + 1)) if i != number][:_MOST_NAMED]
+                more = f" and {len(group) - 1 - len(first)} more" if len(group) - 1 > len(first) else ""
+                detail = f"the same image as {', '.join(f'{names[i]} in {group[i][0]}' for i in first)}{more}"
                 yield SampleFinding(names[number], "warning", "duplicate-across-splits", detail, split)
 
 

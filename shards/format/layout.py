@@ -82,6 +82,10 @@ SHARD_DTYPE: Final = np.dtype(
 )
 assert SHARD_DTYPE.itemsize == 88
 
+# What is longer is not read: a forged tar with holes, of a few kilobytes on disk, would exhaust the memory. An image
+# of 2**29 pixels, the most that is packed, takes 1.6 GB as a PNG that could not be compressed, its mask a third.
+MOST_MEMBER: Final = {"image": 1 << 31, "mask": 1 << 30, "meta": 1 << 26}
+
 # What NumPy writes before the records of a table: a multiple of 64 bytes, with room for any number of records.
 HEADER_BYTES: Final = {SAMPLE_DTYPE: 448, SHARD_DTYPE: 256}
 
@@ -121,7 +125,7 @@ def is_unsound(rows: Rows, *, shards: int, largest: tuple[int, int] | None) -> n
     unsound: npt.NDArray[np.bool_] = (row_check(rows) != rows["check"]) | (rows["shard"] >= shards)
     unsound |= (rows["height"] == 0) | (rows["width"] == 0)
     for role in ROLES:
-        unsound |= rows[f"{role}_offset"] > _MOST_OFFSET
+        unsound |= (rows[f"{role}_offset"] > _MOST_OFFSET) | (rows[f"{role}_length"] > MOST_MEMBER[role])
     if largest is not None:
         unsound |= (rows["height"] > largest[0]) | (rows["width"] > largest[1])
     return unsound

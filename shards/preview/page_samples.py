@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from shards.audit.findings import SampleFinding
+from shards.audit.findings import MAX_LINE, SampleFinding
 from shards.cores import usable_cores
 from shards.errors import FormatError
 from shards.format.dataset import ShardSet, SplitReader
@@ -28,7 +28,6 @@ SIDES: Final = ((300, 512), (800, 384), (20_000, 256))  # up to so many samples:
 QUALITY: Final = 72  # of the thumbnails (WebP)
 MAX_THREADS: Final = 8
 _HUGE = 2**26  # pixels: images that are decoded one at a time
-_MAX_LINE = 1 << 16  # bytes of a line of the audit file
 
 Chosen = list[tuple[SplitReader, int]]
 
@@ -70,7 +69,7 @@ def read_findings(shards: ShardSet) -> list[SampleFinding]:
     decoder = msgspec.json.Decoder(SampleFinding)
     findings = []
     with os.fdopen(open_regular(path), "rb") as handle:
-        while line := handle.readline(_MAX_LINE):
+        while line := handle.readline(MAX_LINE):
             try:
                 findings.append(decoder.decode(line))
             except (msgspec.DecodeError, RecursionError):

@@ -19,6 +19,7 @@ from shards.format.geometry import Size, size_text
 from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
 from shards.format.layout import (
     IMAGE_FORMATS,
+    MOST_MEMBER,
     STORED_FORMATS,
     TAR_BLOCK,
     Rows,
@@ -161,7 +162,7 @@ class ShardCheck:
         start = int(row["image_offset"]) - TAR_BLOCK if position is None else position
         for role in extensions_of(row):
             offset, length = member_span(row, role)
-            if offset != start + TAR_BLOCK:
+            if offset != start + TAR_BLOCK or length > MOST_MEMBER[role]:
                 return False
             start = offset + padded(length)
         return 0 <= start <= len(tar) - len(END)
@@ -216,7 +217,7 @@ class ShardCheck:
             expected: dict[str, object] = {name: int(row[name]) for name in ("width", "height")}
             expected |= {"key": key, "split": self.split}
             wrong = [name for name, value in expected.items() if document[name] != value]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             self._problem("meta", f"cannot be read: {error}", key, "json", offset=at)
             return
         if wrong:

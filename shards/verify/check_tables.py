@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from shards.audit.findings import ACTIONS, SampleFinding
+from shards.audit.findings import ACTIONS, MAX_LINE, SampleFinding
 from shards.errors import FormatError, first_line
 from shards.format.layout import (
     MANIFEST_NAME,
@@ -151,12 +151,12 @@ def check_audit_file(folder: Path, manifest: Manifest, *, quick: bool) -> list[P
     images, last = dict.fromkeys(ACTIONS, 0), dict.fromkeys(ACTIONS, "")
     try:
         with os.fdopen(open_regular(folder / entry.file), encoding="ascii") as handle:
-            for line in handle:  # sorted by name
+            while line := handle.readline(MAX_LINE):  # sorted by name
                 found = msgspec.json.decode(line, type=SampleFinding)
                 reasons[found.reason] += 1
                 images[found.action] += found.name != last[found.action]
                 last[found.action] = found.name
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         if isinstance(error, OSError):
             check_shortage(error)
         return [Problem(kind="count", file=entry.file, message=f"cannot be read: {first_line(error)}")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,23 @@ def test_only_equal_bytes_are_the_same_image() -> None:
         ("cat", "train", "the same image as cat in test"),
     ]
     assert not found(b"", other=b"imagE")
+
+
+def test_of_many_that_are_the_same_each_names_a_few() -> None:
+    """Black tiles: if each named all others, the audit file would grow with the square of their number."""
+    tables: dict[Split, np.ndarray] = {}
+    for split, count in (("train", 90), ("test", 10)):
+        tables[split] = rows = np.zeros(count, SAMPLE_DTYPE)
+        rows["image_length"], rows["meta_offset"] = len(IMAGE), 1000 + np.arange(count)
+
+    def read(split: Split, number: int, offset: int, length: int) -> bytes:
+        return json.dumps({"name": f"{split}{offset - 1000}"}).encode() if offset >= 1000 else IMAGE
+
+    details = {each.name: each.detail for each in duplicates_across_splits(read, tables)}
+    first = "test0 in test, test1 in test, test2 in test, test3 in test"
+    assert len(details) == 100
+    assert details["train7"] == f"the same image as {first}, test4 in test and 94 more"
+    assert details["test4"] == f"the same image as {first}, test5 in test and 94 more"
 
 
 @pytest.mark.parametrize(

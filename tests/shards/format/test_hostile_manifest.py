@@ -21,7 +21,7 @@ from rich.console import Console
 from shards.cli.set_summary import describe, print_info
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
-from shards.format.layout import SAMPLE_DTYPE, row_check
+from shards.format.layout import MOST_MEMBER, SAMPLE_DTYPE, row_check
 from shards.format.manifest import parse_manifest
 from shards.preview import contact_sheet, write_page
 from shards.verify.check_set import verify
@@ -288,6 +288,7 @@ def test_forged_records(
         ("source", "width", 2**31),
         *((storage, side, 0) for storage in ("source", "raw") for side in ("height", "width")),
         *((storage, f"{role}_offset", 2**63) for storage in ("source", "raw") for role in ("image", "mask", "meta")),
+        *(("source", f"{role}_length", most + 1) for role, most in MOST_MEMBER.items()),
     ],
 )
 def test_a_record_of_what_the_set_lacks_is_refused_before_anything_is_computed_from_it(
