@@ -173,7 +173,8 @@ def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> 
     if evaluation.enlarged_from is not None:
         place += f", for which the set's images and masks of {size_text(evaluation.enlarged_from)} were enlarged"
     how = evaluation.options.text(evaluation.window)
-    say(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}")
+    few = f"; {counted(evaluation.padded, 'image')} padded, being smaller than a window" if evaluation.padded else ""
+    say(f"{counted(evaluation.samples, 'image')} of {split}, at {place}{how}{few}")
     width = max(12, 2 + max(map(len, names)))
     say(f"{'':{width}}{'IoU':>8}{'Dice':>8}{'recall':>8}")
     for name, *values in zip(names, scores.iou, scores.dice, scores.recall, strict=True):

@@ -33,6 +33,7 @@ class Evaluation:
         loss: mean over the valid samples, or None if no loss was given.
         options: what was averaged.
         window: the windows that were used, (height, width) in image pixels; None: whole images.
+        padded: how many of the images are smaller than a window, and were padded to it.
         original_resolution: whether masks were compared at their stored size, not at the network's.
         enlarged_from: the size of the set's images and masks, (height, width), where the network's is larger.
     """
@@ -43,6 +44,7 @@ class Evaluation:
     loss: float | None
     options: InferenceOptions = WHOLE_IMAGES
     window: Size | None = None
+    padded: int = 0
     original_resolution: bool = False
     enlarged_from: Size | None = None
 

@@ -190,6 +190,7 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str
         "compared_at": compared_at,
         "enlarged_from": evaluation.enlarged_from,
         **evaluation.options.facts(evaluation.window),
+        "padded": evaluation.padded,
         "confusion": evaluation.matrix.tolist(),
     }
 

@@ -59,24 +59,32 @@ def evaluate_stored(
                     tally.add(torch.tensor([index]), torch.tensor([True]), counted)
             after_batch(end - start)
     matrix, counts = tally.gather(world, samples=len(split))
+    window = predictor.window(options)
+    padded = sum(height < window[0] or width < window[1] for height, width in _sizes(split)) if window else 0
     return Evaluation(
         labels=predictor.labels,
         matrix=matrix,
         counts=counts,
         loss=None,
         options=options,
-        window=predictor.window(options),
+        window=window,
+        padded=padded,
         original_resolution=True,
     )
+
+
+def _sizes(split: SplitReader) -> Iterator[Size]:
+    """Yield the stored size of each sample, in split order."""
+    for start in range(0, len(split), _ROWS):
+        for row in split.rows(list(range(start, min(start + _ROWS, len(split))))):
+            yield split.manifest.size or (int(row["height"]), int(row["width"]))
 
 
 def _check_sizes(predictor: Predictor, split: SplitReader, options: InferenceOptions) -> None:
     """Raise ``SampleError``, before any is predicted, for a sample that cannot be predicted whole, naming it."""
     first: dict[Size, int] = {}
-    for start in range(0, len(split), _ROWS):
-        indices = range(start, min(start + _ROWS, len(split)))
-        for index, row in zip(indices, split.rows(list(indices)), strict=True):
-            first.setdefault(split.manifest.size or (int(row["height"]), int(row["width"])), index)
+    for index, size in enumerate(_sizes(split)):
+        first.setdefault(size, index)
     for size, index in first.items():
         try:
             predictor.check(size, options)

@@ -78,6 +78,8 @@ def test_windowed_scores_are_those_of_an_independent_count(call, drawn: Path) ->
         truth, found = read_mask(split, index), network.predict(read_image(split, index), **WINDOWS).index
         counts += confusion_matrix(truth[truth != 255], found[truth != 255], labels=range(5))
     np.testing.assert_array_equal(document["confusion"], counts)
+    few = sum(height < 40 or width < 64 for height, width, _ in (read_image(split, i).shape for i in range(len(split))))
+    assert document["padded"] == few
     text = call(evaluate, *arguments, *ARGUMENTS).out
     assert "original resolution, in windows of 40x64 pixels that overlap by 0.5, at scales 0.5, 1" in text
 

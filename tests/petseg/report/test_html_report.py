@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chromium import running_browser
 from labelled_sets import AWKWARD, many_labels
 
 import petseg
@@ -81,6 +82,23 @@ def test_many_classes(many_class_run: Path) -> None:
     for name in AWKWARD[:2]:
         assert in_html(name) in page
         assert f">{name}<" not in page or name == in_html(name)
+
+
+@pytest.mark.parametrize("name", ["a very long name of a class such as conveyer belt, moving walkway, band", "x" * 80])
+def test_a_long_name_of_a_class_covers_no_figure(many_class_run: Path, tmp_path: Path, name: str) -> None:
+    page = (many_class_run / "report.html").read_text().replace(in_html(many_labels(21).names[3]), name)
+    (tmp_path / "page.html").write_text(page)
+    with running_browser(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "page.html")
+        cells = "[...document.querySelectorAll('.classes td:first-child')]"
+        assert browser.run(f"{cells}.some(cell => cell.textContent == '{name}')")
+        assert browser.run(f"{cells}.filter(cell => cell.scrollWidth > cell.clientWidth).length") == 0
+        for width in (1440, 400):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+            )
+            tables = "[...document.querySelectorAll('.side table')].map(each => each.parentNode)"
+            assert browser.run(f"Math.max(...{tables}.map(each => each.getBoundingClientRect().right))") <= width
 
 
 def test_the_pets_have_their_binary_figure(tiny_run: Path) -> None:
