@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
 
 from petseg.inference.probabilities import Prediction, resized_strips
 from petseg.report.figures import MANY, map_colour, picture_bytes, plain_text, shown_name, unit
@@ -29,8 +31,9 @@ def _figure(samples: Sequence[PredictedSample], labels: Labels, title: str) -> F
     columns = ["image", "truth", "prediction", *_map_titles(labels)]
     heights = [_PANEL_INCHES * min(max(s.truth.shape[0] / s.truth.shape[1], 0.4), 1.5) + 0.15 for s in samples]
     patches = _legend(samples, labels)
-    legend_rows = -(-len(patches) // 6)
-    size = (_PANEL_INCHES * len(columns) + 0.3, sum(heights) + 1.0 + 0.22 * legend_rows)
+    width = _PANEL_INCHES * len(columns) + 0.3
+    legend_columns = _legend_columns(patches, width=width)
+    size = (width, sum(heights) + 1.0 + 0.22 * -(-len(patches) // legend_columns))
     figure = Figure(figsize=size, layout="constrained", dpi=100)
     figure.suptitle(title, fontsize=13)
     grid = figure.subplots(len(samples), len(columns), squeeze=False, height_ratios=heights)
@@ -47,7 +50,7 @@ def _figure(samples: Sequence[PredictedSample], labels: Labels, title: str) -> F
         row[2].set_xlabel(f"mean IoU {sample.mean_iou:.2f}", fontsize=9)
     for axes, text in zip(grid[0], columns, strict=True):
         axes.set_title(text, fontsize=10)
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=legend_columns, frameon=False)
     return figure
 
 
@@ -86,6 +89,14 @@ def _legend(samples: Sequence[PredictedSample], labels: Labels) -> list[Patch]:
     if len(labels) > MANY:
         patches += [_patch(unit(colour), text) for text, colour in difference_legend(labels)]
     return [*patches, Patch(facecolor="none", label="grey maps: black 0, white 1")]
+
+
+def _legend_columns(patches: Sequence[Patch], *, width: float) -> int:
+    """Return how many columns a legend has so that its longest names fit into a width, inches; at most 6."""
+    size = FontProperties().get_size_in_points()
+    longest = max(TextPath((0, 0), str(patch.get_label()), size=size).get_extents().width for patch in patches)
+    column = (longest + 4.8 * size) / 72  # the patch is 2 wide, the space after it 0.8, that between columns 2
+    return max(1, min(len(patches), 6, int(width / column)))
 
 
 def _patch(colour: tuple[float, float, float] | str, label: str) -> Patch:

@@ -25,7 +25,7 @@ from petseg.report.gallery import draw_gallery
 from petseg.report.sample_predictions import PredictedSample, shown_classes
 from petseg.report.thumbnails import data_url, shrunk
 from shards.format.builtin_labels import PETS
-from shards.format.labels import LabelClass, Labels
+from shards.format.labels import LabelClass, Labels, chosen_colour
 from shards.format.overlays import IGNORED_COLOUR
 
 
@@ -145,6 +145,22 @@ def test_names_beside_the_samples_do_not_overlap(height: int, width: int, monkey
     assert [label.get_text() for label in labels][::2] == [shown_name(sample.key, 24) for sample in samples]
     assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
     assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
+
+
+@pytest.mark.parametrize(("classes", "letters"), [(1, 80), (3, 20), (21, 16), (150, 13), (150, 28)])
+def test_the_legend_fits_into_the_gallery(classes: int, letters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [LabelClass(name=f"{n}".ljust(letters, "m"), color=chosen_colour(n), values=(n,)) for n in range(classes)]
+    labels = Labels(classes=tuple(named))
+    found = caught(monkeypatch, gallery)
+    draw_gallery([sample_of(labels)], labels=labels, title="title")
+    (figure,) = found
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.legends[0].get_window_extent(canvas.get_renderer())
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    panel = figure.axes[0].get_window_extent(canvas.get_renderer())
+    assert panel.height > 40  # the legend's lines leave the images their place
 
 
 @pytest.mark.parametrize("classes", [1, 3, 21, 150])
