@@ -219,6 +219,10 @@ def find_checkpoint(run: Path) -> Path:
     for file in (run / BEST, run / LAST) if run.is_dir() else (run,):
         if file.is_file() and file.suffix not in (".onnx", ".safetensors"):
             return file
+        if os.path.lexists(file) and not file.is_file():  # the other one's network would be taken for its network
+            raise CheckpointError(
+                f"{file} is not a file, or a link to nothing; put the checkpoint there, or remove that"
+            )
     if not run.is_dir() or (run / SAFETENSORS).is_file():
         raise CheckpointError(
             f"{run} is an export, not a run or a checkpoint; name the run that it was made from, or use it with the "

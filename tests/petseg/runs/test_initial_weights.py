@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,16 @@ def test_names_from_a_file_do_not_flood_a_message(run: Path, tmp_path: Path) -> 
         with pytest.raises(CheckpointError, match=message) as raised:
             petseg.load(tmp_path / "long.pt")
         assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_file_is_not_passed_over(tmp_path: Path, kind: str) -> None:
+    """The last epoch's network would be scored and exported as the best one: where a link's disk is not mounted."""
+    (tmp_path / "last.pt").touch()
+    assert find_checkpoint(tmp_path) == tmp_path / "last.pt"
+    best = tmp_path / "best.pt"
+    {"folder": best.mkdir, "pipe": lambda: os.mkfifo(best), "link": lambda: best.symlink_to("not-mounted")}[kind]()
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt is not a file, or a link to nothing; put the checkpoint there"
+    ):
+        find_checkpoint(tmp_path)
