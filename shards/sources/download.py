@@ -129,6 +129,9 @@ def _fetch(url: str, file: Path, md5: str) -> None:
             if progress is not None:
                 progress(handle.tell(), max(length, handle.tell()))
         if digest.hexdigest() != md5:
+            if handle.tell() < length:
+                what = f"the server broke off after {handle.tell():,} of {length:,} bytes"
+                raise SourceError(f"cannot download {url}: {what}; run the same command again")
             raise SourceError(
                 f"{url}: what arrived, {handle.tell():,} bytes, is not what torchvision expects (its MD5 is another); "
                 "run the same command again"
@@ -151,6 +154,9 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
     except http.client.HTTPException as error:
         what = f"the server broke off or does not speak HTTP ({type(error).__name__}: {error})"
         raise SourceError(f"cannot download {url}: {what}; {again}") from None
+    except FileExistsError as error:
+        what = "another process has downloaded or unpacked it meanwhile"
+        raise SourceError(f"{error.filename}: {what}; when that has ended, {again}") from None
     except OSError as error:
         if error.filename is not None and not hasattr(error, "reason") and not hasattr(error, "code"):
             raise  # about a file on this machine: the console explains it

@@ -19,6 +19,7 @@ from shards.build.build_set import build
 from shards.cli import main
 from shards.errors import SourceError, UsageError
 from shards.sources.download import MARK, download, official_archives
+from shards.store import atomic
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -203,3 +204,42 @@ def test_the_command_with_a_mirror_that_serves_something_else(
     assert errors.startswith("Error: ")  # no progress bar before it
     assert errors.count("\n") == 1, errors
     assert "not what torchvision expects" in errors
+
+
+def test_an_archive_that_ends_early_is_told_from_another_one(tmp_path: Path) -> None:
+    class Short(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(bytes(400))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Short) as running:
+        threading.Thread(target=running.handle_request).start()
+        url = f"http://127.0.0.1:{running.server_port}/images.tar.gz"
+        with pytest.raises(SourceError, match="the server broke off after 400 of 1,000 bytes; run the same command"):
+            download(tmp_path, archives=[(url, "0" * 32)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_downloads_the_second_to_end_says_so(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named the file, and advised another name, of which there is none."""
+    original, theirs = atomic.create_file, (archives / "images.tar.gz").read_bytes()
+
+    def slower(source: Path, target: Path) -> None:
+        target.write_bytes(theirs)
+        original(source, target)
+
+    monkeypatch.setattr(atomic, "create_file", slower)
+    with server(archives) as (base, _):
+        with pytest.raises(
+            SourceError, match=r"images\.tar\.gz: another process has downloaded .*run the same command"
+        ):
+            download(tmp_path, archives=listed(archives, base))
+        monkeypatch.undo()
+        assert download(tmp_path, archives=listed(archives, base))
