@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.console import progress_bar
-from shards.errors import SourceError, TerminatedError, UsageError, option
+from shards.errors import FULL_DISK, SourceError, TerminatedError, UsageError, option
 from shards.format.readers.output_places import expect_folder, expect_outside
 from shards.store.addresses import without_secrets
 from shards.store.atomic import atomic_file, write_atomically
@@ -158,6 +158,8 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
         what = "another process has downloaded or unpacked it meanwhile"
         raise SourceError(f"{error.filename}: {what}; when that has ended, {again}") from None
     except OSError as error:
+        if error.filename is None and error.errno in FULL_DISK:  # tarfile names no file
+            error.filename = str(folder)
         if error.filename is not None and not hasattr(error, "reason") and not hasattr(error, "code"):
             raise  # about a file on this machine: the console explains it
         reason = getattr(error, "reason", None) or error

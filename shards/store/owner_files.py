@@ -10,6 +10,7 @@ Temporary folders have one too, so that the next command removes what a killed o
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import re
@@ -110,6 +111,8 @@ def claim(path: Path, *, locked: bool, activity: Callable[[], object] = lambda: 
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
+            if path.is_dir() and not path.is_symlink():  # nobody's owner file, and not to be removed
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
             found = _touched(path)
             _expect_abandoned(path, activity, locked=locked)
             _remove(path, found)

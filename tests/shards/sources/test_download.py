@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import http.server
@@ -243,3 +244,20 @@ def test_of_two_downloads_the_second_to_end_says_so(
             download(tmp_path, archives=listed(archives, base))
         monkeypatch.undo()
         assert download(tmp_path, archives=listed(archives, base))
+
+
+def test_a_disk_that_is_full_while_archives_are_unpacked(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network was named as the reason."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shards.sources.download.official_archives", lambda mirror: listed(archives, mirror))
+    monkeypatch.setattr("torchvision.datasets.utils.extract_archive", full)
+    code, _, errors = command(capsys, "download", tmp_path, "--mirror", archives.as_uri())
+    assert (code, errors) == (
+        1,
+        f"Error: the disk is full; free some space and run the same command again ({tmp_path})\n",
+    )

@@ -169,3 +169,13 @@ def test_a_folder_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("fcntl.flock", unsupported)
     with refusals.taking_turns(tmp_path), refusals.taking_turns(tmp_path):
         pass
+
+
+def test_a_folder_of_an_owner_files_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for, and then renamed."""
+    monkeypatch.setattr(owner_files, "WATCH_SECONDS", 0.0)
+    (tmp_path / ".owner").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        claim(tmp_path / ".owner", locked=True)
+    assert caught.value.filename == str(tmp_path / ".owner")
+    assert list(tmp_path.iterdir()) == [tmp_path / ".owner"]
