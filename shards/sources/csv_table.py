@@ -116,7 +116,7 @@ def _scan_table(path: Path) -> Source:
     rows = _read_rows(table, where)
     finder = PathFinder(path.parent)
     found = {side: [finder.find(row.cells[side]) for row in rows] for side in ("image", "mask")}
-    _check_paths(rows, found, where)
+    _check_paths(rows, found, where, folder=path.parent.absolute())
     names = _names(rows, found["image"], where)
     values = _attributes(rows)
     findings: list[SampleFinding] = []
@@ -227,7 +227,7 @@ def _check_columns(cells: Sequence[str], where: str) -> list[str]:
     return list(columns)
 
 
-def _check_paths(rows: Sequence[_Row], found: Mapping[str, Sequence[FoundPath]], where: str) -> None:
+def _check_paths(rows: Sequence[_Row], found: Mapping[str, Sequence[FoundPath]], where: str, *, folder: Path) -> None:
     """Every cell of the columns image and mask has a path, each another one; no mask is a JPEG."""
     lines: dict[str, int] = {}
     for number, row in enumerate(rows):
@@ -235,7 +235,7 @@ def _check_paths(rows: Sequence[_Row], found: Mapping[str, Sequence[FoundPath]],
             text = row.cells[side]
             if not text.strip():
                 raise SourceError(f"{where}:{row.line}: the cell of the column {side} is empty; write a path")
-            path = os.path.normpath(found[side][number].path)
+            path = os.path.normpath(folder / found[side][number].path)
             if path in lines:
                 raise SourceError(
                     f"{where}:{row.line}: {shown(text)} is in line {lines[path]}, too; list each file once"

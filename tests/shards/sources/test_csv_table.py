@@ -269,3 +269,11 @@ def test_other_encodings_are_refused_with_their_line(put: Put, data: bytes, mess
     (folder / "t.csv").write_bytes(data)
     with pytest.raises(SourceError, match=message):
         scan(folder / "t.csv")
+
+
+@pytest.mark.parametrize("form", ["{}/p/a.jpg", "file://{}/p/a.jpg", "{}/m/../p/a.jpg"])
+def test_a_file_is_listed_once_however_its_path_is_written(put: Put, form: str) -> None:
+    folder = put(*FILES)
+    (folder / "t.csv").write_text(f"image,mask,name\np/a.jpg,m/a.png,x\n{form.format(folder)},m/b.png,y\n")
+    with pytest.raises(SourceError, match=r"t\.csv:3: .*p/a\.jpg is in line 2, too; list each file once"):
+        scan(folder)
