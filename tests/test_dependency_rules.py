@@ -164,7 +164,7 @@ def test_files_and_folders_are_small() -> None:
     folders = {path.parent for path in [*MODULES.values(), *module_files("tests")]}
     full = {}
     for folder in folders:
-        entries = [entry.name for entry in folder.iterdir() if entry.name != "__pycache__"]
+        entries = [entry.name for entry in folder.iterdir() if entry.name not in ("__pycache__", "py.typed")]
         if len(entries) > MAX_ENTRIES:
             full[str(folder.relative_to(ROOT))] = len(entries)
     assert not full
@@ -234,3 +234,11 @@ def test_a_folder_of_data_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     program = "from petseg import Loader, ShardSet"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_the_packages_say_that_they_are_typed() -> None:
+    """A type checker takes all of an installed package for ``Any`` without the file."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in ("petseg", "pipeline", "shards"):
+        assert (ROOT / package / "py.typed").is_file()
+        assert "py.typed" in data[package]
