@@ -27,6 +27,7 @@ class _EpochScores(msgspec.Struct):
     iou: tuple[_Share | None, ...]
     mean_iou: _Share
     mean_dice: _Share
+    dice: tuple[_Share | None, ...] = ()
     recall: tuple[_Share | None, ...] = ()
 
 
@@ -51,7 +52,7 @@ def check_history(history: Any, *, classes: int | None = None) -> None:
         for part in (entry.train, entry.val):
             if part is not None:
                 classes = len(part.iou) if classes is None else classes
-                if len(part.iou) != classes or len(part.recall or part.iou) != classes:
+                if any(len(scores or part.iou) != classes for scores in (part.iou, part.dice, part.recall)):
                     raise msgspec.ValidationError(f"epoch {entry.epoch} has scores of other than {classes} classes")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.errors import SampleError, UsageError, is_whole_number, option, printable
+from shards.errors import SampleError, UsageError, counted, is_whole_number, option, printable
 
 OnError = Literal["stop", "replace"]
 
@@ -77,6 +77,6 @@ class DamagePolicy:
         if len(self.damaged) > self.budget:
             last = next(reversed(self.damaged.values()))
             raise SampleError(
-                f"{len(self.damaged)} damaged samples, more than {option('max_damaged', self.budget)} allows; the "
+                f"{counted(len(self.damaged), 'damaged sample')}, more than {option('max_damaged', self.budget)} allows; the "
                 f"last one: {last}; run petseg-shard verify"
             )

@@ -118,6 +118,8 @@ CHANGES: dict[str, tuple[Callable[[Document], object], str]] = {
     "no labels at all": (plain(labels={"classes": []}), "the labels name no class"),
     "scores of another number of classes": (plain(history=[entry(iou=[0.5] * 3)]), "scores of other than 2 classes"),
     "recall of another number of classes": (plain(history=[entry(recall=[0.5])]), "scores of other than 2 classes"),
+    "Dice of another number of classes": (plain(history=[entry(dice=[0.5])]), "scores of other than 2 classes"),
+    "a Dice that is no number": (plain(history=[entry(dice=["x", 0.5])]), "Expected `float | null`, got `str`"),
     "an IoU above 1": (plain(history=[entry(mean_iou=1e300)]), "Expected `float` <= 1.0"),
     "an epoch that no run has": (plain(history=[{**entry(), "epoch": 2**64 - 1}]), "Expected `int` <= 1000000000"),
     "an integer of 20,000 bits as version": (lambda d: d.update(version=1 << 20_000), "which petseg never loads"),
