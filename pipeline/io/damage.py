@@ -75,8 +75,8 @@ class DamagePolicy:
                 self.damaged[index] = reason
                 log.warning("replaced a damaged sample (%d so far): %s", len(self.damaged), printable(reason))
         if len(self.damaged) > self.budget:
-            last = next(reversed(self.damaged.values()))
+            last, found_all = next(reversed(self.damaged.values())), counted(len(self.damaged), "damaged sample")
             raise SampleError(
-                f"{counted(len(self.damaged), 'damaged sample')}, more than {option('max_damaged', self.budget)} allows; the "
-                f"last one: {last}; run petseg-shard verify"
+                f"{found_all}, more than {option('max_damaged', self.budget)} allows; the last one: {last}; run "
+                "petseg-shard verify"
             )
