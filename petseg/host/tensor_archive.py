@@ -6,6 +6,7 @@ returns is checked before anything uses it. That both see the same archive is ch
 is, Python and torch find out in different ways.
 """
 
+import io
 import pickle
 import pickletools
 import re
@@ -24,6 +25,7 @@ _OLD_PICKLES = 5  # in a file without an archive: a magic number, the version, t
 _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
 _MOST_VALUES = 1_000_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MOST_IN_TUPLE = 10_000  # values, those of tuples within it included; the shape of a tensor has a few
 _MOST_LEVELS = 8  # dictionaries and lists within each other
 _PLAIN_OBJECTS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage"
@@ -41,8 +43,9 @@ def read_tensors(path: Path, *, old: bool = False) -> Any:
     with path.open("rb") as handle:
         if old and handle.read(len(_ZIP)) != _ZIP:  # this is how torch tells them apart
             handle.seek(0)
+            pickles = io.BytesIO(handle.read())  # of which no length that is claimed can be read
             for _ in range(_OLD_PICKLES):
-                _check_pickle(handle)
+                _check_pickle(pickles)
         else:
             with zipfile.ZipFile(handle) as archive:
                 pickled = _check_archive(archive, size=path.stat().st_size)
@@ -53,7 +56,7 @@ def read_tensors(path: Path, *, old: bool = False) -> Any:
     except pickle.UnpicklingError:  # torch's own words advise to switch the protection off
         raise ValueError("it holds values, such as huge integers, which petseg never loads") from None
     check_values(document)
-    return document
+    return _without_attributes(document)
 
 
 def check_values(document: Any) -> None:
@@ -64,10 +67,10 @@ def check_values(document: Any) -> None:
         seen += 1
         if level > _MOST_LEVELS or seen > _MOST_VALUES:
             raise ValueError("its values are nested too deeply" if level > _MOST_LEVELS else "it has too many values")
-        if isinstance(value, Mapping):
-            if not all(isinstance(name, str | int) for name in value):
+        if isinstance(value, dict):
+            if not all(isinstance(name, str | int) for name in dict.keys(value)):
                 raise ValueError("the names in it are not text")
-            pending += [(one, level + 1) for one in value.values()]
+            pending += [(one, level + 1) for one in dict.values(value)]
         elif isinstance(value, list | tuple):
             pending += [(one, level + 1) for one in value]
         elif isinstance(value, torch.Tensor):
@@ -76,6 +79,18 @@ def check_values(document: Any) -> None:
             raise ValueError("it holds an integer of more than 64 bits")
         elif not isinstance(value, str | int | float | None):
             raise ValueError(f"it holds a {type(value).__name__}, where only numbers, text and tensors belong")
+
+
+def _without_attributes(value: Any) -> Any:
+    """Return checked values in dictionaries of Python's own.
+
+    An ``OrderedDict`` may bring attributes, which hide its methods: one whose ``items`` finds nothing passes any check.
+    """
+    if isinstance(value, dict):
+        return {name: _without_attributes(one) for name, one in dict.items(value)}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_attributes, value))
+    return value
 
 
 def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
@@ -135,6 +150,7 @@ def _expect_one_directory(handle: IO[bytes], found: int) -> None:
 
 def _check_pickle(pickled: bytes | IO[bytes]) -> None:
     """Look at the pickle's operations, without executing them: no object but tensors and dictionaries is made."""
+    sizes = _TupleSizes()
     for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
         if count > _MOST_OPERATIONS:
             raise ValueError("it has too many values")
@@ -145,6 +161,44 @@ def _check_pickle(pickled: bytes | IO[bytes]) -> None:
             raise ValueError(
                 f"it holds Python objects{what}, which petseg never loads, because loading them can run any code"
             )
+        try:
+            sizes.follow(operation, argument)
+        except (IndexError, KeyError):
+            raise ValueError("its pickle is damaged") from None
+
+
+class _TupleSizes:
+    """Follows what is on a pickle's stack, of which only the sizes of tuples count, with all that is within them.
+
+    A tuple that is a name in a dictionary is hashed while it is read: one that is nested a million times overflows the
+    stack of the process, and one that holds another twice, and that likewise, takes years.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[int | None] = []  # None: a mark
+        self._memo: dict[int, int | None] = {}
+
+    def follow(self, operation: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do what an operation does; ``ValueError`` if a tuple becomes too large, ``IndexError`` without its values."""
+        stack, before, after = self._stack, operation.stack_before, operation.stack_after
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._memo[len(self._memo) if argument is None else int(argument)] = stack[-1]
+        elif operation.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self._memo[int(argument)])
+        elif operation.name == "DUP":
+            stack.append(stack[-1])
+        else:
+            taken: list[int] = []
+            single = len(before)
+            if pickletools.markobject in before:
+                while (value := stack.pop()) is not None:
+                    taken.append(value)
+                single = before.index(pickletools.markobject)
+            taken += [stack.pop() or 1 for _ in range(single)]
+            size = 1 + sum(taken) if pickletools.pytuple in after else 1
+            if size > _MOST_IN_TUPLE:
+                raise ValueError("its values are nested too deeply")
+            stack += [None if kind is pickletools.markobject else size for kind in after]
 
 
 def _check_tensor(tensor: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -68,6 +68,8 @@ def verify(
         manifest = load_manifest(folder)
     except (FormatError, OSError) as error:
         report.add([Problem(kind="manifest", file=MANIFEST_NAME, message=str(error))])
+        with suppress(OSError):
+            report.no_set = not folder.is_dir() or not any(is_set_file(each.name) for each in folder.iterdir())
         return report
     report.files = 1 + len(manifest.files()) + sum(2 * split.shards for split in manifest.splits.values())
     report.add(_stray_files(folder, manifest))

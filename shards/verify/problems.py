@@ -83,6 +83,7 @@ class Report:
     samples: int = 0  # number checked
     bytes: int = 0  # number read
     repeated: Mapping[str, int] = field(default_factory=dict)  # failed requests to an object store, by reason
+    no_set: bool = False  # no file there is of a set: nothing is to be replaced
     _seen: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -121,6 +122,8 @@ class Report:
         lines = [problem.line() for problem in self.problems]
         if self.dropped:
             lines.append(f"... and {counted(self.dropped, 'more place')}")
+        if self.no_set:
+            return "\n".join(lines)
         kinds = {problem.kind for problem in self.problems}
         opens = not self.dropped and kinds & _OF_SAMPLES and kinds <= _OF_SAMPLES | _NOT_READ
         advice = _EXCHANGED if "exchanged" in kinds else _ADVICE

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from petseg.host.tensor_archive import read_tensors
+from petseg.host.tensor_archive import check_finite, read_tensors
 
 COUNT = 1 << 20  # of values, which a compressed file holds in some kilobytes
 
@@ -146,3 +148,65 @@ def test_old_files_hold_tensors_alone_too(content: bytes, named: str, tmp_path: 
     path.write_bytes(old_file(content, before=tmp_path / "empty.pth"))
     with pytest.raises(ValueError, match=f"Python objects .{named}"):
         read_tensors(path, old=True)
+
+
+def file_of(folder: Path, change: Callable[[bytes], bytes], document: Any = ()) -> Path:
+    """A file whose pickle was changed."""
+    saved, path = io.BytesIO(), folder / "a.pt"
+    torch.save(document, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, change(data) if name.endswith("data.pkl") else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b")" + b"\x85" * 1_000_000,  # hashing it overflows the stack of the process
+        b")" + b"2\x86" * 60,  # 2 ** 60 steps: each holds the one before twice
+        b")" + b"q\x01h\x01\x86" * 60,  # likewise, by the memo
+        b"(" + b"K\x01" * 10_001 + b"t",
+    ],
+    ids=["a million levels", "doubled", "doubled by the memo", "of many values"],
+)
+def test_names_that_cannot_be_hashed(name: bytes, tmp_path: Path) -> None:
+    path = file_of(tmp_path, lambda _: b"\x80\x02}" + name + b"K\x01s.")
+    with pytest.raises(ValueError, match="its values are nested too deeply"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02\x85.", b"\x80\x02h\x05.", b"\x80\x02}K\x01u.", b"\x80\x02q\x01."])
+def test_a_pickle_that_lacks_values(pickled: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"its pickle is damaged|no MARK exists"):
+        read_tensors(file_of(tmp_path, lambda _: pickled))
+
+
+@pytest.mark.parametrize("hidden", ["items", "keys", "values", "__class__"])
+def test_attributes_of_dictionaries_hide_nothing(hidden: str, tmp_path: Path) -> None:
+    weights = collections.OrderedDict(weight=torch.full((2,), torch.nan))
+    weights._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]  # as a module's have
+    vars(weights)["hidden"] = collections.OrderedDict  # its own name would hide it from whoever saves it, too
+    name, other = (b"X" + struct.pack("<I", len(each)) + each.encode() for each in ("hidden", hidden))
+    path = file_of(tmp_path, lambda pickled: pickled.replace(name, other), {"model": weights})
+    assert other in path.read_bytes()
+    document = read_tensors(path)
+    assert type(document["model"]) is dict
+    with pytest.raises(ValueError, match="weight has values that are not finite"):
+        check_finite(document["model"])
+
+
+def test_attributes_hide_no_tensor_that_is_larger_than_its_data(tmp_path: Path) -> None:
+    weights = collections.OrderedDict(weight=torch.zeros(1).expand(COUNT))
+    vars(weights)["values"] = collections.OrderedDict
+    torch.save(weights, tmp_path / "a.pt")
+    assert not [*torch.load(tmp_path / "a.pt", weights_only=True).values()]
+    with pytest.raises(ValueError, match="larger than its data"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_no_length_that_an_old_file_claims_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 50) + b"x.")
+    with pytest.raises(ValueError, match=r"expected .* bytes"):
+        read_tensors(tmp_path / "a.pt", old=True)
