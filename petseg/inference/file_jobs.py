@@ -15,6 +15,7 @@ from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, r
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
 from petseg.inference.trained_network import Keep, Predictor
+from shards.audit.file_kinds.signatures import KNOWN_ENDINGS
 from shards.errors import PetsegError, SampleError, UsageError, counted, option, printable
 from shards.format.readers.output_places import expect_folder, expect_outside, expect_replaceable, places_of
 
@@ -93,6 +94,8 @@ def plan_jobs(
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
+    if out.suffix.lower() in KNOWN_ENDINGS and not out.is_dir():
+        raise UsageError(f"{out}: results are files in a folder, named as their images are; name the folder")
     suffixes = [MASK, *([OVERLAY] if overlays else []), *([PROBABILITIES] if probabilities else [])]
     taken: dict[str, Path] = {}
     marks: dict[FileJob, ResultMark | None] = {}

@@ -105,7 +105,7 @@ def draw_overlay(image: Image.Image, indices: Pixels, labels: Labels) -> Image.I
     """
     height, width = indices.shape
     present = [index for index in occurring(indices) if index < len(labels) and labels.tinted[index]]
-    font_size = max(11, min(width // 45, 200))
+    font_size = max(11, min(width // 45, height // 4, 200))  # of a wide and low image, the legend stays low, too
     margin = font_size // 2
     names = None
     if width >= _LEGEND_FROM and present:

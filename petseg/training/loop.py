@@ -293,7 +293,7 @@ class TrainingLoop:
     def _raise_interrupted(self) -> None:
         numbers = [number for number in self.world.gather(self.stop.signal) if number is not None]
         raise InterruptedRunError(
-            f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step}, nothing is lost; "
-            f"continue with: {resume_command(self.path, self.world)}",
+            f"stopped in epoch {self.progress.epoch + 1}, after step {self.progress.step} of "
+            f"{self.train_step.total_steps}, nothing is lost; continue with: {resume_command(self.path, self.world)}",
             number=numbers[0],
         )

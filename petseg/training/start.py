@@ -216,7 +216,8 @@ def _note_start(loop: TrainingLoop, checkpoint: Checkpoint | None, reporter: Rep
         reporter.note(f"{path} is finished, after epoch {len(loop.history)}; only its report remains to be drawn")
         return
     if checkpoint is not None:
-        reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {loop.progress.step}")
+        steps = f"{loop.progress.step} of {loop.train_step.total_steps}"
+        reporter.note(f"continuing in epoch {loop.progress.epoch + 1}, after step {steps}")
     split = config.data.manifest.splits["train"]
     reporter.note(
         f"training {recipe.network_text} on {counted(split.samples, 'image')} of {config.data.address}, "

@@ -30,6 +30,7 @@ from shards.store.addresses import is_remote
 from shards.store.byte_ranges import read_regular
 
 SHARE = "the run's folder must be on a file system that all machines share, under the same path"
+_LEFT_OUT = 0.1  # of the images: from there on, it is said how many an epoch leaves out
 _DIRECTORY_SECONDS = 5.0  # until a network file system shows a file that another machine has made
 
 
@@ -123,10 +124,20 @@ def note_unusual(config: RunConfig, reporter: Reporter) -> None:
     if recipe.crop_scale is not None:
         what = "validation scores the centre of each image, as large as a crop; petseg-eval all of it, in windows"
         reporter.note(f"{option('crop_scale')}: {what}")
-    elif (stored := config.data.manifest.size) and any(a > b for a, b in zip(recipe.size, stored, strict=True)):
+    else:
+        largest, stored = config.data.manifest.largest, config.data.manifest.size
+        if any(side > most for side, most in zip(recipe.size, largest, strict=True)):
+            more = "; build the set with a larger size, or as source" if stored else ""
+            reporter.note(
+                f"{option('size', size_text(recipe.size))} is larger than the set's images (up to "
+                f"{size_text(largest)}): they are enlarged, which adds work, not detail{more}"
+            )
+    left_out = samples % recipe.batch_size if recipe.drop_last and samples > recipe.batch_size else 0
+    if left_out > _LEFT_OUT * samples:
         reporter.note(
-            f"{option('size', size_text(recipe.size))} is larger than the set's images ({size_text(stored)}): they "
-            "are enlarged, which adds work, not detail; build the set with a larger size, or as source"
+            f"{left_out} of {counted(samples, 'training image')} are left out of each epoch, others each time, "
+            f"since they fill no batch of {recipe.batch_size}; {option('drop_last', False)} keeps them, and a smaller "
+            f"{option('batch_size')} leaves out fewer"
         )
     note_absent_classes(config.data, reporter)
 

@@ -42,7 +42,7 @@ WITHDRAWN: Final = b"the set that was here is being replaced by "
 _OF_SOURCES: Final = ("annotations", "images", "masks", "JPEGImages", "leftImg8bit")  # folders that no set has
 MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**18)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

@@ -1,6 +1,7 @@
 """Which layout a dataset has: the one that was asked for, or the only one that fits."""
 
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 
 from shards.errors import SourceError, UsageError, listed, option, spelled
 from shards.format.keys import shown
+from shards.format.layout import is_set_file
 from shards.sources.ade20k import Ade20kLayout
 from shards.sources.cityscapes import CityscapesLayout
 from shards.sources.csv_table import CsvLayout
@@ -119,13 +121,22 @@ def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:
         found = "; ".join(f"{name}, because {reason}" for name, reason in reasons.items())
         raise SourceError(f"{where} fits several layouts: {found}; {spelled('say which with --layout=NAME')}")
     if not reasons:
+        if path.is_dir() and any(is_set_file(each.name) for each in path.iterdir()):
+            raise SourceError(f"{where} is a shard set already; petseg-train --shards {shlex.quote(str(path))} uses it")
         looked = "; ".join(f"{name}: {what}" for name, what in _LOOKED_FOR.items())
         raise SourceError(
             f"{where} has no layout that is known. It holds {_holdings(path)}. Looked for {looked}. Images and masks "
             f"in one folder need {spelled('--mask-suffix=_mask.png')}, say. Anything else can be listed in a .csv "
-            f"file: a row for each image, with its mask{_without_masks(path)}"
+            f"file: a row for each image, with its mask{_without_masks(path)}{_around(path, known)}"
         )
     return next(each for each in known if each.name in reasons)
+
+
+def _around(folder: Path, known: tuple[Layout, ...]) -> str:
+    """Return that the folder around this one has a layout, as where its images/ was named; "" if it has none."""
+    parent = folder.absolute().parent
+    name = next((each.name for each in known if parent != folder and each.recognise(parent)), "")
+    return f"; the folder around it has the layout {name}: give that" if folder.is_dir() and name else ""
 
 
 def _without_masks(folder: Path) -> str:

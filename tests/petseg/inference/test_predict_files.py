@@ -317,6 +317,16 @@ def test_images_smaller_than_a_window_are_counted(
     assert json.loads(facts)["padded"] == padded
 
 
+def test_a_picture_s_name_is_no_folder(call, tiny_run: Path, tmp_path: Path) -> None:
+    image = image_file(tmp_path / "cat.jpg")
+    result = call(predict, tiny_run, image, "-o", tmp_path / "mask.png")
+    assert result.code == 2
+    assert "mask.png: results are files in a folder, named as their images are; name the folder" in result.err
+    assert not (tmp_path / "mask.png").exists()
+    (tmp_path / "old.png").mkdir()
+    assert call(predict, tiny_run, image, "-o", tmp_path / "old.png").code == 0
+
+
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
     path = image_file(tmp_path / "cat.jpg")
     out = tmp_path / "out"

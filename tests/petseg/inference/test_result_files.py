@@ -167,6 +167,8 @@ def test_an_overlay_has_a_border_on_any_image_and_a_legend_of_what_is_drawn() ->
     small = draw_overlay(Image.new("RGB", (60, 120)), index[:, :60], PETS)
     assert small.size == (60, 120)
     assert draw_overlay(Image.new("RGB", (200, 120)), np.ones((120, 200), np.uint8), PETS).size == (200, 120)
+    wide = draw_overlay(Image.new("RGB", (20_000, 2)), np.zeros((2, 20_000), np.uint8), PETS)  # took 500 rows, and GBs
+    assert wide.height < 50
 
 
 def test_of_two_that_write_at_the_same_time_all_files_are_of_one(

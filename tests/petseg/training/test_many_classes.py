@@ -182,9 +182,31 @@ def test_a_set_of_one_size_decides_the_fit_and_is_not_enlarged_silently(tmp_path
     options = {"size": size, "widths": (8, 16), "epochs": 1, "batch_size": 4, "threads": 1}
     run = petseg.train(out, run=tmp_path / "run", options=options, make_reporter=lambda: reporter)
     assert load_checkpoint(run / "last.pt").config["fit"] == "contain"
-    assert any("size='48x96' is larger than the set's images (48x80)" in note for note in reporter.notes) == noted
+    assert any("size='48x96' is larger than the set's images (up to 48x80)" in note for note in reporter.notes) == noted
     run = petseg.train(out, run=tmp_path / "stretched", options={**options, "fit": "stretch"})
     assert load_checkpoint(run / "last.pt").config["fit"] == "stretch"
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": 32}, []),
+        ({"size": (32, 512)}, ["size='32x512' is larger than the set's images (up to "]),
+        ({"batch_size": 4}, ["1 of 5 training images are left out of each epoch"]),
+        ({"batch_size": 4, "drop_last": False}, []),
+        ({"batch_size": 8}, []),
+    ],
+)
+def test_what_is_unusual_about_a_set_is_said(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:
+    out = build_labelled(tmp_path, many_labels(3), samples=8)
+    assert ShardSet.open(out).manifest.splits["train"].samples == 5
+    reporter = NoteKeeping()
+    options = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 5, "threads": 1, **changes}
+    petseg.train(out, run=tmp_path / "run", options=options, make_reporter=lambda: reporter)
+    found = [note for note in reporter.notes if "larger than the set" in note or "left out" in note]
+    assert len(found) == len(said)
+    assert all(text in note for text, note in zip(said, found, strict=True))
 
 
 def test_a_set_of_one_size_is_trained_at_it_unless_asked_or_resumed(tmp_path: Path) -> None:

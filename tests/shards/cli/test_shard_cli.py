@@ -179,6 +179,26 @@ def test_numbers_are_sorted_as_numbers(run: Command, maker: Maker, tmp_path: Pat
     assert re.search(r"set: 6 samples, .*, \d+\.\d kB, images up to", text)
 
 
+def test_a_folder_within_a_dataset_names_the_dataset(run: Command, tiny_pets: Path, tmp_path: Path) -> None:
+    for folder in ("images", "annotations"):
+        failure = run("build", tiny_pets / folder, tmp_path / "out", code=1).stderr
+        assert failure.rstrip().endswith("; the folder around it has the layout pets: give that")
+    (tmp_path / "loose").mkdir()
+    assert "the folder around it" not in run("build", tmp_path / "loose", tmp_path / "out", code=1).stderr
+
+
+@pytest.mark.parametrize(("kind", "advised"), [("images", False), ("set", True)])
+def test_verify_advises_to_replace_what_is_a_set(
+    run: Command, tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path, kind: str, advised: bool
+) -> None:
+    folder = tmp_path / "place"
+    shutil.copytree(tiny_pets if kind == "images" else tiny_sets["source"], folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    text = run("verify", folder, code=1).stdout
+    assert ("replace the set" in text) == advised
+    assert text.startswith("manifest.json: ")
+
+
 def test_info_does_not_make_one_image_of_two(run: Command, tmp_path: Path) -> None:
     """The greatest height and the greatest width may be those of different images."""
     for side in ("images", "masks"):
@@ -255,6 +275,8 @@ BAD: list[tuple[list[str], str]] = [
     (["info", "empty"], "no finished shard set"),
     (["info", "SET", "--batch-size", "7", "--world-size", "2"], "use a multiple of 2"),
     (["verify", "nowhere"], "no such folder"),
+    (["build", "SET", "out"], "is a shard set already; petseg-train --shards"),
+    (["labels", "SET"], "is a shard set already"),
     (["verify", "SET", "--quick", "--full"], "exclude each other"),
     (["preview", "SET", "sheet.jpg"], "neither in .png (a contact sheet) nor in .html (a page)"),
     (["preview", "SET", "sheet.png", "--split", "dev"], "no split 'dev'; it has: train, val, test"),
