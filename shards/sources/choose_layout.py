@@ -1,5 +1,6 @@
 """Which layout a dataset has: the one that was asked for, or the only one that fits."""
 
+import contextlib
 import os
 import shlex
 from dataclasses import replace
@@ -135,8 +136,11 @@ def _recognise(path: Path, known: tuple[Layout, ...]) -> Layout:
 def _around(folder: Path, known: tuple[Layout, ...]) -> str:
     """Return that the folder around this one has a layout, as where its images/ was named; "" if it has none."""
     parent = folder.absolute().parent
-    name = next((each.name for each in known if parent != folder and each.recognise(parent)), "")
-    return f"; the folder around it has the layout {name}: give that" if folder.is_dir() and name else ""
+    with contextlib.suppress(OSError, SourceError):  # it is only looked at
+        for each in known if folder.is_dir() else ():
+            if each.recognise(parent):
+                return f"; the folder around it has the layout {each.name}: give that"
+    return ""
 
 
 def _without_masks(folder: Path) -> str:
