@@ -14,6 +14,7 @@ from PIL import Image
 from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
+from petseg.inference.sliding_window import is_padded
 from petseg.inference.trained_network import Keep, Predictor
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS
 from shards.errors import PetsegError, SampleError, UsageError, counted, option, printable
@@ -235,7 +236,7 @@ def predict_files(
                     replace=done.replace,
                 )
                 on_done(done)
-                if window and (image.height < window[0] or image.width < window[1]):
+                if window and is_padded((image.height, image.width), window):
                     on_padded(done)
                 del image
             pixels = 0

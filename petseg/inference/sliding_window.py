@@ -125,6 +125,11 @@ def slide(
         before = window[0] - finished
 
 
+def is_padded(size: Size, window: Size) -> bool:
+    """Return whether an image is smaller than a window on a side, and so padded to it; both are (height, width)."""
+    return size[0] < window[0] or size[1] < window[1]
+
+
 def windows_at_once(window: Size, *, classes: int, batch_size: int, on_gpu: bool) -> int:
     """Return how many windows to predict together: ``batch_size``, or as many as take a few hundred megabytes.
 

@@ -12,6 +12,7 @@ from petseg.host.distributed import World
 from petseg.inference.evaluation import Evaluation, PixelTally
 from petseg.inference.metrics import confusion
 from petseg.inference.network_inputs import InferenceOptions
+from petseg.inference.sliding_window import is_padded
 from petseg.inference.stored_samples import read_mask, read_rgb
 from petseg.inference.trained_network import Predictor
 from pipeline.arguments import usable_cores
@@ -60,7 +61,7 @@ def evaluate_stored(
             after_batch(end - start)
     matrix, counts = tally.gather(world, samples=len(split))
     window = predictor.window(options)
-    padded = sum(height < window[0] or width < window[1] for height, width in _sizes(split)) if window else 0
+    padded = sum(is_padded(size, window) for size in _sizes(split)) if window else 0
     return Evaluation(
         labels=predictor.labels,
         matrix=matrix,

@@ -78,7 +78,7 @@ def labels(
     """
     from shards.format.readers.output_places import expect_free
     from shards.sources import scan
-    from shards.sources.survey import is_binary, labels_template, survey_json, survey_masks, survey_text
+    from shards.sources.survey import is_binary, labels_template, split_options, survey_json, survey_masks, survey_text
     from shards.store.atomic import write_atomically
 
     if overwrite and output is None:
@@ -100,8 +100,8 @@ def labels(
         suffixes = {"--layout": layout, "--image-suffix": image_suffix, "--mask-suffix": mask_suffix}
         given = [f"{name}={value}" for name, value in suffixes.items() if value not in (None, "auto")]
         if output is not None:
-            split = [] if found.lists else ["--split", "random"]
-            command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given, *split]
+            command = ["petseg-shard", "build", str(source), "OUT", "--labels", str(output), *given]
+            command += split_options(found)
             edit = f"only to name the classes yourself, edit {output}" if is_binary(survey) else f"edit {output}"
             say(f"{edit}, then: {shlex.join(command)}")
         elif found.labels is None or survey.unclaimed:

@@ -168,19 +168,28 @@ def copy_file(source: Path, target: Path) -> None:
 
 def lock_at_once(descriptor: int, *, folder: Path) -> Literal["locked", "busy", "unsupported"]:
     """Lock an open file or folder, of or in ``folder``, for this process and those that inherit the descriptor."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "busy"
-    except OSError as error:
-        if error.errno == errno.EACCES:  # what some servers say where another holds the lock
-            return "busy"
+    error = _lock_error(descriptor)
+    if error is not None and not _is_held(error):
         if error.errno not in _NO_LOCK:
-            raise
+            raise error
         text = f"{folder}: its file system has no locks ({error.strerror}); a file says which process works there"
         say_once("lock", folder, text)
         return "unsupported"
-    return "locked"
+    return "locked" if error is None else "busy"
+
+
+def _lock_error(descriptor: int) -> OSError | None:
+    """Lock an open file or folder at once; return why that was refused, None if it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error
+    return None
+
+
+def _is_held(error: OSError) -> bool:
+    """Return whether a lock is refused because another process holds it; some servers say EACCES then."""
+    return isinstance(error, BlockingIOError) or error.errno == errno.EACCES
 
 
 @contextlib.contextmanager
@@ -196,7 +205,7 @@ def taking_turns(folder: Path) -> Iterator[None]:
         return
     try:
         deadline = time.monotonic() + TURN_SECONDS
-        while _is_busy(descriptor):
+        while (error := _lock_error(descriptor)) is not None and _is_held(error):
             if time.monotonic() > deadline:
                 what = f"another process has been writing results there for {TURN_SECONDS:.0f} s"
                 raise PetsegError(f"{folder}: {what}; run the same command again when it has ended")
@@ -206,11 +215,3 @@ def taking_turns(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a fork may have the descriptor, too, and would keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
-
-
-def _is_busy(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    return False

@@ -82,7 +82,7 @@ def survey_text(survey: Survey) -> str:
     if survey.palettes.disagreeing:
         lines.append(survey.palettes.text())
     if is_binary(survey):
-        lines.append(f"{_BINARY_HINT}: build with --labels binary{_split_option(source)}")
+        lines.append(_binary_hint(source))
     elif IGNORE in survey.found and IGNORE not in owners:
         lines.append(
             f"{IGNORE} often stands for pixels that count nowhere; if so here, write ignore = {IGNORE} in a labels file"
@@ -151,9 +151,13 @@ def is_binary(survey: Survey) -> bool:
     return survey.source.labels is None and set(survey.found) in ({0, IGNORE}, {0, 1})
 
 
-def _split_option(source: Source) -> str:
+def split_options(source: Source) -> list[str]:
     """Return what ``build`` needs where nothing says which images are for training."""
-    return "" if source.lists else " --split random"
+    return [] if source.lists else ["--split", "random"]
+
+
+def _binary_hint(source: Source) -> str:
+    return " ".join([f"{_BINARY_HINT}: build with --labels binary", *split_options(source)])
 
 
 def _colour_for(key: int | str, survey: Survey, number: int, taken: set[str]) -> str:
@@ -188,7 +192,7 @@ def _comment(survey: Survey, keys: list[int | str], *, own: bool, no_room: bool)
     if survey.palettes.disagreeing:
         lines += ["", *textwrap.wrap(survey.palettes.text(), _WIDTH)]
     if is_binary(survey):
-        lines += ["", f"{_BINARY_HINT}: build with --labels binary{_split_option(source)}, without this file."]
+        lines += ["", f"{_binary_hint(source)}, without this file."]
     elif IGNORE in keys:
         room = f"it has no class below: there would be more than {MAX_CLASSES}" if no_room else "remove its class below"
         lines += [
