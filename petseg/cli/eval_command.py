@@ -120,6 +120,8 @@ def evaluate(
         print_json(summary(evaluation, split=options["split"], compared_at=where))
     else:
         _print_scores(evaluation, split=options["split"], compared_at=where)
+    if evaluation.window_advice is not None:
+        say(evaluation.window_advice, err=True)
     if repeated := repeated_text(data.store.failures):
         say(repeated, err=as_json)
     if table is not None:  # the scores are printed before anything can go wrong with it

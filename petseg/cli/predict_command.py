@@ -84,6 +84,8 @@ def predict(
     )
     not_searched = 0 if recursive else subfolders_not_searched(images, skip=out)
     out.mkdir(parents=True, exist_ok=True)
+    if advice := predictor.window_advice(inference):
+        say(advice, err=True)
     for job in jobs:
         if job.renamed:
             say(f"{job.image} becomes {job.outputs[0]}: another image has the shorter name", err=True)
@@ -117,9 +119,10 @@ def predict(
     done = f"{counted(predicted, 'image')} predicted into {out}"
     facts: dict[str, Any] = {"predicted": predicted, "failed": failures, "skipped": skipped, "ignored": ignored}
     facts |= {"results": results, "unmarked": unmarked, "padded": len(padded)}
+    network = {"size": predictor.size, "precision": predictor.placement.precision}
     with work_is_done(done):
         if as_json:
-            print_json({**facts, "renamed": renamed, "folder": str(out), **inference.facts(used)})
+            print_json({**facts, "renamed": renamed, "folder": str(out), **network, **inference.facts(used)})
         else:
             others = _others(not_searched=not_searched, **facts)
             say(f"{done}{inference.text(used)}{others}")

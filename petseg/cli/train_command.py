@@ -197,10 +197,12 @@ def train(
             sys.exit(error.exit_code)  # every rank raises this; rank 0 prints it
         if not world.first:
             return
+        written = read_config(path)
         if as_json:
-            print_json({"run": str(path), **read_metrics(path)[-1]})
+            ran = {"size": written["recipe"]["size"], "precision": written.get("precision")}
+            print_json({"run": str(path), **ran, **read_metrics(path)[-1]})
         else:
-            command = _scoring_command(path, shards, read_config(path))
+            command = _scoring_command(path, shards, written)
             say(f"run in {path}: {find_checkpoint(path).name}, report.html, gallery.png; score it with: {command}")
 
 

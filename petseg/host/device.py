@@ -15,6 +15,7 @@ from pipeline.arguments import resolve_device, usable_cores
 from shards.errors import PetsegError, UsageError, is_whole_number, option, shown_value, spelled
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+UsedPrecision = Literal["fp32", "bf16", "fp16"]
 
 _CPU_FACTS = Path("/proc/cpuinfo")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,7 +26,7 @@ class Placement:
     """Where and how the network computes."""
 
     device: torch.device  # for CUDA with its index
-    precision: Literal["fp32", "bf16", "fp16"]  # of convolutions; weights, normalisation, losses and metrics stay fp32
+    precision: UsedPrecision  # of convolutions; weights, normalisation, losses and metrics stay fp32
 
     @property
     def on_gpu(self) -> bool:

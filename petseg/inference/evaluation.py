@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from petseg.host.device import Placement
+from petseg.host.device import Placement, UsedPrecision
 from petseg.host.distributed import World
 from petseg.inference.metrics import Matrix, Scores, class_counts, confusion, predicted_class, score, score_counts
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
@@ -31,9 +31,12 @@ class Evaluation:
         counts: the correct, the true and the predicted pixels of each class in each sample, in split order: int64
             (samples, 3, N).
         loss: mean over the valid samples, or None if no loss was given.
+        size: of the images given to the network, (height, width).
+        precision: of convolutions, that it ran at.
         options: what was averaged.
         window: the windows that were used, (height, width) in image pixels; None: whole images.
         padded: how many of the images are smaller than a window, and were padded to it.
+        window_advice: what to say of windows that show images unlike training did.
         original_resolution: whether masks were compared at their stored size, not at the network's.
         enlarged_from: the size of the set's images and masks, (height, width), where the network's is larger.
     """
@@ -42,9 +45,12 @@ class Evaluation:
     matrix: Matrix
     counts: Matrix
     loss: float | None
+    size: Size
+    precision: UsedPrecision
     options: InferenceOptions = WHOLE_IMAGES
     window: Size | None = None
     padded: int = 0
+    window_advice: str | None = None
     original_resolution: bool = False
     enlarged_from: Size | None = None
 
@@ -153,6 +159,8 @@ def evaluate(
         matrix=matrix,
         counts=counts,
         loss=mean,
+        size=loader.size,
+        precision=placement.precision,
         options=options,
         enlarged_from=stored if enlarged else None,
     )

@@ -188,6 +188,8 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str
         "samples": evaluation.samples,
         "split": split,
         "compared_at": compared_at,
+        "size": evaluation.size,
+        "precision": evaluation.precision,
         "enlarged_from": evaluation.enlarged_from,
         **evaluation.options.facts(evaluation.window),
         "padded": evaluation.padded,

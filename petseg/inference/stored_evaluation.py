@@ -67,9 +67,12 @@ def evaluate_stored(
         matrix=matrix,
         counts=counts,
         loss=None,
+        size=predictor.size,
+        precision=predictor.placement.precision,
         options=options,
         window=window,
         padded=padded,
+        window_advice=predictor.window_advice(options),
         original_resolution=True,
     )
 

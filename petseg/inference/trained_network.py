@@ -123,6 +123,17 @@ class Predictor:
             return scaled_size(self.size, 1 / (self._crop_scale or 1.0))
         return options.window
 
+    def window_advice(self, options: InferenceOptions) -> str | None:
+        """Return what to say of windows that show less of an image than training did, at another scale."""
+        window = self.window(options)
+        if self._crop_scale is not None or window != self.size:
+            return None
+        return (
+            f"{printable(self.source)} was trained on whole images brought to {size_text(self.recipe.size)} pixels: "
+            f"windows of {size_text(window)} show parts of larger ones, and usually score lower; omit {option('window')}, or train with "
+            f"{option('crop_scale')}"
+        )
+
     def may_refuse(self, options: InferenceOptions) -> bool:
         """Whether there are sizes of images that :meth:`check` refuses."""
         return self.window(options) is None and self.recipe.fit == "cover"

@@ -32,6 +32,7 @@ WINDOWS: dict[str, Any] = {"window": (40, 64), "overlap": 0.5, "scales": (0.5, 1
 ARGUMENTS = ["--window", "40x64", "--overlap", "0.5", "--scales", "0.5,1", "--flip-tta"]
 FACTS = {"window": [40, 64], "overlap": 0.5, "scales": [0.5, 1.0], "flip_tta": True}
 WHOLE = {"window": None, "overlap": None, "scales": [1.0], "flip_tta": False}
+NETWORK = {"size": [32, 48], "precision": "fp32"}  # of the run that is drawn
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_predicted_files_are_those_of_the_python_api(call, drawn: Path, tmp_path
     )  # fmt: skip
     assert result.code == 0, result.err
     document = json.loads(result.out)
-    assert {name: document[name] for name in FACTS} == FACTS
+    assert {name: document[name] for name in FACTS | NETWORK} == FACTS | NETWORK
     expected = petseg.load(drawn / "run", precision="fp32").predict(image, **WINDOWS)
     np.testing.assert_array_equal(np.asarray(Image.open(out / "a.png")), expected.mask)
     with np.load(out / "a.probabilities.npz") as file:
@@ -61,8 +62,10 @@ def test_predicted_files_are_those_of_the_python_api(call, drawn: Path, tmp_path
     assert (tmp_path / "api" / "a.png").read_bytes() == (out / "a.png").read_bytes()
     text = call(predict, drawn / "run", image, "-o", out, "--overwrite", *ARGUMENTS).out
     assert "in windows of 40x64 pixels that overlap by 0.5, at scales 0.5, 1, with flip TTA" in text
-    document = json.loads(call(predict, drawn / "run", image, "-o", tmp_path / "whole", "--json").out)
+    whole = ["-o", tmp_path / "whole", "--json", "--size", "64x32"]
+    document = json.loads(call(predict, drawn / "run", image, *whole).out)
     assert {name: document[name] for name in WHOLE} == WHOLE
+    assert document["size"] == [64, 32]
 
 
 def test_windowed_scores_are_those_of_an_independent_count(call, drawn: Path) -> None:
@@ -70,7 +73,7 @@ def test_windowed_scores_are_those_of_an_independent_count(call, drawn: Path) ->
 
     arguments = [drawn / "run", "--shards", drawn / "set", "--split", "train", "--precision", "fp32"]
     document = json.loads(call(evaluate, *arguments, *ARGUMENTS, "--json").out)
-    assert {name: document[name] for name in FACTS} == FACTS
+    assert {name: document[name] for name in FACTS | NETWORK} == FACTS | NETWORK
     assert document["compared_at"] == "original resolution"
     network, split = petseg.load(drawn / "run", precision="fp32"), ShardSet.open(drawn / "set").split("train")
     counts = np.zeros((5, 5), np.int64)
@@ -90,6 +93,7 @@ def test_scales_at_the_networks_size(call, drawn: Path) -> None:
 
     arguments = [drawn / "run", "--shards", drawn / "set", "--split", "train", "--precision", "fp32"]
     document = json.loads(call(evaluate, *arguments, "--scales", "0.5,1,1.5", "--json").out)
+    assert {name: document[name] for name in NETWORK} == NETWORK
     assert document["scales"] == [0.5, 1.0, 1.5]
     assert document["compared_at"] == "network size"
     network, counts = petseg.load(drawn / "run", precision="fp32"), np.zeros((5, 5), np.int64)
@@ -122,6 +126,7 @@ def test_a_run_on_crops(call, tmp_path: Path, storage: str, request: pytest.Fixt
     )
     assert result.code == 0, result.err
     last = json.loads(result.out)
+    assert (last["size"], last["precision"]) == ([32, 32], "fp32")
     recipe = load_checkpoint(run / "last.pt").config
     assert list(recipe["crop_scale"]) == [0.5, 0.8]
     scale = (0.5 * 0.8) ** 0.5
@@ -141,8 +146,26 @@ def test_a_run_on_crops(call, tmp_path: Path, storage: str, request: pytest.Fixt
     if storage == "raw":
         assert f"stored size, in windows of {round(32 / scale)} pixels" in (run / "report.html").read_text()
     image = smooth_image(tmp_path / "a.png", (90, 70))
-    text = call(predict, run, image, "-o", tmp_path / "out").out
-    assert f"in windows of {round(32 / scale)} pixels that overlap by 0.25" in text
+    result = call(predict, run, image, "-o", tmp_path / "out", "--window", "auto")
+    assert f"in windows of {round(32 / scale)} pixels that overlap by 0.25" in result.out
+    assert result.err == ""
+
+
+@pytest.mark.parametrize(("window", "said"), [("auto", True), ("32x48", True), ("64x96", False), (None, False)])
+def test_windows_unlike_the_images_of_the_training_are_said(
+    call, drawn: Path, tmp_path: Path, window: str | None, said: bool
+) -> None:
+    """The run was trained on whole images of 32x48 pixels."""
+    more = ["--json", *(["--window", window] if window else [])]
+    image = smooth_image(tmp_path / "a.png", (150, 70))
+    for result in (
+        call(predict, drawn / "run", image, "-o", tmp_path / "out", *more),
+        call(evaluate, drawn / "run", "--shards", drawn / "set", "--split", "train", *more),
+    ):
+        assert (result.code, "size" in json.loads(result.out)) == (0, True)
+        lines = [line for line in result.err.splitlines() if "was trained on whole images brought to 32x48" in line]
+        assert len(lines) == said, result.err
+        assert all(line.endswith("omit --window, or train with --crop-scale") for line in lines)
 
 
 def test_an_overlap_needs_windows(call, drawn: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def evaluated(labels: Labels, matrices: np.ndarray) -> Evaluation:
     """An evaluation from one confusion matrix per sample, int64 (samples, N, N)."""
     counts = class_counts(torch.from_numpy(matrices)).numpy()
-    return Evaluation(labels=labels, matrix=matrices.sum(axis=0), counts=counts, loss=None)
+    total = matrices.sum(axis=0)
+    return Evaluation(labels=labels, matrix=total, counts=counts, loss=None, size=(32, 32), precision="fp32")
 
 
 def in_html(text: str) -> str:

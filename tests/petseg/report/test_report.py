@@ -97,7 +97,8 @@ def test_best_median_and_worst() -> None:
 
     def evaluation(matrices: np.ndarray) -> Evaluation:
         counts = class_counts(torch.from_numpy(matrices)).numpy()
-        return Evaluation(labels=PETS, matrix=matrices.sum(axis=0), counts=counts, loss=None)
+        total = matrices.sum(axis=0)
+        return Evaluation(labels=PETS, matrix=total, counts=counts, loss=None, size=(32, 32), precision="fp32")
 
     chosen = choose_images(evaluation(matrices), each=1)
     assert [(why, index) for why, index, _ in chosen] == [("best", 1), ("median", 4), ("worst", 0)]
