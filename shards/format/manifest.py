@@ -6,6 +6,7 @@ SHA-256 of those bytes with the field left empty. A flipped bit anywhere in it i
 
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Final
 import msgspec
 
 from shards.errors import FormatError, UsageError, first_line, printable, shown_value
-from shards.format.geometry import FITS, Fit, Size
+from shards.format.geometry import FITS, Fit, Size, size_text
 from shards.format.labels import MAX_CLASSES, Labels
 from shards.format.layout import (
     AUDIT_NAME,
@@ -36,8 +37,8 @@ from shards.store.addresses import expect_places
 from shards.store.byte_ranges import check_shortage, read_regular
 from shards.store.store_protocol import ObjectMissingError, Store
 
-# In the place of a manifest in a store, where a set is being replaced; what replaces it follows.
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # by gzip, Zstandard
+# In the place of a manifest in a store, where a set is being replaced; what replaces it follows.
 WITHDRAWN: Final = b"the set that was here is being replaced by "
 _OF_SOURCES: Final = ("annotations", "images", "masks", "JPEGImages", "leftImg8bit")  # folders that no set has
 MAX_MANIFEST_BYTES: Final = 1 << 26  # 256 classes and a thousand values of attributes take less than one MiB
@@ -171,8 +172,7 @@ def dump_manifest(manifest: Manifest) -> bytes:
 def load_manifest(folder: str | Path) -> Manifest:
     """Read and check a set's manifest; raise ``FormatError`` if it is missing, of another version, or damaged."""
     expect_places(folder=folder)
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
+    path = (folder := Path(folder)) / MANIFEST_NAME
     try:
         data = read_regular(path, most=MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
@@ -198,8 +198,7 @@ def read_manifest(store: Store) -> bytes:
             raise FormatError(f"{where} has {status.size} bytes, more than a manifest has; it is damaged, or none")
         return store.read(MANIFEST_NAME, match=status)
     except ObjectMissingError as error:
-        folder = store.local_path("")
-        if folder is not None:
+        if (folder := store.local_path("")) is not None:
             raise FormatError(why_missing(folder)) from None
         raise FormatError(f"{store.address} holds no finished shard set: {error}") from None
 
@@ -234,10 +233,8 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
             raise FormatError(f"{path}: its labels name {len(manifest.labels)} classes; build the set again")
         same = dump_manifest(manifest) == data
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: text that is not valid Unicode
-        problem = printable(first_line(error))
-        raise FormatError(
-            f"{path} is damaged, or of another version of this program: {problem}; build the set again"
-        ) from None
+        problem = f"or of another version of this program: {printable(first_line(error))}"
+        raise FormatError(f"{path} is damaged, {problem}; build the set again") from None
     if not same:
         raise FormatError(f"{path} is damaged or was edited: its checksum does not match; build the set again")
     try:
@@ -273,6 +270,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         possible = possible and manifest.fit in FITS
     if not possible or (manifest.raw is not None) != (manifest.storage == "raw"):
         yield f"size, fit, largest and raw do not match {manifest.storage} storage"
+    area, splits = math.prod(manifest.largest), manifest.splits.items()
+    if many := [name for name, each in splits if sum(each.class_pixels) + each.ignored_pixels > each.samples * area]:
+        yield f"the masks of {many[0]!r} have more pixels than its samples at the size {size_text(manifest.largest)}"
     expected = content_fingerprint(storage=manifest.storage, size=size, labels=manifest.labels, splits=manifest.splits)
     if manifest.fingerprint != expected:
         yield "the fingerprint does not match the content"
@@ -296,5 +296,4 @@ def why_missing(folder: Path) -> str:
 
 
 def _canonical(manifest: Manifest) -> bytes:
-    document = msgspec.to_builtins(manifest)
-    return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
+    return (json.dumps(msgspec.to_builtins(manifest), indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()

@@ -1,5 +1,6 @@
 """Checking whether a shard set is as it was built: manifest, tables, indices and tars against each other."""
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -33,12 +34,14 @@ class SplitSums:
     """What the samples of a split add up to."""
 
     largest: Size = (0, 0)  # height and width of its source images, pixels
+    area: int = 0  # of its source images, pixels
     attributes: dict[str, Counter[str]] = field(default_factory=dict)
     pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))  # of its masks, of each index
 
     def add(self, check: ShardCheck) -> None:
         """Add those of a shard."""
         self.largest = (max(self.largest[0], check.largest[0]), max(self.largest[1], check.largest[1]))
+        self.area += check.area
         self.pixels += check.pixels
         for attribute, counts in check.attributes.items():
             self.attributes.setdefault(attribute, Counter()).update(counts)
@@ -141,6 +144,9 @@ def _check_counts(manifest: Manifest, sums: dict[Split, SplitSums], *, decoded: 
         if decoded:
             pairs.append(("class_pixels", list(split.class_pixels), own.pixels[: len(manifest.labels)].tolist()))
             pairs.append(("ignored_pixels", split.ignored_pixels, int(own.pixels[IGNORE])))
+        else:
+            area = own.area if manifest.size is None else split.samples * math.prod(manifest.size)
+            pairs.append(("pixels", sum(split.class_pixels) + split.ignored_pixels, area))
         for what, claimed, counted in pairs:
             if claimed != counted:
                 message = f"{what} of {name}: the manifest says {claimed}, the samples say {counted}"

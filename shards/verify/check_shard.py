@@ -53,6 +53,7 @@ class ShardCheck:
     rows: Rows | None = None  # the records of its samples, while they are checked
     intact: int = 0  # how many of its samples were read and have no problem
     largest: Size = (0, 0)  # height and width of its source images, pixels
+    area: int = 0  # of its source images, pixels
     problems: list[Problem] = field(default_factory=list)
     attributes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))  # of its masks, of each index
@@ -64,7 +65,8 @@ class ShardCheck:
             if self.table is not None:
                 self.rows = self.table[self.first : self.first + self.entry.samples]
                 if len(self.rows):
-                    self.largest = (int(self.rows["height"].max()), int(self.rows["width"].max()))
+                    heights, widths = (self.rows[side].astype(np.int64) for side in ("height", "width"))
+                    self.largest, self.area = (int(heights.max()), int(widths.max())), int((heights * widths).sum())
             for file in (self.entry, self.entry.index):
                 self.problems += check_file(self.folder, file, quick=True, shard=self.number)
             if mode == "quick":

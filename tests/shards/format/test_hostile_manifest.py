@@ -21,7 +21,8 @@ from rich.console import Console
 from shards.cli.set_summary import describe, print_info
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
-from shards.format.layout import MOST_MEMBER, SAMPLE_DTYPE, row_check
+from shards.format.geometry import size_text
+from shards.format.layout import MOST_MEMBER, SAMPLE_DTYPE, STORAGES, row_check
 from shards.format.manifest import parse_manifest
 from shards.preview import contact_sheet, write_page
 from shards.verify.check_set import verify
@@ -198,6 +199,34 @@ def test_pixels_of_another_number_of_classes_are_refused(tiny_sets: dict[str, Pa
     document["splits"]["val"]["class_pixels"] = [1] * count
     with pytest.raises(FormatError, match=f"counts the pixels of {count} classes, there are 3"):
         parse_manifest(sealed(with_fingerprint(document)), Path("manifest.json"))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_more_pixels_than_the_masks_have_are_refused(tiny_sets: dict[str, Path], storage: str) -> None:
+    document = json.loads((tiny_sets[storage] / "manifest.json").read_text())
+    height, width = document["largest"]
+    train = document["splits"]["train"]
+    most = train["samples"] * height * width
+    train["ignored_pixels"] = 0
+    train["class_pixels"] = [1, most - 2, 1]
+    parse_manifest(sealed(document), Path("manifest.json"))
+    train["class_pixels"] = [1, most - 1, 1]
+    expected = f"the masks of 'train' have more pixels than its samples at the size {size_text((height, width))};"
+    with pytest.raises(FormatError, match=expected):
+        parse_manifest(sealed(document), Path("manifest.json"))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_verify_finds_pixels_that_the_masks_do_not_have(
+    tiny_sets: dict[str, Path], tmp_path: Path, storage: str
+) -> None:
+    folder = shutil.copytree(tiny_sets[storage], tmp_path / "set")
+    document = json.loads((folder / "manifest.json").read_text())
+    document["splits"]["val"]["class_pixels"][0] -= 1
+    (folder / "manifest.json").write_bytes(sealed(document))
+    (problem,) = verify(folder).problems
+    assert (problem.kind, problem.file) == ("count", "manifest.json")
+    assert problem.message.startswith("pixels of val: the manifest says")
 
 
 @pytest.mark.parametrize("splits", [{}, {"train": {"samples": 0, "shards": 0}}], ids=["no-split", "an-empty-split"])
