@@ -69,7 +69,7 @@ class ImageAudit:
         except jpeg.JpegError as error:
             raise _damaged(error) from None
         check_pixels(header.width, header.height, "image", max_pixels=self.max_pixels)
-        _check_kind(header)
+        _check_kind(header, most=8 * max(self.max_pixels, MAX_PIXELS))
         try:
             decoded = _decode(data) if self.pixels and header.common else _check(data, header)
         except ValueError as error:
@@ -197,16 +197,22 @@ def _check(data: bytes, header: jpeg.JpegHeader) -> Pixels:
     return pixels
 
 
-def _check_kind(header: jpeg.JpegHeader) -> None:
-    """Reject a JPEG that cannot be decoded here, or not to 8 bits and known colours."""
+def _check_kind(header: jpeg.JpegHeader, *, most: int) -> None:
+    """Reject a JPEG that cannot be decoded here, or not to 8 bits and known colours, or takes more memory than others.
+
+    ``most`` is what those of the most pixels take, in bytes.
+    """
     if header.precision > 8:
         raise RejectedError("image-depth", f"a JPEG with {header.precision} bits per channel")
     if len(header.sampling) not in (1, 3, 4):
         raise RejectedError("image-channels", f"a JPEG with {len(header.sampling)} channels")
+    size = f"{header.height} x {header.width} pixels (height x width)"
     if max(header.width, header.height) > _MAX_JPEG_SIDE:
-        size = f"{header.height} x {header.width} pixels (height x width)"
         detail = f"{size}; libjpeg decodes JPEGs up to {_MAX_JPEG_SIDE:,} a side"
         raise RejectedError("image-too-large", detail)
+    if header.memory > most:
+        detail = f"{size}; a JPEG of several scans, which takes {header.memory:,} bytes to decode, above {most:,}"
+        raise RejectedError("image-too-large", f"{detail}; save it as a baseline JPEG")
 
 
 def _rare_png(chunks: png.PngChunks) -> list[Finding]:

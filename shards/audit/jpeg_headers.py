@@ -17,6 +17,7 @@ _MOST_SEGMENTS = 1 << 16  # of 64 KiB at most: metadata of more than any program
 _MOST_SCANS = 100  # encoders write up to some tens; each may be a few bytes, and takes as long as the image is large
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in or after the data of a scan
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; all Huffman coded
+_PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _COMMON_SAMPLING = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 2)})  # of luma; chroma is 1x1
 
 
@@ -33,6 +34,7 @@ class JpegHeader:
     precision: int  # bits per channel
     frame: int  # the frame's marker, 0xC0 for baseline
     sampling: tuple[tuple[int, int], ...]  # (horizontal, vertical) factors of each component
+    whole: bool  # whether its coefficients are kept in memory until all are there: those of several scans
     ycc: bool  # False where the file says that its three components are RGB
     orientation: int  # EXIF's 1..8, 1 where there is none
     orientation_at: int | None  # byte offset of the two bytes with that number
@@ -41,6 +43,14 @@ class JpegHeader:
     def cmyk(self) -> bool:
         """Whether there are four components."""
         return len(self.sampling) == 4
+
+    @property
+    def memory(self) -> int:
+        """How many bytes its decoder takes: those of the pixels, and two for each coefficient that is kept."""
+        pixels = self.width * self.height
+        most = max(horizontal for horizontal, _ in self.sampling) * max(vertical for _, vertical in self.sampling)
+        samples = sum(horizontal * vertical for horizontal, vertical in self.sampling)
+        return pixels * (4 if self.cmyk else 3) + (2 * pixels * samples // max(most, 1) if self.whole else 0)
 
     @property
     def kind(self) -> str:
@@ -100,7 +110,8 @@ def read_header(data: bytes) -> JpegHeader:
     # libjpeg's own rule (jdapimin.c): JFIF means YCbCr, else Adobe's marker counts, else names R, G, B mean RGB.
     named_rgb = bytes(identifier for identifier, _, _ in components) == b"RGB"
     ycc = jfif or (adobe_transform != 0 if adobe_transform is not None else not named_rgb)
-    return JpegHeader(width, height, precision, kind, sampling, ycc, orientation, orientation_at)
+    whole = kind in _PROGRESSIVE_FRAMES or data[start : start + 1] < bytes([count])  # fewer channels in the first scan
+    return JpegHeader(width, height, precision, kind, sampling, whole, ycc, orientation, orientation_at)
 
 
 def without_orientation(data: bytes, header: JpegHeader) -> bytes:

@@ -189,7 +189,7 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
     """A file whose header says another size."""
     if data.startswith(png.SIGNATURE):
         return data[:8] + chunk(b"IHDR", struct.pack(">II", width, height) + data[24:29]) + data[33:]
-    at = data.index(b"\xff\xc0")
+    at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
     return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 
 import numpy as np
 import pytest
-from odd_files import audited
+from odd_files import audited, with_size
 from PIL import Image, ImageOps
 from shard_sources import draw_image, encoded
 
 from shards.audit import jpeg_headers as jpeg
 from shards.audit import png_chunks as png
 from shards.audit import png_data
-from shards.audit.findings import RejectedError
+from shards.audit.findings import MAX_PIXELS, RejectedError
 from shards.audit.orientation import apply_orientation, undo_orientation
 
 IMAGE = draw_image(1)
@@ -126,3 +127,36 @@ def test_image_data_in_many_chunks(pieces: int) -> None:
     if pieces > 1:
         with pytest.raises(png.PngError, match="unexpected place"):
             png.read_chunks(apart)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "bytes_a_pixel"),
+    [
+        ("RGB", {}, 3),
+        ("RGB", {"progressive": True, "subsampling": 0}, 9),
+        ("RGB", {"progressive": True, "subsampling": 2}, 6),
+        ("L", {"progressive": True}, 5),
+        ("CMYK", {}, 4),
+        ("CMYK", {"progressive": True, "subsampling": 0}, 12),
+    ],
+)
+def test_the_memory_of_a_jpeg_of_several_scans_is_bounded(mode: str, options: dict, bytes_a_pixel: int) -> None:
+    """As that of all images is: by what the largest take of other kinds, 8 bytes a pixel."""
+    Image.fromarray(IMAGE).convert(mode).save(file := io.BytesIO(), "JPEG", **options)
+    data = file.getvalue()
+    header = jpeg.read_header(data)
+    assert header.memory == bytes_a_pixel * header.width * header.height
+    side = math.isqrt(2**31 // bytes_a_pixel)
+    assert jpeg.read_header(with_size(data, side, side)).memory <= 2**31
+    if bytes_a_pixel > 8:  # the others have too many pixels
+        with pytest.raises(RejectedError, match=r"several scans, which takes 2,147,.* baseline") as caught:
+            audited(with_size(data, side + 1, side + 1), max_pixels=MAX_PIXELS)
+        assert caught.value.reason == "image-too-large"
+
+
+def test_a_baseline_jpeg_of_several_scans_keeps_its_coefficients() -> None:
+    data = encoded(IMAGE, "JPEG")
+    first = data.index(b"\xff\xda")
+    assert data[first + 4] == 3
+    header = jpeg.read_header(data[: first + 4] + b"\1" + data[first + 5 :])
+    assert header.memory > 3 * header.width * header.height
