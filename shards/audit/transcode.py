@@ -1,17 +1,18 @@
 """Files that are neither plain JPEGs nor plain PNGs, decoded with Pillow: slower, tolerant, and reported."""
 
+import contextlib
+import ctypes
 import io
 import re
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image, PpmImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PpmImagePlugin, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -35,6 +36,7 @@ DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _GLOBALS = threading.Lock()  # warning filters and Pillow's limit belong to the process, not to the thread
+_ERROR_HANDLER: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)  # the last: a va_list
 _TILE_ROWS, _TILE_COLUMNS = 256, 4096  # pixels that are converted at a time
 _COUNTED: Final = 1 << 24  # bytes of a file whose images are counted, which takes seconds if they are tiny; of a TIFF:
 _COUNTED_TIFF: Final = 1 << 20
@@ -83,7 +85,7 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
     image: Image.Image | None = None
     bits = 8
     try:
-        with _pillow_as_needed():
+        with _pillow_as_needed(), _libtiff_errors() as errors:
             if is_tiff(data):
                 bits = _check_tiff(data, what, max_pixels=max_pixels)
             if _PPM_START.match(data) and len(_PPM_COMMENT.sub(b" ", data[2:_PPM_HEADER]).split(None, 2)) < 2:
@@ -101,6 +103,8 @@ def open_file(data: bytes, *, what: str, max_pixels: int = MAX_PIXELS) -> Decode
             check_depth(image, what)
             orientation, frames = _orientation(image), _frames(image, data)
             image.load()
+            if errors:  # Pillow takes what it has been given, where the colours are YCbCr
+                raise damaged(what, ValueError("libtiff found an error in the data"), truncated=False)
     except (RejectedError, MemoryError, ImportError):  # the last two are the machine's fault, not the file's
         raise
     except UnidentifiedImageError:
@@ -164,7 +168,7 @@ def file_palette(data: bytes) -> bytes:
         return bytes(image.getpalette("RGB") or []) if image.mode == "P" else b""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pillow_as_needed() -> Iterator[None]:
     """Let Pillow open files of any size (limits are checked here), and keep its warnings to itself."""
     with _GLOBALS, warnings.catch_warnings():
@@ -174,6 +178,24 @@ def _pillow_as_needed() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _libtiff_errors() -> Iterator[list[None]]:
+    """Collect the errors of libtiff, which writes them to stderr else, and names no image there."""
+    errors: list[None] = []
+    try:
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+    except (AttributeError, OSError):  # a Pillow that was built without it
+        yield errors
+        return
+    set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+    handler = _ERROR_HANDLER(lambda *_: errors.append(None))
+    former = set_handler(handler)
+    try:
+        yield errors
+    finally:
+        set_handler(former)
 
 
 def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:

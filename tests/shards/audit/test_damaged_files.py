@@ -222,6 +222,16 @@ def test_the_machines_fault_is_not_the_images(error: Exception, monkeypatch: pyt
         audited(encoded(draw_image(1), "BMP"), PNG)
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_the_errors_of_libtiff_are_the_images(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """It writes them to stderr, and they name no image; of a JPEG in a TIFF, Pillow then takes what there is."""
+    data = encoded(draw_image(1, width=200, height=200), "TIFF", compression=compression)
+    with pytest.raises(RejectedError) as caught:
+        audited(data[:200] + b"\xff\x69" * 40 + data[280:], PNG)
+    assert caught.value.reason == "image-corrupt"
+    assert capfd.readouterr().err == ""
+
+
 def test_pillows_own_limit_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is far below what --max-pixels allows; and it is the user's again afterwards."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
