@@ -1,4 +1,4 @@
-"""Reads what ``torch.save`` wrote, from anybody: bounded in memory, plain data and tensors only, no code.
+"""Reads files of tensors from anybody: bounded in memory, plain data and tensors only, no code.
 
 ``torch.load(weights_only=True)`` runs no code, but it inflates whatever is compressed, builds tensors that are larger
 than the file, and advises to switch its protection off. So the archive is checked before torch opens it, and what torch
@@ -7,12 +7,13 @@ is, Python and torch find out in different ways.
 """
 
 import io
+import math
 import pickle
 import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,8 @@ _MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network h
 _MOST_VALUES = 1_000_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_IN_TUPLE = 10_000  # values, those of tuples within it included; the shape of a tensor has a few
+_MOST_BYTES_EACH = 16  # of a tensor's values: complex128
+_MOST_SIDES = 64  # of a tensor; torch computes with no more
 _MOST_LEVELS = 8  # dictionaries and lists within each other
 _PLAIN_OBJECTS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage"
@@ -57,6 +60,22 @@ def read_tensors(path: Path, *, old: bool = False) -> Any:
         raise ValueError("it holds values, such as huge integers, which petseg never loads") from None
     check_values(document)
     return _without_attributes(document)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return the metadata and the tensors of a safetensors file.
+
+    Raises ``ImportError`` without that package; else ``ValueError``, ``OSError`` or its ``SafetensorError``.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+        for name in names:  # before there are tensors: one of a million sides takes hours to make
+            _check_shape(file.get_slice(name).get_shape(), bytes_each=_MOST_BYTES_EACH)
+        metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    check_values(tensors)
+    return metadata, tensors
 
 
 def check_values(document: Any) -> None:
@@ -201,10 +220,17 @@ class _TupleSizes:
             stack += [None if kind is pickletools.markobject else size for kind in after]
 
 
+def _check_shape(shape: Sequence[int], *, bytes_each: int) -> None:
+    """Raise ``ValueError`` for a shape that torch stores, since one side is 0, but does not compute with."""
+    if len(shape) > _MOST_SIDES or math.prod(max(side, 1) for side in shape) * bytes_each >= 2**63:
+        raise ValueError(f"it holds a tensor of an impossible shape, {abridged('x'.join(map(str, shape)))}")
+
+
 def _check_tensor(tensor: torch.Tensor) -> None:
     kind = "sparse" if tensor.layout != torch.strided else "quantised" if tensor.is_quantized else tensor.device.type
     if kind != "cpu":
         raise ValueError(f"it holds a {kind} tensor, where only ordinary ones belong")
+    _check_shape(tensor.shape, bytes_each=tensor.element_size())
     # A tensor may show the same few bytes as any number of values; whoever copies it would need memory for them all.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError(f"it holds a tensor of {tensor.numel()} values that is larger than its data")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petseg.host.tensor_archive import check_finite, check_values, read_tensors
+from petseg.host.tensor_archive import check_finite, read_safetensors, read_tensors
 from petseg.nets.encoder_unet import EncoderUNet
 from petseg.nets.model_config import IMAGENET
 from petseg.nets.timm_encoders import create_classifier, create_encoder, import_timm, silence_timm
@@ -74,10 +74,7 @@ def read_state(path: Path) -> State:
         raise UsageError(f"{option('encoder_weights', path)}: no such file; give imagenet, none, or a file of weights")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            document: Any = load_file(path)
-            check_values(document)
+            document: Any = read_safetensors(path)[1]
         else:
             document = read_tensors(path, old=True)
     except ImportError:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
-from petseg.host.tensor_archive import check_finite
+from petseg.host.tensor_archive import check_finite, read_safetensors
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of
@@ -135,13 +135,11 @@ def fit_weights(initial: InitialWeights, model: ModelConfig, labels: Labels) -> 
 
 def _read_safetensors(path: Path) -> InitialWeights:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
     except ImportError:
         raise PetsegError(f"{path} needs safetensors; install with: pip install 'petseg[export]'") from None
     try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no __iter__
+        facts, weights = read_safetensors(path)
         check_finite(weights)
         model = msgspec.json.decode(facts["architecture"], type=ModelConfig)
         model.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from petseg.host.tensor_archive import check_finite, read_tensors
+from petseg.host.tensor_archive import check_finite, read_safetensors, read_tensors
 
 COUNT = 1 << 20  # of values, which a compressed file holds in some kilobytes
 
@@ -210,3 +211,26 @@ def test_no_length_that_an_old_file_claims_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 50) + b"x.")
     with pytest.raises(ValueError, match=r"expected .* bytes"):
         read_tensors(tmp_path / "a.pt", old=True)
+
+
+@pytest.mark.parametrize("shape", [(0, *[1] * 64), (0, 2**62, 4), (2**63 - 1, 0)], ids=["sides", "strides", "bytes"])
+def test_no_tensor_has_a_shape_that_torch_does_not_compute_with(shape: tuple[int, ...], tmp_path: Path) -> None:
+    saved, exported = tmp_path / "a.pt", tmp_path / "a.safetensors"
+    torch.save({"x": torch.as_strided(torch.empty(0), shape, [1] * len(shape))}, saved)
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    exported.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match="an impossible shape"):
+        read_tensors(saved)
+    pytest.importorskip("safetensors")
+    with pytest.raises(ValueError, match="an impossible shape"):
+        read_safetensors(exported)
+
+
+@pytest.mark.timeout(60)
+def test_a_tensor_of_a_million_sides_is_never_made(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [0] + [1] * 1_000_000, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match="an impossible shape"):
+        read_safetensors(path)
