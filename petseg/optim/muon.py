@@ -110,12 +110,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; see :func:`petseg.optim.parameter_groups.current_state` for those of version 1."""
+        """Restore a state; see :func:`petseg.optim.parameter_groups.current_state` for those of version 1.
+
+        Raises ``ValueError`` for a kernel's momentum of another shape, which copying might broadcast.
+        """
         super().load_state_dict(state_dict)
         for kernels, stacks in self._stacks.values():
             means = (mean for stack in stacks for mean in stack.means)
             for kernel, mean in zip(kernels, means, strict=True):
-                mean.copy_(self.state[kernel]["mean"])
+                found = self.state[kernel]["mean"]
+                if found.shape != mean.shape:
+                    raise ValueError(f"mean has the shape {tuple(found.shape)}, its kernel {tuple(mean.shape)}")
+                mean.copy_(found)
                 self.state[kernel]["mean"] = mean
 
 

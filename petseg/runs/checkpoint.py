@@ -225,8 +225,9 @@ def damage_of(checkpoint: Checkpoint) -> Iterator[None]:
 def check_optimizer(optimizer: torch.optim.Optimizer, *, before: Mapping[torch.Tensor, Iterable[str]]) -> None:
     """Raise ``ValueError`` unless an optimiser's state, which was loaded, is one that it can continue with.
 
-    Each tensor has finite values, and is a number or as large as its parameter. ``before`` has the names of what the
-    optimiser had of each parameter before it was loaded: all of it is there.
+    Each tensor has finite values; ``step`` is a number, the others are as large as their parameter and, from here on,
+    lie in memory as it does: fused kernels see nothing but that memory. ``before`` has the names of what the optimiser
+    had of each parameter before it was loaded: all of it is there.
     """
     for parameter, names in before.items():
         if missing := set(names) - optimizer.state[parameter].keys():
@@ -235,11 +236,13 @@ def check_optimizer(optimizer: torch.optim.Optimizer, *, before: Mapping[torch.T
         for name, value in state.items():
             if not isinstance(value, torch.Tensor):
                 raise ValueError(f"{name} is no tensor")
-            if value.numel() > 1 and value.shape != parameter.shape:
+            if value.shape != (torch.Size() if name == "step" else parameter.shape):
                 raise ValueError(f"{name} is {kind_of(value)}, its parameter {kind_of(parameter)}")
             check_finite({name: value})
             if name in ("step", "exp_avg_sq") and bool((value < 0).any()):
                 raise ValueError(f"{name} of a parameter has values below 0")
+            if name.startswith("exp_avg"):
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def kind_of(tensor: torch.Tensor) -> str:

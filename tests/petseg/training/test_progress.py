@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 from sample_runs import ENTRY, sample_checkpoint
 
 import petseg
@@ -119,6 +121,38 @@ def test_what_cannot_be_continued_changes_nothing(
         petseg.train(run=run, resume=True)
     assert message in str(error.value)
     assert {name: (run / name).read_bytes() for name in names} == before
+
+
+def changed_moments(stopped: Path, run: Path, change: Callable[[torch.Tensor], torch.Tensor], name: str) -> Path:
+    """A run whose last checkpoint has other tensors of this name in its optimiser's state."""
+    shutil.copytree(stopped, run)
+    checkpoint = load_checkpoint(run / "last.pt")
+    for state in checkpoint.optimizer["state"].values():
+        if name in state:
+            state[name] = change(state[name])
+    save_checkpoint(run / "last.pt", checkpoint)
+    return run
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step", "mean"])
+@pytest.mark.parametrize("values", [0, 1, 7])
+def test_an_optimiser_gets_tensors_of_its_parameters_shapes(
+    stopped: Path, tmp_path: Path, name: str, values: int
+) -> None:
+    """Fused kernels read and write beyond smaller ones, which ends the process; one number may be broadcast."""
+    run = changed_moments(stopped, tmp_path / "run", lambda _: torch.zeros(values), name)
+    with pytest.raises(PetsegError, match=rf"last\.pt is damaged.*{name} (is float32|has the shape)"):
+        petseg.train(run=run, resume=True)
+
+
+def test_fused_kernels_get_tensors_that_lie_as_their_parameters(stopped: Path, tmp_path: Path, no_report: None) -> None:
+    runs = [tmp_path / "as-written", tmp_path / "strided"]
+    same, spread = changed_moments(stopped, runs[0], lambda value: value, "exp_avg"), runs[1]
+    changed_moments(stopped, spread, lambda value: torch.stack([value, value], dim=-1)[..., 0], "exp_avg")
+    for run in (same, spread):
+        petseg.train(run=run, resume=True)
+    first, second = (load_checkpoint(run / "last.pt").model for run in (same, spread))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_what_can_be_continued_is(stopped: Path, tmp_path: Path, no_report: None) -> None:
