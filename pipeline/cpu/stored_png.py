@@ -130,7 +130,8 @@ def inflate_unfiltered(body: memoryview, expected: int) -> Bytes | None:
     try:
         if expected > LARGE and zlib_ng.decompressobj().decompress(body[:64], 1) != b"\0":
             return None  # the first row has a filter: not worth inflating the rest
-        inflated = zlib_ng.decompress(body, bufsize=expected)
+        inflate = zlib_ng.decompressobj()
+        inflated = inflate.decompress(body, expected + 1)  # a few megabytes could become gigabytes
     except zlib_ng.error:  # type: ignore[misc]  # its stub has an instance
         return None
-    return np.frombuffer(inflated, dtype=np.uint8) if len(inflated) == expected else None
+    return np.frombuffer(inflated, dtype=np.uint8) if inflate.eof and len(inflated) == expected else None

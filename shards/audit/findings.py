@@ -11,7 +11,6 @@ Action: TypeAlias = Literal["rejected", "repaired", "warning"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 MAX_PIXELS = 2**28  # 268 million, by default: above the 200 million of telephones, below what exhausts memory
-MOST_PIXELS = 2**29  # that --max-pixels can allow
 MAX_FILE_BYTES = 2**30  # of an image's or a mask's file
 MAX_LINE = 2**24  # bytes of a line of audit.jsonl; the longest names that a table can hold take a few million
 MAX_SIDE = 2**20  # pixels; OpenCV, which loads what is packed, decodes no longer ones

@@ -26,9 +26,10 @@ from shards.audit.file_kinds.tiff_tags import (
     is_tiff,
     read_tags,
 )
-from shards.audit.findings import MAX_PIXELS, MOST_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
+from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import NORMAL, Pixels, undo_orientation
 from shards.audit.png_data import check_data
+from shards.format.layout import MOST_PIXELS
 
 # What Pillow and NumPy raise for a sample that is damaged.
 DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, struct.error)

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from shards.audit.findings import MAX_PIXELS, MOST_PIXELS
+from shards.audit.findings import MAX_PIXELS
 from shards.audit.orientation import EXIF_MODES, ExifMode
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError, option, spelled
 from shards.format.geometry import FITS, Fit, Size, parse_size
 from shards.format.labels import Labels
-from shards.format.layout import MAX_SIZE, STORAGES, Storage
+from shards.format.layout import MAX_SIZE, MOST_PIXELS, STORAGES, Storage
 from shards.store.byte_sizes import parse_bytes
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)

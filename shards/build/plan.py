@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shards.audit.findings import MOST_PIXELS, REASONS, SampleFinding
+from shards.audit.findings import REASONS, SampleFinding
 from shards.build.options import PackOptions
 from shards.build.splits import official_split, random_split, shard_starts, shuffled
 from shards.errors import UsageError, option
@@ -20,7 +20,7 @@ from shards.format.builtin_labels import BUILTIN
 from shards.format.geometry import Size
 from shards.format.keys import assign_keys, shown
 from shards.format.labels import Labels
-from shards.format.layout import FORMAT, SPLITS, TAR_BLOCK, VERSION, Split
+from shards.format.layout import FORMAT, MOST_PIXELS, SPLITS, TAR_BLOCK, VERSION, Split
 from shards.format.manifest import RawLayout
 from shards.format.npy import npy_header
 from shards.format.tar import padded

@@ -41,6 +41,7 @@ STORED_FORMATS: Final[dict[Storage, tuple[ImageFormat, ...]]] = {
     "jpeg": ("jpg",),
     "raw": ("npy",),
 }
+MOST_PIXELS: Final = 2**29  # of an image in `source` storage
 MAX_SIZE: Final = 4096  # of stored images, pixels per side, in `jpeg` and `raw` storage
 TAR_BLOCK: Final = 512  # bytes; headers and members of a tar start at multiples of it
 TAR_NAME_BYTES: Final = 100  # a tar header starts with the member's name
@@ -126,8 +127,9 @@ def is_unsound(rows: Rows, *, shards: int, largest: tuple[int, int] | None) -> n
     unsound |= (rows["height"] == 0) | (rows["width"] == 0)
     for role in ROLES:
         unsound |= (rows[f"{role}_offset"] > _MOST_OFFSET) | (rows[f"{role}_length"] > MOST_MEMBER[role])
-    if largest is not None:
+    if largest is not None:  # memory is allocated by them
         unsound |= (rows["height"] > largest[0]) | (rows["width"] > largest[1])
+        unsound |= rows["height"].astype(np.uint64) * rows["width"] > MOST_PIXELS
     return unsound
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from zlib_ng import zlib_ng
 
-from shards.audit.findings import MOST_PIXELS, RejectedError
+from shards.audit.findings import RejectedError
 from shards.audit.image_mask_pair import audit_pair
 from shards.audit.mask import Counts, map_values
 from shards.errors import PetsegError
@@ -20,6 +20,7 @@ from shards.format.labels import IGNORE, UNTINTED, LabelClass, Labels
 from shards.format.layout import (
     IMAGE_FORMATS,
     MOST_MEMBER,
+    MOST_PIXELS,
     STORED_FORMATS,
     TAR_BLOCK,
     Rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, decode_unfiltered
+from pipeline.cpu.stored_png import decode_mask, decode_masks, decode_png_image, decode_unfiltered, inflate_unfiltered
 from shards.audit.png_data import encode_unfiltered
 
 
@@ -145,3 +146,16 @@ def test_no_bytes_make_the_image_decoder_raise(seed: int, data: st.DataObject) -
 def test_truncated_images_are_found(part: float) -> None:
     data = pillow_png(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
     assert "cannot be decoded" in str(decode_png_image(np.frombuffer(data[: int(len(data) * part)], np.uint8), 40, 30))
+
+
+def test_a_mask_that_inflates_to_more_than_its_size_takes_no_memory_for_that() -> None:
+    deflate = zlib.compressobj(9)
+    many = b"".join([*(deflate.compress(bytes(1 << 20)) for _ in range(256)), deflate.flush()])
+    assert len(many) < 1 << 19
+    tracemalloc.start()
+    assert inflate_unfiltered(memoryview(many), 300 * 301) is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    rows = zlib.compress(bytes(300 * 301))
+    assert inflate_unfiltered(memoryview(rows), 300 * 301) is not None
+    assert inflate_unfiltered(memoryview(rows[:-1]), 300 * 301) is None, "the checksum is missing"

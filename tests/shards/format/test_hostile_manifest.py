@@ -22,7 +22,7 @@ from shards.cli.set_summary import describe, print_info
 from shards.errors import FormatError, PetsegError
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
-from shards.format.layout import MOST_MEMBER, SAMPLE_DTYPE, STORAGES, row_check
+from shards.format.layout import MOST_MEMBER, MOST_PIXELS, SAMPLE_DTYPE, STORAGES, is_unsound, row_check
 from shards.format.manifest import parse_manifest
 from shards.preview import contact_sheet, write_page
 from shards.verify.check_set import verify
@@ -331,3 +331,12 @@ def test_a_record_of_what_the_set_lacks_is_refused_before_anything_is_computed_f
     np.save(folder / "train.samples.npy", rows)
     with pytest.raises(FormatError, match=r"record of sample 1 .* names a shard, size or place the set lacks"):
         ShardSet.open(folder).split("train").rows([0, 1])
+
+
+def test_no_manifest_allows_a_record_of_more_pixels_than_any_image_has() -> None:
+    """A JPEG of some hundred bytes may claim 65,500 x 65,500 pixels, for which a loader would take 12 GB."""
+    rows = np.ones(3, SAMPLE_DTYPE)
+    rows["height"], rows["width"] = [MOST_PIXELS, 65_500, 2**32 - 1], [1, 65_500, 2**32 - 1]
+    rows["shard"], rows["check"] = 0, 0
+    rows["check"] = row_check(rows)
+    assert is_unsound(rows, shards=1, largest=(2**32, 2**32)).tolist() == [False, True, True]
