@@ -127,6 +127,15 @@ def test_strips_of_many_classes_stay_small(shape: Size, monkeypatch: pytest.Monk
     assert max(sizes) <= limit
 
 
+@pytest.mark.parametrize(("coarse", "size"), [((64, 1), (50, 1)), ((64, 1), (30, 20)), ((64, 2), (30, 1))], ids=str)
+def test_images_one_pixel_wide_keep_their_classes_apart(coarse: Size, size: Size) -> None:
+    maps = torch.rand(2, 3, *coarse, generator=torch.Generator().manual_seed(0))
+    found = probabilities.resize_probabilities(maps, *size)
+    for plane, expected in zip(found.flatten(0, 1), maps.flatten(0, 1), strict=True):
+        pillow = Image.fromarray(expected.numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(plane.numpy(), np.asarray(pillow), atol=1e-5)
+
+
 class Brighter(nn.Module):
     """Logits of a pixel are its red and its blue."""
 
