@@ -29,7 +29,11 @@ with safe_open({file}, "pt") as file:
 """
 _READ = """
 labels = json.loads(facts["labels"])
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if image.mode[0] in "IF":  # Pillow would clip it
+    sys.exit(f"{sys.argv[1]}: more than 8 bits per channel; convert it to 8, how depends on what it shows")
+image = image.convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 width, height = image.size
 """
 _SIZE = 'rows, columns = json.loads(facts["size"])\n'

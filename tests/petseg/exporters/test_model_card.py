@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -147,6 +148,31 @@ def test_safetensors_needs_plain_torch_alone(
 def test_a_trained_run_of_the_pets(call, tiny_run: Path, tmp_path: Path) -> None:
     check(call, tiny_run, tmp_path / "net.safetensors", tmp_path / "net.md", tmp_path, [(90, 60)])
     assert "| 0 | animal | 1 | #cc50a0 |" in (tmp_path / "net.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L"])
+def test_a_photo_of_another_mode_is_read_as_petseg_predict_reads_it(
+    call, tiny_run: Path, tmp_path: Path, mode: str
+) -> None:
+    assert call(export, tiny_run, tmp_path / "a.safetensors").code == 0
+    photo = smooth_image(tmp_path / "rgb.png", (90, 70), seed=0).read_bytes()
+    path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
+    with Image.open(io.BytesIO(photo)) as image:
+        other = image.quantize(16) if mode == "P" else image.convert(mode)
+        if mode in ("RGBA", "LA"):
+            other.putalpha(Image.linear_gradient("L").resize(image.size))
+        other.save(path, **({"transparency": 3} if mode == "P" else {}))
+    assert call(predict, tiny_run, path, "-o", tmp_path / "out", "--precision", "fp32").code == 0
+    expected = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
+    assert (np.asarray(run_card(tmp_path / "a.md", [path])[0]) == expected).mean() > 0.985
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_photo_of_more_than_8_bits_is_refused(call, tiny_run: Path, tmp_path: Path, dtype: type) -> None:
+    assert call(export, tiny_run, tmp_path / "a.safetensors").code == 0
+    Image.fromarray(np.full((40, 50), 1000, dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(AssertionError, match="more than 8 bits"):
+        run_card(tmp_path / "a.md", [tmp_path / "deep.tif"])
 
 
 def test_a_transposed_network_that_covers(call, tmp_path: Path) -> None:
