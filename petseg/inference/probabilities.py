@@ -131,6 +131,6 @@ def resized_strips(coarse: torch.Tensor, height: int, width: int) -> Iterator[to
 
 
 def _interpolate(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    if width == 1:  # with these strides; others of a result one pixel wide torch takes for channels_last, mixing classes
+    if width == 1:  # torch takes other strides of one pixel width for channels_last, and mixes the classes up
         coarse = coarse.contiguous(memory_format=torch.channels_last)
     return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
