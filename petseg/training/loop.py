@@ -88,7 +88,7 @@ class TrainingLoop:
             self.train_step, world=self.world, checkpoint=path / LAST, key=config.data.split("train").key
         )
         self._guard.saved_step = self.progress.step
-        self._saved_at = self._timed_from = time.monotonic()
+        self._saved_at = self._timed_from = self._counted_to = time.monotonic()
 
     def run(self) -> None:
         """Train until the last epoch, or until early stopping.
@@ -145,15 +145,16 @@ class TrainingLoop:
     def _timed(self, loader: Loader) -> Iterator[Batch]:
         """Yield the loader's batches and add up the time spent waiting for them, and in all."""
         batches = iter(loader)
-        while True:
-            requested = time.monotonic()
-            batch = next(batches, None)
-            received = time.monotonic()
-            if batch is None:
-                return
+        self._counted_to = time.monotonic()
+        while (batch := next(batches, None)) is not None:
+            self.progress.wait_seconds += time.monotonic() - self._counted_to
             yield batch
-            self.progress.wait_seconds += received - requested
-            self.progress.train_seconds += time.monotonic() - requested
+            self._count_time()
+
+    def _count_time(self) -> None:
+        """Count the time since the batch was requested; before a checkpoint, too, since that counts its images."""
+        self._counted_to, before = time.monotonic(), self._counted_to
+        self.progress.train_seconds += self._counted_to - before
 
     def _use(self, block: LogBlock) -> None:
         """Report the steps of a block; save a checkpoint or stop if any rank requires it."""
@@ -171,6 +172,7 @@ class TrainingLoop:
             for later in self._log.read_blocks(all_of_them=True):
                 self._check(later)
             self._check_weights()
+            self._count_time()
             self._save(LAST)
         if block.stop:
             self._raise_interrupted()
@@ -266,8 +268,7 @@ class TrainingLoop:
             self._raise_interrupted()
 
     def _total_confusion(self) -> list[list[int]]:
-        total: list[list[int]] = self.world.sum(self._confusion.clone()).tolist()
-        return total
+        return self.world.sum(self._confusion.clone()).tolist()  # type: ignore[no-any-return]
 
     def _save(self, name: str) -> None:
         """Write a checkpoint of the current state; every rank calls this, rank 0 writes."""

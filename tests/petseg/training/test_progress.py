@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -161,6 +162,26 @@ def test_what_can_be_continued_is(stopped: Path, tmp_path: Path, no_report: None
     petseg.train(run=run, resume=True)
     assert len(json.loads((run / "config.json").read_text())["resumed"]) == 1
     assert load_checkpoint(run / "last.pt").position["step"] == 8
+
+
+def test_the_rate_of_an_epoch_counts_the_step_before_each_interruption(
+    synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("petseg.training.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    class Stopping(Reporter):
+        def batch(self, **facts: object) -> None:
+            clock.now += 2.0
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path / "run"
+    options = {"size": 32, "widths": (8, 16), "epochs": 1, "batch_size": 5, "threads": 1, "checkpoint_steps": 1}
+    for given in ({"shards": synthetic_set, "options": options}, {"resume": True}):
+        with pytest.raises(InterruptedRunError):
+            petseg.train(run=run, make_reporter=Stopping, **given)
+        position = load_checkpoint(run / "last.pt").position
+        assert position["train_seconds"] == 2 * position["step"] > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
