@@ -268,7 +268,7 @@ class TrainingLoop:
             self._raise_interrupted()
 
     def _total_confusion(self) -> list[list[int]]:
-        return self.world.sum(self._confusion.clone()).tolist()  # type: ignore[no-any-return]
+        return self.world.sum(self._confusion.clone()).tolist()
 
     def _save(self, name: str) -> None:
         """Write a checkpoint of the current state; every rank calls this, rank 0 writes."""
