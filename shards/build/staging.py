@@ -23,7 +23,7 @@ from typing import Self
 from shards.build.write_shard import RECORD_ENDING, write_file
 from shards.errors import PetsegError, UsageError, listed
 from shards.format.layout import AUDIT_NAME, MANIFEST_NAME, OLD_AUDIT_NAME, is_set_file
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_no_mount, expect_outside
 from shards.store.atomic import PARTIAL_PREFIX, sync_file, sync_folder
 from shards.store.byte_ranges import read_regular
 from shards.store.owner_files import OwnedError, claim, folder_activity
@@ -109,8 +109,14 @@ class Staging:
         """Prepare the work folder for the plan with this digest; return whether work of another plan was discarded.
 
         The digest is not flushed to the disk yet, see :meth:`flush_plan`; without it a build starts from nothing.
-        Raises ``UsageError`` if the folder holds something that no build created.
+        Raises ``UsageError`` if the folder holds something that no build created, or cannot become OUT.
         """
+        try:
+            expect_no_mount(self.out)
+        except UsageError:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()  # empty, it was made here
+            raise
         for folder in (self.folder, self.replaced):
             strangers = listed(foreign_files(folder), most=_SHOWN) if folder.is_dir() else ""
             if strangers and not (folder / WORK).is_dir():

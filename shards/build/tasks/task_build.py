@@ -20,6 +20,7 @@ from shards.build.tasks.parts import ClaimedPlan, Parts
 from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.write_shard import ShardRecord, record_name
 from shards.errors import PetsegError
+from shards.format.readers.output_places import expect_no_mount
 from shards.sources.choose_layout import scan
 from shards.sources.layout_protocol import Source
 
@@ -77,6 +78,7 @@ def build_task(
     parts = Parts.of(out)
     if isinstance(out, Path):
         check_target(out)
+        expect_no_mount(out)
     found = source if isinstance(source, Source) else scan(source)
     plan = make_plan(found if executor is None else with_absolute_paths(found), options)
     mine = range(number.task, len(plan.tasks), number.tasks)

@@ -6,6 +6,7 @@ what finds files there by their names finds theirs.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,20 @@ def expect_folder(folder: Path, *, advice: str) -> None:
     """Raise ``UsageError`` if results cannot be written into a folder of this name, because it is something else."""
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise UsageError(f"{folder} is a file; {advice}")
+
+
+def expect_no_mount(folder: Path) -> None:
+    """Raise ``UsageError`` for a folder that a disk or another folder is mounted on: no other can take its place."""
+    real = os.path.realpath(folder)
+    mounted = os.path.ismount(real)
+    with contextlib.suppress(OSError):  # where Linux tells of a folder that is mounted on one of the same disk
+        name = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % found[0][0], os.fsencode(real))
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        mounted = mounted or any(line.split(b" ")[4] == name for line in lines)
+    if mounted:
+        empty = not any(folder.iterdir())
+        advice = f"name a folder in it, such as {folder / 'NAME'}" if empty else "unmount it, or choose another folder"
+        raise UsageError(f"{folder}: a disk or a folder is mounted there, so nothing can take its place; {advice}")
 
 
 def places_of(path: Path) -> set[object]:

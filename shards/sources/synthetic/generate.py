@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import SourceError, UsageError, option
-from shards.format.readers.output_places import expect_outside
+from shards.format.readers.output_places import expect_no_mount, expect_outside
 from shards.sources.synthetic.breeds import BREEDS
 from shards.sources.synthetic.compose import Mask, draw_image
 from shards.sources.synthetic.drawing import TextureBank
@@ -73,6 +73,7 @@ def make_pets(
         raise UsageError(f"{option('seed', seed)}: must be 0 or greater")
     writer = writer_for(layout, classes=classes, masks=masks)
     expect_outside(folder, itself=True, advice="choose another folder")
+    expect_no_mount(folder)
     if any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink():
         what = "is not empty" if folder.is_dir() else "is not a folder"
         raise SourceError(f"{folder} {what}; nothing was written: choose a new folder, or remove this one first")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shard_sources import Maker, fill, options, tree
 
 from shards.build.build_set import BuildResult, StrictError, build
 from shards.build.staging import BusyError, Staging
+from shards.build.tasks.scheduler_variables import TaskNumber
 from shards.build.tasks.set_copy import copy_set
+from shards.build.tasks.task_build import build_task
 from shards.errors import UsageError
 from shards.format.dataset import ShardSet
+from shards.sources.synthetic.generate import make_pets
 
 
 def made(folder: Path, out: Path, **changes: object) -> BuildResult:
@@ -120,6 +126,39 @@ def test_links_beside_a_set_are_not_followed(pets: Path, tmp_path: Path, ending:
     with contextlib.suppress(OSError):
         made(pets, tmp_path / "out", seed=5)
     assert tree(tmp_path / "other") == before
+
+
+def test_a_folder_that_a_disk_is_mounted_on_is_refused_at_once(pets: Path, tmp_path: Path, small_disk: Any) -> None:
+    """No folder can be renamed to it, which an error from the system said when all shards had been built."""
+    out = tmp_path / "a disk"
+    made(pets, tmp_path / "set")
+    with small_disk(out, "8m"):
+        for attempt in (
+            lambda: made(pets, out),
+            lambda: build_task(pets, out, options(), number=TaskNumber(task=0, tasks=1, origin="")),
+            lambda: copy_set(tmp_path / "set", out),
+            lambda: make_pets(out, count=2, seed=0),
+        ):
+            with pytest.raises(UsageError, match=r"is mounted there, .*; name a folder in it, such as .*/a disk/NAME"):
+                attempt()
+            assert not [*out.iterdir()]
+        assert {path.name for path in tmp_path.iterdir()} == {"a disk", "pets", "set"}
+        made(pets, out / "set")
+        shutil.copytree(tmp_path / "set", out, dirs_exist_ok=True)
+        shutil.rmtree(out / "set")
+        assert copy_set(tmp_path / "set", out).already_complete
+        assert made(pets, out).already_complete
+        with pytest.raises(UsageError, match=r"is mounted there, .*; unmount it, or choose another folder"):
+            copy_set(tmp_path / "set", out, overwrite=True)
+        assert ShardSet.open(out).manifest == ShardSet.open(tmp_path / "set").manifest
+    (tmp_path / "bound").mkdir()
+    mount = ["mount", "--bind", tmp_path / "set", tmp_path / "bound"]
+    subprocess.run(mount, check=True)
+    try:
+        with pytest.raises(UsageError, match="bound: a disk or a folder is mounted there"):
+            copy_set(tmp_path / "set", tmp_path / "bound", overwrite=True)
+    finally:
+        subprocess.run(["umount", tmp_path / "bound"], check=True)
 
 
 def test_an_empty_folder_and_a_link_are_fine_targets(pets: Path, tmp_path: Path) -> None:
