@@ -61,6 +61,7 @@ os.umask(0o077)
 real = os.scandir
 class Reversed:
     def __init__(self, path): self.entries = list(real(path))[::-1]
+    def __iter__(self): return iter(self.entries)
     def __enter__(self): return iter(self.entries)
     def __exit__(self, *_): pass
 os.scandir = Reversed
