@@ -48,15 +48,15 @@ class SampleTable:
 
     A table of at most :data:`IN_MEMORY` bytes is read when it is opened; of a larger one, records are read as they are
     asked for, so that a set of any number of samples opens at once. Either way, a file that is truncated or replaced
-    underneath is an error at most. Thread-safe.
+    underneath is an error at most. Thread-safe. A ``descriptor`` of the file, if given, belongs to this object.
 
     Raises ``FormatError`` if the file cannot be read or is not a table of ``samples`` samples.
     """
 
-    def __init__(self, path: Path, *, samples: int) -> None:
+    def __init__(self, path: Path, *, samples: int, descriptor: int | None = None) -> None:
         self.path, self._samples = path, samples
         try:
-            self._file = ByteRanges(path)
+            self._file = ByteRanges(path, descriptor=descriptor)
             header = table_header(samples)
             if self._file.read(0, len(header)) != header or len(self._file) != table_offset(samples):
                 raise self._damage(f"expected {samples} records of {SAMPLE_DTYPE.itemsize} bytes")

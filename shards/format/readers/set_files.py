@@ -2,6 +2,7 @@
 
 import contextlib
 import operator
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -46,14 +47,11 @@ def local_folder(store: Store) -> Path:
     )
 
 
-def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry, *also: FileEntry) -> Path:
-    """Return the local path of a file that the manifest describes, fetched and checked where it is remote.
-
-    Those of ``also``, which will be needed next, are fetched at the same time.
-    """
+def local_file(store: Store, files: RemoteFiles | None, entry: FileEntry) -> Path:
+    """Return the local path of a file that the manifest describes, fetched and checked where it is remote."""
     if files is None:
         return local_folder(store) / entry.file
-    return files.local_files(*(file_spec(each) for each in (entry, *also)))[0].path
+    return files.local_files(file_spec(entry))[0].path
 
 
 def open_sample_table(store: Store, files: RemoteFiles | None, manifest: Manifest, entry: SplitEntry) -> SampleTable:
@@ -62,7 +60,11 @@ def open_sample_table(store: Store, files: RemoteFiles | None, manifest: Manifes
     A record's checksum does not say of which set it is, so that of a folder is looked at once more, after the table has
     been opened: a set that has taken its place meanwhile would be read under the name of the other one.
     """
-    table = SampleTable(local_file(store, files, entry.table, entry.shard_table), samples=entry.samples)
+    if files is not None:
+        found = files.local_files(file_spec(entry.table), file_spec(entry.shard_table))[0]
+        # Not by its path: the cache may be removed at any time.
+        return SampleTable(found.path, samples=entry.samples, descriptor=os.dup(found.descriptor))
+    table = SampleTable(local_folder(store) / entry.table.file, samples=entry.samples)
     expect_same_set(store, manifest)
     return table
 
@@ -77,7 +79,8 @@ def open_shard_table(store: Store, files: RemoteFiles | None, split: Split, mani
             expect_same_set(store, manifest)
             raise
     with cached_damage(files, entry.shard_table):
-        return ShardTable.open(local_file(store, files, entry.shard_table), split, entry)
+        found = files.local_files(file_spec(entry.shard_table))[0]
+        return ShardTable.parse(found[:], found.path, split, entry)
 
 
 def expect_same_set(store: Store, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from store_servers import FaultProxy
 
 from pipeline import Loader
 from shards.format.dataset import ShardSet
+from shards.store.remote.cached_file import CachedFile
+from shards.store.remote.remote_files import FileSpec, RemoteFiles
 
 
 def flip(path: Path) -> None:
@@ -87,3 +90,19 @@ def test_what_only_others_use_is_not_verified_again(
         before = loader._reader.files.generation
         batches(loader, 2)
         assert loader._reader.files.generation == before
+
+
+def test_tables_do_not_need_the_cache_once_they_are_fetched(
+    server: FaultProxy, uploaded: dict[str, str], local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be removed at any time, also just before they are read."""
+    real = RemoteFiles.local_files
+
+    def late(files: RemoteFiles, *specs: FileSpec) -> list[CachedFile]:
+        found = real(files, *specs)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(RemoteFiles, "local_files", late)
+    with Loader(uploaded["source"], cache=tmp_path / "cache", **OPTIONS) as loader:
+        assert batches(loader) == local("source")
