@@ -234,10 +234,12 @@ def _kind(entry: os.DirEntry[str], file: ListedFile) -> str:
 def _walk(folder: Path | str, *, nested: bool = True) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Yield the entries of a folder and those below it, but folders only if they are litter or named like a file.
 
+    Links are followed, but to a folder that holds the one they are in: one to ``/`` would list every disk.
     Two links in each of some folders to the next one lead to the last in as many ways as 2 has powers: raises
     ``SourceError`` where more than :data:`_MOST_WAYS` lead to one.
     """
-    pending: list[tuple[Path | str, str, tuple[tuple[int, int], ...], bool]] = [(folder, "", (), False)]
+    around = tuple((each.st_dev, each.st_ino) for each in map(Path.stat, Path(os.path.realpath(folder)).parents))
+    pending: list[tuple[Path | str, str, tuple[tuple[int, int], ...], bool]] = [(folder, "", around, False)]
     ways: Counter[tuple[int, int]] = Counter()  # to folders, by links
     while pending:  # folders may be nested more deeply than calls
         folder, prefix, above, linked = pending.pop()

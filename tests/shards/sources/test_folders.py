@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from shards.audit.file_kinds.signatures import IMAGE_ENDINGS
 from shards.errors import SourceError, UsageError
 from shards.sources import Source, scan
 from shards.sources.folders import IMAGE_FOLDERS, MASK_FOLDERS
+from shards.sources.pairs.listing import list_files
 
 Put = Callable[..., Path]
 
@@ -52,6 +54,22 @@ def test_links_that_lead_to_a_folder_in_a_billion_ways(side: str, put: Put, tmp_
         here = below
     with pytest.raises(SourceError, match=r"links lead to .*/folder-\d+ in more than 100 ways, such as .*; remove"):
         scan(found)
+
+
+@pytest.mark.parametrize("side", ["images", "masks"])
+def test_links_to_what_is_around_the_source_are_not_followed(side: str, put: Put, tmp_path: Path) -> None:
+    """One to ``/`` would list every disk; one to a folder beside the source is followed."""
+    found = put("images/a.jpg", "masks/a.png", "images/sub/b.jpg", "masks/sub/b.png")
+    for number, above in enumerate([Path("/"), tmp_path.parent, found, found / side]):
+        (found / side / f"link{number}").symlink_to(above)
+        (found / side / "sub" / f"link{number}").symlink_to(above)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.png").touch()
+    (found / side / "beside").symlink_to(tmp_path / "elsewhere")
+    listing = list_files(found / side, IMAGE_ENDINGS)
+    stems = [Path(file.relative).with_suffix("").as_posix() for file in listing.files]
+    assert stems == ["a", "beside/c", "sub/b"]
+    assert not listing.unread
 
 
 def test_a_folder_that_several_links_lead_to(put: Put, tmp_path: Path) -> None:
