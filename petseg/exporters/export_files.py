@@ -1,31 +1,31 @@
 """Writes the files of an export, which belong together."""
 
 import contextlib
-import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from petseg.host.stop_signals import delay_stop_signals
-from shards.store.atomic import write_atomically
+from shards.store.atomic import PARTIAL_PREFIX, naming, rename_together, sync_folder, write_atomically
 from shards.store.refusals import taking_turns
 
 
 def write_export(contents: Mapping[Path, bytes | str], *, overwrite: bool) -> None:
-    """Write files of a folder in their order, each atomically; after an error, such as a full disk, no new one stays.
+    """Write files of a folder, which get their names in their order; after an error, such as a full disk, none is new.
 
-    So the same command can be run again without ``overwrite``. Files that it has replaced keep their new content. Of
-    several processes that write the same files at the same time, all that stay are one's.
+    Nor is one replaced, where the file system can exchange two files; so the same command can be run again. Of several
+    processes that write the same files at the same time, all that stay are one's.
     """
-    made: list[Path] = []
-    with taking_turns(next(iter(contents)).parent), delay_stop_signals():
-        try:
-            for path, data in contents.items():
-                new = not os.path.lexists(path)
-                write_atomically(path, data, replace=overwrite)
-                if new:
-                    made.append(path)
-        except BaseException:
-            for path in made:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-            raise
+    token, folder = secrets.token_hex(8), next(iter(contents)).parent
+    partials = {folder / f"{PARTIAL_PREFIX}{token}-{number}": path for number, path in enumerate(contents)}
+    try:
+        for partial, path in partials.items():
+            with naming(path):
+                write_atomically(partial, contents[path], replace=False)
+        with taking_turns(folder), delay_stop_signals():
+            rename_together(partials, replace=overwrite)
+    finally:
+        for partial in partials:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    sync_folder(folder)

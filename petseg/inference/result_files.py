@@ -17,8 +17,8 @@ from petseg.inference.probabilities import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME
-from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, create_file, naming, sync_folder
-from shards.store.refusals import flush_file, rename_file, set_mode, taking_turns
+from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, rename_together, sync_folder
+from shards.store.refusals import flush_file, set_mode, taking_turns
 
 PROBABILITIES = ".probabilities.npz"
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
@@ -58,16 +58,8 @@ def write_results(
                 set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
                 flush_file(handle.fileno(), folder=output.parent)
         with taking_turns(outputs[0].parent), delay_stop_signals():
-            made: list[Path] = []
-            for partial, output in zip(reversed(partials), reversed(outputs), strict=True):  # the mask is the last
-                try:
-                    with naming(output):
-                        rename_file(partial, output) if replace else create_file(partial, output)
-                except FileExistsError:
-                    for each in made:
-                        each.unlink(missing_ok=True)
-                    raise
-                made.append(output)
+            pairs = list(zip(partials, outputs, strict=True))
+            rename_together(dict(reversed(pairs)), replace=replace)  # the mask is the last
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,6 +74,27 @@ def create_file(source: Path, target: Path) -> None:
         _create_by_claim(source, target)
     else:
         source.unlink()
+
+
+def rename_together(files: Mapping[Path, Path], *, replace: bool) -> None:
+    """Rename files, partial name to name, in their order; after an error each name leads to what it led to before.
+
+    The partial names have what was replaced then, for the caller to remove. Where the file system cannot exchange two
+    files, what was replaced before the error stays so. Without ``replace``, ``FileExistsError`` for a file that exists.
+    """
+    undo = contextlib.ExitStack()
+    with undo:
+        for partial, path in files.items():
+            with naming(path):
+                _refuse_special(path)
+                exists = os.path.lexists(path)
+                if replace and exists and not path.is_dir() and rename_specially(partial, path, "exchange"):
+                    undo.callback(rename_specially, partial, path, "exchange")
+                    continue
+                rename_file(partial, path) if replace else create_file(partial, path)
+                if not exists:
+                    undo.callback(path.unlink, missing_ok=True)
+        undo.pop_all()
 
 
 def _create_by_claim(source: Path, target: Path) -> None:

@@ -30,6 +30,7 @@ from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS
 from shards.format.labels import Labels
 from shards.format.overlays import overlay
+from shards.store import atomic
 
 
 def prediction(labels: Labels, height: int = 20, width: int = 30) -> Prediction:
@@ -176,7 +177,7 @@ def test_of_two_that_write_at_the_same_time_all_files_are_of_one(
 ) -> None:
     """The mask of one network stayed with the overlay of another."""
     names = [tmp_path / name for name in ("a.png", "a.overlay.png")]
-    rename, first = result_files.rename_file, threading.current_thread()
+    rename, first = atomic.rename_file, threading.current_thread()
 
     def write_as(origin: str) -> None:
         write_results(names, Image.new("RGB", (30, 20)), prediction(PETS), PETS, origin=origin)
@@ -189,7 +190,17 @@ def test_of_two_that_write_at_the_same_time_all_files_are_of_one(
             second.start()
             second.join(0.5)
 
-    monkeypatch.setattr(result_files, "rename_file", interleaved)
+    monkeypatch.setattr(atomic, "rename_file", interleaved)
     write_as("first")
     second.join()
     assert [mark.origin for name in names if (mark := result_of(name))] == ["second", "second"]
+
+
+def test_a_result_that_cannot_be_replaced_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    names = [tmp_path / name for name in ("a.png", "a.overlay.png", "a.probabilities.npz")]
+    names[0].mkdir()
+    names[1].write_text("before")
+    with pytest.raises(IsADirectoryError, match=r"/a\.png"):
+        write_results(names, Image.new("RGB", (30, 20)), prediction(PETS), PETS)
+    assert names[1].read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.overlay.png"}
