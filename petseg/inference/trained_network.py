@@ -130,8 +130,8 @@ class Predictor:
             return None
         return (
             f"{printable(self.source)} was trained on whole images brought to {size_text(self.recipe.size)} pixels: "
-            f"windows of {size_text(window)} show parts of larger ones, and usually score lower; omit {option('window')}, or train with "
-            f"{option('crop_scale')}"
+            f"windows of {size_text(window)} show parts of larger ones, and usually score lower; omit "
+            f"{option('window')}, or train with {option('crop_scale')}"
         )
 
     def may_refuse(self, options: InferenceOptions) -> bool:
