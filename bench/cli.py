@@ -14,9 +14,11 @@ with quiet_interrupt():
     from bench.settings import BuildSettings, LoaderSettings, RemoteSettings, TrainSettings, with_options
     from shards.console import JSON_OPTION, PATH, FriendlyGroup, current_work, print_json, say
 
-PLOT = click.option("--plot", type=PATH, help="Write the figure, .svg or .png.")
+PLOT = click.option("--plot", metavar="FILE.svg|FILE.png", type=PATH, help="Write the figure.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
-JSON = click.option("--json", "json_file", type=PATH, help="Write everything that was found to this file.")
+JSON = click.option(
+    "--json", "json_file", metavar="FILE.json", type=PATH, help="Write everything that was found to this file."
+)
 
 
 @click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -86,7 +88,7 @@ def show(results: Path, *, plot: Path | None, overwrite: bool) -> None:
 @main.command(short_help="Put the figures of runs into documents.")
 @click.argument("results", metavar="RESULTS.json...", type=PATH, nargs=-1, required=True)
 @click.option("--into", "documents", type=PATH, multiple=True, required=True, help="A Markdown file; may be repeated.")
-@click.option("--plot", type=PATH, help="Write the first run's figure here, .svg or .png, and show it.")
+@click.option("--plot", metavar="FILE.svg|FILE.png", type=PATH, help="Write the first run's figure here, and show it.")
 @OVERWRITE
 def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Path | None, overwrite: bool) -> None:
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""

@@ -268,9 +268,8 @@ def export(
         overwrite: replace existing files of these names.
 
     Raises:
-        UsageError: an option does not belong to what is written.
-        PetsegError: no such run, another suffix, a file exists already, the ``export`` extra is not installed, or the
-            check of the exported network failed.
+        UsageError: an option does not belong to what is written, the name has another ending, or such a file exists.
+        PetsegError: no such run, the ``export`` extra is not installed, or the exported network's check failed.
     """
     from petseg.exporters.hub_repository import export_hub
     from petseg.exporters.onnx_model import export_onnx
@@ -278,22 +277,23 @@ def export(
     from petseg.exporters.safetensors_weights import export_weights
     from petseg.inference.trained_network import load
     from petseg.runs.run_folder import A_RUN
-    from shards.format.readers.output_places import expect_free
+    from shards.format.readers.output_places import expect_ending, expect_free
 
     expect_places(f"{A_RUN}; export_onnx() and export_weights() take a Predictor", run=run)
     expect_places(file=file)
     expect_flags(hub=hub, overwrite=overwrite)
-    if not hub and (license is not None or dataset is not None):
-        raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
-    if (hub or Path(file).suffix == ".safetensors") and (onnx_output, input_size) != (None, None):
-        raise UsageError(f"onnx_output and input_size are for an ONNX file, and {file} is none")
-    options = OnnxOptions(output=onnx_output or "logits", input_size=input_size or "any")
     if not hub:
         expect_free(Path(file), overwrite=overwrite, read=Path(run))
+    ending = "" if hub else expect_ending(Path(file), ".onnx", ".safetensors", advice="; hub=True writes a folder")
+    if not hub and (license is not None or dataset is not None):
+        raise UsageError("license and dataset are for hub=True: they stand in the card of a repository")
+    if ending != ".onnx" and (onnx_output, input_size) != (None, None):
+        raise UsageError(f"onnx_output and input_size are for an ONNX file, and {file} is none")
+    options = OnnxOptions(output=onnx_output or "logits", input_size=input_size or "any")
     predictor = load(run, device="cpu", precision="fp32", size=size)
     if hub:
         export_hub(predictor, file, license=license, dataset=dataset, overwrite=overwrite)
-    elif Path(file).suffix == ".safetensors":
+    elif ending == ".safetensors":
         export_weights(predictor, file, overwrite=overwrite)
     else:
         export_onnx(predictor, file, options=options, overwrite=overwrite)

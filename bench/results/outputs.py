@@ -10,7 +10,7 @@ from bench.results.records import Results, results_json
 from bench.results.result_page import markdown
 from shards.console import stdout_console
 from shards.errors import PetsegError, UsageError
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.store.atomic import write_atomically
 
 
@@ -30,15 +30,17 @@ class Outputs:
             except OSError as error:
                 text = f"the folder {path.parent} takes no file ({error.strerror}); choose another"
                 raise UsageError(f"{path}: {text}") from None
-        if self.plot is not None and self.plot.suffix not in (".svg", ".png"):
-            raise UsageError(f"--plot {self.plot}: the name must end in .svg or .png")
+        if self.json_file is not None:
+            expect_ending(self.json_file, ".json")
+        if self.plot is not None:
+            expect_ending(self.plot, ".svg", ".png")
 
     def write(self, results: Results) -> list[str]:
         """Write each file; return which could not be written, and why."""
         problems = []
         for path in filter(None, (self.json_file, self.plot)):
             try:
-                kind: Any = path.suffix[1:]
+                kind: Any = path.suffix[1:].lower()
                 data = draw_figure(results, kind) if path is self.plot else results_json(results)
                 write_atomically(path, data, replace=self.overwrite)
             except OSError as error:

@@ -48,10 +48,15 @@ FETCH = "From an object store: single samples (range) or whole shards."
 @OVERLAP
 @SCALES
 @FLIP_TTA
-@click.option("--csv", "table", type=PathArgument(), help="Write a table with one line per image.")
+@click.option("--csv", "table", metavar="FILE.csv", type=PathArgument(), help="Write a table with one line per image.")
 @click.option("--compare", is_flag=True, help="Write a page that shows several RUNs side by side.")
 @click.option(
-    "-o", "--output", "page", type=PathArgument(), help="With --compare: the page.  [default: comparison.html]"
+    "-o",
+    "--output",
+    "page",
+    metavar="FILE.html",
+    type=PathArgument(),
+    help="With --compare: the page.  [default: comparison.html]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing table or page.")
 @SIZE
@@ -100,10 +105,11 @@ def evaluate(
     run = _only_run(runs, page, as_json=as_json)
     if shards is None:
         raise click.UsageError("Missing option '--shards': the shard set to score RUN on")
-    from shards.format.readers.output_places import expect_free
+    from shards.format.readers.output_places import expect_ending, expect_free
 
     if table is not None:  # before torch is imported
         expect_free(table, overwrite=overwrite, read=run, advice="choose another name for --csv")
+        expect_ending(table, ".csv")
     from petseg.host.distributed import world_from_environment
     from petseg.inference.scoring import compared_at, score_run, summary, write_table
     from petseg.report.console_reporter import progress_count

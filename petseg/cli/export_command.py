@@ -49,12 +49,13 @@ def export(run: Path, file: Path, hub: bool, as_json: bool, **options: Any) -> N
     names = {name: options.pop(name) for name in ("license", "dataset")}
     if any(names.values()) and not hub:
         raise UsageError("--license and --dataset are for --hub")
-    if any(onnx.values()) and (hub or file.suffix == ".safetensors"):
-        raise UsageError("--onnx-output and --input-size are for FILE.onnx")
-    from shards.format.readers.output_places import expect_free
+    from shards.format.readers.output_places import expect_ending, expect_free
 
     if not hub:
         expect_free(file, overwrite=options["overwrite"], read=run)  # before torch is imported
+    ending = "" if hub else expect_ending(file, ".onnx", ".safetensors", advice="; --hub writes a folder")
+    if any(onnx.values()) and ending != ".onnx":
+        raise UsageError("--onnx-output and --input-size are for FILE.onnx")
     with current_work("reading the network") as on_part:
         text, size_bytes, facts = _write(run, file, hub, on_part, onnx=onnx, names=names, **options)
     with work_is_done(f"{file} is written"):
@@ -89,7 +90,7 @@ def _write(
         text = f"{', '.join(path.name for path in made.files)}; upload it with: {upload}"
         if names["license"] is None:
             text += "; its card names no license: add one with --license and --overwrite"
-    elif file.suffix == ".safetensors":
+    elif file.suffix.lower() == ".safetensors":
         from petseg.exporters.safetensors_weights import export_weights
 
         card = export_weights(predictor, file, overwrite=overwrite)

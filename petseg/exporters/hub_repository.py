@@ -66,7 +66,7 @@ def export_hub(
         )
     if dataset is not None and not _DATASET.fullmatch(str(dataset)):
         raise UsageError(f"{option('dataset', dataset)}: give a name as on the Hub, NAME or OWNER/NAME")
-    if folder.suffix in (".onnx", ".safetensors"):
+    if folder.suffix.lower() in (".onnx", ".safetensors"):
         raise UsageError(
             f"{folder}: {option('hub', True)} writes a folder, and this is the name of a file; choose one, or omit that"
         )

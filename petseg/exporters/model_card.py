@@ -60,7 +60,7 @@ def model_card(
 
     Its stem is the title if none is given; ``options`` are those of an ONNX file.
     """
-    labels, scores, onnx = predictor.labels, card_scores(predictor), path.suffix == ".onnx"
+    labels, scores, onnx = predictor.labels, card_scores(predictor), path.suffix.lower() == ".onnx"
     options = options or OnnxOptions()
     height, width = predictor.size
     network = f"`{predictor.recipe.model.name}`, {count_parameters(predictor.model):,} weights"

@@ -26,7 +26,7 @@ from petseg.nets.model_config import MIN_SIZE
 from petseg.nets.timm_encoders import constant_padding
 from shards.errors import PetsegError, UsageError, expect_flags, first_line, option, shown_value, spelled
 from shards.format.geometry import Size, size_text
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.store.addresses import expect_places
 from shards.store.owner_files import scratch_folder
 
@@ -75,8 +75,7 @@ def export_onnx(
     path, options = Path(path), options or OnnxOptions()
     if not isinstance(options, OnnxOptions):
         raise UsageError(f"options must be OnnxOptions, not {shown_value(options)}")
-    if path.suffix != ".onnx":
-        raise UsageError(f"{path}: the name must end in .onnx or .safetensors; {option('hub', True)} writes a folder")
+    expect_ending(path, ".onnx")
     if options.input_size == "original" and predictor.recipe.fit == "cover":
         raise UsageError(
             spelled(

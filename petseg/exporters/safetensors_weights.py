@@ -10,7 +10,7 @@ from petseg.exporters.onnx_model import expect_predictor, require
 from petseg.exporters.usage_program import card_facts
 from petseg.inference.trained_network import Predictor
 from shards.errors import expect_flags
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.store.addresses import expect_places
 
 
@@ -28,6 +28,7 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
     expect_places(path=path)
     expect_flags(overwrite=overwrite)
     path = Path(path)
+    expect_ending(path, ".safetensors")
     card = path.with_suffix(".md")
     expect_free(path, card, overwrite=overwrite)
     contents: dict[Path, bytes | str] = {path: weights_file(predictor), card: model_card(predictor, path)}

@@ -172,7 +172,7 @@ def usage_code(predictor: Predictor, file: str, options: OnnxOptions | None = No
     ``file`` is the name of the ONNX or safetensors file, ``options`` are those of the former; the program's arguments
     are an image and the mask to write.
     """
-    fit, labels, onnx = predictor.recipe.fit, predictor.labels, file.endswith(".onnx")
+    fit, labels, onnx = predictor.recipe.fit, predictor.labels, file.lower().endswith(".onnx")
     options = options or OnnxOptions()
     imports = "import onnxruntime"
     if not onnx:

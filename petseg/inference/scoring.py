@@ -22,7 +22,7 @@ from shards import ShardSet, UsageError
 from shards.errors import counted, expect_flags, listed, option, printable
 from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.public_calls import suggests_names
 from shards.store.addresses import expect_places
 from shards.store.atomic import write_atomically
@@ -204,9 +204,10 @@ def write_table(
 
     These are mean IoU, IoU and recall of each class, and pixel accuracy; one that does not exist is an empty cell. A
     name that a spreadsheet would take for a formula has a ``'`` before it.
-    Raises ``UsageError`` as :func:`expect_free` does.
+    Raises ``UsageError`` as :func:`expect_free` does, and for a name that does not end in .csv.
     """
     expect_free(path, overwrite=overwrite)
+    expect_ending(path, ".csv")
     reader = (shards if isinstance(shards, ShardSet) else ShardSet.open(shards)).split(split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

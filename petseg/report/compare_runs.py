@@ -26,7 +26,7 @@ from shards import ShardSet
 from shards.errors import UsageError, option
 from shards.format.labels import Labels
 from shards.format.overlays import colour_map
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.store.atomic import write_atomically
 
 MOST_RUNS = 8
@@ -74,6 +74,7 @@ def expect_comparable(runs: Sequence[Path], out: Path, *, overwrite: bool) -> No
                 f"{run} is not the folder of a run, which {option('compare')} needs: its options and metrics"
             )
     expect_free(out, overwrite=overwrite, advice="choose another name with -o")
+    expect_ending(out, ".html")
 
 
 def compare_runs(

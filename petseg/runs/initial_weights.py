@@ -92,7 +92,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
     path = Path(source).absolute()
     if (path / SAFETENSORS).is_file():
         path = path / SAFETENSORS
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.is_file() and path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     if not path.exists():
         raise UsageError(f"{option('init_from', source)}: there is no such run, checkpoint or export")

@@ -217,7 +217,7 @@ def find_checkpoint(run: Path) -> Path:
     if not run.is_file() and not run.is_dir():
         raise CheckpointError(f"no such run: {run}; name the folder that petseg-train made, or a checkpoint")
     for file in (run / BEST, run / LAST) if run.is_dir() else (run,):
-        if file.is_file() and file.suffix not in (".onnx", ".safetensors"):
+        if file.is_file() and file.suffix.lower() not in (".onnx", ".safetensors"):
             return file
         if os.path.lexists(file) and not file.is_file():  # the other one's network would be taken for its network
             raise CheckpointError(

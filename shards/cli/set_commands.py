@@ -79,11 +79,10 @@ def preview(out: Path | str, file: Path, split: str | None, count: int | None, o
     FILE.png becomes a contact sheet. FILE.html becomes a page to look through the set in a browser, with filters and
     class statistics; it is one file that needs no network.
     """
+    from shards.format.readers.output_places import expect_ending
     from shards.preview import page, sheet
 
-    ending = file.suffix.lower()
-    if ending not in (".png", ".html"):
-        raise UsageError(f"{file} ends neither in .png (a contact sheet) nor in .html (a page)")
+    ending = expect_ending(file, ".png", ".html")
     opened = ShardSet.open(out)
     if ending == ".png":
         given = 24 if count is None else count

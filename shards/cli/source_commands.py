@@ -76,7 +76,7 @@ def labels(
     With -o it writes a labels file for petseg-shard build --labels. Which class a value stands for is not guessed: the
     classes have placeholders for names, to be edited.
     """
-    from shards.format.readers.output_places import expect_free
+    from shards.format.readers.output_places import expect_ending, expect_free
     from shards.sources import scan
     from shards.sources.survey import is_binary, labels_template, split_options, survey_json, survey_masks, survey_text
     from shards.store.atomic import write_atomically
@@ -85,6 +85,7 @@ def labels(
         raise UsageError("--overwrite needs -o FILE.toml")
     if output is not None:  # before anything is counted
         expect_free(output, overwrite=overwrite, read=source)
+        expect_ending(output, ".toml")
     if re.match(r"[a-z0-9]+:/", str(source)):  # what a Path leaves of s3://bucket/folder
         raise UsageError("petseg-shard labels reads folders only; copy the masks to one, and list their values there")
     found = scan(source, layout=layout, image_suffix=image_suffix, mask_suffix=mask_suffix)

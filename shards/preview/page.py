@@ -21,7 +21,7 @@ from shards.format.geometry import size_text
 from shards.format.labels import Labels, colour_text
 from shards.format.layout import SPLITS
 from shards.format.overlays import DARK, IGNORED_COLOUR
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.preview.page_samples import PageSample, choose, page_samples, read_findings
 from shards.store.atomic import write_atomically
 
@@ -49,8 +49,7 @@ def write_page(
     Raises ``UsageError`` for no such split, a count out of range, a path that does not end in .html, or one that
     :func:`expect_free` refuses, and ``SampleError`` if a sample is damaged.
     """
-    if path.suffix.lower() != ".html":
-        raise UsageError(f"{path} does not end in .html")
+    expect_ending(path, ".html")
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"{option('count', count)}: a page holds 1 to {MAX_COUNT:,} samples")
     expect_free(path, overwrite=overwrite)

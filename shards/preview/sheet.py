@@ -10,7 +10,7 @@ from shards.errors import UsageError, option
 from shards.format.dataset import ShardSet, SplitReader
 from shards.format.geometry import size_text
 from shards.format.overlays import legend, overlay, shortened
-from shards.format.readers.output_places import expect_free
+from shards.format.readers.output_places import expect_ending, expect_free
 from shards.preview.small_sample import small_sample
 from shards.store.atomic import atomic_file
 
@@ -34,8 +34,7 @@ def contact_sheet(
     end in .png, or one that :func:`expect_free` refuses, and ``SampleError`` if a sample is
     damaged.
     """
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{path} does not end in .png")
+    expect_ending(path, ".png")
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"{option('count', count)}: a sheet holds 1 to {MAX_COUNT:,} samples")
     expect_free(path, overwrite=overwrite)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import petseg
+from petseg.exporters import export_weights
+from petseg.runs.initial_weights import read_initial_weights
 from shards.errors import UsageError
 from shards.format.readers.output_places import expect_outside
 
@@ -72,7 +74,7 @@ FILES = {
     "labels": "x.toml",
     "sheet": "x.png",
     "page": "x.html",
-    "table": "x",
+    "table": "x.csv",
     "weights": "x.safetensors",
     "hub": "config.json",
     "predict": "",
@@ -107,6 +109,45 @@ def test_what_another_process_has_written_meanwhile_stays(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial-")]
     if name == "predict":
         assert list(tmp_path.iterdir()) == [file]
+
+
+ENDINGS = {
+    ("petseg-shard", "labels", "PETS", "-o", "OUT"): ".toml",
+    ("petseg-shard", "preview", "SET", "OUT"): ".png or .html",
+    ("petseg-eval", "RUN", "--shards", "SET", "--csv", "OUT"): ".csv",
+    ("petseg-eval", "--compare", "RUN", "RUN", "-o", "OUT"): ".html",
+    ("petseg-export", "RUN", "OUT"): ".onnx or .safetensors; --hub writes a folder",
+    ("petseg-bench", "loader", "--shards", "/nowhere", "--json", "OUT"): ".json",
+    ("petseg-bench", "loader", "--shards", "/nowhere", "--plot", "OUT"): ".svg or .png",
+}
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.toml.bak"])
+@pytest.mark.parametrize("command", ENDINGS, ids=" ".join)
+def test_a_name_that_does_not_say_what_its_file_will_hold(
+    call: Call, few_pets: Path, few_shards: Path, small_run: Path, tmp_path: Path, command: tuple[str, ...], name: str
+) -> None:
+    out = tmp_path / name
+    places = {"PETS": few_pets, "SET": few_shards, "RUN": small_run, "OUT": out}
+    result = call(*(places.get(word, word) for word in command))
+    assert (result.code, result.out) == (2, "")
+    assert f"Error: {out}: the name must end in {ENDINGS[command]}" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ending_in_capitals_says_the_same(call: Call, few_pets: Path, small_run: Path, tmp_path: Path) -> None:
+    assert call("petseg-shard", "labels", few_pets, "-o", tmp_path / "a.TOML").code == 0
+    assert call("petseg-export", small_run, tmp_path / "a.SafeTensors").code == 0
+    assert "a.SafeTensors" in (tmp_path / "a.md").read_text()
+    assert (
+        read_initial_weights(str(tmp_path / "a.SafeTensors")).weights.keys()
+        == petseg.load(small_run).model.state_dict().keys()
+    )
+    (tmp_path / "other").write_text("mine")
+    with pytest.raises(UsageError, match=r"other: the name must end in \.onnx or \.safetensors; hub=True"):
+        petseg.export(small_run, tmp_path / "other", overwrite=True)
+    with pytest.raises(UsageError, match=r"the name must end in \.safetensors"):
+        export_weights(petseg.load(small_run), tmp_path / "a.md", overwrite=True)
 
 
 def other_programs_set(folder: Path) -> None:

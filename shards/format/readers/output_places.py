@@ -95,6 +95,14 @@ def expect_free(
         expect_replaceable(file, overwrite=overwrite, advice=advice)
 
 
+def expect_ending(file: Path, *endings: str, advice: str = "") -> str:
+    """Return how the name of a result ends, in lower case; ``UsageError`` unless that says what the file will hold."""
+    ending = file.suffix.lower()
+    if ending not in endings:
+        raise UsageError(f"{file}: the name must end in {' or '.join(endings)}{advice}")
+    return ending
+
+
 def is_manifest(start: bytes) -> bool:
     """Return whether a file that starts like this (:data:`LOOKED_AT` bytes suffice) is a set's manifest."""
     return f'"{FORMAT}"'.encode() in start[:LOOKED_AT]

@@ -50,7 +50,7 @@ def test_checking_a_folder_leaves_nothing_there(tmp_path: Path) -> None:
 def test_a_file_that_exists_is_replaced_only_when_asked(subcommand: str, option: str, tmp_path: Path) -> None:
     """Before anything is measured; with --overwrite the next mistake is the one that is named."""
     where = ("/nowhere",) if subcommand == "build" else ("--shards", "/nowhere")
-    file = tmp_path / "mine.svg"
+    file = tmp_path / {"--json": "mine.json", "--plot": "mine.svg"}[option]
     file.write_text("mine")
     result = CliRunner().invoke(main, [subcommand, *where, option, str(file)])
     assert result.exit_code == 2

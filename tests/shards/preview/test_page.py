@@ -187,7 +187,7 @@ def test_a_part_of_a_large_set_has_every_split_and_the_findings(maker: Maker, tm
 
 
 BAD = [
-    ("page.htm", {}, "does not end in .html"),
+    ("page.htm", {}, "page.htm: the name must end in .html"),
     ("page.html", {"count": 0}, "a page holds 1 to 20,000 samples"),
     ("page.html", {"count": 20_001}, "a page holds 1 to 20,000 samples"),
     ("page.html", {"split": "dev"}, "no split 'dev'"),
