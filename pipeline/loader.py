@@ -25,6 +25,7 @@ from pipeline.order.augmentation import Augmentation
 from pipeline.order.epoch_order import Shuffle
 from pipeline.order.permutation import BatchSlices
 from pipeline.runtime.batch_plan import BatchPlan
+from pipeline.runtime.one_thread import GuardedBatches, OneThread
 from pipeline.runtime.prefetch import BatchStream
 from pipeline.state import VERSION, LoaderFacts, bound_values, check_state
 from shards.errors import UsageError
@@ -42,7 +43,8 @@ class Loader(LoaderFacts):
     """Batches of one split of a shard set.
 
     Iterating runs the epoch that :attr:`epoch` (from 0) names, then moves on to the next. An interrupted epoch starts
-    again from its first batch; to continue it, pass :meth:`state_dict` to :meth:`load_state_dict`.
+    again from its first batch; to continue it, pass :meth:`state_dict` to :meth:`load_state_dict`. Of two threads that
+    use a loader at the same time, the later one gets an error.
 
     Args:
         shards: the folder of a shard set, its address in an object store, or an open :class:`shards.ShardSet`.
@@ -151,7 +153,7 @@ class Loader(LoaderFacts):
         self._iteration: object | None = None  # identifies the current iteration
         self._stream: BatchStream | None = None  # outlives an iteration: it has prefetched the next epoch
         self._cancel: weakref.finalize | None = None  # type: ignore[type-arg]
-        self._iterated, self._process = False, os.getpid()
+        self._iterated, self._process, self._one_thread = False, os.getpid(), OneThread()
         self._reader, manifest = MemberReader(self.split), self.shards.manifest
         self.engine, self.engine_reason = choose_engine(
             engine, device_type=self.device.type, storage=manifest.storage, decode=decode
@@ -210,6 +212,10 @@ class Loader(LoaderFacts):
     def __iter__(self) -> Iterator[Batch]:
         """Run one epoch; see the class."""
         arguments.check_process(self._process)
+        with self._one_thread:
+            return GuardedBatches(self._begin(), self._one_thread)
+
+    def _begin(self) -> Iterator[Batch]:
         first = self._first
         self._go_to(self.epoch, first)
         self._first = 0
@@ -276,10 +282,11 @@ class Loader(LoaderFacts):
 
     def _go_to(self, epoch: int, batch: int) -> None:
         """End the current iteration; the next one starts with this batch. What was prefetched is kept if it fits."""
-        self._iteration = None
-        if self._stream is not None and not self._stream.is_at(epoch, batch):
-            self._drop_stream()
-        self.epoch, self._first, self._delivered, self._replaced = epoch, batch, batch, {}
+        with self._one_thread:
+            self._iteration = None
+            if self._stream is not None and not self._stream.is_at(epoch, batch):
+                self._drop_stream()
+            self.epoch, self._first, self._delivered, self._replaced = epoch, batch, batch, {}
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,39 @@ def test_a_disk_that_does_not_respond_is_reported(sets: dict[str, Path], monkeyp
         with pytest.raises(PetsegError, match=r"no batch within 0\.2 seconds"):
             next(iter(loader))
         release.set()
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_one_thread_uses_a_loader_at_a_time(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Another one gets an error, and the first goes on with the batches it would have had."""
+    busy, release = threading.Event(), threading.Event()
+    with Loader(sets["raw"], batch_size=4, device="cpu", processes=processes) as loader:
+        expected = [batch.index.tolist() for batch in loader]
+        loader.set_epoch(0)
+        finish, batches = loader._engine.finish, iter(loader)
+
+        def finish_later(started: Any) -> Any:
+            busy.set()
+            release.wait(60)
+            return finish(started)
+
+        monkeypatch.setattr(loader._engine, "finish", finish_later)
+        with ThreadPoolExecutor(1) as pool:
+            taken = pool.submit(lambda: [batch.index.tolist() for batch in batches])
+            assert busy.wait(60)
+            for use in (
+                lambda: next(batches),
+                lambda: iter(loader),
+                lambda: loader.set_epoch(1),
+                lambda: loader.load_state_dict(loader.state_dict()),
+            ):
+                with pytest.raises(RuntimeError, match="another thread is using this loader now: give each thread"):
+                    use()
+            release.set()
+            assert taken.result() == expected
+        assert next(batches, None) is None
 
 
 def test_a_loader_says_what_it_is(many_class_sets: dict[str, Path]) -> None:
