@@ -267,16 +267,18 @@ def test_one_thread_uses_a_loader_at_a_time(
         monkeypatch.setattr(loader._engine, "finish", finish_later)
         with ThreadPoolExecutor(1) as pool:
             taken = pool.submit(lambda: [batch.index.tolist() for batch in batches])
-            assert busy.wait(60)
-            for use in (
-                lambda: next(batches),
-                lambda: iter(loader),
-                lambda: loader.set_epoch(1),
-                lambda: loader.load_state_dict(loader.state_dict()),
-            ):
-                with pytest.raises(RuntimeError, match="another thread is using this loader now: give each thread"):
-                    use()
-            release.set()
+            try:
+                assert busy.wait(60)
+                for use in (
+                    lambda: next(batches),
+                    lambda: iter(loader),
+                    lambda: loader.set_epoch(1),
+                    lambda: loader.load_state_dict(loader.state_dict()),
+                ):
+                    with pytest.raises(RuntimeError, match="another thread is using this loader now: give each thread"):
+                        use()
+            finally:
+                release.set()
             assert taken.result() == expected
         assert next(batches, None) is None
 
