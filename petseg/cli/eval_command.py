@@ -122,16 +122,18 @@ def evaluate(
     if not world.first:
         return
     where = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
-    if as_json:
-        print_json(summary(evaluation, split=options["split"], compared_at=where))
-    else:
-        _print_scores(evaluation, split=options["split"], compared_at=where)
-    if evaluation.window_advice is not None:
-        say(evaluation.window_advice, err=True)
-    if repeated := repeated_text(data.store.failures):
-        say(repeated, err=as_json)
-    if table is not None:  # the scores are printed before anything can go wrong with it
-        write_table(evaluation, data, options["split"], table, overwrite=overwrite)
+    try:
+        if as_json:
+            print_json(summary(evaluation, split=options["split"], compared_at=where))
+        else:
+            _print_scores(evaluation, split=options["split"], compared_at=where)
+        if evaluation.window_advice is not None:
+            say(evaluation.window_advice, err=True)
+        if repeated := repeated_text(data.store.failures):
+            say(repeated, err=as_json)
+    finally:  # the scores are printed before anything can go wrong with the table, which needs nobody to read them
+        if table is not None:
+            write_table(evaluation, data, options["split"], table, overwrite=overwrite)
 
 
 def _only_run(runs: tuple[Path, ...], page: Path | None, *, as_json: bool) -> Path:

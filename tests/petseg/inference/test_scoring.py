@@ -81,6 +81,22 @@ def test_a_table_replaces_nothing_unasked(call, tiny_run: Path, synthetic_set: P
         assert f"{folder} is {what}, which keeps its folder to itself" in result.err
 
 
+@pytest.mark.parametrize("stdout", ["unread", "full"])
+def test_a_table_is_written_though_the_scores_cannot_be_printed(
+    call, tiny_run: Path, synthetic_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stdout: str
+) -> None:
+    """As after ``| head -1``, or on a full disk."""
+    reader, writer = os.pipe() if stdout == "unread" else (None, os.open("/dev/full", os.O_WRONLY))
+    if reader is not None:
+        os.close(reader)
+    with monkeypatch.context() as patch, open(writer, "w") as stream:  # noqa: PTH123 - a descriptor
+        patch.setattr("sys.stdout", stream)
+        result = call(evaluate, tiny_run, "--shards", synthetic_set, "--split", "val", "--csv", tmp_path / "t.csv")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # what the stream still holds
+    assert (result.code, "No space left" in result.err) == (1, stdout == "full")
+    assert (tmp_path / "t.csv").read_text().startswith("index,key,name,")
+
+
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
