@@ -111,9 +111,8 @@ def evaluate(
         expect_free(table, overwrite=overwrite, read=run, advice="choose another name for --csv")
         expect_ending(table, ".csv")
     from petseg.host.distributed import world_from_environment
-    from petseg.inference.scoring import compared_at, score_run, summary, write_table
+    from petseg.inference.scoring import score_run, write_table
     from petseg.report.console_reporter import progress_count
-    from shards.store.store_protocol import repeated_text
 
     world = world_from_environment()
     data = ShardSet.open(shards, **stored)
@@ -121,16 +120,8 @@ def evaluate(
         evaluation = score_run(run, data, world=world, after_batch=advance, **options)
     if not world.first:
         return
-    where = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
     try:
-        if as_json:
-            print_json(summary(evaluation, split=options["split"], compared_at=where))
-        else:
-            _print_scores(evaluation, split=options["split"], compared_at=where)
-        if evaluation.window_advice is not None:
-            say(evaluation.window_advice, err=True)
-        if repeated := repeated_text(data.store.failures):
-            say(repeated, err=as_json)
+        _print(evaluation, data, split=options["split"], as_json=as_json)
     finally:  # the scores are printed before anything can go wrong with the table, which needs nobody to read them
         if table is not None:
             write_table(evaluation, data, options["split"], table, overwrite=overwrite)
@@ -172,6 +163,21 @@ def _compare(
     chosen = {name: options[name] for name in ("split", "batch_size", "device", "precision")}
     with progress_count("images scored") as advance:
         compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
+
+
+def _print(evaluation: "Evaluation", data: "ShardSet", *, split: str, as_json: bool) -> None:
+    from petseg.inference.scoring import compared_at, summary
+    from shards.store.store_protocol import repeated_text
+
+    where = compared_at(data.manifest.storage, original_resolution=evaluation.original_resolution)
+    if as_json:
+        print_json(summary(evaluation, split=split, compared_at=where))
+    else:
+        _print_scores(evaluation, split=split, compared_at=where)
+    if evaluation.window_advice is not None:
+        say(evaluation.window_advice, err=True)
+    if repeated := repeated_text(data.store.failures):
+        say(repeated, err=as_json)
 
 
 def _print_scores(evaluation: "Evaluation", *, split: str, compared_at: str) -> None:
