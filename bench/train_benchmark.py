@@ -19,6 +19,7 @@ from bench.results.records import Repeat, Results, Skipped, TrainLine
 from bench.settings import TrainSettings
 from petseg.host.openmp import configure_openmp
 from petseg.runs.recipe import default_recipe
+from shards.errors import UsageError, option
 from shards.format.dataset import ShardSet
 from shards.format.geometry import size_text
 
@@ -79,7 +80,11 @@ class TrainServer:
             batch_size=settings.batch_size or recipe.batch_size, precision=cast(Any, precision),
         )  # fmt: skip
         recipe.check()
-        self.placement = choose_placement(choose_device(settings.device), cast(Any, precision))
+        device = choose_device(settings.device)
+        try:
+            self.placement = choose_placement(device, cast(Any, precision))
+        except UsageError as error:  # which names petseg-train's option
+            raise UsageError(str(error).replace(option("precision"), option("precisions"))) from None
         graph = chooses_graph(None, self.placement, World(), compiled=False)
         self.trainer = TrainStep(recipe, total_steps=NEVER, placement=self.placement, cuda_graph=graph)
         self.loader = Loader(

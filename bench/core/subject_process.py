@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 
 from bench.core.machine import memory_bytes
 from bench.core.output_check import CheckError
-from shards.errors import PetsegError, TerminatedError, first_line
+from shards.errors import PetsegError, TerminatedError, command_line, first_line
 
 PATIENCE_SECONDS = 300.0  # for one command; converting a data set may take that long
 
@@ -120,7 +120,7 @@ def serve(descriptor: int) -> NoReturn:
     """Answer commands on an inherited connection until its other end is closed, and leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the benchmark's business; it ends this process
     connection, server = Connection(descriptor), None
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), command_line():
         while True:
             command, arguments = connection.recv()
             answer: tuple[bool, Any]

@@ -332,3 +332,15 @@ def test_a_server_that_cannot_be_made_says_why_every_time() -> None:
         for _ in range(2):
             with pytest.raises(CheckError, match="ValueError: Invalid literal for Fraction"):
                 process.ask("limit_denominator")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [("fp16", "cpu", "--precisions fp16 needs a CUDA device"), ("auto", "cuda:99", "--device cuda:99: ")],
+)
+def test_what_a_server_refuses_is_named_as_the_command_has_it(
+    synthetic_set: Path, precision: str, device: str, message: str
+) -> None:
+    subject = TrainSubject("unet", precision, TrainSettings(shards=synthetic_set, device=device))
+    with closing(subject.process), pytest.raises(CheckError, match=message):
+        subject.process.ask("prepare")
