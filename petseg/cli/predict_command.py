@@ -54,7 +54,7 @@ def predict(
 
     cat.jpg becomes cat.png, a mask like those that RUN was trained on: an indexed image with the same value for each
     class and its colour in the palette (pets: 1 animal, 2 background, 3 border), or an RGB image in the same colours;
-    and cat.overlay.png for viewing, with a legend below where it is wide enough. A cat.png beside cat.jpg becomes
+    and cat.overlay.png for viewing, with a legend below from a width of 160 pixels. A cat.png beside cat.jpg becomes
     cat.png.png. Such results among the images of a folder or glob are left out. Masks for training are images like
     others: where a folder holds photos and masks, give a glob of the photos. An image that cannot be read is reported,
     the others are predicted, and the exit code is 1.

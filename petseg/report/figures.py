@@ -19,15 +19,25 @@ from shards.format.overlays import map_colours
 Kind = Literal["png", "svg"]
 Rgb = tuple[int, int, int]
 MANY = 6  # more classes than this are not all named in a figure or a line of text
+# For characters that matplotlib's own font lacks: of usual systems, those that have Chinese, Japanese and Korean ones.
+FURTHER_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC"),
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "NanumGothic"),
+    *("Arial Unicode MS", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo"),
+)
 _LIGHTEST = 170  # luminance, 0..255, of a line that shows on white paper
 
 
 @contextlib.contextmanager
 def plain_text() -> Iterator[None]:
-    """Draw every text within the block as it is: ``$`` starts no formula, and a missing glyph is no warning."""
+    """Draw every text within the block as it is, in further fonts of the system where the first lacks a character.
+
+    ``$`` starts no formula, and neither a missing glyph nor a missing font is a warning.
+    """
     fonts = logging.getLogger("matplotlib.font_manager")
     before = fonts.level
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    families = [*matplotlib.rcParams["font.family"], *FURTHER_FONTS]
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": families}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         fonts.setLevel(logging.ERROR)
         try:

@@ -76,8 +76,8 @@ def verify(out: Path | str, quick: bool, full: bool, as_json: bool) -> int:
 def preview(out: Path | str, file: Path, split: str | None, count: int | None, overwrite: bool) -> None:
     """Show images with their masks.
 
-    FILE.png becomes a contact sheet. FILE.html becomes a page to look through the set in a browser, with filters and
-    class statistics; it is one file that needs no network.
+    FILE.png becomes a contact sheet, whose font has no Chinese, Japanese or Korean characters. FILE.html becomes a page
+    to look through the set in a browser, with filters and class statistics; it is one file that needs no network.
     """
     from shards.format.readers.output_places import expect_ending
     from shards.preview import page, sheet

@@ -209,3 +209,15 @@ def test_maps_are_shrunk_without_new_colours() -> None:
     small = shrunk(map_, 300)
     assert small.shape == (171, 300, 3)
     assert set(np.unique(small)) == {0, 255}
+
+
+def test_a_character_that_the_first_font_lacks_is_drawn_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(text: str, *fonts: str) -> bytes:
+        monkeypatch.setattr(figures, "FURTHER_FONTS", fonts)
+        with plain_text():
+            figure = Figure(figsize=(1, 1))
+            figure.text(0.5, 0.5, text)
+            return figures.picture_bytes(figure, "png")
+
+    assert drawn("\u1d81", "STIXGeneral", "No Such Font") != drawn("\u1d81")  # of matplotlib's own fonts, STIX has it
+    assert drawn("cat", "No Such Font", "STIXGeneral") == drawn("cat")
