@@ -1,9 +1,9 @@
 """The files of one image's prediction: mask, overlay and probabilities, written together or not at all."""
 
 import os
-import secrets
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,14 +11,12 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from petseg.host.stop_signals import delay_stop_signals
+from petseg.host.written_together import write_together
 from petseg.inference.image_files import OVERLAY, result_mark
 from petseg.inference.probabilities import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME
-from shards.store.atomic import FILE_MODE, PARTIAL_PREFIX, naming, rename_together, sync_folder
-from shards.store.refusals import flush_file, set_mode, taking_turns
 
 PROBABILITIES = ".probabilities.npz"
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
@@ -39,35 +37,21 @@ def write_results(
     origin: str = "",
     replace: bool = True,
 ) -> None:
-    """Write the files of a prediction, told apart by their endings; all appear together, or none does.
+    """Write the files of a prediction, told apart by their endings, as :func:`write_together` does.
 
     Pictures carry the name of ``source``, the image's file, and ``origin``, what has predicted them, see
     :func:`petseg.inference.image_files.result_mark`.
-
-    They are written under other names, flushed to the disk and renamed. After an exception, also one that a signal
-    raises, the files that were there before are unchanged and no partial file stays. Without ``replace``, one that
-    another process has made meanwhile raises ``OSError``; with it, of several processes all files that stay are one's.
     """
-    token = secrets.token_hex(8)
-    partials = [output.with_name(f"{PARTIAL_PREFIX}{token}-{number}") for number, output in enumerate(outputs)]
-    try:
-        for partial, output in zip(partials, outputs, strict=True):
-            with naming(output), partial.open("xb") as handle:
-                _write(handle, output.name, image, prediction, labels, mark=result_mark(source, origin))
-                handle.flush()
-                set_mode(handle.fileno(), FILE_MODE, folder=output.parent)
-                flush_file(handle.fileno(), folder=output.parent)
-        with taking_turns(outputs[0].parent), delay_stop_signals():
-            pairs = list(zip(partials, outputs, strict=True))
-            rename_together(dict(reversed(pairs)), replace=replace)  # the mask is the last
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-    sync_folder(outputs[0].parent)
+    mark = result_mark(source, origin)
+    writers = {
+        output: partial(_write, output.name, image, prediction, labels, mark=mark)
+        for output in reversed(outputs)  # the mask is the last
+    }
+    write_together(writers, replace=replace)
 
 
 def _write(
-    handle: BinaryIO, name: str, image: Image.Image, prediction: Prediction, labels: Labels, *, mark: PngInfo
+    name: str, image: Image.Image, prediction: Prediction, labels: Labels, handle: BinaryIO, *, mark: PngInfo
 ) -> None:
     if name.endswith(PROBABILITIES):
         _write_probabilities(handle, prediction)

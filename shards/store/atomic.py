@@ -22,6 +22,11 @@ PARTIAL_PREFIX = ".partial-"
 _KEPT = 20  # characters of a name that its partial file's shows; in all under 143 bytes, the shortest limit there is
 
 
+def partial_name(path: Path, token: str) -> str:
+    """Return under which name, made unique by ``token``, a file is written that will be ``path``."""
+    return f"{PARTIAL_PREFIX}{path.name[:_KEPT]}-{token}"
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an exception.
@@ -36,7 +41,7 @@ def atomic_file(path: Path, *, sync: bool = True, replace: bool = True) -> Itera
         _refuse_special(path)
         handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
             dir=path.parent,
-            prefix=f"{PARTIAL_PREFIX}{path.name[:_KEPT]}-",
+            prefix=partial_name(path, ""),
             delete=False,
         )
     partial = Path(handle.name)

@@ -21,7 +21,7 @@ class FullDisk:
     """From ``limit`` bytes on, nothing can be written to files whose partial name holds ``name``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._original, self.hits = tempfile.NamedTemporaryFile, 0
+        self._original, self._open, self.hits = tempfile.NamedTemporaryFile, Path.open, 0
         self._patch = monkeypatch
 
     def fill(self, name: str, limit: int) -> None:
@@ -30,17 +30,22 @@ class FullDisk:
         def limited(*args: Any, **kwargs: Any) -> Any:
             handle = original(*args, **kwargs)
             if name in str(kwargs.get("prefix", "")):
-                self._limit(handle, limit)
+                handle.file = self._limited(handle.file, limit)
             return handle
 
+        def opened(path: Path, mode: str = "r", **options: Any) -> Any:
+            file = self._open(path, mode, **options)
+            return self._limited(file, limit) if mode == "xb" and name in path.name else file
+
         self._patch.setattr(tempfile, "NamedTemporaryFile", limited)
+        self._patch.setattr(Path, "open", opened)
 
     def free(self) -> None:
         self._patch.setattr(tempfile, "NamedTemporaryFile", self._original)
+        self._patch.setattr(Path, "open", self._open)
 
-    def _limit(self, handle: Any, limit: int) -> None:
+    def _limited(self, file: Any, limit: int) -> Any:
         outer, written = self, 0
-        file = handle.file
 
         class Limited:
             def write(self, data: Any) -> int:
@@ -53,10 +58,16 @@ class FullDisk:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return int(file.write(data))
 
+            def __enter__(self) -> Limited:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                file.close()
+
             def __getattr__(self, attribute: str) -> Any:
                 return getattr(file, attribute)
 
-        handle.file = Limited()
+        return Limited()
 
 
 @pytest.fixture

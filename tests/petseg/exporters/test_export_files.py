@@ -1,12 +1,13 @@
 """The files of an export: after an error none of the new ones stays, and nobody else's file is touched."""
 
+import itertools
 import threading
 from pathlib import Path
 
 import pytest
 
-from petseg.exporters import export_files
 from petseg.exporters.export_files import write_export
+from petseg.host import written_together
 from shards.store import atomic
 
 
@@ -37,14 +38,14 @@ def test_after_an_error_every_file_is_as_it_was(
 
 def test_after_a_full_disk_no_file_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old").write_text("before")
-    original = export_files.write_atomically
+    original, calls = written_together.flush_file, itertools.count(1)
 
-    def full(path: Path, data: bytes | str, *, replace: bool) -> None:
-        if data == "last":
-            raise OSError(28, "No space left on device", str(path))
-        original(path, data, replace=replace)
+    def full(descriptor: int, *, folder: Path) -> None:
+        if next(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(descriptor, folder=folder)
 
-    monkeypatch.setattr(export_files, "write_atomically", full)
+    monkeypatch.setattr(written_together, "flush_file", full)
     with pytest.raises(OSError, match=r"No space.*/last"):
         write_export({tmp_path / name: name for name in ("old", "new", "last")}, overwrite=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "before"}
