@@ -8,8 +8,10 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, TypeVar
 
 from shards.errors import PetsegError
@@ -17,8 +19,27 @@ from shards.errors import PetsegError
 _T = TypeVar("_T")
 _NAME = "petseg-requests"
 _lock = threading.Lock()
-_loop: asyncio.AbstractEventLoop | None = None
+_loop: "_Loop | None" = None
 _process: int | None = None  # that started the loop
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Knows which threads, obstore's, are handing it a result: each gives up the GIL on its way, and needs it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waking: set[int] = set()
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Have something called in the loop's thread."""
+        thread = threading.get_ident()
+        self.waking.add(thread)
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            self.waking.discard(thread)
 
 
 def request_loop() -> asyncio.AbstractEventLoop:
@@ -32,7 +53,7 @@ def request_loop() -> asyncio.AbstractEventLoop:
         )
     with _lock:
         if _loop is None:
-            _loop, _process = asyncio.new_event_loop(), os.getpid()
+            _loop, _process = _Loop(), os.getpid()
             threading.Thread(target=_loop.run_forever, name=_NAME, daemon=True).start()
             atexit.register(_stop, _loop)
     return _loop
@@ -60,8 +81,11 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         raise
 
 
-def _stop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is in flight at exit, so that no reply arrives in an interpreter that is shutting down."""
+def _stop(loop: _Loop) -> None:
+    """Cancel what is in flight at exit, so that no reply arrives in an interpreter that is shutting down.
+
+    A thread of obstore's that asks for the GIL there ends the process with SIGABRT, so those on their way are awaited.
+    """
 
     async def cancel() -> None:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -75,3 +99,6 @@ def _stop(loop: asyncio.AbstractEventLoop) -> None:
         except Exception:  # noqa: BLE001 - the process ends either way
             return
         loop.call_soon_threadsafe(loop.stop)
+        give_up = time.monotonic() + 1
+        while loop.waking and time.monotonic() < give_up:
+            time.sleep(0.001)
