@@ -4,7 +4,6 @@ Independent of the training pipeline, which is faster. A sample that cannot be d
 """
 
 import contextlib
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +12,9 @@ from PIL import Image
 
 from shards import SampleError, SplitReader
 from shards.audit.transcode import DAMAGE, open_stored
+from shards.format.geometry import Size
+from shards.format.labels import IGNORE
+from shards.format.npy import npy_values
 
 
 def read_image(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
@@ -25,22 +27,44 @@ def read_rgb(split: SplitReader, index: int) -> Image.Image:
     if split.manifest.storage == "raw":
         return Image.fromarray(read_image(split, index))
     with _decoding(split, index, "image") as data:
-        image = open_stored(data)
+        image = _opened(split, index, data)
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_mask(split: SplitReader, index: int) -> npt.NDArray[np.uint8]:
     """Return a sample's mask as stored: class indices 0..N-1 and 255 for ignored pixels, uint8 (H, W)."""
-    return _decode(split, index, "mask", "L")
+    mask = _decode(split, index, "mask", "L")
+    classes = len(split.manifest.labels)
+    unknown = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=IGNORE)[classes:IGNORE])
+    if len(unknown):
+        value = classes + int(unknown[0])
+        raise SampleError(f"{split.place(index, 'mask')}: index {value} is no class of the set; build the set again")
+    return mask
 
 
 def _decode(split: SplitReader, index: int, role: str, mode: str) -> npt.NDArray[np.uint8]:
     with _decoding(split, index, role) as data:
         if split.manifest.storage == "raw":
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.uint8)
-        image = open_stored(data)
+            return npy_values(data, _stored_size(split, index) + ((3,) if mode == "RGB" else ()))
+        image = _opened(split, index, data)
+        if mode == "L" and image.mode != mode:  # converting a palette would change the indices
+            raise ValueError(f"mode {image.mode}, where L is expected")
         return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _stored_size(split: SplitReader, index: int) -> Size:
+    row = split.rows([index])[0]
+    return split.manifest.size or (int(row["height"]), int(row["width"]))
+
+
+def _opened(split: SplitReader, index: int, data: bytes) -> Image.Image:
+    """Open an image or a mask; ``ValueError`` unless it has the size that the table says."""
+    image, (height, width) = open_stored(data), _stored_size(split, index)
+    if (image.height, image.width) != (height, width):
+        found = f"{image.height} x {image.width} pixels"
+        raise ValueError(f"{found}, the table says {height} x {width} (height x width)")
+    return image
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ what ``numpy.save`` writes (a test checks this), and ``numpy.load`` reads them.
 
 import hashlib
 import io
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -217,3 +218,14 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
+
+
+def npy_values(data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Return the values of a member of ``raw`` storage, a view; ``ValueError`` unless it is the file of a shape.
+
+    Not by ``np.load``, which reads other files too, and raises errors of many types for damaged ones.
+    """
+    start = len(head := npy_header(shape))
+    if not data.startswith(head) or len(data) != start + math.prod(shape):
+        raise ValueError(f"it is no .npy file of uint8 {shape}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -1,6 +1,5 @@
 """Decoding a sample of any storage for the eye: image and mask, made as small as they are shown."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from shards.errors import SampleError
 from shards.format.dataset import SplitReader
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE
+from shards.format.npy import npy_values
 from shards.format.overlays import Pixels
 
 
@@ -54,7 +54,7 @@ def _image(reader: SplitReader, index: int, stored: Size, size: Size) -> Pixels:
     data = reader.read(index, "image")
     try:
         if reader.manifest.storage == "raw":
-            image = Image.fromarray(_array(data, (*stored, 3)))
+            image = Image.fromarray(npy_values(data, (*stored, 3)))
         else:
             image = open_stored(data)
             if (image.height, image.width) != stored:
@@ -71,18 +71,10 @@ def _mask(reader: SplitReader, index: int) -> Pixels:
     data = reader.read(index, "mask")
     try:
         if reader.manifest.storage == "raw":
-            size = reader.manifest.size or (0, 0)
-            return _array(data, size)
+            return npy_values(data, reader.manifest.size or (0, 0))
         mask = open_stored(data)
         if mask.mode != "L":
             raise ValueError(f"mode {mask.mode}, where L is expected")
         return np.asarray(mask)
     except DAMAGE as error:
         raise SampleError(f"{reader.place(index, 'mask')}: cannot be decoded ({error})") from None
-
-
-def _array(data: bytes, shape: tuple[int, ...]) -> Pixels:
-    array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.shape != shape or array.dtype != np.uint8:
-        raise ValueError(f"{array.dtype} {array.shape}, where uint8 {shape} is expected")
-    return np.asarray(array)

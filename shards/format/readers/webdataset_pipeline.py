@@ -2,6 +2,7 @@
 
 import io
 import json
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,4 +75,10 @@ def _png(data: bytes, flags: int) -> Pixels:
 
 
 def _array(data: bytes) -> Pixels:
-    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except tokenize.TokenError as error:  # of a damaged header
+        raise ValueError(str(error)) from None
+    if array.dtype != np.uint8:
+        raise ValueError(f"it holds values of the type {array.dtype}, not uint8")
+    return np.asarray(array)

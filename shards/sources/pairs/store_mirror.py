@@ -18,7 +18,8 @@ from typing import Final
 import msgspec
 
 from shards.audit.file_kinds.signatures import START
-from shards.errors import PetsegError, SourceError, UsageError
+from shards.audit.findings import MAX_FILE_BYTES
+from shards.errors import PetsegError, SourceError, UsageError, abridged
 from shards.format.keys import shown
 from shards.sources.layout_protocol import FileStamp, Pair, Source
 from shards.sources.pairs.listing import LOOKING_INTO
@@ -29,6 +30,7 @@ from shards.store.store_protocol import ObjectMissingError, ObjectStatus, Store
 LIST_ENDINGS: Final = (".txt", ".csv", ".tsv", ".json")
 MAX_LIST_BYTES: Final = 1 << 28  # of a list or table; a larger file of such a name is none
 CONCURRENT: Final = 16  # requests at a time
+_LARGEST: Final = 2 * MAX_FILE_BYTES  # bytes of an empty file, more than any image's; a list may say any number
 _DUMMIES: Final = "gtFine/test/"  # of Cityscapes, whose first masks are looked into
 _MOST_DUMMIES: Final = 24
 
@@ -66,7 +68,8 @@ def scan_store(address: str, scan_folder: Callable[[Path], Source]) -> Source:
     folder, table = address.rsplit("/", 1) if address.lower().endswith(".csv") else (address, "")
     with scratch_folder("source") as scratch:
         mirror = _Mirror(store=open_store(folder), root=Path(os.path.realpath(scratch)), files={})
-        mirror.lay_out()
+        with mirror.addresses_in_errors():
+            mirror.lay_out()
         if table and table not in mirror.files:
             raise SourceError(f"there is no file {shown(address)}")
         with mirror.addresses_in_errors():
@@ -102,7 +105,7 @@ class _Mirror:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as handle:
-                handle.truncate(status.size)
+                handle.truncate(min(status.size, _LARGEST))
         with ThreadPoolExecutor(CONCURRENT, "lists") as readers:
             list(readers.map(self._fetch, self._needed()))
 
@@ -164,8 +167,8 @@ class _Mirror:
             yield
         except (SourceError, UsageError) as error:
             raise type(error)(self.with_addresses(str(error))) from None
-        except OSError as error:  # two names that no disk can hold at once, such as a and a/b
-            raise PetsegError(f"{self.store.address}: {self.with_addresses(str(error))}") from None
+        except OSError as error:  # names that no disk can hold: too long, or at once, such as a and a/b
+            raise PetsegError(f"{self.store.address}: {abridged(self.with_addresses(str(error)), most=400)}") from None
 
 
 @functools.lru_cache(maxsize=8)

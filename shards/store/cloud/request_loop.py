@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from shards.errors import PetsegError
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 _NAME = "petseg-requests"
 _lock = threading.Lock()
 _loop: "_Loop | None" = None
@@ -31,7 +32,7 @@ class _Loop(asyncio.SelectorEventLoop):
         self.waking: set[int] = set()
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Have something called in the loop's thread."""
         thread = threading.get_ident()

@@ -19,6 +19,7 @@ from shards.errors import PetsegError, UsageError
 from shards.store.addresses import StoreAddress, parse_address, without_secrets
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.cloud.patience import Patience
+from shards.store.cloud.request_errors import passing_reason
 from shards.store.cloud.request_loop import run
 from shards.store.open_store import open_store
 from shards.store.store_protocol import (
@@ -328,3 +329,12 @@ def test_repeated_requests_are_said_by_reason() -> None:
     assert repeated_text({}) == ""
     assert repeated_text({"status 503": 1}) == "1 failed request to the object store repeated: 1 x status 503"
     assert repeated_text({"a": 1, "b": 2}) == "3 failed requests to the object store repeated: 2 x b, 1 x a"
+
+
+def test_a_name_with_a_line_break_is_no_matter_of_the_network() -> None:
+    name, said = "\n\x1b[31mx.jpg", 'Encountered illegal character sequence "\n" whilst parsing path segment'
+    what = f'Error parsing Path "src/{name}": {said} "{name}"'
+    error = Exception(f"Generic S3 error: Encountered object with invalid path: {what}")
+    with pytest.raises(StoreError, match=r"there is an object whose name is no path .*rename or remove it") as caught:
+        passing_reason(error, "s3://bucket/src")
+    assert str(caught.value).isprintable()

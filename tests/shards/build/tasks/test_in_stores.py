@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 from shard_sources import options, stored, tree
 from store_servers import BUCKET, FaultPlan, FaultProxy
 
+from shards.audit.findings import MAX_FILE_BYTES
 from shards.build.build_set import build
 from shards.build.options import PackOptions
 from shards.build.tasks import TaskNumber, build_task, copy_set, join
@@ -19,8 +22,10 @@ from shards.cli import main
 from shards.errors import FormatError, PetsegError, SourceError, UsageError
 from shards.format.dataset import ShardSet
 from shards.sources import scan
+from shards.sources.pairs import store_mirror
+from shards.sources.pairs.store_mirror import _Mirror
 from shards.store.open_store import open_store
-from shards.store.store_protocol import StoreError
+from shards.store.store_protocol import ObjectStatus, StoreError
 from shards.verify.check_address import verify_address
 
 
@@ -220,6 +225,35 @@ def test_odd_names_in_a_bucket(tiny_scenes: Path, place: str, server: FaultProxy
         assert str(caught.value).isprintable()
         assert plan.requests.total() == 1
         bucket.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+
+
+class _Listed:
+    """A store that says that it has files of these names and sizes."""
+
+    address, read_only = "s3://bucket/scenes", False
+
+    def __init__(self, **sizes: int) -> None:
+        self._sizes = sizes
+
+    def list(self) -> Iterator[tuple[str, ObjectStatus]]:
+        yield from ((name, ObjectStatus(size, '"x"')) for name, size in self._sizes.items())
+
+
+def test_a_list_may_say_any_size(tmp_path: Path) -> None:
+    """Also one that no file of the disk can have, and no number of the system."""
+    sizes = {"images/a.jpg": 10, "images/b.jpg": 2**62, "images/c.jpg": 2**64 - 1}
+    mirror = _Mirror(store=cast(Any, _Listed(**sizes)), root=tmp_path, files={})
+    mirror.lay_out()
+    found = {name: (tmp_path / name).stat().st_size for name in sizes}
+    assert found["images/a.jpg"] == 10
+    assert min(found["images/b.jpg"], found["images/c.jpg"]) > MAX_FILE_BYTES
+
+
+def test_a_name_that_no_disk_holds_is_said_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_mirror, "open_store", lambda address: _Listed(**{"a/" * 3000 + "x.jpg": 1}))
+    with pytest.raises(PetsegError, match=r"^s3://bucket/scenes: .*name too long: 's3://bucket/scenes/a/a") as caught:
+        scan("s3://bucket/scenes")
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_file_that_is_too_large_is_rejected_unread(
