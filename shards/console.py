@@ -41,15 +41,16 @@ _ASCII, _NAMES = ("ascii", "us-ascii", "ansi_x3.4-1968", "646"), "petseg.names" 
 
 
 class PathArgument(click.Path):
-    """A path as a :class:`pathlib.Path`; refuses an empty one, such as ``"$OUT"`` with OUT not set."""
+    """A path as a :class:`pathlib.Path`; refuses addresses, and an empty one, such as ``"$OUT"`` with OUT not set."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path; fail if it is empty."""
-        if value == "":
-            self.fail("the path is empty; for the current folder, write .", param, ctx)
+        """Return the path; fail if it is empty, or an address, without repeating that: it may hold a password."""
+        if value == "" or "://" in os.fspath(value):  # which as a path is a local folder named s3:
+            address = "an address, where only a file or folder of this machine can be given"
+            self.fail(address if value else "the path is empty; for the current folder, write .", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -58,9 +59,9 @@ class PlaceArgument(PathArgument):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path or address; fail if it is empty, or an address that cannot be used."""
-        if isinstance(value, str) and "://" in value:
-            from shards.store.addresses import parse_address
+        from shards.store.addresses import parse_address
 
+        if isinstance(value, str) and "://" in value:
             return value if not isinstance(parse_address(value), Path) else Path(value)
         return super().convert(value, param, ctx)
 

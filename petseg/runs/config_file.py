@@ -19,7 +19,7 @@ from petseg.nets.model_config import ModelConfig
 from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, shown_value, takes_auto
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
-from shards.errors import UsageError, did_you_mean, option
+from shards.errors import UsageError, abridged, did_you_mean, option
 from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml
 
@@ -95,7 +95,7 @@ def _read_option(name: str, field: str, value: Any) -> Any:
     if field in _COMMAND_LINE:
         raise UsageError(f"{name} belongs on the command line, not in a file")
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value)):
-        raise UsageError(f"[{name}] is a table; options are written without tables")
+        raise UsageError(f"[{abridged(name)}] is a table; options are written without tables")
     if field in _PATHS or field == "init_from":
         if not isinstance(value, str) or not value:
             raise UsageError(f"{name} must be a path, in quotes")
@@ -111,7 +111,7 @@ def _read_option(name: str, field: str, value: Any) -> Any:
         structs |= {one: struct for one in struct.__struct_fields__ if one not in (*NO_OPTIONS, "name", "model")}
     if field not in structs:
         names = [option_name(one)[2:] for one in [*structs, *_PATHS]]
-        raise UsageError(f"there is no option {name}{did_you_mean(name.replace('_', '-'), names)}")
+        raise UsageError(f"there is no option {abridged(name)}{did_you_mean(name[:100].replace('_', '-'), names)}")
     converted = convert_field(structs[field], "name" if field == "model" else field, value)
     return AUTO if converted is None else converted
 

@@ -18,6 +18,8 @@ def status_of(meta: Any) -> ObjectStatus:
     stamp = meta["e_tag"] or f"modified {meta['last_modified'].isoformat()}"
     if meta["e_tag"] and not stamp.endswith('"'):  # Azure's listings leave out the quotes that its replies have
         stamp = f'"{stamp}"'
+    if not (stamp.isascii() and stamp.isprintable()):  # a request with such a condition ends in obstore's panic
+        raise StoreError(f"the server names a version by characters that no ETag has: {printable(stamp)[:100]}")
     return ObjectStatus(meta["size"], stamp, meta.get("version") or "")
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -229,3 +230,26 @@ def test_a_finished_run_is_told_how_to_score_it_without_its_set(
     monkeypatch.setattr("shards.format.dataset.ShardSet.open", opened)
     result = call(train, "--resume", "--run", own_run)
     assert (result.code, f"score it with: petseg-eval {own_run} --shards" in result.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (train, ("--shards", "SET", "--run", "ADDRESS")),
+        (evaluate, ("ADDRESS", "--shards", "SET")),
+        (evaluate, ("RUN", "--shards", "SET", "--csv", "ADDRESS")),
+        (predict, ("RUN", "a.jpg", "-o", "ADDRESS")),
+        (export, ("RUN", "ADDRESS/a.onnx")),
+    ],
+)
+def test_an_address_is_no_path(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Any, arguments: tuple[str, ...]
+) -> None:
+    """A run in a local folder named ``s3:`` is lost with its machine; and an address may hold a password."""
+    monkeypatch.chdir(tmp_path)
+    for address in ("s3://bucket/runs", "https://me:secret@host/x?sig=secret"):
+        result = call(program, *(argument.replace("ADDRESS", address) for argument in arguments))
+        assert result.code == 2
+        assert "an address, where only a file or folder of this machine can be given" in result.err
+        assert "secret" not in result.err
+    assert not [*tmp_path.iterdir()]

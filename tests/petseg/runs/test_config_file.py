@@ -152,3 +152,12 @@ def test_the_file_names_every_option_that_has_a_value() -> None:
             if field not in {"init_from", "crop_scale", "cuda_graph", *NO_OPTIONS}:  # which have no value by default
                 assert f"\n{option_name(field)[2:]} = " in text, field
     assert '\nskip = "sum"\n' in text
+
+
+@pytest.mark.parametrize("line", ["{} = 1", "[{}]"])
+def test_a_name_of_a_megabyte_is_not_repeated(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(line.format("a" * 1_000_000))
+    with pytest.raises(UsageError, match=r"line 1: .*a\.\.\.a") as caught:
+        read_config_file(path)
+    assert len(str(caught.value)) < 500

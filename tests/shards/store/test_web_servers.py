@@ -15,6 +15,7 @@ import pytest
 
 from shards.errors import PetsegError
 from shards.format.dataset import ShardSet
+from shards.store.cloud.replies import status_of
 from shards.store.remote import remote_files
 from shards.store.store_protocol import NoRangesError, StoreError
 from shards.verify.check_address import verify_address
@@ -116,3 +117,11 @@ def test_a_server_without_ranges_serves_whole_shards(
     whole = opened(address, tmp_path / "whole", "shard").split("train")
     for index in range(len(local)):
         assert whole.read(index, "image") == local.read(index, "image")
+
+
+@pytest.mark.parametrize("stamp", ['"a\nb"', '"\x1b[2J"', '"é"'])
+def test_a_version_that_no_header_can_hold_is_refused(stamp: str) -> None:
+    """As the condition of a request it made obstore panic, whose backtrace fills the screen."""
+    with pytest.raises(StoreError, match="characters that no ETag has") as caught:
+        status_of({"size": 1, "e_tag": stamp})
+    assert str(caught.value).isprintable()
