@@ -89,7 +89,8 @@ def print_info(document: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"steps: batches per epoch with {counted(training['batch_size'], 'image')} per batch{_per_rank(training)}\n"
-        "last: images in the last batch; where it is incomplete, petseg-train leaves it out (--no-drop-last keeps it)",
+        "last: images in the last batch; where it is incomplete, petseg-train leaves it out (--no-drop-last keeps it), "
+        "unless it is the only one",
         soft_wrap=True,
     )
     _print_classes(document, console)

@@ -138,7 +138,9 @@ def _around(folder: Path, known: tuple[Layout, ...]) -> str:
     parent = folder.absolute().parent
     with contextlib.suppress(OSError, SourceError):  # it is only looked at
         for each in known if folder.is_dir() else ():
-            if each.recognise(parent):
+            # Some layouts are found one folder further in: that would be another dataset beside this one.
+            beside = [] if each.name == "folders" else [other for other in parent.iterdir() if other.is_dir()]
+            if each.recognise(parent) and not any(each.recognise(other) for other in beside):
                 return f"; the folder around it has the layout {each.name}: give that"
     return ""
 

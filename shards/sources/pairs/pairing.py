@@ -211,8 +211,13 @@ def _examples(images: Files, masks: Files) -> str:
 
     if not images or not masks:
         return ""
+    wanted = f"names must be the same, or end in the same suffix throughout ({option('image_suffix')}, "
+    wanted += f"{option('mask_suffix')})"
+    if {key.rpartition("/")[2] for _, key in images} & {key.rpartition("/")[2] for _, key in masks}:
+        wanted = (
+            "their subfolders differ; put the images below images/ and the masks below masks/, in the same subfolders"
+        )
     return (
-        f"; an image is {first(images)}, a mask {first(masks)}: names must be the same, or end in the same suffix "
-        f"throughout ({option('image_suffix')}, {option('mask_suffix')}); a .csv with the columns image and mask can "
+        f"; an image is {first(images)}, a mask {first(masks)}: {wanted}; a .csv with the columns image and mask can "
         "pair any names"
     )

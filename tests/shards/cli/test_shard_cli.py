@@ -190,6 +190,29 @@ def test_a_folder_within_a_dataset_names_the_dataset(run: Command, tiny_pets: Pa
     assert "the folder around it" not in run("build", tmp_path / "loose", tmp_path / "out", code=1).stderr
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (
+            "VOCdevkit/VOC2012/JPEGImages",
+            "VOCdevkit/VOC2012/SegmentationClass",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation",
+        ),
+        ("ADEChallengeData2016/images/training/ADE_train_1.jpg", "ADEChallengeData2016/annotations/training"),
+        ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/trimaps"),
+    ],
+    ids=["voc", "ade20k", "pets"],
+)
+def test_a_dataset_beside_the_folder_is_not_what_was_meant(
+    run: Command, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    for part in (*parts, "other/Train/Urban"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    failure = run("build", tmp_path / "data" / "other", tmp_path / "out", code=1).stderr
+    assert "has no layout that is known" in failure
+    assert "the folder around it" not in failure
+
+
 @pytest.mark.parametrize(("kind", "advised"), [("images", False), ("set", True)])
 def test_verify_advises_to_replace_what_is_a_set(
     run: Command, tiny_pets: Path, tiny_sets: dict[str, Path], tmp_path: Path, kind: str, advised: bool

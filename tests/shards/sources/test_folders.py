@@ -163,6 +163,15 @@ def test_suffixes_that_pair_everything_are_found(put: Put, images: list[str], ma
     assert not found.findings
 
 
+def test_suffixes_that_fit_in_subfolders_that_do_not(put: Put) -> None:
+    folder = put("2_RGB/a_RGB.tif", "2_RGB/b_RGB.tif", "5_Labels/a_label.tif", "5_Labels/b_label.tif")
+    with pytest.raises(SourceError, match=r"their subfolders differ; put the images below images/ and"):
+        scan(folder, image_suffix="_RGB.tif", mask_suffix="_label.tif")
+    (folder / "2_RGB").rename(folder / "images")
+    (folder / "5_Labels").rename(folder / "masks")
+    assert names(scan(folder, image_suffix="_RGB.tif", mask_suffix="_label.tif")) == ["a", "b"]
+
+
 @pytest.mark.parametrize("suffix", ["_mask", "_mask.png"])
 def test_suffixes_that_are_given(put: Put, suffix: str) -> None:
     folder = put("images/a.jpg", "images/b.jpg", "masks/a_mask.png", "masks/a_colour.png", "masks/c_mask.bmp")
