@@ -215,6 +215,11 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
         )
     if data.startswith(_COMPRESSED):
         raise FormatError(f"{path} is compressed; the files of a set have to be stored, and served, as they are")
+    if data.lstrip().startswith(b"<"):
+        raise FormatError(
+            f"{path} is a web page and no manifest: check the address; some servers send one where there is nothing, "
+            "or to ask for a login"
+        )
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

@@ -6,11 +6,13 @@ single sign-on, and the roles of a machine are read by boto3, as the AWS command
 """
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
-from shards.errors import PetsegError
-from shards.store.addresses import StoreAddress
+from shards.errors import PetsegError, printable
+from shards.store.addresses import StoreAddress, without_secrets
 
 INSTALL = "pip install 'petseg[s3]'"
 _AWS_ITSELF = (  # obstore takes these from the environment without help
@@ -21,6 +23,7 @@ _AWS_ITSELF = (  # obstore takes these from the environment without help
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_IN_HEADERS = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def make_client(address: StoreAddress, *, connect_seconds: float, read_seconds: float) -> Any:
@@ -50,10 +53,13 @@ def make_client(address: StoreAddress, *, connect_seconds: float, read_seconds: 
         match address.scheme:
             case "s3":
                 arguments, endpoint = _aws_arguments(address)
+                _expect_sound(address, endpoint, source=" or ".join(_S3_ENDPOINTS[:2]), texts=_IN_HEADERS)
                 options["allow_http"] = (endpoint or "").startswith("http://")
                 return stores.S3Store(address.host, prefix=prefix, **arguments, **common)
             case "gs":
-                options["allow_http"] = os.environ.get("GOOGLE_BASE_URL", "").startswith("http://")
+                endpoint = os.environ.get("GOOGLE_BASE_URL")
+                _expect_sound(address, endpoint, source="GOOGLE_BASE_URL")
+                options["allow_http"] = (endpoint or "").startswith("http://")
                 return stores.GCSStore(address.host, prefix=prefix, **common)
             case "az":
                 endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT") or ""
@@ -68,6 +74,23 @@ def make_client(address: StoreAddress, *, connect_seconds: float, read_seconds: 
     except Exception as error:  # noqa: BLE001 - of obstore's own kinds, for options it cannot use
         text = str(error).split("\n", 1)[0][:200]
         raise PetsegError(f"{address}: the store cannot be opened: {text}") from None
+
+
+def _expect_sound(address: StoreAddress, endpoint: str | None, *, source: str, texts: Sequence[str] = ()) -> None:
+    """Raise ``PetsegError`` for an endpoint that is no URL, and for variables with line ends: obstore would panic."""
+    try:
+        url = urlsplit(endpoint or "http://localhost")
+        sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and " " not in url.netloc
+    except ValueError:
+        sound = False
+    if not sound:
+        raise PetsegError(
+            f"{address}: the endpoint {printable(without_secrets(endpoint or ''))} ({source}) is no URL; write it as "
+            "http://HOST:PORT or https://HOST"
+        )
+    for name in texts:
+        if not os.environ.get(name, "").isprintable():
+            raise PetsegError(f"{address}: {name} holds a line end or another control character; set it without")
 
 
 def _aws_arguments(address: StoreAddress) -> tuple[dict[str, Any], str | None]:

@@ -60,7 +60,10 @@ def passing_reason(error: Exception, place: str) -> str:
         case "AlreadyExistsError":
             raise ObjectExistsError(f"{place} exists already") from None
         case "PermissionDeniedError" | "UnauthenticatedError":
-            raise StoreError(f"{place}: permission denied{_said(text)}; check the credentials") from None
+            advice = "check the credentials and the address: a store may answer so for what does not exist, too"
+            if place.startswith("http"):
+                advice = "check the address; a set on a web server has to be readable without credentials"
+            raise StoreError(f"{place}: permission denied{_said(text)}; {advice}") from None
     if _NO_RANGE in text:  # or a proxy's page about an error, which may pass
         return NO_RANGES
     found = _STATUS.search(text)

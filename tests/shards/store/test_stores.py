@@ -200,7 +200,7 @@ def test_messages(server: FaultProxy, tmp_path: Path, monkeypatch: pytest.Monkey
         assert not isinstance(caught.value, ObjectMissingError)  # nothing is known of the file
     bucket(tmp_path).put("x", b"private")
     web = open_store(f"{server.url}/{BUCKET}/{tmp_path.name}")
-    with pytest.raises(StoreError, match="permission denied"):
+    with pytest.raises(StoreError, match=r"permission denied.*readable without credentials"):
         web.read("x")
     for refused in (lambda: web.put("x", b""), lambda: list(web.list()), lambda: web.delete("x")):
         with pytest.raises(StoreError, match="read only"):
@@ -238,6 +238,27 @@ def test_a_profile_is_read(server: FaultProxy, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_PROFILE", "work")
     assert open_store(f"s3://{BUCKET}/{tmp_path.name}").read("x") == b"content"
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1:9000", "ftp://host", "http://", "http://host:x", "http:/host", "http://a b"]
+)
+def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name, keys in (("AWS_ENDPOINT_URL", ENVIRONMENT), ("GOOGLE_BASE_URL", {"GOOGLE_SKIP_SIGNATURE": "true"})):
+        for variable, text in {**keys, name: value}.items():
+            monkeypatch.setenv(variable, text)
+        scheme = "gs" if name.startswith("G") else "s3"
+        with pytest.raises(PetsegError, match=rf"the endpoint .* \({name}.*is no URL"):
+            open_store(f"{scheme}://{BUCKET}/set").read("x")
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_variable_with_the_line_end_of_a_file(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, text in ENVIRONMENT.items():
+        monkeypatch.setenv(variable, text)
+    monkeypatch.setenv(name, "text\r")
+    with pytest.raises(PetsegError, match=f"{name} holds a line end"):
+        open_store(f"s3://{BUCKET}/set").read("x")
 
 
 def _read_in_child(store: Store, results: multiprocessing.SimpleQueue[str]) -> None:

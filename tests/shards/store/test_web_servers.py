@@ -105,6 +105,16 @@ def test_a_manifest_that_was_stored_compressed_is_named(
             ShardSet.open(place)
 
 
+def test_a_page_in_the_place_of_a_manifest_is_no_damage(
+    serve: Serve, tiny_sets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(tiny_sets["source"], folder)
+    (folder / "manifest.json").write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(PetsegError, match="is a web page and no manifest: check the address"):
+        opened(serve(folder), tmp_path / "cache")
+
+
 def test_a_server_without_ranges_serves_whole_shards(
     tiny_sets: dict[str, Path], serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
