@@ -204,10 +204,7 @@ def read_manifest(store: Store) -> bytes:
 
 
 def parse_manifest(data: bytes, path: Path | str) -> Manifest:
-    """Check the bytes of a manifest; ``path``, or an address, is only for messages.
-
-    Raises ``FormatError`` like load_manifest.
-    """
+    """Check the bytes of a manifest, and raise like load_manifest; ``path``, or an address, is only for messages."""
     if data.startswith(WITHDRAWN):
         raise FormatError(
             f"{path}: the set that was here is being replaced; if nobody is at it any more, run the command that "
@@ -216,10 +213,7 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
     if data.startswith(_COMPRESSED):
         raise FormatError(f"{path} is compressed; the files of a set have to be stored, and served, as they are")
     if data.lstrip().startswith(b"<"):
-        raise FormatError(
-            f"{path} is a web page and no manifest: check the address; some servers send one where there is nothing, "
-            "or to ask for a login"
-        )
+        raise FormatError(f"{path} is a web page and no manifest: check the address, and whether it takes a login")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
