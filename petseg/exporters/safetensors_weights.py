@@ -1,5 +1,6 @@
 """Exports a network's weights as safetensors, with a model card."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,4 +45,14 @@ def weights_file(predictor: Predictor) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (*predictor.size, 3), dtype=np.uint8)
     predictor.predict(noise)  # its outputs are finite
     weights = {name: value.contiguous() for name, value in predictor.model.state_dict().items()}
-    return save(weights, metadata={"format": "pt", **card_facts(predictor)})
+    return _in_one_order(save(weights, metadata={"format": "pt", **card_facts(predictor)}))
+
+
+def _in_one_order(data: bytes) -> bytes:
+    """Return a safetensors file whose metadata are sorted by name: the library writes them in an order of chance."""
+    start = 8 + int.from_bytes(data[:8], "little")  # the header's length, then the header, which spaces fill up
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors are aligned
+    return len(text).to_bytes(8, "little") + text + data[start:]
