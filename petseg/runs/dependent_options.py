@@ -11,8 +11,6 @@ def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: Runti
 
     ``given`` are those of the command line, not those of a configuration file: a run's own file has all of them.
     """
-    every = recipe.validate_every
-    longest_wait = (recipe.epochs - 1) // every * every - every  # of an epoch that is not better, for one that is
     idle = {
         "warmup": (recipe.schedule != "onecycle", spelled("--warmup is for --schedule=onecycle")),
         "fit": (
@@ -21,14 +19,8 @@ def check_dependent_options(given: Iterable[str], recipe: Recipe, runtime: Runti
         ),
         "plain_share": (recipe.augment == "none", spelled("--plain-share is for --augment=train and --augment=strong")),
         "patience": (
-            recipe.patience > max(longest_wait, 0),
-            spelled(
-                f"--patience={recipe.patience} can never stop this training, whose last validation before its last "
-                f"epoch is {longest_wait:,} epochs after the first: give a lower --patience"
-                if longest_wait > 0
-                else "--patience needs two validations before the last epoch: give more --epochs, or a lower "
-                "--validate-every"
-            ),
+            recipe.patience and recipe.epochs <= recipe.validate_every > 1,
+            spelled("--patience needs validations before the last epoch: give a --validate-every below --epochs"),
         ),
         "max_damaged": (
             runtime.on_error != "replace",

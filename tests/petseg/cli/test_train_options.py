@@ -246,10 +246,7 @@ def test_every_option_is_read(synthetic_set: Path, tmp_path: Path, monkeypatch: 
             "--fit is for whole images, and",
         ),
         (["--plain-share", "0.3", "--augment", "none"], ["--augment", "train"], "--plain-share is for --augment"),
-        (["--patience", "3", "--validate-every", "80"], ["--epochs", "161"], "--patience needs two validations before"),
-        (["--patience", "1", "--epochs", "2"], ["--epochs", "3"], "--patience needs two validations before the last"),
-        (["--patience", "5", "--epochs", "6"], ["--epochs", "7"], "--patience 5 can never stop this training, whose"),
-        (["--patience", "3", "--validate-every", "2", "--epochs", "6"], ["--epochs", "7"], "is 2 epochs after the"),
+        (["--patience", "3", "--validate-every", "80"], ["--epochs", "81"], "--patience needs validations before"),
         (["--max-damaged", "10"], ["--on-error", "replace"], "--max-damaged is for --on-error replace"),
         (["--max-damaged", "3", "--on-error", "stop"], None, "--max-damaged is for --on-error replace"),
         (["--logger", "none", "--tensorboard"], None, "--logger none leaves --tensorboard as it is"),
@@ -269,10 +266,6 @@ def test_options_that_would_change_nothing_are_refused(
     assert not (tmp_path / "run").exists()
     if other is not None:
         configure(*arguments, *other)
-
-
-def test_no_patience_suits_any_number_of_epochs(configure) -> None:
-    assert configure("--patience", "0", "--epochs", "1").config.recipe.patience == 0
 
 
 def test_a_file_may_hold_options_that_change_nothing(configure, tmp_path: Path) -> None:
