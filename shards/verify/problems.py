@@ -31,7 +31,7 @@ MAX_PER_FILE: Final = 20  # a file of another set differs everywhere; the first 
 MAX_PROBLEMS: Final = 1000  # of all files; a set may lack a hundred thousand
 _CONCLUSIONS: Final[dict[Mode, str]] = {
     "quick": "sizes and structure are right (contents were not read)",
-    "default": "every byte is as the manifest says (no sample was decoded; --full does that)",
+    "default": "every byte is as the manifest says (no sample was decoded)",
     "full": "every byte is as the manifest says, and every sample decodes",
 }
 _ADVICE: Final = (

@@ -145,7 +145,7 @@ def write_set(
             shards=len(shards),
             bytes=sum(each.bytes + each.index.bytes for each in shards),
             shard_table=FileEntry(**_entry(folder, f"{split}.shards.npy")),
-            class_pixels=(1,) * len(labels),
+            class_pixels=(1,) * min(len(labels), len(pairs)) + (0,) * (len(labels) - len(pairs)),
             ignored_pixels=0,
             attributes={},
         )

@@ -54,7 +54,7 @@ def test_the_whole_path(command: Command, run: Command, tiny_pets: Path, tmp_pat
     assert "train 16, val 4, test 10" in built.stdout
     assert not built.stderr
     assert (
-        "as the manifest says (no sample was decoded; --full does that)"
+        "as the manifest says (no sample was decoded)"
         in command("petseg-shard", "verify", out).stdout
     )
     run("preview", out, sheet, "--count", "7", "--split", "test")
