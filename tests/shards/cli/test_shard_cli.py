@@ -53,10 +53,7 @@ def test_the_whole_path(command: Command, run: Command, tiny_pets: Path, tmp_pat
     assert "30 of 30 images in 5 shards" in built.stdout
     assert "train 16, val 4, test 10" in built.stdout
     assert not built.stderr
-    assert (
-        "as the manifest says (no sample was decoded)"
-        in command("petseg-shard", "verify", out).stdout
-    )
+    assert "as the manifest says (no sample was decoded)" in command("petseg-shard", "verify", out).stdout
     run("preview", out, sheet, "--count", "7", "--split", "test")
     assert Image.open(sheet).width > 300
     assert "30 samples in" in run("preview", out, tmp_path / "page.html").stdout
