@@ -238,7 +238,7 @@ class TrainingLoop:
         progress, patience = self.progress, self.recipe.patience
         out_of_patience = bool(patience) and progress.stale_epochs >= patience
         if out_of_patience:
-            self.reporter.note(f"no better epoch than {progress.best_epoch} in {patience}: stopping early")
+            self.reporter.note(f"stopping early: no epoch after {progress.best_epoch} was better")
         progress.finished = out_of_patience or progress.epoch + 1 >= self.recipe.epochs
         progress.start_epoch(progress.epoch + 1)
         self._confusion.zero_()

@@ -237,7 +237,7 @@ def test_patience_counts_epochs_where_not_all_are_validated(synthetic_set: Path,
     recording = Recording()
     run = petseg.train(synthetic_set, run=tmp_path / "run", options=options, make_reporter=lambda: recording)
     assert len(read_metrics(run)) == 6  # epoch 2 is the best, 4 is two epochs later, 6 is four
-    assert "no better epoch than 2 in 3: stopping early" in recording.notes
+    assert "stopping early: no epoch after 2 was better" in recording.notes
 
 
 @pytest.mark.parametrize(("options", "steps"), [({}, 2), ({"drop_last": False}, 3)], ids=str)
