@@ -14,7 +14,7 @@ from shards.format.label_files import find_labels
 from shards.format.labels import Labels
 from shards.format.layout import Storage
 from shards.public_calls import suggests_names
-from shards.store.addresses import expect_places, is_remote
+from shards.store.addresses import expect_paths, expect_places, is_remote
 
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
@@ -221,9 +221,9 @@ def predict(
     expect_flags(recursive=recursive, **what)
     names = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     for name in names:
-        expect_places("petseg.load(run).predict(image) takes arrays and PIL images", images=name)
-    expect_places(A_RUN, run=run)
-    expect_places(out=out)
+        expect_paths("petseg.load(run).predict(image) takes arrays and PIL images", images=name)
+    expect_paths(A_RUN, run=run)
+    expect_paths(out=out)
     files, ignored, results = find_images([str(name) for name in names], recursive=recursive, skip=Path(out))
     predictor = load(run, size=size, device=device, precision=precision)
     origin = origin_of(predictor, options)  # refuses options that do not fit, before anything is written
@@ -279,8 +279,8 @@ def export(
     from petseg.runs.run_folder import A_RUN
     from shards.format.readers.output_places import expect_ending, expect_free
 
-    expect_places(f"{A_RUN}; export_onnx() and export_weights() take a Predictor", run=run)
-    expect_places(file=file)
+    expect_paths(f"{A_RUN}; export_onnx() and export_weights() take a Predictor", run=run)
+    expect_paths(file=file)
     expect_flags(hub=hub, overwrite=overwrite)
     if not hub:
         expect_free(Path(file), overwrite=overwrite, read=Path(run))

@@ -22,6 +22,7 @@ import click
 from shards import installed_version
 from shards.errors import (
     INTERRUPTED,
+    NO_ADDRESS,
     PetsegError,
     TerminatedError,
     command_line,
@@ -49,8 +50,7 @@ class PathArgument(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; fail if it is empty, or an address, without repeating that: it may hold a password."""
         if value == "" or "://" in os.fspath(value):  # which as a path is a local folder named s3:
-            address = "an address, where only a file or folder of this machine can be given"
-            self.fail(address if value else "the path is empty; for the current folder, write .", param, ctx)
+            self.fail(NO_ADDRESS if value else "the path is empty; for the current folder, write .", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -18,6 +18,7 @@ from typing import Final, TypeGuard
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED|bad.alloc|not create a (primitive|memory)", re.I)
 INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system"
+NO_ADDRESS: Final = "an address, where only a file or folder of this machine can be given"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _AGAIN = "run the same command again"
 _ADVICE = {

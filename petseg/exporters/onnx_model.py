@@ -27,7 +27,7 @@ from petseg.nets.timm_encoders import constant_padding
 from shards.errors import PetsegError, UsageError, expect_flags, first_line, option, shown_value, spelled
 from shards.format.geometry import Size, size_text
 from shards.format.readers.output_places import expect_ending, expect_free
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 from shards.store.owner_files import scratch_folder
 
 INPUT = "image"
@@ -70,7 +70,7 @@ def export_onnx(
             else.
     """
     expect_predictor(predictor)
-    expect_places(path=path)
+    expect_paths(path=path)
     expect_flags(overwrite=overwrite)
     path, options = Path(path), options or OnnxOptions()
     if not isinstance(options, OnnxOptions):

@@ -12,7 +12,7 @@ from petseg.exporters.usage_program import card_facts
 from petseg.inference.trained_network import Predictor
 from shards.errors import expect_flags
 from shards.format.readers.output_places import expect_ending, expect_free
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 
 
 def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -26,7 +26,7 @@ def export_weights(predictor: Predictor, path: str | Path, *, overwrite: bool = 
             network's outputs are not finite.
     """
     expect_predictor(predictor)
-    expect_places(path=path)
+    expect_paths(path=path)
     expect_flags(overwrite=overwrite)
     path = Path(path)
     expect_ending(path, ".safetensors")

@@ -19,6 +19,7 @@ from shards.audit.findings import MAX_PIXELS, REASONS, RejectedError
 from shards.audit.image import ImageAudit
 from shards.audit.orientation import NORMAL, apply_orientation, find_orientation
 from shards.errors import SampleError, UsageError, option, printable
+from shards.store.addresses import expect_paths
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -107,6 +108,7 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path
     ignored = 0
     results: set[str] = set()
     for argument in arguments:
+        expect_paths(images=argument)
         path = Path(argument)
         if path.is_dir():
             below = _walk(path, skip=skip) if recursive else (entry for entry in path.iterdir() if _is_shown(entry))

@@ -24,7 +24,7 @@ from shards.format.geometry import Size
 from shards.format.layout import SPLITS, Storage
 from shards.format.readers.output_places import expect_ending, expect_free
 from shards.public_calls import suggests_names
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 from shards.store.atomic import write_atomically
 
 
@@ -78,7 +78,7 @@ def evaluate(
     if batch_size % world.size:
         raise UsageError(f"{option('batch_size', batch_size)} cannot be divided evenly by {world.size} processes")
     options = InferenceOptions.of(window=window, overlap=overlap, scales=scales, flip_tta=flip_tta)
-    expect_places(A_RUN, run=run)
+    expect_paths(A_RUN, run=run)
     data = resolve_shards(shards)
     expect_split(data, split)
     predictor = load(run, device=device, precision=precision, size=size, local_rank=world.local_rank)

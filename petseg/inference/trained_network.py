@@ -41,7 +41,7 @@ from shards.errors import UsageError, counted, option, printable
 from shards.format.geometry import Size, middle_scale, size_text
 from shards.format.labels import Labels
 from shards.public_calls import suggests_names
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 
 Keep = Literal["all", "some", "none"]  # probabilities of a prediction in windows
 _KEPT_VALUES = 1 << 25  # probabilities of an image that are kept without being asked for
@@ -265,7 +265,7 @@ def load(
         CheckpointError: there is no checkpoint, or it is damaged.
         UsageError: the device is not available, or the size is out of range.
     """
-    expect_places(A_RUN, run=run)
+    expect_paths(A_RUN, run=run)
     chosen = None if size is None else parse_run_size(size)
     placement = choose_placement(choose_device(device, local_rank=local_rank), precision)
     checkpoint = load_best(Path(run))

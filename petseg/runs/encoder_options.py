@@ -7,6 +7,7 @@ from typing import Any, Final
 from petseg.nets.model_config import IMAGENET, NO_ENCODER, NO_WEIGHTS, TORCHVISION, ModelConfig
 from petseg.runs.option_fields import convert_field
 from shards.errors import UsageError, option, spelled
+from shards.store.addresses import expect_paths
 
 # What a training is started with, unless it is said otherwise, where the encoder starts from weights (docs/recipe.md).
 WITH_WEIGHTS: Final[Mapping[str, Any]] = {
@@ -56,6 +57,7 @@ def complete_encoder_options(model: ModelConfig, weights: str, options: dict[str
                 spelled("--pretrained is --encoder-weights=imagenet, --no-pretrained is none: give one of them")
             )
     if options.get("encoder_weights", NO_WEIGHTS) not in (IMAGENET, NO_WEIGHTS):
+        expect_paths(**{option("encoder_weights"): options["encoder_weights"]})
         options["encoder_weights"] = str(Path(options["encoder_weights"]).absolute())
     if model.encoder == f"{TORCHVISION}{options.get('encoder')}":  # a run of version 1 with its own option repeated
         options["encoder"] = model.encoder

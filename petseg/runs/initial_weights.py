@@ -15,7 +15,7 @@ from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of
 from petseg.runs.run_folder import SAFETENSORS, load_best
 from shards.errors import PetsegError, UsageError, abridged, first_line, listed, option
 from shards.format.labels import Labels
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 from shards.store.atomic import file_sha256
 
 _NAMED = 3  # tensors in a message; the others are counted
@@ -88,7 +88,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
         CheckpointError: it is damaged.
         PetsegError: the package safetensors is not installed.
     """
-    expect_places(init_from=source)
+    expect_paths(init_from=source)
     path = Path(source).absolute()
     if (path / SAFETENSORS).is_file():
         path = path / SAFETENSORS

@@ -25,7 +25,7 @@ from petseg.runs.run_folder import BEST, CONFIG, LAST, METRICS, read_config
 from shards.errors import FormatError, UsageError, first_line, option, spelled
 from shards.format.dataset import ShardSet
 from shards.public_calls import suggests_names
-from shards.store.addresses import expect_places, is_remote
+from shards.store.addresses import expect_paths, expect_places, is_remote
 from shards.store.store_protocol import StoreError
 
 _P = ParamSpec("_P")
@@ -35,7 +35,9 @@ _R = TypeVar("_R")
 def checked_arguments(options: Any, make_reporter: Any, *, places: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a call from Python; ``UsageError`` unless its arguments can be used at all."""
     advice = "an open set has its place in .address"
-    expect_places(advice, **{name: place for name, place in places.items() if place is not None})
+    given = {name: place for name, place in places.items() if place is not None}
+    expect_places(advice, **{name: given.pop(name) for name in ("shards",) if name in given})
+    expect_paths(**given)
     if not isinstance(options, Mapping | None) or not all(isinstance(name, str) for name in options or ()):
         raise UsageError(f"options must be names with values, such as {{'epochs': 20}}, not {str(options)[:80]!r}")
     if not callable(make_reporter):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from shards.errors import UsageError, is_whole_number, option
 from shards.format.builtin_labels import BUILTIN
 from shards.format.labels import LabelClass, Labels, chosen_colour
+from shards.store.addresses import expect_paths
 from shards.store.byte_ranges import read_regular
 from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml, split_lines
 
@@ -27,6 +28,7 @@ def find_labels(name: str) -> Labels:
     """
     if name in BUILTIN:
         return BUILTIN[name]
+    expect_paths(**{option("labels"): name})
     path = Path(name)
     if not path.is_file():
         if path.suffix == ".toml":

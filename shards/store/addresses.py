@@ -7,12 +7,13 @@ user, a password or a query is refused, in a message that repeats none of them.
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlsplit
 
-from shards.errors import UsageError, printable, shown_value
+from shards.errors import NO_ADDRESS, UsageError, printable, shown_value
 
 SCHEMES: Final = {"s3": "an S3 bucket", "gs": "a Google Cloud Storage bucket", "az": "an Azure Blob container"}
 WEB_SCHEMES: Final = ("https", "http")  # read only; http from this machine alone
@@ -59,15 +60,28 @@ def expect_places(advice: str = "", /, **places: Any) -> None:
 
     ``advice``: what else takes such a thing, for the end of that message.
     """
+    _expect("a path, or an address as text", places, advice)
+
+
+def _expect(kind: str, places: Mapping[str, Any], advice: str) -> None:
     for name, place in places.items():
         if not isinstance(place, str | Path):
-            raise UsageError(
-                f"{name}: expected a path, or an address as text, not {shown_value(place)}{advice and '; '}{advice}"
-            )
+            raise UsageError(f"{name}: expected {kind}, not {shown_value(place)}{advice and '; '}{advice}")
         if place == "":
             raise UsageError(f"{name}: the path is empty; for the current folder, write '.'")
         if "\0" in str(place):
             raise UsageError(f"{name} {_shown(str(place))}: a path cannot contain the character NUL")
+
+
+def expect_paths(advice: str = "", /, **paths: Any) -> None:
+    """Raise ``UsageError`` as :func:`expect_places`, and for addresses: as paths they are local folders named ``s3:``.
+
+    They are not repeated, since they may hold a password.
+    """
+    _expect("a path", paths, advice)
+    for name, path in paths.items():
+        if is_remote(path) or (_LOST_SLASH.match(str(path)) and not Path(path).exists()):
+            raise UsageError(f"{name}: {NO_ADDRESS}")
 
 
 def parse_address(place: str | Path) -> StoreAddress | Path:

@@ -15,7 +15,7 @@ from shards.errors import FormatError, UsageError, option, printable
 from shards.format.layout import MANIFEST_NAME, ROLES, TAR_BLOCK, Rows
 from shards.format.manifest import Manifest, parse_manifest, read_manifest
 from shards.format.npy import ShardTable
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 from shards.store.cloud.object_store import ObjectStore
 from shards.store.folder_store import FolderStore
 from shards.store.remote.cache_place import check_bound, open_cache
@@ -31,7 +31,7 @@ def check_unused(store: FolderStore, *, fetch: Any, cache: Any, cache_bytes: Any
     """Check what a set in a folder does not use, as for one in an object store, and say that it is not used."""
     _check_fetch(fetch)
     check_bound(cache_bytes)
-    expect_places(**({} if cache is None else {"cache": cache}))
+    expect_paths(**({} if cache is None else {"cache": cache}))
     if cache is not None or cache_bytes is not None:
         names = f"{option('cache')} and {option('cache_bytes')}"
         log.warning("%s is a folder: %s are for sets in object stores", printable(store.address), names)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from shards.errors import PetsegError, UsageError, option
-from shards.store.addresses import expect_places
+from shards.store.addresses import expect_paths
 from shards.store.byte_sizes import parse_bytes
 from shards.store.remote import content_cache
 from shards.store.remote.content_cache import ContentCache
@@ -38,7 +38,7 @@ def open_cache(folder: str | Path | None, most: int | str | None) -> ContentCach
             raise PetsegError(
                 f"there is no home folder for a cache; name one with {option('cache')}, or set XDG_CACHE_HOME"
             ) from None
-    expect_places(cache=folder)
+    expect_paths(cache=folder)
     place = Path(folder).absolute()
     for left in reversed(range(_ATTEMPTS)):
         try:

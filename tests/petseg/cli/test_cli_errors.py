@@ -239,6 +239,8 @@ def test_a_finished_run_is_told_how_to_score_it_without_its_set(
         (evaluate, ("ADDRESS", "--shards", "SET")),
         (evaluate, ("RUN", "--shards", "SET", "--csv", "ADDRESS")),
         (predict, ("RUN", "a.jpg", "-o", "ADDRESS")),
+        (predict, ("RUN", "ADDRESS/a.jpg", "-o", "out")),
+        (train, ("--shards", "SET", "--run", "r", "--encoder", "resnet18", "--encoder-weights", "ADDRESS/a.pt")),
         (export, ("RUN", "ADDRESS/a.onnx")),
     ],
 )
