@@ -42,7 +42,7 @@ def names(*choices: str) -> CommaSeparated:
     return CommaSeparated(click.Choice(choices) if choices else click.STRING, "NAME,...")
 
 
-SIZE, AT_LEAST_1 = Pixels(), click.IntRange(1)
+SIZE, AT_LEAST_1, WORKERS = Pixels(), click.IntRange(1), click.IntRange(0, 64)
 SECONDS = click.FloatRange(0, 600, min_open=True)
 
 
@@ -108,7 +108,7 @@ class LoaderSettings(_OfShards):
     size: Size = option(SIZE, (128, 128), "Size of the output in pixels.")
     fit: Fit = option(" ".join(FITS), "stretch", "How images are brought to --size.")
     batch_size: int = option(AT_LEAST_1, 32, "Images in a batch.")
-    workers: int = option(click.IntRange(0, 64), 0, "Processes or threads for each loader.  [default: each takes its best]")
+    workers: int = option(WORKERS, 0, "Processes or threads for each loader.  [default: each takes its best]")
     seconds: float = option(SECONDS, 0.5, "How long one repeat takes, in complete epochs.")
     augment: str = option("none train both", "both", "Without augmentation, with that of training, or both.")
     mask: str = option("onehot index both", "both",
