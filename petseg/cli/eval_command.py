@@ -174,8 +174,6 @@ def _print(evaluation: "Evaluation", data: "ShardSet", *, split: str, as_json: b
         print_json(summary(evaluation, split=split, compared_at=where))
     else:
         _print_scores(evaluation, split=split, compared_at=where)
-    if evaluation.window_advice is not None:
-        say(evaluation.window_advice, err=True)
     if repeated := repeated_text(data.store.failures):
         say(repeated, err=as_json)
 

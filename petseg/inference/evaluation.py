@@ -36,9 +36,10 @@ class Evaluation:
         options: what was averaged.
         window: the windows that were used, (height, width) in image pixels; None: whole images.
         padded: how many of the images are smaller than a window, and were padded to it.
-        window_advice: what to say of windows that show images unlike training did.
         original_resolution: whether masks were compared at their stored size, not at the network's.
         enlarged_from: the size of the set's images and masks, (height, width), where the network's is larger.
+        notes: what is to be known of these results: of windows that show images unlike training did, and of another set
+            than that of the training.
     """
 
     labels: Labels
@@ -50,9 +51,9 @@ class Evaluation:
     options: InferenceOptions = WHOLE_IMAGES
     window: Size | None = None
     padded: int = 0
-    window_advice: str | None = None
     original_resolution: bool = False
     enlarged_from: Size | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         classes = counted(len(self.labels), "class", "classes")

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions, check_batch_size
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
-from petseg.runs.run_folder import A_RUN
+from petseg.runs.run_folder import A_RUN, training_data
 from pipeline import Loader
 from pipeline.arguments import resolve_shards
 from shards import ShardSet, UsageError
@@ -26,6 +28,8 @@ from shards.format.readers.output_places import expect_ending, expect_free
 from shards.public_calls import suggests_names
 from shards.store.addresses import expect_paths
 from shards.store.atomic import write_atomically
+
+log = logging.getLogger("petseg")
 
 
 @suggests_names
@@ -112,13 +116,18 @@ def evaluate_predictor(
     world = world or World()
     expect_split(data, split)
     _check_classes(predictor, data)
+    notes = tuple(filter(None, (predictor.window_advice(options), _other_set(predictor, data, split))))
+    if world.first:
+        for note in notes:
+            log.warning("%s", note)
     windows = predictor.window(options)
     with process_group(world, predictor.placement.device):
         if original_resolution or windows is not None:
             reader = data.split(split)
-            return evaluate_stored(
+            evaluation = evaluate_stored(
                 predictor, reader, options, batch_size=batch_size, world=world, after_batch=after_batch
             )
+            return replace(evaluation, notes=notes)
         with Loader(
             data,
             split=split,
@@ -131,7 +140,7 @@ def evaluate_predictor(
             rank=world.rank,
             world_size=world.size,
         ) as loader:
-            return evaluate_network(
+            evaluation = evaluate_network(
                 predictor.model,
                 loader,
                 placement=predictor.placement,
@@ -139,6 +148,19 @@ def evaluate_predictor(
                 options=options,
                 after_batch=after_batch,
             )
+        return replace(evaluation, notes=notes)
+
+
+def _other_set(predictor: Predictor, data: ShardSet, split: str) -> str | None:
+    """Return what to say where the run was trained on another set, whose splits may be others."""
+    found, trained_on = data.manifest.fingerprint, training_data(predictor.source)
+    if trained_on in (None, found):
+        return None
+    return (
+        f"{printable(predictor.source)} was trained on another set, or on another build or split of this one "
+        f"(fingerprint {trained_on[:12]}, this one has {found[:12]}): where both hold the same images, the network may "
+        f"have been trained on those of {split}, and these scores are too high"
+    )
 
 
 def expect_split(data: ShardSet, split: str) -> None:
@@ -193,6 +215,7 @@ def summary(evaluation: Evaluation, *, split: str, compared_at: str) -> dict[str
         "enlarged_from": evaluation.enlarged_from,
         **evaluation.options.facts(evaluation.window),
         "padded": evaluation.padded,
+        "notes": evaluation.notes,
         "confusion": evaluation.matrix.tolist(),
     }
 

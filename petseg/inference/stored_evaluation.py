@@ -72,7 +72,6 @@ def evaluate_stored(
         options=options,
         window=window,
         padded=padded,
-        window_advice=predictor.window_advice(options),
         original_resolution=True,
     )
 

@@ -160,6 +160,15 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
+def training_data(checkpoint: Path) -> str | None:
+    """Return the fingerprint of the set that the run of a checkpoint was trained on; None where no run is around it."""
+    with contextlib.suppress(CheckpointError):
+        data = read_config(checkpoint.parent).get("data")
+        found = data.get("fingerprint") if isinstance(data, dict) else None
+        return found if isinstance(found, str) else None
+    return None
+
+
 def read_metrics(path: Path, *, classes: int | None = None) -> list[dict[str, Any]]:
     """Read a run's metrics.jsonl, one entry per finished epoch; ``CheckpointError`` if it is missing or damaged.
 
