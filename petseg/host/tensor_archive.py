@@ -1,38 +1,46 @@
 """Reads files of tensors from anybody: bounded in memory, plain data and tensors only, no code.
 
 ``torch.load(weights_only=True)`` runs no code, but it inflates whatever is compressed, builds tensors that are larger
-than the file, and advises to switch its protection off. So the archive is checked before torch opens it, and what torch
-returns is checked before anything uses it. That both see the same archive is checked, too: where a zip file's directory
-is, Python and torch find out in different ways.
+than the file, and advises to switch its protection off. So torch is given an archive that was written here, of what was
+checked, and what it returns is checked before anything uses it.
 """
 
 import io
+import json
 import math
 import pickle
-import pickletools
 import re
-import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from petseg.host.old_tensor_file import check_old_file
+from petseg.host.pickle_checks import check_pickle
 from shards.errors import abridged
+from shards.store.byte_ranges import read_regular
 
 _ZIP = b"PK\x03\x04"
-_OLD_PICKLES = 5  # in a file without an archive: a magic number, the version, the system, the content, its storages
-_MOST_OPERATIONS = 5_000_000  # of the pickle; a checkpoint of a large network has some hundred thousand
+_OF_TENSORS = re.compile(r"data\.pkl|byteorder|version|data/[0-9]+")  # entries of an archive that torch needs
 _MOST_VALUES = 1_000_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MOST_IN_TUPLE = 10_000  # values, those of tuples within it included; the shape of a tensor has a few
+_SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _MOST_BYTES_EACH = 16  # of a tensor's values: complex128
 _MOST_SIDES = 64  # of a tensor; torch computes with no more
 _MOST_LEVELS = 8  # dictionaries and lists within each other
-_PLAIN_OBJECTS = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch \w+Storage"
-)
 
 
 def read_tensors(path: Path, *, old: bool = False) -> Any:
@@ -46,16 +54,13 @@ def read_tensors(path: Path, *, old: bool = False) -> Any:
     with path.open("rb") as handle:
         if old and handle.read(len(_ZIP)) != _ZIP:  # this is how torch tells them apart
             handle.seek(0)
-            pickles = io.BytesIO(handle.read())  # of which no length that is claimed can be read
-            for _ in range(_OLD_PICKLES):
-                _check_pickle(pickles)
+            readable = io.BytesIO(handle.read())
+            check_old_file(readable.getvalue())
         else:
             with zipfile.ZipFile(handle) as archive:
-                pickled = _check_archive(archive, size=path.stat().st_size)
-                _expect_one_directory(handle, archive.start_dir)
-            _check_pickle(pickled)
+                readable = _rewritten(archive, size=path.stat().st_size)
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        document = torch.load(readable, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own words advise to switch the protection off
         raise ValueError("it holds values, such as huge integers, which petseg never loads") from None
     check_values(document)
@@ -67,15 +72,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
     Raises ``ImportError`` without that package; else ``ValueError``, ``OSError`` or its ``SafetensorError``.
     """
-    from safetensors import safe_open
+    from safetensors import deserialize
 
-    with safe_open(path, "pt") as file:
-        names = list(file.keys())
-        for name in names:  # before there are tensors: one of a million sides takes hours to make
-            _check_shape(file.get_slice(name).get_shape(), bytes_each=_MOST_BYTES_EACH)
-        metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    data = read_regular(path)  # no memory map: a file that is cut while it is read would end the process
+    tensors = {}
+    for name, found in deserialize(data):  # type: ignore[no-untyped-call]
+        _check_shape(found["shape"], bytes_each=_MOST_BYTES_EACH)  # one of a million sides takes hours to make
+        kind = _SAFETENSORS.get(found["dtype"])
+        if kind is None:
+            raise ValueError(f"{abridged(name)} has numbers of a kind ({found['dtype']}) that no network here has")
+        values = torch.frombuffer(found["data"], dtype=kind) if found["data"] else torch.empty(0, dtype=kind)
+        tensors[name] = values.reshape(found["shape"])
     check_values(tensors)
-    return metadata, tensors
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__")
+    return metadata or {}, tensors
 
 
 def check_values(document: Any) -> None:
@@ -129,8 +139,12 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(f"{shown} has values below 0, which are no variances")
 
 
-def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
-    """Check the archive's entries and their checksums; return the pickle. ``size`` is the file's, in bytes."""
+def _rewritten(archive: zipfile.ZipFile, *, size: int) -> io.BytesIO:
+    """Return an archive of the same entries, which were checked. ``size`` is the file's, in bytes.
+
+    torch does not read the one that was checked: it finds the directory in another way than Python, takes an entry with
+    a folder's attribute for one (and what is in memory for its values), and does more with other entries.
+    """
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         raise ValueError("its entries are compressed or encrypted, those of a checkpoint are not")
@@ -140,84 +154,22 @@ def _check_archive(archive: zipfile.ZipFile, *, size: int) -> bytes:
     # torch takes DATA.PKL for data.pkl, so no two names may differ in case alone.
     if len({name.split("/")[0] for name in names}) != 1 or len({name.casefold() for name in names}) != len(names):
         raise ValueError("it is a zip file of something else")
-    if damaged := archive.testzip():
-        raise ValueError(f"{abridged(damaged)} does not match its checksum")
-    try:
-        return archive.read(f"{names[0].split('/')[0]}/data.pkl")
-    except KeyError:
-        raise ValueError("it is a zip file of something else") from None
-
-
-def _expect_one_directory(handle: IO[bytes], found: int) -> None:
-    """Raise ``ValueError`` unless the archive says that its directory is where Python has found it, at ``found``.
-
-    Python takes what stands before the end record; torch goes to the offset in that record, or in its 64-bit one, which
-    it finds by another offset. See sections 4.3.14 to 4.3.16 of PKWARE's APPNOTE.TXT.
-    """
-    at = handle.seek(0, 2) - 98
-    handle.seek(max(at, 0))
-    tail = handle.read().rjust(98, b"\0")
-    large, locator, end = tail[:56], tail[56:76], tail[76:]
-    if locator[:4] == b"PK\x06\x07":
-        (offset,), (place,) = struct.unpack("<Q", large[48:]), struct.unpack("<Q", locator[8:16])
-        sound = large[:4] == b"PK\x06\x06" and place == at
-    else:
-        (offset,), sound = struct.unpack("<L", end[16:20]), True
-    if not (sound and end[:4] == b"PK\x05\x06" and end[20:] == b"\0\0" and offset == found):
+    root = f"{names[0].split('/')[0]}/"
+    if f"{root}data.pkl" not in names:
         raise ValueError("it is a zip file of something else")
-
-
-def _check_pickle(pickled: bytes | IO[bytes]) -> None:
-    """Look at the pickle's operations, without executing them: no object but tensors and dictionaries is made."""
-    sizes = _TupleSizes()
-    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
-        if count > _MOST_OPERATIONS:
-            raise ValueError("it has too many values")
-        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4") or (
-            operation.name == "GLOBAL" and not _PLAIN_OBJECTS.fullmatch(str(argument))
-        ):
-            what = f" ({abridged('.'.join(str(argument).split(' ')))})" if argument else ""
-            raise ValueError(
-                f"it holds Python objects{what}, which petseg never loads, because loading them can run any code"
-            )
-        try:
-            sizes.follow(operation, argument)
-        except (IndexError, KeyError):
-            raise ValueError("its pickle is damaged") from None
-
-
-class _TupleSizes:
-    """Follows what is on a pickle's stack, of which only the sizes of tuples count, with all that is within them.
-
-    A tuple that is a name in a dictionary is hashed while it is read: one that is nested a million times overflows the
-    stack of the process, and one that holds another twice, and that likewise, takes years.
-    """
-
-    def __init__(self) -> None:
-        self._stack: list[int | None] = []  # None: a mark
-        self._memo: dict[int, int | None] = {}
-
-    def follow(self, operation: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Do what an operation does; ``ValueError`` if a tuple becomes too large, ``IndexError`` without its values."""
-        stack, before, after = self._stack, operation.stack_before, operation.stack_after
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self._memo[len(self._memo) if argument is None else int(argument)] = stack[-1]
-        elif operation.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self._memo[int(argument)])
-        elif operation.name == "DUP":
-            stack.append(stack[-1])
-        else:
-            taken: list[int] = []
-            single = len(before)
-            if pickletools.markobject in before:
-                while (value := stack.pop()) is not None:
-                    taken.append(value)
-                single = before.index(pickletools.markobject)
-            taken += [stack.pop() or 1 for _ in range(single)]
-            size = 1 + sum(taken) if pickletools.pytuple in after else 1
-            if size > _MOST_IN_TUPLE:
-                raise ValueError("its values are nested too deeply")
-            stack += [None if kind is pickletools.markobject else size for kind in after]
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as target:
+        for name in names:
+            try:
+                data = archive.read(name)
+            except zipfile.BadZipFile:
+                raise ValueError(f"{abridged(name)} does not match its checksum, or is damaged") from None
+            if name == f"{root}data.pkl":
+                check_pickle(data)
+            if _OF_TENSORS.fullmatch(name.removeprefix(root)):
+                target.writestr(f"archive/{name.removeprefix(root)}", data)
+    copy.seek(0)
+    return copy
 
 
 def _check_shape(shape: Sequence[int], *, bytes_each: int) -> None:

@@ -234,8 +234,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, *, before: Mapping[torch.T
             raise ValueError(f"{min(missing)} of a parameter is missing")
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(f"{name} is no tensor")
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                raise ValueError(f"{name} is no tensor of floating-point numbers")
             if value.shape != (torch.Size() if name == "step" else parameter.shape):
                 raise ValueError(f"{name} is {kind_of(value)}, its parameter {kind_of(parameter)}")
             check_finite({name: value})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
+_LONGEST_SIDE: Final = 2**20  # pixels
 LARGEST_LOSS: Final = 1e30  # that can be drawn, and that a checkpoint is read with
 
 
@@ -35,6 +36,7 @@ class _EpochEntry(msgspec.Struct):
     """What is read of one line of metrics.jsonl."""
 
     epoch: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+    size: int | list[int]  # version 1 has one number
     train: _EpochScores
     val: _EpochScores | None
     learning_rate: _Number
@@ -49,6 +51,9 @@ def check_history(history: Any, *, classes: int | None = None) -> None:
     ``classes`` is how many scores by class each epoch must have; None: whatever the first one has.
     """
     for entry in msgspec.convert(history, list[_EpochEntry]):
+        sides = [entry.size] * 2 if isinstance(entry.size, int) else entry.size
+        if len(sides) != 2 or not all(1 <= side <= _LONGEST_SIDE for side in sides):
+            raise msgspec.ValidationError(f"epoch {entry.epoch} has a size that no image has")
         for part in (entry.train, entry.val):
             if part is not None:
                 classes = len(part.iou) if classes is None else classes

@@ -124,7 +124,7 @@ def is_unsound(rows: Rows, *, shards: int, largest: tuple[int, int] | None) -> n
         largest: the largest height and width of its stored images; None where all have one size.
     """
     unsound: npt.NDArray[np.bool_] = (row_check(rows) != rows["check"]) | (rows["shard"] >= shards)
-    unsound |= (rows["height"] == 0) | (rows["width"] == 0)
+    unsound |= (rows["height"] == 0) | (rows["width"] == 0) | (rows["reserved"] != 0)
     for role in ROLES:
         unsound |= (rows[f"{role}_offset"] > _MOST_OFFSET) | (rows[f"{role}_length"] > MOST_MEMBER[role])
     if largest is not None:  # memory is allocated by them

@@ -17,7 +17,7 @@ from shards.format.builtin_labels import BINARY
 
 SCORES = {"loss": 0.1, "pixel_accuracy": 0.5, "iou": [0.5, None], "mean_iou": 0.5, "mean_dice": 0.5}
 ENTRY = {"epoch": 1, "train": SCORES, "val": None, "learning_rate": 0.1, "best": True}
-ENTRY |= {"pictures_per_second": 1.5, "wait_share": 0.0}
+ENTRY |= {"size": [32, 32], "pictures_per_second": 1.5, "wait_share": 0.0}
 
 
 def sample_checkpoint() -> Checkpoint:

@@ -120,6 +120,10 @@ CHANGES: dict[str, tuple[Callable[[Document], object], str]] = {
     "recall of another number of classes": (plain(history=[entry(recall=[0.5])]), "scores of other than 2 classes"),
     "Dice of another number of classes": (plain(history=[entry(dice=[0.5])]), "scores of other than 2 classes"),
     "a Dice that is no number": (plain(history=[entry(dice=["x", 0.5])]), "Expected `float | null`, got `str`"),
+    **{
+        f"an epoch of the size {size}": (plain(history=[{**ENTRY, "size": size}]), "a.pt is damaged: ")
+        for size in (0.5, "x", [], [1], {}, [0, 32], [2**70, 32], -1)
+    },
     "an IoU above 1": (plain(history=[entry(mean_iou=1e300)]), "Expected `float` <= 1.0"),
     "an epoch that no run has": (plain(history=[{**entry(), "epoch": 2**64 - 1}]), "Expected `int` <= 1000000000"),
     "an integer of 20,000 bits as version": (lambda d: d.update(version=1 << 20_000), "which petseg never loads"),

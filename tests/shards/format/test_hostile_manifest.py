@@ -337,6 +337,6 @@ def test_no_manifest_allows_a_record_of_more_pixels_than_any_image_has() -> None
     """A JPEG of some hundred bytes may claim 65,500 x 65,500 pixels, for which a loader would take 12 GB."""
     rows = np.ones(3, SAMPLE_DTYPE)
     rows["height"], rows["width"] = [MOST_PIXELS, 65_500, 2**32 - 1], [1, 65_500, 2**32 - 1]
-    rows["shard"], rows["check"] = 0, 0
+    rows["shard"], rows["reserved"], rows["check"] = 0, 0, 0
     rows["check"] = row_check(rows)
     assert is_unsound(rows, shards=1, largest=(2**32, 2**32)).tolist() == [False, True, True]
