@@ -51,6 +51,27 @@ def test_scores_are_those_of_an_independent_count(call, tiny_run: Path, syntheti
     assert {"iou_animal", "recall_border", "pixel_accuracy"} <= set(rows[0])
 
 
+def test_a_run_of_another_split_is_scored_with_a_word(
+    call, tiny_run: Path, synthetic_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A set that was built again with another split holds images of the training among those of test."""
+    labels = ShardSet.open(synthetic_set).manifest.labels
+    other, many = (build_labelled(tmp_path / name, labels, samples=count) for name, count in (("a", 14), ("b", 17)))
+    run = petseg.train(other, run=tmp_path / "run", options={**TINY, "epochs": 1, "batch_size": 2})
+    same = petseg.evaluate(run, other, split="val")
+    assert (same.notes, caplog.messages) == ((), [])
+    for more in ({}, {"original_resolution": True}):
+        caplog.clear()
+        found = petseg.evaluate(run, many, split="val", **more)
+        assert caplog.messages == list(found.notes)
+        assert "another build or split of this one (fingerprint " in found.notes[0]
+        assert "the network may have been trained on those of val" in found.notes[0]
+    document = json.loads(call(evaluate, run, "--shards", many, "--split", "val", "--json").out)
+    assert document["notes"] == list(found.notes)
+    (tmp_path / "alone.pt").write_bytes((run / "best.pt").read_bytes())
+    assert not petseg.evaluate(tmp_path / "alone.pt", many, split="val").notes  # nothing says what it was trained on
+
+
 def test_a_file_after_json_is_told_to_be_no_run(call, tiny_run: Path) -> None:
     result = call(evaluate, tiny_run, "--shards", "set", "--json", "scores.json")
     assert result.code == 2

@@ -153,18 +153,25 @@ def test_a_run_on_crops(call, tmp_path: Path, storage: str, request: pytest.Fixt
 
 @pytest.mark.parametrize(("window", "said"), [("auto", True), ("32x48", True), ("64x96", False), (None, False)])
 def test_windows_unlike_the_images_of_the_training_are_said(
-    call, drawn: Path, tmp_path: Path, window: str | None, said: bool
+    call, drawn: Path, tmp_path: Path, window: str | None, said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run was trained on whole images of 32x48 pixels."""
+    """The run was trained on whole images of 32x48 pixels. Scoring logs it: it is called from Python, too."""
     more = ["--json", *(["--window", window] if window else [])]
     image = smooth_image(tmp_path / "a.png", (150, 70))
-    for result in (
-        call(predict, drawn / "run", image, "-o", tmp_path / "out", *more),
-        call(evaluate, drawn / "run", "--shards", drawn / "set", "--split", "train", *more),
+    for arguments in (
+        (predict, drawn / "run", image, "-o", tmp_path / "out"),
+        (evaluate, drawn / "run", "--shards", drawn / "set", "--split", "train"),
     ):
-        assert (result.code, "size" in json.loads(result.out)) == (0, True)
-        lines = [line for line in result.err.splitlines() if "was trained on whole images brought to 32x48" in line]
+        result = call(*arguments, *more)
+        document = json.loads(result.out)
+        assert (result.code, "size" in document) == (0, True)
+        lines = [
+            line
+            for line in [*result.err.splitlines(), *caplog.messages]
+            if "was trained on whole images brought to 32x48" in line
+        ]
         assert len(lines) == said, result.err
+        assert document.get("notes", lines) == lines
         assert all(line.endswith("omit --window, or train with --crop-scale") for line in lines)
 
 

@@ -315,6 +315,7 @@ def test_forged_records(
     [
         ("source", "height", 2**31),
         ("source", "width", 2**31),
+        ("raw", "reserved", 1),
         *((storage, side, 0) for storage in ("source", "raw") for side in ("height", "width")),
         *((storage, f"{role}_offset", 2**63) for storage in ("source", "raw") for role in ("image", "mask", "meta")),
         *(("source", f"{role}_length", most + 1) for role, most in MOST_MEMBER.items()),
